@@ -1,0 +1,32 @@
+"""What a session answers for one frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The answer for one frame: one mask per track, in the order of the session's tracks.
+
+    Attributes:
+        frame_index: Position of the frame in the stream, from 0.
+        track_ids: The session's number of each track, length N.
+        expressions: What each track was asked for, length N (a description of the prompt where it was no sentence).
+        masks: bool (N, H, W) at the frame's own size.
+        presence: float32 (N,) in [0, 1], the model's belief that the object is visible in this frame; 1 where the
+            model has no object score.
+        switched: bool (N,), True where the Conditional Memory Encoder rewrote what is remembered of this frame.
+        logits: float32 (N, H, W) mask logits at the frame's size, or None unless asked for.
+    """
+
+    frame_index: int
+    track_ids: tuple[int, ...]
+    expressions: tuple[str, ...]
+    masks: npt.NDArray[np.bool_]
+    presence: npt.NDArray[np.float32]
+    switched: npt.NDArray[np.bool_]
+    logits: npt.NDArray[np.float32] | None = None
