@@ -1,0 +1,170 @@
+"""SAM2 checkpoints: Meta's ``.pt`` files and Hugging Face folders, versions 1 and 2.1, into our tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from refervos.errors import CheckpointError
+from refervos.sam2.config import SAM2_PRESETS, Sam2Config, as_version_2_1, config_from_hf
+from refervos.sam2.tracker import Sam2Tracker
+from refervos.weights import Rules, load_renamed, model_tensors, read_torch_file, rename
+
+_TO_META: Rules = (
+    (
+        r"^(shared_image_embedding|prompt_encoder\.shared_embedding)\.positional_embedding$",
+        "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+    ),
+    (r"^vision_encoder\.backbone\.", "image_encoder.trunk."),
+    (r"\.patch_embed\.projection\.", ".patch_embed.proj."),
+    (r"^vision_encoder\.neck\.convs\.(\d+)\.", r"image_encoder.neck.convs.\1.conv."),
+    (r"^prompt_encoder\.", "sam_prompt_encoder."),
+    (r"^mask_decoder\.", "sam_mask_decoder."),
+    (r"\.mask_embed\.conv1\.", ".mask_downscaling.0."),
+    (r"\.mask_embed\.layer_norm1\.", ".mask_downscaling.1."),
+    (r"\.mask_embed\.conv2\.", ".mask_downscaling.3."),
+    (r"\.mask_embed\.layer_norm2\.", ".mask_downscaling.4."),
+    (r"\.mask_embed\.conv3\.", ".mask_downscaling.6."),
+    (r"\.upscale_conv1\.", ".output_upscaling.0."),
+    (r"\.upscale_layer_norm\.", ".output_upscaling.1."),
+    (r"\.upscale_conv2\.", ".output_upscaling.3."),
+    (r"^object_pointer_proj\.", "obj_ptr_proj."),
+    # The three-layer heads have their middle layer at layers.0 in transformers and at layers.1 in Meta's code.
+    (
+        r"(output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head|obj_ptr_proj)\.layers\.0\.",
+        r"\1.layers.1.",
+    ),
+    (
+        r"(output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head|obj_ptr_proj)\.proj_in\.",
+        r"\1.layers.0.",
+    ),
+    (
+        r"(output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head|obj_ptr_proj)\.proj_out\.",
+        r"\1.layers.2.",
+    ),
+    (r"\.mlp\.proj_in\.", ".mlp.layers.0."),
+    (r"\.mlp\.proj_out\.", ".mlp.layers.1."),
+    (r"^(image_encoder|sam_mask_decoder|memory_attention)(.*)\.layer_norm", r"\1\2.norm"),
+    (r"^(sam_mask_decoder|memory_attention)(.*)\.o_proj\.", r"\1\2.out_proj."),
+    (r"^memory_encoder\.feature_projection\.", "memory_encoder.pix_feat_proj."),
+    (r"^memory_encoder\.projection\.", "memory_encoder.out_proj."),
+    (r"^memory_encoder\.memory_fuser\.", "memory_encoder.fuser."),
+    (r"\.depthwise_conv\.", ".dwconv."),
+    (r"\.pointwise_conv(\d)\.", r".pwconv\1."),
+    (r"(fuser\.layers\.\d+)\.layer_norm\.", r"\1.norm."),
+    (r"(fuser\.layers\.\d+)\.scale$", r"\1.gamma"),
+    (r"\.mask_downsampler\.final_conv\.", ".mask_downsampler.encoder.12."),
+    (r"^memory_temporal_positional_encoding$", "maskmem_tpos_enc"),
+    (r"^no_memory_embedding$", "no_mem_embed"),
+    (r"^no_memory_positional_encoding$", "no_mem_pos_enc"),
+    (r"^no_object_pointer$", "no_obj_ptr"),
+    (r"^occlusion_spatial_embedding_parameter$", "no_obj_embed_spatial"),
+    (r"^temporal_positional_encoding_projection_layer\.", "obj_ptr_tpos_proj."),
+)
+
+
+def meta_names(name: str) -> tuple[str, ...]:
+    """Meta's names for one of transformers' ``Sam2VideoModel`` tensors.
+
+    Args:
+        name: A name of the model's state dict, such as ``mask_decoder.iou_token.weight``.
+
+    Returns:
+        One name, or four where transformers stacks what Meta keeps apart.
+    """
+    if name == "prompt_encoder.point_embed.weight":
+        return tuple(f"sam_prompt_encoder.point_embeddings.{index}.weight" for index in range(4))
+    if name.startswith("memory_encoder.mask_downsampler.layers."):
+        # Each of Meta's encoder steps is convolution, norm, activation.
+        _, _, _, index, kind, last = name.split(".")
+        return (f"memory_encoder.mask_downsampler.encoder.{3 * int(index) + (kind == 'layer_norm')}.{last}",)
+    return (rename(name, _TO_META),)
+
+
+def infer_sam2_config(names_to_tensors: Mapping[str, Tensor], where: str) -> Sam2Config:
+    """Which published SAM2 this is, from the shapes of its weights (Meta's names).
+
+    Args:
+        names_to_tensors: A Meta-format state dict.
+        where: The checkpoint, for error messages.
+
+    Returns:
+        The tracker's shape: size, version, and whether there is an object score head.
+
+    Raises:
+        CheckpointError: When it is none of the published sizes.
+    """
+    prefix = "image_encoder.trunk."
+    try:
+        width = names_to_tensors[prefix + "patch_embed.proj.weight"].shape[0]
+    except KeyError:
+        raise CheckpointError(
+            f"{where} has no {prefix}patch_embed.proj.weight; it is no SAM2 checkpoint."
+        ) from None
+    blocks = len({name.split(".")[3] for name in names_to_tensors if name.startswith(prefix + "blocks.")})
+    config = next(
+        (c for c in SAM2_PRESETS.values() if c.hiera_width == width and sum(c.hiera_blocks) == blocks), None
+    )
+    if config is None:
+        sizes = ", ".join(f"{n} ({c.hiera_width}, {sum(c.hiera_blocks)})" for n, c in SAM2_PRESETS.items())
+        raise CheckpointError(
+            f"{where} has a Hiera of width {width} with {blocks} blocks; the published (width, blocks) are {sizes}."
+        )
+    if "no_obj_embed_spatial" in names_to_tensors:
+        config = as_version_2_1(config)
+    return replace(
+        config, object_score="sam_mask_decoder.pred_obj_score_head.layers.0.weight" in names_to_tensors
+    )
+
+
+def load_sam2(path: Path) -> Sam2Tracker:
+    """Read a SAM2 tracker from Meta's ``.pt`` file or a Hugging Face folder.
+
+    Args:
+        path: ``sam2_hiera_*.pt``, ``sam2.1_hiera_*.pt``, or a folder with ``config.json`` and ``model.safetensors``.
+
+    Returns:
+        The tracker, in evaluation mode.
+
+    Raises:
+        CheckpointError: When the file is unreadable or does not fit, with the names that are wrong.
+    """
+    if path.is_dir():
+        return _load_hf_folder(path)
+    source = model_tensors(read_torch_file(path), path)
+    # Meta's video builder falls back to the ambiguity masks when the single mask is unstable.
+    tracker = Sam2Tracker(replace(infer_sam2_config(source, str(path)), multimask_stability=True))
+    load_renamed(tracker.sam, source, meta_names, where=str(path))
+    return tracker.eval()
+
+
+def _load_hf_folder(folder: Path) -> Sam2Tracker:
+    from safetensors.torch import load_file
+    from transformers import Sam2VideoConfig
+
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise CheckpointError(f"{folder} has no model.safetensors; give a Hugging Face SAM2 folder.")
+    tracker = Sam2Tracker(config_from_hf(Sam2VideoConfig.from_pretrained(str(folder))))
+    source = load_file(weights)
+
+    def names(name: str) -> Sequence[str]:
+        twin = "prompt_encoder.shared_embedding.positional_embedding"
+        # Folders saved with shared tensors tied hold this one only once.
+        return (
+            (twin.replace("prompt_encoder.shared_embedding", "shared_image_embedding"),)
+            if name == twin
+            else (name,)
+        )
+
+    load_renamed(
+        tracker.sam,
+        source,
+        names,
+        unused=[r"prompt_encoder\.shared_embedding\.positional_embedding"],
+        where=str(folder),
+    )
+    return tracker.eval()

@@ -1,0 +1,152 @@
+"""What a track keeps of the frames it has seen, and no more: a few spatial memory maps and object pointers.
+
+SAM2 reads, at frame k, the maps of the last six frames and the pointers of the last fifteen (SAM2 paper, section 4);
+older ones can never be read again, so they are dropped. Frames that a user prompted with clicks, a box or a mask
+("conditioning frames") stay for the length of the track.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+CONDITIONING_SLOT = -1
+"""Index of the temporal code that conditioning frames share: the last one."""
+
+
+@dataclass(frozen=True)
+class MemoryMap:
+    """The spatial memory of one frame: which frame of the track, and its map (memory_width, grid, grid)."""
+
+    frame: int
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class ObjectPointer:
+    """The object pointer of one frame: which frame of the track, and its vector (hidden,)."""
+
+    frame: int
+    vector: Tensor
+
+
+@dataclass
+class MemoryBank:
+    """The memory of one track.
+
+    Attributes:
+        map_limit: How many past maps can be read (``memory_slots - 1``).
+        pointer_limit: How many past pointers can be read (SAM2's ``max_obj_ptrs_in_encoder - 1``).
+    """
+
+    map_limit: int = 6
+    pointer_limit: int = 15
+    maps: deque[MemoryMap] = field(init=False)
+    pointers: deque[ObjectPointer] = field(init=False)
+    conditioning_maps: list[MemoryMap] = field(default_factory=list)
+    conditioning_pointers: list[ObjectPointer] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.maps = deque(maxlen=self.map_limit)
+        self.pointers = deque(maxlen=self.pointer_limit)
+
+    def store(self, frame: int, features: Tensor, pointer: Tensor, *, conditioning: bool = False) -> None:
+        """Remember a frame; what falls out of the window is dropped.
+
+        Args:
+            frame: Number of the frame within the track, greater than every one stored before.
+            features: Memory map (memory_width, grid, grid).
+            pointer: Object pointer (hidden,).
+            conditioning: True for a frame that the user prompted: it stays for the length of the track.
+        """
+        if conditioning:
+            self.conditioning_maps.append(MemoryMap(frame, features))
+            self.conditioning_pointers.append(ObjectPointer(frame, pointer))
+        else:
+            self.maps.append(MemoryMap(frame, features))
+            self.pointers.append(ObjectPointer(frame, pointer))
+
+    def read(self, frame: int) -> MemoryReading:
+        """What frame ``frame`` may look at, in the order in which SAM2 lines it up.
+
+        Args:
+            frame: Number of the current frame within the track.
+
+        Returns:
+            Conditioning maps first, then past maps from the oldest to the newest; conditioning pointers first, then
+            past pointers from the newest to the oldest.
+        """
+        maps = [(CONDITIONING_SLOT, entry.features) for entry in self.conditioning_maps]
+        maps += [
+            (frame - entry.frame - 1, entry.features)
+            for entry in self.maps
+            if frame - entry.frame <= self.map_limit
+        ]
+        pointers = [(frame - entry.frame, entry.vector) for entry in self.conditioning_pointers]
+        pointers += [
+            (frame - entry.frame, entry.vector)
+            for entry in reversed(self.pointers)
+            if frame - entry.frame <= self.pointer_limit
+        ]
+        return MemoryReading(
+            slots=tuple(slot for slot, _ in maps),
+            maps=[features for _, features in maps],
+            ages=tuple(age for age, _ in pointers),
+            pointers=[vector for _, vector in pointers],
+        )
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.maps.clear()
+        self.pointers.clear()
+        self.conditioning_maps.clear()
+        self.conditioning_pointers.clear()
+
+
+@dataclass(frozen=True)
+class MemoryReading:
+    """What one frame looks at, for one track (or, stacked, for several with the same layout).
+
+    Attributes:
+        slots: Index of each map's temporal code: its distance in frames minus one, or ``CONDITIONING_SLOT``.
+        maps: Memory maps, (memory_width, grid, grid) each; (N, memory_width, grid, grid) when stacked.
+        ages: Distance in frames of each pointer.
+        pointers: Object pointers, (hidden,) each; (N, hidden) when stacked.
+    """
+
+    slots: tuple[int, ...]
+    maps: list[Tensor]
+    ages: tuple[int, ...]
+    pointers: list[Tensor]
+
+    @property
+    def layout(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tracks whose layouts are equal can be conditioned in one batch."""
+        return self.slots, self.ages
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to look at."""
+        return not self.maps
+
+
+def stack_readings(readings: Sequence[MemoryReading]) -> MemoryReading:
+    """Join the readings of tracks that have the same layout into one with a batch dimension.
+
+    Args:
+        readings: One reading a track; all layouts equal.
+
+    Returns:
+        A reading whose maps are (N, memory_width, grid, grid) and whose pointers are (N, hidden).
+    """
+    first = readings[0]
+    return MemoryReading(
+        slots=first.slots,
+        maps=[torch.stack(maps) for maps in zip(*(reading.maps for reading in readings), strict=True)],
+        ages=first.ages,
+        pointers=[torch.stack(vectors) for vectors in zip(*(r.pointers for r in readings), strict=True)],
+    )

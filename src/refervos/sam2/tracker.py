@@ -1,0 +1,415 @@
+"""The frozen SAM2 tracker as pure tensor functions: encode (stage by stage), condition, decode, remember.
+
+The modules are those of transformers' ``Sam2VideoModel``; its own orchestration (sessions, conditioning frames, one
+object at a time, bfloat16 memory, no gradients) is not used. Nothing here keeps state between calls.
+
+Shapes: N tracks (or frames), C = ``hidden``, g = ``grid`` (image_size / 16), S = ``image_size``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from refervos.sam2.config import Sam2Config, hf_config
+from refervos.sam2.memory import MemoryReading
+
+NO_OBJECT_LOGIT = -1024.0
+"""Mask logit of every pixel where the object score says that the object is absent."""
+
+
+@dataclass(frozen=True)
+class FrameFeatures:
+    """What the mask decoder needs of a frame.
+
+    Attributes:
+        fine: Stride-4 features (N, C/8, 4g, 4g).
+        middle: Stride-8 features (N, C/4, 2g, 2g).
+        top: Stride-16 features (N, C, g, g), before any memory.
+    """
+
+    fine: Tensor
+    middle: Tensor
+    top: Tensor
+
+    def take(self, indices: Tensor | slice | Sequence[int]) -> FrameFeatures:
+        """The same for some of the N."""
+        return FrameFeatures(self.fine[indices], self.middle[indices], self.top[indices])
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the mask decoder says, for M candidate masks (one, or three with ``multimask``).
+
+    Attributes:
+        mask_logits: (N, M, 4g, 4g), not gated by the object score.
+        ious: Predicted quality of each candidate, (N, M).
+        tokens: Output mask tokens (N, M, C).
+        early_tokens: The same tokens as they leave the first layer of the two-way transformer (N, M, C).
+        score: Object score logit (N,), or None when the model has no object score head.
+    """
+
+    mask_logits: Tensor
+    ious: Tensor
+    tokens: Tensor
+    early_tokens: Tensor
+    score: Tensor | None
+
+
+class Sam2Tracker(nn.Module):
+    """SAM2's modules behind five tensor functions.
+
+    Args:
+        config: The tracker's shape.
+    """
+
+    sine_top: Tensor
+    sine_memory: Tensor
+
+    def __init__(self, config: Sam2Config) -> None:
+        super().__init__()
+        from transformers import Sam2VideoModel
+
+        self.config = config
+        self.sam = Sam2VideoModel(hf_config(config))
+        if not config.object_score:
+            # Referring-image checkpoints are trained without these; absent, so that they can neither be used nor missed.
+            self.sam.mask_decoder.obj_score_token = None
+            self.sam.mask_decoder.pred_obj_score_head = None
+            self.sam.no_object_pointer = None
+        # Both buffers describe the same Fourier features; with random weights transformers draws them apart, and then
+        # clicks cannot be matched to places.
+        fourier = self.sam.shared_image_embedding.positional_embedding
+        self.sam.prompt_encoder.shared_embedding.positional_embedding = fourier
+        # Position maps are computed once, in float32: in bfloat16 they would be wrong by up to 0.15.
+        top = (1, config.hidden, config.grid, config.grid)
+        memory = (1, config.memory_width, config.grid, config.grid)
+        cpu, exact = torch.device("cpu"), torch.float32
+        sine_top = self.sam.vision_encoder.neck.position_encoding(top, cpu, exact)  # (1, C, g, g)
+        sine_memory = self.sam.memory_encoder.position_encoding(memory, cpu, exact)  # (1, 64, g, g)
+        self.register_buffer("sine_top", sine_top.clone(), persistent=False)
+        self.register_buffer("sine_memory", sine_memory.clone(), persistent=False)
+
+    # Encode.
+
+    def embed_patches(self, pixels: Tensor) -> Tensor:
+        """Patch embedding with its position embedding.
+
+        Args:
+            pixels: Normalised frames (N, 3, S, S).
+
+        Returns:
+            Tokens (N, 4g, 4g, hiera_width), channels last.
+        """
+        backbone = self.sam.vision_encoder.backbone
+        tokens = backbone.patch_embed(pixels)  # (N, 4g, 4g, width)
+        return tokens + backbone._get_pos_embed(tokens.shape[1:3])
+
+    def encode_stage(self, stage: int, tokens: Tensor) -> Tensor:
+        """Run the blocks of one Hiera stage.
+
+        Args:
+            stage: 0 to 3.
+            tokens: Output of the stage before (or the patch embedding), channels last.
+
+        Returns:
+            Tokens of this stage, channels last; each stage after the first halves the grid and doubles the channels.
+        """
+        backbone = self.sam.vision_encoder.backbone
+        start = 0 if stage == 0 else backbone.stage_ends[stage - 1] + 1
+        for block in backbone.blocks[start : backbone.stage_ends[stage] + 1]:
+            tokens = block(tokens)
+        return tokens
+
+    def pyramid(self, stages: Sequence[Tensor]) -> FrameFeatures:
+        """The feature pyramid over the four stage outputs, as the decoder wants it.
+
+        Only the two lowest resolutions are summed (SAM2's ``fpn_top_down_levels``); the lowest is then dropped.
+
+        Args:
+            stages: Four stage outputs, channels last.
+
+        Returns:
+            The frame's features.
+        """
+        lateral = self.sam.vision_encoder.neck.convs
+        first, second, third, fourth = (stage.permute(0, 3, 1, 2) for stage in stages)  # (N, C_i, h_i, w_i)
+        upsampled = F.interpolate(
+            lateral[0](fourth).float(), scale_factor=2.0, mode="nearest"
+        )  # (N, C, g, g)
+        top = lateral[1](third) + upsampled.to(third.dtype)
+        decoder = self.sam.mask_decoder
+        return FrameFeatures(decoder.conv_s0(lateral[3](first)), decoder.conv_s1(lateral[2](second)), top)
+
+    # Condition.
+
+    def condition(self, top: Tensor, memory: MemoryReading) -> Tensor:
+        """Let the current frame look at its tracks' memory (SAM2 paper, "memory attention").
+
+        Args:
+            top: Stride-16 features (N, C, g, g).
+            memory: What the N tracks remember, stacked; all with the same layout.
+
+        Returns:
+            Conditioned features (N, C, g, g); without any memory, ``top`` plus the "no memory" embedding.
+        """
+        count, channels, grid, _ = top.shape
+        if memory.empty:
+            return self.without_memory(top)
+        sine = self.sine_memory.flatten(2).permute(2, 0, 1)  # (g*g, 1, 64)
+        codes = self.sam.memory_temporal_positional_encoding  # (slots, 1, 1, 64)
+        keys = [features.flatten(2).permute(2, 0, 1) for features in memory.maps]  # (g*g, N, 64) each
+        positions = [sine + codes[slot] for slot in memory.slots]  # (g*g, 1, 64) each
+        pointer_tokens = 0
+        if memory.pointers:
+            vectors, vector_positions = self._pointer_tokens(memory)
+            keys.append(vectors)
+            positions.append(vector_positions)
+            pointer_tokens = vectors.shape[0]
+        # By position: one of these parameters' names is misspelt upstream and may be corrected.
+        conditioned = self.sam.memory_attention(
+            top.flatten(2).permute(2, 0, 1),  # (g*g, N, C)
+            torch.cat(keys),
+            self.sine_top.flatten(2).permute(2, 0, 1),
+            torch.cat(positions),
+            pointer_tokens,
+        )
+        return conditioned.reshape(count, grid * grid, channels).transpose(1, 2).reshape(top.shape)
+
+    def without_memory(self, top: Tensor) -> Tensor:
+        """Features for a frame that looks at no memory: plus the "no memory" embedding, no attention."""
+        return top + self.sam.no_memory_embedding.reshape(1, -1, 1, 1)
+
+    def _pointer_tokens(self, memory: MemoryReading) -> tuple[Tensor, Tensor]:
+        """Split each pointer into memory-wide tokens; SAM2.1 also tells their age.
+
+        Returns:
+            Tokens (P*split, N, 64) and their positions (P*split, 1, 64).
+        """
+        width = self.config.memory_width
+        split = self.config.hidden // width
+        vectors = torch.stack(memory.pointers)  # (P, N, C)
+        count, tracks, _ = vectors.shape
+        tokens = (
+            vectors.reshape(count, tracks, split, width).transpose(1, 2).flatten(0, 1)
+        )  # (P*split, N, 64)
+        if not self.config.pointer_time_encoding:
+            return tokens, tokens.new_zeros(count * split, 1, width)
+        ages = torch.tensor(memory.ages, dtype=torch.float32, device=vectors.device)
+        waves = sine_of_age(ages / (self.config.pointer_limit - 1), self.config.hidden)  # (P, C)
+        positions = self.sam.temporal_positional_encoding_projection_layer(waves.to(vectors.dtype))  # (P, 64)
+        return tokens, positions.repeat_interleave(split, dim=0).unsqueeze(1)
+
+    # Decode.
+
+    def padding_points(self, count: int) -> Tensor:
+        """The two "not a point" tokens that SAM2 feeds when there are no clicks, (count, 2, C)."""
+        return self.sam.prompt_encoder.not_a_point_embed.weight.expand(count, 2, -1)
+
+    def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
+        """Prompt tokens of clicks and box corners.
+
+        Args:
+            points: Pixel positions x, y in the letterboxed image (N, P, 2).
+            labels: 1 on the object, 0 off it, 2 and 3 the top-left and bottom-right corner of a box, -1 padding; (N, P).
+
+        Returns:
+            Tokens (N, P + 1, C), the last one padding.
+        """
+        sparse, _ = self.sam.prompt_encoder(points.unsqueeze(1), labels.unsqueeze(1), None, None)
+        return sparse.squeeze(1)
+
+    def embed_mask(self, mask: Tensor) -> Tensor:
+        """Dense prompt of a mask in [0, 1], (N, 1, S, S) -> (N, C, g, g)."""
+        return self.sam.prompt_encoder.mask_embed(self.sam.mask_downsample(mask))
+
+    def decode(
+        self,
+        conditioned: Tensor,
+        features: FrameFeatures,
+        sparse: Tensor,
+        *,
+        dense: Tensor | None = None,
+        multimask: bool = False,
+    ) -> Decoded:
+        """Turn conditioned features and prompt tokens into masks.
+
+        Args:
+            conditioned: Features with memory (N, C, g, g).
+            features: The frame's features; only the two fine levels are read.
+            sparse: Prompt tokens (N, P, C), for instance two padding points and a text token.
+            dense: Dense prompt (N, C, g, g), default SAM2's "no mask" embedding.
+            multimask: Return the three ambiguity masks instead of the single one.
+
+        Returns:
+            The decoder's answer.
+        """
+        count = conditioned.shape[0]
+        tokens = self._decoder_tokens(sparse)  # (N, 1, K, C)
+        keys, key_positions = self._decoder_image(conditioned, dense)  # (N, 1, g*g, C)
+        decoder = self.sam.mask_decoder
+        transformer = decoder.transformer
+        queries, early = tokens, tokens
+        for depth, layer in enumerate(transformer.layers):
+            queries, keys, _ = layer(queries, keys, tokens, key_positions, None)
+            if depth == 0:
+                early = queries
+        attended, _ = transformer.final_attn_token_to_image(queries + tokens, keys + key_positions, keys)
+        queries = transformer.layer_norm_final_attn(queries + attended)
+
+        image = keys.transpose(2, 3).reshape(conditioned.shape)  # (N, C, g, g)
+        upscaled = decoder.upscale_conv1(image) + features.middle  # (N, C/4, 2g, 2g)
+        upscaled = decoder.activation(decoder.upscale_layer_norm(upscaled))
+        upscaled = decoder.activation(decoder.upscale_conv2(upscaled) + features.fine)  # (N, C/8, 4g, 4g)
+
+        first = self._first_mask_token
+        stability = self.config.multimask_stability and not multimask and not self.training
+        wanted = range(4) if stability else range(1, 4) if multimask else range(1)
+        mask_tokens = queries[:, 0, first : first + 4]  # (N, 4, C)
+        weights = torch.stack(
+            [decoder.output_hypernetworks_mlps[index](mask_tokens[:, index]) for index in wanted], dim=1
+        )  # (N, M, C/8)
+        logits = (weights @ upscaled.flatten(2)).reshape(count, -1, *upscaled.shape[-2:])  # (N, M, 4g, 4g)
+        ious = decoder.iou_prediction_head(queries[:, 0, first - 1])[:, wanted.start : wanted.stop]  # (N, M)
+        if stability:
+            logits, ious = steadiest_mask(logits, ious)
+        chosen = slice(1, 4) if multimask else slice(0, 1)
+        return Decoded(
+            mask_logits=logits,
+            ious=ious,
+            tokens=mask_tokens[:, chosen],
+            early_tokens=early[:, 0, first : first + 4][:, chosen],
+            score=decoder.pred_obj_score_head(queries[:, 0, 0])[:, 0] if self.config.object_score else None,
+        )
+
+    def early_token(self, conditioned: Tensor, sparse: Tensor) -> Tensor:
+        """Mask token 0 as it leaves the decoder's first layer, without the rest of the decoder.
+
+        Args:
+            conditioned: Features (N, C, g, g).
+            sparse: Prompt tokens (N, P, C).
+
+        Returns:
+            Tokens (N, C).
+        """
+        tokens = self._decoder_tokens(sparse)
+        keys, key_positions = self._decoder_image(conditioned, None)
+        queries, _, _ = self.sam.mask_decoder.transformer.layers[0](tokens, keys, tokens, key_positions, None)
+        return queries[:, 0, self._first_mask_token]
+
+    @property
+    def _first_mask_token(self) -> int:
+        """Position of mask token 0 among the decoder's tokens: after the object score (if any) and the IoU token."""
+        return 2 if self.config.object_score else 1
+
+    def _decoder_tokens(self, sparse: Tensor) -> Tensor:
+        decoder = self.sam.mask_decoder
+        learned = [decoder.iou_token.weight, decoder.mask_tokens.weight]
+        if self.config.object_score:
+            learned.insert(0, decoder.obj_score_token.weight)
+        output = torch.cat(learned).expand(sparse.shape[0], -1, -1)  # (N, 5 or 6, C)
+        return torch.cat([output, sparse], dim=1).unsqueeze(1)  # (N, 1, K, C)
+
+    def _decoder_image(self, conditioned: Tensor, dense: Tensor | None) -> tuple[Tensor, Tensor]:
+        if dense is None:
+            dense = self.sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        keys = (conditioned + dense).flatten(2).transpose(1, 2).unsqueeze(1)  # (N, 1, g*g, C)
+        positions = self.sam.get_image_wide_positional_embeddings()  # (1, C, g, g)
+        return keys, positions.flatten(2).transpose(1, 2).unsqueeze(1)  # (1, 1, g*g, C)
+
+    def pointer(self, token: Tensor, score: Tensor | None) -> Tensor:
+        """Object pointer of a mask token; the learned "no object" pointer where the object score is not positive.
+
+        Args:
+            token: Output mask token (N, C).
+            score: Object score logits (N,), or None.
+
+        Returns:
+            Pointers (N, C).
+        """
+        pointer = self.sam.object_pointer_proj(token)
+        if score is None or not self.config.object_score:
+            return pointer
+        return torch.where((score > 0).unsqueeze(1), pointer, self.sam.no_object_pointer)
+
+    # Remember.
+
+    def remember(
+        self, top: Tensor, mask_logits: Tensor, score: Tensor | None, *, binary: bool = False
+    ) -> Tensor:
+        """Encode a frame and its mask into a memory map (SAM2 paper, "memory encoder").
+
+        Args:
+            top: The frame's stride-16 features without memory (N, C, g, g).
+            mask_logits: Mask logits at full size (N, 1, S, S).
+            score: Object score logits (N,); read by SAM2.1 only.
+            binary: Threshold the mask first, as SAM2 does for frames that a user prompted.
+
+        Returns:
+            Memory maps (N, 64, g, g).
+        """
+        mask = (mask_logits > 0).to(top.dtype) if binary else torch.sigmoid(mask_logits)
+        maps, _ = self.sam.memory_encoder(top, mask * 20.0 - 10.0)
+        occlusion = self.sam.occlusion_spatial_embedding_parameter
+        if occlusion is not None and score is not None:
+            absent = (score <= 0).to(maps.dtype).reshape(-1, 1, 1, 1)
+            maps = maps + absent * occlusion.reshape(1, -1, 1, 1)
+        return maps
+
+    def upsample(self, mask_logits: Tensor) -> Tensor:
+        """Low-resolution mask logits (N, M, 4g, 4g) to the letterboxed image (N, M, S, S), bilinear."""
+        size = self.config.image_size
+        exact = mask_logits.to(torch.promote_types(mask_logits.dtype, torch.float32))
+        return F.interpolate(exact, size=(size, size), mode="bilinear", align_corners=False)
+
+
+def gate(mask_logits: Tensor, score: Tensor | None) -> Tensor:
+    """Replace the mask logits by ``NO_OBJECT_LOGIT`` where the object score is not positive.
+
+    Args:
+        mask_logits: (N, M, h, w).
+        score: Object score logits (N,), or None: nothing is gated.
+
+    Returns:
+        Gated logits, same shape.
+    """
+    if score is None:
+        return mask_logits
+    return torch.where((score > 0).reshape(-1, 1, 1, 1), mask_logits, NO_OBJECT_LOGIT)
+
+
+def sine_of_age(ages: Tensor, width: int) -> Tensor:
+    """One-dimensional sine encoding of pointer ages (SAM2.1): ages (P,) in [0, 1] -> (P, width)."""
+    half = width // 2
+    powers = 2 * (torch.arange(half, dtype=torch.float32, device=ages.device) // 2) / half
+    angles = ages.unsqueeze(-1) / 10000**powers  # (P, half)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def steadiest_mask(mask_logits: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
+    """SAM2's ``dynamic_multimask_via_stability``: replace an unstable single mask by the best ambiguity mask.
+
+    A mask is stable when moving its threshold by 0.05 changes its area by less than 2 %.
+
+    Args:
+        mask_logits: The single mask and the three ambiguity masks (N, 4, h, w).
+        ious: Their predicted qualities (N, 4).
+
+    Returns:
+        The chosen mask (N, 1, h, w) and its quality (N, 1).
+    """
+    single = mask_logits[:, :1]
+    inner = (single > 0.05).flatten(1).sum(1).float()
+    outer = (single > -0.05).flatten(1).sum(1).float()
+    stable = torch.where(outer > 0, inner / outer, 1.0) >= 0.98  # (N,)
+    best = ious[:, 1:].argmax(dim=1)  # (N,)
+    rows = torch.arange(len(best), device=best.device)
+    best_mask, best_iou = mask_logits[rows, 1 + best].unsqueeze(1), ious[rows, 1 + best].unsqueeze(1)
+    return (
+        torch.where(stable.reshape(-1, 1, 1, 1), single, best_mask),
+        torch.where(stable.unsqueeze(1), ious[:, :1], best_iou),
+    )

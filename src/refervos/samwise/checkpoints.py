@@ -1,0 +1,163 @@
+"""Official SAMWISE checkpoints (``.pth`` of the released code) into our model."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from refervos.errors import CheckpointError
+from refervos.sam2.checkpoints import infer_sam2_config, meta_names
+from refervos.samwise.config import SamwiseConfig
+from refervos.samwise.model import Samwise
+from refervos.text.encoder import TextConfig
+from refervos.text.tokenizer import Tokenizer
+from refervos.weights import Rules, load_renamed, model_tensors, read_torch_file, rename
+
+_TEXT = "text_encoder.model.encoder.sentence_encoder."
+
+_TO_FAIRSEQ: Rules = (
+    (r"^text\.roberta\.embeddings\.word_embeddings\.", f"{_TEXT}embed_tokens."),
+    (r"^text\.roberta\.embeddings\.position_embeddings\.", f"{_TEXT}embed_positions."),
+    (r"^text\.roberta\.embeddings\.LayerNorm\.", f"{_TEXT}layernorm_embedding."),
+    (r"^text\.roberta\.encoder\.layer\.", f"{_TEXT}layers."),
+    (r"\.attention\.self\.(query|key|value)\.", r".self_attn.\1."),
+    (r"\.self_attn\.(q|k|v)(uery|ey|alue)\.", r".self_attn.\1_proj."),
+    (r"\.attention\.output\.dense\.", ".self_attn.out_proj."),
+    (r"\.attention\.output\.LayerNorm\.", ".self_attn_layer_norm."),
+    (r"\.intermediate\.dense\.", ".fc1."),
+    (r"\.output\.dense\.", ".fc2."),
+    (r"\.output\.LayerNorm\.", ".final_layer_norm."),
+)
+
+_TO_OFFICIAL: Rules = (
+    (r"^adapters\.(\d+)\.hsa\.spatial_embedding$", r"cmt_adapters.\1.spatial_pos_embed"),
+    (r"^adapters\.(\d+)\.hsa\.norm\.", r"cmt_adapters.\1.norm_pre_HSA."),
+    (r"^adapters\.(\d+)\.hsa\.attention\.", r"cmt_adapters.\1.hsa.self_attn."),
+    (r"^adapters\.(\d+)\.vision_to_text\.", r"cmt_adapters.\1.ca_V2T.multihead_attn."),
+    (r"^adapters\.(\d+)\.text_to_vision\.", r"cmt_adapters.\1.ca_T2V.multihead_attn."),
+    (r"^adapters\.(\d+)\.vision_(down|up)\.", r"cmt_adapters.\1.proj_vis_\2.0."),
+    (r"^adapters\.(\d+)\.vision_(down|up)_norm\.", r"cmt_adapters.\1.proj_vis_\2.1."),
+    (r"^adapters\.(\d+)\.text_(down|up)\.", r"cmt_adapters.\1.proj_text_\2.0."),
+    (r"^adapters\.", "cmt_adapters."),
+    (r"^text_prompt\.", "sam.sam_prompt_encoder.project_text."),
+    (r"^motion_prompt\.", "sam.sam_prompt_encoder.project_motion_prompts."),
+    (r"^cme\.decision_token$", "conditional_memory_encoder.decision_token.weight"),
+    (r"^cme\.head\.", "conditional_memory_encoder.decision_class_head."),
+    (r"^cme\.attention\.", "conditional_memory_encoder.transformerBlock.self_attn."),
+    (r"^cme\.", "conditional_memory_encoder.transformerBlock."),
+    (r"\.in_proj\.(weight|bias)$", r".in_proj_\1"),
+)
+
+_UNUSED = (
+    r"text_encoder\._float_tensor",
+    r"text_encoder\.model\.encoder\.sentence_encoder\.version",
+    r"text_encoder\.model\.encoder\.lm_head\..*",  # the language-model head: loaded by the released code, never run
+)
+
+
+def official_names(name: str) -> tuple[str, ...]:
+    """The released code's names for one of our tensors.
+
+    Args:
+        name: A name of ``Samwise``'s state dict.
+
+    Returns:
+        The names in an official checkpoint: one, several to be concatenated, or none (RoBERTa's single token type,
+        which fairseq does not have and which stays zero).
+    """
+    if name.startswith("tracker.sam."):
+        return tuple(f"sam.{part}" for part in meta_names(name.removeprefix("tracker.sam.")))
+    if name == "text.roberta.embeddings.token_type_embeddings.weight":
+        return ()
+    if name.startswith("text."):
+        return (rename(name, _TO_FAIRSEQ),)
+    return (rename(name, _TO_OFFICIAL),)
+
+
+def infer_samwise_config(source: Mapping[str, Tensor], args: Namespace | None, where: str) -> SamwiseConfig:
+    """Which SAMWISE this is, from its weights; what weights cannot tell comes from ``args`` when it is there.
+
+    Args:
+        source: An official state dict.
+        args: The training arguments that the released code stores beside it.
+        where: The checkpoint, for error messages.
+
+    Returns:
+        The model's configuration.
+
+    Raises:
+        CheckpointError: When it is no SAMWISE checkpoint.
+    """
+    if not any(name.startswith("cmt_adapters.") for name in source):
+        raise CheckpointError(f"{where} has no cmt_adapters.*; it is no SAMWISE checkpoint.")
+    sam2 = infer_sam2_config(
+        {n.removeprefix("sam."): t for n, t in source.items() if n.startswith("sam.")}, where
+    )
+    config = SamwiseConfig(
+        sam2=sam2,
+        text=_infer_text(source, where),
+        adapter_width=source["cmt_adapters.0.proj_text_down.0.weight"].shape[0],
+        hsa="cmt_adapters.0.hsa.linear.weight" in source,
+        motion_prompt="sam.sam_prompt_encoder.project_motion_prompts.layers.0.weight" in source,
+        # Without an object score the model was trained on single images, where the CME never runs.
+        cme=sam2.object_score,
+    )
+    if config.hsa:
+        patches = (source[f"cmt_adapters.{index}.spatial_pos_embed"].shape[-2] for index in range(3))
+        config = replace(config, hsa_patches=tuple(round(cells**0.5) for cells in patches))
+    known: dict[str, Any] = {} if args is None else vars(args)
+    if "use_cme_head" in known:
+        config = replace(config, cme=bool(known["use_cme_head"]))
+    if "cme_decision_window" in known:
+        config = replace(config, cme_window=int(known["cme_decision_window"]))
+    if known.get("switch_mem") in ("reweight", "all_mask", "avg"):
+        config = replace(config, switch_memory=known["switch_mem"])
+    return config
+
+
+def _infer_text(source: Mapping[str, Tensor], where: str) -> TextConfig:
+    try:
+        vocabulary, width = source[f"{_TEXT}embed_tokens.weight"].shape
+        positions = source[f"{_TEXT}embed_positions.weight"].shape[0]
+        feedforward = source[f"{_TEXT}layers.0.fc1.weight"].shape[0]
+    except KeyError as error:
+        raise CheckpointError(f"{where} does not fit the model; 1 missing: {error.args[0]}.") from None
+    return TextConfig(vocabulary=vocabulary, width=width, feedforward=feedforward, positions=positions)
+
+
+def load_official(path: Path, tokenizer: Tokenizer | None = None, **overrides: Any) -> Samwise:
+    """Read an official SAMWISE checkpoint.
+
+    Args:
+        path: A ``.pth`` of the released code: ``{"model": state_dict, "args": Namespace, ...}``, with or without
+            ``module.`` prefixes.
+        tokenizer: For asking with sentences.
+        **overrides: Fields of ``SamwiseConfig`` that weights cannot tell, such as ``protocol`` or ``cme``;
+            ``image_size`` is accepted too.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        CheckpointError: When the file is unreadable or does not fit; missing, unexpected and misshapen names are listed.
+    """
+    loaded = read_torch_file(path)
+    source = model_tensors(loaded, path)
+    args = loaded.get("args")
+    config = infer_samwise_config(source, args if isinstance(args, Namespace) else None, str(path))
+    if "image_size" in overrides:
+        size = overrides.pop("image_size")
+        overrides["sam2"] = replace(config.sam2, image_size=size)
+        overrides.setdefault("short_side", round(config.short_side * size / config.sam2.image_size))
+    model = Samwise(replace(config, **overrides), tokenizer)
+
+    def names(name: str) -> Sequence[str]:
+        return official_names(name)
+
+    load_renamed(model, source, names, unused=_UNUSED, where=str(path))
+    return model.eval()

@@ -1,0 +1,77 @@
+"""Every published hyper-parameter of SAMWISE in one typed configuration, and the published sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from refervos.errors import ConfigError
+from refervos.sam2.config import SAM2_PRESETS, Sam2Config
+from refervos.samwise.cme import SwitchMode
+from refervos.text.encoder import TextConfig
+
+Protocol = Literal["default", "published"]
+
+
+@dataclass(frozen=True)
+class SamwiseConfig:
+    """Hyper-parameters of SAMWISE. Defaults: the published model (SAM2 base-plus, RoBERTa-base).
+
+    Attributes:
+        sam2: Shape of the frozen tracker.
+        text: Shape of the frozen text encoder.
+        adapter_width: Channels inside the CMT adapters.
+        adapter_heads: Attention heads inside them.
+        hsa: Whether the adapters attend over time (Hierarchical Selective Attention); off in image pre-training.
+        hsa_patches: Patch side of each adapter's temporal attention.
+        motion_prompt: Whether the verbs of the sentence give a second prompt token (off in the released checkpoints).
+        cme: Whether the Conditional Memory Encoder runs.
+        cme_window: ``cme_decision_window``: it first runs after this many frames and pauses one less after a switch.
+        cme_feedforward: Width of its feed-forward network.
+        switch_memory: What is written to memory on a switch.
+        clip_length: Frames that the adapters see at once in the published protocol.
+        short_side: Frames are resized so that the short side has at most this many pixels and the long side at most
+            ``sam2.image_size``.
+        protocol: ``default`` does the right thing; ``published`` also reproduces the released code's accidents (a
+            one-frame clip wipes the memory, padding leaks into the adapters, only the first verb counts and the
+            memory-free pass ignores it, a switch to nothing still pauses the CME), for comparing numbers.
+    """
+
+    sam2: Sam2Config = field(default_factory=Sam2Config)
+    text: TextConfig = field(default_factory=TextConfig)
+    adapter_width: int = 256
+    adapter_heads: int = 8
+    hsa: bool = True
+    hsa_patches: tuple[int, ...] = (8, 4, 2)
+    motion_prompt: bool = False
+    cme: bool = True
+    cme_window: int = 4
+    cme_feedforward: int = 128
+    switch_memory: SwitchMode = "reweight"
+    clip_length: int = 8
+    short_side: int = 1020
+    protocol: Protocol = "default"
+
+    def __post_init__(self) -> None:
+        if len(self.hsa_patches) != 3:
+            raise ConfigError(
+                f"hsa_patches is {self.hsa_patches}; it must have one entry for each of three adapters."
+            )
+        for stage, patch in enumerate(self.hsa_patches, start=1):
+            grid = self.sam2.image_size // 4 // 2**stage
+            if self.hsa and grid % patch:
+                raise ConfigError(
+                    f"hsa_patches has {patch} for Hiera stage {stage + 1}, whose grid of {grid} it does not divide."
+                )
+        if self.clip_length < 1:
+            raise ConfigError(f"clip_length is {self.clip_length}; it must be at least 1.")
+        if self.cme_window < 1:
+            raise ConfigError(f"cme_window is {self.cme_window}; it must be at least 1.")
+
+
+SAMWISE_PRESETS: dict[str, SamwiseConfig] = {
+    "tiny": SamwiseConfig(sam2=SAM2_PRESETS["tiny"]),
+    "base-plus": SamwiseConfig(sam2=SAM2_PRESETS["base-plus"]),
+    "large": SamwiseConfig(sam2=SAM2_PRESETS["large"]),
+}
+"""SAMWISE over each published SAM2 size; base-plus is the paper's model."""

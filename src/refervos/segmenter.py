@@ -1,0 +1,69 @@
+"""The contract between models and sessions: models are stateless, tracks hold the state, sessions hold the tracks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from refervos.frames import Placement
+from refervos.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class FramePrediction:
+    """What a model says of one frame, for N tracks.
+
+    Attributes:
+        mask_logits: Low-resolution mask logits over the model's square image (N, h, w).
+        score: Object score logits (N,), or None when the model has none.
+        switched: bool (N,), where the memory of this frame was rewritten.
+    """
+
+    mask_logits: Tensor
+    score: Tensor | None
+    switched: Tensor
+
+
+Track = TypeVar("Track")
+
+
+class Segmenter(Protocol[Track]):
+    """What a session asks of a model. Implementations keep nothing between calls."""
+
+    @property
+    def clip_length(self) -> int:
+        """How many frames the model likes to see at once; 1 for models that look at single frames only."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    def placement(self, frame_size: tuple[int, int]) -> Placement:
+        """How a frame of this height and width goes into the model's square image."""
+        ...
+
+    def begin(self, prompt: Prompt) -> Track:
+        """Start a track: everything that one prompt needs remembered from frame to frame."""
+        ...
+
+    def segment_clip(
+        self, pixels: Tensor, tracks: Sequence[Track], placements: Sequence[Placement]
+    ) -> Iterator[FramePrediction]:
+        """Segment consecutive frames, one prediction a frame, and update the tracks.
+
+        Args:
+            pixels: Placed frames (T, 3, S, S).
+            tracks: The N tracks; their state moves on by T frames.
+            placements: Where each frame lies in the square (for prompts in pixels), length T.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What this model is: family, parts, parameters."""
+        ...

@@ -1,0 +1,181 @@
+"""Reading and checking weight files: nothing is executed, nothing is skipped in silence."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from refervos.errors import CheckpointError
+
+Rules = Sequence[tuple[str, str]]
+"""Regular expressions and what each is replaced by, applied in order."""
+
+
+def rename(name: str, rules: Rules) -> str:
+    """Apply every rule to a name, in order."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def read_torch_file(path: Path) -> dict[str, Any]:
+    """Read a ``.pt`` or ``.pth`` file without executing anything in it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it holds, a dict.
+
+    Raises:
+        CheckpointError: When torch is too old to do this safely, or the file is missing, unreadable, or holds objects
+            other than tensors, plain values and ``argparse.Namespace``.
+    """
+    if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < (2, 6):
+        raise CheckpointError(
+            f"torch {torch.__version__} cannot load weights safely; install torch 2.6 or newer."
+        )
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} does not exist or is not a file; give a checkpoint file (.pt or .pth)."
+        )
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_can_map(path))
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise CheckpointError(f"{path} is not a readable weights-only checkpoint ({reason}).") from error
+    if not isinstance(loaded, dict):
+        raise CheckpointError(
+            f"{path} holds a {type(loaded).__name__}; a dict with the key 'model' is expected."
+        )
+    return loaded
+
+
+def _can_map(path: Path) -> bool:
+    """Only the zip format of torch 1.6 and later can be mapped into memory."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def model_tensors(loaded: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """The state dict inside a checkpoint, without ``module.`` prefixes.
+
+    Args:
+        loaded: What the file holds: ``{"model": state_dict, ...}``, or a state dict itself.
+        path: The file, for error messages.
+
+    Returns:
+        Names and tensors.
+
+    Raises:
+        CheckpointError: When there is no state dict.
+    """
+    state = loaded.get("model", loaded.get("state_dict", loaded))
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(isinstance(value, Tensor) for value in state.values())
+    ):
+        raise CheckpointError(
+            f"{path} has no state dict under the key 'model'; it holds {sorted(map(str, loaded))[:5]}."
+        )
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def load_renamed(
+    model: nn.Module,
+    source: Mapping[str, Tensor],
+    sources_of: Callable[[str], Sequence[str]],
+    *,
+    unused: Iterable[str] = (),
+    where: str,
+) -> None:
+    """Fill every tensor of a model from differently named ones; every mismatch is an error.
+
+    Args:
+        model: The model, filled in place.
+        source: Names and tensors of the checkpoint.
+        sources_of: For a name of the model, the checkpoint's names that hold it: one, several to be concatenated along
+            the first axis, or none for a tensor that the published model does not have: it becomes zero.
+        unused: Regular expressions of checkpoint names that the model has no place for, by design.
+        where: The checkpoint, for error messages.
+
+    Raises:
+        CheckpointError: Lists missing, unexpected and misshapen tensors.
+    """
+    filled: dict[str, Tensor] = {}
+    used: set[str] = set()
+    missing: list[str] = []
+    misshapen: list[str] = []
+    for name, target in model.state_dict().items():
+        names = sources_of(name)
+        used.update(names)
+        absent = [part for part in names if part not in source]
+        if absent:
+            missing.extend(absent)
+            continue
+        if not names:
+            filled[name] = torch.zeros_like(target)
+            continue
+        value = source[names[0]] if len(names) == 1 else torch.cat([source[part] for part in names])
+        if (
+            value.shape != target.shape
+            and value.numel() == target.numel()
+            and _squeezed(value) == _squeezed(target)
+        ):
+            value = value.reshape(target.shape)  # only axes of length one differ
+        if value.shape != target.shape:
+            misshapen.append(f"{names[0]} is {tuple(value.shape)}, {tuple(target.shape)} expected")
+            continue
+        filled[name] = value
+    known = [re.compile(pattern) for pattern in unused]
+    unexpected = [n for n in source if n not in used and not any(pattern.fullmatch(n) for pattern in known)]
+    problems = [
+        f"{len(names)} {kind}: {', '.join(sorted(set(names)))}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{where} does not fit the model; {'; '.join(problems)}.")
+    model.load_state_dict(filled, strict=False)
+
+
+def _squeezed(tensor: Tensor) -> list[int]:
+    return [size for size in tensor.shape if size != 1]
+
+
+def write_folder_atomically(folder: Path, write: Callable[[Path], None], *, overwrite: bool = False) -> None:
+    """Let ``write`` fill a temporary folder beside the target, then rename each file into place.
+
+    Args:
+        folder: The target, created when absent.
+        write: Gets the temporary folder.
+        overwrite: Whether files that exist may be replaced.
+
+    Raises:
+        CheckpointError: When the folder has files and ``overwrite`` is off, or it cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; give a folder to write to.")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise CheckpointError(f"{folder} is not empty; give a new folder, or allow overwriting.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            staged = Path(temporary) / "staged"
+            staged.mkdir()
+            write(staged)
+            folder.mkdir(exist_ok=True)
+            for file in sorted(staged.iterdir()):
+                os.replace(file, folder / file.name)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be written ({error.strerror or error}).") from error
