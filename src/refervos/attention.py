@@ -38,8 +38,6 @@ class MultiheadAttention(nn.Module):
         weight, bias = self.in_proj.weight, self.in_proj.bias
         q = F.linear(query, weight[:width], bias[:width])
         k, v = F.linear(memory, weight[width:], bias[width:]).chunk(2, dim=-1)
-        split = [
-            tensor.unflatten(-1, (self.heads, -1)).transpose(1, 2) for tensor in (q, k, v)
-        ]  # (B, h, *, width/h)
-        attended = F.scaled_dot_product_attention(*split, attn_mask=mask)
+        q, k, v = (tensor.unflatten(-1, (self.heads, -1)).transpose(1, 2) for tensor in (q, k, v))  # (B, h, *, width/h)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(attended.transpose(1, 2).flatten(2))  # (B, Q, width)

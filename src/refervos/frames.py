@@ -37,15 +37,11 @@ def as_rgb(frame: Any) -> Tensor:
             raise FrameError(f"the frame has values of type {frame.dtype}; it must be uint8 from 0 to 255.")
         tensor = frame
     else:
-        raise FrameError(
-            f"the frame is a {type(frame).__name__}; it must be a uint8 array or tensor (H, W, 3)."
-        )
+        raise FrameError(f"the frame is a {type(frame).__name__}; it must be a uint8 array or tensor (H, W, 3).")
     if tensor.ndim == 2:
         tensor = tensor.unsqueeze(-1)
     if tensor.ndim != 3 or tensor.shape[-1] not in (1, 3):
-        raise FrameError(
-            f"the frame has shape {tuple(frame.shape)}; it must be (H, W, 3) in RGB, or (H, W) in gray."
-        )
+        raise FrameError(f"the frame has shape {tuple(frame.shape)}; it must be (H, W, 3) in RGB, or (H, W) in gray.")
     if 0 in tensor.shape:
         raise FrameError(f"the frame has shape {tuple(frame.shape)}; it has no pixels.")
     return tensor.permute(2, 0, 1).expand(3, -1, -1)  # (3, H, W)

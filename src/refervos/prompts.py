@@ -51,17 +51,13 @@ class Prompt:
             if not (x0 < x1 and y0 < y1):
                 raise PromptError(f"the box {tuple(self.box)} is empty; x0 < x1 and y0 < y1 must hold.")
         if self.mask is not None and np.asarray(self.mask).ndim != 2:
-            raise PromptError(
-                f"the mask has shape {np.asarray(self.mask).shape}; it must be (height, width)."
-            )
+            raise PromptError(f"the mask has shape {np.asarray(self.mask).shape}; it must be (height, width).")
 
     def _check_points(self, points: Sequence[Sequence[float]]) -> None:
         if not len(points) or any(len(point) != 2 for point in points):
             raise PromptError("points must be a non-empty list of x, y pairs.")
         labels = self.labels
-        if labels is not None and (
-            len(labels) != len(points) or any(label not in (0, 1) for label in labels)
-        ):
+        if labels is not None and (len(labels) != len(points) or any(label not in (0, 1) for label in labels)):
             raise PromptError(
                 f"there are {len(points)} points and labels {list(labels)}; give a 0 or 1 for each point."
             )

@@ -40,13 +40,9 @@ def read_torch_file(path: Path) -> dict[str, Any]:
             other than tensors, plain values and ``argparse.Namespace``.
     """
     if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < (2, 6):
-        raise CheckpointError(
-            f"torch {torch.__version__} cannot load weights safely; install torch 2.6 or newer."
-        )
+        raise CheckpointError(f"torch {torch.__version__} cannot load weights safely; install torch 2.6 or newer.")
     if not path.is_file():
-        raise CheckpointError(
-            f"{path} does not exist or is not a file; give a checkpoint file (.pt or .pth)."
-        )
+        raise CheckpointError(f"{path} does not exist or is not a file; give a checkpoint file (.pt or .pth).")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_can_map(path))
@@ -54,9 +50,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
         reason = str(error).strip().split("\n")[0][:200]
         raise CheckpointError(f"{path} is not a readable weights-only checkpoint ({reason}).") from error
     if not isinstance(loaded, dict):
-        raise CheckpointError(
-            f"{path} holds a {type(loaded).__name__}; a dict with the key 'model' is expected."
-        )
+        raise CheckpointError(f"{path} holds a {type(loaded).__name__}; a dict with the key 'model' is expected.")
     return loaded
 
 
@@ -80,11 +74,7 @@ def model_tensors(loaded: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         CheckpointError: When there is no state dict.
     """
     state = loaded.get("model", loaded.get("state_dict", loaded))
-    if (
-        not isinstance(state, Mapping)
-        or not state
-        or not all(isinstance(value, Tensor) for value in state.values())
-    ):
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(
             f"{path} has no state dict under the key 'model'; it holds {sorted(map(str, loaded))[:5]}."
         )
@@ -127,11 +117,7 @@ def load_renamed(
             filled[name] = torch.zeros_like(target)
             continue
         value = source[names[0]] if len(names) == 1 else torch.cat([source[part] for part in names])
-        if (
-            value.shape != target.shape
-            and value.numel() == target.numel()
-            and _squeezed(value) == _squeezed(target)
-        ):
+        if value.shape != target.shape and value.numel() == target.numel() and _squeezed(value) == _squeezed(target):
             value = value.reshape(target.shape)  # only axes of length one differ
         if value.shape != target.shape:
             misshapen.append(f"{names[0]} is {tuple(value.shape)}, {tuple(target.shape)} expected")

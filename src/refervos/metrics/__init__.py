@@ -1,0 +1,1 @@
+"""How good masks are: region similarity J and boundary accuracy F."""

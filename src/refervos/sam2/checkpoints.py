@@ -101,13 +101,9 @@ def infer_sam2_config(names_to_tensors: Mapping[str, Tensor], where: str) -> Sam
     try:
         width = names_to_tensors[prefix + "patch_embed.proj.weight"].shape[0]
     except KeyError:
-        raise CheckpointError(
-            f"{where} has no {prefix}patch_embed.proj.weight; it is no SAM2 checkpoint."
-        ) from None
+        raise CheckpointError(f"{where} has no {prefix}patch_embed.proj.weight; it is no SAM2 checkpoint.") from None
     blocks = len({name.split(".")[3] for name in names_to_tensors if name.startswith(prefix + "blocks.")})
-    config = next(
-        (c for c in SAM2_PRESETS.values() if c.hiera_width == width and sum(c.hiera_blocks) == blocks), None
-    )
+    config = next((c for c in SAM2_PRESETS.values() if c.hiera_width == width and sum(c.hiera_blocks) == blocks), None)
     if config is None:
         sizes = ", ".join(f"{n} ({c.hiera_width}, {sum(c.hiera_blocks)})" for n, c in SAM2_PRESETS.items())
         raise CheckpointError(
@@ -115,9 +111,7 @@ def infer_sam2_config(names_to_tensors: Mapping[str, Tensor], where: str) -> Sam
         )
     if "no_obj_embed_spatial" in names_to_tensors:
         config = as_version_2_1(config)
-    return replace(
-        config, object_score="sam_mask_decoder.pred_obj_score_head.layers.0.weight" in names_to_tensors
-    )
+    return replace(config, object_score="sam_mask_decoder.pred_obj_score_head.layers.0.weight" in names_to_tensors)
 
 
 def load_sam2(path: Path) -> Sam2Tracker:
@@ -154,11 +148,7 @@ def _load_hf_folder(folder: Path) -> Sam2Tracker:
     def names(name: str) -> Sequence[str]:
         twin = "prompt_encoder.shared_embedding.positional_embedding"
         # Folders saved with shared tensors tied hold this one only once.
-        return (
-            (twin.replace("prompt_encoder.shared_embedding", "shared_image_embedding"),)
-            if name == twin
-            else (name,)
-        )
+        return (twin.replace("prompt_encoder.shared_embedding", "shared_image_embedding"),) if name == twin else (name,)
 
     load_renamed(
         tracker.sam,

@@ -65,17 +65,11 @@ class Sam2Config:
         if self.image_size <= 0 or self.image_size % 64:
             raise ConfigError(f"image_size is {self.image_size}; it must be a positive multiple of 64.")
         if len(self.hiera_blocks) != 4 or len(self.hiera_windows) != 4:
-            raise ConfigError(
-                "hiera_blocks and hiera_windows must have four entries, one for each Hiera stage."
-            )
+            raise ConfigError("hiera_blocks and hiera_windows must have four entries, one for each Hiera stage.")
         if self.memory_width != 64:
-            raise ConfigError(
-                f"memory_width is {self.memory_width}; SAM2's memory attention reads 64 channels."
-            )
+            raise ConfigError(f"memory_width is {self.memory_width}; SAM2's memory attention reads 64 channels.")
         if self.hidden % self.memory_width:
-            raise ConfigError(
-                f"hidden is {self.hidden}; it must be a multiple of memory_width {self.memory_width}."
-            )
+            raise ConfigError(f"hidden is {self.hidden}; it must be a multiple of memory_width {self.memory_width}.")
 
     @property
     def stage_widths(self) -> tuple[int, int, int, int]:

@@ -8,7 +8,7 @@ older ones can never be read again, so they are dropped. Frames that a user prom
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -82,9 +82,7 @@ class MemoryBank:
         """
         maps = [(CONDITIONING_SLOT, entry.features) for entry in self.conditioning_maps]
         maps += [
-            (frame - entry.frame - 1, entry.features)
-            for entry in self.maps
-            if frame - entry.frame <= self.map_limit
+            (frame - entry.frame - 1, entry.features) for entry in self.maps if frame - entry.frame <= self.map_limit
         ]
         pointers = [(frame - entry.frame, entry.vector) for entry in self.conditioning_pointers]
         pointers += [
@@ -150,3 +148,19 @@ def stack_readings(readings: Sequence[MemoryReading]) -> MemoryReading:
         ages=first.ages,
         pointers=[torch.stack(vectors) for vectors in zip(*(r.pointers for r in readings), strict=True)],
     )
+
+
+def group_by_layout(readings: Sequence[MemoryReading], kinds: Sequence[Hashable]) -> list[list[int]]:
+    """Find the tracks that can go through the model as one batch.
+
+    Args:
+        readings: One reading a track.
+        kinds: One value a track for what else must be equal, such as the number of prompt tokens.
+
+    Returns:
+        Groups of positions, each ascending, in the order of their first members.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for index, (reading, kind) in enumerate(zip(readings, kinds, strict=True)):
+        groups.setdefault((reading.layout, kind), []).append(index)
+    return list(groups.values())

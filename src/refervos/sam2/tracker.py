@@ -77,7 +77,7 @@ class Sam2Tracker(nn.Module):
         self.config = config
         self.sam = Sam2VideoModel(hf_config(config))
         if not config.object_score:
-            # Referring-image checkpoints are trained without these; absent, so that they can neither be used nor missed.
+            # Referring-image checkpoints are trained without these; absent, they can neither be used nor missed.
             self.sam.mask_decoder.obj_score_token = None
             self.sam.mask_decoder.pred_obj_score_head = None
             self.sam.no_object_pointer = None
@@ -138,9 +138,7 @@ class Sam2Tracker(nn.Module):
         """
         lateral = self.sam.vision_encoder.neck.convs
         first, second, third, fourth = (stage.permute(0, 3, 1, 2) for stage in stages)  # (N, C_i, h_i, w_i)
-        upsampled = F.interpolate(
-            lateral[0](fourth).float(), scale_factor=2.0, mode="nearest"
-        )  # (N, C, g, g)
+        upsampled = F.interpolate(lateral[0](fourth).float(), scale_factor=2.0, mode="nearest")  # (N, C, g, g)
         top = lateral[1](third) + upsampled.to(third.dtype)
         decoder = self.sam.mask_decoder
         return FrameFeatures(decoder.conv_s0(lateral[3](first)), decoder.conv_s1(lateral[2](second)), top)
@@ -194,9 +192,7 @@ class Sam2Tracker(nn.Module):
         split = self.config.hidden // width
         vectors = torch.stack(memory.pointers)  # (P, N, C)
         count, tracks, _ = vectors.shape
-        tokens = (
-            vectors.reshape(count, tracks, split, width).transpose(1, 2).flatten(0, 1)
-        )  # (P*split, N, 64)
+        tokens = vectors.reshape(count, tracks, split, width).transpose(1, 2).flatten(0, 1)  # (P*split, N, 64)
         if not self.config.pointer_time_encoding:
             return tokens, tokens.new_zeros(count * split, 1, width)
         ages = torch.tensor(memory.ages, dtype=torch.float32, device=vectors.device)
@@ -215,7 +211,7 @@ class Sam2Tracker(nn.Module):
 
         Args:
             points: Pixel positions x, y in the letterboxed image (N, P, 2).
-            labels: 1 on the object, 0 off it, 2 and 3 the top-left and bottom-right corner of a box, -1 padding; (N, P).
+            labels: 1 on the object, 0 off it, 2 and 3 the corners of a box, -1 padding; (N, P).
 
         Returns:
             Tokens (N, P + 1, C), the last one padding.
@@ -338,9 +334,7 @@ class Sam2Tracker(nn.Module):
 
     # Remember.
 
-    def remember(
-        self, top: Tensor, mask_logits: Tensor, score: Tensor | None, *, binary: bool = False
-    ) -> Tensor:
+    def remember(self, top: Tensor, mask_logits: Tensor, score: Tensor | None, *, binary: bool = False) -> Tensor:
         """Encode a frame and its mask into a memory map (SAM2 paper, "memory encoder").
 
         Args:

@@ -95,9 +95,7 @@ def infer_samwise_config(source: Mapping[str, Tensor], args: Namespace | None, w
     """
     if not any(name.startswith("cmt_adapters.") for name in source):
         raise CheckpointError(f"{where} has no cmt_adapters.*; it is no SAMWISE checkpoint.")
-    sam2 = infer_sam2_config(
-        {n.removeprefix("sam."): t for n, t in source.items() if n.startswith("sam.")}, where
-    )
+    sam2 = infer_sam2_config({n.removeprefix("sam."): t for n, t in source.items() if n.startswith("sam.")}, where)
     config = SamwiseConfig(
         sam2=sam2,
         text=_infer_text(source, where),
@@ -144,7 +142,7 @@ def load_official(path: Path, tokenizer: Tokenizer | None = None, **overrides: A
         The model, in evaluation mode.
 
     Raises:
-        CheckpointError: When the file is unreadable or does not fit; missing, unexpected and misshapen names are listed.
+        CheckpointError: When the file is unreadable or does not fit; the names that are wrong are listed.
     """
     loaded = read_torch_file(path)
     source = model_tensors(loaded, path)

@@ -9,11 +9,21 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.attention import MultiheadAttention
 
 SwitchMode = Literal["reweight", "all_mask", "avg"]
+
+IGNORED_LABEL = -1
+"""CME label of a frame that teaches nothing."""
+
+MIN_VISIBLE_PIXELS = 50
+"""A predicted mask of at most this many pixels shows no object."""
+
+MIN_OVERLAP = 0.1
+"""Two masks whose intersection is below this share of the smaller one show different objects."""
 
 
 class ConditionalMemoryEncoder(nn.Module):
@@ -71,3 +81,44 @@ def rewrite_memory_mask(tracked: Tensor, unbiased: Tensor, mode: SwitchMode) -> 
     if mode == "avg":
         return (tracked + unbiased) / 2
     return torch.where(unbiased > 0, 10 * unbiased, tracked)
+
+
+def cme_labels(tracked: Tensor, unbiased: Tensor, score: Tensor | None, *, published: bool = False) -> Tensor:
+    """What the CME should have decided.
+
+    Args:
+        tracked: Memory-aware predicted masks, bool (K, H, W).
+        unbiased: Memory-free predicted masks, bool (K, H, W).
+        score: Object score logits of the memory-free pass (K,), or None.
+        published: When exactly one mask is empty the released code says 0 although its comment says 1.
+
+    Returns:
+        int64 (K,): 1 where the two masks show different objects, 0 where they show the same, ``IGNORED_LABEL`` where
+        neither shows anything or the memory-free pass sees no object.
+    """
+    areas = tracked.flatten(1).sum(1), unbiased.flatten(1).sum(1)  # (K,) each
+    smaller = torch.minimum(*areas)
+    overlap = (tracked & unbiased).flatten(1).sum(1) / smaller.clamp(min=1)
+    different = overlap < MIN_OVERLAP
+    if published:
+        different = different & (smaller > 0)
+    ignored = (areas[0] <= MIN_VISIBLE_PIXELS) & (areas[1] <= MIN_VISIBLE_PIXELS)
+    if score is not None:
+        ignored = ignored | (score < 0)
+    return torch.where(ignored, IGNORED_LABEL, different.long())
+
+
+def cme_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the CME's decisions, a switch counting twice.
+
+    Args:
+        logits: (K, 2).
+        labels: int64 (K,), ``IGNORED_LABEL`` where there is nothing to learn.
+
+    Returns:
+        A scalar, zero (with a gradient path) when every label is ignored.
+    """
+    if not bool((labels != IGNORED_LABEL).any()):
+        return logits.sum() * 0.0
+    weights = torch.tensor([1.0, 2.0], dtype=logits.dtype, device=logits.device)
+    return F.cross_entropy(logits, labels, weight=weights, ignore_index=IGNORED_LABEL)

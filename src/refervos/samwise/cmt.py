@@ -33,9 +33,7 @@ class CrossModalTemporalAdapter(nn.Module):
         self.text_to_vision = MultiheadAttention(width, heads)
         self.hsa = HierarchicalSelectiveAttention(width, heads, patch) if patch else None
 
-    def forward(
-        self, vision: Tensor, text: Tensor, frames: int, keep: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, vision: Tensor, text: Tensor, frames: int, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What to add to the image tokens and to the text tokens.
 
         Args:
@@ -63,9 +61,7 @@ class CrossModalTemporalAdapter(nn.Module):
         x = x.flatten(1, 3)  # (N, T*H*W, A)
         y = x * self.vision_to_text(x, t, mask)
         y = y.reshape(-1, height, cells_wide, y.shape[-1]).permute(0, 3, 1, 2)  # (N*T, A, H, W)
-        vision_delta = torch.relu(self.vision_up_norm(self.vision_up(y))).permute(
-            0, 2, 3, 1
-        )  # (N*T, H, W, C)
+        vision_delta = torch.relu(self.vision_up_norm(self.vision_up(y))).permute(0, 2, 3, 1)  # (N*T, H, W, C)
         return vision_delta, text_delta
 
 
@@ -101,9 +97,7 @@ class HierarchicalSelectiveAttention(nn.Module):
         side = self.patch
         rows, columns = height // side, cells_wide // side
         x = x.reshape(count, frames, rows, side, columns, side, width)
-        x = x.permute(0, 2, 4, 1, 3, 5, 6).reshape(
-            -1, frames, side * side, width
-        )  # (N*rows*columns, T, P*P, A)
+        x = x.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, frames, side * side, width)  # (N*rows*columns, T, P*P, A)
         time = time_embedding(frames, width).to(x)  # (T, A)
         tokens = self.norm(x + self.spatial_embedding + time.unsqueeze(1)).flatten(1, 2)  # (..., T*P*P, A)
         tokens = self.linear(self.attention(tokens, tokens))
@@ -124,7 +118,5 @@ def time_embedding(frames: int, width: int) -> Tensor:
     turns = torch.arange(1, frames + 1, dtype=torch.float32)
     turns = turns / (turns[-1] + 1e-6) * 2 * math.pi
     channel = torch.arange(width, dtype=torch.float32)
-    angles = turns.unsqueeze(1) / 10000 ** (
-        2 * torch.div(channel, 2, rounding_mode="floor") / width
-    )  # (T, width)
+    angles = turns.unsqueeze(1) / 10000 ** (2 * torch.div(channel, 2, rounding_mode="floor") / width)  # (T, width)
     return torch.stack([angles[:, 0::2].sin(), angles[:, 1::2].cos()], dim=2).flatten(1)

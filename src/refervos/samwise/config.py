@@ -54,9 +54,7 @@ class SamwiseConfig:
 
     def __post_init__(self) -> None:
         if len(self.hsa_patches) != 3:
-            raise ConfigError(
-                f"hsa_patches is {self.hsa_patches}; it must have one entry for each of three adapters."
-            )
+            raise ConfigError(f"hsa_patches is {self.hsa_patches}; it must have one entry for each of three adapters.")
         for stage, patch in enumerate(self.hsa_patches, start=1):
             grid = self.sam2.image_size // 4 // 2**stage
             if self.hsa and grid % patch:

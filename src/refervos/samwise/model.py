@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from refervos.errors import PromptError
 from refervos.frames import Placement, letterbox
+from refervos.pretrained import Pretrained
 from refervos.prompts import Prompt
 from refervos.sam2.memory import MemoryBank, stack_readings
 from refervos.sam2.tracker import Decoded, FrameFeatures, Sam2Tracker, gate
-from refervos.samwise.cme import ConditionalMemoryEncoder, rewrite_memory_mask
+from refervos.samwise.cme import ConditionalMemoryEncoder, cme_labels, rewrite_memory_mask
 from refervos.samwise.cmt import CrossModalTemporalAdapter
 from refervos.samwise.config import SamwiseConfig
 from refervos.segmenter import FramePrediction
@@ -104,9 +105,7 @@ class PromptMLP(nn.Module):
 
     def __init__(self, text_width: int, width: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            [nn.Linear(text_width, width), nn.Linear(width, width), nn.Linear(width, width)]
-        )
+        self.layers = nn.ModuleList([nn.Linear(text_width, width), nn.Linear(width, width), nn.Linear(width, width)])
 
     def forward(self, state: Tensor) -> Tensor:
         """(N, text_width) -> (N, C)."""
@@ -114,13 +113,15 @@ class PromptMLP(nn.Module):
         return self.layers[2](torch.relu(self.layers[1](state)))
 
 
-class Samwise(nn.Module):
+class Samwise(Pretrained):
     """SAMWISE over a frozen SAM2 and a frozen RoBERTa.
 
     Args:
         config: Every hyper-parameter.
         tokenizer: Turns sentences into token ids; may be left out where ids are given.
     """
+
+    model_type = "samwise"
 
     def __init__(self, config: SamwiseConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
@@ -140,9 +141,7 @@ class Samwise(nn.Module):
             for index in range(3)
         )
         self.text_prompt = PromptMLP(config.text.width, config.sam2.hidden)
-        self.motion_prompt = (
-            PromptMLP(config.text.width, config.sam2.hidden) if config.motion_prompt else None
-        )
+        self.motion_prompt = PromptMLP(config.text.width, config.sam2.hidden) if config.motion_prompt else None
         self.cme = ConditionalMemoryEncoder(config.sam2.hidden, feedforward=config.cme_feedforward)
         for part in self.frozen_parts():
             part.requires_grad_(False)
@@ -169,7 +168,7 @@ class Samwise(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.text_prompt.layers[0].weight.device
+        return next(self.text_prompt.parameters()).device
 
     def placement(self, frame_size: tuple[int, int]) -> Placement:
         """Letterbox: the aspect ratio is kept, zeros to the right and below."""
@@ -222,16 +221,12 @@ class Samwise(nn.Module):
         if self.config.protocol == "published" and len(pixels) == 1:
             for track in tracks:  # the released loop takes a one-frame clip for an image
                 track.restart()
-        with torch.autocast(
-            pixels.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32
-        ):
+        with torch.autocast(pixels.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
             clip = self.encode(pixels.unsqueeze(0), *self._text_batch(tracks, pixels.device))
             for time in range(len(pixels)):
                 yield self._predict_frame(clip, time, tracks)
 
-    def _predict_frame(
-        self, clip: ClipFeatures, time: int, tracks: Sequence[SamwiseTrack]
-    ) -> FramePrediction:
+    def _predict_frame(self, clip: ClipFeatures, time: int, tracks: Sequence[SamwiseTrack]) -> FramePrediction:
         frames = self.track_frame(clip, time, tracks)
         frame = [frames[index] for index in range(len(tracks))]
         scores = [group.decoded.score for group, _ in frame]
@@ -239,9 +234,7 @@ class Samwise(nn.Module):
             mask_logits=torch.stack([group.mask_logits[row, 0] for group, row in frame]),
             score=None
             if scores[0] is None
-            else torch.stack(
-                [group.decoded.score[row] for group, row in frame if group.decoded.score is not None]
-            ),
+            else torch.stack([group.decoded.score[row] for group, row in frame if group.decoded.score is not None]),
             switched=torch.stack([group.switched[row] for group, row in frame]),
         )
 
@@ -268,9 +261,7 @@ class Samwise(nn.Module):
         keep = ids != self.config.text.pad  # (N, L)
         adapter_keep = None if self.config.protocol == "published" else keep
         text = self.text.run_segment(0, self.text.embed(ids), keep)  # (N, L, D)
-        vision = self.tracker.encode_stage(
-            0, self.tracker.embed_patches(pixels.flatten(0, 1))
-        )  # (V*T, 4g, 4g, w)
+        vision = self.tracker.encode_stage(0, self.tracker.embed_patches(pixels.flatten(0, 1)))  # (V*T, 4g, 4g, w)
         stages = [vision.unflatten(0, (videos, frames))]
         for stage in range(1, 4):
             vision = self.tracker.encode_stage(stage, vision)
@@ -278,9 +269,7 @@ class Samwise(nn.Module):
             if stage == FIRST_ADAPTED_STAGE and videos != count:
                 # From here on the image depends on the sentence.
                 vision = vision.unflatten(0, (videos, frames)).expand(count, -1, -1, -1, -1).flatten(0, 1)
-            vision_delta, text_delta = self.adapters[stage - FIRST_ADAPTED_STAGE](
-                vision, text, frames, adapter_keep
-            )
+            vision_delta, text_delta = self.adapters[stage - FIRST_ADAPTED_STAGE](vision, text, frames, adapter_keep)
             vision, text = vision + vision_delta, text + text_delta
             stages.append(vision.unflatten(0, (count, frames)))
         prompts, unbiased = self._prompt_tokens(text, verbs)
@@ -336,9 +325,7 @@ class Samwise(nn.Module):
         for members in groups.values():
             mine = features if len(members) == len(tracks) else features.take(members)
             group = [tracks[index] for index in members]
-            conditioned = self.tracker.condition(
-                mine.top, stack_readings([readings[index] for index in members])
-            )
+            conditioned = self.tracker.condition(mine.top, stack_readings([readings[index] for index in members]))
             prompts = torch.stack([clip.prompts[index] for index in members])  # (n, P, C)
             frame = self._decode(conditioned, mine, prompts)
             unbiased = torch.stack([clip.unbiased_prompts[index] for index in members])
@@ -415,8 +402,6 @@ class Samwise(nn.Module):
         frame.cme_labels = dict(zip(due, labels, strict=True))
 
     def _labels(self, frame: _TrackedFrame, again: Decoded, due: list[int]) -> Tensor:
-        from refervos.training.losses import cme_labels
-
         return cme_labels(
             frame.memory_logits[due, 0] > 0,
             self.tracker.upsample(again.mask_logits)[:, 0] > 0,
@@ -464,9 +449,7 @@ class Samwise(nn.Module):
             scores = [step[n][0].decoded.score for step in steps]
             if scores[0] is None:
                 return None
-            rows.append(
-                torch.stack([s[step[n][1]] for s, step in zip(scores, steps, strict=True) if s is not None])
-            )
+            rows.append(torch.stack([s[step[n][1]] for s, step in zip(scores, steps, strict=True) if s is not None]))
         return torch.stack(rows)
 
     # What it is.

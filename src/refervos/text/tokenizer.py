@@ -41,7 +41,7 @@ class Tokenizer:
         except (OSError, ValueError) as error:
             reason = str(error).split("\n")[0]
             raise CheckpointError(
-                f"no tokenizer can be read from {name_or_path} ({reason}); give a folder with a RoBERTa tokenizer's files."
+                f"no tokenizer can be read from {name_or_path} ({reason}); give a RoBERTa tokenizer's folder."
             ) from error
 
     def save_pretrained(self, folder: Path) -> None:

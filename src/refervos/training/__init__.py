@@ -1,0 +1,1 @@
+"""What training needs: losses, and what each decision should have been."""

@@ -1,0 +1,133 @@
+"""Find a model by folder, file, hub id or name, and load it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from refervos.errors import CheckpointError, ConfigError
+from refervos.pretrained import CONFIG, WEIGHTS
+from refervos.typed_config import config_from_mapping
+from refervos.weights import load_renamed
+
+if TYPE_CHECKING:
+    from refervos.sam2.segmenter import Sam2Segmenter
+    from refervos.samwise.model import Samwise
+
+MINIATURE = "miniature"
+"""Name under which ``load`` finds the small model inside the package."""
+
+
+def load(
+    model: str | os.PathLike[str] = MINIATURE,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    **overrides: Any,
+) -> Samwise | Sam2Segmenter:
+    """Load a model, ready for ``open``.
+
+    Args:
+        model: A folder written by ``save_pretrained`` or ``refervos convert``; a Hugging Face SAM2 folder or Meta
+            ``.pt`` file (for clicks, boxes and masks); a hub id ``owner/name``; or ``miniature``, the small model
+            inside the package.
+        device: Where to compute, default a GPU when there is one.
+        dtype: ``torch.bfloat16`` (or its name) computes in mixed precision; default float32.
+        **overrides: Fields of the model's configuration to change, such as ``protocol="published"``.
+
+    Returns:
+        The model in evaluation mode, on the device.
+
+    Raises:
+        CheckpointError: When there is no such model, or its files do not fit.
+        ConfigError: When an override or the type is unknown.
+    """
+    path = _locate(model)
+    loaded = _read(path, overrides)
+    loaded.compute_dtype = _dtype(dtype)
+    return loaded.to(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype, None) or dtype
+    if dtype is None:
+        return torch.float32
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ConfigError(f"dtype is {dtype}; it must be float32, bfloat16 or float16.")
+    return dtype
+
+
+def _locate(model: str | os.PathLike[str]) -> Path:
+    """The folder or file of a model, downloaded from the hub when it is a hub id."""
+    if str(model) == MINIATURE:
+        return Path(__file__).parent / "assets" / MINIATURE
+    path = Path(model)
+    if path.exists():
+        return path
+    if str(model).count("/") != 1 or str(model).startswith((".", "/", "~")):
+        raise CheckpointError(
+            f"{model} does not exist; give a model folder, a SAM2 checkpoint, or a hub id owner/name."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=["*.json", "*.txt", "*.safetensors"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().split("\n")[0][:160]
+        raise CheckpointError(f"{model} is no folder here and cannot be had from the hub ({reason}).") from error
+
+
+def _read(path: Path, overrides: dict[str, Any]) -> Samwise | Sam2Segmenter:
+    if path.is_file():
+        if path.suffix == ".pth":
+            raise CheckpointError(f"{path} is an official checkpoint; run 'refervos convert {path} FOLDER' first.")
+        return _read_sam2(path, overrides)
+    try:
+        header = json.loads((path / CONFIG).read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} has no {CONFIG}; give a folder written by 'refervos convert'.") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path / CONFIG} is not valid JSON ({error}).") from error
+    kind = header.get("model_type") if isinstance(header, dict) else None
+    if kind in ("sam2_video", "sam2"):
+        return _read_sam2(path, overrides)
+    if kind == "samwise":
+        return _read_samwise(path, header, overrides)
+    raise CheckpointError(f"{path / CONFIG} has model_type {kind!r}; known are samwise and sam2_video.")
+
+
+def _read_sam2(path: Path, overrides: dict[str, Any]) -> Sam2Segmenter:
+    from refervos.sam2.checkpoints import load_sam2
+    from refervos.sam2.segmenter import Sam2Segmenter
+
+    if overrides:
+        raise ConfigError(f"SAM2 has no field {sorted(overrides)[0]} to override.")
+    return Sam2Segmenter(load_sam2(path))
+
+
+def _read_samwise(path: Path, header: dict[str, Any], overrides: dict[str, Any]) -> Samwise:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from refervos.samwise.config import SamwiseConfig
+    from refervos.samwise.model import Samwise
+    from refervos.text.tokenizer import Tokenizer
+
+    values = header.get("config")
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path / CONFIG} has no config; it was not written by refervos.")
+    config = config_from_mapping(SamwiseConfig, {**values, **overrides}, str(path / CONFIG))
+    has_tokenizer = any((path / name).is_file() for name in ("tokenizer.json", "vocab.json"))
+    model = Samwise(config, Tokenizer.from_pretrained(path) if has_tokenizer else None)
+    try:
+        source = load_file(path / WEIGHTS)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise CheckpointError(f"{path / WEIGHTS} is missing or unreadable ({error}).") from error
+    load_renamed(model, source, lambda name: (name,), where=str(path / WEIGHTS))
+    return model

@@ -1,0 +1,76 @@
+"""The published mask losses, focal and dice (SAMWISE paper, section 4.1); the CME's is beside the CME."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def dice_loss(logits: Tensor, targets: Tensor, count: float) -> Tensor:
+    """Dice loss, summed over rows and divided by ``count``.
+
+    Args:
+        logits: (R, P) mask logits, one row a mask (or a clip of masks).
+        targets: (R, P) in {0, 1}.
+        count: What the sum is divided by, the number of clips.
+
+    Returns:
+        A scalar.
+    """
+    chance = logits.sigmoid()
+    overlap = 2 * (chance * targets).sum(1)
+    return (1 - (overlap + 1) / (chance.sum(1) + targets.sum(1) + 1)).sum() / count
+
+
+def sigmoid_focal_loss(
+    logits: Tensor, targets: Tensor, count: float, alpha: float | None = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Focal loss (Lin et al. 2017, equation 5), mean over the pixels of a row, summed over rows, divided by ``count``.
+
+    Args:
+        logits: (R, P) mask logits.
+        targets: (R, P) in {0, 1}.
+        count: What the sum is divided by, the number of clips.
+        alpha: Weight of positive pixels, None for no weighting.
+        gamma: Exponent that turns down easy pixels.
+
+    Returns:
+        A scalar.
+    """
+    chance = logits.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    wrong = chance * (1 - targets) + (1 - chance) * targets
+    loss = entropy * wrong**gamma
+    if alpha is not None:
+        loss = loss * (alpha * targets + (1 - alpha) * (1 - targets))
+    return loss.mean(1).sum() / count
+
+
+def mask_losses(mask_logits: Tensor, targets: Sequence[Tensor], *, published: bool = False) -> tuple[Tensor, Tensor]:
+    """Focal and dice loss of a batch of clips, on logits brought to the targets' size.
+
+    Args:
+        mask_logits: (N, T, h, w), over the same field of view as the targets.
+        targets: For each clip its masks (T, H, W) in {0, 1}; sizes may differ between clips.
+        published: Compute them as the released code does, which pads the targets to a common size and to multiples of
+            32 but stretches the predictions over the padding; equal where nothing is padded.
+
+    Returns:
+        The focal and the dice loss, each the mean over the clips of a clip's loss (all its frames together).
+    """
+    count = len(targets)
+    if published:
+        height = max(-(-target.shape[1] // 32) * 32 for target in targets)
+        width = max(-(-target.shape[2] // 32) * 32 for target in targets)
+        targets = [F.pad(t, (0, width - t.shape[2], 0, height - t.shape[1])) for t in targets]
+    focal = mask_logits.new_zeros(())
+    dice = mask_logits.new_zeros(())
+    for logits, target in zip(mask_logits, targets, strict=True):
+        if logits.shape[-2:] != target.shape[-2:]:
+            logits = F.interpolate(logits[None], size=target.shape[-2:], mode="bilinear", align_corners=False)[0]
+        row, truth = logits.reshape(1, -1), target.to(logits.dtype).reshape(1, -1)  # (1, T*H*W)
+        focal = focal + sigmoid_focal_loss(row, truth, count)
+        dice = dice + dice_loss(row, truth, count)
+    return focal, dice

@@ -1,0 +1,34 @@
+"""Videos in, answers out: sources of frames, sinks of masks, and the drawing between."""
+
+from refervos.video.frames import Frame, SourceInfo
+from refervos.video.overlay import draw_overlay, palette
+from refervos.video.progress import progress
+from refervos.video.reader import Source
+from refervos.video.sinks import (
+    BinarySink,
+    CutoutSink,
+    OverlaySink,
+    PaletteSink,
+    RleSink,
+    Sink,
+    davis_palette,
+)
+from refervos.video.sources import open_source, read_video
+
+__all__ = [
+    "BinarySink",
+    "CutoutSink",
+    "Frame",
+    "OverlaySink",
+    "PaletteSink",
+    "RleSink",
+    "Sink",
+    "Source",
+    "SourceInfo",
+    "davis_palette",
+    "draw_overlay",
+    "open_source",
+    "palette",
+    "progress",
+    "read_video",
+]

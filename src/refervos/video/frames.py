@@ -1,0 +1,116 @@
+"""Frames of a video and what is known about where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from refervos.errors import VideoError
+
+ImageArray = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture of a video.
+
+    Attributes:
+        index: Position in the source, from 0.
+        image: uint8 (H, W, 3), RGB, upright.
+        time: Seconds since the first frame of the source, or None where the source tells no times.
+        name: File stem for frames that come from image files, else None.
+    """
+
+    index: int
+    image: ImageArray
+    time: float | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What is known about a source before its frames are read.
+
+    Attributes:
+        name: Short name of the source, fit for naming outputs after.
+        width: Width of the upright frames in pixels; None while unknown.
+        height: Height of the upright frames in pixels; None while unknown.
+        fps: Average frames per second; None while unknown.
+        frame_count: Number of frames, exact or estimated; None while unknown.
+        live: True for a camera or a live network stream, which ends only when it is closed.
+        path: The media file, whose audio may be copied; None where there is no such file.
+        start_time: Seconds on the media file's own clock at which its first frame is shown. Needed to keep
+            the audio in step.
+    """
+
+    name: str
+    width: int | None = None
+    height: int | None = None
+    fps: Fraction | None = None
+    frame_count: int | None = None
+    live: bool = False
+    path: Path | None = None
+    start_time: float = 0.0
+
+
+def counted(count: int) -> str:
+    """A number of frames in words."""
+    return "1 frame" if count == 1 else f"{count} frames"
+
+
+def rgb_from_array(array: Any, described: str) -> ImageArray:
+    """Turns a gray, RGB or RGBA picture into RGB; alpha is dropped.
+
+    Args:
+        array: uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a PIL image.
+        described: What to call the picture in an error, such as "frame 3 of the array".
+
+    Returns:
+        uint8 (H, W, 3), contiguous.
+
+    Raises:
+        VideoError: It is not such a picture.
+    """
+    if isinstance(array, Image.Image):
+        return rgb_from_pil(array)
+    wanted = "a uint8 array of shape (H, W, 3), (H, W, 4), (H, W, 1) or (H, W)"
+    if isinstance(array, (str, bytes, Path)):
+        raise VideoError(f"{described} is {array!r}; it must be {wanted}, not a path.")
+    try:
+        picture = np.asarray(array)
+    except Exception as error:  # whatever a foreign array type raises, the fault is the input's
+        raise VideoError(f"{described} is a {type(array).__name__}; it must be {wanted}.") from error
+    if picture.dtype != np.uint8:
+        raise VideoError(f"{described} has dtype {picture.dtype}; it must be {wanted}, values 0 to 255.")
+    if picture.ndim == 2:
+        picture = picture[:, :, None]
+    if picture.ndim != 3 or picture.shape[2] not in (1, 3, 4) or 0 in picture.shape:
+        raise VideoError(f"{described} has shape {np.shape(array)}; it must be {wanted}, channels last.")
+    if picture.shape[2] == 1:
+        return np.repeat(picture, 3, axis=2)
+    return np.ascontiguousarray(picture[:, :, :3])
+
+
+def rgb_from_pil(image: Image.Image) -> ImageArray:
+    """Turns a PIL image of any mode into an upright RGB array, following its EXIF orientation.
+
+    Args:
+        image: The image; 16-bit gray keeps its upper eight bits, alpha is dropped.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        # PIL clips values above 255 to white when converting 16-bit gray, so the upper byte is taken here.
+        gray = np.asarray(image)
+        deep = image.mode != "I" or int(gray.max(initial=0)) > 255
+        gray = (gray >> 8 if deep else gray).clip(0, 255).astype(np.uint8)
+        return np.repeat(gray[:, :, None], 3, axis=2)
+    return np.array(image.convert("RGB"))

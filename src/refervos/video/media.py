@@ -1,0 +1,415 @@
+"""Video files, cameras and network streams, decoded by FFmpeg through PyAV."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import re
+import sys
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.sidedata.sidedata import Type as SideDataType
+
+from refervos.errors import VideoError
+from refervos.video.containers import open_input
+from refervos.video.frames import Frame, ImageArray, SourceInfo, counted
+from refervos.video.reader import Reader
+from refervos.video.truncation import cut_short
+
+# A damaged file may fail at several packets in a row before the demuxer finds its feet again; a broken one
+# never does.
+_DEMUX_ATTEMPTS = 32
+_NETWORK_TIMEOUT = 15.0
+_LIVE_SCHEMES = {"rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt"}
+_SCHEMES = {*_LIVE_SCHEMES, "http", "https"}
+_VIDEO_KINDS = "mp4, mov, mkv, webm, avi or gif"
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A container that has been opened, and how to speak of it."""
+
+    container: Any
+    described: str
+    name: str
+    path: Path | None
+    live: bool
+
+
+class MediaReader(Reader):
+    """Frames of a video file, camera or network stream.
+
+    The first frame is decoded on opening, so that what cannot be read fails there and the size is known.
+    Packets that cannot be decoded are skipped and counted in a warning; a stream that breaks off ends with a
+    warning.
+    """
+
+    def __init__(self, opened: _Opened, *, fps: Fraction | None, start: int, stop: int | None) -> None:
+        self._opened = opened
+        self._start, self._stop = start, stop
+        self._damaged = 0
+        self._break: str | None = None
+        try:
+            self._stream = _video_stream(opened)
+            self._cut = cut_short(opened.path) if opened.path is not None else None
+            self._decoded = self._decode()
+            self._first = next(self._decoded, None)
+            if self._first is None:
+                raise VideoError(self._nothing_decoded())
+            super().__init__(self._describe(self._first, fps))
+        except BaseException:
+            opened.container.close()
+            raise
+
+    def _describe(self, first: Any, fps: Fraction | None) -> SourceInfo:
+        stream, container = self._stream, self._opened.container
+        rate = stream.average_rate or stream.guessed_rate or fps
+        if rate is not None and not 0 < rate < 10_000:
+            rate = fps
+        count: int | None = stream.frames or None
+        if count is None and rate is not None and not self._opened.live:
+            if stream.duration:
+                count = round(stream.duration * stream.time_base * rate)
+            elif container.duration and container.duration > 0:
+                count = round(Fraction(container.duration, av.time_base) * rate)
+        if count is not None:
+            count = max(0, min(count, self._stop if self._stop is not None else count) - self._start)
+        height, width = upright(np.empty((first.height, first.width, 0), np.uint8), first).shape[:2]
+        begin = 0.0 if first.pts is None else float(first.pts * stream.time_base)
+        return SourceInfo(
+            name=self._opened.name,
+            width=width,
+            height=height,
+            fps=rate,
+            frame_count=count,
+            live=self._opened.live,
+            path=self._opened.path,
+            start_time=begin,
+        )
+
+    def _generate(self) -> Generator[Frame, None, None]:
+        first, self._first = self._first, None
+        shown = 0.0  # when the frame at hand is shown; guessed from the one before where it does not say
+        step = 1 / float(self.info.fps) if self.info.fps else None
+        index = -1
+        for picture in _chain(first, self._decoded):
+            index += 1
+            told: float | None
+            if picture.pts is not None:
+                told = shown = float(picture.pts * self._stream.time_base) - self.info.start_time
+            else:
+                told = shown = shown + (step if step and index else 0.0)
+                if step is None and index:
+                    told = None
+            if index >= self._start:
+                yield Frame(index, _rgb(picture), told)
+            # Stopping here rather than at the next picture keeps a camera from being waited for in vain.
+            if self._stop is not None and index + 1 >= self._stop:
+                self._report_damage()
+                return
+        self._report_damage()
+        self._report_end(index + 1)
+
+    def _decode(self) -> Iterator[Any]:
+        container, stream = self._opened.container, self._stream
+        packets = container.demux(stream)
+        failures = 0
+        waiting_since: float | None = None
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except FFmpegError as error:
+                packets = container.demux(stream)
+                if error.errno == errno.EAGAIN and self._opened.live:
+                    # Some cameras answer "not yet" instead of waiting.
+                    waiting_since = waiting_since or time.monotonic()
+                    if time.monotonic() - waiting_since < _NETWORK_TIMEOUT:
+                        time.sleep(0.005)
+                        continue
+                failures += 1
+                if self._opened.path is None or failures >= _DEMUX_ATTEMPTS:
+                    self._break = error.strerror or str(error)
+                    yield from self._flush()
+                    return
+                continue
+            waiting_since = None
+            if self._cut is not None and packet.is_corrupt:
+                continue  # the packet through which the cut goes: its picture would be half gray
+            try:
+                pictures = stream.decode(packet)
+            except FFmpegError:
+                if packet.size:  # a flushing packet that fails has nothing more to give and lost nothing
+                    self._damaged += 1
+                continue
+            failures = 0
+            yield from pictures
+
+    def _flush(self) -> list[Any]:
+        try:
+            return self._stream.decode(None)
+        except FFmpegError:
+            return []
+
+    def _nothing_decoded(self) -> str:
+        described = self._opened.described
+        if self._cut is not None:
+            return (
+                f"{described} is cut short ({self._cut}) and no frame of it can be decoded; get the whole file again."
+            )
+        if self._break is not None:
+            return f"{described} gives no frame ({self._break}); check that it plays in a video player."
+        return (
+            f"{described} holds no frame that can be decoded as {self._stream.codec_context.name}; "
+            "check that it plays in a video player."
+        )
+
+    def _report_damage(self) -> None:
+        if self._damaged:
+            packets = "1 damaged packet was" if self._damaged == 1 else f"{self._damaged} damaged packets were"
+            self.warnings.append(f"{self._opened.described}: {packets} skipped, whose frames are missing.")
+
+    def _report_end(self, count: int) -> None:
+        described = self._opened.described
+        if self._cut is not None:
+            self.warnings.append(
+                f"{described} is cut short: {self._cut}; only its first {counted(count)} could be read."
+            )
+        elif self._break is not None:
+            self.warnings.append(f"{described} broke off after {counted(count)}: {self._break}.")
+        if count <= self._start:
+            raise VideoError(f"{described} has only {counted(count)}, so none is left from frame {self._start} on.")
+
+    def _release(self) -> None:
+        self._opened.container.close()
+
+
+def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest
+
+
+def upright(image: ImageArray, picture: Any) -> ImageArray:
+    """Turns an image as the display matrix of its decoded picture asks.
+
+    Args:
+        image: (H, W, C) as decoded.
+        picture: The PyAV frame that it comes from.
+
+    Returns:
+        The image upright, contiguous; turns by other than quarter circles are rounded to those.
+    """
+    data = picture.side_data.get(SideDataType.DISPLAYMATRIX)
+    if data is None:
+        return image
+    # (x, y) goes to (a x + c y, b x + d y), y downward; the other entries shift and scale.
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+    if abs(b) > abs(a):
+        image = image.swapaxes(0, 1)
+        across, down = c, b
+    else:
+        across, down = a, d
+    if across < 0:
+        image = image[:, ::-1]
+    if down < 0:
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+def _rgb(picture: Any) -> ImageArray:
+    return upright(picture.to_ndarray(format="rgb24"), picture)
+
+
+def _video_stream(opened: _Opened) -> Any:
+    container = opened.container
+    # FFmpeg would render any text file as a film of scrolling letters.
+    streams = [] if container.format.name == "tty" else list(container.streams.video)
+    moving = [stream for stream in streams if not stream.disposition & stream.disposition.__class__.attached_pic]
+    if not moving:
+        if container.streams.audio:
+            cover = ", its cover picture aside" if streams else ""
+            raise VideoError(f"{opened.described} holds only sound{cover}; give a file with a video stream.")
+        raise VideoError(f"{opened.described} holds no video; give an {_VIDEO_KINDS} file.")
+    best = container.streams.best("video")
+    chosen = best if best in moving else moving[0]
+    if chosen.codec_context is None:
+        raise VideoError(f"{opened.described} is coded in a way that cannot be decoded here; re-encode it as H.264.")
+    return chosen
+
+
+def open_file(path: Path, *, fps: Fraction | None, start: int, stop: int | None) -> MediaReader:
+    """Opens a video file.
+
+    Args:
+        path: An existing file.
+        fps: Frame rate to assume for a stream that tells none.
+        start: First frame to yield.
+        stop: Frame before which to end, or None for all.
+
+    Returns:
+        The source.
+
+    Raises:
+        VideoError: The file is empty, unreadable, holds no video, or none of it can be decoded.
+    """
+    described = f"'{path}'"
+    if path.stat().st_size == 0:
+        raise VideoError(f"{described} is empty (0 bytes); give an {_VIDEO_KINDS} file.")
+    try:
+        # The scheme keeps a name with a colon in it from being taken for another protocol.
+        container = open_input(f"file:{path}")
+    except FFmpegError as error:
+        cut = cut_short(path)
+        if cut is not None:
+            raise VideoError(
+                f"{described} is cut short ({cut}) and cannot be opened; get the whole file again."
+            ) from error
+        if isinstance(error, PermissionError):
+            raise VideoError(f"{described} may not be read by this user; change its permissions.") from error
+        raise VideoError(
+            f"{described} is not a video that can be read ({error.strerror}); give an {_VIDEO_KINDS} file."
+        ) from error
+    opened = _Opened(container, described, path.stem, path, live=False)
+    return MediaReader(opened, fps=fps, start=start, stop=stop)
+
+
+def is_url(spec: str) -> bool:
+    """Whether a source is written as scheme://address."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", spec) is not None
+
+
+def open_url(url: str, *, fps: Fraction | None, start: int, stop: int | None) -> MediaReader:
+    """Opens a network stream.
+
+    Args:
+        url: rtsp, rtmp, udp, rtp, srt (all live), http or https address.
+        fps: Frame rate to assume for a stream that tells none.
+        start: First frame to yield.
+        stop: Frame before which to end, or None for all.
+
+    Returns:
+        The source.
+
+    Raises:
+        VideoError: The scheme is another, nobody answers, or what answers is no video.
+    """
+    parts = urlsplit(url)
+    # Addresses often carry a password, which has no place in an error message.
+    host = parts.netloc.rpartition("@")[2]
+    described = f"'{parts.scheme}://{host}{parts.path}'"
+    if parts.scheme not in _SCHEMES:
+        raise VideoError(f"{described} has the unknown scheme {parts.scheme}://; use {', '.join(sorted(_SCHEMES))}.")
+    # Over TCP a lossy network delays a camera's pictures instead of smearing them.
+    options = {"rtsp_transport": "tcp"} if parts.scheme in ("rtsp", "rtsps") else {}
+    try:
+        container = open_input(url, options=options, timeout=(_NETWORK_TIMEOUT, _NETWORK_TIMEOUT))
+    except (FFmpegError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VideoError(f"{described} cannot be opened ({reason}); check the address and the network.") from error
+    name = PurePosixPath(parts.path).stem or host or "stream"
+    opened = _Opened(container, described, name, None, live=parts.scheme in _LIVE_SCHEMES)
+    return MediaReader(opened, fps=fps, start=start, stop=stop)
+
+
+def open_camera(device: str, *, fps: Fraction | None, start: int, stop: int | None) -> MediaReader:
+    """Opens a camera of this machine.
+
+    Args:
+        device: Its number from 0, or its name as the platform knows it (/dev/video2, "Integrated Webcam").
+        fps: Frame rate to ask of the camera; None for its own choice.
+        start: First frame to yield.
+        stop: Frame before which to end, or None to go on until closed.
+
+    Returns:
+        The source, live.
+
+    Raises:
+        VideoError: There is no such camera, it is in use, or this platform's cameras are not supported.
+    """
+    address, kind = _camera_address(device)
+    options: dict[str, str] = {}
+    if fps is not None or kind == "avfoundation":
+        options["framerate"] = str(fps if fps is not None else 30)
+    try:
+        container = open_input(address, format=kind, options=options, timeout=(_NETWORK_TIMEOUT, None))
+    except (FFmpegError, ValueError) as error:
+        raise VideoError(_camera_fault(device, address, error)) from error
+    opened = _Opened(container, f"camera:{device}", f"camera-{PurePosixPath(device).name}", None, live=True)
+    return MediaReader(opened, fps=fps, start=start, stop=stop)
+
+
+def _camera_address(device: str) -> tuple[str, str]:
+    number = int(device) if device.isascii() and device.isdigit() else None
+    if sys.platform == "darwin":
+        return device, "avfoundation"
+    if sys.platform == "win32":
+        return f"video={device if number is None else _windows_camera(number)}", "dshow"
+    return (device if number is None else f"/dev/video{number}"), "v4l2"
+
+
+def _windows_camera(number: int) -> str:
+    # DirectShow knows cameras by name only.
+    found: list[str] = []
+    with contextlib.suppress(ImportError, FFmpegError, ValueError, OSError):
+        from av.device import enumerate_input_devices
+
+        found = [each.description for each in enumerate_input_devices("dshow") if "video" in each.media_types]
+    if number < len(found):
+        return found[number]
+    raise VideoError(
+        f"camera:{number} is absent ({len(found)} cameras are found here); connect one, "
+        "or name it as the system does, such as 'camera:Integrated Webcam'."
+    )
+
+
+def _camera_fault(device: str, address: str, error: Exception) -> str:
+    where = f"camera:{device} ({address})"
+    code = getattr(error, "errno", None)
+    if code == errno.EBUSY:
+        return f"{where} is in use by another program; close that program first."
+    if code in (errno.EACCES, errno.EPERM):
+        return f"{where} may not be used by this user; allow access to the camera."
+    if code in (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EIO):
+        return f"{where} is absent; connect a camera or give the number of another, such as camera:0."
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"{where} cannot be opened ({reason}); check that it works in another program."
+
+
+def exact_fps(fps: float | Fraction | None) -> Fraction | None:
+    """Checks a frame rate and makes it exact.
+
+    Args:
+        fps: Frames per second, or None.
+
+    Returns:
+        The same as a fraction; 29.97 and its like become multiples of 1000/1001.
+
+    Raises:
+        VideoError: It is not a positive number up to 1000.
+    """
+    if fps is None:
+        return None
+    if (
+        isinstance(fps, bool)
+        or not isinstance(fps, (int, float, Fraction))
+        or not math.isfinite(fps)
+        or not 0 < fps <= 1000
+    ):
+        raise VideoError(f"fps is {fps!r}; it must be a number above 0 and at most 1000.")
+    if isinstance(fps, Fraction):
+        return fps
+    broadcast = Fraction(round(fps * 1.001) * 1000, 1001)
+    if abs(float(broadcast) - fps) < 0.005 and fps != round(fps):
+        return broadcast
+    return Fraction(fps).limit_denominator(1001)

@@ -1,0 +1,322 @@
+"""Writes a video with the masks drawn over it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from PIL import Image
+
+from refervos.errors import VideoError
+from refervos.segmentation import Segmentation
+from refervos.video.audio import AudioTrack
+from refervos.video.frames import Frame, ImageArray, SourceInfo
+from refervos.video.media import exact_fps
+from refervos.video.outputs import (
+    discard,
+    not_writable,
+    prepare_folder,
+    put_in_place,
+    refuse_existing,
+    temporary_beside,
+)
+from refervos.video.overlay import draw_overlay, palette
+from refervos.video.tracks import TrackNumbers, check_fit
+
+# The clock of MPEG: frame times of all common rates fall on it or within six microseconds of it.
+_CLOCK = 90_000
+_DEFAULT_FPS = Fraction(25)
+_PRESETS = (
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+)
+
+
+@dataclass(frozen=True)
+class _Timed:
+    picture: ImageArray
+    pts: int
+
+
+class OverlaySink:
+    """Writes an H.264 mp4 of the source with masks and a legend drawn over it, and the source's sound.
+
+    Every frame keeps its time, so a variable frame rate survives; frames without times follow each other at a
+    fixed rate. The video begins at the first frame written. Frames of odd size are padded by their last row
+    or column, which H.264 needs; frames of another size than the first are fitted into it with black bars.
+
+    Attributes:
+        warnings: Sentences on what could not be kept, such as the sound.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        source: SourceInfo | None = None,
+        *,
+        fps: float | Fraction | None = None,
+        crf: int = 20,
+        preset: str = "veryfast",
+        opacity: float = 0.4,
+        legend: bool = True,
+        audio: bool = True,
+        overwrite: bool = False,
+    ) -> None:
+        """Claims the output; nothing is at the path before `close`.
+
+        Args:
+            path: The mp4 to write; parent folders are made.
+            source: What is known about the source: its file gives the sound, its rate the times of frames
+                without.
+            fps: Frames per second for frames without times; None for the source's rate or else 25.
+            crf: Quality of x264, from 0 (lossless) to 51 (worst).
+            preset: Effort of x264, from "ultrafast" to "veryslow".
+            opacity: Share of the colour in the tint of a mask, 0 to 1.
+            legend: Whether to draw the legend.
+            audio: Whether to keep the source's sound.
+            overwrite: Whether an existing file may be replaced.
+
+        Raises:
+            VideoError: The file exists, cannot be written, is the source itself, or an option is out of
+                range.
+        """
+        self._path = Path(path)
+        if self._path.suffix.lower() != ".mp4":
+            raise VideoError(f"'{path}' does not end in .mp4; the overlay is written as mp4, so name it so.")
+        if not 0 <= crf <= 51:
+            raise VideoError(f"crf is {crf}; it must be from 0 (lossless) to 51 (worst).")
+        if preset not in _PRESETS:
+            raise VideoError(f"preset is {preset!r}; it must be one of {', '.join(_PRESETS)}.")
+        if not 0 <= opacity <= 1:
+            raise VideoError(f"opacity is {opacity}; it must be from 0 to 1.")
+        if source is not None and source.path is not None and _same_file(source.path, self._path):
+            raise VideoError(f"'{path}' is the video being read; choose another name for the output.")
+        refuse_existing(self._path, overwrite)
+        prepare_folder(self._path.parent)
+        self._source = source
+        self._rate = exact_fps(fps) or (source.fps if source is not None else None) or _DEFAULT_FPS
+        # Without B-frames the order of decoding is that of showing, which an mp4 of variable frame rate needs
+        # for its last frames to be shown for as long as they should.
+        self._options = {"crf": str(crf), "preset": preset, "bf": "0"}
+        self._opacity, self._legend = opacity, legend
+        self._keeps_audio = audio and source is not None and source.path is not None
+        self._overwrite = overwrite
+        self._numbers = TrackNumbers()
+        self._temporary = temporary_beside(self._path)
+        self._container: Any = None
+        self._stream: Any = None
+        self._audio: AudioTrack | None = None
+        self._pending: _Timed | None = None
+        self._begin: float | None = None
+        self._count = 0
+        self._end = 0
+        self._durations: dict[int, int] = {}
+        self._size = (0, 0)
+        self._written: list[Path] | None = None
+        self.warnings: list[str] = []
+
+    def write(self, frame: Frame, segmentation: Segmentation) -> None:
+        """Draws one frame and hands it to the encoder.
+
+        Args:
+            frame: The frame as the source gave it.
+            segmentation: Its masks.
+
+        Raises:
+            VideoError: The masks do not fit the frame, the file cannot be written, or the sink is closed.
+        """
+        if self._written is not None:
+            raise VideoError(f"'{self._path}' is closed already; write frames before closing.")
+        check_fit(frame, segmentation)
+        numbers = [self._numbers.of(track) for track in segmentation.track_ids]
+        colours = palette(max(numbers, default=0) + 1)
+        picture = draw_overlay(
+            frame.image,
+            segmentation,
+            [colours[number] for number in numbers] or colours,
+            opacity=self._opacity,
+            legend=self._legend,
+        )
+        try:
+            if self._container is None:
+                self._begin = frame.time
+                self._open(picture)
+            timed = _Timed(_fitted(picture, self._size), self._pts(frame))
+            self._count += 1
+            # One frame is kept back, for how long it is shown is known only when the next one comes.
+            before, self._pending = self._pending, timed
+            if before is not None:
+                self._encode(before, timed.pts - before.pts)
+        except (FFmpegError, OSError, ValueError) as error:
+            raise not_writable(self._path, error) from error
+
+    def close(self) -> list[Path]:
+        """Finishes the video and puts it in place; safe to call twice.
+
+        Returns:
+            The video's path, or nothing where no frame was written.
+
+        Raises:
+            VideoError: The rest cannot be written.
+        """
+        if self._written is not None:
+            return self._written
+        self._written = []
+        if self._container is None:
+            return self._written
+        try:
+            last, self._pending = self._pending, None
+            if last is not None:
+                # How long the last frame was shown is not known; as long as the frames before, on average.
+                gaps = self._count - 1
+                self._encode(last, max(1, round(last.pts / gaps)) if gaps else round(_CLOCK / self._rate))
+            self._mux(self._stream.encode(None))
+            self._sound(last=True)
+            self._container.close()
+        except (FFmpegError, OSError, ValueError) as error:
+            self._drop()
+            raise not_writable(self._path, error) from error
+        finally:
+            self._close_audio()
+        put_in_place(self._temporary, self._path, self._overwrite)
+        self._written = [self._path]
+        return self._written
+
+    def abort(self) -> None:
+        """Drops what was written; nothing stays behind. Does nothing once closed."""
+        if self._written is None:
+            self._written = []
+            self._drop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self, picture: ImageArray) -> None:
+        height, width = picture.shape[:2]
+        self._size = (height, width)
+        container = av.open(f"file:{self._temporary}", mode="w", format="mp4")
+        try:
+            stream: Any = container.add_stream("libx264", rate=self._rate, options=self._options)
+            stream.width, stream.height = width + width % 2, height + height % 2
+            stream.pix_fmt = "yuv420p"
+            # Said explicitly, as players guess differently for small and large pictures: BT.709, limited
+            # range.
+            context = stream.codec_context
+            context.colorspace = context.color_primaries = context.color_trc = 1
+            context.color_range = 1
+            context.time_base = Fraction(1, _CLOCK)
+            self._container, self._stream = container, stream
+            if self._keeps_audio:
+                self._open_audio()
+            container.start_encoding()
+        except BaseException:
+            self._container = container
+            self._drop()
+            raise
+
+    def _open_audio(self) -> None:
+        assert self._source is not None
+        assert self._source.path is not None
+        begin = self._source.start_time + (self._begin or 0.0)
+        try:
+            self._audio = AudioTrack(self._source.path, self._container, begin)
+        except LookupError as error:
+            if isinstance(error, FFmpegError):
+                self._lose_audio(error)
+        except (FFmpegError, OSError, ValueError) as error:
+            self._lose_audio(error)
+
+    def _pts(self, frame: Frame) -> int:
+        if frame.time is not None and self._begin is not None:
+            pts = round((frame.time - self._begin) * _CLOCK)
+        else:
+            pts = round(self._count * _CLOCK / self._rate)
+        # Times that stand still or run backwards are bent: an mp4 cannot hold them.
+        return pts if self._pending is None else max(pts, self._pending.pts + 1)
+
+    def _encode(self, timed: _Timed, duration: int) -> None:
+        picture = av.VideoFrame.from_ndarray(timed.picture, format="rgb24")
+        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        picture.pts, picture.time_base = timed.pts, Fraction(1, _CLOCK)
+        self._durations[timed.pts] = duration
+        self._mux(self._stream.encode(picture))
+        self._end = timed.pts + duration
+        self._sound()
+
+    def _mux(self, packets: list[Any]) -> None:
+        for packet in packets:
+            # Left to itself the encoder tells the average duration, and the last frame would end at a wrong
+            # time.
+            packet.duration = self._durations.pop(packet.pts, packet.duration)
+            self._container.mux(packet)
+
+    def _sound(self, last: bool = False) -> None:
+        if self._audio is None:
+            return
+        try:
+            if last:
+                self._audio.finish(self._end / _CLOCK)
+            else:
+                self._audio.write_until(self._end / _CLOCK)
+        except (FFmpegError, OSError, ValueError) as error:
+            self._lose_audio(error)
+            self._close_audio()
+
+    def _lose_audio(self, error: Exception) -> None:
+        assert self._source is not None
+        reason = getattr(error, "strerror", None) or str(error)
+        self.warnings.append(f"The sound of '{self._source.path}' could not be kept in '{self._path}': {reason}.")
+
+    def _close_audio(self) -> None:
+        audio, self._audio = self._audio, None
+        if audio is not None:
+            audio.close()
+
+    def _drop(self) -> None:
+        self._close_audio()
+        if self._container is not None:
+            with contextlib.suppress(FFmpegError, OSError, ValueError):  # it is thrown away in any case
+                self._container.close()
+            self._container = None
+        discard(self._temporary)
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _fitted(picture: ImageArray, size: tuple[int, int]) -> ImageArray:
+    """The picture within bars at the video's size, padded to even sides."""
+    height, width = size
+    if picture.shape[:2] != size:
+        scale = min(height / picture.shape[0], width / picture.shape[1])
+        inner = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+        canvas = Image.new("RGB", (width, height))
+        resized = Image.fromarray(picture).resize(inner, Image.Resampling.BILINEAR)
+        canvas.paste(resized, ((width - inner[0]) // 2, (height - inner[1]) // 2))
+        picture = np.asarray(canvas)
+    if height % 2 or width % 2:
+        picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return picture

@@ -1,0 +1,201 @@
+"""Draws masks and the sentences that they answer over a picture."""
+
+from __future__ import annotations
+
+import colorsys
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from refervos.segmentation import Segmentation
+from refervos.video.frames import ImageArray
+
+Colour = tuple[int, int, int]
+
+# Vivid relatives of the colours of Okabe and Ito, which people with any kind of colour vision tell apart; the
+# order puts first what stands out against skin, sky, grass and street.
+_BASE: tuple[Colour, ...] = (
+    (255, 106, 0),
+    (0, 150, 255),
+    (250, 225, 40),
+    (225, 90, 190),
+    (0, 190, 130),
+    (110, 215, 255),
+    (150, 105, 255),
+    (215, 40, 55),
+)
+
+
+def palette(count: int) -> list[Colour]:
+    """Distinct colours, the first eight of them told apart with any kind of colour vision.
+
+    Args:
+        count: How many.
+
+    Returns:
+        RGB triples from 0 to 255; a longer palette begins with the shorter one. After 264 they repeat.
+    """
+    colours = _BASE if count <= len(_BASE) else _many()
+    return [colours[k % len(colours)] for k in range(count)]
+
+
+@functools.lru_cache(maxsize=1)
+def _many() -> tuple[Colour, ...]:
+    """The base colours and 256 more, each as far from all before it as a grid of colours allows."""
+    grid = [
+        colorsys.hsv_to_rgb(hue / 32, saturation, value)
+        for hue in range(32)
+        for saturation, value in itertools.product((0.45, 0.7, 0.95), (0.55, 0.75, 1.0))
+    ]
+    candidates = np.array(grid) * 255
+    chosen = [np.array(colour, np.float64) for colour in _BASE]
+    # Differences in green strike the eye most, in blue least.
+    weights = np.array([2.0, 4.0, 2.5])
+    nearest = np.min([((candidates - colour) ** 2 @ weights) for colour in chosen], axis=0)
+    for _ in range(256):
+        best = int(nearest.argmax())
+        chosen.append(candidates[best].round())
+        nearest = np.minimum(nearest, (candidates - candidates[best]) ** 2 @ weights)
+    return tuple((int(red), int(green), int(blue)) for red, green, blue in chosen)
+
+
+def draw_overlay(
+    image: ImageArray,
+    segmentation: Segmentation,
+    palette: Sequence[Colour],
+    *,
+    opacity: float = 0.4,
+    legend: bool = True,
+) -> ImageArray:
+    """Tints every track's mask in its colour, lines its outline and names it in a legend.
+
+    Args:
+        image: uint8 (H, W, 3) RGB; left as it is.
+        segmentation: Masks at the image's size.
+        palette: One RGB triple per track, repeated when it is too short.
+        opacity: Share of the colour in the tint, 0 to 1.
+        legend: Whether to draw the legend, in the upper left corner. A picture too small for readable text
+            gets none in any case.
+
+    Returns:
+        uint8 (H, W, 3), a new picture.
+    """
+    out = image.copy()
+    height, width = out.shape[:2]
+    count = len(segmentation.track_ids)
+    colours = [palette[k % len(palette)] for k in range(count)]
+    thickness = max(1, round(min(height, width) / 220))
+    crops: list[tuple[slice, slice, npt.NDArray[np.bool_], Colour]] = []
+    for mask, colour in zip(segmentation.masks, colours, strict=True):
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if rows.size == 0:
+            continue
+        # One pixel of margin leaves room for the dark line around the outline.
+        vertical = slice(max(0, int(rows[0]) - 1), int(rows[-1]) + 2)
+        horizontal = slice(max(0, int(columns[0]) - 1), int(columns[-1]) + 2)
+        crop = mask[vertical, horizontal]
+        crops.append((vertical, horizontal, crop, colour))
+        view = out[vertical, horizontal]
+        tint = np.arange(256, dtype=np.float32)[:, None] * (1 - opacity) + np.array(colour, np.float32) * opacity
+        view[crop] = tint.round().astype(np.uint8)[view[crop], np.arange(3)]
+    # All outlines after all tints: no tint may hide the outline of another object.
+    for vertical, horizontal, crop, colour in crops:
+        view = out[vertical, horizontal]
+        around = _grown(crop) & ~crop
+        view[around] = view[around] // 3
+        inner = crop
+        for _ in range(thickness):
+            inner = ~_grown(~inner)
+        view[crop & ~inner] = colour
+    if legend and count:
+        _draw_legend(out, segmentation, colours)
+    return out
+
+
+def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The mask and its four-neighbours. Nothing lies beyond the border, so no outline runs along it."""
+    grown = mask.copy()
+    grown[1:] |= mask[:-1]
+    grown[:-1] |= mask[1:]
+    grown[:, 1:] |= mask[:, :-1]
+    grown[:, :-1] |= mask[:, 1:]
+    return grown
+
+
+@functools.lru_cache(maxsize=8)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _printable(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The text on one line, without what the font would fail on."""
+    text = " ".join(text.split())
+    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    if not isinstance(font, ImageFont.FreeTypeFont):  # a PIL without FreeType knows Latin-1 only
+        text = text.encode("latin-1", "replace").decode("latin-1")
+    return text
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
+    """The text, its end replaced by an ellipsis where it is wider than the room in pixels."""
+    if font.getlength(text) <= room:
+        return text
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if font.getlength(text[:middle].rstrip() + "...") <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return text[:low].rstrip() + "..."
+
+
+def _draw_legend(out: ImageArray, segmentation: Segmentation, colours: Sequence[Colour]) -> None:
+    height, width = out.shape[:2]
+    size = min(40, max(11, round(min(height, width) / 30)))
+    row = round(size * 1.5)
+    margin = max(2, size // 2)
+    most = int((0.34 * height - 2 * margin) // row)
+    swatch = round(size * 0.8)
+    font = _font(size)
+    number_room = math.ceil(font.getlength("100%"))
+    fixed = 4 * margin + swatch + number_room
+    room = 0.94 * width - margin - fixed
+    if most < 1 or room < 6 * size:
+        return
+    count = len(colours)
+    shown = count if count <= most else max(0, most - 1)
+    texts = [_fitted(_printable(text, font), font, room) for text in segmentation.expressions[:shown]]
+    more = f"and {count - shown} more" if shown < count else None
+    lines = [*texts, more] if more is not None else texts
+    text_width = math.ceil(max(font.getlength(line) for line in lines))
+    panel_width, panel_height = fixed + text_width, row * len(lines) + margin
+    top, left = margin, margin
+    panel = Image.new("RGBA", (panel_width, panel_height), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(panel)
+    draw.rounded_rectangle((0, 0, panel_width - 1, panel_height - 1), radius=margin, fill=(12, 12, 14, 165))
+    for k, line in enumerate(lines):
+        middle = margin / 2 + row * (k + 0.5)
+        if k >= shown:
+            draw.text((2 * margin + swatch, middle), line, (190, 190, 190, 255), font, anchor="lm")
+            continue
+        presence = float(segmentation.presence[k])
+        visible = presence >= 0.5
+        box = (margin, middle - swatch / 2, margin + swatch, middle + swatch / 2)
+        # A hollow mark and dim text tell without colour that the model believes the object is not in the
+        # picture.
+        line_width = max(1, size // 8)
+        draw.rectangle(box, fill=(*colours[k], 255) if visible else None, outline=(*colours[k], 255), width=line_width)
+        ink = (255, 255, 255, 255) if visible else (165, 165, 165, 255)
+        draw.text((2 * margin + swatch, middle), line, ink, font, anchor="lm")
+        number = f"{presence:.0%}" if math.isfinite(presence) else "?"
+        draw.text((panel_width - margin, middle), number, ink, font, anchor="rm")
+    region = out[top : top + panel_height, left : left + panel_width]
+    under = Image.fromarray(region)
+    under.paste(panel, mask=panel.getchannel("A"))
+    region[:] = np.asarray(under)

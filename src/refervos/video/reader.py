@@ -1,0 +1,72 @@
+"""What all sources have in common: they are read once, in order, and closed."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from types import TracebackType
+from typing import Protocol, Self
+
+from refervos.video.frames import Frame, SourceInfo
+
+
+class Source(Protocol):
+    """A stream of frames, read once and in order; iterating again goes on where the last loop stopped.
+
+    Attributes:
+        info: What is known about the source.
+        warnings: Sentences on what went wrong without stopping the reading; complete at the end of the
+            frames.
+    """
+
+    info: SourceInfo
+    warnings: list[str]
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def close(self) -> None:
+        """Releases the file or device; safe to call twice. No frame comes after it."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Reader:
+    """Base of the sources: holds what every kind needs. A subclass generates the frames."""
+
+    def __init__(self, info: SourceInfo) -> None:
+        self.info = info
+        self.warnings: list[str] = []
+        self._closed = False
+        self._frames = self._generate()
+
+    def _generate(self) -> Generator[Frame, None, None]:
+        raise NotImplementedError
+
+    def _release(self) -> None:
+        """Gives back what the subclass holds open."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self
+
+    def __next__(self) -> Frame:
+        if self._closed:
+            raise StopIteration
+        return next(self._frames)
+
+    def close(self) -> None:
+        """Releases the file or device; safe to call twice. No frame comes after it."""
+        if not self._closed:
+            self._closed = True
+            self._frames.close()
+            self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,333 @@
+"""Where answers go: masks as pictures, as run lengths, as cut-outs, and drawn over the video."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from refervos.errors import MissingDependencyError, VideoError
+from refervos.segmentation import Segmentation
+from refervos.video.frames import Frame
+from refervos.video.movie import OverlaySink
+from refervos.video.outputs import (
+    discard,
+    not_writable,
+    prepare_folder,
+    put_in_place,
+    refuse_existing,
+    temporary_beside,
+    write_whole,
+)
+from refervos.video.tracks import FrameNames, TrackNumbers, check_fit
+
+__all__ = ["BinarySink", "CutoutSink", "OverlaySink", "PaletteSink", "RleSink", "Sink", "davis_palette"]
+
+
+class Sink(Protocol):
+    """Takes frames with their segmentations and leaves whole files behind.
+
+    As a context manager a sink is closed whatever happens inside, so that what was written up to an error or
+    an interruption is kept and can be used.
+    """
+
+    def write(self, frame: Frame, segmentation: Segmentation) -> None:
+        """Takes the next frame."""
+
+    def close(self) -> list[Path]:
+        """Finishes and puts everything in place; safe to call twice. Returns the files or folders written."""
+
+    def abort(self) -> None:
+        """Drops what is not in place yet."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class _FolderSink:
+    """Base of the sinks that write one PNG after another, each put in place whole."""
+
+    # Which existing files count as output that must not be mixed with new.
+    _pattern = "*.png"
+
+    def __init__(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Claims the folder.
+
+        Args:
+            folder: Where to write; made with its parents.
+            overwrite: Whether files of the same names in it may be replaced; others in it stay.
+
+        Raises:
+            VideoError: It holds such files already, is a file, or cannot be written.
+        """
+        self._folder = Path(folder)
+        if self._folder.exists() and not self._folder.is_dir():
+            raise VideoError(f"'{folder}' is a file; give a folder to write into.")
+        if not overwrite and next(self._folder.glob(self._pattern), None) is not None:
+            raise VideoError(f"'{folder}' holds images already; choose another folder or allow that (overwrite=True).")
+        prepare_folder(self._folder)
+        self._names = FrameNames()
+        self._numbers = TrackNumbers()
+        self._made: set[Path] = set()
+        self._any = False
+        self._closed = False
+
+    def write(self, frame: Frame, segmentation: Segmentation) -> None:
+        """Writes the images of one frame.
+
+        Args:
+            frame: The frame as the source gave it.
+            segmentation: Its masks.
+
+        Raises:
+            VideoError: The masks do not fit the frame, a file cannot be written, or the sink is closed.
+        """
+        if self._closed:
+            raise VideoError(f"'{self._folder}' is closed already; write frames before closing.")
+        check_fit(frame, segmentation)
+        self._write(frame, segmentation, self._names.of(frame))
+
+    def close(self) -> list[Path]:
+        """Ends the writing; every image is in place already. Safe to call twice.
+
+        Returns:
+            The folder, or nothing where no image was written.
+        """
+        self._closed = True
+        return [self._folder] if self._any else []
+
+    def abort(self) -> None:
+        """Ends the writing; images in place stay."""
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, frame: Frame, segmentation: Segmentation, name: str) -> None:
+        raise NotImplementedError
+
+    def _save(self, image: Image.Image, path: Path) -> None:
+        if path.parent not in self._made:
+            prepare_folder(path.parent)
+            self._made.add(path.parent)
+        data = io.BytesIO()
+        # Masks shrink about as well at low effort, and cut-outs would else take longer than the model.
+        image.save(data, format="PNG", compress_level=3)
+        write_whole(path, data.getvalue())
+        self._any = True
+
+
+class PaletteSink(_FolderSink):
+    """One indexed PNG per frame, folder/<name>.png, with the palette of the DAVIS benchmark.
+
+    Index 0 is background, k + 1 the k-th track in order of first appearance; where tracks overlap, the later
+    one lies above.
+    """
+
+    def _write(self, frame: Frame, segmentation: Segmentation, name: str) -> None:
+        indices = np.zeros(frame.image.shape[:2], np.uint8)
+        for number, mask in sorted(
+            (
+                (self._numbers.of(track), mask)
+                for track, mask in zip(segmentation.track_ids, segmentation.masks, strict=True)
+            ),
+            key=lambda pair: pair[0],
+        ):
+            if number > 254:
+                raise VideoError("More than 255 tracks do not fit into a palette image; use RleSink or BinarySink.")
+            indices[mask] = number + 1
+        image = Image.fromarray(indices)
+        image.putpalette(davis_palette().tobytes())
+        self._save(image, self._folder / f"{name}.png")
+
+
+class BinarySink(_FolderSink):
+    """One PNG per track and frame, folder/<track>/<name>.png, 255 inside and 0 outside.
+
+    Tracks are numbered from 0 in order of first appearance.
+    """
+
+    _pattern = "*/*.png"
+
+    def _write(self, frame: Frame, segmentation: Segmentation, name: str) -> None:
+        for track, mask in zip(segmentation.track_ids, segmentation.masks, strict=True):
+            image = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
+            self._save(image, self._folder / str(self._numbers.of(track)) / f"{name}.png")
+
+
+class CutoutSink(_FolderSink):
+    """One PNG per track and frame, folder/<track>/<name>.png, the object on transparent ground.
+
+    Tracks are numbered from 0 in order of first appearance. Pixels outside of the mask are emptied, not just
+    hidden.
+    """
+
+    _pattern = "*/*.png"
+
+    def _write(self, frame: Frame, segmentation: Segmentation, name: str) -> None:
+        for track, mask in zip(segmentation.track_ids, segmentation.masks, strict=True):
+            cut = np.zeros((*mask.shape, 4), np.uint8)
+            cut[mask, :3] = frame.image[mask]
+            cut[mask, 3] = 255
+            self._save(Image.fromarray(cut), self._folder / str(self._numbers.of(track)) / f"{name}.png")
+
+
+class RleSink:
+    """JSON lines with COCO run lengths, one object per frame and track.
+
+    {"frame": 0, "time": 0.0, "track": 0, "expression": "...", "size": [h, w], "counts": "...",
+    "presence": 1.0, "switched": false, "area": 12, "bbox": [x, y, w, h]}
+
+    A time that is unknown and a presence that is not finite are null.
+    """
+
+    def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Claims the output; nothing is at the path before `close`.
+
+        Args:
+            path: The file to write; parent folders are made.
+            overwrite: Whether an existing file may be replaced.
+
+        Raises:
+            VideoError: It exists already or cannot be written.
+            MissingDependencyError: pycocotools is not installed.
+        """
+        try:
+            from pycocotools import mask as coco
+        except ImportError as error:
+            raise MissingDependencyError(
+                "Run lengths need pycocotools; install it with pip install pycocotools."
+            ) from error
+        self._coco = coco
+        self._path = Path(path)
+        self._overwrite = overwrite
+        refuse_existing(self._path, overwrite)
+        prepare_folder(self._path.parent)
+        self._temporary = temporary_beside(self._path)
+        self._file: IO[bytes] | None = None
+        self._complete = 0
+        self._written: list[Path] | None = None
+
+    def write(self, frame: Frame, segmentation: Segmentation) -> None:
+        """Writes the lines of one frame.
+
+        Args:
+            frame: The frame as the source gave it.
+            segmentation: Its masks.
+
+        Raises:
+            VideoError: The masks do not fit the frame, the file cannot be written, or the sink is closed.
+        """
+        if self._written is not None:
+            raise VideoError(f"'{self._path}' is closed already; write frames before closing.")
+        check_fit(frame, segmentation)
+        lines = b"".join(self._line(frame, segmentation, k) for k in range(len(segmentation.track_ids)))
+        try:
+            if self._file is None:
+                self._file = self._temporary.open("xb")
+            self._file.write(lines)
+            self._file.flush()
+            self._complete += len(lines)
+        except OSError as error:
+            raise not_writable(self._path, error) from error
+
+    def close(self) -> list[Path]:
+        """Puts the file in place with all complete frames; safe to call twice.
+
+        Returns:
+            The file's path, or nothing where no frame was written.
+
+        Raises:
+            VideoError: It cannot be put in place.
+        """
+        if self._written is not None:
+            return self._written
+        self._written = []
+        if self._file is None:
+            return self._written
+        try:
+            self._end()
+            put_in_place(self._temporary, self._path, self._overwrite)
+        except OSError as error:
+            raise not_writable(self._path, error) from error
+        self._written = [self._path]
+        return self._written
+
+    def abort(self) -> None:
+        """Drops what was written; nothing stays behind. Does nothing once closed."""
+        if self._written is None:
+            self._written = []
+            if self._file is not None:
+                self._file.close()
+            discard(self._temporary)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _end(self) -> None:
+        assert self._file is not None
+        try:
+            self._file.close()
+        finally:
+            # A write that a full disk or an interruption broke off leaves half a frame, which is cut away.
+            if self._temporary.stat().st_size > self._complete:
+                with self._temporary.open("r+b") as file:
+                    file.truncate(self._complete)
+
+    def _line(self, frame: Frame, segmentation: Segmentation, k: int) -> bytes:
+        mask: npt.NDArray[np.bool_] = segmentation.masks[k]
+        rle = self._coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+        presence = float(segmentation.presence[k])
+        record = {
+            "frame": frame.index,
+            "time": None if frame.time is None else round(frame.time, 6),
+            "track": int(segmentation.track_ids[k]),
+            "expression": segmentation.expressions[k],
+            "size": [int(side) for side in rle["size"]],
+            "counts": rle["counts"].decode("ascii"),
+            "presence": round(presence, 6) if math.isfinite(presence) else None,
+            "switched": bool(segmentation.switched[k]),
+            "area": int(np.count_nonzero(mask)),
+            "bbox": [int(side) for side in self._coco.toBbox(rle)],
+        }
+        # A lone surrogate, which no UTF-8 file can hold, is written as an escape.
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+        try:
+            return text.encode() + b"\n"
+        except UnicodeEncodeError:
+            return json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+
+
+def davis_palette() -> npt.NDArray[np.uint8]:
+    """The colours of the DAVIS benchmark: the bits of each index dealt to red, green and blue.
+
+    Returns:
+        uint8 (256, 3).
+    """
+    index = np.arange(256)
+    colours = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            dealt = (index >> (3 * bit + channel)) & 1
+            colours[:, channel] |= (dealt << (7 - bit)).astype(np.uint8)
+    return colours

@@ -1,0 +1,234 @@
+"""Opens anything that frames can come from: files, folders, images, arrays, cameras and streams."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterable, Sized
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from refervos.errors import VideoError
+from refervos.video.frames import Frame, ImageArray, SourceInfo, counted, rgb_from_array, rgb_from_pil
+from refervos.video.media import exact_fps, is_url, open_camera, open_file, open_url
+from refervos.video.reader import Reader, Source
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+SourceSpec = str | Path | np.ndarray | Iterable[np.ndarray] | Iterable[Frame]
+
+
+def open_source(
+    spec: SourceSpec, *, fps: float | Fraction | None = None, start: int = 0, stop: int | None = None
+) -> Source:
+    """Opens a source of frames.
+
+    Args:
+        spec: One of
+            - a video file (mp4, mov, mkv, webm, avi, gif and what else FFmpeg decodes),
+            - a folder of image files, read in natural order (2.jpg before 10.jpg), other files ignored,
+            - an image file,
+            - "camera:0", or "camera:" and the name of a device,
+            - an rtsp://, http:// or https:// address,
+            - a uint8 array (T, H, W, 3), (T, H, W, 4), (T, H, W, 1) or (T, H, W),
+            - any iterable of uint8 arrays (H, W, 3), (H, W, 4), (H, W, 1) or (H, W), of PIL images, or of
+              `Frame`.
+        fps: Frames per second of frames that carry no times of their own, from which their times then follow;
+            for a camera, the rate asked of it. A video file keeps its own times.
+        start: First frame to yield; its index, time and name stay what they are in the whole.
+        stop: Frame before which to end; None for all.
+
+    Returns:
+        The source, to be closed or used as a context manager.
+
+    Raises:
+        VideoError: It does not exist or cannot be read as any of these.
+    """
+    rate = exact_fps(fps)
+    if start < 0 or (stop is not None and stop <= start):
+        raise VideoError(f"start is {start} and stop is {stop}; start must be at least 0 and stop above start.")
+    if isinstance(spec, str):
+        if spec.startswith("camera:"):
+            return open_camera(spec.removeprefix("camera:") or "0", fps=rate, start=start, stop=stop)
+        if is_url(spec):
+            return open_url(spec, fps=rate, start=start, stop=stop)
+    if isinstance(spec, (str, Path)):
+        return _open_path(spec, rate, start, stop)
+    if isinstance(spec, np.ndarray):
+        return _ArrayReader(spec, rate, start, stop)
+    if isinstance(spec, Iterable) and not isinstance(spec, bytes):
+        return _IterableReader(spec, rate, start, stop)
+    raise VideoError(
+        f"A {type(spec).__name__} is no source of frames; "
+        "give a path, an address, camera:0, a uint8 array or an iterable of frames."
+    )
+
+
+def read_video(path: str | Path) -> ImageArray:
+    """Reads all frames of a file or folder at once, for short videos.
+
+    Args:
+        path: Anything with a path that `open_source` takes.
+
+    Returns:
+        uint8 (T, H, W, 3).
+
+    Raises:
+        VideoError: It cannot be read, or its frames differ in size.
+    """
+    with open_source(path) as source:
+        images = [frame.image for frame in source]
+    if len({image.shape for image in images}) > 1:
+        raise VideoError(f"'{path}' has frames of different sizes; read them one by one with open_source.")
+    return np.stack(images)
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sorts names as people count: digits by their value, letters without regard to case.
+
+    Args:
+        name: A file name.
+
+    Returns:
+        A key for `sorted`.
+    """
+    parts = [part for part in re.split(r"([0-9]+)", name) if part]
+    return tuple((0, int(part), "") if part[0] in "0123456789" else (1, 0, part.casefold()) for part in parts)
+
+
+def _open_path(spec: str | Path, fps: Fraction | None, start: int, stop: int | None) -> Source:
+    if not str(spec):
+        raise VideoError("The path of the source is empty; give a video file, a folder of frames or an image.")
+    try:
+        path = Path(spec).expanduser()
+        if path.is_dir():
+            return _FolderReader(path, _images_in(path), fps, start, stop)
+        if not path.exists():
+            raise VideoError(f"'{spec}' does not exist; give a video file, a folder of frames or an image.")
+        if not path.is_file():
+            raise VideoError(f"'{spec}' is neither a file nor a folder; for a camera write camera:0.")
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            return _FolderReader(path, [path], fps, start, stop)
+        return open_file(path, fps=fps, start=start, stop=stop)
+    # A name too long, with a null byte, of an unknown user, in a folder that may not be read.
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        shown = ascii(str(spec))[:200]
+        raise VideoError(f"{shown} cannot be opened ({reason}); give a path that may be read.") from error
+
+
+def _images_in(folder: Path) -> list[Path]:
+    found = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+    if not found:
+        raise VideoError(f"'{folder}' holds no images; put frames as jpg, png, bmp, webp or tif files into it.")
+    found.sort(key=lambda path: (natural_key(path.stem), path.name))
+    stems: dict[str, Path] = {}
+    for path in found:
+        # Outputs are named after the frames, so two frames of one name would overwrite each other's masks.
+        if path.stem in stems:
+            raise VideoError(f"'{folder}' holds both {stems[path.stem].name} and {path.name}; each needs its own stem.")
+        stems[path.stem] = path
+    return found
+
+
+def _load(path: Path) -> tuple[ImageArray, int]:
+    """Loads an image file; also says how many pictures it holds."""
+    try:
+        if path.stat().st_size == 0:
+            raise VideoError(f"'{path}' is empty (0 bytes); it must be an image.")
+        with Image.open(path) as image:
+            count = int(getattr(image, "n_frames", 1))
+            return rgb_from_pil(image), count
+    # PIL raises a zoo of exceptions on damaged files.
+    except (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError) as error:
+        raise VideoError(f"'{path}' is not an image that can be read ({error}); replace or remove it.") from error
+    except Image.DecompressionBombError as error:
+        raise VideoError(f"'{path}' has too many pixels to be read safely ({error}); make it smaller.") from error
+
+
+class _FolderReader(Reader):
+    """Image files, each loaded when its turn comes."""
+
+    def __init__(self, path: Path, files: list[Path], fps: Fraction | None, start: int, stop: int | None) -> None:
+        self._files = files
+        chosen = range(len(files))[start:stop]
+        if not chosen:
+            raise VideoError(f"'{path}' has only {counted(len(files))}, so none is left from frame {start} on.")
+        self._chosen = chosen
+        # Loaded ahead so that the size is known; a frame is small beside what segments it.
+        self._first, pictures = _load(files[chosen[0]])
+        height, width = self._first.shape[:2]
+        name = path.name if path.is_dir() else path.stem
+        super().__init__(SourceInfo(name or "frames", width, height, fps, len(chosen)))
+        if len(files) == 1 and pictures > 1:
+            self.warnings.append(f"'{files[0]}' holds {pictures} pictures, of which only the first is read.")
+
+    def _generate(self) -> Generator[Frame, None, None]:
+        for index in self._chosen:
+            image = self._first if index == self._chosen[0] else _load(self._files[index])[0]
+            yield Frame(index, image, _time_of(index, self.info.fps), self._files[index].stem)
+
+
+class _ArrayReader(Reader):
+    """Frames of one array."""
+
+    def __init__(self, array: np.ndarray, fps: Fraction | None, start: int, stop: int | None) -> None:
+        wanted = "a video is uint8 of shape (T, H, W, 3), (T, H, W, 4), (T, H, W, 1) or (T, H, W)"
+        shape = array.shape
+        if array.dtype != np.uint8:
+            raise VideoError(f"The array has dtype {array.dtype}; {wanted}, values 0 to 255.")
+        if array.ndim == 3 and shape[2] in (1, 3, 4):
+            raise VideoError(f"The array of shape {shape} looks like a single image; give image[None] for one frame.")
+        if array.ndim not in (3, 4) or 0 in shape or (array.ndim == 4 and shape[3] not in (1, 3, 4)):
+            raise VideoError(f"The array has shape {shape}; {wanted}.")
+        self._array = array
+        self._chosen = range(len(array))[start:stop]
+        if not self._chosen:
+            raise VideoError(f"The array has only {counted(len(array))}, so none is left from frame {start} on.")
+        super().__init__(SourceInfo("array", shape[2], shape[1], fps, len(self._chosen)))
+
+    def _generate(self) -> Generator[Frame, None, None]:
+        for index in self._chosen:
+            image = rgb_from_array(self._array[index], f"frame {index} of the array")
+            yield Frame(index, image, _time_of(index, self.info.fps))
+
+
+class _IterableReader(Reader):
+    """Frames that come one by one from elsewhere; what that raises passes through unchanged."""
+
+    def __init__(self, frames: Iterable, fps: Fraction | None, start: int, stop: int | None) -> None:
+        self._items = frames
+        self._start, self._stop = start, stop
+        count = None
+        if isinstance(frames, Sized):
+            count = len(range(len(frames))[start:stop])
+        super().__init__(SourceInfo("frames", fps=fps, frame_count=count))
+
+    def _generate(self) -> Generator[Frame, None, None]:
+        count = 0
+        for index, item in enumerate(self._items):
+            count = index + 1
+            if index >= self._start:
+                if isinstance(item, Frame):
+                    image = rgb_from_array(item.image, f"frame {index} of the iterable")
+                    yield replace(item, index=index, image=image)
+                else:
+                    image = rgb_from_array(item, f"frame {index} of the iterable")
+                    yield Frame(index, image, _time_of(index, self.info.fps))
+            # Stopping here rather than at the next item keeps a live iterable from being asked for one too
+            # many.
+            if self._stop is not None and count >= self._stop:
+                return
+        if count <= self._start:
+            raise VideoError(f"The iterable gave {counted(count)}, so there is none from frame {self._start} on.")
+
+
+def _time_of(index: int, fps: Fraction | None) -> float | None:
+    return None if fps is None else float(index / fps)

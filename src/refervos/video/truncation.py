@@ -1,0 +1,106 @@
+"""Tells from a media file's own bookkeeping whether its tail is missing."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+_MP4_BOXES = {
+    b"ftyp",
+    b"moov",
+    b"mdat",
+    b"free",
+    b"skip",
+    b"wide",
+    b"moof",
+    b"styp",
+    b"sidx",
+    b"uuid",
+    b"pnot",
+}
+
+
+def cut_short(path: Path) -> str | None:
+    """Says how a media file is cut short.
+
+    Decoders mostly end a cut file as silently as a whole one, so the sizes that the container promises are
+    compared with the size that the file has. MP4 and QuickTime, Matroska and WebM, AVI and GIF make such
+    promises.
+
+    Args:
+        path: An existing file.
+
+    Returns:
+        A phrase that fits after the file's name and "is cut short: "; None when nothing is known
+        to be missing.
+    """
+    try:
+        held = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(12)
+            if head[4:8] in _MP4_BOXES:
+                return _cut_mp4(file, held)
+            if head[:4] == b"\x1a\x45\xdf\xa3":
+                return _shortfall(held, _matroska_end(file))
+            if head[:4] == b"RIFF" and len(head) == 12:
+                return _shortfall(held, 8 + struct.unpack("<I", head[4:8])[0])
+            if head[:4] == b"GIF8":
+                file.seek(max(0, held - 64))
+                ended = file.read().rstrip(b"\0").endswith(b";")
+                return None if ended else "its end mark is missing"
+    except (OSError, struct.error):
+        return None
+    return None
+
+
+def _shortfall(held: int, promised: int | None) -> str | None:
+    if promised is None or promised <= held:
+        return None
+    return f"it holds {held} of its {promised} bytes"
+
+
+def _cut_mp4(file: BinaryIO, held: int) -> str | None:
+    position = 0
+    indexed = False
+    while position + 8 <= held:
+        file.seek(position)
+        header = file.read(16)
+        size, kind = struct.unpack(">I4s", header[:8])
+        if size == 1 and len(header) == 16:
+            size = struct.unpack(">Q", header[8:])[0]
+        elif size == 0:
+            size = held - position  # by the format's definition: up to the end of the file
+        if size < 8:
+            return None
+        indexed = indexed or kind in (b"moov", b"moof")
+        position += size
+    if position <= held and not indexed:
+        return "its index (the moov box, written last) is missing"
+    return _shortfall(held, position)
+
+
+def _matroska_end(file: BinaryIO) -> int | None:
+    file.seek(4)
+    header = _vint(file)
+    if header is None:
+        return None
+    file.seek(header, 1)
+    if file.read(4) != b"\x18\x53\x80\x67":
+        return None
+    size = _vint(file)
+    return None if size is None else file.tell() + size
+
+
+def _vint(file: BinaryIO) -> int | None:
+    """Reads a Matroska size; None for one left unknown, as a live recording leaves it."""
+    first = file.read(1)
+    if not first or first[0] == 0:
+        return None
+    length = 9 - first[0].bit_length()
+    rest = file.read(length - 1)
+    if len(rest) < length - 1:
+        return None
+    bits = 7 * length
+    value = int.from_bytes(first + rest, "big") & ((1 << bits) - 1)
+    return None if value == (1 << bits) - 1 else value

@@ -1,0 +1,237 @@
+"""Golden numbers of the released SAMWISE code: its weights rebuilt from their names, its frames from a formula.
+
+The numbers in ``tests/data`` were computed by running the released code (ClaudiaCuttano/SAMWISE, commit dad43ab) on a
+CPU in float32, with weights that depend on each parameter's official name and shape alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from refervos.samwise.model import Samwise
+
+DATA = Path(__file__).parent / "data"
+FILMED = Path(__file__).parents[2] / "shared" / "parity"
+"""Goldens on filmed frames; the frames are third-party and not part of the project."""
+
+MEMORY_FREE = "nomem"
+
+
+def noise(name: str, shape: Sequence[int]) -> np.ndarray:
+    """Uniform noise of zero mean and unit variance that depends on the name alone, float64."""
+    raw = np.random.PCG64(zlib.crc32(name.encode())).random_raw(math.prod(shape))
+    unit = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return ((2.0 * unit - 1.0) * 3.0**0.5).reshape(tuple(shape))
+
+
+def formula_input(name: str, shape: Sequence[int], scale: float) -> Tensor:
+    """An input of the module goldens."""
+    return torch.from_numpy((scale * noise(f"input:{name}", shape)).astype(np.float32))
+
+
+def manifest(variant: str) -> dict[str, Any]:
+    """Names, shapes and checksums of an official checkpoint."""
+    return json.loads((DATA / "manifests" / f"{variant}.json").read_text())
+
+
+def tensor_of(entry: Mapping[str, Any]) -> np.ndarray:
+    """The value of one entry of a manifest, float32 (zeros for integer buffers)."""
+    shape, kind = tuple(entry["shape"]), entry["kind"]
+    if kind == "zero":
+        return np.zeros(shape, np.float32)
+    draw = noise(entry["name"], shape)
+    if kind == "bn_var":
+        draw = np.abs(draw)
+    return (entry["offset"] + entry["scale"] * draw).astype(np.float32)
+
+
+def official_state(variant: str) -> dict[str, Tensor]:
+    """An official state dict rebuilt from its manifest."""
+    state: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    for entry in manifest(variant)["entries"]:
+        if "alias_of" in entry:
+            aliases[entry["name"]] = entry["alias_of"]
+            continue
+        value = torch.from_numpy(tensor_of(entry))
+        state[entry["name"]] = value if entry["dtype"].startswith("float") else value.long()
+    return state | {name: state[original] for name, original in aliases.items()}
+
+
+def write_official(path: Path, state: Mapping[str, Tensor], overrides: Mapping[str, Any], **extra: Any) -> Path:
+    """Write an official-format ``.pth``."""
+    changed = {name: torch.tensor(value, dtype=torch.float32) for name, value in overrides.items()}
+    torch.save({"model": {**state, **changed}, **extra}, path)
+    return path
+
+
+def synthetic_frame(t: int, height: int = 144, width: int = 256) -> np.ndarray:
+    """Frame ``t`` of the formula clip, uint8 (H, W, 3): a textured ramp, two discs, a bar that enters at t = 5."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.int64)
+    red = (x * 3 + y * 2 + 7 * t + ((x * y) >> 5)) % 160 + 20
+    green = (x + y * 3 + ((x * x) >> 6) + 3 * t) % 140 + 30
+    blue = (2 * x + y + ((y * y) >> 5)) % 150 + 25
+    image = np.stack([red, green, blue], -1)
+    for cx, cy, radius, colour in ((60 + 6 * t, 70, 22, (220, 40, 40)), (190 - 5 * t, 90 - t, 17, (40, 80, 225))):
+        image[(x - cx) ** 2 + (y - cy) ** 2 <= radius**2] = colour
+    left = 256 - 14 * (t - 4)
+    image[(y >= 20) & (y < 44) & (x >= left) & (x < left + 40)] = (235, 220, 60)
+    return image.astype(np.uint8)
+
+
+def deviation(golden: Mapping[str, np.ndarray], key: str, value: Tensor) -> float:
+    """Largest absolute difference to a golden tensor, stored whole or as a probe of recorded places."""
+    mine = value.detach().double().cpu().contiguous().numpy()
+    if key in golden:
+        return float(np.abs(golden[key].astype(np.float64).reshape(-1) - mine.reshape(-1)).max(initial=0.0))
+    assert tuple(golden[f"{key}.shape"]) == mine.shape, f"{key}: {golden[f'{key}.shape']} against {mine.shape}"
+    flat = mine.reshape(-1)
+    probed = np.abs(golden[f"{key}.val"] - flat[golden[f"{key}.idx"]]).max()
+    first = golden[f"{key}.first64"]
+    return float(max(probed, np.abs(first - flat[: len(first)]).max()))
+
+
+class Golden(dict[str, np.ndarray]):
+    """An ``.npz`` read whole, with its ``meta`` parsed."""
+
+    def __init__(self, path: Path) -> None:
+        with np.load(path) as archive:
+            super().__init__({name: archive[name] for name in archive.files})
+        self.meta: dict[str, Any] = json.loads(str(self["meta"])) if "meta" in self else {}
+
+    def has(self, key: str) -> bool:
+        """Whether a tensor is stored, whole or as a probe."""
+        return key in self or f"{key}.val" in self
+
+
+class Probe:
+    """Records what a model computes while it segments one track, by standing between it and its parts."""
+
+    def __init__(self, model: Samwise) -> None:
+        self.model = model
+        self.frames: list[dict[str, Tensor]] = []
+        self._current: dict[str, Tensor] = {}
+        tracker = model.tracker
+        self._condition, self._decode, self._remember = tracker.condition, tracker.decode, tracker.remember
+        self._early, self._cme = tracker.early_token, model.cme.forward
+
+    def __enter__(self) -> Probe:
+        tracker = self.model.tracker
+
+        def condition(*args: Any) -> Tensor:
+            self._current = {"memcond": self._condition(*args)}
+            self.frames.append(self._current)
+            return self._current["memcond"]
+
+        def decode(*args: Any, **kwargs: Any) -> Any:
+            decoded = self._decode(*args, **kwargs)
+            call = "mem" if "mem.sparse" not in self._current else MEMORY_FREE
+            assert decoded.score is not None or not self.model.config.sam2.object_score
+            self._current |= {
+                f"{call}.sparse": args[2],
+                f"{call}.raw_logits": decoded.mask_logits[0, 0],
+                f"{call}.ious": decoded.ious,
+                f"{call}.early_obj_ptr": decoded.early_tokens[:, 0],
+                f"{call}.obj_ptr": tracker.pointer(decoded.tokens[:, 0], decoded.score),
+            }
+            if decoded.score is not None:
+                self._current[f"{call}.object_score_logits"] = decoded.score.unsqueeze(1)
+            return decoded
+
+        def early(*args: Any) -> Tensor:
+            token = self._early(*args)
+            self._current[f"{MEMORY_FREE}.early_obj_ptr"] = token
+            return token
+
+        def cme(*args: Any) -> Tensor:
+            self._current["cme_logits"] = self._cme(*args)
+            return self._current["cme_logits"]
+
+        def remember(top: Tensor, logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            self._current["high_res_after"] = logits.clone()
+            self._current["maskmem_features"] = self._remember(top, logits, *args, **kwargs)
+            return self._current["maskmem_features"]
+
+        tracker.condition, tracker.decode, tracker.remember = condition, decode, remember  # type: ignore[method-assign]
+        tracker.early_token, self.model.cme.forward = early, cme  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        tracker = self.model.tracker
+        for part, name in ((tracker, "condition"), (tracker, "decode"), (tracker, "remember"),
+                           (tracker, "early_token"), (self.model.cme, "forward")):  # fmt: skip
+            del part.__dict__[name]
+
+
+def follow_golden(
+    model: Samwise,
+    golden: Golden,
+    frame: Callable[[int], np.ndarray],
+    clips: Sequence[tuple[int, int]],
+    *,
+    prefix: str = "",
+    verbs: Sequence[bool] | None = None,
+    ids: Sequence[int] | None = None,
+) -> list[dict[str, float]]:
+    """Segment a golden video and measure every quantity that the golden holds.
+
+    Args:
+        model: With the golden's weights.
+        golden: The numbers.
+        frame: Frame ``t``, uint8 (H, W, 3).
+        clips: First and last-plus-one frame of each clip.
+        prefix: Before every key, such as ``w4/``.
+        verbs: Which tokens tell motion.
+        ids: Token ids, default the golden's.
+
+    Returns:
+        For each frame the largest absolute differences; ``switch`` is 0 or 1.
+    """
+    track = model.begin_tokens(golden["input_ids"][0].tolist() if ids is None else ids, verbs)
+    dtype = next(model.tracker.parameters()).dtype
+    rows: list[dict[str, float]] = []
+    for start, stop in clips:
+        images = [torch.from_numpy(frame(t)).permute(2, 0, 1) for t in range(start, stop)]
+        places = [model.placement((image.shape[1], image.shape[2])) for image in images]
+        pixels = torch.stack([place.place(image) for place, image in zip(places, images, strict=True)]).to(dtype)
+        with Probe(model) as probe:
+            predictions = list(model.segment_clip(pixels, [track], places))
+        for t, recorded, prediction, place in zip(range(start, stop), probe.frames, predictions, places, strict=True):
+            key = f"{prefix}frame{t:02d}/"
+            if not any(name.startswith(key) for name in golden):
+                rows.append({})
+                continue
+            square = torch.nn.functional.interpolate(
+                prediction.mask_logits[None], size=[place.image_size] * 2, mode="bilinear", align_corners=False
+            )
+            recorded |= {
+                "mem.low_res_masks": prediction.mask_logits[0],
+                "pred_mask": square[..., : place.resized[0], : place.resized[1]],
+            }
+            row = {
+                name: deviation(golden, key + name, value)
+                for name, value in recorded.items()
+                if golden.has(key + name) and (name != "high_res_after" or bool(prediction.switched[0]))
+            }
+            if f"{key}mem.low_res_masks.f16" in golden and not golden.has(f"{key}mem.low_res_masks"):
+                stored = golden[f"{key}mem.low_res_masks.f16"].astype(np.float64)
+                row["mem.low_res_masks"] = float(np.abs(stored - prediction.mask_logits[0].double().numpy()).max())
+            row["switch"] = float(bool(prediction.switched[0]) != bool(golden[f"{key}switch"]))
+            rows.append(row)
+    return rows
+
+
+def worst(rows: Sequence[Mapping[str, float]], names: Sequence[str], start: int = 0, stop: int | None = None) -> float:
+    """The largest difference of some quantities over some frames; at least one must be there."""
+    values = [row[name] for row in rows[start:stop] for name in names if name in row]
+    assert values, f"no {names} in frames {start} to {stop}"
+    return max(values)

@@ -1,0 +1,666 @@
+"""Sinks: whole, playable, named rightly, and never over what is there already."""
+
+from __future__ import annotations
+
+import io
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+from refervos.errors import VideoError
+from refervos.segmentation import Segmentation
+from refervos.video import (
+    BinarySink,
+    CutoutSink,
+    Frame,
+    OverlaySink,
+    PaletteSink,
+    RleSink,
+    Sink,
+    davis_palette,
+    draw_overlay,
+    open_source,
+    palette,
+    progress,
+)
+from refervos.video import movie as movie_module
+from refervos.video import outputs as outputs_module
+from video_files import box_masks, decode, number_of, picture, rotate, segmentation, write_video
+
+
+def answer(index: int, width: int = 64, height: int = 48, count: int = 1, **options: Any) -> Segmentation:
+    return segmentation(index, box_masks(width, height, count), **options)
+
+
+def nothing(index: int, width: int = 64, height: int = 48) -> Segmentation:
+    return segmentation(index, np.zeros((0, height, width), bool))
+
+
+def overlay(source_path: Path, target: Path, **options: Any) -> OverlaySink:
+    """Writes a source over into an overlay without masks, so that its pictures can be compared."""
+    with open_source(source_path) as source, OverlaySink(target, source.info, **options) as sink:
+        for frame in source:
+            sink.write(frame, nothing(frame.index, frame.image.shape[1], frame.image.shape[0]))
+    return sink
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.name.startswith(".") or path.suffix == ".part"]
+
+
+def sound_of(path: Path) -> tuple[str, float, float, float]:
+    """Codec, first time, seconds and pitch in hertz of a file's sound, decoded."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        frames = list(container.decode(stream))
+        rate = frames[0].sample_rate
+        samples = np.concatenate([frame.to_ndarray().reshape(-1)[: frame.samples] for frame in frames])
+        spectrum = np.abs(np.fft.rfft(samples.astype(np.float64)))
+        pitch = float(spectrum.argmax() * rate / len(samples))
+        return stream.codec_context.name, float(frames[0].time or 0.0), len(samples) / rate, pitch
+
+
+def sinks_in(folder: Path, **options: Any) -> list[Sink]:
+    return [
+        OverlaySink(folder / "o.mp4", **options),
+        RleSink(folder / "o.jsonl", **options),
+        PaletteSink(folder / "palette", **options),
+        BinarySink(folder / "binary", **options),
+        CutoutSink(folder / "cutout", **options),
+    ]
+
+
+# The overlay video
+
+
+def test_overlay_keeps_pictures_and_times(tmp_path: Path) -> None:
+    sink = overlay(write_video(tmp_path / "v.mp4", 10), tmp_path / "deep" / "er" / "o.mp4", crf=5)
+    assert sink.close() == [tmp_path / "deep" / "er" / "o.mp4"]
+    images, times = decode(tmp_path / "deep" / "er" / "o.mp4")
+    assert [number_of(image) for image in images] == list(range(10))
+    assert times == pytest.approx([k / 10 for k in range(10)], abs=1e-4)
+    # Colours come back as they were, which takes the right matrix and range on both ways.
+    assert np.abs(images[0][3, 3].astype(int) - (220, 30, 30)).max() <= 6
+    with av.open(str(tmp_path / "deep" / "er" / "o.mp4")) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        assert stream.codec_context.pix_fmt == "yuv420p"
+        assert float((stream.duration or 0) * (stream.time_base or 0)) == pytest.approx(1.0, abs=1e-4)
+    assert leftovers(tmp_path) == []
+
+
+def test_overlay_keeps_a_variable_frame_rate(tmp_path: Path) -> None:
+    times = [0.0, 0.1, 0.15, 0.4, 0.45, 1.0]
+    overlay(write_video(tmp_path / "v.mkv", times=times), tmp_path / "o.mp4")
+    assert decode(tmp_path / "o.mp4")[1] == pytest.approx(times, abs=1e-3)
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        stream = container.streams.video[0]
+        # The last frame is shown for as long as the others on average.
+        assert float((stream.duration or 0) * (stream.time_base or 0)) == pytest.approx(1.2, abs=2e-3)
+
+
+@pytest.mark.parametrize(("fps", "step"), [(None, 1 / 25), (8, 1 / 8), (29.97, 1001 / 30000)])
+def test_overlay_of_frames_without_times(tmp_path: Path, fps: float | None, step: float) -> None:
+    with OverlaySink(tmp_path / "o.mp4", fps=fps) as sink:
+        for k in range(4):
+            sink.write(Frame(k, picture(k)), nothing(k))
+    assert decode(tmp_path / "o.mp4")[1] == pytest.approx([k * step for k in range(4)], abs=1e-4)
+
+
+def test_overlay_bends_times_that_run_backwards(tmp_path: Path) -> None:
+    with OverlaySink(tmp_path / "o.mp4") as sink:
+        for k, time in enumerate([0.0, 0.2, 0.1, 0.1, 0.5]):
+            sink.write(Frame(k, picture(k), time), nothing(k))
+    times = decode(tmp_path / "o.mp4")[1]
+    assert len(times) == 5
+    assert times == sorted(set(times))
+    assert times[-1] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_overlay_pads_odd_sizes_with_the_edge(tmp_path: Path) -> None:
+    image = np.full((47, 63, 3), 200, np.uint8)
+    with OverlaySink(tmp_path / "o.mp4", crf=5) as sink:
+        for k in range(3):
+            sink.write(Frame(k, image), nothing(k, 63, 47))
+    (first, *_), _ = decode(tmp_path / "o.mp4")
+    assert first.shape == (48, 64, 3)
+    assert first.min() >= 190
+
+
+def test_overlay_fits_other_sizes_into_the_first(tmp_path: Path) -> None:
+    with OverlaySink(tmp_path / "o.mp4", crf=5) as sink:
+        sink.write(Frame(0, np.full((48, 64, 3), 200, np.uint8)), nothing(0))
+        sink.write(Frame(1, np.full((96, 48, 3), 200, np.uint8)), nothing(1, 48, 96))
+    images, _ = decode(tmp_path / "o.mp4")
+    assert [image.shape for image in images] == [(48, 64, 3)] * 2
+    assert images[1][24, 32].min() >= 185
+    assert images[1][24, 8].max() <= 25
+    assert images[1][24, -8].max() <= 25
+
+
+def test_overlay_of_a_turned_video_is_upright(tmp_path: Path) -> None:
+    overlay(rotate(write_video(tmp_path / "v.mp4", 3), 90), tmp_path / "o.mp4", crf=5)
+    images, _ = decode(tmp_path / "o.mp4")
+    assert images[0].shape == (64, 48, 3)
+    assert np.abs(images[0][3, -4].astype(int) - (220, 30, 30)).max() < 30
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        assert next(container.decode(video=0)).rotation == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "kept"),
+    [
+        ("v.mp4", "aac", "aac"),
+        ("v.mkv", "libmp3lame", "mp3float"),
+        ("v.webm", "libopus", "opus"),
+        ("v.mkv", "pcm_s16le", "aac"),
+    ],
+)
+def test_overlay_keeps_the_sound_up_to_the_end_of_the_video(tmp_path: Path, name: str, codec: str, kept: str) -> None:
+    path = write_video(tmp_path / name, 10, audio=codec, audio_seconds=2.5)
+    assert overlay(path, tmp_path / "o.mp4").warnings == []
+    found, first, seconds, pitch = sound_of(tmp_path / "o.mp4")
+    assert found == kept
+    assert abs(first) < 0.03
+    assert 0.93 < seconds < 1.08
+    assert pitch == pytest.approx(440, abs=3)
+    assert len(decode(tmp_path / "o.mp4")[0]) == 10
+
+
+@pytest.mark.parametrize("codec", ["aac", "pcm_s16le"])
+def test_overlay_keeps_sound_in_step_with_the_first_frame_written(tmp_path: Path, codec: str) -> None:
+    # The video begins 0.2 s into the file and is read from its fourth frame; the sound begins 0.9 s into the file.
+    path = write_video(tmp_path / "v.mkv", 12, audio=codec, audio_seconds=2, audio_first=0.9, video_first=0.2)
+    with open_source(path, start=3) as source, OverlaySink(tmp_path / "o.mp4", source.info) as sink:
+        for frame in source:
+            sink.write(frame, nothing(frame.index))
+    assert sink.warnings == []
+    assert decode(tmp_path / "o.mp4")[1][0] == 0
+    _, first, seconds, _ = sound_of(tmp_path / "o.mp4")
+    assert first == pytest.approx(0.4, abs=0.03)
+    assert first + seconds == pytest.approx(0.9, abs=0.05)
+
+
+@pytest.mark.parametrize("codec", ["aac", "pcm_s16le"])
+def test_overlay_leaves_out_the_sound_before_its_first_frame(tmp_path: Path, codec: str) -> None:
+    path = write_video(tmp_path / "v.mkv", 12, audio=codec, audio_seconds=2)
+    with open_source(path, start=8) as source, OverlaySink(tmp_path / "o.mp4", source.info) as sink:
+        for frame in source:
+            sink.write(frame, nothing(frame.index))
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        packets = [packet for packet in container.demux(container.streams.audio[0]) if packet.pts is not None]
+        first = min(float((packet.pts or 0) * packet.time_base) for packet in packets)
+        assert -0.06 <= first <= 0.03
+        assert sum(float((packet.duration or 0) * packet.time_base) for packet in packets) < 0.4 + 0.1
+    assert decode(tmp_path / "o.mp4")[1] == pytest.approx([0, 0.1, 0.2, 0.3], abs=1e-3)
+
+
+def test_overlay_without_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = write_video(tmp_path / "silent.mp4", 3)
+    assert overlay(silent, tmp_path / "a.mp4").warnings == []
+    loud = write_video(tmp_path / "loud.mp4", 3, audio="aac")
+    overlay(loud, tmp_path / "b.mp4", audio=False)
+
+    def refuse(*_: Any) -> None:
+        raise OSError("the sound is broken")
+
+    monkeypatch.setattr(movie_module.AudioTrack, "write_until", refuse)
+    sink = overlay(loud, tmp_path / "c.mp4")
+    assert sink.warnings == [f"The sound of '{loud}' could not be kept in '{tmp_path / 'c.mp4'}': the sound is broken."]
+    monkeypatch.setattr(movie_module, "AudioTrack", refuse)
+    assert len(overlay(loud, tmp_path / "d.mp4").warnings) == 1
+    for name in "abcd":
+        assert len(decode(tmp_path / f"{name}.mp4")[0]) == 3
+        if name != "c":
+            with av.open(str(tmp_path / f"{name}.mp4")) as container:
+                assert not container.streams.audio
+
+
+def test_overlay_refuses_its_own_input_and_bad_options(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", 2)
+    with open_source(path) as source, pytest.raises(VideoError, match="is the video being read"):
+        OverlaySink(path, source.info, overwrite=True)
+    for options, words in (
+        ({"crf": 99}, "crf is 99"),
+        ({"opacity": 2.0}, "opacity is 2.0"),
+        ({"fps": -1}, "fps is -1"),
+        ({"preset": "best"}, "preset is 'best'"),
+    ):
+        with pytest.raises(VideoError, match=words):
+            OverlaySink(tmp_path / "o.mp4", **options)
+    with pytest.raises(VideoError, match=r"does not end in \.mp4"):
+        OverlaySink(tmp_path / "o.avi")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["v.mp4"]
+
+
+def test_overlay_reports_what_the_encoder_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(movie_module, "_PRESETS", ("nonsense",))
+    sink = OverlaySink(tmp_path / "o.mp4", preset="nonsense")
+    with pytest.raises(VideoError, match="cannot be written"):
+        sink.write(Frame(0, picture(0)), nothing(0))
+    assert sink.close() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_colour_of_a_track_stays_when_another_leaves(tmp_path: Path) -> None:
+    gray = np.full((48, 64, 3), 128, np.uint8)
+    whole = np.ones((1, 48, 64), bool)
+    with OverlaySink(tmp_path / "o.mp4", crf=1, opacity=1.0) as sink:
+        sink.write(Frame(0, gray), segmentation(0, np.concatenate([~whole, whole]), ids=[4, 7]))
+        sink.write(Frame(1, gray), segmentation(1, whole, ids=[7]))
+    images, _ = decode(tmp_path / "o.mp4")
+    assert np.abs(images[0].astype(int) - images[1]).max() < 12
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_what_was_written_before_an_interruption_is_whole(tmp_path: Path, stop: type[BaseException]) -> None:
+    sinks = sinks_in(tmp_path)
+
+    def interrupted(sink: Sink) -> None:
+        with sink:
+            for k in range(3):
+                sink.write(Frame(k, picture(k), k / 10), answer(k))
+            raise stop
+
+    for sink in sinks:
+        with pytest.raises(stop):
+            interrupted(sink)
+    assert [sink.close() for sink in sinks] == [
+        [tmp_path / name] for name in ("o.mp4", "o.jsonl", "palette", "binary", "cutout")
+    ]
+    assert len(decode(tmp_path / "o.mp4")[0]) == 3
+    assert [json.loads(line)["frame"] for line in (tmp_path / "o.jsonl").read_text().splitlines()] == [0, 1, 2]
+    for folder in ("palette", "binary/0", "cutout/0"):
+        names = sorted(path.name for path in (tmp_path / folder).iterdir())
+        assert names == ["00000.png", "00001.png", "00002.png"]
+    assert leftovers(tmp_path) == []
+
+
+def test_nothing_is_at_the_path_before_close_or_after_abort(tmp_path: Path) -> None:
+    for sink, path in (
+        (OverlaySink(tmp_path / "o.mp4"), tmp_path / "o.mp4"),
+        (RleSink(tmp_path / "o.jsonl"), tmp_path / "o.jsonl"),
+    ):
+        sink.write(Frame(0, picture(0)), answer(0))
+        assert not path.exists()
+        sink.abort()
+        assert sink.close() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sinks_without_frames_leave_no_files(tmp_path: Path) -> None:
+    for sink in sinks_in(tmp_path):
+        assert sink.close() == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_closed_sinks_take_no_frames(tmp_path: Path) -> None:
+    for sink in sinks_in(tmp_path):
+        sink.close()
+        with pytest.raises(VideoError, match="closed already"):
+            sink.write(Frame(0, picture(0)), answer(0))
+
+
+def test_half_a_frame_of_lines_is_cut_away(tmp_path: Path) -> None:
+    sink = RleSink(tmp_path / "o.jsonl")
+    sink.write(Frame(0, picture(0)), answer(0, count=2))
+
+    class Broken(io.BytesIO):
+        def write(self, data: Any) -> int:
+            real.write(data[: len(data) // 2])
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None:
+            real.close()
+
+    real: Any = sink._file
+    sink._file = Broken()
+    with pytest.raises(VideoError, match="No space left on device"):
+        sink.write(Frame(1, picture(1)), answer(1, count=2))
+    sink.close()
+    assert [json.loads(line)["frame"] for line in (tmp_path / "o.jsonl").read_text().splitlines()] == [0, 0]
+
+
+# Existing files and places that cannot be written
+
+
+def test_existing_output_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    for sink in sinks_in(tmp_path):
+        with sink:
+            sink.write(Frame(0, picture(0)), answer(0))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for kind, name in (
+        (OverlaySink, "o.mp4"),
+        (RleSink, "o.jsonl"),
+        (PaletteSink, "palette"),
+        (BinarySink, "binary"),
+        (CutoutSink, "cutout"),
+    ):
+        with pytest.raises(VideoError, match="overwrite=True"):
+            kind(tmp_path / name)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    for sink in sinks_in(tmp_path, overwrite=True):
+        with sink:
+            sink.write(Frame(0, picture(5)), answer(0, count=2))
+    assert before.items() != {path: path.read_bytes() for path in before}.items()
+    assert all(path.read_bytes() != data for path, data in before.items() if "binary" not in str(path))
+    assert leftovers(tmp_path) == []
+
+
+def test_file_that_came_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    sink = RleSink(tmp_path / "o.jsonl")
+    sink.write(Frame(0, picture(0)), answer(0))
+    (tmp_path / "o.jsonl").write_text("another's work")
+    with pytest.raises(VideoError, match="to be renamed by hand") as caught:
+        sink.close()
+    assert (tmp_path / "o.jsonl").read_text() == "another's work"
+    (kept,) = tmp_path.glob("*.part")
+    assert str(kept) in str(caught.value)
+    assert json.loads(kept.read_text())["frame"] == 0
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    for make in (
+        lambda: OverlaySink(blocked / "o.mp4"),
+        lambda: RleSink(blocked / "o.jsonl"),
+        lambda: PaletteSink(blocked / "deeper"),
+        lambda: RleSink(Path("/proc/none/o.jsonl")),
+    ):
+        with pytest.raises(VideoError, match="cannot be written"):
+            make()
+    with pytest.raises(VideoError, match="is a file; give a folder"):
+        PaletteSink(blocked)
+    with pytest.raises(VideoError, match="is a folder"):
+        RleSink(tmp_path)
+
+
+def test_image_is_put_in_place_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a.png"
+    target.write_bytes(b"old")
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(outputs_module.Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        outputs_module.write_whole(target, b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert target.read_bytes() == b"old"
+
+
+def test_parts_that_do_not_fit(tmp_path: Path) -> None:
+    sinks = sinks_in(tmp_path)
+    fewer = Segmentation(0, (0,), (), box_masks(64, 48), np.ones(1, np.float32), np.zeros(1, bool))
+    for sink in sinks:
+        with pytest.raises(VideoError, match=r"masks of shape \(1, 24, 32\)"):
+            sink.write(Frame(0, picture(0)), answer(0, 32, 24))
+        with pytest.raises(VideoError, match="1 tracks but 0 expressions"):
+            sink.write(Frame(0, picture(0)), fewer)
+        sink.close()
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".."])
+def test_frame_names_that_are_paths(tmp_path: Path, name: str) -> None:
+    sink = PaletteSink(tmp_path / "in")
+    with pytest.raises(VideoError, match="must be the stem of a file"):
+        sink.write(Frame(0, picture(0), name=name), answer(0))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_frame_names_are_used_once(tmp_path: Path) -> None:
+    sink = PaletteSink(tmp_path)
+    sink.write(Frame(0, picture(0), name="a"), answer(0))
+    with pytest.raises(VideoError, match="of an earlier frame"):
+        sink.write(Frame(1, picture(1), name="a"), answer(1))
+
+
+# Masks
+
+
+def test_davis_palette() -> None:
+    colours = davis_palette().tolist()
+    assert colours[:8] == [
+        [0, 0, 0],
+        [128, 0, 0],
+        [0, 128, 0],
+        [128, 128, 0],
+        [0, 0, 128],
+        [128, 0, 128],
+        [0, 128, 128],
+        [128, 128, 128],
+    ]
+    assert colours[8] == [64, 0, 0]
+    assert colours[255] == [224, 224, 192]
+    assert len({tuple(colour) for colour in colours}) == 256
+
+
+def test_palette_images(tmp_path: Path) -> None:
+    masks = box_masks(64, 48, 3)
+    with PaletteSink(tmp_path) as sink:
+        sink.write(Frame(0, picture(0)), segmentation(0, masks, ids=[5, 9, 2]))
+        sink.write(Frame(1, picture(1), name="given"), segmentation(1, masks[:2], ids=[2, 9]))
+        sink.write(Frame(12, picture(2)), nothing(12))
+    with Image.open(tmp_path / "00000.png") as image:
+        assert image.mode == "P"
+        assert image.getpalette() == davis_palette().ravel().tolist()
+        indices = np.asarray(image)
+    expected = np.zeros((48, 64), np.uint8)
+    for k, mask in enumerate(masks):
+        expected[mask] = k + 1
+    assert np.array_equal(indices, expected)
+    # Track 9 stays the second and track 2 the third, whatever place they have in the answer.
+    expected[:] = 0
+    expected[masks[1]] = 2
+    expected[masks[0]] = 3
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "given.png")), expected)
+    assert not np.asarray(Image.open(tmp_path / "00012.png")).any()
+
+
+def test_too_many_tracks_for_a_palette(tmp_path: Path) -> None:
+    masks = np.zeros((256, 4, 4), bool)
+    with pytest.raises(VideoError, match="More than 255 tracks"), PaletteSink(tmp_path) as sink:
+        sink.write(Frame(0, np.zeros((4, 4, 3), np.uint8)), segmentation(0, masks))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_binary_images(tmp_path: Path) -> None:
+    masks = box_masks(64, 48, 2)
+    with BinarySink(tmp_path) as sink:
+        sink.write(Frame(3, picture(0)), segmentation(3, masks, ids=[8, 6]))
+        sink.write(Frame(4, picture(1), name="b"), segmentation(4, masks[:1], ids=[6]))
+    for path, mask in (("0/00003.png", masks[0]), ("1/00003.png", masks[1]), ("1/b.png", masks[0])):
+        with Image.open(tmp_path / path) as image:
+            assert image.mode == "L"
+            assert np.array_equal(np.asarray(image), np.where(mask, 255, 0))
+    assert not (tmp_path / "0" / "b.png").exists()
+
+
+def test_cutouts(tmp_path: Path) -> None:
+    masks = box_masks(64, 48, 2)
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    with CutoutSink(tmp_path) as sink:
+        sink.write(Frame(0, image), segmentation(0, masks))
+    for k, mask in enumerate(masks):
+        with Image.open(tmp_path / str(k) / "00000.png") as opened:
+            assert opened.mode == "RGBA"
+            cut = np.asarray(opened)
+        assert np.array_equal(cut[..., 3], np.where(mask, 255, 0))
+        assert np.array_equal(cut[mask][:, :3], image[mask])
+        assert not cut[~mask].any()
+
+
+def test_run_lengths_round_trip(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    masks = rng.random((3, 47, 63)) > 0.6
+    masks[1] = False
+    given = Segmentation(
+        frame_index=7,
+        track_ids=(3, 1, 2),
+        expressions=("größe 東京\n", 'a "quoted" \ud800 one', "plain"),
+        masks=masks,
+        presence=np.array([0.9, np.nan, 1], np.float32),
+        switched=np.array([True, False, False]),
+    )
+    image = np.zeros((47, 63, 3), np.uint8)
+    with RleSink(tmp_path / "o.jsonl") as sink:
+        sink.write(Frame(7, image, time=0.28), given)
+        sink.write(Frame(8, image), nothing(8, 63, 47))
+    lines = (tmp_path / "o.jsonl").read_bytes().split(b"\n")
+    assert lines.pop() == b""
+    records = [json.loads(line) for line in lines]
+    assert list(records[0]) == [
+        "frame",
+        "time",
+        "track",
+        "expression",
+        "size",
+        "counts",
+        "presence",
+        "switched",
+        "area",
+        "bbox",
+    ]
+    for k, record in enumerate(records):
+        rle = {"size": record["size"], "counts": record["counts"].encode()}
+        assert np.array_equal(coco.decode(rle).astype(bool), masks[k])
+        assert record["frame"] == 7
+        assert record["time"] == 0.28
+        assert record["track"] == given.track_ids[k]
+        assert record["expression"] == given.expressions[k]
+        assert record["area"] == masks[k].sum()
+    assert [record["presence"] for record in records] == [0.9, None, 1.0]
+    assert [record["switched"] for record in records] == [True, False, False]
+    assert records[1]["bbox"] == [0, 0, 0, 0]
+    rows, columns = np.flatnonzero(masks[0].any(1)), np.flatnonzero(masks[0].any(0))
+    assert records[0]["bbox"] == [
+        columns[0],
+        rows[0],
+        columns[-1] - columns[0] + 1,
+        rows[-1] - rows[0] + 1,
+    ]
+
+
+# Drawing
+
+
+def test_overlay_tints_inside_and_leaves_outside() -> None:
+    image = np.full((240, 320, 3), 128, np.uint8)
+    before = image.copy()
+    mask = np.zeros((1, 240, 320), bool)
+    mask[0, 100:200, 100:220] = True
+    out = draw_overlay(image, segmentation(0, mask), [(255, 0, 0)], opacity=0.5, legend=False)
+    assert np.array_equal(image, before)
+    assert out[150, 160].tolist() == [192, 64, 64]
+    assert out[100, 160].tolist() == [255, 0, 0]
+    assert (out[99, 160] < 60).all()
+    assert np.array_equal(out[:90], image[:90])
+    assert np.array_equal(out[210:], image[210:])
+
+
+def test_outline_does_not_run_along_the_border_and_is_not_hidden_by_a_later_mask() -> None:
+    image = np.full((60, 80, 3), 128, np.uint8)
+    masks = np.zeros((2, 60, 80), bool)
+    masks[0, :, :40] = True
+    masks[1] = True
+    out = draw_overlay(image, segmentation(0, masks), [(255, 0, 0), (0, 0, 255)], legend=False)
+    assert out[30, 39].tolist() == [255, 0, 0]
+    assert out[30, 0].tolist() == out[30, 20].tolist()
+    assert out[0, 60].tolist() == out[30, 60].tolist()
+
+
+def test_legend_names_every_track_and_dims_the_absent() -> None:
+    image = np.full((480, 640, 3), 200, np.uint8)
+    masks = np.zeros((2, 480, 640), bool)
+    colours = palette(2)
+
+    def drawn(presence: list[float]) -> np.ndarray:
+        return draw_overlay(image, segmentation(0, masks, presence=presence), colours)
+
+    both, one = drawn([1, 1]), drawn([1, 0.2])
+    changed = np.argwhere((both != image).any(-1))
+    assert changed[:, 0].max() < 0.34 * 480
+    for k, colour in enumerate(colours):
+        full = int((both == colour).all(-1).sum())
+        assert full > 100
+        seen = int((one == colour).all(-1).sum())
+        assert (seen < full / 2) == (k == 1)
+    assert np.array_equal(draw_overlay(image, segmentation(0, masks), colours, legend=False), image)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "東京タワーの前を歩く人", "🦊 fox", "a\nb\tc\0", "\ud800 lone", "مرحبا", "long " * 200, "\u202e turned"],
+)
+def test_legend_takes_any_text(text: str) -> None:
+    for height, width in ((240, 320), (48, 64), (2, 2), (600, 90), (90, 600)):
+        given = Segmentation(
+            0,
+            (0,),
+            (text,),
+            np.zeros((1, height, width), bool),
+            np.array([np.nan], np.float32),
+            np.zeros(1, bool),
+        )
+        image = np.zeros((height, width, 3), np.uint8)
+        assert draw_overlay(image, given, palette(1)).shape == image.shape
+
+
+def test_legend_puts_a_sentence_on_one_line() -> None:
+    image = np.full((240, 320, 3), 200, np.uint8)
+    one, other = (
+        Segmentation(0, (0,), (text,), np.zeros((1, 240, 320), bool), np.ones(1, np.float32), np.zeros(1, bool))
+        for text in ("the red fox", "  the\nred \t fox ")
+    )
+    assert np.array_equal(draw_overlay(image, one, palette(1)), draw_overlay(image, other, palette(1)))
+
+
+def test_legend_of_many_tracks_leaves_the_scene() -> None:
+    image = np.full((360, 480, 3), 200, np.uint8)
+    given = segmentation(0, np.zeros((60, 360, 480), bool))
+    changed = np.argwhere((draw_overlay(image, given, palette(60)) != image).any(-1))
+    assert 0 < changed[:, 0].max() < 0.4 * 360
+
+
+def test_palette_is_distinct_and_stable() -> None:
+    assert palette(0) == []
+    many = palette(264)
+    assert many[:5] == palette(5)
+    assert len(set(many)) == 264
+    first = np.array(palette(24), int)
+    gaps = np.abs(first[:, None] - first[None]).sum(-1) + 1000 * np.eye(24, dtype=int)
+    assert gaps.min() >= 60
+    assert len(palette(300)) == 300
+
+
+# Progress
+
+
+def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress(iter(range(3)), total=3, description="Segmenting", disable=False)) == [0, 1, 2]
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "Segmenting" in shown.err
+    assert "3/3" in shown.err
+    assert "frames/s" in shown.err
+    assert list(progress([1, 2], disable=True)) == [1, 2]
+    assert capsys.readouterr().err == ""
+
+
+def test_rates_of_the_source_time_frames_without_times(tmp_path: Path) -> None:
+    source = open_source(np.stack([picture(k) for k in range(3)]), fps=Fraction(5))
+    with OverlaySink(tmp_path / "o.mp4", source.info) as sink:
+        for frame in source:
+            sink.write(Frame(frame.index, frame.image), nothing(frame.index))
+    assert decode(tmp_path / "o.mp4")[1] == pytest.approx([0, 0.2, 0.4], abs=1e-4)

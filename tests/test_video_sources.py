@@ -1,0 +1,567 @@
+"""Sources: everything that frames can come from, and everything that can be wrong with it."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import http.server
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from refervos.errors import VideoError
+from refervos.video import Frame, open_source, read_video
+from refervos.video import media as media_module
+from video_files import (
+    add_cover,
+    number_of,
+    packets_of,
+    picture,
+    rotate,
+    write_tone,
+    write_video,
+)
+
+RED, BLUE = (220, 30, 30), (30, 30, 220)
+
+
+def fault(spec: Any, **options: Any) -> str:
+    """The sentence with which opening or reading a source fails."""
+    with pytest.raises(VideoError) as caught, open_source(spec, **options) as source:
+        list(source)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    return sentence
+
+
+def near(pixel: np.ndarray, colour: tuple[int, int, int], tolerance: int = 40) -> bool:
+    return bool(np.abs(pixel.astype(int) - colour).max() <= tolerance)
+
+
+def noisy(count: int) -> list[np.ndarray]:
+    """Frames that do not compress, so that each takes its share of the file."""
+    rng = np.random.default_rng(0)
+    return [
+        np.clip(picture(k).astype(int) + rng.integers(-20, 20, (48, 64, 1)), 0, 255).astype(np.uint8)
+        for k in range(count)
+    ]
+
+
+def cut(path: Path, share: float) -> Path:
+    target = path.with_name(f"cut-{path.name}")
+    data = path.read_bytes()
+    target.write_bytes(data[: int(len(data) * share)])
+    return target
+
+
+# Files that are as they should be
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mov", "v.mkv", "v.webm", "v.avi", "v.gif"])
+def test_one_second_in_every_container(tmp_path: Path, name: str) -> None:
+    path = write_video(tmp_path / name, 10)
+    with open_source(str(path)) as source:
+        frames = list(source)
+    info = source.info
+    assert [number_of(frame.image) for frame in frames] == list(range(10))
+    assert [frame.index for frame in frames] == list(range(10))
+    assert [frame.time for frame in frames] == pytest.approx([k / 10 for k in range(10)], abs=1e-3)
+    assert (info.name, info.width, info.height, info.frame_count) == ("v", 64, 48, 10)
+    assert info.fps == 10
+    assert info.path == path
+    assert not info.live
+    assert source.warnings == []
+    assert frames[0].image.dtype == np.uint8
+    assert frames[0].image.shape == (48, 64, 3)
+    assert near(frames[0].image[3, 3], RED, 60)
+    assert near(frames[0].image[-4, -4], BLUE, 60)
+
+
+def test_vertical_video(tmp_path: Path) -> None:
+    with open_source(write_video(tmp_path / "v.mp4", 2, width=32, height=64)) as source:
+        assert (source.info.width, source.info.height) == (32, 64)
+        assert next(iter(source)).image.shape == (64, 32, 3)
+
+
+# Where the red upper left and the blue lower right corner of the coded picture are to be seen.
+TURNS = [
+    (0, False, (3, 3), (-4, -4)),
+    (90, False, (3, -4), (-4, 3)),
+    (180, False, (-4, -4), (3, 3)),
+    (270, False, (-4, 3), (3, -4)),
+    (0, True, (3, -4), (-4, 3)),
+]
+
+
+@pytest.mark.parametrize(("clockwise", "mirrored", "red", "blue"), TURNS)
+def test_display_matrix_is_followed(
+    tmp_path: Path, clockwise: int, mirrored: bool, red: tuple[int, int], blue: tuple[int, int]
+) -> None:
+    path = rotate(write_video(tmp_path / "v.mp4", 2), clockwise, mirrored)
+    with open_source(path) as source:
+        image = next(iter(source)).image
+    assert near(image[red], RED)
+    assert near(image[blue], BLUE)
+    assert (source.info.height, source.info.width) == image.shape[:2]
+    assert image.shape[:2] == ((64, 48) if clockwise in (90, 270) else (48, 64))
+    assert image.flags.c_contiguous
+
+
+def test_variable_frame_rate_keeps_times(tmp_path: Path) -> None:
+    times = [0.0, 0.1, 0.15, 0.4, 0.45, 1.0]
+    with open_source(write_video(tmp_path / "v.mkv", times=times)) as source:
+        assert [frame.time for frame in source] == pytest.approx(times, abs=1e-3)
+
+
+def test_times_begin_at_zero_where_the_file_does_not(tmp_path: Path) -> None:
+    with open_source(write_video(tmp_path / "v.mkv", 3, video_first=0.5)) as source:
+        assert [frame.time for frame in source] == pytest.approx([0, 0.1, 0.2], abs=1e-3)
+        assert source.info.start_time == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "width", "height"),
+    [
+        ("ffv1", "yuv444p", 63, 47),
+        ("ffv1", "yuv420p10le", 64, 48),
+        ("ffv1", "gray", 64, 48),
+        ("ffv1", "gray16le", 64, 48),
+        ("ffv1", "bgra", 64, 48),
+    ],
+)
+def test_pixel_formats_and_odd_sizes(tmp_path: Path, codec: str, pix_fmt: str, width: int, height: int) -> None:
+    path = write_video(tmp_path / "v.mkv", 3, codec=codec, pix_fmt=pix_fmt, options={}, width=width, height=height)
+    with open_source(path) as source:
+        frames = list(source)
+    assert [number_of(frame.image) for frame in frames] == [0, 1, 2]
+    assert all(frame.image.shape == (height, width, 3) for frame in frames)
+    if "gray" not in pix_fmt:
+        assert near(frames[0].image[3, 3], RED, 12)
+
+
+def test_size_that_changes_midway_is_passed_on(tmp_path: Path) -> None:
+    first = write_video(tmp_path / "a.h264", 3)
+    second = write_video(tmp_path / "b.h264", 2, width=32, height=64)
+    joined = tmp_path / "ab.h264"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    with open_source(joined) as source:
+        frames = list(source)
+    assert [frame.image.shape[:2] for frame in frames] == [(48, 64)] * 3 + [(64, 32)] * 2
+    # A bare stream tells no times; they follow from its rate.
+    assert [frame.time for frame in frames] == pytest.approx([k / float(source.info.fps or 0) for k in range(5)])
+
+
+def test_range_of_frames_keeps_index_and_time(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", 8)
+    with open_source(path, start=3, stop=6) as source:
+        frames = list(source)
+    assert [(frame.index, number_of(frame.image)) for frame in frames] == [(3, 3), (4, 4), (5, 5)]
+    assert frames[0].time == pytest.approx(0.3, abs=1e-3)
+    assert source.info.frame_count == 3
+    assert "only 8 frames" in fault(path, start=9)
+    assert "start is 4 and stop is 4" in fault(path, start=4, stop=4)
+
+
+def test_reading_goes_on_where_it_stopped_and_ends_on_close(tmp_path: Path) -> None:
+    source = open_source(write_video(tmp_path / "v.mp4", 6))
+    assert [frame.index for frame, _ in zip(source, range(2), strict=False)] == [0, 1]
+    assert next(iter(source)).index in (2, 3)  # zip may have drawn one ahead
+    source.close()
+    source.close()
+    assert list(source) == []
+
+
+def test_notes_that_are_not_utf8_do_no_harm(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mkv", 3, title="AAAAAAAA")
+    data = path.read_bytes()
+    assert b"AAAAAAAA" in data
+    path.write_bytes(data.replace(b"AAAAAAAA", b"caf\xe9 \xff\xfe!"))
+    with open_source(path) as source:
+        assert len(list(source)) == 3
+
+
+def test_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(tmp_path / "v.mp4", 2).rename(tmp_path / "http:v.mp4")
+    monkeypatch.chdir(tmp_path)
+    with open_source("http:v.mp4") as source:
+        assert len(list(source)) == 2
+
+
+def test_read_video(tmp_path: Path) -> None:
+    assert read_video(write_video(tmp_path / "v.mp4", 3)).shape == (3, 48, 64, 3)
+
+
+# Files that are not
+
+
+def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
+    assert "'/no/such.mp4' does not exist" in fault("/no/such.mp4")
+    empty = tmp_path / "empty.mp4"
+    empty.touch()
+    assert f"'{empty}' is empty (0 bytes)" in fault(empty)
+    garbage = tmp_path / "garbage.mp4"
+    garbage.write_bytes(np.random.default_rng(0).integers(0, 256, 4000, np.uint8).tobytes())
+    assert f"'{garbage}' is not a video" in fault(garbage)
+    text = tmp_path / "notes.txt"
+    text.write_text("A text that must not be shown as a film.\n" * 20)
+    assert f"'{text}' holds no video" in fault(text)
+    assert "neither a file nor a folder" in fault("/dev/null")
+    assert "empty" in fault("")
+    assert "cannot be opened" in fault("x" * 5000)
+    assert len(fault("x" * 5000)) < 400
+    assert "int" in fault(5)
+    assert "fps is 0" in fault(tmp_path, fps=0)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("s.m4a", "aac"), ("s.mp3", "libmp3lame"), ("s.wav", "pcm_s16le")])
+def test_sound_alone_is_no_video(tmp_path: Path, name: str, codec: str) -> None:
+    path = write_tone(tmp_path / name, codec)
+    assert f"'{path}' holds only sound;" in fault(path)
+
+
+def test_cover_picture_is_no_video(tmp_path: Path) -> None:
+    path = add_cover(write_tone(tmp_path / "s.mp3", "libmp3lame"))
+    assert f"'{path}' holds only sound, its cover picture aside" in fault(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "movflags"),
+    [
+        ("v.mp4", "faststart"),
+        ("v.mov", "faststart"),
+        ("v.mp4", "frag_keyframe+empty_moov"),
+        ("v.mkv", None),
+        ("v.webm", None),
+        ("v.avi", None),
+        ("v.gif", None),
+    ],
+)
+def test_cut_file_gives_what_decodes_and_warns(tmp_path: Path, name: str, movflags: str | None) -> None:
+    whole = write_video(tmp_path / name, 20, images=noisy(20), movflags=movflags)
+    with open_source(whole) as source:
+        assert len(list(source)) == 20
+    assert source.warnings == []
+    path = cut(whole, 0.6)
+    with open_source(path) as source:
+        frames = list(source)
+    assert 4 <= len(frames) < 20
+    exact = [number_of(frame.image) for frame in frames]
+    assert exact[:-1] == [k % 12 for k in range(len(frames) - 1)]
+    assert len(source.warnings) == 1
+    assert f"'{path}' is cut short" in source.warnings[0]
+    assert f"first {len(frames)} frames" in source.warnings[0]
+
+
+def test_picture_through_which_the_cut_goes_is_left_out(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "v.mp4", 10, images=noisy(10), movflags="faststart")
+    position, size = packets_of(whole)[6]
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(whole.read_bytes()[: position + size // 2])
+    with open_source(path) as source:
+        frames = list(source)
+    assert [number_of(frame.image) for frame in frames] == list(range(6))
+
+
+def test_cut_file_without_any_frame(tmp_path: Path) -> None:
+    # The index is written last, so that it is the first to go.
+    path = cut(write_video(tmp_path / "v.mp4", 10, images=noisy(10)), 0.8)
+    assert f"'{path}' is cut short" in fault(path)
+    path = cut(write_video(tmp_path / "v.mkv", 10, images=noisy(10)), 0.05)
+    assert "no frame of it can be decoded" in fault(path)
+    whole = write_video(tmp_path / "w.mp4", 4)
+    data = whole.read_bytes()
+    path = tmp_path / "headless.mp4"
+    path.write_bytes(data[: data.index(b"moov") - 4])
+    assert "its index (the moov box, written last) is missing" in fault(path)
+
+
+def test_sizes_in_the_rarer_spellings(tmp_path: Path) -> None:
+    # Matroska whose size was left unknown, as a live recording leaves it, is not cut short.
+    path = write_video(tmp_path / "v.mkv", 6)
+    data = bytearray(path.read_bytes())
+    size = data.index(b"\x18\x53\x80\x67") + 4
+    data[size : size + 8] = b"\x01" + b"\xff" * 7
+    path.write_bytes(data)
+    with open_source(path) as source:
+        assert len(list(source)) == 6
+    assert source.warnings == []
+
+    # MP4 with the 64-bit size of large files, in the room that the free box before it leaves.
+    path = write_video(tmp_path / "v.mp4", 6)
+    whole = path.read_bytes()
+    mdat = whole.index(b"mdat") - 4
+    length = int.from_bytes(whole[mdat : mdat + 4], "big")
+    assert whole[mdat - 8 : mdat] == b"\0\0\0\x08free"
+    large = whole[: mdat - 8] + b"\0\0\0\x01mdat" + (length + 8).to_bytes(8, "big") + whole[mdat + 8 :]
+    path.write_bytes(large)
+    with open_source(path) as source:
+        assert len(list(source)) == 6
+    assert source.warnings == []
+    path.write_bytes(large[: mdat + length // 2])
+    assert f"it holds {mdat + length // 2} of its {mdat + length} bytes" in fault(path)
+
+    # MP4 whose media data reach to the end of the file, wherever that is.
+    path.write_bytes(whole[:mdat] + b"\0\0\0\0" + whole[mdat + 4 : mdat + length])
+    assert "its index (the moov box, written last) is missing" in fault(path)
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.avi"])
+def test_damaged_packets_are_skipped_and_counted(tmp_path: Path, name: str) -> None:
+    path = write_video(tmp_path / name, 12, images=noisy(12), gop=4)
+    data = bytearray(path.read_bytes())
+    rng = np.random.default_rng(1)
+    for position, size in (packets_of(path)[k] for k in (3, 7)):
+        data[position + 4 : position + size] = rng.integers(0, 256, size - 4, np.uint8).tobytes()
+    path.write_bytes(data)
+    with open_source(path) as source:
+        frames = list(source)
+    assert len(frames) == 10
+    assert source.warnings == [f"'{path}': 2 damaged packets were skipped, whose frames are missing."]
+    assert [number_of(frame.image) for frame in frames] == [0, 1, 2, 4, 5, 6, 8, 9, 10, 11]
+
+
+def test_file_of_nothing_but_damage(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", 5)
+    data = bytearray(path.read_bytes())
+    for position, size in packets_of(path):
+        data[position : position + size] = b"\xff" * size
+    path.write_bytes(data)
+    assert f"'{path}' holds no frame that can be decoded as h264" in fault(path)
+
+
+# Folders and images
+
+
+def test_folder_in_natural_order(tmp_path: Path) -> None:
+    names = ["10.jpg", "2.png", "1.JPEG", "frame9.bmp", "frame11.webp", "frame100.tif"]
+    order = ["1", "2", "10", "frame9", "frame11", "frame100"]
+    for name in names:
+        Image.fromarray(picture(order.index(name.split(".")[0]))).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("not a frame")
+    (tmp_path / "._1.jpg").write_text("what a Mac leaves behind")
+    (tmp_path / "sub.png").mkdir()
+    with open_source(tmp_path, fps=5) as source:
+        frames = list(source)
+    assert [frame.name for frame in frames] == order
+    assert [number_of(frame.image) for frame in frames] == list(range(6))
+    assert [frame.time for frame in frames] == pytest.approx([k / 5 for k in range(6)])
+    assert source.info.frame_count == 6
+    assert source.info.path is None
+    assert (source.info.width, source.info.height) == (64, 48)
+    with open_source(tmp_path, start=1, stop=3) as source:
+        assert [(frame.index, frame.name, frame.time) for frame in source] == [(1, "2", None), (2, "10", None)]
+
+
+def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
+    assert f"'{tmp_path}' holds no images" in fault(tmp_path)
+    Image.fromarray(picture(0)).save(tmp_path / "1.png")
+    assert "has only 1 frame," in fault(tmp_path, start=3)
+    Image.fromarray(picture(0)).save(tmp_path / "1.jpg")
+    assert "holds both 1.jpg and 1.png" in fault(tmp_path)
+    (tmp_path / "1.jpg").rename(tmp_path / "2.jpg")
+    (tmp_path / "2.jpg").write_bytes(b"no picture")
+    assert f"'{tmp_path / '2.jpg'}' is not an image" in fault(tmp_path)
+    (tmp_path / "2.jpg").write_bytes(b"")
+    assert f"'{tmp_path / '2.jpg'}' is empty" in fault(tmp_path)
+    # The frames before the bad one have been given by then.
+    with open_source(tmp_path) as source:
+        assert next(iter(source)).name == "1"
+
+
+def test_single_image_of_every_mode(tmp_path: Path) -> None:
+    path = tmp_path / "one.png"
+    rgb = picture(3)
+    gray = rgb[..., 0]
+    palette_image = Image.fromarray(rgb).quantize(16)
+    pictures = {
+        "gray": (Image.fromarray(gray), 96),
+        "gray16": (Image.fromarray(gray.astype(np.uint16) * 257), 96),
+        "rgba": (Image.fromarray(np.dstack([rgb, np.full(gray.shape, 9, np.uint8)])), 96),
+        "palette": (palette_image, 96),
+        "bits": (Image.fromarray(gray).point([0] * 90 + [255] * 166, "1"), 255),
+    }
+    for image, middle in pictures.values():
+        image.save(path)
+        with open_source(path) as source:
+            (frame,) = source
+        assert frame.image.shape == (48, 64, 3)
+        assert frame.image.dtype == np.uint8
+        assert frame.name == "one"
+        assert abs(int(frame.image[24, 32, 0]) - middle) <= 2
+
+
+def test_exif_orientation(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    Image.fromarray(picture(0)).save(tmp_path / "1.jpg", exif=exif, quality=95)
+    for spec in (tmp_path, tmp_path / "1.jpg"):
+        with open_source(spec) as source:
+            (frame,) = source
+        assert frame.image.shape == (64, 48, 3)
+        assert near(frame.image[3, -4], RED)
+        assert (source.info.width, source.info.height) == (48, 64)
+
+
+def test_image_of_many_pictures_warns(tmp_path: Path) -> None:
+    pages = [Image.fromarray(picture(k)) for k in range(3)]
+    pages[0].save(tmp_path / "many.tif", save_all=True, append_images=pages[1:])
+    with open_source(tmp_path / "many.tif") as source:
+        assert len(list(source)) == 1
+    assert "holds 3 pictures" in source.warnings[0]
+
+
+# Arrays and iterables
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 8, 3), (4, 6, 8, 4), (4, 6, 8, 1), (4, 6, 8)])
+def test_arrays(shape: tuple[int, ...]) -> None:
+    array = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    with open_source(array, fps=2) as source:
+        frames = list(source)
+    wide = array[..., None] if array.ndim == 3 else array
+    for k, frame in enumerate(frames):
+        assert np.array_equal(frame.image, np.broadcast_to(wide[k, ..., : min(3, wide.shape[-1])], (6, 8, 3)))
+    assert [frame.time for frame in frames] == [0, 0.5, 1, 1.5]
+    assert (source.info.width, source.info.height, source.info.frame_count) == (8, 6, 4)
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((2, 4, 4, 3), np.float32), "dtype float32"),
+        (np.zeros((4, 4, 3), np.uint8), "single image"),
+        (np.zeros((2, 3, 4, 5), np.uint8), "shape (2, 3, 4, 5)"),
+        (np.zeros((0, 4, 4, 3), np.uint8), "shape (0, 4, 4, 3)"),
+        (np.zeros(5, np.uint8), "shape (5,)"),
+    ],
+)
+def test_arrays_that_are_no_video(array: np.ndarray, words: str) -> None:
+    assert words in fault(array)
+
+
+def test_iterables() -> None:
+    gray, colour = np.full((4, 6), 7, np.uint8), np.full((4, 6, 3), 8, np.uint8)
+    alpha = np.full((4, 6, 4), 9, np.uint8)
+    ready = Frame(99, colour, time=1.25, name="ready")
+
+    def frames() -> Iterator[Any]:
+        yield from (gray, colour, alpha, Image.fromarray(gray), ready)
+
+    with open_source(frames()) as source:
+        read = list(source)
+    assert [int(frame.image[0, 0, 0]) for frame in read] == [7, 8, 9, 7, 8]
+    assert all(frame.image.shape == (4, 6, 3) for frame in read)
+    assert [frame.index for frame in read] == [0, 1, 2, 3, 4]
+    assert (read[4].time, read[4].name) == (1.25, "ready")
+    assert source.info.frame_count is None
+    assert open_source([gray, gray]).info.frame_count == 2
+
+
+def test_iterables_that_go_wrong() -> None:
+    good = np.zeros((4, 6, 3), np.uint8)
+    assert "frame 1 of the iterable has dtype float64" in fault([good, np.zeros((4, 6, 3))])
+    assert "frame 0 of the iterable has shape (3, 4, 6)" in fault([np.zeros((3, 4, 6), np.uint8)])
+    assert "frame 0 of the iterable is 'a.png'" in fault(["a.png"])
+    assert "dtype object" in fault([None])
+    assert "gave 0 frames" in fault(iter(()))
+
+    def breaks() -> Iterator[np.ndarray]:
+        yield good
+        raise RuntimeError("the camera fell over")
+
+    with open_source(breaks()) as source:
+        assert next(iter(source)).index == 0
+        with pytest.raises(RuntimeError, match="the camera fell over"):
+            next(iter(source))
+
+
+def test_iterable_is_not_asked_for_more_than_needed() -> None:
+    asked = []
+
+    def frames() -> Iterator[np.ndarray]:
+        for k in range(10):
+            asked.append(k)
+            yield np.zeros((2, 2), np.uint8)
+
+    with open_source(frames(), stop=3) as source:
+        assert len(list(source)) == 3
+    assert asked == [0, 1, 2]
+
+
+# Cameras and addresses
+
+
+@pytest.mark.parametrize("device", ["97", "/dev/video97"])
+def test_absent_camera(device: str) -> None:
+    sentence = fault(f"camera:{device}")
+    assert sentence.startswith(f"camera:{device}")
+    assert "is absent" in sentence or "cannot be opened" in sentence
+
+
+def test_busy_and_forbidden_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    for code, words in ((errno.EBUSY, "in use by another program"), (errno.EACCES, "may not be used")):
+
+        def refuse(*_: Any, code: int = code, **__: Any) -> None:
+            raise media_module.FFmpegError(code, "refused")
+
+        monkeypatch.setattr(media_module.av, "open", refuse)
+        assert words in fault("camera:0")
+
+
+def test_camera_is_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    # FFmpeg's test picture stands in for the device; all else is as with a camera.
+    monkeypatch.setattr(media_module, "_camera_address", lambda _: ("testsrc=size=64x48:rate=10", "lavfi"))
+    monkeypatch.setattr(media_module, "_NETWORK_TIMEOUT", 5.0)
+    with open_source("camera:0") as source:
+        frames = [frame for frame, _ in zip(source, range(3), strict=False)]
+    assert source.info.live
+    assert source.info.path is None
+    assert source.info.name == "camera-0"
+    assert (source.info.width, source.info.height) == (64, 48)
+    assert [frame.time for frame in frames] == pytest.approx([0, 0.1, 0.2])
+
+
+def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    write_video(tmp_path / "v.mkv", 4)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        base = f"http://127.0.0.1:{server.server_port}"
+        with open_source(f"{base}/v.mkv?token=secret") as source:
+            assert [number_of(frame.image) for frame in source] == [0, 1, 2, 3]
+        assert source.info.name == "v"
+        assert not source.info.live
+        assert source.info.path is None
+        assert "cannot be opened" in fault(f"{base}/none.mkv")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    sentence = fault("rtsp://user:secret@127.0.0.1:1/stream")
+    assert "'rtsp://127.0.0.1:1/stream' cannot be opened" in sentence
+    assert "secret" not in sentence
+    assert "unknown scheme gopher" in fault("gopher://host/v.mp4")
+
+
+@pytest.mark.parametrize(
+    ("given", "exact"),
+    [(25, Fraction(25)), (29.97, Fraction(30000, 1001)), (23.976, Fraction(24000, 1001)), (12.5, Fraction(25, 2))],
+)
+def test_frame_rates_become_exact(given: float, exact: Fraction) -> None:
+    assert open_source(np.zeros((1, 2, 2), np.uint8), fps=given).info.fps == exact
