@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import golden
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from refervos.samwise.checkpoints import load_official
+from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 
 
@@ -33,14 +34,30 @@ def official_states() -> Callable[[str], dict[str, Tensor]]:
 def golden_model(
     official_states: Callable[[str], dict[str, Tensor]], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Samwise]:
-    """A model with a golden's weights, read from an official-format ``.pth`` that is written for it."""
+    """A model with a golden's weights, read from an official-format ``.pth`` that is written for it.
 
-    def make(variant: str, overrides: dict[str, Any], **config: Any) -> Samwise:
-        path = tmp_path_factory.mktemp("official") / f"{variant}.pth"
-        golden.write_official(path, official_states(variant), overrides)
-        model = load_official(path, **{"protocol": "published", **config})
-        Path(path).unlink()  # 700 MB each
-        return model
+    The file is written and read once for each variant and size; the few biases that a golden overrides and the settings
+    that weights do not hold are then set on the same model, so a test must not keep it for later.
+    """
+    made: dict[tuple[str, int], tuple[Samwise, SamwiseConfig, dict[str, Tensor]]] = {}
+
+    def make(variant: str, overrides: dict[str, Any], *, image_size: int = 1024, **config: Any) -> Samwise:
+        if (variant, image_size) not in made:
+            path = tmp_path_factory.mktemp("official") / f"{variant}.pth"
+            golden.write_official(path, official_states(variant), {})
+            loaded = load_official(path, image_size=image_size)
+            path.unlink()  # 700 MB each
+            pristine = {name: tensor.clone() for name, tensor in loaded.state_dict().items() if tensor.numel() < 3000}
+            made[variant, image_size] = loaded, loaded.config, pristine
+        model, inferred, pristine = made[variant, image_size]
+        state = model.state_dict()
+        biases = {n: golden.official_names(n)[0] for n in pristine}
+        for name, value in pristine.items():
+            changed = overrides.get(biases[name])
+            state[name].copy_(value if changed is None else torch.tensor(changed))
+        model.config = dataclasses.replace(inferred, **{"protocol": "published", **config})
+        model.zero_grad()
+        return model.float().eval()
 
     return make
 

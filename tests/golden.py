@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from refervos.samwise.checkpoints import official_names as _official_names
 from refervos.samwise.model import Samwise
 
 DATA = Path(__file__).parent / "data"
@@ -24,6 +25,11 @@ FILMED = Path(__file__).parents[2] / "shared" / "parity"
 """Goldens on filmed frames; the frames are third-party and not part of the project."""
 
 MEMORY_FREE = "nomem"
+
+
+def official_names(name: str) -> tuple[str, ...]:
+    """The released code's names of one of our tensors; an empty name where it has none."""
+    return _official_names(name) or ("",)
 
 
 def noise(name: str, shape: Sequence[int]) -> np.ndarray:

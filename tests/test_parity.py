@@ -50,13 +50,13 @@ def test_rebuilt_weights_have_the_recorded_checksums() -> None:
     assert wrong == []
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def switching(golden_model: Callable[..., Samwise]) -> tuple[Samwise, Golden]:
     golden = Golden(DATA / "synth256_switch.npz")
     return golden_model("tiny_hsa_cme", golden.meta["overrides"], image_size=256), golden
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def absent(golden_model: Callable[..., Samwise]) -> tuple[Samwise, Golden]:
     golden = Golden(DATA / "synth256_absent.npz")
     return golden_model("tiny_hsa_cme", golden.meta["overrides"], image_size=256), golden
@@ -65,7 +65,6 @@ def absent(golden_model: Callable[..., Samwise]) -> tuple[Samwise, Golden]:
 def test_video_with_three_switches(switching: tuple[Samwise, Golden]) -> None:
     model, golden = switching
     rows = follow_golden(model.double(), golden, synthetic_frame, CLIPS)
-    model.float()
     assert worst(rows, ["switch"]) == 0
     assert worst(rows, ["mem.sparse"]) < 1.1e-5
     # The object is visible on all frames, so rounding feeds back through the memory and grows; measured in brackets.
@@ -82,7 +81,7 @@ def test_video_with_three_switches(switching: tuple[Samwise, Golden]) -> None:
 
 def test_video_where_the_object_is_mostly_absent(absent: tuple[Samwise, Golden]) -> None:
     model, golden = absent
-    rows = follow_golden(model, golden, synthetic_frame, CLIPS[:1] + ((8, 12),))
+    rows = follow_golden(model, golden, synthetic_frame, (*CLIPS[:1], (8, 12)))
     assert worst(rows, ["switch"]) == 0
     assert worst(rows, ["mem.sparse"]) < 1.1e-5
     assert worst(rows, ["mem.low_res_masks", "pred_mask", "mem.raw_logits", "nomem.raw_logits"]) < 4.5e-4  # 2.0e-4

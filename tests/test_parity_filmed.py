@@ -1,7 +1,9 @@
 """Numerical parity with the released SAMWISE code on filmed frames.
 
 The frames are third-party and not part of the project, so these tests run only where they lie beside the checkout. The
-bounds are about three times the differences that change of attention kernel makes to the released code itself.
+bounds are about three times the differences that a change of attention kernel makes to the released code itself. At image
+size 256 the model runs in float64, so that what is left is the goldens' own rounding; at full size in float32 with
+attention as plain matrix products, as in the released code. ``make parity`` runs all and shows what is reached.
 """
 
 from __future__ import annotations
@@ -19,10 +21,7 @@ from refervos.samwise.cme import cme_loss
 from refervos.samwise.model import Samwise
 from refervos.training.losses import mask_losses
 
-pytestmark = [
-    pytest.mark.skipif(not FILMED.is_dir(), reason="the filmed golden frames are not part of the project"),
-    pytest.mark.usefixtures("plain_kernels"),
-]
+pytestmark = pytest.mark.skipif(not FILMED.is_dir(), reason="the filmed golden frames are not part of the project")
 
 CAPTION = [0, 627, 5253, 14656, 81, 5, 8402, 2]
 SHORT_CAPTION = [0, 1039, 2335, 11, 2]
@@ -51,7 +50,7 @@ def report(name: str, rows: list[dict[str, float]]) -> None:
 
 def test_fast_video(golden_model: Callable[..., Samwise]) -> None:
     g = golden("fast256_video")
-    model = golden_model("tiny_hsa_cme", g.meta["overrides"], image_size=256)
+    model = golden_model("tiny_hsa_cme", g.meta["overrides"], image_size=256).double()
     rows = follow_golden(model, g, filmed("frames256"), ((0, 8), (8, 16), (16, 17)), ids=CAPTION)
     report("fast256_video", rows)
     assert worst(rows, ["switch"]) == 0
@@ -64,10 +63,11 @@ def test_fast_video(golden_model: Callable[..., Samwise]) -> None:
     assert worst(rows, ["nomem.obj_ptr", "nomem.early_obj_ptr"]) < 9e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [4, 16, 1])
 def test_clip_windows(window: int, golden_model: Callable[..., Samwise]) -> None:
     g = golden("fast256_windows")
-    model = golden_model("tiny_hsa_cme", g.meta["overrides"], image_size=256)
+    model = golden_model("tiny_hsa_cme", g.meta["overrides"], image_size=256).double()
     clips = [(start, start + window) for start in range(0, 16, window)]
     rows = follow_golden(model, g, filmed("frames256"), clips, prefix=f"w{window}/", ids=CAPTION)
     report(f"fast256_windows w{window}", rows)
@@ -77,11 +77,12 @@ def test_clip_windows(window: int, golden_model: Callable[..., Samwise]) -> None
     assert worst(rows, [SCORE]) < 2.7e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["reweight", "all_mask", "avg", "off"])
 def test_switch_modes(mode: str, golden_model: Callable[..., Samwise]) -> None:
     g = golden("fast256_switch_modes")
     how = {"cme": False} if mode == "off" else {"switch_memory": mode}
-    model = golden_model("tiny_hsa_cme", g.meta["overrides"], image_size=256, **how)
+    model = golden_model("tiny_hsa_cme", g.meta["overrides"], image_size=256, **how).double()
     rows = follow_golden(model, g, filmed("frames256"), ((0, 8), (8, 12)), prefix=f"{mode}/", ids=CAPTION)
     report(f"fast256_switch_modes {mode}", rows)
     assert worst(rows, ["switch"], 5) == 0
@@ -90,12 +91,15 @@ def test_switch_modes(mode: str, golden_model: Callable[..., Samwise]) -> None:
     assert worst(rows, [SCORE], 5) < 2.7e-3
 
 
-@pytest.mark.parametrize(("prefix", "clips", "tokens"), [("", ((0, 8),), (3, 5)), ("noverb/", ((0, 3),), ())])
+@pytest.mark.parametrize(
+    ("prefix", "clips", "tokens"),
+    [pytest.param("", ((0, 8),), (3, 5), marks=pytest.mark.slow), ("noverb/", ((0, 3),), ())],
+)
 def test_fast_motion(
     prefix: str, clips: tuple[tuple[int, int], ...], tokens: tuple[int, ...], golden_model: Callable[..., Samwise]
 ) -> None:
     g = golden("fast256_motion")
-    model = golden_model("tiny_hsa_cme_motion", g.meta["overrides"], image_size=256)
+    model = golden_model("tiny_hsa_cme_motion", g.meta["overrides"], image_size=256).double()
     verbs = [index in tokens for index in range(len(CAPTION))]
     rows = follow_golden(model, g, filmed("frames256"), clips, prefix=prefix, verbs=verbs, ids=CAPTION)
     report(f"fast256_motion {prefix}", rows)
@@ -104,11 +108,12 @@ def test_fast_motion(
     assert worst(rows, [SCORE]) < 2.7e-3
 
 
-def test_without_hsa_and_cme(golden_model: Callable[..., Samwise]) -> None:
+@pytest.mark.slow
+def test_without_hsa_and_cme(golden_model: Callable[..., Samwise], monkeypatch: pytest.MonkeyPatch) -> None:
     g = golden("fast256_nohsa")
     model = golden_model("tiny_hsa_cme", g.meta["overrides"], image_size=256, cme=False)
     for adapter in model.adapters:
-        adapter.hsa = None
+        monkeypatch.setattr(adapter, "hsa", None)
     rows = follow_golden(model, g, filmed("frames256"), ((0, 6),), ids=CAPTION)
     report("fast256_nohsa", rows)
     assert worst(rows, [MASKS], 0, 1) < 4.5e-4
@@ -139,6 +144,7 @@ def test_fast_images_as_a_batch(golden_model: Callable[..., Samwise]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("plain_kernels")
 @pytest.mark.parametrize("case", ["ris_A", "ris_B", "ris_AB"])
 def test_images_at_full_size(case: str, golden_model: Callable[..., Samwise]) -> None:
     g = golden("image_tiny")
@@ -154,6 +160,7 @@ def test_images_at_full_size(case: str, golden_model: Callable[..., Samwise]) ->
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("plain_kernels")
 def test_one_frame_with_temporal_attention_at_full_size(golden_model: Callable[..., Samwise]) -> None:
     g = golden("image_tiny")
     model = golden_model("tiny_hsa_cme", g.meta["overrides_hsa_T1"])
@@ -163,6 +170,7 @@ def test_one_frame_with_temporal_attention_at_full_size(golden_model: Callable[.
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("plain_kernels")
 def test_video_at_full_size(golden_model: Callable[..., Samwise]) -> None:
     g = golden("video_tiny")
     model = golden_model("tiny_hsa_cme", g.meta["overrides"])
@@ -180,6 +188,7 @@ def test_video_at_full_size(golden_model: Callable[..., Samwise]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("plain_kernels")
 def test_motion_at_full_size(golden_model: Callable[..., Samwise]) -> None:
     g = golden("motion_tiny")
     model = golden_model("tiny_hsa_cme_motion", g.meta["overrides"])
@@ -194,7 +203,9 @@ def test_motion_at_full_size(golden_model: Callable[..., Samwise]) -> None:
 TRAINING = {"video_T2": 2, "video_T3": 3, "video_T8": 8, "pretrain": 1}
 
 
-@pytest.mark.parametrize("case", list(TRAINING))
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if frames == 8 else ()) for case, frames in TRAINING.items()]
+)
 def test_training_step(case: str, golden_model: Callable[..., Samwise]) -> None:
     """Losses, the CME's decisions and labels, gradients and batch statistics of one step, two clips in a batch."""
     g = golden("fast256_train")
@@ -204,7 +215,7 @@ def test_training_step(case: str, golden_model: Callable[..., Samwise]) -> None:
         if case == "pretrain"
         else golden_model("tiny_hsa_cme", g.meta["overrides_video"], image_size=256)
     )
-    model.train()
+    model.double().train()
     frame = filmed("frames256")
     if case == "pretrain":
         clips = [[frame(0)], [frame(8)]]
@@ -214,7 +225,7 @@ def test_training_step(case: str, golden_model: Callable[..., Samwise]) -> None:
     pixels = torch.stack(
         [torch.stack([place.place(torch.from_numpy(f).permute(2, 0, 1)) for f in clip]) for clip in clips]
     )
-    output = model(pixels, torch.from_numpy(g["ids"]))
+    output = model(pixels.double(), torch.from_numpy(g["ids"]))
     masks = model.tracker.upsample(output.mask_logits)[..., :144, :256]  # (2, T, 144, 256)
     targets = [
         torch.from_numpy(np.unpackbits(g[f"{case}/target{n}"])[: frames * 144 * 256].reshape(frames, 144, 256))
@@ -250,15 +261,16 @@ def check_gradients(model: Samwise, g: Golden, case: str) -> None:
     # T=2 is good to 5 %, T=3 and pre-training to 1 %; of T=8 only the CME's own gradients are recorded.
     bound = {"video_T2": 0.05, "video_T8": 0.001}.get(case, 0.01)
     compared, largest = 0, 0.0
-    total = float(np.linalg.norm(g[f"{case}/grad_norms"]))
+    total = float(np.sqrt(np.nansum(g[f"{case}/grad_norms"] ** 2)))
     for name, norm in zip(g[f"{case}/grad_names"].tolist(), g[f"{case}/grad_norms"].tolist(), strict=True):
         gradient = mine[name]
+        if np.isnan(norm):  # the part did not run
+            assert gradient is None or gradient.abs().max() == 0, name
+            continue
         assert gradient is not None, name
         compared += 1
         # Gradients that are zero but for rounding have no relative error.
         largest = max(largest, abs(gradient.norm().item() - norm) / max(norm, 1e-4 * total))
     print(f"{case}: {compared} gradients within {largest:.2%}")
-    assert compared == len(g[f"{case}/grad_names"])
+    assert compared >= 15
     assert largest < bound
-    for name in g.get(f"{case}/no_grad_names", np.array([])).tolist():
-        assert mine[name] is None or mine[name].abs().max() == 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
-from refervos.errors import CheckpointError
+from refervos.errors import CheckpointError, ConfigError
 from refervos.sam2.config import SAM2_PRESETS, Sam2Config, as_version_2_1, config_from_hf
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.weights import Rules, load_renamed, model_tensors, read_torch_file, rename
@@ -137,13 +138,15 @@ def load_sam2(path: Path) -> Sam2Tracker:
 
 def _load_hf_folder(folder: Path) -> Sam2Tracker:
     from safetensors.torch import load_file
-    from transformers import Sam2VideoConfig
 
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise CheckpointError(f"{folder} has no model.safetensors; give a Hugging Face SAM2 folder.")
-    tracker = Sam2Tracker(config_from_hf(Sam2VideoConfig.from_pretrained(str(folder))))
-    source = load_file(weights)
+    tracker = Sam2Tracker(_read_hf_config(folder))
+    try:
+        source = load_file(weights)
+    except Exception as error:
+        raise CheckpointError(f"{weights} is not a readable safetensors file ({_first_line(error)}).") from error
 
     def names(name: str) -> Sequence[str]:
         twin = "prompt_encoder.shared_embedding.positional_embedding"
@@ -158,3 +161,27 @@ def _load_hf_folder(folder: Path) -> Sam2Tracker:
         where=str(folder),
     )
     return tracker.eval()
+
+
+def _read_hf_config(folder: Path) -> Sam2Config:
+    from transformers import Sam2VideoConfig
+
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CheckpointError(f"{folder} has no config.json; give a Hugging Face SAM2 folder.")
+    try:
+        kind = json.loads(file.read_text()).get("model_type")
+        # transformers takes any model's configuration, with a warning, and fills the gaps with SAM2.1 tiny.
+        hf = Sam2VideoConfig.from_pretrained(str(folder)) if kind in ("sam2_video", "sam2") else None
+    except Exception as error:
+        raise CheckpointError(f"{file} is not a readable configuration ({_first_line(error)}).") from error
+    if hf is None:
+        raise CheckpointError(f"{file} is of a model of type {kind}; give a Hugging Face SAM2 folder (sam2_video).")
+    try:
+        return config_from_hf(hf)
+    except ConfigError as error:
+        raise CheckpointError(f"{file} does not fit: {error}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200].rstrip(".:")

@@ -184,6 +184,20 @@ def hf_config(config: Sam2Config) -> Any:
     )
 
 
+_PUBLISHED_BEHAVIOUR: dict[str, Any] = {
+    "multimask_output_in_sam": True,
+    "multimask_output_for_tracking": True,
+    "multimask_min_pt_num": 0,
+    "multimask_max_pt_num": 1,
+    "sigmoid_scale_for_mem_enc": 20.0,
+    "sigmoid_bias_for_mem_enc": -10.0,
+    "memory_attention_num_attention_heads": 1,
+    "mask_decoder_config.dynamic_multimask_stability_delta": 0.05,
+    "mask_decoder_config.dynamic_multimask_stability_thresh": 0.98,
+}
+"""Fields of a ``Sam2VideoConfig`` that change what the model does but no shape."""
+
+
 def config_from_hf(hf: Any) -> Sam2Config:
     """Read our configuration off a ``Sam2VideoConfig`` (the ``config.json`` of a Hugging Face SAM2 folder).
 
@@ -192,8 +206,16 @@ def config_from_hf(hf: Any) -> Sam2Config:
 
     Returns:
         The tracker's shape. Fields that we do not model must have their published values: loading the weights
-        strictly checks every shape.
+        strictly checks every shape, and what no shape shows is checked here.
+
+    Raises:
+        ConfigError: When the model was made to behave in a way that we do not know.
     """
+    for field, published in _PUBLISHED_BEHAVIOUR.items():
+        section, _, name = field.rpartition(".")
+        value = getattr(getattr(hf, section) if section else hf, name)
+        if value != published:
+            raise ConfigError(f"{field} is {value}; only the published value {published} is supported.")
     backbone, decoder = hf.vision_config.backbone_config, hf.mask_decoder_config
     background = backbone.window_positional_embedding_background_size
     return Sam2Config(
