@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from toy_clips import (
     CATEGORIES,
+    COLOURS,
     DEMO_SIZE,
     KINDS,
     Bools,
@@ -82,6 +83,7 @@ class Phase:
             in minutes, shapes are not: seeing them and reading their names help only together. What stands for
             pretraining elsewhere does here: the image encoder learns shapes by themselves.
         freeze_norms: Keep the running statistics of the adapters' batch norms.
+        pictures_only: Only name cells, without sentences; only the image encoder trains.
     """
 
     name: str
@@ -94,13 +96,15 @@ class Phase:
     alike: float = 0.0
     naming: float = 0.0
     freeze_norms: bool = False
+    pictures_only: bool = False
 
 
 PHASES = (
     Phase("colours", 1200, 1e-3, 6.4e-4, (1,), 32, (0.42, 0.12, 0.2, 0.08, 0.0, 0.06, 0.12)),
-    Phase("shapes", 1000, 1e-3, 6e-4, (1,), 32, (0.35, 0.4, 0.08, 0.05, 0.0, 0.02, 0.1), alike=0.5, naming=0.5),
-    Phase("clips", 1600, 6e-4, 2e-4, (1, 4, 4, 6, 8), 32, (0.3, 0.1, 0.08, 0.12, 0.15, 0.07, 0.18), 0.2, 0.1),
-    Phase("settling", 800, 2e-4, 1e-5, (4, 8, 8), 32, (0.3, 0.08, 0.08, 0.12, 0.16, 0.08, 0.18), freeze_norms=True),
+    Phase("naming", 1800, 1e-3, 3e-4, (1,), 32, (), alike=0.3, pictures_only=True),
+    Phase("shapes", 800, 1e-3, 6e-4, (1,), 32, (0.4, 0.35, 0.08, 0.05, 0.0, 0.02, 0.1), alike=0.4, naming=1.0),
+    Phase("clips", 1000, 6e-4, 2e-4, (1, 1, 4, 4, 8), 32, (0.34, 0.14, 0.06, 0.1, 0.14, 0.06, 0.16), 0.25, 0.5),
+    Phase("settling", 500, 2e-4, 1e-5, (4, 8, 8), 32, (0.3, 0.08, 0.08, 0.12, 0.16, 0.08, 0.18), freeze_norms=True),
 )
 
 
@@ -212,26 +216,53 @@ class Batch:
         ids: Token ids (N, L).
         masks: Visible parts of the targets in {0, 1} (N, T, S, S).
         categories: What each sentence tells its object by.
-        kinds: int64 (N, T, S/16, S/16), which shape fills each cell: position in ``KINDS``, ``len(KINDS)`` for none,
-            -100 where it is unclear.
+        names: int64 (N, T, S/16, S/16, 2), see ``cell_names``.
     """
 
     pixels: Tensor
     ids: Tensor
     masks: Tensor
     categories: list[str]
-    kinds: Tensor
+    names: Tensor
 
 
-def cell_kinds(clip: Clip) -> Tensor:
-    """Which shape fills each cell of stride 16, int64 (T, S/16, S/16); see ``Batch.kinds``."""
+def cell_names(clip: Clip) -> Tensor:
+    """Which object fills each cell of stride 16.
+
+    Args:
+        clip: The clip.
+
+    Returns:
+        int64 (T, S/16, S/16, 2): position of its shape in ``KINDS``, ``len(KINDS)`` for background, and of its colour
+        in ``COLOURS``; -100 where there is none or it is unclear.
+    """
     height, width = clip.frames.shape[1:3]
     masks = F.pad(torch.from_numpy(clip.masks).float(), (0, SIDE - width, 0, SIDE - height))
     cover = F.avg_pool2d(masks, 16)  # (K, T, S/16, S/16)
     most, which = cover.max(dim=0)
-    kinds = torch.tensor([list(KINDS).index(thing.kind) for thing in clip.scene.things])[which]
-    kinds = torch.where(most > 0.35, kinds, -100)
-    return torch.where(cover.sum(0) < 0.02, len(KINDS), kinds)
+    things = clip.scene.things
+    kinds = torch.tensor([list(KINDS).index(thing.kind) for thing in things])[which]
+    colours = torch.tensor([list(COLOURS).index(thing.colour) for thing in things])[which]
+    clear = most > 0.35
+    kinds = torch.where(cover.sum(0) < 0.02, len(KINDS), torch.where(clear, kinds, -100))
+    return torch.stack([kinds, torch.where(clear, colours, -100)], dim=-1)
+
+
+def naming_loss(answers: Tensor, names: Tensor) -> Tensor:
+    """Cross-entropy of shape and colour of each cell; there is much background, so it counts little.
+
+    Args:
+        answers: (..., len(KINDS) + 1 + len(COLOURS)).
+        names: (..., 2), see ``cell_names``.
+
+    Returns:
+        A scalar.
+    """
+    answers, names = answers.flatten(0, -2), names.flatten(0, -2)
+    weight = torch.ones(len(KINDS) + 1)
+    weight[-1] = 0.1
+    kinds, colours = answers.split([len(KINDS) + 1, len(COLOURS)], dim=1)
+    return F.cross_entropy(kinds, names[:, 0], weight) + 0.3 * F.cross_entropy(colours, names[:, 1])
 
 
 def place(clip: Clip) -> Tensor:
@@ -273,11 +304,11 @@ def draw_batch(seed: list[int], frames: int, phase: Phase, tokenizer: Tokenizer)
         The batch.
     """
     rng = np.random.default_rng(seed)
-    pixels, ids, masks, categories, kinds = [], [], [], [], []
+    pixels, ids, masks, categories, names = [], [], [], [], []
     taste = Taste(alike=phase.alike)
     for index in range(max(2, phase.batch // frames // 2)):
         clip = random_clip([*seed, index], frames, SIZES[int(rng.integers(len(SIZES)))], taste)
-        placed, named = place(clip), cell_kinds(clip)
+        placed, named = place(clip), cell_names(clip)
         for question in choose(questions(clip, rng), phase.weights, rng):
             target = clip.masks[question.target or 0] & (question.target is not None)
             height, width = clip.frames.shape[1:3]
@@ -285,8 +316,24 @@ def draw_batch(seed: list[int], frames: int, phase: Phase, tokenizer: Tokenizer)
             pixels.append(placed)
             ids.append(torch.tensor(tokenizer.encode(question.text)[0]))
             categories.append(question.category)
-            kinds.append(named)
-    return Batch(torch.stack(pixels), pad_tokens(ids, pad=1), torch.stack(masks), categories, torch.stack(kinds))
+            names.append(named)
+    return Batch(torch.stack(pixels), pad_tokens(ids, pad=1), torch.stack(masks), categories, torch.stack(names))
+
+
+def draw_pictures(seed: list[int], phase: Phase) -> tuple[Tensor, Tensor]:
+    """Pictures alone, with what is in their cells.
+
+    Args:
+        seed: They follow from it.
+        phase: How many and what kind.
+
+    Returns:
+        Placed frames (N, 3, S, S) and ``cell_names`` (N, S/16, S/16, 2).
+    """
+    rng = np.random.default_rng(seed)
+    sizes = [SIZES[int(rng.integers(len(SIZES)))] for _ in range(phase.batch)]
+    clips = [random_clip([*seed, i], 1, size, Taste(alike=phase.alike)) for i, size in enumerate(sizes)]
+    return torch.cat([place(clip) for clip in clips]), torch.cat([cell_names(clip) for clip in clips])
 
 
 # Training.
@@ -319,6 +366,24 @@ def unroll(model: Samwise, pixels: Tensor, ids: Tensor, chunk: int) -> tuple[Ten
     return torch.stack(masks, dim=1), torch.stack(scores, dim=1), torch.cat(stages, dim=1)
 
 
+def name_cells(model: Samwise, namer: nn.Module, pixels: Tensor, names: Tensor) -> Tensor:
+    """The naming loss of the image encoder by itself, without sentences or adapters.
+
+    Args:
+        model: The model.
+        namer: The auxiliary head.
+        pixels: (N, 3, S, S).
+        names: (N, S/16, S/16, 2).
+
+    Returns:
+        A scalar.
+    """
+    tokens = model.tracker.embed_patches(pixels)
+    for stage in range(3):
+        tokens = model.tracker.encode_stage(stage, tokens)
+    return naming_loss(namer(tokens), names)
+
+
 def loss_of(mask_logits: Tensor, score: Tensor, masks: Tensor) -> tuple[Tensor, dict[str, float]]:
     """Focal and dice loss on masks, binary cross-entropy on the object score.
 
@@ -341,6 +406,40 @@ def loss_of(mask_logits: Tensor, score: Tensor, masks: Tensor) -> tuple[Tensor, 
     presence = F.binary_cross_entropy_with_logits(score.flatten()[taught], seen[taught].float())
     parts = {"focal": focal.item(), "dice": dice.item(), "presence": presence.item()}
     return 20 * focal + dice + 0.5 * presence, parts
+
+
+def clip_loss(
+    model: Samwise, namer: nn.Module, batch: Batch, chunk: int, phase: Phase, history: dict[str, list[float]]
+) -> Tensor:
+    """The loss of a batch of clips.
+
+    Args:
+        model: The model, in training mode.
+        namer: The auxiliary head.
+        batch: The batch.
+        chunk: Frames that the adapters see at once.
+        phase: Tells the weight of the naming loss.
+        history: What the log tells; added to.
+
+    Returns:
+        A scalar.
+    """
+    mask_logits, score, stage = unroll(model, batch.pixels, batch.ids, chunk)
+    loss, parts = loss_of(mask_logits, score, batch.masks)
+    if phase.naming:
+        naming = naming_loss(namer(stage), batch.names)
+        loss, parts["naming"] = loss + phase.naming * naming, naming.item()
+    for name, value in parts.items():
+        history[name].append(value)
+    with torch.no_grad():
+        guess = F.interpolate(mask_logits, size=(SIDE, SIDE), mode="bilinear") > 0
+        ious = frame_ious(guess, batch.masks > 0)
+        seen = batch.masks.flatten(2).sum(2) >= LEAST_AREA
+        for index, category in enumerate(batch.categories):
+            if seen[index].any():
+                history[category].append(float(ious[index][seen[index]].mean()))
+        history["score"].append(float(((score > 0) == seen).float().mean()))
+    return loss
 
 
 def frame_ious(predicted: Tensor, truth: Tensor) -> Tensor:
@@ -396,7 +495,7 @@ def train(model: Samwise, tokenizer: Tokenizer, state: Path, seed: int, out: Pat
     model.requires_grad_(True)
     model.cme.requires_grad_(model.config.cme)
     width = model.config.sam2.stage_widths[2]
-    namer = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(KINDS) + 1))  # leaves after training
+    namer = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(KINDS) + 1 + len(COLOURS)))  # leaves after training
     parameters = [p for p in [*model.parameters(), *namer.parameters()] if p.requires_grad]
     first_phase, first_step = 0, 0
     saved = None
@@ -416,31 +515,21 @@ def train(model: Samwise, tokenizer: Tokenizer, state: Path, seed: int, out: Pat
         started = time.monotonic()
         for step in range(first_step, phase.steps):
             rng = np.random.default_rng([seed, number, step])
-            frames = int(rng.choice(phase.frames))
-            # Mostly whole clips; sometimes shorter looks over one memory, as a camera or the end of a video gives.
-            chunk = frames if rng.random() < 0.75 else int(rng.choice((1, 2, 4)))
-            batch = draw_batch([seed, number, step, 1], frames, phase, tokenizer)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(phase, step)
-            mask_logits, score, stage = unroll(model, batch.pixels, batch.ids, chunk)
-            loss, parts = loss_of(mask_logits, score, batch.masks)
-            if phase.naming:
-                naming = F.cross_entropy(namer(stage).flatten(0, 3), batch.kinds.flatten())
-                loss, parts["naming"] = loss + phase.naming * naming, naming.item()
+            if phase.pictures_only:
+                loss = name_cells(model, namer, *draw_pictures([seed, number, step, 1], phase))
+                history["naming"].append(loss.item())
+            else:
+                frames = int(rng.choice(phase.frames))
+                # Mostly whole clips; sometimes shorter looks over one memory, as a camera or a video's end gives.
+                chunk = frames if rng.random() < 0.75 else int(rng.choice((1, 2, 4)))
+                batch = draw_batch([seed, number, step, 1], frames, phase, tokenizer)
+                loss = clip_loss(model, namer, batch, chunk, phase, history)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-            for name, value in parts.items():
-                history[name].append(value)
-            with torch.no_grad():
-                guess = F.interpolate(mask_logits, size=(SIDE, SIDE), mode="bilinear") > 0
-                ious = frame_ious(guess, batch.masks > 0)
-                seen = batch.masks.flatten(2).sum(2) >= LEAST_AREA
-                for index, category in enumerate(batch.categories):
-                    if seen[index].any():
-                        history[category].append(float(ious[index][seen[index]].mean()))
-                history["score"].append(float(((score > 0) == seen).float().mean()))
             if (step + 1) % 100 == 0 or step + 1 == phase.steps:
                 told = "  ".join(f"{name} {np.mean(values):.3f}" for name, values in sorted(history.items()))
                 print(f"{phase.name} {step + 1}  {time.monotonic() - started:.0f} s  {told}", flush=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from refervos.errors import CheckpointError, ConfigError
 from refervos.pretrained import CONFIG, WEIGHTS
@@ -99,7 +100,9 @@ def _read(path: Path, overrides: dict[str, Any]) -> Samwise | Sam2Segmenter:
         return _read_sam2(path, overrides)
     if kind == "samwise":
         return _read_samwise(path, header, overrides)
-    raise CheckpointError(f"{path / CONFIG} has model_type {kind!r}; known are samwise and sam2_video.")
+    if kind == "refervos-sam2":
+        return _read_own_sam2(path, header, overrides)
+    raise CheckpointError(f"{path / CONFIG} has model_type {kind!r}; known are samwise, refervos-sam2 and sam2_video.")
 
 
 def _read_sam2(path: Path, overrides: dict[str, Any]) -> Sam2Segmenter:
@@ -111,23 +114,41 @@ def _read_sam2(path: Path, overrides: dict[str, Any]) -> Sam2Segmenter:
     return Sam2Segmenter(load_sam2(path))
 
 
-def _read_samwise(path: Path, header: dict[str, Any], overrides: dict[str, Any]) -> Samwise:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _read_own_sam2(path: Path, header: dict[str, Any], overrides: dict[str, Any]) -> Sam2Segmenter:
+    from refervos.sam2.config import Sam2Config
+    from refervos.sam2.segmenter import Sam2Segmenter
+    from refervos.sam2.tracker import Sam2Tracker
 
+    config = config_from_mapping(Sam2Config, {**_config_of(header, path), **overrides}, str(path / CONFIG))
+    model = Sam2Segmenter(Sam2Tracker(config))
+    load_renamed(model, _weights_of(path), lambda name: (name,), where=str(path / WEIGHTS))
+    return model
+
+
+def _read_samwise(path: Path, header: dict[str, Any], overrides: dict[str, Any]) -> Samwise:
     from refervos.samwise.config import SamwiseConfig
     from refervos.samwise.model import Samwise
     from refervos.text.tokenizer import Tokenizer
 
+    config = config_from_mapping(SamwiseConfig, {**_config_of(header, path), **overrides}, str(path / CONFIG))
+    has_tokenizer = any((path / name).is_file() for name in ("tokenizer.json", "vocab.json"))
+    model = Samwise(config, Tokenizer.from_pretrained(path) if has_tokenizer else None)
+    load_renamed(model, _weights_of(path), lambda name: (name,), where=str(path / WEIGHTS))
+    return model
+
+
+def _config_of(header: dict[str, Any], path: Path) -> dict[str, Any]:
     values = header.get("config")
     if not isinstance(values, dict):
         raise CheckpointError(f"{path / CONFIG} has no config; it was not written by refervos.")
-    config = config_from_mapping(SamwiseConfig, {**values, **overrides}, str(path / CONFIG))
-    has_tokenizer = any((path / name).is_file() for name in ("tokenizer.json", "vocab.json"))
-    model = Samwise(config, Tokenizer.from_pretrained(path) if has_tokenizer else None)
+    return values
+
+
+def _weights_of(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
-        source = load_file(path / WEIGHTS)
+        return load_file(path / WEIGHTS)
     except (FileNotFoundError, SafetensorError) as error:
         raise CheckpointError(f"{path / WEIGHTS} is missing or unreadable ({error}).") from error
-    load_renamed(model, source, lambda name: (name,), where=str(path / WEIGHTS))
-    return model

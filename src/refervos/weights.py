@@ -78,7 +78,12 @@ def model_tensors(loaded: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} has no state dict under the key 'model'; it holds {sorted(map(str, loaded))[:5]}."
         )
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameters, each counted once."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def load_renamed(

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from refervos.errors import PromptError
 from refervos.frames import Placement, stretch
+from refervos.pretrained import Pretrained
 from refervos.prompts import Prompt
 from refervos.sam2.memory import MemoryBank, MemoryReading, group_by_layout, stack_readings
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker, gate
@@ -57,15 +58,18 @@ class _Answer:
     score: Tensor | None  # (n,)
 
 
-class Sam2Segmenter(nn.Module):
+class Sam2Segmenter(Pretrained):
     """SAM2 video segmentation (Ravi et al. 2024, arXiv 2408.00714), versions 1 and 2.1. It is not trained here.
 
     Args:
         tracker: The weights; their gradients are switched off.
     """
 
+    model_type = "refervos-sam2"
+
     def __init__(self, tracker: Sam2Tracker) -> None:
         super().__init__()
+        self.config = tracker.config
         self.tracker = tracker
         self.compute_dtype = torch.float32
         self.requires_grad_(False)

@@ -7,6 +7,7 @@ Shapes: N tracks, T frames, L text tokens, D text width, C = SAM2's hidden width
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,14 +18,15 @@ from refervos.errors import PromptError
 from refervos.frames import Placement, letterbox
 from refervos.pretrained import Pretrained
 from refervos.prompts import Prompt
-from refervos.sam2.memory import MemoryBank, stack_readings
-from refervos.sam2.tracker import Decoded, FrameFeatures, Sam2Tracker, gate
+from refervos.sam2.memory import MemoryBank, group_by_layout, stack_readings
+from refervos.sam2.tracker import FrameFeatures, Sam2Tracker, gate
 from refervos.samwise.cme import ConditionalMemoryEncoder, cme_labels, rewrite_memory_mask
 from refervos.samwise.cmt import CrossModalTemporalAdapter
 from refervos.samwise.config import SamwiseConfig
 from refervos.segmenter import FramePrediction
 from refervos.text.encoder import TextEncoder, pad_tokens
 from refervos.text.tokenizer import Tokenizer
+from refervos.weights import count_parameters
 
 FIRST_ADAPTED_STAGE = 1
 """Adapters stand after Hiera stages 2, 3 and 4 (counted from 1), so stages 1 and 2 do not depend on the sentence."""
@@ -89,15 +91,15 @@ class ClipOutput:
 
 @dataclass
 class _TrackedFrame:
-    """One frame of a group of tracks, before it is remembered."""
+    """One frame of n tracks."""
 
-    decoded: Decoded
     mask_logits: Tensor  # (n, 1, 4g, 4g), gated at inference
+    score: Tensor | None  # (n,)
     pointer: Tensor  # (n, C)
-    memory_logits: Tensor  # (n, 1, S, S)
+    memory_logits: Tensor  # (n, 1, S, S), what is remembered
     switched: Tensor  # (n,) bool
-    cme_logits: dict[int, Tensor] = field(default_factory=dict)  # position in the group -> (2,)
-    cme_labels: dict[int, Tensor] = field(default_factory=dict)
+    cme_logits: dict[int, Tensor] = field(default_factory=dict)  # row -> (2,), where the CME ran
+    cme_labels: dict[int, Tensor] = field(default_factory=dict)  # row -> (), in training
 
 
 class PromptMLP(nn.Module):
@@ -213,30 +215,25 @@ class Samwise(Pretrained):
             memory=MemoryBank(map_limit=sam2.memory_slots - 1, pointer_limit=sam2.pointer_limit - 1),
         )
 
-    @torch.inference_mode()
     def segment_clip(
         self, pixels: Tensor, tracks: Sequence[SamwiseTrack], placements: Sequence[Placement]
     ) -> Iterator[FramePrediction]:
         """Segment consecutive frames of one video; the adapters see them together (see ``Segmenter``)."""
-        if self.config.protocol == "published" and len(pixels) == 1:
-            for track in tracks:  # the released loop takes a one-frame clip for an image
-                track.restart()
-        with torch.autocast(pixels.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
+        with self._inference(pixels):
+            if self.config.protocol == "published" and len(pixels) == 1:
+                for track in tracks:  # the released loop takes a one-frame clip for an image
+                    track.restart()
             clip = self.encode(pixels.unsqueeze(0), *self._text_batch(tracks, pixels.device))
-            for time in range(len(pixels)):
-                yield self._predict_frame(clip, time, tracks)
+        for time in range(len(pixels)):
+            with self._inference(pixels):  # not around the yield: it would stay on in the caller's code
+                frame = self.track_frame(clip, time, tracks)
+            yield FramePrediction(frame.mask_logits[:, 0], frame.score, frame.switched)
 
-    def _predict_frame(self, clip: ClipFeatures, time: int, tracks: Sequence[SamwiseTrack]) -> FramePrediction:
-        frames = self.track_frame(clip, time, tracks)
-        frame = [frames[index] for index in range(len(tracks))]
-        scores = [group.decoded.score for group, _ in frame]
-        return FramePrediction(
-            mask_logits=torch.stack([group.mask_logits[row, 0] for group, row in frame]),
-            score=None
-            if scores[0] is None
-            else torch.stack([group.decoded.score[row] for group, row in frame if group.decoded.score is not None]),
-            switched=torch.stack([group.switched[row] for group, row in frame]),
-        )
+    @contextmanager
+    def _inference(self, pixels: Tensor) -> Iterator[None]:
+        mixed = self.compute_dtype != torch.float32
+        with torch.inference_mode(), torch.autocast(pixels.device.type, self.compute_dtype, enabled=mixed):
+            yield
 
     def _text_batch(self, tracks: Sequence[SamwiseTrack], device: torch.device) -> tuple[Tensor, Tensor]:
         ids = pad_tokens([track.ids for track in tracks], self.config.text.pad)
@@ -300,9 +297,7 @@ class Samwise(Pretrained):
 
     # The loop over frames.
 
-    def track_frame(
-        self, clip: ClipFeatures, time: int, tracks: Sequence[SamwiseTrack]
-    ) -> dict[int, tuple[_TrackedFrame, int]]:
+    def track_frame(self, clip: ClipFeatures, time: int, tracks: Sequence[SamwiseTrack]) -> _TrackedFrame:
         """Condition, decode, decide and remember one frame; the tracks move on by one.
 
         Tracks that remember equally many frames are one batch.
@@ -313,40 +308,34 @@ class Samwise(Pretrained):
             tracks: The N tracks.
 
         Returns:
-            For each track its group's result and its row therein.
+            The frame for all N tracks, in their order.
         """
         features = self.frame_features(clip, time)
         readings = [track.memory.read(track.frame) for track in tracks]
-        groups: dict[Any, list[int]] = {}
-        for index, reading in enumerate(readings):
-            groups.setdefault((reading.layout, len(clip.prompts[index])), []).append(index)
-
-        results: dict[int, tuple[_TrackedFrame, int]] = {}
-        for members in groups.values():
+        groups = group_by_layout(readings, [len(prompt) for prompt in clip.prompts])
+        frames = []
+        for members in groups:
             mine = features if len(members) == len(tracks) else features.take(members)
             group = [tracks[index] for index in members]
             conditioned = self.tracker.condition(mine.top, stack_readings([readings[index] for index in members]))
-            prompts = torch.stack([clip.prompts[index] for index in members])  # (n, P, C)
-            frame = self._decode(conditioned, mine, prompts)
+            frame = self._decode(conditioned, mine, torch.stack([clip.prompts[index] for index in members]))
             unbiased = torch.stack([clip.unbiased_prompts[index] for index in members])
-            if self.training:
-                self._teach_cme(frame, mine, unbiased, group)
-            else:
-                self._apply_cme(frame, mine, unbiased, group)
-            maps = self.tracker.remember(mine.top, frame.memory_logits, frame.decoded.score)  # (n, 64, g, g)
-            for row, (index, track) in enumerate(zip(members, group, strict=True)):
+            decide = self._teach_cme if self.training else self._apply_cme
+            decide(frame, mine, unbiased, group)
+            maps = self.tracker.remember(mine.top, frame.memory_logits, frame.score)  # (n, 64, g, g)
+            for row, track in enumerate(group):
                 track.memory.store(track.frame, maps[row], frame.pointer[row])
                 track.frame += 1
-                results[index] = (frame, row)
-        return results
+            frames.append(frame)
+        return frames[0] if len(frames) == 1 else _merge(groups, frames)
 
     def _decode(self, conditioned: Tensor, features: FrameFeatures, prompts: Tensor) -> _TrackedFrame:
         decoded = self.tracker.decode(conditioned, features, prompts)
         # Gated at inference only, so that training sees where an object was missed.
         logits = decoded.mask_logits if self.training else gate(decoded.mask_logits, decoded.score)
         return _TrackedFrame(
-            decoded=decoded,
             mask_logits=logits,
+            score=decoded.score,
             pointer=self.tracker.pointer(decoded.tokens[:, 0], decoded.score),
             memory_logits=self.tracker.upsample(logits),
             switched=torch.zeros(len(logits), dtype=torch.bool, device=logits.device),
@@ -396,18 +385,15 @@ class Samwise(Pretrained):
         with torch.no_grad():  # only the CME learns from its decision
             unbiased = self.tracker.without_memory(features.top[due])
             again = self.tracker.decode(unbiased, features.take(due), prompts[due])
-            labels = self._labels(frame, again, due)
+            labels = cme_labels(
+                frame.memory_logits[due, 0] > 0,
+                self.tracker.upsample(again.mask_logits)[:, 0] > 0,
+                again.score,
+                published=self.config.protocol == "published",
+            )
         logits = self.cme(frame.pointer[due].detach(), again.early_tokens[:, 0])
         frame.cme_logits = dict(zip(due, logits, strict=True))
         frame.cme_labels = dict(zip(due, labels, strict=True))
-
-    def _labels(self, frame: _TrackedFrame, again: Decoded, due: list[int]) -> Tensor:
-        return cme_labels(
-            frame.memory_logits[due, 0] > 0,
-            self.tracker.upsample(again.mask_logits)[:, 0] > 0,
-            again.score,
-            published=self.config.protocol == "published",
-        )
 
     # Training.
 
@@ -426,31 +412,21 @@ class Samwise(Pretrained):
             verbs = torch.zeros_like(ids, dtype=torch.bool)
         tracks = [self.begin_tokens(row.tolist()) for row in ids]
         clip = self.encode(pixels, ids, verbs)
-        steps = [self.track_frame(clip, time, tracks) for time in range(pixels.shape[1])]
-        masks = [[step[n][0].mask_logits[step[n][1], 0] for step in steps] for n in range(len(tracks))]
+        frames = [self.track_frame(clip, time, tracks) for time in range(pixels.shape[1])]
         decisions = [
             (frame.cme_logits[row], frame.cme_labels[row])
-            for n in range(len(tracks))
-            for frame, row in (step[n] for step in steps)
+            for row in range(len(tracks))
+            for frame in frames
             if row in frame.cme_labels
         ]
-        empty = ids.new_zeros(0)
+        scores = [frame.score for frame in frames if frame.score is not None]
+        none = pixels.new_zeros(0, 2)
         return ClipOutput(
-            mask_logits=torch.stack([torch.stack(track) for track in masks]),
-            score=self._stack_scores(steps, len(tracks)),
-            cme_logits=torch.stack([d[0] for d in decisions]) if decisions else empty.float().reshape(0, 2),
-            cme_labels=torch.stack([d[1] for d in decisions]) if decisions else empty,
+            mask_logits=torch.cat([frame.mask_logits for frame in frames], dim=1),
+            score=torch.stack(scores, dim=1) if scores else None,
+            cme_logits=torch.stack([logits for logits, _ in decisions]) if decisions else none,
+            cme_labels=torch.stack([label for _, label in decisions]) if decisions else none[:, 0].long(),
         )
-
-    @staticmethod
-    def _stack_scores(steps: list[dict[int, tuple[_TrackedFrame, int]]], count: int) -> Tensor | None:
-        rows = []
-        for n in range(count):
-            scores = [step[n][0].decoded.score for step in steps]
-            if scores[0] is None:
-                return None
-            rows.append(torch.stack([s[step[n][1]] for s, step in zip(scores, steps, strict=True) if s is not None]))
-        return torch.stack(rows)
 
     # What it is.
 
@@ -472,6 +448,29 @@ class Samwise(Pretrained):
         }
 
 
-def count_parameters(module: nn.Module) -> int:
-    """Number of parameters, each counted once."""
-    return sum(parameter.numel() for parameter in module.parameters())
+def _merge(groups: Sequence[Sequence[int]], frames: Sequence[_TrackedFrame]) -> _TrackedFrame:
+    """Put the frames of groups of tracks back together, in the tracks' order.
+
+    Args:
+        groups: The tracks of each group.
+        frames: Each group's frame, its rows in that order.
+
+    Returns:
+        One frame.
+    """
+    order = [index for members in groups for index in members]
+    back = torch.tensor(order).argsort()
+
+    def together(tensors: list[Tensor]) -> Tensor:
+        return torch.cat(tensors)[back.to(tensors[0].device)]
+
+    scores = [frame.score for frame in frames if frame.score is not None]
+    return _TrackedFrame(
+        mask_logits=together([frame.mask_logits for frame in frames]),
+        score=together(scores) if scores else None,
+        pointer=together([frame.pointer for frame in frames]),
+        memory_logits=together([frame.memory_logits for frame in frames]),
+        switched=together([frame.switched for frame in frames]),
+        cme_logits={m[row]: v for m, frame in zip(groups, frames, strict=True) for row, v in frame.cme_logits.items()},
+        cme_labels={m[row]: v for m, frame in zip(groups, frames, strict=True) for row, v in frame.cme_labels.items()},
+    )
