@@ -445,6 +445,16 @@ class Samwise(Pretrained):
             "parts": {name: count_parameters(part) for name, part in parts.items() if part is not None},
             "total": count_parameters(self),
             "trained": sum(p.numel() for p in self.parameters() if p.requires_grad),
+            "settings": {
+                "image size": self.config.sam2.image_size,
+                "frames of a clip": self.config.clip_length,
+                "temporal attention (HSA)": self.config.hsa,
+                "motion prompt": self.config.motion_prompt,
+                "object score": self.config.sam2.object_score,
+                "CME": f"{self.config.switch_memory}, window {self.config.cme_window}" if self.config.cme else False,
+                "protocol": self.config.protocol,
+                "tokenizer": self.tokenizer is not None,
+            },
         }
 
 

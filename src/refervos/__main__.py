@@ -1,0 +1,5 @@
+"""``python -m refervos``."""
+
+from refervos.cli import main
+
+main()

@@ -1,0 +1,274 @@
+"""The command line: each command is a few lines over the library."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import refervos
+from refervos.errors import PromptError, RefervosError
+
+app = typer.Typer(
+    name="refervos",
+    help="Referring video object segmentation: a video and a sentence in, that object's mask in every frame out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="Model folder, SAM2 checkpoint, hub id, or 'miniature'.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default a GPU when there is one.")]
+
+
+class Output(StrEnum):
+    """What can be written."""
+
+    overlay = "overlay"
+    masks = "masks"
+    binary = "binary"
+    rle = "rle"
+    cutout = "cutout"
+
+
+class Precision(StrEnum):
+    """What can be computed in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        typer.echo(f"refervos {refervos.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+) -> None:
+    """Referring video object segmentation: a video and a sentence in, that object's mask in every frame out."""
+
+
+@app.command()
+def segment(
+    video: Annotated[
+        str, typer.Argument(help="Video file, image, folder of frames, camera:0, or an rtsp:// or http:// address.")
+    ],
+    expressions: Annotated[
+        list[str] | None, typer.Argument(help="One or more sentences, each in quotes.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results.")] = None,
+    save: Annotated[
+        list[Output] | None,
+        typer.Option(
+            "--save",
+            "-s",
+            help="overlay (mp4), masks (indexed PNG), binary (0/255 PNG), rle (JSON lines), cutout (PNG).  "
+            "Repeat for several; default overlay and rle.",
+        ),
+    ] = None,
+    model: ModelOption = "miniature",
+    device: DeviceOption = None,
+    dtype: Annotated[Precision, typer.Option(help="What to compute in.")] = Precision.float32,
+    clip: Annotated[
+        int | None,
+        typer.Option(min=1, help="Frames looked at together; default the model's, 1 for cameras and streams."),
+    ] = None,
+    verb: Annotated[
+        list[str] | None, typer.Option(help="A word of the sentence that tells motion (models with a motion prompt).")
+    ] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="Click 'x,y' on the first frame, 'x,y,0' for not the object (SAM2).")
+    ] = None,
+    box: Annotated[str | None, typer.Option(help="Box 'x0,y0,x1,y1' on the first frame (SAM2).")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="'published' reproduces the released SAMWISE code to the letter.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no summary.")] = False,
+) -> None:
+    """Segment what sentences refer to.
+
+    Example: `refervos segment dog.mp4 "the dog that jumps over the fence" --out result`
+    """
+    from refervos import load
+    from refervos.pipeline import segment as run
+    from refervos.prompts import Prompt
+    from refervos.video import open_source
+
+    prompts = [Prompt(expression, verbs=verb) for expression in expressions or ()]
+    if point or box:
+        clicks = [numbers(text, "--point", (2, 3)) for text in point or ()]
+        prompts.append(
+            Prompt(
+                points=[click[:2] for click in clicks] or None,
+                labels=[int(click[2]) if len(click) == 3 else 1 for click in clicks] or None,
+                box=numbers(box, "--box", (4,)) if box else None,
+            )
+        )
+    if not prompts:
+        raise PromptError("there is nothing to look for; give a sentence in quotes, or --point or --box.")
+    with open_source(video, stop=frames) as source:
+        target = out or Path(f"{result_name(source.info.name)}_refervos")
+        overrides = {} if protocol is None else {"protocol": protocol}
+        loaded = load(model, device=device, dtype=dtype.value, **overrides)
+        sinks = open_sinks(save or [Output.overlay, Output.rle], target, source, overwrite)
+        report = run(source, loaded.open(prompts), sinks, clip_length=clip, show_progress=False if quiet else None)
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    if not quiet:
+        typer.echo(f"{report.frames} frames{', stopped early' if report.interrupted else ''}")
+        for expression, visible in report.visible.items():
+            typer.echo(f"  {expression}: seen in {visible} of {report.frames}")
+        for path in report.written:
+            typer.echo(f"  wrote {path}")
+    if report.interrupted:
+        raise typer.Exit(130)
+
+
+def numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:
+    """Read comma-separated numbers.
+
+    Args:
+        text: Such as ``10,20``.
+        option: Name in error messages.
+        counts: How many there may be.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        PromptError: When they are no numbers, or not that many.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in counts:
+        raise PromptError(f"{option} is {text!r}; give {' or '.join(map(str, counts))} numbers separated by commas.")
+    return values
+
+
+def result_name(name: str) -> str:
+    """A file name made of a source's name: no folders, no extension, no odd characters."""
+    stem = Path(name.rstrip("/")).stem or "result"
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in stem)
+
+
+def open_sinks(outputs: list[Output], folder: Path, source: Any, overwrite: bool) -> list[Any]:
+    """Open one sink for each wanted output.
+
+    Args:
+        outputs: What to write.
+        folder: Where.
+        source: The source, whose rate, size and sound the overlay keeps.
+        overwrite: Whether results that exist may be replaced.
+
+    Returns:
+        The sinks.
+    """
+    from refervos.video import BinarySink, CutoutSink, OverlaySink, PaletteSink, RleSink
+
+    makers = {
+        Output.overlay: lambda: OverlaySink(folder / "overlay.mp4", source.info, overwrite=overwrite),
+        Output.masks: lambda: PaletteSink(folder / "masks", overwrite=overwrite),
+        Output.binary: lambda: BinarySink(folder / "binary", overwrite=overwrite),
+        Output.rle: lambda: RleSink(folder / "masks.jsonl", overwrite=overwrite),
+        Output.cutout: lambda: CutoutSink(folder / "cutout", overwrite=overwrite),
+    }
+    sinks: list[Any] = []
+    try:
+        for output in dict.fromkeys(outputs):
+            sinks.append(makers[output]())
+    except BaseException:
+        for sink in sinks:
+            sink.abort()
+        raise
+    return sinks
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="Official SAMWISE .pth.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="Folder or hub id of a RoBERTa tokenizer, or 'none'.")
+    ] = "FacebookAI/roberta-base",
+    overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
+) -> None:
+    """Turn an official SAMWISE checkpoint into a folder that loads safely.
+
+    Example: `refervos convert final_model_mevis.pth samwise-mevis`
+    """
+    from refervos.conversion import convert as run
+
+    model = run(checkpoint, folder, tokenizer=None if tokenizer == "none" else tokenizer, overwrite=overwrite)
+    print_description(model.describe())
+    typer.echo(f"wrote {folder}")
+
+
+@app.command()
+def info(
+    model: Annotated[
+        str, typer.Argument(help="Model folder, SAM2 checkpoint, official .pth, or hub id.")
+    ] = "miniature",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell what a checkpoint is: parts, parameters, trained parameters.
+
+    Example: `refervos info samwise-mevis`
+    """
+    from refervos.loading import load
+    from refervos.samwise.checkpoints import load_official
+
+    path = Path(model)
+    loaded = load_official(path) if path.suffix == ".pth" and path.is_file() else load(model, device="cpu")
+    description = loaded.describe()
+    if as_json:
+        typer.echo(json.dumps(description, indent=2))
+    else:
+        print_description(description)
+
+
+def print_description(description: dict[str, Any]) -> None:
+    """Print a model's parts as a table and its settings as a list."""
+    typer.echo(description["family"])
+    width = max(len(name) for name in description["parts"])
+    for name, count in description["parts"].items():
+        typer.echo(f"  {name:<{width}} {count:>13,}")
+    typer.echo(f"  {'total':<{width}} {description['total']:>13,}")
+    typer.echo(f"  {'trained':<{width}} {description['trained']:>13,}")
+    for name, value in description.get("settings", {}).items():
+        typer.echo(f"  {name}: {value}")
+
+
+def main() -> None:
+    """Run the command line; what is the input's fault becomes one sentence and exit code 2."""
+    # transformers reports on standard error what no user asked for, such as a missing torchvision.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        app()
+    except RefervosError as error:
+        typer.echo(f"refervos: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The main job: frames from a source, through a session, into sinks; what is written survives any interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from refervos.segmentation import Segmentation
+from refervos.session import Session
+from refervos.video import Frame, Sink, Source, progress
+
+
+@dataclass
+class Report:
+    """What a run did.
+
+    Attributes:
+        frames: Frames answered.
+        visible: For each expression, the frames in which its mask is not empty.
+        written: Files and folders.
+        warnings: Sentences about what was not as it should be.
+        interrupted: Whether the user stopped it.
+    """
+
+    frames: int = 0
+    visible: dict[str, int] = field(default_factory=dict)
+    written: list[Path] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def answers(
+    source: Iterable[Frame], session: Session, clip_length: int | None = None
+) -> Iterator[tuple[Frame, Segmentation]]:
+    """Pair each frame of a source with its answer.
+
+    Args:
+        source: Frames, read only as far as needed.
+        session: What is followed.
+        clip_length: Frames looked at together, default the model's.
+
+    Yields:
+        A frame and its answer, in order.
+    """
+    length = session.model.clip_length if clip_length is None else clip_length
+    frames = iter(source)
+    while clip := list(islice(frames, length)):
+        yield from zip(clip, session.clip([frame.image for frame in clip]), strict=True)
+
+
+def segment(
+    source: Source,
+    session: Session,
+    sinks: Sequence[Sink],
+    *,
+    clip_length: int | None = None,
+    show_progress: bool | None = None,
+) -> Report:
+    """Segment a whole source into sinks.
+
+    Ctrl-C ends the run early: what was written until then is finished properly and reported.
+
+    Args:
+        source: Where frames come from.
+        session: What is followed.
+        sinks: Where answers go; closed at the end, also after an error.
+        clip_length: Frames looked at together; default the model's for recordings and 1 for live sources, whose masks
+            must come out as the frames arrive.
+        show_progress: True or False; default when standard error is a terminal.
+
+    Returns:
+        What was done.
+
+    Raises:
+        VideoError: When the source cannot be read or a sink cannot be written.
+    """
+    if clip_length is None and source.info.live:
+        clip_length = 1
+    report = Report()
+    with ExitStack() as stack:
+        for sink in sinks:
+            stack.callback(_finish, sink, report)
+        pairs = answers(source, session, clip_length)
+        disable = None if show_progress is None else not show_progress
+        try:
+            for frame, answer in progress(pairs, source.info.frame_count, source.info.name, disable):
+                for sink in sinks:
+                    sink.write(frame, answer)
+                report.frames += 1
+                for expression, mask in zip(answer.expressions, answer.masks, strict=True):
+                    report.visible[expression] = report.visible.get(expression, 0) + bool(mask.any())
+        except KeyboardInterrupt:
+            report.interrupted = True
+    report.warnings.extend(source.warnings)
+    for sink in sinks:
+        report.warnings.extend(getattr(sink, "warnings", []))
+    return report
+
+
+def _finish(sink: Sink, report: Report) -> None:
+    report.written.extend(sink.close())
