@@ -35,7 +35,7 @@ format: install
 	$(BIN)/ruff check --fix .
 
 parity: install
-	$(BIN)/python benchmarks/parity.py
+	$(BIN)/python -m pytest -s -m "slow or not slow" tests/test_parity.py tests/test_parity_filmed.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache demo_output

@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import golden
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import golden
 from refervos.samwise.checkpoints import load_official
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+
 from golden import (
     DATA,
     Golden,
@@ -25,7 +26,6 @@ from golden import (
     tensor_of,
     worst,
 )
-
 from refervos.samwise.checkpoints import official_names
 from refervos.samwise.cme import ConditionalMemoryEncoder, cme_labels, cme_loss, rewrite_memory_mask
 from refervos.samwise.cmt import CrossModalTemporalAdapter, time_embedding

@@ -1,0 +1,102 @@
+"""Small moving scenes and a small model with random weights, for tests that need no training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from golden import noise
+from refervos.sam2.config import Sam2Config
+from refervos.samwise.config import SamwiseConfig
+from refervos.samwise.model import Samwise
+from refervos.session import Session
+from refervos.text.encoder import TextConfig
+
+MICRO = SamwiseConfig(
+    sam2=Sam2Config(
+        image_size=128,
+        hiera_width=16,
+        hiera_heads=1,
+        hiera_blocks=(1, 1, 2, 1),
+        hiera_windows=(8, 4, 8, 4),
+        hiera_global_blocks=(3,),
+        hiera_background=7,
+        hidden=64,
+        memory_layers=1,
+        memory_feedforward=64,
+        fuser_feedforward=64,
+        decoder_heads=2,
+        decoder_feedforward=64,
+    ),
+    text=TextConfig(
+        vocabulary=100, width=32, layers=4, heads=2, feedforward=64, positions=40, segment_ends=(1, 2, 3, 4)
+    ),
+    adapter_width=32,
+    adapter_heads=4,
+    short_side=128,
+)
+
+CAPTION, SHORT_CAPTION = [0, 17, 23, 42, 61, 5, 2], [0, 33, 2]
+
+
+def micro_model(**changes: Any) -> Samwise:
+    """A model of 0.5 M parameters whose weights depend on their names, so that outputs are neither flat nor chaotic."""
+    from dataclasses import replace
+
+    model = Samwise(replace(MICRO, **changes))
+    state = model.state_dict()
+    for name, value in state.items():
+        if not value.is_floating_point():
+            continue
+        draw = torch.from_numpy(noise(name, value.shape)).float()
+        if name.endswith("running_var"):
+            value.copy_(1 + 0.1 * draw.abs())
+        elif value.ndim >= 2 and "embed" not in name:
+            value.copy_(draw * 1.5 / value[0].numel() ** 0.5)
+        elif "norm" in name.lower() and name.endswith("weight"):
+            value.copy_(1 + 0.1 * draw)
+        else:
+            value.copy_(draw * (0.5 if value.ndim >= 2 or "token" in name or "pointer" in name else 0.05))
+    return model
+
+
+def scene(count: int, height: int = 96, width: int = 128, seed: int = 0) -> list[np.ndarray]:
+    """Frames of a textured background with a disc that moves, uint8 (H, W, 3)."""
+    y, x = np.mgrid[0:height, 0:width]
+    base = np.stack([(x * (3 + seed) + y) % 160, (x + y * 2) % 140, (x * y // 16) % 150], -1).astype(np.uint8)
+    frames = []
+    for t in range(count):
+        frame = np.roll(base, t, axis=1).copy()
+        frame[(x - (20 + 5 * t) % width) ** 2 + (y - 40) ** 2 < 200] = (220, 40 + 20 * seed, 40)
+        frames.append(frame)
+    return frames
+
+
+def session_of(model: Samwise, captions: list[list[int]]) -> Session:
+    """A session that follows token sequences; the micro model has no tokenizer."""
+    from refervos.prompts import Prompt
+    from refervos.session import _Followed
+
+    session = Session(model, keep_logits=True)
+    for number, caption in enumerate(captions):
+        session._tracks[number] = _Followed(Prompt(f"caption {number}"), model.begin_tokens(caption))
+        session._next_track = number + 1
+    return session
+
+
+def tensors_of(session: Session) -> Iterator[Tensor]:
+    """Every tensor that a session keeps."""
+    for track in session._tracks.values():
+        memory = track.state.memory
+        yield track.state.ids
+        yield from (entry.features for entry in [*memory.maps, *memory.conditioning_maps])
+        yield from (entry.vector for entry in [*memory.pointers, *memory.conditioning_pointers])
+
+
+def bytes_kept(session: Session) -> int:
+    """Bytes of the storages behind a session's tensors; a view counts with all that it keeps alive."""
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors_of(session)}.values())

@@ -1,0 +1,180 @@
+"""Model folders: what is saved is what is loaded, and what does not fit is refused with a reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from refervos import load
+from refervos.errors import CheckpointError, ConfigError
+from refervos.sam2.segmenter import Sam2Segmenter
+from refervos.sam2.tracker import Sam2Tracker
+from refervos.samwise.model import Samwise
+from scenes import CAPTION, micro_model, scene, session_of
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    micro_model().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def masks(model: Any) -> np.ndarray:
+    return np.stack([answer.masks for answer in session_of(model, [CAPTION]).stream(scene(4))])
+
+
+def test_round_trip(folder: Path) -> None:
+    model, loaded = micro_model(), load(folder, device="cpu")
+    assert isinstance(loaded, Samwise)
+    assert loaded.config == model.config
+    mine, theirs = model.state_dict(), loaded.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert np.array_equal(masks(model), masks(loaded))
+    assert not loaded.training
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["model"]  # nothing temporary is left
+
+
+def test_half_precision_on_disk(tmp_path: Path) -> None:
+    micro_model().save_pretrained(tmp_path / "half", dtype=torch.float16)
+    stored = load_file(tmp_path / "half" / "model.safetensors")
+    assert {t.dtype for t in stored.values() if t.is_floating_point()} == {torch.float16}
+    loaded = load(tmp_path / "half", device="cpu")
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+def test_saving_does_not_overwrite_unless_told(folder: Path) -> None:
+    before = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match="is not empty; give a new folder, or allow overwriting"):
+        micro_model(cme=False).save_pretrained(folder)
+    assert (folder / "model.safetensors").read_bytes() == before
+    micro_model(cme=False).save_pretrained(folder, overwrite=True)
+    assert load(folder, device="cpu").config.cme is False
+
+
+def test_overrides_change_the_configuration(folder: Path) -> None:
+    model = load(folder, device="cpu", protocol="published", cme_window=6)
+    assert (model.config.protocol, model.config.cme_window) == ("published", 6)
+    with pytest.raises(ConfigError, match=r"unknown field protocoll; known fields are adapter_heads"):
+        load(folder, protocoll="published")
+    with pytest.raises(ConfigError, match=r"protocol is 'exact' where one of 'default', 'published' is expected"):
+        load(folder, protocol="exact")
+    with pytest.raises(ConfigError, match="clip_length is 0; it must be at least 1"):
+        load(folder, clip_length=0)
+    with pytest.raises(ConfigError, match="dtype is torch.int8; it must be float32"):
+        load(folder, dtype="int8")
+
+
+def edit(folder: Path, change: Any) -> None:
+    header = json.loads((folder / "config.json").read_text())
+    change(header)
+    (folder / "config.json").write_text(json.dumps(header))
+
+
+def test_broken_folders(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"has no config.json; give a folder written by 'refervos convert'"):
+        load(tmp_path / "empty")
+    edit(folder, lambda header: header["config"]["sam2"].update(hiera_width="wide"))
+    with pytest.raises(ConfigError, match=r"config.json.sam2: hiera_width is 'wide' where int is expected"):
+        load(folder)
+    edit(folder, lambda header: header.update(model_type="resnet"))
+    with pytest.raises(CheckpointError, match="has model_type 'resnet'; known are samwise"):
+        load(folder)
+    (folder / "config.json").write_text("{,}")
+    with pytest.raises(CheckpointError, match=r"config.json is not valid JSON"):
+        load(folder)
+
+
+def test_weights_that_do_not_fit(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    whole = load_file(file)
+    state = dict(whole)
+    del state["cme.head.bias"]
+    state["extra"] = torch.zeros(1)
+    state["text_prompt.layers.0.bias"] = torch.zeros(3)
+    save_file(state, file)
+    with pytest.raises(CheckpointError) as caught:
+        load(folder)
+    sentence = str(caught.value)
+    assert "1 missing: cme.head.bias" in sentence
+    assert "1 unexpected: extra" in sentence
+    assert "1 misshapen: text_prompt.layers.0.bias is (3,), (64,) expected" in sentence
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"model.safetensors is missing or unreadable"):
+        load(folder)
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"model.safetensors is missing or unreadable"):
+        load(folder)
+
+
+def test_names_that_are_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckpointError, match="nowhere does not exist; give a model folder"):
+        load("nowhere")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "official.pth").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="is an official checkpoint; run 'refervos convert"):
+        load(tmp_path / "official.pth")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="someone/something is no folder here and cannot be had from the hub"):
+        load("someone/something")
+
+
+def test_hub_id_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+
+    def download(repository: str, allow_patterns: list[str]) -> str:
+        asked.update(repository=repository, patterns=allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert isinstance(load("someone/samwise", device="cpu"), Samwise)
+    assert asked["repository"] == "someone/samwise"
+    assert not any(pattern.endswith((".bin", ".pt", ".pth", ".py")) for pattern in asked["patterns"])
+
+
+def test_push_to_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    uploaded: dict[str, Any] = {}
+
+    class Api:
+        def __init__(self, token: str | None = None) -> None:
+            uploaded["token"] = token
+
+        def create_repo(self, repository: str, private: bool, exist_ok: bool) -> None:
+            uploaded.update(repository=repository, private=private, exist_ok=exist_ok)
+
+        def upload_folder(self, repo_id: str, folder_path: Path) -> str:
+            uploaded["files"] = sorted(path.name for path in folder_path.iterdir())
+            assert isinstance(load(folder_path, device="cpu"), Samwise)
+            return f"https://huggingface.co/{repo_id}/commit/1"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    address = load("miniature", device="cpu").push_to_hub("someone/samwise", private=True, token="t")
+    assert address == "https://huggingface.co/someone/samwise/commit/1"
+    assert uploaded["private"] is True
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(uploaded["files"])
+
+
+def test_sam2_folder_of_our_own(tmp_path: Path) -> None:
+    model = Sam2Segmenter(Sam2Tracker(micro_model().config.sam2))
+    model.save_pretrained(tmp_path / "sam2")
+    loaded = load(tmp_path / "sam2", device="cpu")
+    assert isinstance(loaded, Sam2Segmenter)
+    assert loaded.config == model.config
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+
+
+def test_importing_the_package_is_light() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, refervos, refervos.cli; print([m for m in ('torch', 'transformers', 'av') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

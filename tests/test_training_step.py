@@ -1,0 +1,103 @@
+"""What a training step changes, and what it must not."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from golden import manifest
+from refervos.samwise.cme import IGNORED_LABEL, cme_loss
+from refervos.samwise.config import SAMWISE_PRESETS
+from refervos.samwise.model import Samwise
+from refervos.training.losses import mask_losses
+from scenes import CAPTION, SHORT_CAPTION, micro_model, scene
+
+TRAINED = ("adapters.", "text_prompt.", "motion_prompt.", "cme.")
+
+
+def training_loss(model: Samwise, frames: int) -> torch.Tensor:
+    place = model.placement((96, 128))
+    clips = [scene(frames, seed=seed) for seed in (0, 3)]
+    pixels = torch.stack(
+        [torch.stack([place.place(torch.from_numpy(f).permute(2, 0, 1)) for f in clip]) for clip in clips]
+    )
+    padded = SHORT_CAPTION + [1] * (len(CAPTION) - len(SHORT_CAPTION))
+    ids = torch.tensor([CAPTION, padded])
+    output = model(pixels, ids, torch.tensor([[False, True] + [False] * 5] * 2))
+    masks = model.tracker.upsample(output.mask_logits)[..., :96, :]
+    targets = [torch.zeros(frames, 96, 128) for _ in range(2)]
+    for target in targets:
+        target[:, 20:60, 30:80] = 1
+    focal, dice = mask_losses(masks, targets)
+    assert output.cme_logits.shape == (2 * max(0, frames - 5), 2)
+    labels = torch.where(output.cme_labels == IGNORED_LABEL, 0, output.cme_labels)  # so that the CME always learns
+    return focal + dice + cme_loss(output.cme_logits, labels)
+
+
+def test_frozen_parts_are_byte_identical_after_a_step() -> None:
+    model = micro_model(motion_prompt=True)
+    before = copy.deepcopy(model.state_dict())
+    model.train()
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    for _ in range(2):
+        optimiser.zero_grad()
+        training_loss(model, 7).backward()
+        optimiser.step()
+    after = model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith(TRAINED) for name in changed)
+    never_read = {name for name in before if name.startswith("cme.norm2.")}
+    expected = {name for name in before if name.startswith(TRAINED)} - never_read
+    assert changed == expected
+    with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert all(name.startswith(TRAINED) for name in with_gradient)
+    assert with_gradient == {n for n, p in model.named_parameters() if p.requires_grad} - never_read
+
+
+def test_frozen_parts_stay_in_evaluation_mode() -> None:
+    model = micro_model().train()
+    assert model.adapters.training
+    assert not any(part.training for frozen in model.frozen_parts() for part in frozen.modules())
+    # Without dropout two passes give the same loss, but for batch statistics, which do not enter in training mode.
+    assert training_loss(model, 2).item() == training_loss(model, 2).item()
+
+
+@pytest.mark.parametrize(
+    ("preset", "variant", "trained", "total"),
+    [
+        ("tiny", "tiny_hsa_cme", 5_120_770, 168_763_421),
+        ("base-plus", "base_hsa_cme", 5_235_906, 210_766_237),
+        ("large", "large_hsa_cme", 5_466_178, 354_592_973),
+    ],
+)
+def test_parameter_counts_of_the_published_sizes(preset: str, variant: str, trained: int, total: int) -> None:
+    with torch.device("meta"):
+        model = Samwise(SAMWISE_PRESETS[preset])
+    described = model.describe()
+    assert described["trained"] == trained
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {name.split(".")[0] for name in learning} == {"adapters", "text_prompt", "cme"}
+    # RoBERTa's language-model head (in the released files, never run) is left out; transformers' RoBERTa has a token
+    # type embedding that fairseq's has not.
+    official = manifest(variant)
+    head = official["params_by_module[total,trainable]"]
+    assert official["params_total"] == total
+    assert described["total"] == total - head["text_encoder.lm_head"][0] + 768
+
+
+def test_gradients_flow_through_the_memory() -> None:
+    """The last frame's loss reaches what the first frame remembered."""
+    model = micro_model().train()
+    place = model.placement((96, 128))
+    pixels = torch.stack([place.place(torch.from_numpy(f).permute(2, 0, 1)) for f in scene(3)]).unsqueeze(0)
+    ids = torch.tensor([CAPTION])
+    clip = model.encode(pixels, ids, torch.zeros_like(ids, dtype=torch.bool))
+    track = model.begin_tokens(CAPTION)
+    for time in range(3):
+        frame = model.track_frame(clip, time, [track])
+    oldest = track.memory.maps[0].features
+    (gradient,) = torch.autograd.grad(frame.mask_logits.sum(), oldest)
+    assert gradient.abs().max() > 0
