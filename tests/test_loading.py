@@ -68,7 +68,7 @@ def test_overrides_change_the_configuration(folder: Path) -> None:
         load(folder, protocol="exact")
     with pytest.raises(ConfigError, match="clip_length is 0; it must be at least 1"):
         load(folder, clip_length=0)
-    with pytest.raises(ConfigError, match="dtype is torch.int8; it must be float32"):
+    with pytest.raises(ConfigError, match=r"dtype is torch.int8; it must be float32"):
         load(folder, dtype="int8")
 
 
@@ -131,7 +131,7 @@ def test_names_that_are_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_hub_id_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {}
 
-    def download(repository: str, allow_patterns: list[str]) -> str:
+    def download(repository: str, *, allow_patterns: list[str]) -> str:
         asked.update(repository=repository, patterns=allow_patterns)
         return str(folder)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from refervos.errors import CheckpointError, ConfigError
+from refervos.hub import fetch
 from refervos.pretrained import CONFIG, WEIGHTS
 from refervos.typed_config import config_from_mapping
 from refervos.weights import load_renamed
@@ -74,14 +75,7 @@ def _locate(model: str | os.PathLike[str]) -> Path:
         raise CheckpointError(
             f"{model} does not exist; give a model folder, a SAM2 checkpoint, or a hub id owner/name."
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(model), allow_patterns=["*.json", "*.txt", "*.safetensors"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().split("\n")[0][:160]
-        raise CheckpointError(f"{model} is no folder here and cannot be had from the hub ({reason}).") from error
+    return fetch(str(model), ["*.json", "*.txt", "*.safetensors"], "give a model folder, or a hub id owner/name")
 
 
 def _read(path: Path, overrides: dict[str, Any]) -> Samwise | Sam2Segmenter:
@@ -128,11 +122,10 @@ def _read_own_sam2(path: Path, header: dict[str, Any], overrides: dict[str, Any]
 def _read_samwise(path: Path, header: dict[str, Any], overrides: dict[str, Any]) -> Samwise:
     from refervos.samwise.config import SamwiseConfig
     from refervos.samwise.model import Samwise
-    from refervos.text.tokenizer import Tokenizer
+    from refervos.text.tokenizer import Tokenizer, has_tokenizer
 
     config = config_from_mapping(SamwiseConfig, {**_config_of(header, path), **overrides}, str(path / CONFIG))
-    has_tokenizer = any((path / name).is_file() for name in ("tokenizer.json", "vocab.json"))
-    model = Samwise(config, Tokenizer.from_pretrained(path) if has_tokenizer else None)
+    model = Samwise(config, Tokenizer.from_pretrained(path) if has_tokenizer(path) else None)
     load_renamed(model, _weights_of(path), lambda name: (name,), where=str(path / WEIGHTS))
     return model
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refervos.errors import PromptError
+from refervos.errors import ConfigError, PromptError
 from refervos.frames import Placement, letterbox
 from refervos.pretrained import Pretrained
 from refervos.prompts import Prompt
@@ -127,6 +127,11 @@ class Samwise(Pretrained):
 
     def __init__(self, config: SamwiseConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
+        if tokenizer is not None and len(tokenizer) > config.text.vocabulary:
+            raise ConfigError(
+                f"the tokenizer has {len(tokenizer)} tokens and the text encoder {config.text.vocabulary}; "
+                "they do not belong together."
+            )
         self.config = config
         self.tokenizer = tokenizer
         self.compute_dtype = torch.float32

@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from refervos.errors import CheckpointError, PromptError
+from refervos.hub import fetch
 from refervos.prompts import normalise
 from refervos.text.verbs import find_verbs
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer: ``tokenizer.json``, or ``vocab.json`` with ``merges.txt``."""
+    return (folder / "tokenizer.json").is_file() or all((folder / n).is_file() for n in ("vocab.json", "merges.txt"))
 
 
 class Tokenizer:
@@ -32,17 +40,20 @@ class Tokenizer:
         from transformers import RobertaTokenizerFast
 
         folder = Path(name_or_path)
-        if folder.is_dir() and not any((folder / f).is_file() for f in ("tokenizer.json", "vocab.json")):
-            raise CheckpointError(
-                f"{folder} has no tokenizer.json or vocab.json; give the folder of a RoBERTa tokenizer."
-            )
+        if not folder.is_dir():
+            folder = fetch(str(name_or_path), TOKENIZER_FILES, "give the folder of a RoBERTa tokenizer")
+        # transformers makes an empty tokenizer, without a word, of a folder that has none of these.
+        if not has_tokenizer(folder):
+            raise CheckpointError(f"{folder} has no tokenizer.json or vocab.json; give a RoBERTa tokenizer's folder.")
         try:
-            return cls(RobertaTokenizerFast.from_pretrained(str(name_or_path)))
-        except (OSError, ValueError) as error:
-            reason = str(error).split("\n")[0]
-            raise CheckpointError(
-                f"no tokenizer can be read from {name_or_path} ({reason}); give a RoBERTa tokenizer's folder."
-            ) from error
+            return cls(RobertaTokenizerFast.from_pretrained(str(folder)))
+        except Exception as error:  # the tokenizers library raises bare Exception on a broken file
+            reason = " ".join(str(error).split())[:160]
+            raise CheckpointError(f"the tokenizer files in {folder} are not readable ({reason}).") from error
+
+    def __len__(self) -> int:
+        """Number of tokens in the vocabulary."""
+        return len(self.fast)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the tokenizer's files into a folder."""
