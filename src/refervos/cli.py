@@ -111,7 +111,7 @@ def segment(
     from refervos.prompts import Prompt
     from refervos.video import open_source
 
-    prompts = [Prompt(expression, verbs=verb) for expression in expressions or ()]
+    prompts = [Prompt(expression, verbs=spoken) for expression, spoken in verbs_of(expressions or [], verb)]
     if point or box:
         clicks = [numbers(text, "--point", (2, 3)) for text in point or ()]
         prompts.append(
@@ -127,8 +127,9 @@ def segment(
         target = out or Path(f"{result_name(source.info.name)}_refervos")
         overrides = {} if protocol is None else {"protocol": protocol}
         loaded = load(model, device=device, dtype=dtype.value, **overrides)
+        session = loaded.open(prompts)
         sinks = open_sinks(save or [Output.overlay, Output.rle], target, source, overwrite)
-        report = run(source, loaded.open(prompts), sinks, clip_length=clip, show_progress=False if quiet else None)
+        report = run(source, session, sinks, clip_length=clip, show_progress=False if quiet else None)
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if not quiet:
@@ -139,6 +140,30 @@ def segment(
             typer.echo(f"  wrote {path}")
     if report.interrupted:
         raise typer.Exit(130)
+
+
+def verbs_of(expressions: list[str], verbs: list[str] | None) -> list[tuple[str, list[str] | None]]:
+    """Give each expression those of the verbs that are in it.
+
+    Args:
+        expressions: The sentences.
+        verbs: Words that tell motion, or None when they are to be found.
+
+    Returns:
+        Each expression with its verbs.
+
+    Raises:
+        PromptError: When a verb is in no expression.
+    """
+    if not verbs:
+        return [(expression, None) for expression in expressions]
+    words = [expression.lower().split() for expression in expressions]
+    for verb in verbs:
+        if not any(verb.lower() in sentence for sentence in words):
+            raise PromptError(
+                f"the verb {verb!r} is a word of no expression; give words as they stand in the sentence."
+            )
+    return [(e, [v for v in verbs if v.lower() in sentence]) for e, sentence in zip(expressions, words, strict=True)]
 
 
 def numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:

@@ -1,0 +1,344 @@
+"""The command line as a user meets it: results for good input, one sentence and exit code 2 for bad input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+from refervos import cli
+from refervos.video import Frame, open_source
+from refervos.video.media import MediaReader
+from video_files import add_cover, rotate, write_tone, write_video
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs a command in an empty folder; gives exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["refervos", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        code = stopped.value.code
+        return (0 if code is None else int(code)), captured.out, captured.err
+
+    return command
+
+
+def disc_frames(count: int, width: int = 128, height: int = 96) -> list[np.ndarray]:
+    """A red disc moving right over gray, with a blue square."""
+    y, x = np.mgrid[0:height, 0:width]
+    frames = []
+    for t in range(count):
+        frame = np.full((height, width, 3), 110, np.uint8)
+        frame[(x - width // 4 - t) ** 2 + (y - height // 2) ** 2 < (min(width, height) // 5) ** 2] = (220, 40, 40)
+        frame[-height // 4 : -4, -width // 4 : -4] = (40, 90, 220)
+        frames.append(frame)
+    return frames
+
+
+def answers_of(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def sizes(path: Path) -> tuple[int, int, int]:
+    """Frames, width and height of a video, read without the code under test."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    return len(frames), frames[0].width, frames[0].height
+
+
+def test_segment_writes_everything_that_is_asked_for(run: Run, tmp_path: Path) -> None:
+    write_video(tmp_path / "in.mp4", 10, width=128, height=96, fps=25, images=disc_frames(10), audio="aac")
+    wanted = [option for output in cli.Output for option in ("--save", output)]
+    code, out, err = run("segment", "in.mp4", "the red circle", "the blue square", "--out", "out", *wanted)
+    assert (code, err) == (0, "")
+    assert "10 frames" in out
+    assert "the red circle: seen in 10 of 10" in out
+    assert sizes(tmp_path / "out" / "overlay.mp4") == (10, 128, 96)
+    with av.open(str(tmp_path / "out" / "overlay.mp4")) as container:
+        assert len(container.streams.audio) == 1
+        assert container.streams.video[0].codec_context.name == "h264"
+        assert container.streams.video[0].average_rate == 25
+    answers = answers_of(tmp_path / "out" / "masks.jsonl")
+    assert len(answers) == 20
+    first = answers[0]
+    assert (first["frame"], first["track"], first["expression"], first["size"]) == (0, 0, "the red circle", [96, 128])
+    mask = coco.decode({"size": first["size"], "counts": first["counts"]}).astype(bool)
+    with Image.open(tmp_path / "out" / "masks" / "00000.png") as image:
+        assert image.mode == "P"
+        indices = np.array(image)
+    assert np.array_equal(mask & (indices != 2), indices == 1)
+    disc = disc_frames(1)[0][..., 0] > 200
+    assert (mask & disc).sum() / (mask | disc).sum() > 0.5
+    assert len(list((tmp_path / "out" / "binary" / "0").iterdir())) == 10
+    with Image.open(tmp_path / "out" / "cutout" / "0" / "00000.png") as image:
+        assert image.mode == "RGBA"
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+
+
+def test_results_are_not_overwritten(run: Run, tmp_path: Path) -> None:
+    write_video(tmp_path / "in.mp4", 2, width=64, height=48)
+    assert run("segment", "in.mp4", "the red circle", "-q")[0] == 0
+    before = (tmp_path / "in_refervos" / "masks.jsonl").read_bytes()
+    code, out, err = run("segment", "in.mp4", "the blue circle")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "exist" in err
+    assert (tmp_path / "in_refervos" / "masks.jsonl").read_bytes() == before
+    assert run("segment", "in.mp4", "the blue circle", "--overwrite")[0] == 0
+    assert (tmp_path / "in_refervos" / "masks.jsonl").read_bytes() != before
+
+
+def good_one_second(folder: Path) -> Path:
+    return write_video(folder / "second.mp4", 25, width=64, height=48, fps=25)
+
+
+def good_vertical(folder: Path) -> Path:
+    return write_video(folder / "vertical.mp4", 5, width=54, height=96)
+
+
+def good_rotated(folder: Path) -> Path:
+    return rotate(write_video(folder / "rotated.mp4", 5, width=64, height=48), 90)
+
+
+def good_variable(folder: Path) -> Path:
+    return write_video(folder / "variable.mp4", 5, times=[0, 0.1, 0.5, 0.6, 1.5], width=64, height=48)
+
+
+def good_odd(folder: Path) -> Path:
+    images = disc_frames(5, 65, 49)
+    return write_video(folder / "odd.mkv", 5, width=65, height=49, images=images, pix_fmt="yuv444p")
+
+
+def good_webm(folder: Path) -> Path:
+    return write_video(folder / "clip.webm", 5)
+
+
+def good_gif(folder: Path) -> Path:
+    return write_video(folder / "clip.gif", 5)
+
+
+def good_avi(folder: Path) -> Path:
+    return write_video(folder / "clip.avi", 5)
+
+
+def good_mov(folder: Path) -> Path:
+    return write_video(folder / "clip.mov", 5)
+
+
+def good_image(folder: Path) -> Path:
+    Image.fromarray(disc_frames(1)[0]).save(folder / "picture.jpg")
+    return folder / "picture.jpg"
+
+
+def good_folder(folder: Path) -> Path:
+    (folder / "frames").mkdir()
+    for index, frame in enumerate(disc_frames(11)):
+        Image.fromarray(frame).save(folder / "frames" / f"{index}.png")
+    return folder / "frames"
+
+
+@pytest.mark.parametrize(
+    ("make", "frames", "width", "height"),
+    [
+        (good_one_second, 25, 64, 48),
+        (good_vertical, 5, 54, 96),
+        (good_rotated, 5, 48, 64),
+        (good_variable, 5, 64, 48),
+        (good_odd, 5, 65, 49),
+        (good_webm, 5, 64, 48),
+        (good_gif, 5, 64, 48),
+        (good_avi, 5, 64, 48),
+        (good_mov, 5, 64, 48),
+        (good_image, 1, 128, 96),
+        (good_folder, 11, 128, 96),
+    ],
+)
+def test_every_kind_of_video(
+    make: Callable[[Path], Path], frames: int, width: int, height: int, run: Run, tmp_path: Path
+) -> None:
+    path = make(tmp_path)
+    code, out, err = run("segment", path, "the red circle", "--out", "out")
+    assert (code, err) == (0, "")
+    assert f"{frames} frames" in out
+    answers = answers_of(tmp_path / "out" / "masks.jsonl")
+    assert len(answers) == frames
+    assert answers[0]["size"] == [height, width]
+    even = (frames, width + width % 2, height + height % 2)
+    assert sizes(tmp_path / "out" / "overlay.mp4") == even
+
+
+def test_variable_frame_rate_is_kept(run: Run, tmp_path: Path) -> None:
+    run("segment", good_variable(tmp_path), "the red circle", "--out", "out")
+    assert [a["time"] for a in answers_of(tmp_path / "out" / "masks.jsonl")] == pytest.approx([0, 0.1, 0.5, 0.6, 1.5])
+    with av.open(str(tmp_path / "out" / "overlay.mp4")) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    assert times == pytest.approx([0, 0.1, 0.5, 0.6, 1.5], abs=0.01)
+
+
+def test_a_truncated_file_gives_the_frames_that_are_there_and_a_warning(run: Run, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "cut.mp4", 20, width=64, height=48, movflags="faststart", gop=5)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    code, _, err = run("segment", path, "the red circle", "--out", "out")
+    assert code == 0
+    assert err.startswith("warning: ")
+    assert err.count("\n") == 1
+    answers = answers_of(tmp_path / "out" / "masks.jsonl")
+    assert 5 <= len(answers) < 20
+    assert sizes(tmp_path / "out" / "overlay.mp4")[0] == len(answers)
+
+
+def bad_audio(folder: Path) -> Path:
+    return write_tone(folder / "tone.m4a", "aac")
+
+
+def bad_cover(folder: Path) -> Path:
+    return add_cover(write_tone(folder / "song.mp3", "mp3"))
+
+
+def bad_empty(folder: Path) -> Path:
+    (folder / "empty.mp4").touch()
+    return folder / "empty.mp4"
+
+
+def bad_garbage(folder: Path) -> Path:
+    (folder / "noise.mp4").write_bytes(bytes(range(256)) * 40)
+    return folder / "noise.mp4"
+
+
+def bad_headless(folder: Path) -> Path:
+    """A recording whose end, and with it the index, never reached the disk."""
+    path = write_video(folder / "crashed.mp4", 20, width=64, height=48)
+    path.write_bytes(path.read_bytes()[:2000])
+    return path
+
+
+def bad_folder(folder: Path) -> Path:
+    (folder / "nothing").mkdir()
+    return folder / "nothing"
+
+
+def bad_missing(folder: Path) -> Path:
+    return folder / "absent.mp4"
+
+
+@pytest.mark.parametrize("make", [bad_audio, bad_cover, bad_empty, bad_garbage, bad_headless, bad_folder, bad_missing])
+def test_what_is_no_video(make: Callable[[Path], Path], run: Run, tmp_path: Path) -> None:
+    path = make(tmp_path)
+    code, out, err = run("segment", path, "the red circle", "--out", "out")
+    assert (code, out) == (2, "")
+    assert err.startswith("refervos: ")
+    assert err.count("\n") == 1
+    assert path.name in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "there is nothing to look for; give a sentence in quotes"),
+        (("  ",), "the expression is empty"),
+        (("the dog", "--model", "nowhere"), "nowhere does not exist"),
+        (("the dog", "--box", "1,2,3"), "--box is '1,2,3'; give 4 numbers separated by commas"),
+        (("--point", "a,b"), "--point is 'a,b'; give 2 or 3 numbers"),
+        (("--box", "1,2,30,40"), "SAMWISE is asked with a sentence alone, not with box"),
+        (("the dog", "--protocol", "odd"), "protocol is 'odd' where one of 'default', 'published' is expected"),
+        (("the dog", "--verb", "runs"), "the verb 'runs' is a word of no expression"),
+    ],
+)
+def test_bad_requests(arguments: tuple[str, ...], sentence: str, run: Run, tmp_path: Path) -> None:
+    write_video(tmp_path / "in.mp4", 2)
+    code, out, err = run("segment", "in.mp4", *arguments)
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_unknown_options_are_exit_code_2(run: Run) -> None:
+    assert run("segment", "in.mp4", "the dog", "--sharpen")[0] == 2
+    assert run("segment", "in.mp4", "the dog", "--clip", "0")[0] == 2
+    assert run("polish")[0] == 2
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who presses Ctrl-C while frame 10 of 40 is read."""
+    advance = MediaReader.__next__
+
+    def interrupted(self: MediaReader) -> Frame:
+        frame = advance(self)
+        if frame.index == 10:
+            raise KeyboardInterrupt
+        return frame
+
+    monkeypatch.setattr(MediaReader, "__next__", interrupted)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_ctrl_c_leaves_what_was_written_whole(run: Run, tmp_path: Path) -> None:
+    write_video(tmp_path / "in.mp4", 40, width=64, height=48)
+    code, out, _ = run("segment", "in.mp4", "the red circle", "--out", "out", "--clip", "2")
+    assert code == 130
+    assert "10 frames, stopped early" in out
+    assert len(answers_of(tmp_path / "out" / "masks.jsonl")) == 10
+    assert sizes(tmp_path / "out" / "overlay.mp4") == (10, 64, 48)
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_camera_that_is_not_there(run: Run) -> None:
+    code, _, err = run("segment", "camera:9", "the dog")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "camera:9" in err
+
+
+def test_info(run: Run) -> None:
+    code, out, _ = run("info")
+    assert code == 0
+    assert "CMT adapters" in out
+    code, out, _ = run("info", "miniature", "--json")
+    described = json.loads(out)
+    assert described["total"] == sum(described["parts"].values())
+    assert described["settings"]["tokenizer"] is True
+
+
+def test_convert_errors(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("convert", "absent.pth", "model", "--tokenizer", "none")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "absent.pth does not exist" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["segment", "convert", "info"])
+def test_help_shows_an_example(command: str, run: Run) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"Example: refervos {command}" in " ".join(out.split())
+
+
+def test_version_and_plain_help(run: Run) -> None:
+    assert run("--version")[1].startswith("refervos 0.")
+    assert "segment" in run("--help")[1]
+
+
+def test_first_frames_only(run: Run, tmp_path: Path) -> None:
+    write_video(tmp_path / "in.mp4", 9)
+    run("segment", "in.mp4", "the red circle", "--out", "out", "--frames", "3", "--save", "rle", "-q")
+    assert len(answers_of(tmp_path / "out" / "masks.jsonl")) == 3
+    with open_source(tmp_path / "in.mp4") as source:
+        assert source.info.frame_count in (9, None)
