@@ -105,6 +105,7 @@ PHASES = (
     Phase("shapes", 800, 1e-3, 6e-4, (1,), 32, (0.4, 0.35, 0.08, 0.05, 0.0, 0.02, 0.1), alike=0.4, naming=1.0),
     Phase("clips", 1000, 6e-4, 2e-4, (1, 1, 4, 4, 8), 32, (0.34, 0.14, 0.06, 0.1, 0.14, 0.06, 0.16), 0.25, 0.5),
     Phase("settling", 500, 2e-4, 1e-5, (4, 8, 8), 32, (0.3, 0.08, 0.08, 0.12, 0.16, 0.08, 0.18), freeze_norms=True),
+    Phase("longer", 2200, 5e-4, 5e-6, (1, 4, 8), 32, (0.36, 0.16, 0.06, 0.1, 0.1, 0.06, 0.16), 0.25, 0.25, True),
 )
 
 
@@ -359,10 +360,10 @@ def unroll(model: Samwise, pixels: Tensor, ids: Tensor, chunk: int) -> tuple[Ten
         clip = model.encode(part, ids, verbs)
         stages.append(clip.stages[2])
         for moment in range(part.shape[1]):
-            results = model.track_frame(clip, moment, tracks)
-            rows = [results[index] for index in range(len(tracks))]
-            masks.append(torch.stack([frame.mask_logits[row, 0] for frame, row in rows]))
-            scores.append(torch.stack([s[row] for f, row in rows if (s := f.decoded.score) is not None]))
+            frame = model.track_frame(clip, moment, tracks)
+            masks.append(frame.mask_logits[:, 0])
+            if frame.score is not None:
+                scores.append(frame.score)
     return torch.stack(masks, dim=1), torch.stack(scores, dim=1), torch.cat(stages, dim=1)
 
 

@@ -116,12 +116,17 @@ def test_fast_motion(
 
 
 @pytest.mark.slow
-def test_without_hsa_and_cme(golden_model: Callable[..., Samwise], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hsa_and_cme(golden_model: Callable[..., Samwise]) -> None:
     g = golden("fast256_nohsa")
-    model = golden_model("tiny_hsa_cme", g.meta["overrides"], image_size=256, cme=False)
-    for adapter in model.adapters:
-        monkeypatch.setattr(adapter, "hsa", None)
-    rows = follow_golden(model, g, filmed("frames256"), ((0, 6),), ids=CAPTION)
+    model = golden_model("tiny_hsa_cme", g.meta["overrides"], image_size=256, cme=False).double()
+    attentions = [adapter.hsa for adapter in model.adapters]
+    try:
+        for adapter in model.adapters:
+            adapter.hsa = None
+        rows = follow_golden(model, g, filmed("frames256"), ((0, 6),), ids=CAPTION)
+    finally:
+        for adapter, attention in zip(model.adapters, attentions, strict=True):
+            adapter.hsa = attention
     report("fast256_nohsa", rows)
     assert worst(rows, [MASKS], 0, 1) < 4.5e-4
     assert worst(rows, [MASKS], 1) < 2e-3
@@ -177,10 +182,9 @@ def test_one_frame_with_temporal_attention_at_full_size(golden_model: Callable[.
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("plain_kernels")
 def test_video_at_full_size(golden_model: Callable[..., Samwise]) -> None:
     g = golden("video_tiny")
-    model = golden_model("tiny_hsa_cme", g.meta["overrides"])
+    model = golden_model("tiny_hsa_cme", g.meta["overrides"]).double()
     assert letterbox((480, 854), 1024, 1020).resized == (575, 1024)
     rows = follow_golden(model, g, filmed("frames"), ((0, 8), (8, 12)), ids=CAPTION)
     report("video_tiny", rows)

@@ -11,16 +11,18 @@ if TYPE_CHECKING:
     from refervos.prompts import Prompt
     from refervos.segmenter import Segmenter
     from refervos.session import Session
+    from refervos.video import open_source
 
 __version__ = "0.1.0"
 
-__all__ = ["Prompt", "Segmentation", "Segmenter", "Session", "__version__", "load"]
+__all__ = ["Prompt", "Segmentation", "Segmenter", "Session", "__version__", "load", "open_source"]
 
 _ROOMS = {
     "load": "refervos.loading",
     "Prompt": "refervos.prompts",
     "Segmenter": "refervos.segmenter",
     "Session": "refervos.session",
+    "open_source": "refervos.video",
 }
 
 

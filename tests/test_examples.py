@@ -1,0 +1,56 @@
+"""What the README and the examples say is what happens."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_demo(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--out", str(tmp_path / "out")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    questions = json.loads((ROOT / "examples" / "data" / "shapes.json").read_text())
+    seen = dict(re.findall(r"'(.+)': seen in (\d+) frames", result.stdout))
+    total = int(re.findall(r"(\d+) frames, 3 sentences", result.stdout)[0])
+    assert set(seen) == {*questions["sentences"], questions["absent"]}
+    # Both objects are there for more than half of the video, the third never.
+    assert all(int(seen[sentence]) > total / 2 for sentence in questions["sentences"])
+    assert int(seen[questions["absent"]]) < total / 20
+    assert "MINIATURE" in result.stdout
+    with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
+        assert sheet.width > 1000
+    with av.open(str(tmp_path / "out" / "overlay.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == total
+
+
+def test_readme_snippet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    (snippet,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+    monkeypatch.chdir(ROOT)
+    exec(compile(snippet, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 50
+    assert lines[0].startswith("0 [")
+    assert "(2, 320, 480)" in lines[0]
+
+
+def test_readme_names_what_exists() -> None:
+    for link in re.findall(r"\]\((docs/[^)#]+)\)", README):
+        assert (ROOT / link).is_file(), link
+    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+        assert f"\n{target}:" in (ROOT / "Makefile").read_text()
+
+
+def test_every_help_example_uses_real_commands() -> None:
+    help_text = subprocess.run([sys.executable, "-m", "refervos", "--help"], capture_output=True, text=True, check=True)
+    for command in set(re.findall(r"^refervos (\w+)", README, re.MULTILINE)):
+        assert command in help_text.stdout
