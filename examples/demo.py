@@ -44,7 +44,7 @@ def main() -> None:
     session = model.open(sentences)
     colours = palette(len(sentences))
     seen = dict.fromkeys(sentences, 0)
-    pictures = []
+    pictures: list[np.ndarray] = []
     with (
         open_source(DATA / "shapes.mp4") as source,
         OverlaySink(out / "overlay.mp4", source.info, overwrite=True) as overlay,

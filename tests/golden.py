@@ -167,15 +167,14 @@ class Probe:
             self._current["maskmem_features"] = self._remember(top, logits, *args, **kwargs)
             return self._current["maskmem_features"]
 
-        tracker.condition, tracker.decode, tracker.remember = condition, decode, remember  # type: ignore[method-assign]
-        tracker.early_token, self.model.cme.forward = early, cme  # type: ignore[method-assign]
+        tracker.__dict__.update(condition=condition, decode=decode, remember=remember, early_token=early)
+        self.model.cme.__dict__["forward"] = cme
         return self
 
     def __exit__(self, *_: object) -> None:
-        tracker = self.model.tracker
-        for part, name in ((tracker, "condition"), (tracker, "decode"), (tracker, "remember"),
-                           (tracker, "early_token"), (self.model.cme, "forward")):  # fmt: skip
-            del part.__dict__[name]
+        for name in ("condition", "decode", "remember", "early_token"):
+            del self.model.tracker.__dict__[name]
+        del self.model.cme.__dict__["forward"]
 
 
 def follow_golden(

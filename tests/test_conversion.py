@@ -99,7 +99,7 @@ def test_names_and_shapes_of_every_published_variant(variant: str, preset: str, 
         assert getattr(config, name) == differences.get(name, getattr(expected, name)), name
     with torch.device("meta"):
         model = Samwise(config)
-    used = set()
+    used: set[str] = set()
     for name, tensor in model.state_dict().items():
         sources = official_names(name)
         used.update(sources)

@@ -129,7 +129,7 @@ def test_names_that_are_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_hub_id_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {}
+    asked: dict[str, Any] = {}
 
     def download(repository: str, *, allow_patterns: list[str]) -> str:
         asked.update(repository=repository, patterns=allow_patterns)

@@ -9,6 +9,7 @@ with attention as plain matrix products, as in the released code. ``make parity`
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,13 +120,14 @@ def test_fast_motion(
 def test_without_hsa_and_cme(golden_model: Callable[..., Samwise]) -> None:
     g = golden("fast256_nohsa")
     model = golden_model("tiny_hsa_cme", g.meta["overrides"], image_size=256, cme=False).double()
-    attentions = [adapter.hsa for adapter in model.adapters]
+    adapters: list[Any] = list(model.adapters)
+    attentions = [adapter.hsa for adapter in adapters]
     try:
-        for adapter in model.adapters:
+        for adapter in adapters:
             adapter.hsa = None
         rows = follow_golden(model, g, filmed("frames256"), ((0, 6),), ids=CAPTION)
     finally:
-        for adapter, attention in zip(model.adapters, attentions, strict=True):
+        for adapter, attention in zip(adapters, attentions, strict=True):
             adapter.hsa = attention
     report("fast256_nohsa", rows)
     assert worst(rows, [MASKS], 0, 1) < 4.5e-4
