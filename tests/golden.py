@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from refervos.frames import Placement
 from refervos.samwise.checkpoints import official_names as _official_names
 from refervos.samwise.model import Samwise
 
@@ -230,9 +231,19 @@ def follow_golden(
             if f"{key}mem.low_res_masks.f16" in golden and not golden.has(f"{key}mem.low_res_masks"):
                 stored = golden[f"{key}mem.low_res_masks.f16"].astype(np.float64)
                 row["mem.low_res_masks"] = float(np.abs(stored - prediction.mask_logits[0].double().numpy()).max())
+            if f"{prefix}final_masks_packed" in golden:
+                row["final_pixels"] = _final_mask_pixels(golden, prefix, t, prediction.mask_logits, place)
             row["switch"] = float(bool(prediction.switched[0]) != bool(golden[f"{key}switch"]))
             rows.append(row)
     return rows
+
+
+def _final_mask_pixels(golden: Golden, prefix: str, t: int, mask_logits: Tensor, place: Placement) -> float:
+    """How many pixels of the mask at the video's own size differ from the released demo's."""
+    _, height, width = golden.meta["final_shape"]
+    mine = Placement((height, width), place.resized, place.image_size).restore(mask_logits)[0] > 0
+    theirs = np.unpackbits(golden[f"{prefix}final_masks_packed"][t])[: height * width].reshape(height, width)
+    return float((mine.numpy() != theirs.astype(bool)).sum())
 
 
 def worst(rows: Sequence[Mapping[str, float]], names: Sequence[str], start: int = 0, stop: int | None = None) -> float:
