@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +17,11 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from refervos import cli
+from refervos.sam2.segmenter import Sam2Segmenter
+from refervos.sam2.tracker import Sam2Tracker
 from refervos.video import Frame, open_source
 from refervos.video.media import MediaReader
+from scenes import MICRO
 from video_files import add_cover, rotate, write_tone, write_video
 
 Run = Callable[..., tuple[int, str, str]]
@@ -342,3 +348,51 @@ def test_first_frames_only(run: Run, tmp_path: Path) -> None:
     assert len(answers_of(tmp_path / "out" / "masks.jsonl")) == 3
     with open_source(tmp_path / "in.mp4") as source:
         assert source.info.frame_count in (9, None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
+def test_a_real_ctrl_c(tmp_path: Path) -> None:
+    write_video(tmp_path / "in.mp4", 600, width=64, height=48)
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "refervos",
+        "segment",
+        str(tmp_path / "in.mp4"),
+        "the red circle",
+        "--out",
+        str(out),
+    ]
+    wanted = ["--save", "overlay", "--save", "rle", "--save", "masks"]
+    process = subprocess.Popen([*command, *wanted], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and len(list((out / "masks").glob("0*.png")) if out.is_dir() else []) < 20:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    count = int(stdout.split(" frames, stopped early")[0])
+    assert 20 <= count < 600
+    # A picture may have been written for a frame whose other outputs had not been begun.
+    found = [len(answers_of(out / "masks.jsonl")), sizes(out / "overlay.mp4")[0], len(list((out / "masks").iterdir()))]
+    assert all(count <= number <= count + 1 for number in found)
+    assert not list(out.rglob(".*"))
+
+
+def test_clicks_on_a_sam2_model(run: Run, tmp_path: Path) -> None:
+    Sam2Segmenter(Sam2Tracker(MICRO.sam2)).save_pretrained(tmp_path / "sam2")
+    write_video(tmp_path / "in.mp4", 3)
+    code, out, err = run(
+        "segment", "in.mp4", "--point", "20,20", "--point", "40,5,0", "--model", "sam2", "--out", "out"
+    )
+    assert (code, err) == (0, "")
+    assert "points: seen in" in out
+    assert len(answers_of(tmp_path / "out" / "masks.jsonl")) == 3
+    code, _, err = run("segment", "in.mp4", "--box", "20,20,100,40", "--model", "sam2", "--out", "other")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "100" in err
+    assert not list((tmp_path / "other").rglob("*"))
+    code, _, err = run("segment", "in.mp4", "the dog", "--model", "sam2", "--out", "third")
+    assert code == 2
+    assert "SAM2 understands points, boxes and masks" in err

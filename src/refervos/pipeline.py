@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -82,7 +82,7 @@ def segment(
     report = Report()
     with ExitStack() as stack:
         for sink in sinks:
-            stack.callback(_finish, sink, report)
+            stack.push(_ending(sink, report))
         pairs = answers(source, session, clip_length)
         disable = None if show_progress is None else not show_progress
         try:
@@ -100,5 +100,13 @@ def segment(
     return report
 
 
-def _finish(sink: Sink, report: Report) -> None:
-    report.written.extend(sink.close())
+def _ending(sink: Sink, report: Report) -> Callable[[type[BaseException] | None, object, object], None]:
+    """What to do with a sink at the end: finish it, or leave no trace where an error came before the first answer."""
+
+    def end(kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not report.frames:
+            sink.abort()
+        else:
+            report.written.extend(sink.close())
+
+    return end
