@@ -6,8 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import av
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 from refervos.errors import VideoError
 from refervos.segmentation import Segmentation
 from refervos.video.audio import AudioTrack
+from refervos.video.closing import Closing
 from refervos.video.frames import Frame, ImageArray, SourceInfo
 from refervos.video.media import exact_fps
 from refervos.video.outputs import (
@@ -52,7 +52,7 @@ class _Timed:
     pts: int
 
 
-class OverlaySink:
+class OverlaySink(Closing):
     """Writes an H.264 mp4 of the source with masks and a legend drawn over it, and the source's sound.
 
     Every frame keeps its time, so a variable frame rate survives; frames without times follow each other at a
@@ -201,14 +201,6 @@ class OverlaySink:
         if self._written is None:
             self._written = []
             self._drop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _open(self, picture: ImageArray) -> None:
         height, width = picture.shape[:2]

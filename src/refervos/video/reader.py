@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import Protocol, Self
 
+from refervos.video.closing import Closing
 from refervos.video.frames import Frame, SourceInfo
 
 
@@ -33,7 +34,7 @@ class Source(Protocol):
     ) -> None: ...
 
 
-class Reader:
+class Reader(Closing):
     """Base of the sources: holds what every kind needs. A subclass generates the frames."""
 
     def __init__(self, info: SourceInfo) -> None:
@@ -62,11 +63,3 @@ class Reader:
             self._closed = True
             self._frames.close()
             self._release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -15,6 +15,7 @@ from PIL import Image
 
 from refervos.errors import MissingDependencyError, VideoError
 from refervos.segmentation import Segmentation
+from refervos.video.closing import Closing
 from refervos.video.frames import Frame
 from refervos.video.movie import OverlaySink
 from refervos.video.outputs import (
@@ -54,7 +55,7 @@ class Sink(Protocol):
     ) -> None: ...
 
 
-class _FolderSink:
+class _FolderSink(Closing):
     """Base of the sinks that write one PNG after another, each put in place whole."""
 
     # Which existing files count as output that must not be mixed with new.
@@ -109,14 +110,6 @@ class _FolderSink:
     def abort(self) -> None:
         """Ends the writing; images in place stay."""
         self._closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _write(self, frame: Frame, segmentation: Segmentation, name: str) -> None:
         raise NotImplementedError
@@ -187,7 +180,7 @@ class CutoutSink(_FolderSink):
             self._save(Image.fromarray(cut), self._folder / str(self._numbers.of(track)) / f"{name}.png")
 
 
-class RleSink:
+class RleSink(Closing):
     """JSON lines with COCO run lengths, one object per frame and track.
 
     {"frame": 0, "time": 0.0, "track": 0, "expression": "...", "size": [h, w], "counts": "...",
@@ -275,14 +268,6 @@ class RleSink:
             if self._file is not None:
                 self._file.close()
             discard(self._temporary)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _end(self) -> None:
         assert self._file is not None
