@@ -21,28 +21,14 @@ from refervos.sam2.checkpoints import load_sam2, meta_names
 from refervos.sam2.config import SAM2_PRESETS, Sam2Config, as_version_2_1, config_from_hf, hf_config
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
+from scenes import MICRO_SAM2
 
-MICRO = Sam2Config(
-    image_size=128,
-    hiera_width=16,
-    hiera_heads=1,
-    hiera_blocks=(1, 2, 3, 1),
-    hiera_windows=(8, 4, 8, 4),
-    hiera_global_blocks=(4,),
-    hiera_background=7,
-    hidden=64,
-    memory_layers=1,
-    memory_feedforward=64,
-    fuser_feedforward=64,
-    decoder_heads=2,
-    decoder_feedforward=64,
-)
 CONFIGS = {
     "tiny v1": SAM2_PRESETS["tiny"],
     "tiny v2.1": as_version_2_1(SAM2_PRESETS["tiny"]),
-    "v1": MICRO,
-    "v2.1": as_version_2_1(MICRO),
-    "no score": replace(MICRO, object_score=False),
+    "v1": MICRO_SAM2,
+    "v2.1": as_version_2_1(MICRO_SAM2),
+    "no score": replace(MICRO_SAM2, object_score=False),
 }
 TWIN = "prompt_encoder.shared_embedding.positional_embedding"
 
@@ -84,7 +70,7 @@ def assert_same_weights(tracker: Sam2Tracker, expected: Sam2Tracker) -> None:
 @pytest.fixture
 def _published(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the small model pass for a published size."""
-    monkeypatch.setitem(SAM2_PRESETS, "micro", MICRO)
+    monkeypatch.setitem(SAM2_PRESETS, "micro", MICRO_SAM2)
 
 
 def refusal(path: Path) -> str:
@@ -184,7 +170,7 @@ def test_meta_file_to_masks(tmp_path: Path) -> None:
     pixels = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     answers = []
     for tracker in (tracker_of("v1"), load_sam2(path)):
-        tracker.config = replace(MICRO, multimask_stability=True)
+        tracker.config = replace(MICRO_SAM2, multimask_stability=True)
         model = Sam2Segmenter(tracker)
         track = model.begin(Prompt(points=[[5, 5]]))
         answers.append(
@@ -335,14 +321,14 @@ def test_hf_folder_of_another_model(values: dict[str, object], words: str, tmp_p
     assert words in refusal(folder)
 
 
-@pytest.mark.parametrize("config", [*SAM2_PRESETS.values(), MICRO, as_version_2_1(MICRO)])
+@pytest.mark.parametrize("config", [*SAM2_PRESETS.values(), MICRO_SAM2, as_version_2_1(MICRO_SAM2)])
 def test_config_there_and_back(config: Sam2Config) -> None:
     config = replace(config, multimask_stability=config.image_size == 128)
     assert config_from_hf(hf_config(config)) == config
 
 
 def test_config_that_behaves_otherwise() -> None:
-    hf = hf_config(MICRO)
+    hf = hf_config(MICRO_SAM2)
     hf.mask_decoder_config.dynamic_multimask_stability_thresh = 0.5
     with pytest.raises(
         ConfigError, match=r"dynamic_multimask_stability_thresh is 0\.5; only the published value 0\.98"

@@ -15,28 +15,14 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenc
 
 from refervos.errors import PromptError
 from refervos.prompts import Prompt
-from refervos.sam2.config import Sam2Config, as_version_2_1
+from refervos.sam2.config import as_version_2_1
 from refervos.sam2.memory import MemoryBank, group_by_layout
 from refervos.sam2.segmenter import Sam2Segmenter, Sam2Track, place_mask, place_points
 from refervos.sam2.tracker import NO_OBJECT_LOGIT, Sam2Tracker
 from refervos.segmenter import FramePrediction, Segmenter
+from scenes import MICRO_SAM2
 
-V1 = Sam2Config(
-    image_size=128,
-    hiera_width=16,
-    hiera_heads=1,
-    hiera_blocks=(1, 2, 3, 1),
-    hiera_windows=(8, 4, 8, 4),
-    hiera_global_blocks=(4,),
-    hiera_background=7,
-    hidden=128,
-    memory_layers=2,
-    memory_feedforward=64,
-    fuser_feedforward=64,
-    decoder_heads=2,
-    decoder_feedforward=64,
-    multimask_stability=True,
-)
+V1 = replace(MICRO_SAM2, hidden=128, memory_layers=2, multimask_stability=True)
 CONFIGS = {
     "v1": V1,
     "v2.1": as_version_2_1(V1),
