@@ -90,16 +90,26 @@ class ClipOutput:
 
 
 @dataclass
-class _TrackedFrame:
-    """One frame of n tracks."""
+class TrackedFrame:
+    """One frame of n tracks.
 
-    mask_logits: Tensor  # (n, 1, 4g, 4g), gated at inference
-    score: Tensor | None  # (n,)
-    pointer: Tensor  # (n, C)
-    memory_logits: Tensor  # (n, 1, S, S), what is remembered
-    switched: Tensor  # (n,) bool
-    cme_logits: dict[int, Tensor] = field(default_factory=dict)  # row -> (2,), where the CME ran
-    cme_labels: dict[int, Tensor] = field(default_factory=dict)  # row -> (), in training
+    Attributes:
+        mask_logits: (n, 1, 4g, 4g), gated by the object score at inference.
+        score: Object score logits (n,), or None.
+        pointer: What the object looks like (n, C).
+        memory_logits: The mask that is remembered (n, 1, S, S).
+        switched: bool (n,), where the CME rewrote it.
+        cme_logits: The CME's decision (2,) for each row in which it ran.
+        cme_labels: What it should have been (), in training.
+    """
+
+    mask_logits: Tensor
+    score: Tensor | None
+    pointer: Tensor
+    memory_logits: Tensor
+    switched: Tensor
+    cme_logits: dict[int, Tensor] = field(default_factory=dict)
+    cme_labels: dict[int, Tensor] = field(default_factory=dict)
 
 
 class PromptMLP(nn.Module):
@@ -302,7 +312,7 @@ class Samwise(Pretrained):
 
     # The loop over frames.
 
-    def track_frame(self, clip: ClipFeatures, time: int, tracks: Sequence[SamwiseTrack]) -> _TrackedFrame:
+    def track_frame(self, clip: ClipFeatures, time: int, tracks: Sequence[SamwiseTrack]) -> TrackedFrame:
         """Condition, decode, decide and remember one frame; the tracks move on by one.
 
         Tracks that remember equally many frames are one batch.
@@ -334,11 +344,11 @@ class Samwise(Pretrained):
             frames.append(frame)
         return frames[0] if len(frames) == 1 else _merge(groups, frames)
 
-    def _decode(self, conditioned: Tensor, features: FrameFeatures, prompts: Tensor) -> _TrackedFrame:
+    def _decode(self, conditioned: Tensor, features: FrameFeatures, prompts: Tensor) -> TrackedFrame:
         decoded = self.tracker.decode(conditioned, features, prompts)
         # Gated at inference only, so that training sees where an object was missed.
         logits = decoded.mask_logits if self.training else gate(decoded.mask_logits, decoded.score)
-        return _TrackedFrame(
+        return TrackedFrame(
             mask_logits=logits,
             score=decoded.score,
             pointer=self.tracker.pointer(decoded.tokens[:, 0], decoded.score),
@@ -352,7 +362,7 @@ class Samwise(Pretrained):
         return self.config.cme and track.frame > window and track.frame - track.last_switch >= window - 1
 
     def _apply_cme(
-        self, frame: _TrackedFrame, features: FrameFeatures, prompts: Tensor, tracks: Sequence[SamwiseTrack]
+        self, frame: TrackedFrame, features: FrameFeatures, prompts: Tensor, tracks: Sequence[SamwiseTrack]
     ) -> None:
         """Where the sentence now points elsewhere, rewrite the mask that goes into memory (SAMWISE paper, 3.3).
 
@@ -381,7 +391,7 @@ class Samwise(Pretrained):
             tracks[row].last_switch = tracks[row].frame
 
     def _teach_cme(
-        self, frame: _TrackedFrame, features: FrameFeatures, prompts: Tensor, tracks: Sequence[SamwiseTrack]
+        self, frame: TrackedFrame, features: FrameFeatures, prompts: Tensor, tracks: Sequence[SamwiseTrack]
     ) -> None:
         """Collect the CME's decisions and what they should have been; nothing is rewritten in training."""
         due = [row for row, track in enumerate(tracks) if self._due(track)]
@@ -463,7 +473,7 @@ class Samwise(Pretrained):
         }
 
 
-def _merge(groups: Sequence[Sequence[int]], frames: Sequence[_TrackedFrame]) -> _TrackedFrame:
+def _merge(groups: Sequence[Sequence[int]], frames: Sequence[TrackedFrame]) -> TrackedFrame:
     """Put the frames of groups of tracks back together, in the tracks' order.
 
     Args:
@@ -480,7 +490,7 @@ def _merge(groups: Sequence[Sequence[int]], frames: Sequence[_TrackedFrame]) -> 
         return torch.cat(tensors)[back.to(tensors[0].device)]
 
     scores = [frame.score for frame in frames if frame.score is not None]
-    return _TrackedFrame(
+    return TrackedFrame(
         mask_logits=together([frame.mask_logits for frame in frames]),
         score=together(scores) if scores else None,
         pointer=together([frame.pointer for frame in frames]),
