@@ -39,6 +39,7 @@ def test_round_trip(folder: Path) -> None:
     assert np.array_equal(masks(model), masks(loaded))
     assert not loaded.training
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # others may read what they may read
     assert sorted(path.name for path in folder.parent.iterdir()) == ["model"]  # nothing temporary is left
 
 

@@ -86,6 +86,8 @@ class Pretrained(nn.Module):
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         tensors = {name: _rounded(tensor, dtype) for name, tensor in self.state_dict().items()}
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        # safetensors makes files that only their owner can read; this one is as public as its neighbour.
+        (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
         tokenizer = getattr(self, "tokenizer", None)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)

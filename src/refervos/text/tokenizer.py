@@ -41,7 +41,7 @@ class Tokenizer:
 
         folder = Path(name_or_path)
         if not folder.is_dir():
-            folder = fetch(str(name_or_path), TOKENIZER_FILES, "give the folder of a RoBERTa tokenizer")
+            folder = fetch(str(name_or_path), TOKENIZER_FILES, "give the folder of a RoBERTa tokenizer (--tokenizer)")
         # transformers makes an empty tokenizer, without a word, of a folder that has none of these.
         if not has_tokenizer(folder):
             raise CheckpointError(f"{folder} has no tokenizer.json or vocab.json; give a RoBERTa tokenizer's folder.")
