@@ -365,7 +365,14 @@ def test_a_real_ctrl_c(tmp_path: Path) -> None:
         str(out),
     ]
     wanted = ["--save", "overlay", "--save", "rle", "--save", "masks"]
-    process = subprocess.Popen([*command, *wanted], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, *wanted],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background inherits that the signal is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     while process.poll() is None and len(list((out / "masks").glob("0*.png")) if out.is_dir() else []) < 20:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
