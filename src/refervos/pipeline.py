@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 from refervos.segmentation import Segmentation
@@ -45,9 +44,7 @@ def answers(
     Yields:
         A frame and its answer, in order.
     """
-    length = session.model.clip_length if clip_length is None else clip_length
-    frames = iter(source)
-    while clip := list(islice(frames, length)):
+    for clip in session.cut(source, clip_length):
         yield from zip(clip, session.clip([frame.image for frame in clip]), strict=True)
 
 

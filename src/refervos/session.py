@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from refervos.frames import Placement, as_rgb
 from refervos.prompts import Prompt
 from refervos.segmentation import Segmentation
 from refervos.segmenter import FramePrediction, Segmenter
+
+
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -141,12 +144,28 @@ class Session:
         Raises:
             ConfigError: When ``clip_length`` is below 1.
         """
+        for clip in self.cut(frames, clip_length):
+            yield from self.clip(clip)
+
+    def cut(self, frames: Iterable[Item], clip_length: int | None = None) -> Iterator[list[Item]]:
+        """Cut an iterable into clips, read only as far as the clip at hand; the last may be shorter.
+
+        Args:
+            frames: Frames, or whatever comes with them.
+            clip_length: Items in a clip, default what the model likes.
+
+        Yields:
+            Clips, none empty.
+
+        Raises:
+            ConfigError: When ``clip_length`` is below 1.
+        """
         length = self.model.clip_length if clip_length is None else clip_length
         if length < 1:
             raise ConfigError(f"clip_length is {length}; it must be at least 1.")
         source = iter(frames)
         while clip := list(islice(source, length)):
-            yield from self.clip(clip)
+            yield clip
 
     def _answer(self, prediction: FramePrediction | None, placement: Placement) -> Segmentation:
         """Bring a prediction to the frame's size and number it."""
