@@ -17,7 +17,6 @@ from refervos.prompts import Prompt
 from refervos.segmentation import Segmentation
 from refervos.segmenter import FramePrediction, Segmenter
 
-
 Item = TypeVar("Item")
 
 
