@@ -342,6 +342,14 @@ def test_version_and_plain_help(run: Run) -> None:
     assert "segment" in run("--help")[1]
 
 
+def test_a_sentence_asked_twice_is_counted_once(run: Run, tmp_path: Path) -> None:
+    write_video(tmp_path / "in.mp4", 4, width=128, height=96, images=disc_frames(4))
+    code, out, _ = run("segment", "in.mp4", "the red circle", "the red circle", "--out", "out", "--save", "rle")
+    assert code == 0
+    assert "the red circle: seen in 4 of 4" in out
+    assert len(answers_of(tmp_path / "out" / "masks.jsonl")) == 8
+
+
 def test_first_frames_only(run: Run, tmp_path: Path) -> None:
     write_video(tmp_path / "in.mp4", 9)
     run("segment", "in.mp4", "the red circle", "--out", "out", "--frames", "3", "--save", "rle", "-q")

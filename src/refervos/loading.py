@@ -48,9 +48,9 @@ def load(
         CheckpointError: When there is no such model, or its files do not fit.
         ConfigError: When an override or the type is unknown.
     """
-    path = _locate(model)
-    loaded = _read(path, overrides)
-    loaded.compute_dtype = _dtype(dtype)
+    compute_dtype = _dtype(dtype)  # before anything large is read
+    loaded = _read(_locate(model), overrides)
+    loaded.compute_dtype = compute_dtype
     return loaded.to(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu").eval()
 
 

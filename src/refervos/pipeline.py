@@ -87,8 +87,9 @@ def segment(
                 for sink in sinks:
                     sink.write(frame, answer)
                 report.frames += 1
-                for expression, mask in zip(answer.expressions, answer.masks, strict=True):
-                    report.visible[expression] = report.visible.get(expression, 0) + bool(mask.any())
+                shown = {e for e, mask in zip(answer.expressions, answer.masks, strict=True) if mask.any()}
+                for expression in dict.fromkeys(answer.expressions):  # a sentence may be asked twice
+                    report.visible[expression] = report.visible.get(expression, 0) + (expression in shown)
         except KeyboardInterrupt:
             report.interrupted = True
     report.warnings.extend(source.warnings)

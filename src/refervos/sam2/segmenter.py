@@ -22,6 +22,7 @@ from refervos.prompts import Prompt
 from refervos.sam2.memory import MemoryBank, MemoryReading, group_by_layout, stack_readings
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker, gate
 from refervos.segmenter import FramePrediction
+from refervos.weights import count_parameters
 
 BOX_LABELS = (2, 3)
 """Labels of a box's top-left and bottom-right corner among the points."""
@@ -244,8 +245,8 @@ class Sam2Segmenter(Pretrained):
         }
         return {
             "family": "SAM2.1" if self.tracker.config.occlusion_embedding else "SAM2",
-            "parts": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
-            "total": sum(p.numel() for p in self.parameters()),
+            "parts": {name: count_parameters(part) for name, part in parts.items()},
+            "total": count_parameters(self),
             "trained": 0,
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,9 +153,5 @@ def load_official(path: Path, tokenizer: Tokenizer | None = None, **overrides: A
         overrides["sam2"] = replace(config.sam2, image_size=size)
         overrides.setdefault("short_side", round(config.short_side * size / config.sam2.image_size))
     model = Samwise(replace(config, **overrides), tokenizer)
-
-    def names(name: str) -> Sequence[str]:
-        return official_names(name)
-
-    load_renamed(model, source, names, unused=_UNUSED, where=str(path))
+    load_renamed(model, source, official_names, unused=_UNUSED, where=str(path))
     return model.eval()
