@@ -16,8 +16,10 @@ BASE = {"errors", "segmentation", "typed_config"}
 ALLOWED = {
     "video": BASE,
     "metrics": BASE,
-    "training": BASE,
-    "text": BASE | {"prompts", "hub"},
+    "worlds": BASE,
+    "evaluation": BASE | {"frames", "prompts", "segmenter", "session", "samwise", "metrics", "worlds", "loading"},
+    "training": BASE | {"frames", "hub", "loading", "sam2", "samwise", "segmenter", "text", "weights", "worlds"},
+    "text": BASE | {"prompts", "hub", "weights"},
     "frames": BASE,
     "prompts": BASE,
     "segmenter": BASE | {"frames", "prompts"},

@@ -101,3 +101,68 @@ def test_gradients_flow_through_the_memory() -> None:
     oldest = track.memory.maps[0].features
     (gradient,) = torch.autograd.grad(frame.mask_logits.sum(), oldest)
     assert gradient.abs().max() > 0
+
+
+def clips(videos: int, frames: int) -> torch.Tensor:
+    """Placed frames of different videos (V, T, 3, S, S)."""
+    place = micro_model().placement((96, 128))
+    return torch.stack(
+        [
+            torch.stack([place.place(torch.from_numpy(f).permute(2, 0, 1)) for f in scene(frames, seed=seed)])
+            for seed in range(videos)
+        ]
+    )
+
+
+def test_several_sentences_about_each_of_several_videos() -> None:
+    """Sentences about a video are neighbours; the result is that of every sentence with a copy of its video."""
+    model = micro_model()
+    pixels = clips(2, 3)
+    padded = SHORT_CAPTION + [1] * (len(CAPTION) - len(SHORT_CAPTION))
+    ids = torch.tensor([CAPTION, padded, padded, CAPTION])
+    with torch.no_grad():
+        together = model(pixels, ids).mask_logits
+        copied = model(pixels.repeat_interleave(2, dim=0), ids).mask_logits
+    torch.testing.assert_close(together, copied)
+    assert not torch.allclose(together[0], together[3])
+
+
+def test_chunks_share_one_memory() -> None:
+    """What the adapters see at once changes the result; with one frame a chunk it is that of a session's steps."""
+    model = micro_model()
+    pixels = clips(1, 4)
+    ids = torch.tensor([CAPTION])
+    with torch.no_grad():
+        whole, halves = (model(pixels, ids, chunk=chunk).mask_logits for chunk in (None, 2))
+        steps = model(pixels, ids, chunk=1).mask_logits
+    assert not torch.allclose(whole, halves)
+    track = model.begin_tokens(CAPTION)
+    place = model.placement((96, 128))
+    for time in range(4):
+        (answer,) = model.segment_clip(pixels[0, time : time + 1], [track], [place])
+        torch.testing.assert_close(answer.mask_logits[0], steps[0, time])
+
+
+@pytest.mark.parametrize("part", ["text_to_visual", "visual_to_text"])
+def test_half_an_adapter(part: str) -> None:
+    """Each direction of an adapter can be left out: its tokens then pass unchanged, and nothing in it learns."""
+    model = micro_model(**{part: False}).train()
+    vision, text = torch.rand(2, 16, 16, 32), torch.rand(1, 5, 32)
+    vision_delta, text_delta = model.adapters[0](vision, text, 2)
+    assert bool(vision_delta.any()) == (part != "text_to_visual")
+    assert bool(text_delta.any()) == (part != "visual_to_text")
+
+
+def test_the_cme_can_be_made_to_fire_always() -> None:
+    """The paper's ablation: whenever the CME looks, it switches."""
+    pixels = clips(1, 8)
+    fired = {}
+    for decision in ("learned", "always"):
+        model = micro_model(cme_decision=decision)
+        with torch.no_grad():
+            model.cme.head.bias.copy_(torch.tensor([100.0, 0.0]))  # it never wants to
+        track = model.begin_tokens(CAPTION)
+        answers = model.segment_clip(pixels[0], [track], [model.placement((96, 128))] * 8)
+        fired[decision] = [bool(answer.switched[0]) for answer in answers]
+    assert not any(fired["learned"])
+    assert fired["always"] == [False] * 5 + [True, False, False]

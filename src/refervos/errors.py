@@ -29,3 +29,11 @@ class ConfigError(RefervosError):
 
 class MissingDependencyError(RefervosError):
     """An optional package is needed for what was asked; the sentence says how to install it."""
+
+
+class TrainingError(RefervosError):
+    """Training cannot start, go on or be resumed as asked."""
+
+
+class EvaluationError(RefervosError):
+    """Results are unreadable, or those of two runs cannot be compared."""

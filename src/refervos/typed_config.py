@@ -1,8 +1,10 @@
-"""Turn plain mappings (a ``config.json``) into frozen dataclasses, and say clearly what does not fit."""
+"""Turn plain mappings (a ``config.json``, a recipe) into frozen dataclasses, and say clearly what does not fit."""
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -13,10 +15,10 @@ Config = TypeVar("Config")
 
 
 def config_from_mapping(cls: type[Config], values: Mapping[str, Any], where: str = "config") -> Config:
-    """Build a configuration dataclass from a mapping, nested dataclasses included.
+    """Build a configuration dataclass from a mapping; dataclasses may nest, also in tuples and unions with None.
 
     Args:
-        cls: A dataclass whose fields all have defaults.
+        cls: A dataclass; fields without a default must be given.
         values: Field names to values; lists become tuples.
         where: Name of the mapping in error messages, such as a file's path.
 
@@ -24,44 +26,74 @@ def config_from_mapping(cls: type[Config], values: Mapping[str, Any], where: str
         An instance of ``cls``.
 
     Raises:
-        ConfigError: When a name is unknown or a value has the wrong type.
+        ConfigError: When a name is unknown or missing, or a value has the wrong type.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(fields))
+    unknown = sorted(str(name) for name in set(values) - set(fields))
     if unknown:
         raise ConfigError(
             f"{where}: unknown field{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}; "
             f"known fields are {', '.join(sorted(fields))}."
         )
-    types = typing.get_type_hints(cls)
+    missing = [name for name, field in fields.items() if name not in values and _needed(field)]
+    if missing:
+        raise ConfigError(f"{where}: {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing.")
+    wanted = typing.get_type_hints(cls)
     arguments: dict[str, Any] = {}
     for name, value in values.items():
-        wanted = types[name]
-        if dataclasses.is_dataclass(wanted) and isinstance(value, Mapping):
-            value = config_from_mapping(typing.cast(type[Any], wanted), value, f"{where}.{name}")
-        elif isinstance(value, list):
-            value = tuple(value)
-        if not _fits(value, wanted):
-            raise ConfigError(f"{where}: {name} is {value!r} where {_name(wanted)} is expected.")
+        value = _converted(value, wanted[name], f"{where}.{name}")
+        if not _fits(value, wanted[name]):
+            raise ConfigError(f"{where}: {name} is {value!r} where {_name(wanted[name])} is expected.")
         arguments[name] = value
     return cls(**arguments)
 
 
+def _needed(field: dataclasses.Field[Any]) -> bool:
+    return field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _converted(value: Any, wanted: Any, where: str) -> Any:
+    """Lists as tuples, mappings as the dataclasses that are wanted in their place; anything else as it is."""
+    options = typing.get_args(wanted) if _is_union(wanted) else (wanted,)
+    if isinstance(value, list):
+        items = next((typing.get_args(option) for option in options if typing.get_origin(option) is tuple), ())
+        kinds = (items[0],) * len(value) if items[1:] == (...,) else items + (Any,) * (len(value) - len(items))
+        return tuple(
+            _converted(v, kind, f"{where}[{n}]") for n, (v, kind) in enumerate(zip(value, kinds, strict=False))
+        )
+    if isinstance(value, Mapping):
+        for option in options:
+            if isinstance(option, type) and dataclasses.is_dataclass(option):
+                return config_from_mapping(option, value, where)
+    return value
+
+
 def _fits(value: Any, wanted: Any) -> bool:
-    """Whether a JSON value is one of the simple types that configurations use."""
+    """Whether a value is one of the simple types that configurations use."""
     origin = typing.get_origin(wanted)
+    if wanted is Any:
+        return True
     if origin is typing.Literal:
-        return value in typing.get_args(wanted)
+        return any(value == option and type(value) is type(option) for option in typing.get_args(wanted))
     if origin is tuple:
-        item = typing.get_args(wanted)[0]
-        return isinstance(value, tuple) and all(_fits(part, item) for part in value)
-    if origin is not None:  # a union such as ``int | None``
+        items = typing.get_args(wanted)
+        if items[1:] == (...,):
+            items = (items[0],) * len(value) if isinstance(value, tuple) else ()
+        return isinstance(value, tuple) and len(value) == len(items) and all(map(_fits, value, items))
+    if origin in (dict, collections.abc.Mapping):
+        key, item = typing.get_args(wanted)
+        return isinstance(value, Mapping) and all(_fits(k, key) and _fits(v, item) for k, v in value.items())
+    if _is_union(wanted):
         return any(_fits(value, option) for option in typing.get_args(wanted))
     if wanted is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if wanted is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, wanted)
+
+
+def _is_union(wanted: Any) -> bool:
+    return typing.get_origin(wanted) in (types.UnionType, typing.Union)
 
 
 def _name(wanted: Any) -> str:

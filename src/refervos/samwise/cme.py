@@ -108,8 +108,23 @@ def cme_labels(tracked: Tensor, unbiased: Tensor, score: Tensor | None, *, publi
     return torch.where(ignored, IGNORED_LABEL, different.long())
 
 
+def cme_loss_terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the CME's decisions, a switch counting twice, as a sum and what to divide it by.
+
+    Args:
+        logits: (K, 2).
+        labels: int64 (K,), ``IGNORED_LABEL`` where there is nothing to learn.
+
+    Returns:
+        The weighted sum over the decisions and the sum of the weights, both scalars.
+    """
+    weights = torch.tensor([1.0, 2.0], dtype=logits.dtype, device=logits.device)
+    total = F.cross_entropy(logits, labels, weight=weights, ignore_index=IGNORED_LABEL, reduction="sum")
+    return total, weights[labels[labels != IGNORED_LABEL]].sum()
+
+
 def cme_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the CME's decisions, a switch counting twice.
+    """Cross-entropy of the CME's decisions: the weighted mean of ``cme_loss_terms``.
 
     Args:
         logits: (K, 2).
@@ -118,7 +133,5 @@ def cme_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         A scalar, zero (with a gradient path) when every label is ignored.
     """
-    if not bool((labels != IGNORED_LABEL).any()):
-        return logits.sum() * 0.0
-    weights = torch.tensor([1.0, 2.0], dtype=logits.dtype, device=logits.device)
-    return F.cross_entropy(logits, labels, weight=weights, ignore_index=IGNORED_LABEL)
+    total, weight = cme_loss_terms(logits, labels)
+    return total / weight.clamp(min=1.0)

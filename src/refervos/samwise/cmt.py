@@ -19,10 +19,23 @@ class CrossModalTemporalAdapter(nn.Module):
         width: Channels A inside the adapter.
         heads: Attention heads.
         patch: Side P of the patches of Hierarchical Selective Attention, or None to leave it out.
+        text_to_visual: Whether the image tokens change; without, HSA has no effect either.
+        visual_to_text: Whether the text tokens change.
     """
 
-    def __init__(self, vision_width: int, text_width: int, width: int, heads: int, patch: int | None) -> None:
+    def __init__(
+        self,
+        vision_width: int,
+        text_width: int,
+        width: int,
+        heads: int,
+        patch: int | None,
+        *,
+        text_to_visual: bool = True,
+        visual_to_text: bool = True,
+    ) -> None:
         super().__init__()
+        self.changes_vision, self.changes_text = text_to_visual, visual_to_text
         self.vision_down = nn.Conv2d(vision_width, width, kernel_size=1, bias=False)
         self.vision_down_norm = nn.BatchNorm2d(width)
         self.vision_up = nn.ConvTranspose2d(width, vision_width, kernel_size=1, bias=False)
@@ -53,8 +66,12 @@ class CrossModalTemporalAdapter(nn.Module):
         x = x.unflatten(0, (count, frames))  # (N, T, H, W, A)
         t = self.text_down(text)  # (N, L, A)
 
-        seen = x.mean(dim=1).flatten(1, 2)  # (N, H*W, A)
-        text_delta = self.text_up(t * self.text_to_vision(t, seen))
+        text_delta = torch.zeros_like(text)
+        if self.changes_text:
+            seen = x.mean(dim=1).flatten(1, 2)  # (N, H*W, A)
+            text_delta = self.text_up(t * self.text_to_vision(t, seen))
+        if not self.changes_vision:
+            return torch.zeros_like(vision), text_delta
 
         if self.hsa is not None:
             x = x + self.hsa(x)

@@ -22,10 +22,13 @@ class SamwiseConfig:
         text: Shape of the frozen text encoder.
         adapter_width: Channels inside the CMT adapters.
         adapter_heads: Attention heads inside them.
+        text_to_visual: Whether the adapters tell the image tokens about the sentence.
+        visual_to_text: Whether they tell the text tokens about the image.
         hsa: Whether the adapters attend over time (Hierarchical Selective Attention); off in image pre-training.
         hsa_patches: Patch side of each adapter's temporal attention.
         motion_prompt: Whether the verbs of the sentence give a second prompt token (off in the released checkpoints).
         cme: Whether the Conditional Memory Encoder runs.
+        cme_decision: ``learned``, or ``always`` to switch whenever it runs (the paper's ablation).
         cme_window: ``cme_decision_window``: it first runs after this many frames and pauses one less after a switch.
         cme_feedforward: Width of its feed-forward network.
         switch_memory: What is written to memory on a switch.
@@ -41,10 +44,13 @@ class SamwiseConfig:
     text: TextConfig = field(default_factory=TextConfig)
     adapter_width: int = 256
     adapter_heads: int = 8
+    text_to_visual: bool = True
+    visual_to_text: bool = True
     hsa: bool = True
     hsa_patches: tuple[int, ...] = (8, 4, 2)
     motion_prompt: bool = False
     cme: bool = True
+    cme_decision: Literal["learned", "always"] = "learned"
     cme_window: int = 4
     cme_feedforward: int = 128
     switch_memory: SwitchMode = "reweight"

@@ -61,8 +61,8 @@ class ClipFeatures:
     """A clip after early fusion.
 
     Attributes:
-        stages: Hiera's four stage outputs, channels last: the first (V, T, ...) with V = 1 when the tracks share a
-            video, the adapted ones (N, T, ...).
+        stages: Hiera's four stage outputs, channels last: the first (V, T, ...) for V videos, the adapted ones
+            (N, T, ...).
         prompts: Prompt tokens of each track (P, C): two padding points, the sentence, perhaps its motion.
         unbiased_prompts: The prompt tokens of the memory-free pass.
     """
@@ -154,6 +154,8 @@ class Samwise(Pretrained):
                 width=config.adapter_width,
                 heads=config.adapter_heads,
                 patch=config.hsa_patches[index] if config.hsa else None,
+                text_to_visual=config.text_to_visual,
+                visual_to_text=config.visual_to_text,
             )
             for index in range(3)
         )
@@ -261,7 +263,7 @@ class Samwise(Pretrained):
         """Run image and text encoders in step, each adapting the other (SAMWISE paper, section 3.2).
 
         Args:
-            pixels: Placed frames (V, T, 3, S, S), V = N, or V = 1 when the N sentences are about the same video.
+            pixels: Placed frames (V, T, 3, S, S); V divides N, and the N / V sentences about a video are neighbours.
             ids: Token ids (N, L), padded on the right.
             verbs: bool (N, L), tokens that tell motion.
 
@@ -280,7 +282,7 @@ class Samwise(Pretrained):
             text = self.text.run_segment(stage, text, keep)
             if stage == FIRST_ADAPTED_STAGE and videos != count:
                 # From here on the image depends on the sentence.
-                vision = vision.unflatten(0, (videos, frames)).expand(count, -1, -1, -1, -1).flatten(0, 1)
+                vision = vision.unflatten(0, (videos, frames)).repeat_interleave(count // videos, dim=0).flatten(0, 1)
             vision_delta, text_delta = self.adapters[stage - FIRST_ADAPTED_STAGE](vision, text, frames, adapter_keep)
             vision, text = vision + vision_delta, text + text_delta
             stages.append(vision.unflatten(0, (count, frames)))
@@ -308,7 +310,8 @@ class Samwise(Pretrained):
         """The feature pyramid of one frame, for all N tracks."""
         features = self.tracker.pyramid([stage[:, time] for stage in clip.stages])
         count = features.top.shape[0]
-        return FrameFeatures(features.fine.expand(count, -1, -1, -1), features.middle, features.top)
+        fine = features.fine.repeat_interleave(count // features.fine.shape[0], dim=0)
+        return FrameFeatures(fine, features.middle, features.top)
 
     # The loop over frames.
 
@@ -375,7 +378,8 @@ class Samwise(Pretrained):
         unbiased = self.tracker.without_memory(features.top[due])
         logits = self.cme(frame.pointer[due], self.tracker.early_token(unbiased, prompts[due]))  # (due, 2)
         frame.cme_logits = dict(zip(due, logits, strict=True))
-        fired = (logits[:, 1] > logits[:, 0]).nonzero()[:, 0].tolist()
+        always = self.config.cme_decision == "always"
+        fired = list(range(len(due))) if always else (logits[:, 1] > logits[:, 0]).nonzero()[:, 0].tolist()
         if not fired:
             return
         rows = [due[index] for index in fired]
@@ -412,13 +416,16 @@ class Samwise(Pretrained):
 
     # Training.
 
-    def forward(self, pixels: Tensor, ids: Tensor, verbs: Tensor | None = None) -> ClipOutput:
+    def forward(
+        self, pixels: Tensor, ids: Tensor, verbs: Tensor | None = None, *, chunk: int | None = None
+    ) -> ClipOutput:
         """A training clip for each of N sentences; memory starts empty (SAMWISE paper, section 4.1).
 
         Args:
-            pixels: Placed frames (N, T, 3, S, S).
+            pixels: Placed frames (V, T, 3, S, S), see ``encode``.
             ids: Token ids (N, L), padded on the right.
             verbs: bool (N, L), tokens that tell motion, default none.
+            chunk: Frames that the adapters see at once, with one memory throughout; default all T.
 
         Returns:
             Masks, object scores, and the CME's decisions with their labels.
@@ -426,8 +433,10 @@ class Samwise(Pretrained):
         if verbs is None:
             verbs = torch.zeros_like(ids, dtype=torch.bool)
         tracks = [self.begin_tokens(row.tolist()) for row in ids]
-        clip = self.encode(pixels, ids, verbs)
-        frames = [self.track_frame(clip, time, tracks) for time in range(pixels.shape[1])]
+        frames: list[TrackedFrame] = []
+        for part in pixels.split(chunk or pixels.shape[1], dim=1):
+            clip = self.encode(part, ids, verbs)
+            frames += [self.track_frame(clip, time, tracks) for time in range(part.shape[1])]
         decisions = [
             (frame.cme_logits[row], frame.cme_labels[row])
             for row in range(len(tracks))

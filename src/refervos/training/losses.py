@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from refervos.training.distributed import mean_over_processes
 
 
 def dice_loss(logits: Tensor, targets: Tensor, count: float) -> Tensor:
@@ -74,3 +77,47 @@ def mask_losses(mask_logits: Tensor, targets: Sequence[Tensor], *, published: bo
         focal = focal + sigmoid_focal_loss(row, truth, count)
         dice = dice + dice_loss(row, truth, count)
     return focal, dice
+
+
+def visible(truth: Tensor, least_area: int) -> Tensor:
+    """Where an object counts as visible: masks bool (..., H, W) -> bool (...)."""
+    return truth.flatten(-2).sum(-1) >= least_area
+
+
+def frame_losses(mask_logits: Tensor, score: Tensor | None, truth: Tensor, least_area: int) -> dict[str, Tensor]:
+    """Focal and dice loss with every frame a row of its own, and the object score's cross-entropy.
+
+    The published losses take a clip for one row and leave the object score alone, whose head comes trained. Here a
+    frame in which the object is small or absent counts as much as any other: where there is nothing to be seen only
+    the focal loss speaks, because the dice of an empty mask is all or nothing.
+
+    Args:
+        mask_logits: (R, T, H, W).
+        score: Object score logits (R, T), or None.
+        truth: Masks, bool (R, T, H, W).
+        least_area: Pixels from which on an object counts as visible; with fewer, but some, neither dice nor the score
+            is taught.
+
+    Returns:
+        ``focal``, ``dice`` and ``presence`` (zero without score), scalars; ``ious`` (R, T) without gradient.
+    """
+    rows, target = mask_logits.flatten(0, 1).flatten(1), truth.flatten(0, 1).flatten(1).to(mask_logits.dtype)
+    area = truth.flatten(-2).sum(-1).flatten()  # (R*T,)
+    seen = area >= least_area
+    losses = {
+        "focal": sigmoid_focal_loss(rows, target, len(rows)),
+        "dice": mean_over_processes(dice_loss(rows[seen], target[seen], 1.0), seen.sum()),
+        "presence": rows.new_zeros(()),
+    }
+    if score is not None:
+        taught = seen | (area == 0)
+        wrong = F.binary_cross_entropy_with_logits(score.flatten(), seen.to(rows.dtype), reduction="none")
+        losses["presence"] = mean_over_processes((wrong * taught).sum(), taught.sum())
+    return losses | {"ious": mask_ious(mask_logits.detach() > 0, truth)}
+
+
+def mask_ious(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Intersection over union of masks bool (..., H, W), 1 where both are empty: (...)."""
+    union = (predicted | truth).flatten(-2).sum(-1)
+    both = (predicted & truth).flatten(-2).sum(-1)
+    return torch.where(union == 0, 1.0, both / union.clamp(min=1))

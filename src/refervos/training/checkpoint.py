@@ -1,0 +1,193 @@
+"""Checkpoints of a run: complete or absent, verified when read, and loaded without executing anything in them.
+
+A checkpoint is a folder ``step-000200`` with ``state.pt`` (read by ``torch.load(weights_only=True)``) and
+``manifest.json`` (its SHA-256). It is written beside its place and renamed into it, so that a killed run leaves at
+most a folder whose name begins with a dot, which the next run removes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from refervos.errors import CheckpointError
+
+STATE = "state.pt"
+MANIFEST = "manifest.json"
+FORMAT = 1
+PREFIX = "step-"
+UNFINISHED = ".unfinished-"
+
+
+def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
+    """Write a checkpoint, then remove the oldest ones.
+
+    Args:
+        folder: Holds the checkpoints of one stage.
+        step: Optimiser steps made.
+        state: Tensors and plain values, nested in dicts, lists and tuples.
+        keep: How many checkpoints remain.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        CheckpointError: When it cannot be written; earlier checkpoints are still there.
+    """
+    target = folder / f"{PREFIX}{step:06d}"
+    unfinished = folder / f"{UNFINISHED}{target.name}"
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        with (unfinished / STATE).open("wb") as file:
+            torch.save(dict(state), file)
+            _to_disk(file)
+        manifest = {"format": FORMAT, "step": step, "sha256": {STATE: _sha256(unfinished / STATE)}}
+        with (unfinished / MANIFEST).open("w", encoding="utf-8") as text:
+            json.dump(manifest, text)
+            _to_disk(text)
+        if target.exists():  # of a run that went on from an older checkpoint
+            shutil.rmtree(target)
+        os.replace(unfinished, target)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        shutil.rmtree(unfinished, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:160]
+        raise CheckpointError(f"the checkpoint {target} cannot be written ({reason}).") from error
+    for old in checkpoints_in(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit() and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed run left half-written."""
+    for path in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def read_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """Read the newest checkpoint that is intact.
+
+    A damaged one is reported and passed over: the steps since the one before it are made again.
+
+    Args:
+        folder: Holds the checkpoints of one stage.
+        warn: Gets a sentence about each damaged one.
+
+    Returns:
+        What was saved, or None when there is no checkpoint.
+
+    Raises:
+        CheckpointError: When there are checkpoints and all are damaged.
+    """
+    candidates = checkpoints_in(folder)
+    for path in reversed(candidates):
+        try:
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            warn(f"{error} It is passed over.")
+    if candidates:
+        raise CheckpointError(f"no checkpoint in {folder} is intact; start the stage anew with --restart.")
+    return None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Args:
+        path: Its folder.
+
+    Returns:
+        What was saved, tensors on the CPU.
+
+    Raises:
+        CheckpointError: When it is incomplete, damaged or of an unknown format.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        intact = manifest["sha256"][STATE] == _sha256(path / STATE)
+        version = manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint {path} is incomplete.") from error
+    if not intact:
+        raise CheckpointError(f"the checkpoint {path} is damaged: its contents do not match its SHA-256.")
+    if version != FORMAT:
+        raise CheckpointError(f"the checkpoint {path} has format {version}; this version reads format {FORMAT}.")
+    try:
+        # Not mapped into memory as model weights are: the file may be removed while the run goes on.
+        state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be read ({' '.join(str(error).split())[:160]})."
+        ) from error
+    return state
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _to_disk(file: Any) -> None:
+    """The rename must not reach the disk before the contents."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+# Random numbers.
+
+
+def seed_random(*numbers: int) -> None:
+    """Seed Python's, NumPy's and torch's generators, on all devices, from numbers that say what for."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """States of Python's, NumPy's and torch's generators in this process, as tensors and plain values."""
+    numpy: dict[str, Any] = np.random.get_state(legacy=False)
+    return {
+        "python": random.getstate(),
+        "numpy": {
+            "key": torch.from_numpy(numpy["state"]["key"].astype(np.int64)),
+            "pos": int(numpy["state"]["pos"]),
+            "has_gauss": int(numpy["has_gauss"]),
+            "gauss": float(numpy["gauss"]),
+        },
+        "torch": torch.get_rng_state(),
+        # Of this process's GPU alone: asking the others would set each of them up, in each process.
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+    }
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Set the generators to what ``random_state`` returned."""
+    random.setstate(state["python"])
+    numpy = state["numpy"]
+    np.random.set_state(
+        {
+            "bit_generator": "MT19937",
+            "state": {"key": numpy["key"].numpy().astype(np.uint32), "pos": numpy["pos"]},
+            "has_gauss": numpy["has_gauss"],
+            "gauss": numpy["gauss"],
+        }
+    )
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

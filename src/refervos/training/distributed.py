@@ -1,0 +1,199 @@
+"""What several processes must compute together, so that they learn what one process would from the whole batch.
+
+Everything here works with any backend (gloo on CPUs, NCCL on GPUs), and is plain arithmetic with one process.
+All processes must call these functions equally often and in the same order.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from refervos.errors import TrainingError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def make_accelerator(precision: str | None = None) -> Accelerator:
+    """Find devices and the other processes, as ``accelerate launch`` or ``torchrun`` set them up.
+
+    Args:
+        precision: Mixed precision, ``no``, ``bf16`` or ``fp16``; None for what the launcher was told.
+
+    Returns:
+        The accelerator.
+
+    Raises:
+        TrainingError: When this machine or this trainer cannot do what is asked.
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+
+    # Precision belongs to a stage, but accelerate keeps it for the whole program unless told to forget it.
+    AcceleratorState._reset_state()
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        accelerator = Accelerator(
+            mixed_precision=precision,
+            cpu=launched > 1 and not torch.accelerator.is_available(),  # else each process would believe to be alone
+            # Not every part runs on every batch (the conditional memory encoder needs long clips).
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+    except (ValueError, ImportError) as error:
+        raise TrainingError(f"accelerate cannot be set up ({' '.join(str(error).split())}).") from error
+    sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA)
+    if accelerator.distributed_type in sharded:
+        raise TrainingError(
+            f"training under {accelerator.distributed_type.value} is not supported; the models fit on one device, "
+            "so choose plain multi-GPU in 'accelerate config'."
+        )
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise TrainingError("fp16 needs a GPU; on a CPU choose the precision bf16 or no.")  # accelerate takes float32
+    if accelerator.num_processes != launched:
+        raise TrainingError(
+            f"{launched} processes were launched, but accelerate sees {accelerator.num_processes}; "
+            "launch one for each GPU, or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on CPUs."
+        )
+    return accelerator
+
+
+def leave_processes() -> None:
+    """Take leave of the other processes at the end of a program, if there are any."""
+    if process_count() > 1:
+        dist.destroy_process_group()
+
+
+def process_count() -> int:
+    """Number of training processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes, in the gradient too: each process's part reaches every loss."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """Sum a tensor over all processes, differentiably.
+
+    Args:
+        value: Of the same shape in each process.
+
+    Returns:
+        The sum, the same in each process. Its gradient is that of the sum of all processes' losses; averaged as DDP
+        averages gradients, that is the gradient of their mean.
+    """
+    if process_count() == 1:
+        return value
+    total: Tensor = _SumOverProcesses.apply(value)
+    return total
+
+
+def mean_over_processes(total: Tensor, count: Tensor) -> Tensor:
+    """A mean over something whose number varies between processes, such as visible objects.
+
+    With accumulated batches it is still a mean over each batch by itself.
+
+    Args:
+        total: A scalar, the sum over this process's items. Without any it must still be computed from the model's
+            outputs (times zero), for DDP needs a gradient from every process.
+        count: A scalar, how many there are (or the sum of their weights).
+
+    Returns:
+        A scalar: its value is the mean over the items of all processes, its gradient is such that the average over
+        processes, which DDP takes, is the gradient of that mean. Zero when there are no items anywhere.
+    """
+    total = total.to(torch.promote_types(total.dtype, torch.float32))  # counts are soon too large for half precision
+    count = count.detach().to(total.dtype)
+    least = torch.finfo(total.dtype).tiny
+    processes = process_count()
+    if processes == 1:
+        return total / count.clamp(min=least)
+    both = torch.stack([total.detach(), count])
+    dist.all_reduce(both)
+    everything, items = both[0], both[1].clamp(min=least)
+    mine = total * (processes / items)
+    return mine + (everything / items - mine).detach()
+
+
+class SyncedBatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` whose statistics in training mode come from the batches of all processes.
+
+    torch's own ``SyncBatchNorm`` refuses CPUs. Names in the state dict and behaviour with one process are those of
+    ``nn.BatchNorm2d``.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise.
+
+        Args:
+            input: (N, C, H, W); N, H and W may differ between processes.
+
+        Returns:
+            The same shape and type.
+        """
+        if process_count() == 1 or not (self.training or self.running_mean is None):
+            return super().forward(input)
+        # At least float32, whatever autocast says: these are sums over many pixels.
+        pixels = input.to(torch.promote_types(input.dtype, torch.float32))
+        count = torch.full((1,), pixels.numel() / pixels.shape[1], dtype=pixels.dtype, device=pixels.device)
+        sums = sum_over_processes(torch.cat([pixels.sum((0, 2, 3)), count]))
+        total = sums[-1].detach()
+        mean = sums[:-1] / total
+        centred = pixels - mean[:, None, None]
+        # A second round rather than the mean of squares, which loses its digits where the mean is large.
+        variance = sum_over_processes(centred.square().sum((0, 2, 3))) / total
+        if self.training and self.track_running_stats:
+            self._remember(mean.detach(), variance.detach() * total / (total - 1))
+        scaled = centred * torch.rsqrt(variance + self.eps)[:, None, None]
+        if self.affine:
+            scaled = scaled * self.weight[:, None, None] + self.bias[:, None, None]
+        return scaled.to(input.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        """Update the running statistics as ``nn.BatchNorm2d`` does; a momentum of None is a plain average."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), weight)
+
+
+def synchronise_batch_norm(module: nn.Module) -> nn.Module:
+    """Replace every ``nn.BatchNorm2d`` by one that takes its statistics from all processes.
+
+    Args:
+        module: Changed in place; parameters and buffers stay the same objects.
+
+    Returns:
+        The module, or its replacement when it is itself a batch norm.
+    """
+    if type(module) is nn.BatchNorm2d:
+        synced = SyncedBatchNorm2d(
+            module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+        )
+        synced._parameters, synced._buffers = module._parameters, module._buffers
+        return synced.train(module.training)
+    for name, child in module.named_children():
+        setattr(module, name, synchronise_batch_norm(child))
+    return module

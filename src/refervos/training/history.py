@@ -1,0 +1,106 @@
+"""What was measured while training: a file of JSON lines, and running means between its rows."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from refervos.errors import TrainingError
+
+Row = dict[str, Any]
+
+
+class History:
+    """Rows in ``history.jsonl``: ``{"step": ..., "train": {...}}`` or ``{"step": ..., "validation": {...}}``.
+
+    Args:
+        path: The file; what it holds is read.
+        upto: Rows of later steps are removed: the run goes on from an earlier checkpoint.
+        write: Whether to write; only one process does.
+    """
+
+    def __init__(self, path: Path, upto: int, *, write: bool = True) -> None:
+        self.path = path
+        self.write = write
+        self.rows = [row for row in _read(path) if row["step"] <= upto]
+        if write:
+            unfinished = path.with_name(f".{path.name}")
+            unfinished.write_text("".join(map(_line, self.rows)), encoding="utf-8")
+            os.replace(unfinished, path)
+
+    def add(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
+        """Add a row.
+
+        Args:
+            step: Steps made.
+            kind: ``train`` or ``validation``.
+            scalars: Values by name.
+
+        Raises:
+            TrainingError: When the file cannot be written.
+        """
+        row: Row = {"step": step, kind: dict(scalars)}
+        self.rows.append(row)
+        if self.write:
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(_line(row))
+            except OSError as error:
+                raise TrainingError(f"{self.path} cannot be written ({error.strerror or error}).") from error
+
+    def of(self, kind: str) -> list[tuple[int, dict[str, float]]]:
+        """Steps and scalars of all rows of a kind."""
+        return [(row["step"], row[kind]) for row in self.rows if kind in row]
+
+    def last(self, kind: str) -> dict[str, float]:
+        """Scalars of the last row of a kind, nothing when there is none."""
+        rows = self.of(kind)
+        return rows[-1][1] if rows else {}
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _read(path: Path) -> Iterable[Row]:
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:  # the last line of a killed run
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            yield row
+
+
+class Means:
+    """Means of named scalars; a name need not occur each time."""
+
+    def __init__(self, sums: Mapping[str, Iterable[float]] | None = None) -> None:
+        self._sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for name, (total, count) in (sums or {}).items():
+            self._sums[name] = [total, count]
+
+    def add(self, name: str, value: float) -> None:
+        """Add a value to the mean of that name."""
+        self._sums[name][0] += value
+        self._sums[name][1] += 1
+
+    def merge(self, other: Means) -> None:
+        """Add all values of other means, such as another process's."""
+        for name, (total, count) in other.sums().items():
+            self._sums[name][0] += total
+            self._sums[name][1] += count
+
+    def sums(self) -> dict[str, list[float]]:
+        """Sums and counts by name: all there is to know."""
+        return {name: list(pair) for name, pair in self._sums.items()}
+
+    def values(self) -> dict[str, float]:
+        """The means by name."""
+        return {name: total / count for name, (total, count) in self._sums.items()}

@@ -1,0 +1,158 @@
+"""Everything about a stage that is known before it begins: a mistake in the last one is found before the first."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refervos.errors import TrainingError
+from refervos.hub import fetch
+from refervos.training.checkpoint import checkpoints_in
+from refervos.training.recipe import PREVIOUS, Recipe, StageRecipe, differences, stored_text, yaml_text
+from refervos.training.stage import Stage, stage_class
+from refervos.typed_config import config_from_mapping
+
+RECIPE, CHECKPOINTS, HISTORY, BOARD, MODEL = "recipe.yaml", "checkpoints", "history.jsonl", "tensorboard", "model"
+REPORT, DRAWING = "report.md", "loss.png"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A stage of a recipe, resolved.
+
+    Attributes:
+        recipe: The whole recipe.
+        stage: This stage of it.
+        kind: The stage's class.
+        settings: Its settings, an instance of ``kind.Settings``.
+        init: Model folders it begins from, by role; those of earlier stages may not exist yet.
+        folder: Where its results go.
+    """
+
+    recipe: Recipe
+    stage: StageRecipe
+    kind: type[Stage]
+    settings: Any
+    init: Mapping[str, Path]
+    folder: Path
+
+    @property
+    def number(self) -> int:
+        """Position in the recipe; it is a part of what samples are drawn from."""
+        return self.recipe.stages.index(self.stage)
+
+    @property
+    def model(self) -> Path:
+        """The finished model."""
+        return self.folder / MODEL
+
+    @property
+    def checkpoints(self) -> Path:
+        """Holds the checkpoints."""
+        return self.folder / CHECKPOINTS
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage is trained."""
+        return self.model.is_dir()
+
+    def note(self) -> None:
+        """Note in the folder what the stage is trained with."""
+        text = stored_text(self.recipe, self.stage, self.settings, _fingerprints(self.init))
+        (self.folder / RECIPE).write_text(text, encoding="utf-8")
+
+    def check_unchanged(self) -> None:
+        """Check that a stage that has begun is still the same.
+
+        Raises:
+            TrainingError: Names what is different.
+        """
+        stored = self.folder / RECIPE
+        if not stored.is_file():
+            if self.finished or checkpoints_in(self.checkpoints):
+                raise TrainingError(f"{self.folder} has results but no {RECIPE}; give another folder with --out.")
+            return
+        values = yaml_text().parse(stored.read_text(encoding="utf-8"), str(stored))
+        changed = differences(values, self.recipe, self.stage, self.settings, str(stored))
+        before, now = values.get("began_from") or {}, _fingerprints(self.init)
+        changed += [f"{self.init[role]} holds another model" for role in now if now[role] != before.get(role)]
+        if changed:
+            name = self.stage.name
+            raise TrainingError(
+                f"stage {name!r} has begun with another recipe: {'; '.join(changed)}; change it back, give another "
+                f"folder with --out, or start the stage anew with --stage {name} --restart."
+            )
+
+    def forget(self) -> None:
+        """Delete the stage's results, and nothing else that may be in its folder."""
+        for name in (MODEL, CHECKPOINTS, BOARD):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in (RECIPE, HISTORY, REPORT, DRAWING):
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def make_plans(recipe: Recipe, out: Path, stages: Sequence[str] | None = None) -> list[Plan]:
+    """Resolve every stage of a recipe.
+
+    Args:
+        recipe: A checked recipe.
+        out: Folder for the results.
+        stages: Names of the stages wanted, default all.
+
+    Returns:
+        A plan for each wanted stage, in the recipe's order.
+
+    Raises:
+        TrainingError: When a stage or what it begins from does not exist.
+        ConfigError: When settings are wrong.
+        CheckpointError: When a hub model that it begins from cannot be had.
+    """
+    names = [stage.name for stage in recipe.stages]
+    for name in stages or ():
+        if name not in names:
+            raise TrainingError(f"the recipe has no stage {name!r}; it has {', '.join(names)}.")
+    wanted = set(names if stages is None else stages)
+    plans = []
+    for stage in recipe.stages:
+        if stage.name not in wanted:
+            continue
+        kind = stage_class(stage.stage)
+        settings: Any = config_from_mapping(kind.Settings, stage.settings, f"settings of stage {stage.name!r}")
+        init = {role: _init_folder(stage, source, names, out, wanted) for role, source in stage.inits.items()}
+        plans.append(Plan(recipe, stage, kind, settings, init, out / stage.name))
+    return plans
+
+
+def _init_folder(stage: StageRecipe, source: str, names: Sequence[str], out: Path, wanted: set[str]) -> Path:
+    """The model folder that one entry of ``init`` means."""
+    name = names[names.index(stage.name) - 1] if source == PREVIOUS else source
+    if name in names:
+        model = out / name / MODEL
+        if name not in wanted and not model.is_dir():
+            raise TrainingError(f"stage {stage.name!r} begins from {name!r}, which is not trained yet; train it first.")
+        return model
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if source.count("/") == 1 and source[0] not in "./~":
+        advice = f"stage {stage.name!r} needs an earlier stage, a model folder or a hub id to begin from"
+        return fetch(source, ["*.json", "*.safetensors", "*.txt"], advice)
+    raise TrainingError(f"stage {stage.name!r} begins from {source!r}, which is no earlier stage and no folder.")
+
+
+def _fingerprints(init: Mapping[str, Path]) -> dict[str, str]:
+    """What the models that exist hold, so that a stage does not go on from one that was trained anew."""
+    found: dict[str, str] = {}
+    for role, folder in init.items():
+        if not folder.is_dir():
+            continue
+        digest = hashlib.sha256()
+        for path in sorted(path for path in folder.iterdir() if path.is_file()):
+            with path.open("rb") as file:
+                digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        found[role] = digest.hexdigest()[:16]
+    return found

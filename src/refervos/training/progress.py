@@ -1,0 +1,86 @@
+"""Tells how training goes: a bar in a terminal, lines in a log file, nothing when asked to be quiet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+LINES_EVERY = 5
+"""Without a terminal, one line for so many rows of the history."""
+
+
+class TrainingProgress:
+    """Progress of one stage on standard error.
+
+    Args:
+        name: The stage.
+        steps: How many it has.
+        done: How many are made.
+        show: True for a bar, False for nothing, None for a bar in a terminal and lines elsewhere.
+    """
+
+    def __init__(self, name: str, steps: int, done: int, show: bool | None) -> None:
+        from tqdm import tqdm
+
+        self.name = name
+        self.steps = steps
+        self.started, self.first, self.rows = time.monotonic(), done, 0
+        bar = show is True or (show is None and sys.stderr.isatty())
+        self.lines = show is None and not bar
+        self.quiet = show is False
+        self.bar = tqdm(
+            total=steps,
+            initial=done,
+            desc=name,
+            unit="step",
+            file=sys.stderr,
+            dynamic_ncols=True,
+            disable=not bar,
+        )
+
+    def step(self) -> None:
+        """One more step is made."""
+        self.bar.update()
+
+    def row(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Show the latest means.
+
+        Args:
+            step: Steps made.
+            scalars: Values by name.
+        """
+        told = {name: f"{value:.4g}" for name, value in scalars.items() if name in ("loss", "rate")}
+        self.bar.set_postfix(told, refresh=False)
+        self.rows += 1
+        if self.lines and (self.rows % LINES_EVERY == 0 or step == self.steps):
+            each = (time.monotonic() - self.started) / max(1, step - self.first)
+            values = "  ".join(f"{name} {value}" for name, value in told.items())
+            left = duration(each * (self.steps - step))
+            print(
+                f"{self.name} {step}/{self.steps}  {values}  {each:.3g} s/step  {left} left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence without breaking the bar."""
+        if not self.quiet:
+            self.bar.write(sentence, file=sys.stderr)
+
+    def __enter__(self) -> TrainingProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+
+
+def duration(seconds: float) -> str:
+    """A duration as people say it: ``4.5 s``, ``45 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,0 +1,340 @@
+"""Recipes: the YAML file that says which stages are trained, one after the other, and how.
+
+.. code-block:: yaml
+
+    name: miniature
+    seed: 1
+    stages:
+      - name: track-images      # the folder of its results
+        stage: track            # one of refervos.training.stage.STAGES, or package.module:Class
+        steps: 3000
+        batch: 32
+        optimiser: {rate: 1e-3, warmup: 100}
+        settings: {...}         # what the stage itself understands
+      - name: track-clips
+        stage: track
+        init: previous          # or the name of an earlier stage, a model folder, a hub id, or several by role
+        ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from refervos.errors import ConfigError, MissingDependencyError, TrainingError
+from refervos.typed_config import config_from_mapping
+
+PREVIOUS = "previous"
+"""In ``init``: the stage before this one."""
+
+
+@dataclass(frozen=True)
+class OptimiserRecipe:
+    """AdamW and its learning rate.
+
+    Attributes:
+        rate: Learning rate after the warm-up.
+        final_rate: Learning rate of the last step, where the schedule falls.
+        warmup: Steps during which the rate rises from nearly nothing.
+        weight_decay: Decoupled weight decay.
+        clip_norm: Longest total gradient, None for any.
+        betas: Decay of the two running means.
+    """
+
+    rate: float = 1e-4
+    final_rate: float = 0.0
+    warmup: int = 0
+    weight_decay: float = 0.01
+    clip_norm: float | None = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+@dataclass(frozen=True)
+class StageRecipe:
+    """One stage of a recipe.
+
+    Attributes:
+        name: Unique; the folder of its results.
+        stage: What it is: one of ``STAGES``, or ``package.module:Class``.
+        steps: Optimiser steps.
+        batch: Samples in an optimiser step, over all processes and accumulated batches.
+        init: What it begins from: None, ``previous``, the name of an earlier stage, a model folder or a hub id; or
+            several of these by the role they play.
+        accumulate: Batches whose gradients are added up to a step.
+        optimiser: The optimiser.
+        schedule: How the rate goes from ``rate`` to ``final_rate``.
+        precision: Mixed precision, None for what ``accelerate launch`` was told.
+        workers: Processes that draw samples beside each training process; 0 to draw them in it.
+        checkpoint_every: Steps between checkpoints.
+        keep: Checkpoints that are kept.
+        validate_every: Steps between validations, None for only one at the end.
+        validation_batches: Batches to validate on; 0 for no validation.
+        log_every: Steps over which logged scalars are averaged.
+        settings: What the stage itself understands.
+    """
+
+    name: str
+    stage: str
+    steps: int
+    batch: int
+    init: str | Mapping[str, str] | None = None
+    accumulate: int = 1
+    optimiser: OptimiserRecipe = OptimiserRecipe()
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    precision: Literal["no", "bf16", "fp16"] | None = None
+    workers: int = 0
+    checkpoint_every: int = 200
+    keep: int = 2
+    validate_every: int | None = None
+    validation_batches: int = 4
+    log_every: int = 20
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def inits(self) -> dict[str, str]:
+        """What it begins from, by role; a single one is called ``model``."""
+        if self.init is None:
+            return {}
+        return {"model": self.init} if isinstance(self.init, str) else dict(self.init)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Stages to train one after the other.
+
+    Attributes:
+        name: What the run is called.
+        stages: In order.
+        seed: What all random numbers come from.
+    """
+
+    name: str
+    stages: tuple[StageRecipe, ...]
+    seed: int = 0
+
+
+COSMETIC = frozenset(
+    {"workers", "checkpoint_every", "keep", "validate_every", "validation_batches", "log_every"},
+)
+"""Fields of a stage that do not change what is learnt, so that they may differ when a run goes on."""
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: A YAML file.
+
+    Returns:
+        The recipe, checked in itself.
+
+    Raises:
+        TrainingError: When the file cannot be read.
+        ConfigError: When a field is unknown, missing, of the wrong type or out of range.
+        MissingDependencyError: When PyYAML is not installed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise TrainingError(f"the recipe {path} cannot be read ({reason}); give a YAML file.") from error
+    return recipe_from_mapping(yaml_text().parse(text, str(path)), str(path))
+
+
+def recipe_from_mapping(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Build a recipe from what its YAML holds.
+
+    Args:
+        values: Plain values.
+        where: The recipe's file, for error messages.
+
+    Returns:
+        The recipe, checked in itself.
+
+    Raises:
+        ConfigError: When a field is unknown, missing, of the wrong type or out of range.
+    """
+    recipe = config_from_mapping(Recipe, values, where)
+    check_recipe(recipe, where)
+    return recipe
+
+
+def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
+    """Check that values are in range and that stages begin from stages that come before them.
+
+    Raises:
+        ConfigError: One sentence about the first thing that is wrong.
+    """
+    _check_name(recipe.name, where)
+    if not recipe.stages:
+        raise ConfigError(f"{where}: stages is empty; give at least one.")
+    if recipe.seed < 0:
+        raise ConfigError(f"{where}: seed is {recipe.seed}; it must be 0 or more.")
+    earlier: list[str] = []
+    for stage in recipe.stages:
+        _check_name(stage.name, where)
+        if stage.name in earlier:
+            raise ConfigError(f"{where}: two stages are called {stage.name!r}; give each a name of its own.")
+        problem = _problem(stage)
+        if problem:
+            raise ConfigError(f"{where}: stage {stage.name!r}: {problem}.")
+        later = {other.name for other in recipe.stages} - set(earlier)
+        for wanted in stage.inits.values():
+            if (wanted == PREVIOUS and not earlier) or wanted in later:
+                raise ConfigError(
+                    f"{where}: stage {stage.name!r} begins from {wanted!r}, which does not come before it."
+                )
+        earlier.append(stage.name)
+
+
+def _check_name(name: str, where: str) -> None:
+    # Names become folders; "previous" would be ambiguous in init.
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name == PREVIOUS:
+        raise ConfigError(f"{where}: the name {name!r} is no folder name of letters, digits, '-', '_' and '.'.")
+
+
+def _problem(stage: StageRecipe) -> str | None:
+    """What is out of range, or None."""
+    least = {"steps": 1, "batch": 1, "accumulate": 1, "workers": 0, "checkpoint_every": 1, "keep": 1, "log_every": 1}
+    for name, bound in {**least, "validate_every": 1, "validation_batches": 0}.items():
+        value = getattr(stage, name)
+        if value is not None and value < bound:
+            return f"{name} is {value}; it must be {bound} or more"
+    optimiser = stage.optimiser
+    if stage.batch % stage.accumulate:
+        return f"batch is {stage.batch}, which accumulate ({stage.accumulate}) does not divide"
+    if not optimiser.rate > 0:
+        return f"optimiser.rate is {optimiser.rate}; it must be more than 0"
+    if not 0 <= optimiser.final_rate <= optimiser.rate:
+        return f"optimiser.final_rate is {optimiser.final_rate}; it must be between 0 and rate ({optimiser.rate})"
+    if not 0 <= optimiser.warmup < stage.steps:
+        return f"optimiser.warmup is {optimiser.warmup}; it must be 0 or more and less than steps ({stage.steps})"
+    if optimiser.weight_decay < 0:
+        return f"optimiser.weight_decay is {optimiser.weight_decay}; it must be 0 or more"
+    if optimiser.clip_norm is not None and not optimiser.clip_norm > 0:
+        return f"optimiser.clip_norm is {optimiser.clip_norm}; it must be more than 0, or null for no clipping"
+    if not all(0 <= beta < 1 for beta in optimiser.betas):
+        return f"optimiser.betas is {list(optimiser.betas)}; both must be at least 0 and less than 1"
+    return None
+
+
+def shortened(recipe: Recipe, steps: int) -> Recipe:
+    """The same recipe with at most this many steps in each stage, for trying it out.
+
+    Args:
+        recipe: The recipe.
+        steps: At least 1.
+
+    Returns:
+        A recipe whose warm-ups are at most a tenth of the steps.
+
+    Raises:
+        ConfigError: When ``steps`` is less than 1.
+    """
+    if steps < 1:
+        raise ConfigError(f"steps is {steps}; it must be 1 or more.")
+
+    def short(stage: StageRecipe) -> StageRecipe:
+        if stage.steps <= steps:
+            return stage
+        warmup = min(stage.optimiser.warmup, steps // 10)
+        return dataclasses.replace(stage, steps=steps, optimiser=dataclasses.replace(stage.optimiser, warmup=warmup))
+
+    return dataclasses.replace(recipe, stages=tuple(short(stage) for stage in recipe.stages))
+
+
+# What is stored beside the results, to tell whether a run that goes on is still the same.
+
+
+def stored_text(recipe: Recipe, stage: StageRecipe, settings: Any, began_from: Mapping[str, str]) -> str:
+    """What a stage was trained with, in full, as YAML.
+
+    Args:
+        recipe: The recipe.
+        stage: One of its stages.
+        settings: The stage's settings, a dataclass: all of them, also those left at their defaults.
+        began_from: Fingerprints of the models it began from, by role.
+    """
+    full = dataclasses.replace(stage, settings=dataclasses.asdict(settings))
+    values = {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "number": recipe.stages.index(stage),
+        "stage": _plain(dataclasses.asdict(full)),
+        "began_from": dict(began_from),
+    }
+    return f"# What this stage is trained with, written by refervos train.\n{yaml_text().write(values)}"
+
+
+def differences(stored: Mapping[str, Any], recipe: Recipe, stage: StageRecipe, settings: Any, where: str) -> list[str]:
+    """What of a stored recipe is no longer so.
+
+    Fields that were not stored count as their defaults, so that a newer version can go on with it.
+
+    Args:
+        stored: What ``stored_text`` wrote earlier, read.
+        recipe: The recipe as it is now.
+        stage: The stage as it is now.
+        settings: Its settings, a dataclass.
+        where: The stored file, for error messages.
+
+    Returns:
+        Phrases such as ``batch is 32 and was 16``; empty when only cosmetic fields differ.
+
+    Raises:
+        ConfigError: When what was stored has unknown fields.
+    """
+    before = config_from_mapping(StageRecipe, stored.get("stage", {}), where)
+    before_settings = config_from_mapping(type(settings), before.settings, f"{where}: settings")
+    was = _facts(stored.get("seed"), stored.get("number"), before, before_settings)
+    now = _facts(recipe.seed, recipe.stages.index(stage), stage, settings)
+    changed = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    return [f"{name} is {_plain(now.get(name))} and was {_plain(was.get(name))}" for name in changed]
+
+
+def _facts(seed: int | None, number: int | None, stage: StageRecipe, settings: Any) -> dict[str, Any]:
+    """What decides what a stage learns, by dotted names."""
+    values = _flat(dataclasses.asdict(dataclasses.replace(stage, settings={})))
+    facts = {name: value for name, value in values.items() if name not in COSMETIC}
+    return {
+        "seed": seed,
+        "the place in the recipe": number,
+        **facts,
+        **_flat(dataclasses.asdict(settings), "settings."),
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists: YAML's safe writer knows no tuples."""
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, tuple | list) else value
+
+
+def yaml_text() -> ModuleType:
+    """The module that reads and writes YAML.
+
+    Raises:
+        MissingDependencyError: When PyYAML is not installed.
+    """
+    try:
+        from refervos.training import yaml_text
+    except ImportError as error:
+        raise MissingDependencyError("training recipes need PyYAML: pip install 'refervos[train]'.") from error
+    return yaml_text

@@ -1,0 +1,113 @@
+"""What a stage came to: a table, and a drawing of its losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from refervos.training.history import History
+from refervos.training.progress import duration
+
+NOT_TOLD = ("rate", "gradient_norm")
+"""Training scalars whose last value tells nothing about the result."""
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What training a stage came to.
+
+    Attributes:
+        stage: Its name.
+        folder: Where its results are; the model is in ``model``.
+        steps: Optimiser steps made.
+        seconds: Time they took, validation included, over all runs that it took.
+        samples_per_second: Over all processes.
+        device: What it ran on.
+        processes: How many.
+        precision: ``no`` for float32, or the type of mixed precision.
+        trained: Number of trained parameters.
+        frozen: Number of the other parameters.
+        train: Last means of the training scalars.
+        validation: Scalars of the last validation.
+        interrupted: Whether the user wished to stop during the last step.
+    """
+
+    stage: str
+    folder: Path
+    steps: int
+    seconds: float
+    samples_per_second: float
+    device: str
+    processes: int
+    precision: str
+    trained: int
+    frozen: int
+    train: Mapping[str, float] = field(default_factory=dict)
+    validation: Mapping[str, float] = field(default_factory=dict)
+    interrupted: bool = False
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Labels and values, ready to print."""
+        processes = f" x {self.processes}" if self.processes > 1 else ""
+        precision = "float32" if self.precision == "no" else f"mixed {self.precision}"
+        return [
+            *((f"train {name}", f"{value:.4g}") for name, value in self.train.items() if name not in NOT_TOLD),
+            *((f"validation {name}", f"{value:.4g}") for name, value in self.validation.items()),
+            ("steps", f"{self.steps:,}"),
+            ("time", duration(self.seconds)),
+            ("samples per second", f"{self.samples_per_second:.3g}"),
+            ("device", f"{self.device}{processes}, {precision}"),
+            ("parameters trained", f"{self.trained:,}"),
+            ("parameters frozen", f"{self.frozen:,}"),
+        ]
+
+    def table(self) -> str:
+        """The rows as aligned text."""
+        rows = self.rows()
+        width = max(len(label) for label, _ in rows)
+        return "\n".join([self.stage, *(f"  {label:<{width}}  {value}" for label, value in rows)])
+
+    def markdown(self) -> str:
+        """The rows as a page that shows the drawing, too."""
+        table = "\n".join(f"| {label} | {value} |" for label, value in self.rows())
+        return f"# {self.stage}\n\n| | |\n|---|---|\n{table}\n\n![loss](loss.png)\n"
+
+
+def draw_losses(history: History, path: Path) -> None:
+    """Draw the training loss, smoothed, and the validation loss over the steps.
+
+    Args:
+        history: What was measured.
+        path: The PNG to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")  # not pyplot, which keeps figures in a global list
+    axes = figure.add_subplot()
+    train = [(step, scalars["loss"]) for step, scalars in history.of("train") if "loss" in scalars]
+    if train:
+        steps, losses = zip(*train, strict=True)
+        axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=1)
+        axes.plot(steps, smoothed(losses), color="tab:blue", label="training, smoothed")
+    validation = [(step, scalars["loss"]) for step, scalars in history.of("validation") if "loss" in scalars]
+    if validation:
+        axes.plot(*zip(*validation, strict=True), color="tab:orange", marker="o", label="validation")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.grid(alpha=0.3)
+    if train or validation:
+        axes.legend()
+    FigureCanvasAgg(figure).print_png(str(path))
+
+
+def smoothed(values: Sequence[float], memory: float = 0.9) -> list[float]:
+    """Running mean with exponentially falling weights, without the pull of a first value."""
+    mean = weight = 0.0
+    means = []
+    for value in values:
+        mean = memory * mean + (1 - memory) * value
+        weight = memory * weight + (1 - memory)
+        means.append(mean / weight)
+    return means

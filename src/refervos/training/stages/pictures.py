@@ -1,0 +1,96 @@
+"""World clips as a model in training sees them: sizes, pixels, masks, and what fills each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from refervos.frames import letterbox
+from refervos.worlds import COLOURS, KINDS, TEXTURES, Clip, WorldConfig, draw_clip
+
+CELL = 16
+"""Side in pixels of the cells that the recognition loss names: the stride of Hiera's third stage."""
+
+UNCLEAR = -100
+"""Label of a cell whose content is no clear case (``cross_entropy`` ignores it)."""
+
+KIND_NAMES, COLOUR_NAMES, TEXTURE_NAMES = tuple(KINDS), tuple(COLOURS), tuple(TEXTURES)
+
+
+def frame_size(image_size: int, aspect: float) -> tuple[int, int]:
+    """Height and width of a frame whose long side fills the model's square.
+
+    Args:
+        image_size: Side of the square.
+        aspect: Width over height.
+
+    Returns:
+        Height and width.
+    """
+    return (round(image_size / aspect), image_size) if aspect >= 1 else (image_size, round(image_size * aspect))
+
+
+def draw_framed(
+    seed: Sequence[int], world: WorldConfig, frames: int, aspects: Sequence[float], image_size: int
+) -> Clip:
+    """Draw a clip in one of several aspect ratios.
+
+    Args:
+        seed: The clip and its size follow from it.
+        world: What scenes are like; its size and length are replaced.
+        frames: Length.
+        aspects: Width over height, one is chosen.
+        image_size: Side of the model's square, the clip's long side.
+
+    Returns:
+        The clip.
+    """
+    rng = np.random.default_rng([*seed, 1])
+    height, width = frame_size(image_size, float(rng.choice(aspects)))
+    return draw_clip([*seed, 0], replace(world, height=height, width=width, frames=frames))
+
+
+def place_frames(frames: npt.NDArray[np.uint8], image_size: int) -> Tensor:
+    """Frames (T, H, W, 3) letterboxed and normalised, float32 (T, 3, S, S)."""
+    height, width = frames.shape[1:3]
+    placement = letterbox((height, width), image_size, image_size)
+    return torch.stack([placement.place(torch.from_numpy(frame).permute(2, 0, 1)) for frame in frames])
+
+
+def place_masks(masks: npt.NDArray[np.bool_], image_size: int) -> Tensor:
+    """Masks (..., H, W) of frames that fill the square's long side, padded to bool (..., S, S)."""
+    height, width = masks.shape[-2:]
+    return F.pad(torch.from_numpy(masks), (0, image_size - width, 0, image_size - height))
+
+
+def cell_names(clip: Clip, image_size: int) -> Tensor:
+    """What fills each cell of 16 x 16 pixels.
+
+    Args:
+        clip: The clip.
+        image_size: Side of the model's square.
+
+    Returns:
+        int64 (T, S/16, S/16, 3): position of the kind in ``KIND_NAMES`` (their count for background), of the colour in
+        ``COLOUR_NAMES`` and of the texture in ``TEXTURE_NAMES``; ``UNCLEAR`` where there is none or it is unclear.
+    """
+    cover = F.avg_pool2d(place_masks(clip.masks, image_size).float(), CELL)  # (K, T, S/16, S/16)
+    most, which = cover.max(dim=0)
+    objects = clip.scene.objects
+    clear = most > 0.35
+    labels = []
+    for names, words in (
+        (KIND_NAMES, [thing.kind for thing in objects]),
+        (COLOUR_NAMES, [thing.colour for thing in objects]),
+        (TEXTURE_NAMES, [thing.texture for thing in objects]),
+    ):
+        known = torch.tensor([names.index(word) if word in names else UNCLEAR for word in words])
+        labels.append(torch.where(clear, known[which], UNCLEAR))
+    labels[0] = torch.where(cover.sum(0) < 0.02, len(KIND_NAMES), labels[0])
+    return torch.stack(labels, dim=-1)

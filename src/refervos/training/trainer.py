@@ -1,0 +1,511 @@
+"""The trainer: takes the stages of a recipe one after the other from their first step to a model folder.
+
+It survives being stopped at any moment: the same call goes on from the newest checkpoint, and ends (on a CPU, bit for
+bit) where a run that was never stopped ends. It runs as it is under ``accelerate launch`` and ``torchrun``, on several
+processes and machines that share the output folder.
+
+Results of a stage, in a folder of its name::
+
+    recipe.yaml      what it is trained with, in full
+    checkpoints/     step-000200, ...: see refervos.training.checkpoint
+    history.jsonl    what was measured, a row of JSON for each
+    tensorboard/     the same for TensorBoard
+    report.md        the final table, with loss.png
+    model/           the finished model; a stage that has it is finished
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from refervos.errors import MissingDependencyError, TrainingError
+from refervos.training.checkpoint import (
+    checkpoints_in,
+    random_state,
+    read_newest,
+    remove_unfinished,
+    restore_random_state,
+    seed_random,
+    write_checkpoint,
+)
+from refervos.training.distributed import make_accelerator, synchronise_batch_norm
+from refervos.training.frozen import FrozenGuard
+from refervos.training.history import History, Means
+from refervos.training.interruption import Interruption
+from refervos.training.lock import FolderLock
+from refervos.training.plan import BOARD, DRAWING, HISTORY, REPORT, Plan, make_plans
+from refervos.training.progress import TrainingProgress
+from refervos.training.recipe import Recipe, check_recipe, shortened
+from refervos.training.report import StageReport, draw_losses
+from refervos.training.sampler import ShareSampler, batches_of, moved
+from refervos.training.schedule import learning_rate
+from refervos.training.stage import TRAIN, VALIDATION, Stage
+
+BUILDING, STEPPING, RESUMING, VALIDATING = range(4)
+"""What a generator is seeded for; each has random numbers of its own."""
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    stages: Sequence[str] | None = None,
+    restart: bool = False,
+    steps: int | None = None,
+    show_progress: bool | None = None,
+) -> list[StageReport]:
+    """Train the stages of a recipe; called again, go on where it stopped.
+
+    Args:
+        recipe: What to train.
+        out: Folder for the results, one folder in it for each stage. All machines must see it.
+        stages: Names of the stages to train, default all.
+        restart: Forget what those stages have come to; they must be named.
+        steps: Train at most so many steps of each stage, to try a recipe out.
+        show_progress: True for a progress bar, False for silence, None for a bar in a terminal and lines elsewhere.
+
+    Returns:
+        A report for each stage that was trained now; finished ones are passed over.
+
+    Raises:
+        TrainingError: When the recipe cannot be trained as it is, or training fails.
+        ConfigError: When the recipe or a stage's settings are wrong.
+        CheckpointError: When checkpoints are damaged or cannot be written.
+        MissingDependencyError: When packages for training are missing.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, once a checkpoint is written.
+    """
+    require_packages()
+    recipe = recipe if steps is None else shortened(recipe, steps)
+    check_recipe(recipe)
+    plans = make_plans(recipe, out, stages)
+    accelerator = make_accelerator()
+    tell = accelerator.is_main_process and show_progress is not False
+    if restart:
+        if stages is None:
+            raise TrainingError("restarting deletes what a stage has come to; name the stages with --stage.")
+        if accelerator.is_main_process:
+            for plan in plans:
+                plan.forget()
+        accelerator.wait_for_everyone()
+    for plan in plans:
+        plan.check_unchanged()
+    reports = []
+    for plan in plans:
+        plan.check_unchanged()  # again: stages that it begins from may have been trained meanwhile
+        accelerator.wait_for_everyone()  # before the main process changes what the others check
+        if plan.finished:
+            if tell:
+                print(f"{plan.stage.name} is finished: {plan.model}", flush=True)
+            continue
+        report = StageRun(plan, show_progress).run()
+        if tell:
+            print(report.table(), flush=True)
+        reports.append(report)
+        if report.interrupted:
+            raise KeyboardInterrupt(f"stopped after {report.stage}, which is finished; the same command goes on.")
+    return reports
+
+
+def require_packages() -> None:
+    """Check that what training needs is installed, before hours of work.
+
+    Raises:
+        MissingDependencyError: Names what is missing.
+    """
+    packages = {"accelerate": "accelerate", "tensorboard": "tensorboard", "matplotlib": "matplotlib", "yaml": "PyYAML"}
+    missing = [name for module, name in packages.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise MissingDependencyError(f"training needs {' and '.join(missing)}: pip install 'refervos[train]'.")
+
+
+class StageRun:
+    """Trains one stage, from its beginning or its newest checkpoint to its end.
+
+    Args:
+        plan: The stage.
+        show_progress: See ``train``.
+
+    Attributes:
+        plan: The stage.
+        recipe: How it is trained.
+        accelerator: Devices, processes and precision.
+        stage: The stage itself, which is saved.
+        ready: The stage wrapped for several processes, which is called.
+        optimiser: What updates it.
+        guard: Watches over the frozen parts.
+        step: Optimiser steps made.
+        seconds: Time that all steps took, those of earlier runs included.
+        means: Of the training scalars since the last row of the history, in this process.
+        history: What was measured.
+        board: The same for TensorBoard; None except in the main process.
+        progress: What the user sees.
+        interruption: Whether the user wants to stop.
+        lock: Keeps other runs out; held by the main process.
+    """
+
+    def __init__(self, plan: Plan, show_progress: bool | None = None) -> None:
+        self.plan = plan
+        self.recipe = plan.stage
+        self.accelerator = make_accelerator(self.recipe.precision)
+        self.main = bool(self.accelerator.is_main_process)
+        self._sampler(range(0))  # a batch that cannot be shared out is refused before anything is built or written
+        self.step, self.seconds, self.means = 0, 0.0, Means()
+        self.lock: FolderLock | None = None
+        self._make_folder()
+        self._build()
+        told = self._resume()
+        self.history = History(plan.folder / HISTORY, self.step, write=self.main)
+        self.board = self._open_board()
+        self.interruption = Interruption(patient=self.accelerator.num_processes > 1)
+        self.progress = TrainingProgress(
+            self.recipe.name, self.recipe.steps, self.step, show_progress if self.main else False
+        )
+        for sentence in told:
+            self.progress.say(sentence)
+
+    def run(self) -> StageReport:
+        """Train to the end.
+
+        Returns:
+            What it came to; the model is written.
+        """
+        try:
+            with self.progress, self.interruption:
+                self._loop()
+                return self._finish()
+        finally:
+            if self.board is not None:
+                self.board.close()
+            if self.lock is not None:
+                self.lock.release()
+            self.accelerator.free_memory()
+
+    # Before the first step.
+
+    def _make_folder(self) -> None:
+        if self.main:
+            try:
+                self.plan.folder.mkdir(parents=True, exist_ok=True)
+                self.lock = FolderLock(self.plan.folder)
+                self.plan.note()
+            except OSError as error:
+                raise TrainingError(f"{self.plan.folder} cannot be written ({error.strerror or error}).") from error
+            remove_unfinished(self.plan.checkpoints)
+        self.accelerator.wait_for_everyone()
+        if not self.plan.folder.is_dir():
+            raise TrainingError(f"{self.plan.folder} is not seen by all machines; give a shared folder with --out.")
+
+    def _build(self) -> None:
+        self._seed(BUILDING)  # the same weights in each process
+        self.stage = self.plan.kind.build(self.plan.settings, self.plan.init, self.plan.recipe.seed)
+        if self.accelerator.num_processes > 1:
+            synchronise_batch_norm(self.stage)
+        recipe = self.recipe.optimiser
+        optimiser = optimiser_for(self.stage, lr=recipe.rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
+        self.guard = FrozenGuard(self.stage, optimiser)
+        self.ready, self.optimiser = self.accelerator.prepare(self.stage, optimiser)
+        self._seed(STEPPING, self.accelerator.process_index)  # but dropout of its own in each process
+
+    def _seed(self, purpose: int, *numbers: int) -> None:
+        seed_random(self.plan.recipe.seed, self.plan.number, purpose, *numbers)
+
+    def _open_board(self) -> Any:
+        """A TensorBoard writer in the main process; what it wrote after this step in an earlier run is hidden."""
+        if not self.main:
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.plan.folder / BOARD), purge_step=self.step + 1 if self.step else None)
+
+    # Steps.
+
+    def _loop(self) -> None:
+        recipe = self.recipe
+        self.ready.train()
+        batches = iter(self._batches(range(self.step, recipe.steps), TRAIN))
+        before = time.monotonic()
+        while self.step < recipe.steps:
+            stop = self._make_step(batches)
+            self.step += 1
+            self.progress.step()
+            last = self.step == recipe.steps
+            validate = last or (recipe.validate_every is not None and self.step % recipe.validate_every == 0)
+            save = last or stop or self.step % recipe.checkpoint_every == 0
+            if last or self.step % recipe.log_every == 0:
+                self._log()
+            if validate or save:
+                self.guard.check(self.step)
+            if validate and recipe.validation_batches:
+                self._validate()
+            now = time.monotonic()
+            self.seconds, before = self.seconds + now - before, now
+            if save:
+                path = self._save()
+            if stop and not last:
+                raise KeyboardInterrupt(
+                    f"stopped at step {self.step} of {recipe.name}; {path} is written, and the same command goes on."
+                )
+
+    def _make_step(self, batches: Iterator[Any]) -> bool:
+        """Make one optimiser step; returns whether to stop after it."""
+        rate = learning_rate(self.recipe, self.step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["rate_scale"]
+        scalars: list[tuple[str, Tensor]] = []
+        for part in range(self.recipe.accumulate):
+            last = part == self.recipe.accumulate - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.ready):
+                scalars += self._add_gradients(next(batches))
+        scalars.append(("gradient_norm", self._clip_gradients()))
+        # One copy from the device for each step, which also waits for the step's work, so that times are true.
+        values = torch.stack([value.detach().float().reshape(()) for _, value in scalars]).tolist()
+        measured = [(name, value) for (name, _), value in zip(scalars, values, strict=True)]
+        stop = self._agree(measured)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        for name, value in measured:
+            if math.isfinite(value):  # in fp16 a gradient may be too long; others may have nothing to measure
+                self.means.add(name, value)
+        return stop
+
+    def _add_gradients(self, batch: Any) -> list[tuple[str, Tensor]]:
+        """Add a batch's gradients to those of the step; returns the scalars that the stage computed."""
+        outputs: dict[str, Tensor] = self.ready(moved(batch, self.accelerator.device))
+        if "loss" not in outputs:
+            raise TrainingError(f"the forward of {self.plan.kind.__name__} gives no 'loss'; the trainer needs it.")
+        self.accelerator.backward(outputs["loss"] / self.recipe.accumulate)
+        return list(outputs.items())
+
+    def _clip_gradients(self) -> Tensor:
+        """Shorten the total gradient where the recipe says so; returns how long it was."""
+        longest = self.recipe.optimiser.clip_norm
+        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        norm: Tensor = self.accelerator.clip_grad_norm_(parameters, math.inf if longest is None else longest)
+        return norm
+
+    def _agree(self, measured: Sequence[tuple[str, float]]) -> bool:
+        """Agree over all processes on whether to go on; a step that would spoil the weights is not made.
+
+        Returns:
+            Whether somebody asked to stop.
+        """
+        # In fp16 gradients are scaled, and the scaler passes over those that are too large.
+        watched = {"loss"} if self.accelerator.scaler is not None else {"loss", "gradient_norm"}
+        broken = [name for name, value in measured if name in watched and not math.isfinite(value)]
+        broken_anywhere, stop = self._anywhere(bool(broken), self.interruption.wanted)
+        if broken_anywhere:
+            saved = checkpoints_in(self.plan.checkpoints)
+            raise TrainingError(
+                f"the {broken[0].replace('_', ' ') if broken else 'loss'} is not finite at step {self.step + 1} of "
+                f"{self.recipe.name} ({f'the last checkpoint is {saved[-1]}' if saved else 'there is no checkpoint'}); "
+                "try a lower rate or clip_norm, or another precision."
+            )
+        return stop
+
+    def _anywhere(self, *flags: bool) -> list[bool]:
+        """Which flags are set in any process."""
+        if self.accelerator.num_processes == 1:
+            return list(flags)
+        counts = torch.tensor(flags, dtype=torch.float32, device=self.accelerator.device)
+        return [count > 0 for count in self.accelerator.reduce(counts, "sum").tolist()]
+
+    # Data.
+
+    def _sampler(self, steps: range) -> ShareSampler:
+        accelerator, recipe = self.accelerator, self.recipe
+        return ShareSampler(
+            steps, recipe.batch, recipe.accumulate, accelerator.process_index, accelerator.num_processes
+        )
+
+    def _batches(self, steps: range, purpose: int) -> Any:
+        return batches_of(
+            self.stage,
+            (self.plan.recipe.seed, self.plan.number, purpose),
+            self._sampler(steps),
+            workers=self.recipe.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+
+    # Measuring.
+
+    def _log(self) -> None:
+        """Add the means since the last row to the history."""
+        means = self._gathered(self.means) | {"rate": learning_rate(self.recipe, self.step - 1)}
+        self.means = Means()
+        self._tell("train", means)
+        self.progress.row(self.step, means)
+
+    def _validate(self) -> None:
+        """Measure on samples that training never draws; training's random numbers do not notice."""
+        before = random_state()
+        self._seed(VALIDATING, self.accelerator.process_index)
+        self.stage.eval()
+        batches = self._batches(range(self.recipe.validation_batches), VALIDATION)
+        with torch.no_grad(), self.accelerator.autocast():
+            found = self.stage.validate(moved(batch, self.accelerator.device) for batch in batches)
+        self.stage.train()
+        restore_random_state(before)
+        means = Means()
+        for name, value in found.items():
+            means.add(name, float(value))
+        self._tell("validation", self._gathered(means))
+
+    def _gathered(self, means: Means) -> dict[str, float]:
+        """Means over all processes."""
+        from accelerate.utils import gather_object
+
+        total = Means()
+        for sums in gather_object([means.sums()]):
+            total.merge(Means(sums))
+        return total.values()
+
+    def _tell(self, kind: str, scalars: Mapping[str, float]) -> None:
+        self.history.add(self.step, kind, scalars)
+        if self.board is not None:
+            for name, value in scalars.items():
+                self.board.add_scalar(f"{kind}/{name}", value, self.step)
+
+    # Checkpoints.
+
+    def _save(self) -> Path:
+        """Write a checkpoint, from the main process; returns its folder."""
+        from accelerate.utils import gather_object
+
+        processes = gather_object([{"random": random_state(), "means": self.means.sums()}])
+        if self.main:
+            scaler = self.accelerator.scaler
+            frozen = self.guard.checksums
+            state = {
+                "step": self.step,
+                "seconds": self.seconds,
+                "precision": self.accelerator.mixed_precision,
+                # Frozen weights, often hundreds of times the trained ones, come from where the stage began.
+                "stage": {name: value for name, value in self.stage.state_dict().items() if name not in frozen},
+                "frozen": frozen,
+                "optimiser": self.optimiser.state_dict(),
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "processes": processes,
+            }
+            write_checkpoint(self.plan.checkpoints, self.step, state, self.recipe.keep)
+        self.accelerator.wait_for_everyone()
+        return checkpoints_in(self.plan.checkpoints)[-1]
+
+    def _resume(self) -> list[str]:
+        """Set everything to what the newest checkpoint holds, if there is one; returns what the user should know."""
+        told: list[str] = []
+        state = read_newest(self.plan.checkpoints, told.append)
+        if state is None:
+            return told
+        self.step, self.seconds = state["step"], state["seconds"]
+        self._load_weights(state)
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if state["precision"] != self.accelerator.mixed_precision:
+            told.append(f"the precision was {state['precision']} and is {self.accelerator.mixed_precision} now.")
+        saved, mine = state["processes"], self.accelerator.process_index
+        if len(saved) == self.accelerator.num_processes:
+            self.means = Means(saved[mine]["means"])
+            restore_random_state(saved[mine]["random"])
+        else:
+            self._seed(RESUMING, mine, self.step)
+            told.append(
+                f"the checkpoint is of {len(saved)} processes, not {self.accelerator.num_processes}: "
+                "random numbers begin anew."
+            )
+        return [*told, f"{self.recipe.name} goes on from step {self.step}."]
+
+    def _load_weights(self, state: Mapping[str, Any]) -> None:
+        where = f"the checkpoint of step {self.step} of {self.recipe.name}"
+        if state["frozen"] != self.guard.checksums:
+            raise TrainingError(f"{where} was made with other frozen weights; start the stage anew with --restart.")
+        try:
+            missing, unexpected = self.stage.load_state_dict(state["stage"], strict=False)
+            lost = [*(name for name in missing if name not in state["frozen"]), *unexpected]
+            if lost:
+                raise ValueError(f"missing or unexpected: {', '.join(lost[:5])}")
+            self.optimiser.load_state_dict(state["optimiser"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise TrainingError(f"{where} does not fit the stage ({reason}).") from error
+
+    # The end.
+
+    def _finish(self) -> StageReport:
+        """Write report and model; the model last, since it marks the stage as finished."""
+        report = self._report()
+        if self.main:
+            draw_losses(self.history, self.plan.folder / DRAWING)
+            (self.plan.folder / REPORT).write_text(report.markdown(), encoding="utf-8")
+            self.stage.eval()
+            write_model(self.stage.save, self.plan.model)
+        self.accelerator.wait_for_everyone()
+        return report
+
+    def _report(self) -> StageReport:
+        trained = sum(p.numel() for p in self.stage.parameters() if p.requires_grad)
+        return StageReport(
+            stage=self.recipe.name,
+            folder=self.plan.folder,
+            steps=self.step,
+            seconds=self.seconds,
+            samples_per_second=self.step * self.recipe.batch / max(self.seconds, 1e-9),
+            device=device_name(self.accelerator.device),
+            processes=self.accelerator.num_processes,
+            precision=self.accelerator.mixed_precision,
+            trained=trained,
+            frozen=sum(p.numel() for p in self.stage.parameters()) - trained,
+            train=self.history.last("train"),
+            validation=self.history.last("validation"),
+            interrupted=self._anywhere(self.interruption.wanted)[0],
+        )
+
+
+def optimiser_for(stage: Stage, **defaults: Any) -> torch.optim.AdamW:
+    """AdamW over the stage's parameter groups; each group keeps its ``rate_scale``.
+
+    Args:
+        stage: The stage.
+        **defaults: Arguments of AdamW.
+
+    Raises:
+        TrainingError: When there is nothing to train.
+    """
+    groups = [{"rate_scale": 1.0, **group, "params": list(group["params"])} for group in stage.parameter_groups()]
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise TrainingError(f"the stage {type(stage).__name__} has no parameter to train.")
+    return torch.optim.AdamW(groups, **defaults)
+
+
+def write_model(save: Callable[[Path], None], folder: Path) -> None:
+    """Let a stage write its model, so that the folder is complete from the moment it exists.
+
+    Args:
+        save: Writes a folder that does not exist yet.
+        folder: The model's folder.
+
+    Raises:
+        TrainingError: When nothing was written.
+    """
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    save(unfinished)
+    if not unfinished.is_dir():
+        raise TrainingError(f"the stage's save wrote no folder {unfinished}; it must write the one it is given.")
+    os.replace(unfinished, folder)
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls a device: ``cpu``, or the GPU's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

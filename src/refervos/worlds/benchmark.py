@@ -1,0 +1,324 @@
+"""A diagnostic benchmark: ten splits of held-out clips, each with one difficulty.
+
+Every case follows from its split and its index: clips are drawn until one meets the split's condition. The seeds begin
+with a number that training must not begin its seeds with, so no clip of the benchmark is ever trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from refervos.errors import ConfigError
+from refervos.worlds.descriptions import Description, Referral
+from refervos.worlds.facts import TARGET_PIXELS
+from refervos.worlds.render import Clip, draw_clip
+from refervos.worlds.scene import WorldConfig
+from refervos.worlds.sentences import referrals
+
+SPLITS = (
+    "appearance",
+    "spatial",
+    "relation",
+    "motion",
+    "late entry",
+    "occlusion",
+    "look-alikes",
+    "long",
+    "multi-target",
+    "no-target",
+)
+"""The splits, in the order of the tables."""
+
+TARGET_SPLITS = tuple(split for split in SPLITS if split != "no-target")
+"""The splits whose sentences are about something that is there."""
+
+BENCHMARK_SEED = 241117646
+"""The first number of every seed of the benchmark; seeds for training begin with another."""
+
+CASES, LONG_CASES = 60, 20
+FRAMES, LONG_FRAMES = 24, 200
+
+_MOST_ATTEMPTS = 400
+
+_LOOKS = ("colour+kind", "colour", "kind", "texture")
+
+_WORDS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "place": (
+        ("left", "right"),
+        ("top", "bottom"),
+        ("leftmost", "rightmost"),
+        ("topmost", "bottommost"),
+        ("middle", "top left", "top right", "bottom left", "bottom right"),
+    ),
+    "relation": (
+        ("left of", "right of"),
+        ("above", "below"),
+        ("larger than", "smaller than"),
+        ("nearest to",),
+    ),
+    "motion": (
+        ("moves left", "moves right"),
+        ("moves up", "moves down"),
+        ("stays still", "moves"),
+        ("turns back", "bounces", "curves"),
+        ("grows", "shrinks", "spins"),
+        ("speeds up", "stops", "starts"),
+        ("enters", "leaves", "leaves and returns", "enters from the left", "enters from the right"),
+        ("fastest", "passes behind", "passes behind something"),
+    ),
+}
+"""The splits of these families go through the groups of words in turn, so that no kind of claim dominates."""
+
+
+@dataclass(frozen=True, eq=False)
+class DiagnosticCase:
+    """One clip and the sentence to ask about it.
+
+    Attributes:
+        split: One of ``SPLITS``.
+        index: From 0, within the split.
+        clip: The clip.
+        referral: The sentence.
+        other: A sentence about other objects of the clip, none of them a target: a model that segments the same with
+            it does not read. There always is one, except in "no-target", where it may be missing.
+    """
+
+    split: str
+    index: int
+    clip: Clip
+    referral: Referral
+    other: Referral | None
+
+
+Condition = Callable[[Clip, Referral, int], bool]
+"""Whether a sentence about a clip belongs into a split as the case of that index."""
+
+
+def diagnostic_cases(
+    split: str, count: int | None = None, *, height: int = 128, width: int = 128
+) -> Iterator[DiagnosticCase]:
+    """Draw the cases of a split, one by one.
+
+    Args:
+        split: One of ``SPLITS``.
+        count: How many; all 60 (20 of "long") when not given. The first cases are the same for every count.
+        height: Of the frames, pixels. Other sizes are other clips.
+        width: Of the frames, pixels.
+
+    Yields:
+        The cases.
+
+    Raises:
+        ConfigError: When there is no such split, or clips of this size cannot meet its condition.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"split {split!r} is unknown; the splits are {', '.join(SPLITS)}.")
+    if count is None:
+        count = LONG_CASES if split == "long" else CASES
+    config, _ = _SPLITS[split]
+    config = replace(config, height=height, width=width)
+    for index in range(count):
+        yield _case(split, index, config)
+
+
+def _case(split: str, index: int, config: WorldConfig) -> DiagnosticCase:
+    """Draw clips until one fits."""
+    _, condition = _SPLITS[split]
+    for attempt in range(_MOST_ATTEMPTS):
+        # Never zero: numpy takes a seed that ends with zeros for a shorter one.
+        seed = (BENCHMARK_SEED, SPLITS.index(split) + 1, index + 1, attempt + 1)
+        clip = draw_clip((*seed, 1), config)
+        rng = np.random.default_rng((*seed, 2))
+        asked = referrals(clip, rng)
+        fitting = [referral for referral in asked if condition(clip, referral, index)]
+        rng.shuffle(fitting)
+        for referral in fitting:
+            others = [other for other in asked if other.targets and not set(other.targets) & set(referral.targets)]
+            if others or split not in TARGET_SPLITS:
+                other = others[int(rng.integers(len(others)))] if others else None
+                return DiagnosticCase(split, index, clip, referral, other)
+    raise ConfigError(
+        f"split {split!r}: none of {_MOST_ATTEMPTS} clips of {config.width}x{config.height} meets its condition; "
+        "use a frame that is larger or nearer to square."
+    )
+
+
+def _by_looks(referral: Referral) -> bool:
+    """Whether a sentence tells one object by colour, kind and texture and says nothing else."""
+    return (
+        referral.family in _LOOKS
+        and isinstance(referral.description, Description)
+        and referral.description.claim is None
+    )
+
+
+def _shown(clip: Clip, index: int) -> npt.NDArray[np.floating[Any]]:
+    """The visible part of an object in every frame, as a share of its largest (T,)."""
+    visible = clip.visible[index]
+    return visible / max(1, int(visible.max()))
+
+
+def _enough(clip: Clip) -> npt.NDArray[np.bool_]:
+    """Where objects show as much as a target must (K, T)."""
+    unit = (min(clip.frames.shape[1:3]) / 128) ** 2
+    return clip.visible >= TARGET_PIXELS * unit
+
+
+def _appearance(clip: Clip, referral: Referral, index: int) -> bool:
+    """All objects are there from the start to the end, and the target is hardly hidden."""
+    if not _by_looks(referral):
+        return False
+    (target,) = referral.targets
+    return bool(_enough(clip)[:, [0, -1]].all() and (_shown(clip, target) > 0.5).all())
+
+
+def _told_by(family: str) -> Condition:
+    """Only a claim of this family tells the target, and its word is of the group whose turn it is."""
+
+    def condition(clip: Clip, referral: Referral, index: int) -> bool:
+        if referral.family != family or not isinstance(referral.description, Description):
+            return False
+        claim = referral.description.claim
+        return claim is not None and claim.word in _WORDS[family][index % len(_WORDS[family])]
+
+    return condition
+
+
+def _group(clip: Clip, referral: Referral, index: int) -> bool:
+    """The sentence has several targets."""
+    return referral.family == "group"
+
+
+def _late_entry(clip: Clip, referral: Referral, index: int) -> bool:
+    """The target enters after a quarter of the clip; something of its colour or kind is there from the start."""
+    if not _by_looks(referral):
+        return False
+    (target,) = referral.targets
+    frames = len(clip.frames)
+    if (clip.areas[target, : frames // 4] > 0).any():
+        return False
+    return any(_enough(clip)[other, 0] and _alike(clip, target, other) for other in range(len(clip.masks)))
+
+
+def _occlusion(clip: Clip, referral: Referral, index: int) -> bool:
+    """The target is well visible, then less than a fifth of it is, then it is well visible again.
+
+    In two of three cases it is hidden behind another object, in the third it leaves the frame.
+    """
+    if not _by_looks(referral):
+        return False
+    (target,) = referral.targets
+    shown = _shown(clip, target)
+    well = np.flatnonzero(shown > 0.6)
+    gone = np.flatnonzero(shown < 0.2)
+    gone = gone[gone > well[0]]
+    hidden = bool((clip.areas[target] > 0).all())
+    return bool(gone.size) and int((well > gone[0]).sum()) >= max(2, len(shown) // 8) and hidden == (index % 3 != 2)
+
+
+def _look_alikes(clip: Clip, referral: Referral, index: int) -> bool:
+    """Everything else shares the target's colour or kind, and no word of the sentence could be left out."""
+    things = clip.scene.objects
+    if len(things) < 3 or len(referral.targets) != 1 or not isinstance(referral.description, Description):
+        return False
+    (target,) = referral.targets
+    others = [other for other in range(len(things)) if other != target]
+    if not all(_alike(clip, target, other) for other in others):
+        return False
+    noun, claim = referral.description.noun, referral.description.claim
+    if claim is not None:  # exact twins, told by size or place
+        twins = [
+            other
+            for other in others
+            if (things[other].colour, things[other].kind, things[other].texture)
+            == (things[target].colour, things[target].kind, things[target].texture)
+        ]
+        return referral.family in ("size", "place") and bool(twins) and bool(noun.colour and noun.kind)
+    words = [name for name in ("colour", "texture", "kind") if getattr(noun, name)]
+    if len(words) < 2:
+        return False
+    for dropped in words:
+        kept = [name for name in words if name != dropped]
+        if not any(all(getattr(things[other], name) == getattr(noun, name) for name in kept) for other in others):
+            return False
+    return True
+
+
+def _alike(clip: Clip, target: int, other: int) -> bool:
+    """Whether another object has the target's colour or kind."""
+    one, two = clip.scene.objects[target], clip.scene.objects[other]
+    return other != target and (one.colour == two.colour or one.kind == two.kind)
+
+
+def _long(clip: Clip, referral: Referral, index: int) -> bool:
+    """The target moves, and meets other objects at least three times: in front of them or behind."""
+    if not _by_looks(referral):
+        return False
+    (target,) = referral.targets
+    meets = (clip.covered[target] + clip.covered[:, target]).sum(axis=0) > 0.1 * clip.areas[target].max()
+    meetings = int((np.diff(meets.astype(np.int8), prepend=0) == 1).sum())
+    return meetings >= 3 and clip.scene.objects[target].motion.velocity != (0.0, 0.0)
+
+
+def _no_target(clip: Clip, referral: Referral, index: int) -> bool:
+    """Two of three are hard: part of the description fits something. The others are easy: no word of them does."""
+    if referral.family != "none" or not isinstance(referral.description, Description):
+        return False
+    noun, claim = referral.description.noun, referral.description.claim
+    near = any(
+        (noun.colour and thing.colour == noun.colour) or (noun.kind and thing.kind == noun.kind)
+        for thing in clip.scene.objects
+    )
+    return bool(near or claim is not None) == (index % 3 != 0)
+
+
+_STEADY = WorldConfig(
+    frames=FRAMES,
+    objects=(3, 5),
+    speed=(0.01, 0.028),
+    late=0.0,
+    leave=0.0,
+    leave_and_return=0.0,
+    occlude=0.0,
+    twins=0.0,
+)
+"""Clips of average difficulty in which everything stays in sight."""
+
+_SPLITS: dict[str, tuple[WorldConfig, Condition]] = {
+    "appearance": (_STEADY, _appearance),
+    "spatial": (replace(_STEADY, twins=0.5, still=0.5, speed=(0.006, 0.018)), _told_by("place")),
+    "relation": (replace(_STEADY, twins=0.3, still=0.5, speed=(0.006, 0.018)), _told_by("relation")),
+    "motion": (
+        replace(
+            _STEADY,
+            objects=(2, 4),
+            twins=0.5,
+            still=0.2,
+            turn_back=0.12,
+            curve=0.1,
+            pace=0.2,
+            late=0.08,
+            leave=0.06,
+            leave_and_return=0.04,
+            grow=0.1,
+            spin=0.2,
+            occlude=0.3,
+        ),
+        _told_by("motion"),
+    ),
+    "late entry": (replace(_STEADY, late=0.4, near_misses=1.0), _late_entry),
+    "occlusion": (replace(_STEADY, leave_and_return=0.15, occlude=0.7, near_misses=0.6), _occlusion),
+    "look-alikes": (replace(_STEADY, near_misses=1.0, twins=0.2, textured=0.4, objects=(3, 4)), _look_alikes),
+    "long": (
+        replace(_STEADY, frames=LONG_FRAMES, still=0.1, pace=0.0, turn_back=0.0, bounce=1.0, speed=(0.008, 0.02)),
+        _long,
+    ),
+    "multi-target": (replace(_STEADY, twins=0.3, alike=0.15, same_kind=0.15), _group),
+    "no-target": (replace(_STEADY, twins=0.12, late=0.1, leave=0.05), _no_target),
+}
+"""What clips of each split are like, and when a sentence belongs into it."""

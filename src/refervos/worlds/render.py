@@ -1,0 +1,208 @@
+"""Scenes to frames and exact masks: every object is drawn inside its own box, from the back to the front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from refervos.worlds.backgrounds import draw_background
+from refervos.worlds.descriptions import Referral
+from refervos.worlds.motion import camera_path
+from refervos.worlds.scene import Scene, Thing, WorldConfig, random_scene, tracks_of
+from refervos.worlds.shapes import COLOURS, distance_to, tone
+from refervos.worlds.sprites import Sprites
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+Bytes = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
+
+_SHADOW_DROP = 0.16  # of the radius, downwards; a shadow falls a little to the right as well
+_SHADOW_STRENGTH = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A drawn scene of K objects and T frames. Lengths are in short sides of the frame, areas in pixels.
+
+    Attributes:
+        scene: What was drawn.
+        frames: RGB (T, H, W, 3).
+        masks: The visible part of each object (K, T, H, W); no two overlap.
+        centres: Centres x, y of the objects in the frame (K, T, 2), also while they are hidden or outside.
+        radii: Of the circles around the objects (K, T).
+        angles: How far the objects are turned, radians (K, T).
+        camera: Where the frame's corner is over the background (T, 2).
+        areas: Pixels of each silhouette inside the frame, hidden ones included (K, T).
+        covered: Pixels of the first object that the second hides (K, K, T).
+    """
+
+    scene: Scene
+    frames: Bytes
+    masks: Bools
+    centres: Floats
+    radii: Floats
+    angles: Floats
+    camera: Floats
+    areas: Ints
+    covered: Ints
+
+    @property
+    def visible(self) -> Ints:
+        """Pixels of each object that can be seen (K, T)."""
+        return self.areas - self.covered.sum(axis=1)
+
+    def target_masks(self, referral: Referral) -> Bools:
+        """What a sentence is about.
+
+        Args:
+            referral: A sentence about this clip.
+
+        Returns:
+            The union of its targets' visible parts (T, H, W); empty when it has no target.
+        """
+        return np.any(self.masks[list(referral.targets)], axis=0)
+
+
+def draw_clip(seed: int | Sequence[int], config: WorldConfig, sprites: Sprites | None = None) -> Clip:
+    """Compose and draw a random clip.
+
+    Args:
+        seed: The clip follows from it and the configuration.
+        config: What clips are like.
+        sprites: Cut-outs that are open already; without them ``config.sprites`` is opened, which takes a while.
+
+    Returns:
+        The clip.
+    """
+    if sprites is None and config.sprites is not None:
+        sprites = Sprites.open(config.sprites)
+    scene = random_scene(np.random.default_rng(seed), config, sprites)
+    return draw_scene(scene, config.frames, (config.height, config.width))
+
+
+def draw_scene(scene: Scene, frames: int, size: tuple[int, int]) -> Clip:
+    """Draw a scene with smooth edges and exact masks.
+
+    Args:
+        scene: What to draw.
+        frames: T.
+        size: Height and width in pixels.
+
+    Returns:
+        The clip.
+    """
+    height, width = size
+    short = min(size)
+    centres, radii, angles = tracks_of(scene, frames, (width / short, height / short))
+    count = len(scene.objects)
+    canvas = _backgrounds(scene, frames, size)
+    labels = np.full((frames, height, width), -1, np.int8)  # the object in front
+    areas = np.zeros((count, frames), np.int64)
+    covered = np.zeros((count, count, frames), np.int64)
+    for time in range(frames):
+        for index, thing in enumerate(scene.objects):
+            place = (centres[index, time] * short, radii[index, time] * short, angles[index, time])
+            box, hit = _draw(thing, *place, canvas[time], scene.shadows)
+            if hit is None:
+                continue
+            below = labels[time][box][hit]
+            areas[index, time] = below.size
+            covered[:, index, time] = np.bincount(below + 1, minlength=count + 1)[1:]
+            labels[time][box][hit] = index
+    masks = labels == np.arange(count, dtype=np.int8)[:, None, None, None]
+    pictures = (canvas + np.float32(0.5)).clip(0, 255).astype(np.uint8)
+    return Clip(scene, pictures, masks, centres, radii, angles, camera_path(scene.pan, frames), areas, covered)
+
+
+def _backgrounds(scene: Scene, frames: int, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """What the camera sees of the background in every frame, RGB in grey levels (T, H, W, 3)."""
+    height, width = size
+    short = min(size)
+    offsets = camera_path(scene.pan, frames) * short
+    offsets = offsets - offsets.min(axis=0)
+    reach = np.ceil(offsets.max(axis=0)).astype(int) + (offsets.max(axis=0) > 0)  # one more to interpolate with
+    canvas = draw_background(
+        scene.background,
+        scene.background_seed,
+        scene.background_strength,
+        (height + int(reach[1]), width + int(reach[0])),
+        short,
+    )
+    views = np.empty((frames, height, width, 3), np.float32)
+    for time, (x, y) in enumerate(offsets):
+        view = _shifted(_shifted(canvas, float(y), height, 0), float(x), width, 1)
+        views[time] = view
+    return views
+
+
+def _shifted(canvas: Floats, offset: float, length: int, axis: int) -> Floats:
+    """A window of a canvas at an offset that need not be whole: the mean of the two nearest whole ones."""
+    first = int(offset)
+    share = np.float32(offset - first)
+    window = canvas[first : first + length] if axis == 0 else canvas[:, first : first + length]
+    if share == 0:
+        return window
+    following = canvas[first + 1 : first + 1 + length] if axis == 0 else canvas[:, first + 1 : first + 1 + length]
+    return window + share * (following - window)
+
+
+def _draw(
+    thing: Thing, centre: Floats, radius: float, angle: float, frame: Floats, shadow: bool
+) -> tuple[tuple[slice, slice], Bools | None]:
+    """Draw one object into a frame, in place.
+
+    Args:
+        thing: The object.
+        centre: Its x, y in pixels.
+        radius: In pixels.
+        angle: In radians.
+        frame: RGB in grey levels (H, W, 3).
+        shadow: Whether it throws a shadow.
+
+    Returns:
+        Rows and columns of the box that was drawn, and its mask in there; None when all of it is outside.
+    """
+    height, width = frame.shape[:2]
+    cx, cy = float(centre[0]), float(centre[1])
+    drop = _SHADOW_DROP * radius if shadow else 0.0
+    margin = radius + drop + 2
+    x0, x1 = max(0, int(cx - margin)), min(width, int(cx + margin) + 2)
+    y0, y1 = max(0, int(cy - margin)), min(height, int(cy + margin) + 2)
+    box = (slice(y0, y1), slice(x0, x1))
+    if x0 >= x1 or y0 >= y1:
+        return box, None
+    x = np.arange(x0, x1, dtype=np.float32) + np.float32(0.5 - cx)
+    y = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - cy)
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    view = frame[box]
+    if shadow:
+        sx, sy = x - np.float32(0.6 * drop), y - np.float32(drop)
+        shade = _shade(thing, cos * sx + sin * sy, cos * sy - sin * sx, radius)
+        view *= 1 - np.float32(_SHADOW_STRENGTH) * shade[..., None]
+    u, v = cos * x + sin * y, cos * y - sin * x  # in the object's own frame
+    if thing.sprite is not None:
+        colours, alpha = thing.sprite.sample(u, v, radius)
+        view *= 1 - alpha[..., None]
+        view += colours
+        return box, alpha >= 0.5
+    distance = distance_to(thing.kind, u, v, radius)
+    cover = np.clip(np.float32(0.5) - distance, 0, 1)
+    light = 1 - np.float32(0.14 / radius) * y  # lit from above
+    light = light - np.float32(0.18) * np.clip(1 + distance / np.float32(0.1 * radius), 0, 1)  # a darker rim
+    light = light * tone(thing.texture, u, v, radius)
+    colour = np.asarray(COLOURS[thing.colour], np.float32) + np.asarray(thing.tint, np.float32)
+    view += cover[..., None] * (light[..., None] * colour - view)
+    return box, distance <= 0
+
+
+def _shade(thing: Thing, u: Floats, v: Floats, radius: float) -> Floats:
+    """How dark an object's shadow is at points of its own frame, in [0, 1]."""
+    if thing.sprite is not None:
+        return thing.sprite.sample(u, v, radius)[1]
+    distance = distance_to(thing.kind, u, v, radius)
+    return np.clip(np.float32(0.5) - distance / np.float32(0.2 * radius), 0, 1)

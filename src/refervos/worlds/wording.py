@@ -1,0 +1,258 @@
+"""Descriptions in words: nouns, phrases and their paraphrases, all in lower case.
+
+In ``PHRASES`` a ``{}`` stands for the noun phrase and ``{ref}`` for the other object of a relation with its article.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from refervos.worlds.descriptions import Claim, Description, Noun
+from refervos.worlds.shapes import COLOURS, KINDS, TEXTURES
+
+GENERIC = ("object", "one", "shape", "thing")
+"""Nouns for everything; "shape" is not used where there are sprites."""
+
+TEXTURE_TAILS = {"striped": "with stripes", "dotted": "with dots", "plain": "without a pattern"}
+
+PHRASES: dict[str, tuple[str, ...]] = {
+    "left": ("{} on the left", "{} at the left", "{} on the left side", "{} that is on the left"),
+    "right": ("{} on the right", "{} at the right", "{} on the right side", "{} that is on the right"),
+    "top": ("{} at the top", "{} in the upper part", "{} up at the top", "{} that is at the top"),
+    "bottom": ("{} at the bottom", "{} in the lower part", "{} down at the bottom", "{} that is at the bottom"),
+    "middle": ("{} in the middle", "{} in the centre", "{} that is in the middle"),
+    "top left": ("{} at the top left", "{} in the upper left corner", "{} in the top left corner"),
+    "top right": ("{} at the top right", "{} in the upper right corner", "{} in the top right corner"),
+    "bottom left": ("{} at the bottom left", "{} in the lower left corner", "{} in the bottom left corner"),
+    "bottom right": ("{} at the bottom right", "{} in the lower right corner", "{} in the bottom right corner"),
+    "leftmost": ("leftmost {}", "{} furthest to the left", "{} that is leftmost"),
+    "rightmost": ("rightmost {}", "{} furthest to the right", "{} that is rightmost"),
+    "topmost": ("topmost {}", "highest {}", "{} closest to the top"),
+    "bottommost": ("bottommost {}", "lowest {}", "{} closest to the bottom"),
+    "largest": ("largest {}", "biggest {}", "large {}", "big {}", "{} that is the largest"),
+    "smallest": ("smallest {}", "small {}", "little {}", "tiniest {}", "{} that is the smallest"),
+    "left of": ("{} left of {ref}", "{} to the left of {ref}", "{} that is left of {ref}"),
+    "right of": ("{} right of {ref}", "{} to the right of {ref}", "{} that is right of {ref}"),
+    "above": ("{} above {ref}", "{} higher than {ref}", "{} that is above {ref}"),
+    "below": ("{} below {ref}", "{} under {ref}", "{} lower than {ref}", "{} that is below {ref}"),
+    "larger than": ("{} larger than {ref}", "{} that is bigger than {ref}"),
+    "smaller than": ("{} smaller than {ref}", "{} that is smaller than {ref}"),
+    "nearest to": ("{} nearest to {ref}", "{} closest to {ref}", "{} that is nearest to {ref}"),
+    "moves": ("{} that moves", "moving {}", "{} that is moving", "{} in motion"),
+    "stays still": ("{} that stays still", "{} that does not move", "{} standing still", "{} that is not moving"),
+    "moves left": ("{} that moves left", "{} moving to the left", "{} going left", "{} that moves to the left"),
+    "moves right": ("{} that moves right", "{} moving to the right", "{} going right", "{} that moves to the right"),
+    "moves up": ("{} that moves up", "{} moving up", "{} going upwards", "{} that rises"),
+    "moves down": ("{} that moves down", "{} moving down", "{} going downwards", "{} that falls"),
+    "moves up and left": ("{} that moves up and to the left", "{} moving diagonally up and left"),
+    "moves up and right": ("{} that moves up and to the right", "{} moving diagonally up and right"),
+    "moves down and left": ("{} that moves down and to the left", "{} moving diagonally down and left"),
+    "moves down and right": ("{} that moves down and to the right", "{} moving diagonally down and right"),
+    "turns back": ("{} that turns back", "{} turning around", "{} that goes back the way it came"),
+    "bounces": ("{} that bounces off the border", "{} that bounces", "{} bouncing off the edge"),
+    "curves": ("{} that moves along a curve", "{} moving in a curve", "{} going around in a circle"),
+    "grows": ("{} that grows", "growing {}", "{} getting bigger", "{} that gets larger"),
+    "shrinks": ("{} that shrinks", "shrinking {}", "{} getting smaller"),
+    "spins": ("{} that spins", "spinning {}", "rotating {}", "{} that rotates"),
+    "speeds up": ("{} that speeds up", "{} getting faster", "{} that accelerates"),
+    "stops": ("{} that stops", "{} that moves and then stops", "{} coming to a stop"),
+    "starts": ("{} that starts to move", "{} that waits and then moves", "{} that sets off later"),
+    "enters": ("{} that enters", "{} that comes in", "{} that comes into view", "{} entering the frame"),
+    "enters from the left": ("{} that enters from the left", "{} coming in from the left"),
+    "enters from the right": ("{} that enters from the right", "{} coming in from the right"),
+    "enters from the top": ("{} that enters from the top", "{} coming in from above"),
+    "enters from the bottom": ("{} that enters from the bottom", "{} coming in from below"),
+    "leaves": ("{} that leaves", "{} that goes out of view", "{} leaving the frame"),
+    "leaves and returns": ("{} that leaves and comes back", "{} that leaves the frame and returns"),
+    "fastest": ("fastest {}", "{} that moves fastest", "quickest {}"),
+    "passes behind something": ("{} that passes behind something", "{} that goes behind another object"),
+    "passes behind": ("{} that passes behind {ref}", "{} going behind {ref}", "{} that is hidden by {ref}"),
+}
+"""The ways to put each claim about one object."""
+
+PLURAL_PHRASES: dict[str, tuple[str, ...]] = {
+    "left": ("{} on the left", "{} on the left side"),
+    "right": ("{} on the right", "{} on the right side"),
+    "top": ("{} at the top", "{} in the upper part"),
+    "bottom": ("{} at the bottom", "{} in the lower part"),
+    "left of": ("{} left of {ref}", "{} to the left of {ref}"),
+    "right of": ("{} right of {ref}", "{} to the right of {ref}"),
+    "above": ("{} above {ref}",),
+    "below": ("{} below {ref}",),
+    "larger than": ("{} larger than {ref}",),
+    "smaller than": ("{} smaller than {ref}",),
+    "moves": ("{} that move", "moving {}", "{} that are moving"),
+    "stays still": ("{} that stay still", "{} that do not move", "{} standing still"),
+    "moves left": ("{} that move left", "{} moving to the left", "{} going left"),
+    "moves right": ("{} that move right", "{} moving to the right", "{} going right"),
+    "moves up": ("{} that move up", "{} moving up", "{} going upwards"),
+    "moves down": ("{} that move down", "{} moving down", "{} going downwards"),
+    "spins": ("{} that spin", "spinning {}"),
+    "enters": ("{} that enter", "{} entering the frame"),
+    "leaves": ("{} that leave", "{} leaving the frame"),
+}
+"""The ways to put each claim about several objects."""
+
+_COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}
+
+
+def plural(noun: str) -> str:
+    """A noun for several: "crosses", "boxes", "butterflies"."""
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return noun + "es"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + "s"
+
+
+def word_noun(noun: Noun, rng: np.random.Generator, several: bool = False, generic: Sequence[str] = GENERIC) -> str:
+    """A noun phrase without an article, such as "striped red circle".
+
+    Args:
+        noun: What it says.
+        rng: Chooses among synonyms and orders.
+        several: Whether it is about several objects.
+        generic: The nouns to choose from when the kind is left open.
+
+    Returns:
+        The words.
+    """
+    nouns = KINDS.get(noun.kind, (noun.kind,)) if noun.kind else generic
+    head = str(rng.choice(nouns))
+    before = [word for word in (noun.colour, noun.texture) if word]
+    if len(before) > 1 and rng.random() < 0.5:
+        before.reverse()
+    return " ".join([*before, plural(head) if several else head])
+
+
+def word_description(description: Description, rng: np.random.Generator, generic: Sequence[str] = GENERIC) -> str:
+    """A sentence about one object.
+
+    Args:
+        description: What it says.
+        rng: Chooses among paraphrases.
+        generic: The nouns to choose from when a kind is left open.
+
+    Returns:
+        The sentence.
+    """
+    if description.claim is None:
+        return _word_look(description.noun, rng, generic)
+    noun = word_noun(description.noun, rng, generic=generic)
+    sentence = _word_claim(PHRASES, description.claim, noun, rng, generic)
+    return f"the {sentence}" if rng.random() < 0.85 else sentence
+
+
+def word_group(description: Description, count: int, rng: np.random.Generator, generic: Sequence[str] = GENERIC) -> str:
+    """A sentence about several objects.
+
+    Args:
+        description: What it says; a claim is one of ``PLURAL_PHRASES``.
+        count: How many objects there are, at least 2.
+        rng: Chooses among paraphrases.
+        generic: The nouns to choose from when a kind is left open.
+
+    Returns:
+        The sentence.
+    """
+    noun, claim = description.noun, description.claim
+    luck = rng.random()
+    if luck < 0.3 and noun == Noun():
+        return "everything" if claim is None else _word_claim(PHRASES, claim, "everything", rng, generic, tails=True)
+    if luck < 0.45 and noun.kind:
+        each = str(rng.choice(("every {}", "each {}"))).format(word_noun(noun, rng))
+        return each if claim is None else _word_claim(PHRASES, claim, each, rng, generic, tails=True)
+    if noun == Noun():
+        generic = [word for word in generic if word != "one"]  # "all ones"
+    starts = ["the {}", "all the {}", "all {}"]
+    if count in _COUNTS:
+        starts.append(f"the {_COUNTS[count]} {{}}")
+    if count == 2:
+        starts.append("both {}")
+    words = word_noun(noun, rng, several=True, generic=generic)
+    if claim is not None:
+        words = _word_claim(PLURAL_PHRASES, claim, words, rng, generic)
+    return str(rng.choice(starts)).format(words)
+
+
+def _word_look(noun: Noun, rng: np.random.Generator, generic: Sequence[str]) -> str:
+    """A sentence from looks alone: "the red circle", "a circle that is red", "something striped"."""
+    words = [word_noun(noun, rng, generic=generic)] * 3
+    rest = Noun(kind=noun.kind)
+    if noun.colour:
+        rest = Noun(texture=noun.texture, kind=noun.kind)
+        words += [f"{word_noun(rest, rng, generic=generic)} {verb} {noun.colour}" for verb in ("that is", "which is")]
+    elif noun.texture:
+        words.append(f"{word_noun(rest, rng, generic=generic)} that is {noun.texture}")
+    if noun.texture:
+        rest = Noun(colour=noun.colour, kind=noun.kind)
+        words += [f"{word_noun(rest, rng, generic=generic)} {TEXTURE_TAILS[noun.texture]}"] * 2
+    phrase = str(rng.choice(words))
+    luck = rng.random()
+    if not noun.kind and luck < 0.15 and bool(noun.colour) != bool(noun.texture):
+        return f"something {noun.colour or noun.texture}"
+    if luck < 0.65:
+        return f"the {phrase}"
+    if luck < 0.8:
+        return with_article(phrase)
+    return phrase
+
+
+def _word_claim(
+    phrases: dict[str, tuple[str, ...]],
+    claim: Claim,
+    noun: str,
+    rng: np.random.Generator,
+    generic: Sequence[str],
+    tails: bool = False,
+) -> str:
+    """A noun with a claim; with ``tails`` only paraphrases that begin with the noun."""
+    options = [phrase for phrase in phrases[claim.word] if not tails or phrase.startswith("{}")]
+    other = "" if claim.reference is None else f"the {word_noun(claim.reference, rng, generic=generic)}"
+    return str(rng.choice(options)).format(noun, ref=other)
+
+
+def with_article(phrase: str) -> str:
+    """The phrase after "a" or "an"."""
+    return f"{'an' if phrase[0] in 'aeio' else 'a'} {phrase}"  # "one" begins with a consonant, but is not used alone
+
+
+def all_sentences(subjects: Sequence[str] = ()) -> list[str]:
+    """Sentences that together use every word and phrase, for training a tokenizer.
+
+    Args:
+        subjects: What sprites show, when there are any.
+
+    Returns:
+        The sentences.
+    """
+    kinds = sorted({noun for nouns in KINDS.values() for noun in nouns} | set(subjects))
+    nouns = [*kinds, *GENERIC]
+    sentences = [*nouns, *COLOURS, *TEXTURES]
+    for noun in nouns:
+        sentences += [f"the {colour} {noun}" for colour in COLOURS]
+        sentences += [f"{with_article(noun)} that is {colour} which is {colour}" for colour in COLOURS]
+        sentences += [f"the {texture} {noun} {tail}" for texture, tail in TEXTURE_TAILS.items()]
+        sentences += [f"{start} {plural(noun)}" for start in ("all the", "all", "both")]
+        sentences += [f"the {count} {plural(noun)}" for count in _COUNTS.values()]
+        sentences += [f"{start} {noun}" for start in ("every", "each")]
+        sentences += [
+            f"the {phrase.format(noun, ref=f'the {noun}')}" for phrases in PHRASES.values() for phrase in phrases
+        ]
+    for noun in (*kinds, *GENERIC):
+        sentences += [
+            phrase.format(plural(noun), ref=f"the {noun}") for phrases in PLURAL_PHRASES.values() for phrase in phrases
+        ]
+    for colour in COLOURS:
+        sentences += [with_article(f"{colour} one"), f"something {colour}"]
+        sentences += [f"the {colour} circle and the {texture} {colour} square" for texture in TEXTURES]
+    sentences += [f"something {texture}" for texture in TEXTURES]
+    sentences += [
+        phrase.format("everything", ref="the circle")
+        for phrases in PHRASES.values()
+        for phrase in phrases
+        if phrase.startswith("{}")
+    ]
+    return sentences

@@ -1,0 +1,629 @@
+"""Diagnosis: scores of predictors that are known, batches against sessions, controls, intervals, tables, pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+from PIL import Image
+from torch import Tensor
+from typer.testing import CliRunner
+
+import refervos
+from refervos.errors import ConfigError, EvaluationError, RefervosError
+from refervos.evaluation import command
+from refervos.evaluation.ablation import ablation_table, check_same_cases, target_difference
+from refervos.evaluation.answers import Question, answer_alone, answer_together, takes_batches
+from refervos.evaluation.bootstrap import mean_interval, paired_difference
+from refervos.evaluation.controls import (
+    RULES,
+    WRONG_SENTENCE,
+    best_rule,
+    centroids,
+    chosen_object,
+    run_controls,
+    single_objects,
+)
+from refervos.evaluation.diagnosis import AnsweredCase, batches, clip_length_of, diagnose, known_splits
+from refervos.evaluation.results import CaseResult, Diagnosis, read_diagnosis, scores_of_clip
+from refervos.evaluation.sheets import TINT, Extremes, draw_frame, draw_sheet
+from refervos.evaluation.tables import diagnosis_table, markdown_table
+from refervos.frames import Placement, stretch
+from refervos.metrics import boundary_accuracy, region_similarity
+from refervos.prompts import Prompt
+from refervos.samwise.model import Samwise
+from refervos.segmenter import FramePrediction
+from refervos.text.tokenizer import Tokenizer
+from refervos.worlds.benchmark import SPLITS, DiagnosticCase
+from scenes import MICRO, micro_model, scene
+
+SIDE, LENGTH = 32, 10
+
+
+# Clips that are drawn by hand.
+
+
+@dataclass(frozen=True)
+class Referral:
+    text: str
+    targets: tuple[int, ...]
+    family: str = "colour"
+    verbs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Clip:
+    frames: np.ndarray
+    masks: np.ndarray
+
+    def target_masks(self, referral: Referral) -> np.ndarray:
+        return np.asarray(self.masks[list(referral.targets)].any(axis=0))
+
+
+def rectangle(top: int, left: int, height: int, width: int) -> np.ndarray:
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def drawn(
+    split: str, index: int, masks: np.ndarray, targets: tuple[int, ...], other: int | None = None
+) -> DiagnosticCase:
+    clip: Any = Clip(np.full((*masks.shape[1:], 3), 90, np.uint8), masks)
+    referral: Any = Referral(f"{split} {index}", targets)
+    wrong: Any = None if other is None else Referral(f"{split} {index} other", (other,))
+    return DiagnosticCase(split=split, index=index, clip=clip, referral=referral, other=wrong)
+
+
+def two_objects(late: int = 0) -> np.ndarray:
+    """An 8 x 8 square that moves right, shown from frame ``late`` on, and a 12 x 6 one that stands still."""
+    masks = np.zeros((2, LENGTH, SIDE, SIDE), dtype=bool)
+    for time in range(LENGTH):
+        masks[0, time] = rectangle(2, 2 + 2 * time, 8, 8) if time >= late else False
+        masks[1, time] = rectangle(18, 10, 12, 6)
+    return masks
+
+
+def hand_drawn(split: str, count: int | None = None) -> Iterator[DiagnosticCase]:
+    for index in range(count or 3):
+        if split == "no-target":
+            yield drawn(split, index, two_objects(), (), other=1)
+        else:
+            yield drawn(split, index, two_objects(late=4 * (split == "late entry")), (0,), other=1)
+
+
+HAND_SPLITS = ("appearance", "late entry", "no-target")
+
+
+class Known:
+    """A segmenter whose answer to each sentence is known beforehand."""
+
+    clip_length = 4
+    device = torch.device("cpu")
+
+    def __init__(self, answers: dict[str, np.ndarray] | None = None) -> None:
+        self.answers = answers or {}
+
+    def placement(self, frame_size: tuple[int, int]) -> Placement:
+        return stretch(frame_size, frame_size[0])
+
+    def begin(self, prompt: Prompt) -> Iterator[np.ndarray]:
+        nothing = np.zeros((LENGTH, SIDE, SIDE), dtype=bool)
+        return iter(self.answers.get(str(prompt.expression), nothing))
+
+    def segment_clip(
+        self, pixels: Tensor, tracks: Sequence[Iterator[np.ndarray]], placements: Sequence[Placement]
+    ) -> Iterator[FramePrediction]:
+        for _ in pixels:
+            masks = torch.stack([torch.from_numpy(next(track)) for track in tracks])
+            yield FramePrediction(masks.float() * 2 - 1, None, torch.ones(len(tracks), dtype=torch.bool))
+
+    def describe(self) -> dict[str, Any]:
+        return {"family": "known"}
+
+
+def perfect() -> Known:
+    cases = [case for split in HAND_SPLITS for case in hand_drawn(split, 10)]
+    answers = {case.referral.text: case.clip.target_masks(case.referral) for case in cases}
+    return Known(answers | {c.other.text: c.clip.target_masks(c.other) for c in cases if c.other is not None})
+
+
+def hand_diagnosis(model: Known, **options: Any) -> Diagnosis:
+    return diagnose(model, HAND_SPLITS, draw=hand_drawn, **options)
+
+
+def result_of(split: str, index: int, quality: float) -> CaseResult:
+    """A record whose J and F are known."""
+    return CaseResult(
+        split=split,
+        index=index,
+        text=f"sentence {index}",
+        family="colour",
+        frames=LENGTH,
+        has_target=True,
+        j=quality,
+        f=quality,
+        empty=False,
+        visible=LENGTH,
+        missed=0,
+        false_alarms=0,
+    )
+
+
+# Scores.
+
+
+def test_a_perfect_predictor_reaches_100_everywhere() -> None:
+    seen: list[AnsweredCase] = []
+    found = hand_diagnosis(perfect(), progress=seen.append)
+    assert found.splits == HAND_SPLITS
+    assert [len(found.of_split(split)) for split in HAND_SPLITS] == [3, 3, 3]
+    for split in HAND_SPLITS:
+        summary = found.summary(split)
+        assert (summary.count, summary.j, summary.f, summary.j_and_f) == (3, 100, 100, 100)
+    assert (found.target_mean, found.target_case_mean, found.n_acc, found.t_acc, found.final) == (100,) * 5
+    assert found.summary("late entry").missed == 0
+    assert found.summary("late entry").false_alarms == 0
+    assert found.summary("no-target").missed is None  # it never shows
+    assert found.frames_per_second is not None
+    assert found.frames_per_second > 0
+    assert [answered.result for answered in seen] == list(found.cases)
+    assert found.cases[0].switches == LENGTH
+    assert (found.model, found.clip_length) == ("known", 4)
+
+
+def test_an_empty_predictor_scores_where_nothing_shows() -> None:
+    found = hand_diagnosis(Known())
+    assert (found.n_acc, found.t_acc) == (100, 0)
+    assert (found.summary("appearance").j, found.summary("no-target").j) == (0, 100)
+    late = found.summary("late entry")
+    assert late.j == pytest.approx(40)  # four of ten frames do not show it
+    assert late.f == pytest.approx(40)
+    assert (late.missed, late.false_alarms) == (100, 0)
+    assert found.target_mean == pytest.approx(20)
+    assert found.final == pytest.approx((20 + 100 + 0) / 3)
+    assert all(case.empty for case in found.cases)
+
+
+def test_scores_by_hand() -> None:
+    truth = np.stack([rectangle(4, 4, 8, 8), rectangle(4, 4, 8, 8), rectangle(0, 0, 0, 0), rectangle(0, 0, 0, 0)])
+    answer = np.stack([rectangle(4, 8, 8, 8), rectangle(4, 4, 8, 8), rectangle(0, 0, 2, 2), rectangle(0, 0, 0, 0)])
+    found = diagnose(
+        Known({"spatial 0": answer}), ("spatial",), draw=lambda split, count: [drawn(split, 0, truth[None], (0,))]
+    )
+    case = found.cases[0]
+    assert case.j == pytest.approx((32 / 96 + 1 + 0 + 1) / 4)
+    by_frame = [boundary_accuracy(one, other) for one, other in zip(truth, answer, strict=True)]
+    assert case.f == pytest.approx(np.mean(by_frame))
+    assert (by_frame[1:], 0 < by_frame[0] < 1) == ([1.0, 0.0, 1.0], True)
+    assert (case.visible, case.missed, case.false_alarms, case.empty) == (2, 0, 1, False)
+
+
+def test_scores_do_not_depend_on_the_box_they_are_measured_in() -> None:
+    generator = np.random.default_rng(0)
+    truth, predicted = np.zeros((2, 40, 37, 53), dtype=bool)
+    for time in range(40):
+        for masks in (truth, predicted):
+            top, left = generator.integers(-6, 37), generator.integers(-6, 53)  # some touch the border, some miss it
+            height, width = generator.integers(1, 20, size=2)
+            masks[time, max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)] = True
+    truth[:2], predicted[1:3] = True, True
+    j, f = scores_of_clip(truth, predicted)
+    frames = list(zip(truth, predicted, strict=True))
+    assert j == pytest.approx(np.mean([region_similarity(*frame) for frame in frames]), abs=1e-12)
+    assert f == pytest.approx(np.mean([boundary_accuracy(*frame) for frame in frames]), abs=1e-12)
+
+
+def test_the_headline_weighs_splits_and_not_cases() -> None:
+    cases = [result_of("long", 0, 1.0), *(result_of("motion", index, 0.5) for index in range(3))]
+    found = Diagnosis("a model", 8, tuple(cases))
+    assert found.target_mean == pytest.approx(75)
+    assert found.target_case_mean == pytest.approx(62.5)
+    assert found.n_acc is None
+    assert found.final is None
+
+
+# Running a model.
+
+
+def reading_model(**changes: Any) -> Samwise:
+    """The micro model with the miniature's tokenizer."""
+    tokenizer = Tokenizer.from_pretrained(Path(refervos.__file__).parent / "assets" / "miniature")
+    model = micro_model(text=replace(MICRO.text, vocabulary=len(tokenizer)), **changes)
+    model.tokenizer = tokenizer
+    return model
+
+
+@pytest.mark.parametrize("clip_length", [4, 1])
+def test_a_batch_answers_as_sessions_do(clip_length: int) -> None:
+    model = reading_model(cme_window=2)
+    sentences = ["the red circle", "the blue square that is moving to the left", "the star"]
+    questions = [Question(np.stack(scene(10, seed=seed)), Prompt(sentence)) for seed, sentence in enumerate(sentences)]
+    together = answer_together(model, questions, clip_length)
+    alone = [answer_alone(model, question, clip_length) for question in questions]
+    for one, other in zip(together, alone, strict=True):
+        assert one.masks.shape == (10, 96, 128)
+        assert 0.01 < one.masks.mean() < 0.99
+        assert (one.masks != other.masks).mean() < 1e-4  # logits within rounding of zero
+        assert one.switches == other.switches
+    assert sum(answer.switches for answer in together) > 0
+    assert (together[0].masks != together[1].masks).mean() > 0.01
+
+
+def test_what_cannot_be_a_batch_is_answered_alone() -> None:
+    assert takes_batches(reading_model())
+    assert not takes_batches(reading_model(protocol="published"))
+    assert not takes_batches(Known())
+
+
+def test_results_do_not_depend_on_the_batch() -> None:
+    def draw(split: str, count: int | None) -> Iterator[DiagnosticCase]:
+        for index, case in enumerate(hand_drawn(split, 3)):
+            short = drawn(split, index, case.clip.masks[:, :6], (0,)) if index == 1 else case  # another shape
+            short.clip.frames[:, ::2] = 200
+            yield short
+
+    model = reading_model()
+    one, other = (diagnose(model, ("motion",), batch=batch, draw=draw) for batch in (1, 3))
+    assert [case.index for case in other.cases] == [0, 1, 2]
+    assert [case.frames for case in other.cases] == [10, 6, 10]
+    for a, b in zip(one.cases, other.cases, strict=True):
+        assert (a.text, a.empty, a.switches) == (b.text, b.empty, b.switches)
+        assert a.j_and_f == pytest.approx(b.j_and_f, abs=0.01)
+
+
+def test_groups_have_one_shape() -> None:
+    shapes = [10, 6, 10, 10, 6, 10]
+    cases = [drawn("long", index, two_objects()[:, :length], (0,)) for index, length in enumerate(shapes)]
+    groups = [[case.index for case in group] for group in batches(cases, 3)]
+    assert groups == [[0, 2, 3], [1, 4], [5]]
+
+
+def test_modes() -> None:
+    assert [clip_length_of(Known(), mode) for mode in ("clips", "online", 6)] == [4, 1, 6]
+    with pytest.raises(ConfigError, match="mode is 'fast'"):
+        clip_length_of(Known(), "fast")  # type: ignore[arg-type]
+    assert hand_diagnosis(perfect(), mode="online").target_mean == 100
+
+
+def test_bad_requests_are_refused_before_anything_is_drawn() -> None:
+    with pytest.raises(ConfigError, match="there is no split 'colour'; the splits are appearance, spatial"):
+        known_splits(["colour"])
+    with pytest.raises(ConfigError, match="no split to diagnose on"):
+        known_splits([])
+    assert known_splits(["motion", "long", "motion"]) == ("motion", "long")
+    with pytest.raises(ConfigError, match="batch is 0"):
+        hand_diagnosis(Known(), batch=0)
+    with pytest.raises(ConfigError, match="training mode"):
+        diagnose(reading_model().train(), ("motion",), draw=hand_drawn)
+
+
+# Controls.
+
+
+def test_the_wrong_sentence_is_scored_against_the_original_target() -> None:
+    found = hand_diagnosis(perfect(), ask="other")
+    assert {case.split for case in found.cases} == {"appearance", "late entry"}  # nothing is meant in the rest
+    assert found.cases[0].text == "appearance 0 other"
+    assert found.summary("appearance").j == 0
+    assert found.t_acc == 100
+
+
+def test_rules_choose_by_hand() -> None:
+    masks = np.zeros((4, LENGTH, SIDE, SIDE), dtype=bool)
+    for time in range(LENGTH):
+        masks[1, time] = rectangle(2, time, 4, 4)  # moves
+        masks[2, time] = rectangle(13, 13, 6, 6) if time < 8 else False  # in the middle, and leaves
+        masks[3, time] = rectangle(20, 20, 12, 12) if time % 2 else False  # large, blinks
+    chosen = {name: chosen_object(masks, merit) for name, merit in RULES.items()}
+    assert chosen == {  # the first object never shows, so nobody follows it
+        "largest": 3,
+        "most central": 2,
+        "first drawn": 1,
+        "moves most": 1,
+        "stays longest visible": 1,
+    }
+    assert chosen_object(masks[:1], RULES["largest"]) is None
+    middles = centroids(masks)
+    assert np.isnan(middles[0]).all()
+    assert middles[1, 3].tolist() == [3.5, 4.5]
+    assert np.isnan(middles[3, 0]).all()
+
+
+def test_single_objects_are_scored_against_the_target() -> None:
+    masks = two_objects()
+    results = single_objects(drawn("motion", 0, masks, (0,), other=1))
+    assert {name: result.j for name, result in results.items()} == {
+        "largest": 0,  # 72 pixels against 64
+        "most central": 0,
+        "first drawn": 1,
+        "moves most": 1,
+        "stays longest visible": 1,  # both always: the first
+    }
+    both = single_objects(drawn("multi-target", 0, masks, (0, 1)))
+    assert both["largest"].j == pytest.approx(72 / 136)
+    assert both["first drawn"].j == pytest.approx(64 / 136)
+
+
+def test_controls_stand_beside_the_model() -> None:
+    controls = run_controls(perfect(), HAND_SPLITS, draw=hand_drawn)
+    assert set(controls) == {WRONG_SENTENCE, *RULES}
+    assert all(case.has_target for cases in controls.values() for case in cases)
+    assert best_rule(controls, "appearance") == ("first drawn", 100)
+    assert best_rule(controls) == ("first drawn", 100)
+    assert best_rule(controls, "no-target") is None
+    table = diagnosis_table(replace(hand_diagnosis(perfect()), controls=controls))
+    header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[:6]]
+    assert header[-2:] == ["wrong sentence", "best single object"]
+    assert rows[0] == [
+        "appearance",
+        "3",
+        "100.0",
+        "100.0",
+        "100.0",
+        "100.0 to 100.0",
+        "0.0",
+        "-",
+        "0.0",
+        "100.0 (first drawn)",
+    ]
+    assert rows[2][-2:] == ["-", "-"]
+    assert rows[3][0] == "target splits"
+    assert "- N-acc: 100.0" in table
+
+
+# Intervals.
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    generator = np.random.default_rng(1)
+    covered = 0
+    for trial in range(300):
+        easy = generator.normal(0, 3, size=60)  # what makes a clip easy helps both
+        a, b = easy + generator.normal(1.0, 1, size=60), easy + generator.normal(0.5, 1, size=60)
+        found = paired_difference(a, b, resamples=500, seed=trial)
+        assert found.low <= found.mean <= found.high
+        covered += found.low <= 0.5 <= found.high
+    assert 0.90 <= covered / 300 <= 0.98
+
+
+def test_sign_and_pairing() -> None:
+    generator = np.random.default_rng(2)
+    easy = generator.normal(50, 20, size=60)
+    a, b = easy + 3 + generator.normal(0, 1, size=60), easy
+    found = paired_difference(a, b)
+    assert found.mean == pytest.approx(np.mean(a - b))
+    assert found.low > 2
+    assert found.excludes_zero
+    assert paired_difference(b, a).high == pytest.approx(-found.low, abs=0.02)
+    unpaired = mean_interval(a)
+    assert found.high - found.low < 0.2 * (unpaired.high - unpaired.low)
+    assert not paired_difference(a, a).excludes_zero
+    assert paired_difference(a, b) == found  # same seed
+
+
+def test_an_interval_is_as_wide_as_theory_says() -> None:
+    values = np.random.default_rng(3).normal(size=400)
+    found = mean_interval(values)
+    expected = 2 * 1.96 * values.std() / 20
+    assert found.high - found.low == pytest.approx(expected, rel=0.05)
+    assert mean_interval(values, level=0.5).high < found.high
+
+
+def test_strata_count_the_same() -> None:
+    found = mean_interval([0, 0, 0, 0, 1], ["a", "a", "a", "a", "b"])
+    assert found == (0.5, 0.5, 0.5)  # clips are drawn within their stratum, and these do not vary there
+
+
+def test_values_that_do_not_pair_are_refused() -> None:
+    with pytest.raises(EvaluationError, match="2 clips on one side and 3"):
+        paired_difference([1, 2], [1, 2, 3])
+    with pytest.raises(EvaluationError, match="one number for each"):
+        mean_interval([])
+    with pytest.raises(EvaluationError, match="2 values and 1 group"):
+        mean_interval([1, 2], ["a"])
+
+
+# Files and tables.
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    found = replace(hand_diagnosis(Known()), controls=run_controls(perfect(), HAND_SPLITS, draw=hand_drawn))
+    found.save(tmp_path / "new" / "found.json")
+    assert read_diagnosis(tmp_path / "new" / "found.json") == found
+    summary = json.loads((tmp_path / "new" / "found.json").read_text())["summary"]
+    assert summary["target_mean"] == found.target_mean
+    assert summary["splits"]["appearance"]["count"] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "no valid 'format'"),
+        ('{"format": 1, "model": "m", "clip_length": 8, "cases": 3, "controls": {}}', "no valid 'cases'"),
+        ('{"format": 1, "model": "m", "clip_length": 8, "cases": [3], "controls": {}}', "no list of mappings"),
+        ('{"format": 1, "model": "m", "clip_length": 8, "cases": [{"j": 1.0}], "controls": {}}', "case 0: .* missing"),
+    ],
+)
+def test_broken_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(EvaluationError, match=f"broken.json.*{message}"):
+        read_diagnosis(path)
+
+
+def test_values_of_the_wrong_type_are_named(tmp_path: Path) -> None:
+    values = hand_diagnosis(Known()).to_json()
+    values["cases"][0]["j"] = "high"
+    with pytest.raises(EvaluationError, match="j is 'high' where float is expected"):
+        Diagnosis.from_json(values)
+    with pytest.raises(EvaluationError, match=r"none\.json cannot be read"):
+        read_diagnosis(tmp_path / "none.json")
+
+
+def test_ablation_table(tmp_path: Path) -> None:
+    reference, variant = (hand_diagnosis(model, count=10) for model in (perfect(), Known()))
+    variant.save(tmp_path / "variant.json")
+    table = ablation_table({"nothing": tmp_path / "variant.json", "whole": reference}, "whole")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert lines[0] == ["variant", "appearance", "late entry", "no-target", "target splits", "N-acc", "T-acc"]
+    assert lines[2] == ["whole", "100.0", "100.0", "100.0", "100.0", "100.0", "100.0"]
+    assert lines[3] == ["nothing", "0.0", "40.0", "100.0", "20.0", "100.0", "0.0"]
+    assert lines[5][0] == "minus whole"
+    assert lines[7][1:] == [
+        "**-100.0 [-100.0, -100.0]**",
+        "**-60.0 [-60.0, -60.0]**",
+        "+0.0 [+0.0, +0.0]",
+        "**-80.0 [-80.0, -80.0]**",
+        "+0.0 [+0.0, +0.0]",
+    ]
+    few = {name: hand_diagnosis(model, count=9) for name, model in (("whole", perfect()), ("nothing", Known()))}
+    assert "**" not in ablation_table(few, "whole")  # too few clips to be sure
+    difference = target_difference(variant, reference)
+    assert difference is not None
+    assert difference.mean == pytest.approx(-80)
+    with pytest.raises(EvaluationError, match="no variant 'other'; the variants are whole"):
+        ablation_table({"whole": reference}, "other")
+    assert ablation_table({"whole": reference}, "whole").count("\n") == 2
+
+
+def test_other_cases_are_not_compared() -> None:
+    whole = hand_diagnosis(perfect())
+    check_same_cases(whole, hand_diagnosis(Known(), mode="online"))
+    with pytest.raises(EvaluationError, match=r"whole and short .*late entry 2 .*other has no-target 0"):
+        ablation_table({"whole": whole, "short": replace(whole, cases=whole.cases[:5] + whole.cases[6:])}, "whole")
+    with pytest.raises(EvaluationError, match="other has nothing"):
+        check_same_cases(whole, replace(whole, cases=whole.cases[:-1]))
+    renamed = (replace(whole.cases[0], text="another sentence"), *whole.cases[1:])
+    with pytest.raises(EvaluationError, match="'another sentence'"):
+        check_same_cases(whole, replace(whole, cases=renamed))
+
+
+def test_tables_are_aligned() -> None:
+    assert markdown_table(["split", "J"], [["a", "100.0"], ["longer", "1.0"]]).splitlines() == [
+        "| split  |     J |",
+        "| :----- | ----: |",
+        "| a      | 100.0 |",
+        "| longer |   1.0 |",
+    ]
+
+
+# Pictures.
+
+
+def answered(index: int, quality: float) -> AnsweredCase:
+    case = drawn("spatial", index, two_objects(), (0,))
+    return AnsweredCase(case, case.clip.masks[1], result_of("spatial", index, quality))
+
+
+def test_the_extremes_are_kept(tmp_path: Path) -> None:
+    extremes = Extremes(2)
+    for index, quality in enumerate([0.5, 0.1, 0.9, 0.4, 0.7, 0.2]):
+        extremes.add(answered(index, quality))
+    assert [(rank, kept.result.index) for rank, kept in extremes.ranked()] == [
+        ("worst 1", 1),
+        ("worst 2", 5),
+        ("best 1", 2),
+        ("best 2", 4),
+    ]
+    paths = extremes.write(tmp_path / "sheets")
+    assert [path.name for path in paths][::3] == ["spatial-worst-1.png", "spatial-best-2.png"]
+    with Image.open(paths[0]) as picture:
+        assert picture.width > 3 * 8 * SIDE  # frames 0, 4 and 8
+    few = Extremes(2)
+    few.add(answered(0, 0.5))
+    assert [rank for rank, _ in few.ranked()] == ["worst 1"]
+    with pytest.raises(EvaluationError, match="cannot be written"):
+        extremes.write(paths[0])
+
+
+def test_a_frame_shows_truth_and_prediction() -> None:
+    frame = np.full((64, 64, 3), 100, np.uint8)
+    truth, predicted = np.zeros((2, 64, 64), dtype=bool)
+    truth[10:20, 10:20], predicted[15:40, 15:40] = True, True
+    picture = draw_frame(frame, truth, predicted)
+    assert picture.shape == (256, 256, 3)
+    assert picture[40, 60].tolist() == [255, 255, 255]  # top edge of the truth
+    assert picture[50, 50].tolist() == [100, 100, 100]  # inside the truth alone
+    assert picture[120, 124].tolist() == [round(0.6 * 100 + 0.4 * part) for part in TINT]
+    assert picture[120, 120].tolist() == picture[121, 119].tolist() == list(TINT)  # a line of the hatching
+    assert picture[159, 124].tolist() == list(TINT)  # the prediction's bottom edge
+    assert picture[10, 10].tolist() == [100, 100, 100]
+
+
+def test_long_clips_are_wrapped() -> None:
+    sheet = draw_sheet(answered(0, 0.5), "worst 1", every=1, columns=4)
+    assert sheet.width < 5 * 8 * SIDE
+    assert sheet.height > 3 * 8 * SIDE
+
+
+# The command.
+
+
+def run(*arguments: object) -> Any:
+    app = typer.Typer()
+    app.command()(command.diagnose)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_command_diagnoses_the_miniature(tmp_path: Path) -> None:
+    out, sheets = tmp_path / "found.json", tmp_path / "sheets"
+    options = ["--split", "appearance", "--split", "no-target", "--count", 2, "--controls", "--set", "cme=true"]
+    found = run("miniature", *options, "--out", out, "--sheet", sheets, "--sheet-count", 1, "--quiet")
+    assert found.exit_code == 0, found.output
+    assert "| appearance " in found.output
+    assert "best single object" in found.output
+    read = read_diagnosis(out)
+    assert read.model == "miniature cme=true"
+    assert [(case.split, case.index) for case in read.cases] == [
+        ("appearance", 0), ("appearance", 1), ("no-target", 0), ("no-target", 1)
+    ]  # fmt: skip
+    assert set(read.controls) == {WRONG_SENTENCE, *RULES}
+    assert len(list(sheets.glob("*.png"))) == 4
+    assert "exists" in str(run("miniature", "--out", out).exception)
+    other = tmp_path / "other.json"
+    replace(read, cases=tuple(replace(case, j=1.0) for case in read.cases)).save(other)
+    compared = run("--compare", out, other)
+    assert compared.exit_code == 0
+    assert compared.output.startswith("| variant")
+    assert "| other " in compared.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--split", "colour"], f"there is no split 'colour'; the splits are {', '.join(SPLITS)}."),
+        (["--set", "cme"], "is no setting; give name=value"),
+        (["--set", "device=cuda"], "not about the configuration"),
+        (["--set", "size=3"], "unknown field size; known fields are adapter_heads"),
+        (["--set", "cme=maybe"], "cme is 'maybe' where bool is expected"),
+        (["--online", "--clip", "4"], "give one of them"),
+        (["one", "two"], "there are 2 models"),
+        (["nowhere"], "nowhere does not exist"),
+        (["--compare", "one.json"], "at least two files"),
+        (["--compare", "one.json", "one.json"], "a file twice"),
+        (["--compare", "one.json", "two.json"], "one.json cannot be read"),
+    ],
+)
+def test_command_says_what_is_wrong_in_one_sentence(arguments: list[str], message: str) -> None:
+    error = run(*arguments).exception
+    assert isinstance(error, RefervosError), error
+    assert message in str(error)
+
+
+def test_settings_are_read_as_json_where_they_can_be() -> None:
+    texts = ["cme=false", "cme_window=8", "protocol=published", "hsa_patches=[4,4,2]"]
+    assert command.parse_settings(texts) == {
+        "cme": False,
+        "cme_window": 8,
+        "protocol": "published",
+        "hsa_patches": [4, 4, 2],
+    }

@@ -1,0 +1,129 @@
+"""What the stages learn from, and that they learn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from refervos.loading import load
+from refervos.samwise.model import Samwise
+from refervos.text.pretrained import load_text
+from refervos.training.recipe import read_recipe
+from refervos.training.stages.questions import PADDING, AskedShares, ask, roughen
+from refervos.training.trainer import train
+
+ROOT = Path(__file__).parents[1]
+SIDE = 64
+
+
+def two_objects(frames: int) -> np.ndarray:
+    """A square that walks to the right, and one that is there from the middle of the clip on; bool (2, T, S, S)."""
+    masks = np.zeros((2, frames, SIDE, SIDE), bool)
+    for time in range(frames):
+        masks[0, time, 10:22, 4 + 2 * time : 16 + 2 * time] = True
+    masks[1, frames // 2 :, 40:50, 40:50] = True
+    return masks
+
+
+ONLY = dict.fromkeys(("click", "clicks", "box", "mask", "background", "again", "switch"), 0.0)
+
+
+def shares(**given: float) -> AskedShares:
+    return AskedShares(**{**ONLY, **given})
+
+
+@pytest.mark.parametrize("kind", ["click", "clicks", "box", "mask"])
+def test_a_question_is_asked_where_its_object_first_shows(kind: str) -> None:
+    masks = two_objects(8)
+    for seed in range(20):
+        asked = ask(masks, shares(**{kind: 1.0}), 3, np.random.default_rng(seed), least_area=12)
+        target = 0 if (asked.truth[0]).any() else 1
+        first = 0 if target == 0 else 4
+        assert (asked.truth == masks[target]).all()
+        assert not (asked.labels[:first] != PADDING).any()
+        assert asked.rough[first].any() == (kind == "mask")
+        assert asked.rough.any(axis=(1, 2)).sum() == int(kind == "mask")
+        for (x, y), label in zip(asked.points[first], asked.labels[first], strict=True):
+            if label in (0, 1):
+                assert masks[target, first, int(y), int(x)] == bool(label)
+        if kind == "box":
+            assert asked.labels[first].tolist() == [2, 3, PADDING]
+            rows, columns = np.nonzero(masks[target, first])
+            corners = [[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]]
+            assert np.abs(asked.points[first, :2] - corners).max() < 5
+        assert (asked.labels[first + 1 :] == PADDING).all()
+
+
+def test_a_click_on_the_background_means_nothing() -> None:
+    masks = two_objects(4)
+    asked = ask(masks, shares(background=1.0), 2, np.random.default_rng(0), least_area=12)
+    x, y = asked.points[0, 0].astype(int)
+    assert asked.labels[0, 0] == 1
+    assert not masks[:, 0, y, x].any()
+    assert not asked.truth.any()
+
+
+def test_a_clip_may_turn_to_another_object() -> None:
+    masks = two_objects(8)
+    turned = 0
+    for seed in range(40):
+        asked = ask(masks, shares(click=1.0, switch=1.0), 2, np.random.default_rng(seed), least_area=12)
+        owners = [
+            [bool((frame == masks[k, t]).all() and frame.any()) for k in (0, 1)] for t, frame in enumerate(asked.truth)
+        ]
+        if owners[0] == [True, False] and owners[-1] == [False, True]:
+            turn = owners.index([False, True])
+            assert asked.labels[turn, 0] == 1
+            turned += 1
+    assert turned > 3
+
+
+def test_later_clicks_are_on_the_same_object() -> None:
+    masks = two_objects(8)
+    asked = ask(masks[:1], shares(click=1.0, again=1.0), 2, np.random.default_rng(0), least_area=12)
+    for time in range(8):
+        x, y = asked.points[time, 0].astype(int)
+        assert masks[0, time, y, x]
+
+
+def test_rough_masks_are_near_the_true_ones() -> None:
+    mask = two_objects(1)[0, 0]
+    ious = []
+    for seed in range(50):
+        rough = roughen(mask, np.random.default_rng(seed))
+        ious.append((rough & mask).sum() / (rough | mask).sum())
+    assert 0.5 < np.mean(ious) < 0.98
+    assert len({round(float(iou), 3) for iou in ious}) > 5
+
+
+def losses_of(folder: Path) -> list[float]:
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [row["train"]["loss"] for row in rows if "train" in row]
+
+
+def test_the_smallest_recipe(tmp_path: Path) -> None:
+    """Every stage learns, what is frozen stays as it was, and a model comes out that can be asked."""
+    recipe = read_recipe(ROOT / "recipes" / "smallest.yaml")
+    reports = train(recipe, tmp_path, show_progress=False)
+    assert [report.stage for report in reports] == [stage.name for stage in recipe.stages]
+    for stage in recipe.stages:
+        losses = losses_of(tmp_path / stage.name)
+        assert np.mean(losses[-2:]) < np.mean(losses[:2]), stage.name
+    tracker = load(tmp_path / "track-clips" / "model", device="cpu").state_dict()
+    text, _ = load_text(tmp_path / "language" / "model")
+    for name in ("images", "video"):
+        model = load(tmp_path / name / "model", device="cpu")
+        assert isinstance(model, Samwise)
+        for key, value in model.tracker.state_dict().items():
+            assert torch.equal(value, tracker[f"tracker.{key}"]), key
+        for key, value in model.text.state_dict().items():
+            assert torch.equal(value, text.state_dict()[key]), key
+    images, video = (load(tmp_path / name / "model", device="cpu").state_dict() for name in ("images", "video"))
+    changed = {key.split(".")[0] for key in images if not torch.equal(images[key], video[key])}
+    assert changed == {"adapters", "text_prompt", "cme"}
+    answer = model.open("the red circle").step(np.zeros((48, 64, 3), np.uint8))
+    assert answer.masks.shape == (1, 48, 64)

@@ -1,0 +1,172 @@
+"""Two processes learn what one learns from the whole batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from refervos.training.distributed import (
+    SyncedBatchNorm2d,
+    mean_over_processes,
+    process_count,
+    sum_over_processes,
+    synchronise_batch_norm,
+)
+from test_trainer import history, run, toy
+
+PROCESSES = 2
+TESTS = Path(__file__).parent
+
+
+def images() -> Tensor:
+    """A batch whose mean is far from zero, which is hard on the statistics of a batch norm."""
+    return (
+        torch.randn(6, 3, 5, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 2, 3])[:, None, None]
+        + torch.tensor([0.0, 10, -200])[:, None, None]
+    )
+
+
+def norm() -> nn.BatchNorm2d:
+    made = nn.BatchNorm2d(3, momentum=0.3)
+    with torch.no_grad():
+        made.weight.copy_(torch.tensor([1.0, 0.5, 2.0]))
+        made.bias.copy_(torch.tensor([0.0, 1.0, -1.0]))
+    return made
+
+
+def one_pass(layer: nn.Module, batch: Tensor) -> dict[str, Tensor]:
+    """Output and gradients of two losses: a mean over images, and one over the pixels that are more than 0.5."""
+    batch = batch.clone().requires_grad_()
+    out = layer(batch)
+    counts = out.detach() > 0.5
+    counted = mean_over_processes((out.sin() * counts).sum(), counts.sum())
+    (out.pow(3).mean() + counted).backward()
+    assert batch.grad is not None
+    found = {"out": out.detach(), "counted": counted.detach(), "input": batch.grad}
+    return found | {name: parameter.grad for name, parameter in layer.named_parameters() if parameter.grad is not None}
+
+
+def in_one_of_two(rank: int, folder: str) -> None:
+    """Run in each process: results go to a file."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
+    layer = synchronise_batch_norm(norm())
+    share = images()[:3] if rank == 0 else images()[3:]
+    found = one_pass(layer, share)
+    found |= {f"buffer {name}": value.clone() for name, value in layer.named_buffers()}
+    with torch.no_grad():
+        found["evaluated"] = layer.eval()(share)
+    value = torch.tensor(float(rank + 1), requires_grad=True)
+    total = sum_over_processes(value)
+    ((rank + 1) * total.square()).backward()
+    found |= {"sum": total.detach(), "sum gradient": value.grad if value.grad is not None else torch.zeros(())}
+    empty = torch.zeros((), requires_grad=True)
+    found["nothing anywhere"] = mean_over_processes(empty * 0, torch.tensor(0)).detach()
+    uneven = layer.train()(images()[: 1 + rank])  # processes need not have equally many images
+    found["uneven"] = uneven.detach()
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def shares(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+    folder = tmp_path_factory.mktemp("two")
+    mp.spawn(in_one_of_two, (str(folder),), nprocs=PROCESSES)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
+
+
+def test_batch_norm_sees_the_whole_batch(shares: list[dict[str, Tensor]]) -> None:
+    layer = norm()
+    whole = one_pass(layer, images())
+    both = {name: torch.stack([share[name] for share in shares]) for name in shares[0] if name != "uneven"}
+    torch.testing.assert_close(both["out"].flatten(0, 1), whole["out"], rtol=1e-5, atol=1e-5)
+    for name in ("weight", "bias"):  # what DDP does with them
+        torch.testing.assert_close(both[name].mean(0), whole[name], rtol=1e-4, atol=1e-5)
+    # An input belongs to one process; its gradient is of the sum of the losses, the mean's is a half of it.
+    torch.testing.assert_close(both["input"].flatten(0, 1) / PROCESSES, whole["input"], rtol=1e-3, atol=1e-5)
+    for name, value in layer.named_buffers():
+        for share in shares:
+            torch.testing.assert_close(share[f"buffer {name}"], value, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        evaluated = layer.eval()(images())
+    torch.testing.assert_close(both["evaluated"].flatten(0, 1), evaluated, rtol=1e-5, atol=1e-4)
+
+
+def test_counts_may_differ_between_processes(shares: list[dict[str, Tensor]]) -> None:
+    whole = one_pass(norm(), images())["counted"]
+    for share in shares:
+        torch.testing.assert_close(share["counted"], whole)
+        assert share["nothing anywhere"] == 0
+
+
+def test_images_may_differ_in_number(shares: list[dict[str, Tensor]]) -> None:
+    drawn = torch.cat([images()[:1], images()[:2]])
+    torch.testing.assert_close(
+        torch.cat([share["uneven"] for share in shares]), norm()(drawn).detach(), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_sum_passes_gradients_to_all_processes(shares: list[dict[str, Tensor]]) -> None:
+    # Losses are s^2 and 2 s^2 with s = 1 + 2, so each value's gradient is 2 s + 4 s.
+    assert [share["sum"].item() for share in shares] == [3, 3]
+    assert [share["sum gradient"].item() for share in shares] == [18, 18]
+
+
+def test_one_process_needs_none_of_it() -> None:
+    assert process_count() == 1
+    plain, synced = norm(), synchronise_batch_norm(norm())
+    assert type(synced) is SyncedBatchNorm2d
+    assert plain.state_dict().keys() == synced.state_dict().keys()
+    assert torch.equal(plain(images()), synced(images()))
+    value = torch.tensor(2.0)
+    assert sum_over_processes(value) is value
+    assert mean_over_processes(torch.tensor(6.0), torch.tensor(4)) == 1.5
+    assert mean_over_processes(torch.tensor(6.0, dtype=torch.bfloat16), torch.tensor(4)).dtype == torch.float32
+
+
+def test_synchronising_keeps_parameters_and_modes() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), norm().eval(), nn.Sequential(norm()))
+    before = list(net.parameters()), dict(net.state_dict(keep_vars=True))
+    assert synchronise_batch_norm(net) is net
+    assert all(one is other for one, other in zip(net.parameters(), before[0], strict=True))
+    assert list(net.state_dict()) == list(before[1])
+    assert [module.training for module in net.modules()] == [True, True, False, True, True]
+    again = net[1]
+    assert synchronise_batch_norm(net)[1] is again  # type: ignore[index]
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    """The command under torchrun, with batch norm, varying counts and accumulation left to two processes of one."""
+    stage = toy(settings={"dropout": 0.0})
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"name": "test", "seed": 3, "stages": [stage]}))  # JSON is YAML
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
+    done = subprocess.run(
+        [*launcher, "-m", "refervos", "train", "recipe.yaml", "--out", "two"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("parameters trained") == 1  # only one process speaks
+    assert "cpu x 2, float32" in done.stdout
+    run(tmp_path / "one", stage)
+    one, two = history(tmp_path / "one" / "toy"), history(tmp_path / "two" / "toy")
+    assert [row["step"] for row in one] == [row["step"] for row in two]
+    for row, other in zip(one, two, strict=True):
+        kind = "train" if "train" in row else "validation"
+        assert other[kind] == pytest.approx(row[kind], rel=1e-3)
+    wanted = load_file(tmp_path / "one" / "toy" / "model" / "w.safetensors")
+    for name, tensor in load_file(tmp_path / "two" / "toy" / "model" / "w.safetensors").items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=1e-3, atol=1e-4)

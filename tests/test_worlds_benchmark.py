@@ -1,0 +1,171 @@
+"""The diagnostic splits: each meets its condition, checked from masks, and no clip can be one of training's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refervos.errors import ConfigError
+from refervos.worlds import Clip, Description, WorldConfig, benchmark, draw_clip
+from refervos.worlds.benchmark import BENCHMARK_SEED, SPLITS, TARGET_SPLITS, DiagnosticCase, diagnostic_cases
+
+CASES = {split: 1 if split == "long" else 5 for split in SPLITS}
+
+
+@pytest.fixture(scope="module")
+def cases() -> dict[str, list[DiagnosticCase]]:
+    """A few cases of every split."""
+    return {split: list(diagnostic_cases(split, count)) for split, count in CASES.items()}
+
+
+def shown(case: DiagnosticCase) -> np.ndarray:
+    """Visible pixels of the one target in every frame (T,)."""
+    (target,) = case.referral.targets
+    return case.clip.masks[target].sum(axis=(1, 2))
+
+
+def looks_only(case: DiagnosticCase) -> bool:
+    return isinstance(case.referral.description, Description) and case.referral.description.claim is None
+
+
+def test_sizes(cases: dict[str, list[DiagnosticCase]]) -> None:
+    for split, drawn in cases.items():
+        assert [(case.split, case.index) for case in drawn] == [(split, index) for index in range(CASES[split])]
+        for case in drawn:
+            assert case.clip.frames.shape == (200 if split == "long" else 24, 128, 128, 3)
+
+
+def test_every_target_split_has_another_sentence_for_control(cases: dict[str, list[DiagnosticCase]]) -> None:
+    assert set(SPLITS) - set(TARGET_SPLITS) == {"no-target"}
+    for split in TARGET_SPLITS:
+        for case in cases[split]:
+            assert case.referral.targets
+            assert case.other is not None
+            assert case.other.targets
+            assert not set(case.other.targets) & set(case.referral.targets)
+
+
+def test_cases_are_reproducible_and_do_not_depend_on_the_count(cases: dict[str, list[DiagnosticCase]]) -> None:
+    for split in ("motion", "multi-target"):
+        again = list(islice(diagnostic_cases(split), 2))
+        for one, two in zip(cases[split], again, strict=False):
+            assert (one.referral, one.other) == (two.referral, two.other)
+            np.testing.assert_array_equal(one.clip.frames, two.clip.frames)
+
+
+def test_seeds_are_not_those_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[Sequence[int]] = []
+
+    def recorded(seed: Sequence[int], config: WorldConfig, *rest: Any) -> Clip:
+        seeds.append(seed)
+        return draw_clip(seed, config, *rest)
+
+    monkeypatch.setattr(benchmark, "draw_clip", recorded)
+    for split in ("appearance", "no-target"):
+        list(diagnostic_cases(split, 2))
+    assert len(set(map(tuple, seeds))) == len(seeds) >= 4
+    for seed in seeds:
+        # Numpy pads seeds with zeros, so a training seed that is one number could only be met by zeros.
+        assert seed[0] == BENCHMARK_SEED
+        assert all(number > 0 for number in seed)
+        assert len(seed) > 1
+
+
+def test_appearance(cases: dict[str, list[DiagnosticCase]]) -> None:
+    for case in cases["appearance"]:
+        assert looks_only(case)
+        assert case.clip.masks[:, [0, -1]].any(axis=(2, 3)).all()
+        assert (shown(case) > 0.5 * shown(case).max()).all()
+
+
+@pytest.mark.parametrize(("split", "family"), [("spatial", "place"), ("relation", "relation"), ("motion", "motion")])
+def test_only_the_claim_tells(cases: dict[str, list[DiagnosticCase]], split: str, family: str) -> None:
+    words = set()
+    for case in cases[split]:
+        assert case.referral.family == family
+        description = case.referral.description
+        assert isinstance(description, Description)
+        assert description.claim is not None
+        words.add(description.claim.word)
+        noun = description.noun
+        fitting = [
+            thing
+            for thing, mask in zip(case.clip.scene.objects, case.clip.masks, strict=True)
+            if mask.any()
+            and noun.colour in ("", thing.colour)
+            and noun.texture in ("", thing.texture)
+            and noun.kind in ("", thing.kind)
+        ]
+        assert len(fitting) >= 2, case.referral.text
+    assert len(words) >= 4
+
+
+def test_late_entry(cases: dict[str, list[DiagnosticCase]]) -> None:
+    for case in cases["late entry"]:
+        assert looks_only(case)
+        (target,) = case.referral.targets
+        assert not case.clip.masks[target, :6].any()
+        assert case.clip.masks[target].any()
+        things = case.clip.scene.objects
+        early = [thing for thing, mask in zip(things, case.clip.masks, strict=True) if mask[0].any()]
+        assert any(thing.colour == things[target].colour or thing.kind == things[target].kind for thing in early)
+
+
+def test_occlusion(cases: dict[str, list[DiagnosticCase]]) -> None:
+    for case in cases["occlusion"]:
+        assert looks_only(case)
+        share = shown(case) / shown(case).max()
+        gone = np.flatnonzero(share < 0.2)
+        assert (share[: gone[-1]] > 0.6).any()
+        assert (share[gone[0] :] > 0.6).sum() >= 2
+        (target,) = case.referral.targets
+        assert (case.clip.areas[target] > 0).all() == (case.index % 3 != 2)  # behind something, or out of the frame
+
+
+def test_look_alikes(cases: dict[str, list[DiagnosticCase]]) -> None:
+    for case in cases["look-alikes"]:
+        (target,) = case.referral.targets
+        things = case.clip.scene.objects
+        others = [thing for index, thing in enumerate(things) if index != target]
+        assert len(others) >= 2
+        assert all(thing.colour == things[target].colour or thing.kind == things[target].kind for thing in others)
+
+
+def test_long(cases: dict[str, list[DiagnosticCase]]) -> None:
+    for case in cases["long"]:
+        assert looks_only(case)
+        (target,) = case.referral.targets
+        assert np.ptp(case.clip.centres[target], axis=0).max() > 0.3
+        assert (shown(case)[150:] > 60).any()
+
+
+def test_multi_target(cases: dict[str, list[DiagnosticCase]]) -> None:
+    assert all(len(case.referral.targets) >= 2 for case in cases["multi-target"])
+
+
+def test_no_target(cases: dict[str, list[DiagnosticCase]]) -> None:
+    for case in cases["no-target"]:
+        assert case.referral.targets == ()
+        assert not case.clip.target_masks(case.referral).any()
+        words = case.referral.text.split()
+        near = any(thing.colour in words or thing.kind in words for thing in case.clip.scene.objects)
+        if case.index % 3 == 0:
+            assert not near, case.referral.text
+
+
+def test_other_sizes_and_wrong_names() -> None:
+    (case,) = diagnostic_cases("appearance", 1, height=64, width=96)
+    assert case.clip.frames.shape == (24, 64, 96, 3)
+    with pytest.raises(ConfigError, match="'fog' is unknown; the splits are appearance"):
+        list(diagnostic_cases("fog"))
+
+
+def test_a_condition_that_cannot_be_met_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "_MOST_ATTEMPTS", 2)
+    monkeypatch.setitem(benchmark._SPLITS, "spatial", (WorldConfig(height=32, width=32), lambda *_: False))
+    with pytest.raises(ConfigError, match="none of 2 clips of 128x128 meets its condition"):
+        next(diagnostic_cases("spatial"))
