@@ -54,3 +54,10 @@ def test_every_help_example_uses_real_commands() -> None:
     help_text = subprocess.run([sys.executable, "-m", "refervos", "--help"], capture_output=True, text=True, check=True)
     for command in set(re.findall(r"^refervos (\w+)", README, re.MULTILINE)):
         assert command in help_text.stdout
+
+
+def test_the_worlds_snippet() -> None:
+    (snippet,) = re.findall(r"```python\n(.+?)```", (ROOT / "docs" / "worlds.md").read_text(), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(snippet, "worlds.md", "exec"), names)
+    assert names["masks"].shape == (8, 128, 128)  # type: ignore[attr-defined]

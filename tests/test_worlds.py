@@ -33,7 +33,7 @@ from refervos.worlds.descriptions import Description
 from refervos.worlds.motion import CAMERA_REACH, camera_path, follow
 from refervos.worlds.shapes import distance_to
 from refervos.worlds.sprites import subject_of
-from refervos.worlds.wording import plural
+from refervos.worlds.wording import plural, with_article
 
 
 def digest(clip: Clip) -> str:
@@ -259,6 +259,13 @@ def test_a_config_that_makes_no_sense_is_refused(changes: dict[str, object], wor
 def test_plurals() -> None:
     assert [plural(noun) for noun in ("circle", "box", "cross", "butterfly", "toy", "plus sign")] == [
         *("circles", "boxes", "crosses", "butterflies", "toys", "plus signs")
+    ]
+
+
+def test_articles() -> None:
+    phrases = ("red circle", "orange one", "object that is red", "one that is red")
+    assert [with_article(phrase) for phrase in phrases] == [
+        *("a red circle", "an orange one", "an object that is red", "the one that is red")
     ]
 
 

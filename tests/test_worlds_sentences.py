@@ -103,6 +103,7 @@ PROOFS: dict[str, tuple[tuple[Thing, ...], list[tuple[Thing, ...]]]] = {
         [
             (square(0.3, 0.5, r=0.15), square(0.7, 0.5, r=0.15)),
             (square(0.3, 0.5, r=0.15), square(0.7, 0.5, r=0.135)),
+            (square(0.3, 0.5, r=0.15), square(0.7, 0.5, r=0.124)),
             (square(0.3, 0.5, r=0.2, growth=0.92), square(0.75, 0.5, r=0.12)),
         ],
     ),
@@ -225,6 +226,7 @@ PROOFS: dict[str, tuple[tuple[Thing, ...], list[tuple[Thing, ...]]]] = {
         [
             (square(0.2, 0.3, 0.04, pace=((11, 0.0),)), square(0.2, 0.7, 0.03)),
             (square(0.2, 0.3, 0.03), square(0.2, 0.7)),
+            (square(0.2, 0.3, 0.04, pace=((6, 0.0),), spin=0.1), square(0.2, 0.7, 0.03)),  # it still spins
         ],
     ),
     "starts": (
@@ -324,6 +326,17 @@ def test_every_paraphrase_can_be_said(word: str) -> None:
     for phrase in PHRASES[word]:
         start, _, end = phrase.format("red triangle", ref="\n").partition("\n")
         assert any(start in text and text.endswith(end) for text in said), phrase
+
+
+def test_a_bounce_is_neither_turning_back_nor_not() -> None:
+    assert truths(draw(square(0.65, 0.3, 0.05)), "turns back") == [UNCLEAR]
+
+
+@pytest.mark.parametrize("word", sorted(WITH_REFERENCE))
+def test_a_reference_is_not_related_to_itself(word: str) -> None:
+    things, _ = PROOFS[word]
+    answers = truths(draw(*things), word, Noun())
+    assert [answer for thing, answer in zip(things, answers, strict=True) if thing.kind == "circle"] == [FALSE]
 
 
 # A moving camera.

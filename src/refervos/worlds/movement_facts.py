@@ -149,7 +149,7 @@ def _path_facts(path: Floats, object_: Appearance, window: slice, rigid: bool) -
         balanced = 0.55 < (net_x + 1e-9) / (net_y + 1e-9) < 1.8
         facts[word] = _verdict(steady and min(net_x, net_y) > _TURN_FAR and balanced, min(pair) < _BACK)
     facts |= _turn_facts(path, steps, moving, object_, window)
-    facts |= _pace_facts(speeds, length)
+    facts |= _pace_facts(speeds, length, rigid)
     return facts
 
 
@@ -209,8 +209,8 @@ def _reversal(steps: Floats, room: Floats) -> list[tuple[float, float, float]]:
     ]
 
 
-def _pace_facts(speeds: Floats, length: float) -> dict[str, int]:
-    """Speeding up, stopping and starting."""
+def _pace_facts(speeds: Floats, length: float, rigid: bool) -> dict[str, int]:
+    """Speeding up, stopping and starting; what spins or grows on the spot has not clearly stopped."""
     if length < _NEAR:
         return {"speeds up": FALSE, "stops": FALSE, "starts": FALSE}
     count = len(speeds)
@@ -218,7 +218,7 @@ def _pace_facts(speeds: Floats, length: float) -> dict[str, int]:
     early, late = float(speeds[:third].mean()), float(speeds[-third:].mean())
     resting = speeds < 1e-4
     first_move, last_move = int(np.argmin(resting)), count - int(np.argmin(resting[::-1]))  # [first, last)
-    steady = not resting[first_move:last_move].any()
+    steady = rigid and not resting[first_move:last_move].any()
     pause = max(2, count // 4)
     fast = float(speeds[first_move:last_move].mean())
     return {

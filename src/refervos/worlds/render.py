@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,44 +100,42 @@ def draw_scene(scene: Scene, frames: int, size: tuple[int, int]) -> Clip:
     short = min(size)
     centres, radii, angles = tracks_of(scene, frames, (width / short, height / short))
     count = len(scene.objects)
-    canvas = _backgrounds(scene, frames, size)
+    camera = camera_path(scene.pan, frames)
+    backgrounds = _backgrounds(scene, camera, size)
+    pictures = np.empty((frames, height, width, 3), np.uint8)
     labels = np.full((frames, height, width), -1, np.int8)  # the object in front
     areas = np.zeros((count, frames), np.int64)
     covered = np.zeros((count, count, frames), np.int64)
-    for time in range(frames):
+    for time, canvas in enumerate(backgrounds):
         for index, thing in enumerate(scene.objects):
             place = (centres[index, time] * short, radii[index, time] * short, angles[index, time])
-            box, hit = _draw(thing, *place, canvas[time], scene.shadows)
+            box, hit = _draw(thing, *place, canvas, scene.shadows)
             if hit is None:
                 continue
             below = labels[time][box][hit]
             areas[index, time] = below.size
             covered[:, index, time] = np.bincount(below + 1, minlength=count + 1)[1:]
             labels[time][box][hit] = index
+        pictures[time] = (canvas + np.float32(0.5)).clip(0, 255)
     masks = labels == np.arange(count, dtype=np.int8)[:, None, None, None]
-    pictures = (canvas + np.float32(0.5)).clip(0, 255).astype(np.uint8)
-    return Clip(scene, pictures, masks, centres, radii, angles, camera_path(scene.pan, frames), areas, covered)
+    return Clip(scene, pictures, masks, centres, radii, angles, camera, areas, covered)
 
 
-def _backgrounds(scene: Scene, frames: int, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """What the camera sees of the background in every frame, RGB in grey levels (T, H, W, 3)."""
+def _backgrounds(scene: Scene, camera: Floats, size: tuple[int, int]) -> Iterator[Floats]:
+    """What the camera sees of the background, frame by frame, to be drawn on: RGB in grey levels (H, W, 3)."""
     height, width = size
     short = min(size)
-    offsets = camera_path(scene.pan, frames) * short
-    offsets = offsets - offsets.min(axis=0)
+    offsets = (camera - camera.min(axis=0)) * short
     reach = np.ceil(offsets.max(axis=0)).astype(int) + (offsets.max(axis=0) > 0)  # one more to interpolate with
-    canvas = draw_background(
+    background = draw_background(
         scene.background,
         scene.background_seed,
         scene.background_strength,
         (height + int(reach[1]), width + int(reach[0])),
         short,
     )
-    views = np.empty((frames, height, width, 3), np.float32)
-    for time, (x, y) in enumerate(offsets):
-        view = _shifted(_shifted(canvas, float(y), height, 0), float(x), width, 1)
-        views[time] = view
-    return views
+    for x, y in offsets:
+        yield _shifted(_shifted(background, float(y), height, 0), float(x), width, 1).copy()
 
 
 def _shifted(canvas: Floats, offset: float, length: int, axis: int) -> Floats:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from refervos.errors import ConfigError
-from refervos.worlds.motion import Motion, camera_path, follow
+from refervos.worlds.motion import Floats, Motion, camera_path, follow
 from refervos.worlds.shapes import COLOURS, KINDS, ROUND_KINDS, TEXTURES
 from refervos.worlds.sprites import Sprite, Sprites
 
@@ -201,7 +201,7 @@ def random_scene(rng: np.random.Generator, config: WorldConfig, sprites: Sprites
         least, most = config.radius
         middle = 0.5 * (least + most)
         radius = float(rng.uniform(least, middle) if rng.random() < 0.5 else rng.uniform(middle, most))
-        motion = random_motion(rng, config, radius, pan, [t for t in things if t.radius > 0])
+        motion = random_motion(rng, config, radius, pan, things)
         if config.frames > 1:
             motion = _with_growth_and_spin(rng, config, thing, radius, motion)
             if motion.growth > 1:
@@ -463,7 +463,7 @@ def _lead_behind(rng: np.random.Generator, config: WorldConfig, things: list[Thi
     return things
 
 
-def tracks_of(scene: Scene, frames: int, extent: tuple[float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def tracks_of(scene: Scene, frames: int, extent: tuple[float, float]) -> tuple[Floats, Floats, Floats]:
     """Play all movements of a scene.
 
     Args:

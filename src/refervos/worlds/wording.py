@@ -215,8 +215,10 @@ def _word_claim(
 
 
 def with_article(phrase: str) -> str:
-    """The phrase after "a" or "an"."""
-    return f"{'an' if phrase[0] in 'aeio' else 'a'} {phrase}"  # "one" begins with a consonant, but is not used alone
+    """The phrase after "a" or "an"; after "the" when it begins with "one", for which neither will do."""
+    if phrase.split()[0] == "one":
+        return f"the {phrase}"
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 def all_sentences(subjects: Sequence[str] = ()) -> list[str]:

@@ -20,7 +20,7 @@ from refervos.errors import TrainingError
 from refervos.loading import load
 from refervos.sam2.config import Sam2Config
 from refervos.sam2.memory import MemoryBank
-from refervos.sam2.segmenter import Sam2Segmenter
+from refervos.sam2.segmenter import MASK_LOGIT, Sam2Segmenter
 from refervos.sam2.tracker import Decoded, FrameFeatures, Sam2Tracker
 from refervos.training.initialisation import initialise
 from refervos.training.losses import frame_losses, visible
@@ -45,6 +45,8 @@ class TrackSettings:
         multimask: Share of steps in which the three ambiguity masks learn instead of the single one.
         conditioning: Share of steps in which the first frame stays in memory, as SAM2 does it; otherwise it falls out
             of the window like any other, as in SAMWISE.
+        teacher: Share of steps in which the true masks are remembered instead of the predicted ones, so that reading
+            memory can be learnt before what is written there is any good.
         least_area: Pixels (of the square) from which on an object counts as visible; with fewer, but some, its
             presence is not taught.
         recognition: Weight of the auxiliary recognition loss.
@@ -62,6 +64,7 @@ class TrackSettings:
     objects: int = 3
     multimask: float = 0.25
     conditioning: float = 0.4
+    teacher: float = 0.0
     least_area: int = 12
     recognition: float = 0.0
     focal: float = 20.0
@@ -128,6 +131,7 @@ class TrackStage(Stage):
             "names": cell_names(clip, side),  # (T, S/16, S/16, 3)
             "multimask": bool(shape.random() < self.settings.multimask),
             "conditioning": bool(shape.random() < self.settings.conditioning),
+            "teacher": bool(shape.random() < self.settings.teacher),
         }
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -135,7 +139,7 @@ class TrackStage(Stage):
         batch: dict[str, Any] = {name: torch.stack([s[name] for s in samples]) for name in ("pixels", "names")}
         for name in ("points", "labels", "rough", "truth"):
             batch[name] = torch.cat([sample[name] for sample in samples])
-        return batch | {name: samples[0][name] for name in ("multimask", "conditioning")}
+        return batch | {name: samples[0][name] for name in ("multimask", "conditioning", "teacher")}
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The losses of a batch.
@@ -162,7 +166,12 @@ class TrackStage(Stage):
             if frames > 1:
                 first = time == 0 and batch["conditioning"]
                 pointer = self.tracker.pointer(decoded.tokens[rows, best], decoded.score)
-                maps = self.tracker.remember(mine.top, self.tracker.upsample(mask), decoded.score, binary=first)
+                remembered, score = self.tracker.upsample(mask), decoded.score
+                if batch["teacher"]:
+                    true = batch["truth"][:, time]
+                    remembered = torch.where(true.unsqueeze(1), MASK_LOGIT, -MASK_LOGIT).to(remembered.dtype)
+                    score = visible(true, settings.least_area).to(remembered.dtype) - 0.5
+                maps = self.tracker.remember(mine.top, remembered, score, binary=first)
                 memory.store(time, maps, pointer, conditioning=first)
             logits.append(mask[:, 0])
             ious.append(decoded.ious[rows, best])
