@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from refervos.loading import load
+from refervos.errors import TrainingError
+from refervos.loading import MINIATURE_FOLDER, load
+from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.text.pretrained import load_text
 from refervos.training.recipe import read_recipe
 from refervos.training.stages.questions import PADDING, AskedShares, ask, roughen
+from refervos.training.stages.referring import ImagesSettings, build_samwise
 from refervos.training.trainer import train
 
 ROOT = Path(__file__).parents[1]
@@ -127,3 +130,36 @@ def test_the_smallest_recipe(tmp_path: Path) -> None:
     assert changed == {"adapters", "text_prompt", "cme"}
     answer = model.open("the red circle").step(np.zeros((48, 64, 3), np.uint8))
     assert answer.masks.shape == (1, 48, 64)
+
+
+def test_new_adapters_over_the_frozen_parts_of_the_packaged_model() -> None:
+    packaged = load(device="cpu")
+    assert isinstance(packaged, Samwise)
+    config = SamwiseConfig(adapter_width=32, adapter_heads=2, short_side=128)
+    model = build_samwise(config, {"frozen": MINIATURE_FOLDER}, seed=1)
+    for part in ("tracker", "text"):
+        mine, theirs = getattr(model, part).state_dict(), getattr(packaged, part).state_dict()
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    assert model.config.adapter_width == 32
+    again = build_samwise(config, {"frozen": MINIATURE_FOLDER}, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_what_image_training_has_not_learnt_begins_anew() -> None:
+    """Published: image checkpoints have neither object score nor HSA; the video stage takes what there is."""
+    images = build_samwise(
+        SamwiseConfig(adapter_width=32, adapter_heads=2, short_side=128, hsa=False),
+        {"frozen": MINIATURE_FOLDER},
+        seed=1,
+        object_score=False,
+        cme=False,
+    )
+    assert not images.config.sam2.object_score
+    assert images.adapters[0].hsa is None
+    with pytest.raises(TrainingError, match="'tracker' and 'text', from 'frozen', or from 'model'"):
+        build_samwise(SamwiseConfig(), {}, seed=1)
+
+
+def test_an_unknown_family_is_named() -> None:
+    with pytest.raises(TrainingError, match="no family 'shape'"):
+        ImagesSettings(families={"shape": 1.0})

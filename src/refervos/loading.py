@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MINIATURE = "miniature"
 """Name under which ``load`` finds the small model inside the package."""
 
+MINIATURE_FOLDER = Path(__file__).parent / "assets" / MINIATURE
+"""Where it is."""
+
 
 def load(
     model: str | os.PathLike[str] = MINIATURE,
@@ -67,7 +70,7 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
 def _locate(model: str | os.PathLike[str]) -> Path:
     """The folder or file of a model, downloaded from the hub when it is a hub id."""
     if str(model) == MINIATURE:
-        return Path(__file__).parent / "assets" / MINIATURE
+        return MINIATURE_FOLDER
     path = Path(model)
     if path.exists():
         return path

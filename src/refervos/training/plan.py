@@ -11,6 +11,7 @@ from typing import Any
 
 from refervos.errors import TrainingError
 from refervos.hub import fetch
+from refervos.loading import MINIATURE, MINIATURE_FOLDER
 from refervos.training.checkpoint import checkpoints_in
 from refervos.training.recipe import PREVIOUS, Recipe, StageRecipe, differences, stored_text, yaml_text
 from refervos.training.stage import Stage, stage_class
@@ -135,7 +136,7 @@ def _init_folder(stage: StageRecipe, source: str, names: Sequence[str], out: Pat
         if name not in wanted and not model.is_dir():
             raise TrainingError(f"stage {stage.name!r} begins from {name!r}, which is not trained yet; train it first.")
         return model
-    folder = Path(source).expanduser()
+    folder = MINIATURE_FOLDER if source == MINIATURE else Path(source).expanduser()
     if folder.is_dir():
         return folder
     if source.count("/") == 1 and source[0] not in "./~":

@@ -258,8 +258,9 @@ def build_samwise(
 
     Args:
         config: Adapters, CME and protocol; ``sam2`` and ``text`` are replaced by what is loaded.
-        init: ``tracker`` (a SAM2) and ``text`` (of a language stage), both or neither; ``model`` or ``adapters``: an
-            earlier SAMWISE whose trained parts are taken as far as the configuration has them.
+        init: Where the frozen parts come from: ``tracker`` (a SAM2) and ``text`` (of a language stage), or ``frozen``
+            (any SAMWISE, of which nothing else is taken). ``model`` or ``adapters``: an earlier SAMWISE whose trained
+            parts are taken as far as the configuration has them; ``model`` may bring the frozen parts as well.
         seed: New weights are drawn from it.
         object_score: Whether SAM2's object score head is kept.
         cme: Overrides ``config.cme``.
@@ -279,10 +280,15 @@ def build_samwise(
             raise TrainingError(f"{init['tracker']} is no SAM2, which the role 'tracker' needs.")
         tracker = segmenter.tracker
         text, tokenizer = load_text(init["text"])
+    elif "frozen" in init:
+        donor = _load_samwise(init["frozen"])
+        tracker, text, tokenizer = donor.tracker, donor.text, donor.tokenizer
     elif earlier is not None:
         tracker, text, tokenizer = earlier.tracker, earlier.text, earlier.tokenizer
     else:
-        raise TrainingError("SAMWISE starts from 'tracker' and 'text', or from 'model'; give them under init.")
+        raise TrainingError(
+            "SAMWISE starts from 'tracker' and 'text', from 'frozen', or from 'model'; give one of these under init."
+        )
     torch.manual_seed(seed)
     has_score = object_score and tracker.config.object_score
     model = Samwise(
