@@ -65,8 +65,8 @@ def main() -> None:
         print(f"  {sentence!r}: seen in {frames} frames")
     print(f"Look at {out / 'overlay.mp4'} and {out / 'contact_sheet.png'}.")
     print(
-        "\nThis is the MINIATURE model, 1.4 M parameters that this project trained on drawn shapes: it knows colours\n"
-        "and simple shapes, nothing of the world. For real videos convert an official SAMWISE checkpoint:\n"
+        "\nThis is the MINIATURE model, 3.3 M parameters that this project trained on drawn shapes: it knows their\n"
+        "looks, places and movements, nothing of the world. For real videos convert an official SAMWISE checkpoint:\n"
         "  refervos convert final_model_mevis.pth samwise-mevis\n"
         '  refervos segment video.mp4 "the dog that jumps over the fence" --model samwise-mevis'
     )
