@@ -13,13 +13,11 @@ from typing import Any, TypeGuard
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from refervos.errors import ConfigError
 from refervos.frames import as_rgb
 from refervos.prompts import Prompt
-from refervos.samwise.model import Samwise, SamwiseTrack
+from refervos.samwise.model import Samwise
 from refervos.segmenter import Segmenter
 from refervos.session import Session
 
@@ -112,10 +110,9 @@ def answer_together(model: Samwise, questions: Sequence[Question], clip_length: 
     length, height, width = questions[0].frames.shape[:3]
     placement = model.placement((height, width))
     masks = np.empty((len(questions), length, height, width), dtype=np.bool_)
-    mixed = model.compute_dtype != torch.float32
-    with torch.inference_mode(), torch.autocast(model.device.type, model.compute_dtype, enabled=mixed):
+    with model.inference():
         tracks = [model.begin(question.prompt) for question in questions]
-        ids, verbs = _text_batch(model, tracks)
+        ids, verbs = model.text_batch(tracks)
         switches = torch.zeros(len(questions), dtype=torch.long, device=model.device)
         for chunk in _chunks(length, clip_length):
             pixels = torch.stack(
@@ -132,13 +129,6 @@ def answer_together(model: Samwise, questions: Sequence[Question], clip_length: 
                 switches += frame.switched
     seconds = (time.perf_counter() - start) / len(questions)
     return [Answer(own, count, seconds) for own, count in zip(masks, switches.tolist(), strict=True)]
-
-
-def _text_batch(model: Samwise, tracks: Sequence[SamwiseTrack]) -> tuple[Tensor, Tensor]:
-    """Token ids and verb marks of all tracks, (N, L) each, padded on the right."""
-    ids = pad_sequence([track.ids for track in tracks], batch_first=True, padding_value=model.config.text.pad)
-    verbs = pad_sequence([track.verbs for track in tracks], batch_first=True)
-    return ids.to(model.device), verbs.to(model.device)
 
 
 def _chunks(length: int, size: int) -> Iterator[slice]:

@@ -152,7 +152,7 @@ class Sam2Segmenter(Pretrained):
 
     def _segment_frame(self, frame: Tensor, tracks: Sequence[Sam2Track], placement: Placement) -> FramePrediction:
         """Encode a frame (3, S, S) once, then answer and remember it for each track; the tracks move on by one."""
-        features = self._encode(frame)
+        features = self.tracker.pyramid(self.tracker.encode(frame.unsqueeze(0)))
         readings = [track.memory.read(track.frame) for track in tracks]
         groups = group_by_layout(readings, [_question(track) for track in tracks])
         answers = []
@@ -169,14 +169,6 @@ class Sam2Segmenter(Pretrained):
             score=torch.cat(scores)[back] if scores else None,
             switched=torch.zeros(len(tracks), dtype=torch.bool, device=frame.device),
         )
-
-    def _encode(self, frame: Tensor) -> FrameFeatures:
-        tokens = self.tracker.embed_patches(frame.unsqueeze(0))  # (1, 4g, 4g, w)
-        stages = []
-        for stage in range(4):
-            tokens = self.tracker.encode_stage(stage, tokens)
-            stages.append(tokens)
-        return self.tracker.pyramid(stages)
 
     def _answer(
         self, features: FrameFeatures, tracks: Sequence[Sam2Track], memory: MemoryReading, placement: Placement

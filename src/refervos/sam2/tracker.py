@@ -125,6 +125,22 @@ class Sam2Tracker(nn.Module):
             tokens = block(tokens)
         return tokens
 
+    def encode(self, pixels: Tensor) -> list[Tensor]:
+        """Run the whole image encoder.
+
+        Args:
+            pixels: Normalised frames (N, 3, S, S).
+
+        Returns:
+            The four stage outputs, channels last.
+        """
+        tokens = self.embed_patches(pixels)
+        stages = []
+        for stage in range(4):
+            tokens = self.encode_stage(stage, tokens)
+            stages.append(tokens)
+        return stages
+
     def pyramid(self, stages: Sequence[Tensor]) -> FrameFeatures:
         """The feature pyramid over the four stage outputs, as the decoder wants it.
 

@@ -66,10 +66,11 @@ class CrossModalTemporalAdapter(nn.Module):
         x = x.unflatten(0, (count, frames))  # (N, T, H, W, A)
         t = self.text_down(text)  # (N, L, A)
 
-        text_delta = torch.zeros_like(text)
         if self.changes_text:
             seen = x.mean(dim=1).flatten(1, 2)  # (N, H*W, A)
             text_delta = self.text_up(t * self.text_to_vision(t, seen))
+        else:
+            text_delta = torch.zeros_like(text)
         if not self.changes_vision:
             return torch.zeros_like(vision), text_delta
 

@@ -236,26 +236,28 @@ class Samwise(Pretrained):
         self, pixels: Tensor, tracks: Sequence[SamwiseTrack], placements: Sequence[Placement]
     ) -> Iterator[FramePrediction]:
         """Segment consecutive frames of one video; the adapters see them together (see ``Segmenter``)."""
-        with self._inference(pixels):
+        with self.inference():
             if self.config.protocol == "published" and len(pixels) == 1:
                 for track in tracks:  # the released loop takes a one-frame clip for an image
                     track.restart()
-            clip = self.encode(pixels.unsqueeze(0), *self._text_batch(tracks, pixels.device))
+            clip = self.encode(pixels.unsqueeze(0), *self.text_batch(tracks))
         for time in range(len(pixels)):
-            with self._inference(pixels):  # not around the yield: it would stay on in the caller's code
+            with self.inference():  # not around the yield: it would stay on in the caller's code
                 frame = self.track_frame(clip, time, tracks)
             yield FramePrediction(frame.mask_logits[:, 0], frame.score, frame.switched)
 
     @contextmanager
-    def _inference(self, pixels: Tensor) -> Iterator[None]:
+    def inference(self) -> Iterator[None]:
+        """No gradients, and the precision that the model computes in."""
         mixed = self.compute_dtype != torch.float32
-        with torch.inference_mode(), torch.autocast(pixels.device.type, self.compute_dtype, enabled=mixed):
+        with torch.inference_mode(), torch.autocast(self.device.type, self.compute_dtype, enabled=mixed):
             yield
 
-    def _text_batch(self, tracks: Sequence[SamwiseTrack], device: torch.device) -> tuple[Tensor, Tensor]:
+    def text_batch(self, tracks: Sequence[SamwiseTrack]) -> tuple[Tensor, Tensor]:
+        """Token ids and verb marks of N tracks, (N, L) each, padded on the right, on the model's device."""
         ids = pad_tokens([track.ids for track in tracks], self.config.text.pad)
         verbs = torch.nn.utils.rnn.pad_sequence([track.verbs for track in tracks], batch_first=True)
-        return ids.to(device), verbs.to(device)
+        return ids.to(self.device), verbs.to(self.device)
 
     # Early fusion: video and text, in step.
 
@@ -282,7 +284,7 @@ class Samwise(Pretrained):
             text = self.text.run_segment(stage, text, keep)
             if stage == FIRST_ADAPTED_STAGE and videos != count:
                 # From here on the image depends on the sentence.
-                vision = vision.unflatten(0, (videos, frames)).repeat_interleave(count // videos, dim=0).flatten(0, 1)
+                vision = _for_each_sentence(vision.unflatten(0, (videos, frames)), count).flatten(0, 1)
             vision_delta, text_delta = self.adapters[stage - FIRST_ADAPTED_STAGE](vision, text, frames, adapter_keep)
             vision, text = vision + vision_delta, text + text_delta
             stages.append(vision.unflatten(0, (count, frames)))
@@ -310,8 +312,7 @@ class Samwise(Pretrained):
         """The feature pyramid of one frame, for all N tracks."""
         features = self.tracker.pyramid([stage[:, time] for stage in clip.stages])
         count = features.top.shape[0]
-        fine = features.fine.repeat_interleave(count // features.fine.shape[0], dim=0)
-        return FrameFeatures(fine, features.middle, features.top)
+        return FrameFeatures(_for_each_sentence(features.fine, count), features.middle, features.top)
 
     # The loop over frames.
 
@@ -480,6 +481,12 @@ class Samwise(Pretrained):
                 "tokenizer": self.tokenizer is not None,
             },
         }
+
+
+def _for_each_sentence(videos: Tensor, count: int) -> Tensor:
+    """Repeat what belongs to V videos for their sentences: (V, ...) -> (count, ...), without copying for V = 1."""
+    repeats = count // videos.shape[0]
+    return videos.unsqueeze(1).expand(-1, repeats, *videos.shape[1:]).flatten(0, 1)
 
 
 def _merge(groups: Sequence[Sequence[int]], frames: Sequence[TrackedFrame]) -> TrackedFrame:

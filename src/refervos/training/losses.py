@@ -99,11 +99,12 @@ def frame_losses(mask_logits: Tensor, score: Tensor | None, truth: Tensor, least
             is taught.
 
     Returns:
-        ``focal``, ``dice`` and ``presence`` (zero without score), scalars; ``ious`` (R, T) without gradient.
+        ``focal``, ``dice`` and ``presence`` (zero without score), scalars; without gradient ``ious`` (R, T),
+        and ``iou``, their mean where the object is visible.
     """
     rows, target = mask_logits.flatten(0, 1).flatten(1), truth.flatten(0, 1).flatten(1).to(mask_logits.dtype)
     area = truth.flatten(-2).sum(-1).flatten()  # (R*T,)
-    seen = area >= least_area
+    seen = visible(truth, least_area).flatten()
     losses = {
         "focal": sigmoid_focal_loss(rows, target, len(rows)),
         "dice": mean_over_processes(dice_loss(rows[seen], target[seen], 1.0), seen.sum()),
@@ -113,7 +114,8 @@ def frame_losses(mask_logits: Tensor, score: Tensor | None, truth: Tensor, least
         taught = seen | (area == 0)
         wrong = F.binary_cross_entropy_with_logits(score.flatten(), seen.to(rows.dtype), reduction="none")
         losses["presence"] = mean_over_processes((wrong * taught).sum(), taught.sum())
-    return losses | {"ious": mask_ious(mask_logits.detach() > 0, truth)}
+    ious = mask_ious(mask_logits.detach() > 0, truth)
+    return losses | {"ious": ious, "iou": (ious.flatten() * seen).sum() / seen.sum().clamp(min=1)}
 
 
 def mask_ious(predicted: Tensor, truth: Tensor) -> Tensor:

@@ -202,8 +202,6 @@ class _ReferringStage(Stage):
             losses["switches"] = (output.cme_labels == 1).sum() / (output.cme_labels != IGNORED_LABEL).sum().clamp(
                 min=1
             )
-        seen = visible(truth, settings.least_area)
-        losses["iou"] = (ious * seen).sum() / seen.sum().clamp(min=1)
         return losses, ious
 
     @torch.no_grad()

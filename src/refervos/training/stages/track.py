@@ -152,7 +152,8 @@ class TrackStage(Stage):
         """
         settings, pixels = self.settings, batch["pixels"]
         clips, frames = pixels.shape[:2]
-        features, third = self._encode(pixels.flatten(0, 1))
+        stages = self.tracker.encode(pixels.flatten(0, 1))
+        features = self.tracker.pyramid(stages)
         owner = torch.arange(clips, device=pixels.device).repeat_interleave(settings.objects) * frames  # (R,)
         config = self.tracker.config
         memory = MemoryBank(map_limit=config.memory_slots - 1, pointer_limit=config.pointer_limit - 1)
@@ -179,18 +180,9 @@ class TrackStage(Stage):
         score = torch.stack([s for s in scores if s is not None], 1) if config.object_score else None  # (R, T)
         losses = self._losses(torch.stack(logits, 1), torch.stack(ious, 1), score, batch["truth"])
         if self.recogniser is not None:
-            losses["recognition"] = self.recogniser(third, batch["names"].flatten(0, 1))
+            losses["recognition"] = self.recogniser(stages[2], batch["names"].flatten(0, 1))
             losses["loss"] = losses["loss"] + settings.recognition * losses["recognition"]
         return losses
-
-    def _encode(self, pixels: Tensor) -> tuple[FrameFeatures, Tensor]:
-        """Features of frames (N, 3, S, S), and the tokens of Hiera's third stage (N, g, g, w)."""
-        tokens = self.tracker.embed_patches(pixels)
-        stages = []
-        for stage in range(4):
-            tokens = self.tracker.encode_stage(stage, tokens)
-            stages.append(tokens)
-        return self.tracker.pyramid(stages), stages[2]
 
     def _decode(self, features: FrameFeatures, memory: MemoryBank, batch: dict[str, Any], time: int) -> Decoded:
         conditioned = self.tracker.condition(features.top, memory.read(time))
@@ -226,9 +218,6 @@ class TrackStage(Stage):
             + settings.quality * losses["quality"]
             + settings.presence * losses["presence"]
         )
-        seen = visible(truth, settings.least_area)
-        with torch.no_grad():
-            losses["iou"] = (reached * seen).sum() / seen.sum().clamp(min=1)
-            if score is not None:
-                losses["present"] = ((score > 0) == seen).float().mean()
+        if score is not None:
+            losses["present"] = ((score > 0) == visible(truth, settings.least_area)).float().mean()
         return losses
