@@ -15,10 +15,14 @@ ROOT = Path(refervos.__file__).parent
 BASE = {"errors", "segmentation", "typed_config"}
 ALLOWED = {
     "video": BASE,
+    "data": BASE | {"video", "worlds"},
     "metrics": BASE,
     "worlds": BASE,
-    "evaluation": BASE | {"frames", "prompts", "segmenter", "session", "samwise", "metrics", "worlds", "loading"},
-    "training": BASE | {"frames", "hub", "loading", "sam2", "samwise", "segmenter", "text", "weights", "worlds"},
+    "evaluation": BASE
+    | {"frames", "prompts", "segmenter", "session", "samwise", "metrics", "worlds", "loading"}
+    | {"data", "video"},
+    "training": BASE
+    | {"data", "frames", "hub", "loading", "sam2", "samwise", "segmenter", "text", "weights", "worlds"},
     "text": BASE | {"prompts", "hub", "weights"},
     "frames": BASE,
     "prompts": BASE,

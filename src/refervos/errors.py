@@ -35,5 +35,9 @@ class TrainingError(RefervosError):
     """Training cannot start, go on or be resumed as asked."""
 
 
+class DataError(RefervosError):
+    """A data set is not in its published layout, or a file of it is missing or damaged."""
+
+
 class EvaluationError(RefervosError):
     """Results are unreadable, or those of two runs cannot be compared."""

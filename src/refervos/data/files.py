@@ -1,0 +1,191 @@
+"""Reading the files that data sets are made of; every error names the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from refervos.data.sample import ImageArray, Mask
+from refervos.errors import DataError
+from refervos.video.frames import rgb_from_pil
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+"""What frames are stored as, in lower case."""
+
+
+class Problems:
+    """What is wrong with a data set: raised at once, or collected so that all of it can be told.
+
+    Args:
+        collect: Collect instead of raising; whoever reports a problem goes on without the item concerned.
+    """
+
+    def __init__(self, *, collect: bool = False) -> None:
+        self.collect = collect
+        self.found: list[str] = []
+
+    def report(self, sentence: str) -> None:
+        """Tell one problem.
+
+        Args:
+            sentence: One sentence: which file, what is wrong, what would be right.
+
+        Raises:
+            DataError: Unless problems are collected.
+        """
+        if not self.collect:
+            raise DataError(sentence)
+        self.found.append(sentence)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        DataError: When it is missing or no valid JSON, naming line and column; or an object in it has a name twice,
+            of which JSON readers silently drop one.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text: {error}.") from error
+    try:
+        return json.loads(text, object_pairs_hook=lambda pairs: _without_repetition(path, pairs))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path} is no valid JSON: {error.msg} in line {error.lineno}, column {error.colno}."
+        ) from error
+
+
+def _without_repetition(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    read = dict(pairs)
+    if len(read) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path} has {twice!r} twice in the same object; each may be there once.")
+    return read
+
+
+def read_frame(path: Path) -> ImageArray:
+    """Read an image file as upright RGB.
+
+    Args:
+        path: Any image that Pillow reads.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        DataError: When it is missing or no image.
+    """
+    with _opened(path) as image:
+        try:
+            return rgb_from_pil(image)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(f"{path} is damaged: {error}.") from error
+
+
+def read_indices(path: Path) -> npt.NDArray[np.uint8]:
+    """Read a mask image as the numbers stored in it: palette indices, or grey levels.
+
+    Args:
+        path: A PNG with a palette, or with grey levels (1 or 8 bit; a bit counts as 1).
+
+    Returns:
+        uint8 (H, W).
+
+    Raises:
+        DataError: When it is missing, no image, or stores colours instead of numbers.
+    """
+    with _opened(path) as image:
+        try:
+            if image.mode not in ("P", "L", "1"):
+                raise DataError(
+                    f"{path} stores colours (mode {image.mode}); a mask image has a palette or grey levels."
+                )
+            return np.array(image, dtype=np.uint8)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(f"{path} is damaged: {error}.") from error
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing.") from None
+    except (OSError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is no image that can be read.") from error
+
+
+def decode_rle(rle: Mapping[str, Any], where: str, size: tuple[int, int] | None = None) -> Mask:
+    """Decode a COCO run-length mask, compressed (text) or not (list of run lengths).
+
+    Args:
+        rle: ``size`` (height, width) and ``counts``.
+        where: What to call it in an error, such as "mask_dict.json, annotation 17, frame 3".
+        size: Height and width that it must have, where known.
+
+    Returns:
+        bool (H, W).
+
+    Raises:
+        DataError: When it is damaged or has another size.
+    """
+    shape, counts = (rle.get("size"), rle.get("counts")) if isinstance(rle, Mapping) else (None, None)
+    if not (
+        isinstance(shape, Sequence) and len(shape) == 2 and all(isinstance(side, int) and side > 0 for side in shape)
+    ):
+        raise DataError(f"{where}: this is no run-length mask; it needs 'size' [height, width] and 'counts'.")
+    height, width = shape
+    if size is not None and (height, width) != size:
+        raise DataError(f"{where}: the mask is {width}x{height}, the frames are {size[1]}x{size[0]}.")
+    if isinstance(counts, list):
+        if not all(isinstance(run, int) and run >= 0 for run in counts) or sum(counts) != height * width:
+            raise DataError(f"{where}: the run lengths do not add up to {width}x{height} pixels.")
+        values = np.arange(len(counts)) % 2 == 1
+        return np.repeat(values, counts).reshape(width, height).T  # runs go down the columns
+    if not isinstance(counts, str | bytes):
+        raise DataError(f"{where}: this is no run-length mask; its 'counts' must be text or a list of run lengths.")
+    data = counts.encode() if isinstance(counts, str) else counts
+    if _pixels_of(data) != height * width:  # the decoder writes outside its memory on such data
+        raise DataError(f"{where}: the run lengths do not add up to {width}x{height} pixels.")
+    return np.asarray(coco_mask.decode({"size": [height, width], "counts": data}), dtype=np.bool_)
+
+
+def _pixels_of(counts: bytes) -> int | None:
+    """Sum of the run lengths of a compressed mask; None where the text is none.
+
+    Each number is a series of characters of five bits, lowest first, with a bit that says whether more follow; from the
+    fourth on it is the difference to the number two before (COCO's mask format).
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for letter in counts:
+        bits = letter - 48
+        if not 0 <= bits < 64:
+            return None
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:
+            if bits & 0x10:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            if runs[-1] < 0:
+                return None
+            value = shift = 0
+    return sum(runs) if not shift else None
