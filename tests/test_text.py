@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from refervos import Prompt
 from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, PromptError
 from refervos.samwise.model import Samwise
 from refervos.text.encoder import TextConfig, TextEncoder
+from refervos.text.pretrained import load_text
 from refervos.text.tokenizer import Tokenizer
 from refervos.text.verbs import find_verbs
 from scenes import MICRO, micro_model
@@ -134,6 +136,44 @@ def test_layers_in_segments_are_the_whole_encoder() -> None:
         tokens = encoder.run_segment(segment, tokens, keep)
     whole = encoder.roberta(input_ids=ids, attention_mask=keep.long()).last_hidden_state
     assert torch.allclose(tokens[keep], whole[keep], atol=1e-5)
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_a_hugging_face_roberta_is_read(tmp_path: Path, tokenizer: Tokenizer, head: bool) -> None:
+    from transformers import RobertaConfig, RobertaForMaskedLM, RobertaModel
+
+    shape = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        num_hidden_layers=12,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=20,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+    )
+    published = (RobertaForMaskedLM if head else RobertaModel)(shape).eval()
+    published.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    encoder, own = load_text(tmp_path)
+    ids = torch.tensor([own.encode("the red ball")[0]])
+    keep = torch.ones_like(ids, dtype=torch.bool)
+    tokens = encoder.embed(ids)
+    for segment in range(4):
+        tokens = encoder.run_segment(segment, tokens, keep)
+    with torch.no_grad():
+        whole = (published.roberta if head else published)(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(tokens, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_no_other_model_is_taken_for_a_roberta(tmp_path: Path) -> None:
+    for header, sentence in (
+        ({"model_type": "bert"}, "no text encoder"),
+        ({"model_type": "roberta"}, "does not tell vocab_size"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(header))
+        with pytest.raises(CheckpointError, match=sentence):
+            load_text(tmp_path)
 
 
 @pytest.mark.parametrize(

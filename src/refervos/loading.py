@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from refervos.errors import CheckpointError, ConfigError
 from refervos.hub import fetch
-from refervos.pretrained import CONFIG, WEIGHTS
 from refervos.typed_config import config_from_mapping
-from refervos.weights import load_renamed
+from refervos.weights import CONFIG, WEIGHTS, load_renamed, read_header, read_tensors
 
 if TYPE_CHECKING:
     from refervos.sam2.segmenter import Sam2Segmenter
@@ -86,13 +83,8 @@ def _read(path: Path, overrides: dict[str, Any]) -> Samwise | Sam2Segmenter:
         if path.suffix == ".pth":
             raise CheckpointError(f"{path} is an official checkpoint; run 'refervos convert {path} FOLDER' first.")
         return _read_sam2(path, overrides)
-    try:
-        header = json.loads((path / CONFIG).read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} has no {CONFIG}; give a folder written by 'refervos convert'.") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path / CONFIG} is not valid JSON ({error}).") from error
-    kind = header.get("model_type") if isinstance(header, dict) else None
+    header = read_header(path, "give a folder written by 'refervos convert'")
+    kind = header.get("model_type")
     if kind in ("sam2_video", "sam2"):
         return _read_sam2(path, overrides)
     if kind == "samwise":
@@ -118,7 +110,7 @@ def _read_own_sam2(path: Path, header: dict[str, Any], overrides: dict[str, Any]
 
     config = config_from_mapping(Sam2Config, {**_config_of(header, path), **overrides}, str(path / CONFIG))
     model = Sam2Segmenter(Sam2Tracker(config))
-    load_renamed(model, _weights_of(path), lambda name: (name,), where=str(path / WEIGHTS))
+    load_renamed(model, read_tensors(path), lambda name: (name,), where=str(path / WEIGHTS))
     return model
 
 
@@ -129,7 +121,7 @@ def _read_samwise(path: Path, header: dict[str, Any], overrides: dict[str, Any])
 
     config = config_from_mapping(SamwiseConfig, {**_config_of(header, path), **overrides}, str(path / CONFIG))
     model = Samwise(config, Tokenizer.from_pretrained(path) if has_tokenizer(path) else None)
-    load_renamed(model, _weights_of(path), lambda name: (name,), where=str(path / WEIGHTS))
+    load_renamed(model, read_tensors(path), lambda name: (name,), where=str(path / WEIGHTS))
     return model
 
 
@@ -138,13 +130,3 @@ def _config_of(header: dict[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path / CONFIG} has no config; it was not written by refervos.")
     return values
-
-
-def _weights_of(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path / WEIGHTS)
-    except (FileNotFoundError, SafetensorError) as error:
-        raise CheckpointError(f"{path / WEIGHTS} is missing or unreadable ({error}).") from error

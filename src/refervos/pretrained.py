@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from refervos.prompts import Prompt
 from refervos.segmenter import Segmenter
 from refervos.session import Session
-from refervos.weights import write_folder_atomically
-
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
+from refervos.weights import write_folder_atomically, write_model
 
 
 class Pretrained(nn.Module):
@@ -74,29 +69,10 @@ class Pretrained(nn.Module):
             return str(api.upload_folder(repo_id=repository, folder_path=Path(temporary) / "model"))
 
     def _write(self, folder: Path, dtype: torch.dtype | None) -> None:
-        from safetensors.torch import save_file
-
-        import refervos
-
-        config = {
-            "model_type": self.model_type,
-            "refervos_version": refervos.__version__,
-            "config": dataclasses.asdict(self.config),
-        }
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        tensors = {name: _rounded(tensor, dtype) for name, tensor in self.state_dict().items()}
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        # safetensors makes files that only their owner can read; this one is as public as its neighbour.
-        (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
+        write_model(folder, self, self.model_type, self.config, dtype)
         tokenizer = getattr(self, "tokenizer", None)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
 
     model_type: str
     config: Any
-
-
-def _rounded(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A copy of its own (safetensors refuses shared storage), floats in the wanted type."""
-    rounded = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-    return rounded.detach().cpu().contiguous().clone()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import os
 import re
 import tempfile
@@ -14,6 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from refervos.errors import CheckpointError
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
 
 Rules = Sequence[tuple[str, str]]
 """Regular expressions and what each is replaced by, applied in order."""
@@ -170,3 +175,71 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None], *, over
                 os.replace(file, folder / file.name)
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be written ({error.strerror or error}).") from error
+
+
+def write_model(folder: Path, model: nn.Module, model_type: str, config: Any, dtype: torch.dtype | None = None) -> None:
+    """Write ``config.json`` and ``model.safetensors``.
+
+    Args:
+        folder: Exists; see ``write_folder_atomically``.
+        model: Its state dict is written.
+        model_type: What ``config.json`` says that it is.
+        config: A dataclass, the model's shape.
+        dtype: Round the weights to this type; default as they are.
+    """
+    from safetensors.torch import save_file
+
+    import refervos
+
+    header = {
+        "model_type": model_type,
+        "refervos_version": refervos.__version__,
+        "config": dataclasses.asdict(config),
+    }
+    (folder / CONFIG).write_text(json.dumps(header, indent=2) + "\n")
+    tensors = {name: _rounded(tensor, dtype) for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    # safetensors makes files that only their owner can read; this one is as public as its neighbour.
+    (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
+
+
+def _rounded(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A copy of its own (safetensors refuses shared storage), floats in the wanted type."""
+    rounded = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+    return rounded.detach().cpu().contiguous().clone()
+
+
+def read_header(folder: Path, advice: str) -> dict[str, Any]:
+    """Read a model folder's ``config.json``.
+
+    Args:
+        folder: The folder.
+        advice: What would be right, for error messages.
+
+    Raises:
+        CheckpointError: When it is missing or no JSON object.
+    """
+    try:
+        header = json.loads((folder / CONFIG).read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} has no {CONFIG}; {advice}.") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is not valid JSON ({error}).") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{folder / CONFIG} holds no JSON object; {advice}.")
+    return header
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read a model folder's ``model.safetensors``.
+
+    Raises:
+        CheckpointError: When it is missing or unreadable.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is missing or unreadable ({error}).") from error

@@ -136,23 +136,25 @@ def _init_folder(stage: StageRecipe, source: str, names: Sequence[str], out: Pat
         if name not in wanted and not model.is_dir():
             raise TrainingError(f"stage {stage.name!r} begins from {name!r}, which is not trained yet; train it first.")
         return model
-    folder = MINIATURE_FOLDER if source == MINIATURE else Path(source).expanduser()
-    if folder.is_dir():
-        return folder
+    path = MINIATURE_FOLDER if source == MINIATURE else Path(source).expanduser()
+    if path.exists():
+        return path  # a folder, or a checkpoint file of SAM2
     if source.count("/") == 1 and source[0] not in "./~":
         advice = f"stage {stage.name!r} needs an earlier stage, a model folder or a hub id to begin from"
         return fetch(source, ["*.json", "*.safetensors", "*.txt"], advice)
-    raise TrainingError(f"stage {stage.name!r} begins from {source!r}, which is no earlier stage and no folder.")
+    raise TrainingError(
+        f"stage {stage.name!r} begins from {source!r}, which is no earlier stage, no folder and no file."
+    )
 
 
 def _fingerprints(init: Mapping[str, Path]) -> dict[str, str]:
     """What the models that exist hold, so that a stage does not go on from one that was trained anew."""
     found: dict[str, str] = {}
     for role, folder in init.items():
-        if not folder.is_dir():
+        if not folder.exists():
             continue
         digest = hashlib.sha256()
-        for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        for path in sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else [folder]:
             with path.open("rb") as file:
                 digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         found[role] = digest.hexdigest()[:16]
