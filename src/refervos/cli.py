@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import refervos
+from refervos.data.command import data_app
 from refervos.errors import PromptError, RefervosError
 from refervos.evaluation.command import diagnose
 
@@ -320,6 +321,7 @@ def train(
 
 
 app.command()(diagnose)
+app.add_typer(data_app)
 
 
 def main() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
 
 from refervos.data.sample import ImageArray, Mask
@@ -18,6 +22,8 @@ from refervos.video.frames import rgb_from_pil
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """What frames are stored as, in lower case."""
+
+_LYING = range(5, 9)  # the orientations of EXIF in which rows are stored as columns
 
 
 class Problems:
@@ -44,6 +50,47 @@ class Problems:
             raise DataError(sentence)
         self.found.append(sentence)
 
+    @contextmanager
+    def tolerated(self) -> Iterator[None]:
+        """Report a ``DataError`` raised inside, and go on behind.
+
+        Raises:
+            DataError: The same, unless problems are collected.
+        """
+        try:
+            yield
+        except DataError as error:
+            if not self.collect:
+                raise
+            self.found.append(str(error))
+
+
+def read_text(path: Path, encodings: Sequence[str] = ("utf-8",)) -> str:
+    """Read a text file.
+
+    Args:
+        path: The file.
+        encodings: Those it may be written in; the first that fits is taken.
+
+    Returns:
+        Its content.
+
+    Raises:
+        DataError: When it is missing or no text in any of the encodings.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    for encoding in encodings:
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError as error:
+            reason = error
+    raise DataError(f"{path} cannot be read as text: {reason}.")
+
 
 def read_json(path: Path) -> Any:
     """Read a JSON file.
@@ -58,27 +105,66 @@ def read_json(path: Path) -> Any:
         DataError: When it is missing or no valid JSON, naming line and column; or an object in it has a name twice,
             of which JSON readers silently drop one.
     """
+    text = read_text(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as text: {error}.") from error
-    try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _without_repetition(path, pairs))
+        return json.loads(text, object_pairs_hook=lambda pairs: without_repetition(pairs, str(path)))
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path} is no valid JSON: {error.msg} in line {error.lineno}, column {error.colno}."
         ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise DataError(f"{path} is no JSON that can be read: {error}.") from error
 
 
-def _without_repetition(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_repetition(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
+    """Make a dictionary of a JSON object's names and values (``object_pairs_hook``).
+
+    Args:
+        pairs: As they stand in the file.
+        where: What to call the file, or the place in it, in an error.
+
+    Returns:
+        The same.
+
+    Raises:
+        DataError: When a name is there twice.
+    """
     read = dict(pairs)
     if len(read) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path} has {twice!r} twice in the same object; each may be there once.")
+        raise DataError(f"{where} has {twice!r} twice in the same object; each may be there once.")
     return read
+
+
+def read_rows(path: Path, columns: int, problems: Problems, *, header: bool = False) -> list[list[str]]:
+    """Read a table of comma-separated values.
+
+    Args:
+        path: The file.
+        columns: How many there must be.
+        problems: Told of rows with more or fewer, which are left out.
+        header: Whether the first row names the columns; it is left out.
+
+    Returns:
+        The rows, without space around the values.
+
+    Raises:
+        DataError: When the file is missing or no such table.
+    """
+    try:
+        rows = list(csv.reader(io.StringIO(read_text(path, ("utf-8", "latin-1")), newline=""), strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path} is no table of comma-separated values: {error}.") from error
+    kept = []
+    for number, row in enumerate(rows, start=1):
+        if not row or (header and number == 1):
+            continue
+        if len(row) == columns:
+            kept.append([value.strip() for value in row])
+        else:
+            problems.report(f"{path}, row {number}, has {len(row)} columns; it should have {columns}.")
+    return kept
 
 
 def read_frame(path: Path) -> ImageArray:
@@ -98,6 +184,26 @@ def read_frame(path: Path) -> ImageArray:
             return rgb_from_pil(image)
         except (OSError, ValueError, SyntaxError) as error:
             raise DataError(f"{path} is damaged: {error}.") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Find out how large an image is, from its first bytes only.
+
+    Args:
+        path: Any image that Pillow reads.
+
+    Returns:
+        Height and width of the upright image in pixels.
+
+    Raises:
+        DataError: When it is missing or no image.
+    """
+    with _opened(path) as image:
+        try:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _LYING
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(f"{path} is damaged: {error}.") from error
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def read_indices(path: Path) -> npt.NDArray[np.uint8]:
@@ -121,6 +227,28 @@ def read_indices(path: Path) -> npt.NDArray[np.uint8]:
             return np.array(image, dtype=np.uint8)
         except (OSError, ValueError, SyntaxError) as error:
             raise DataError(f"{path} is damaged: {error}.") from error
+
+
+def report_missing(folder: Path, names: Iterable[str], problems: Problems) -> bool:
+    """Tell which files are not there.
+
+    Args:
+        folder: Where they should be.
+        names: Of the files.
+        problems: Told of each that is missing; of the folder alone where that is.
+
+    Returns:
+        Whether the folder is there.
+    """
+    try:
+        there = set(os.listdir(folder))
+    except OSError:
+        problems.report(f"{folder} is missing.")
+        return False
+    for name in names:
+        if name not in there:
+            problems.report(f"{folder / name} is missing.")
+    return True
 
 
 def _opened(path: Path) -> Image.Image:

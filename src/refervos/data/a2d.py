@@ -1,0 +1,160 @@
+"""A2D-Sentences: sentences about actors; three to five frames of each video have masks.
+
+Layout (https://kgavrilyuk.github.io/publication/actor_action/ and
+https://web.eecs.umich.edu/~jjcorso/r/a2d/, put together as https://github.com/mttr2021/MTTR does)::
+
+    Release/videoset.csv                    no header; the first column is the video, the ninth 0 (train) or 1 (test)
+    Release/clips320H/<video>.mp4           or Release/pngs320H/<video>/00001.png
+    text_annotations/a2d_annotation.txt     a header, then video_id,instance_id,query
+    text_annotations/a2d_missed_videos.txt  videos without sentences, one a line
+    text_annotations/a2d_annotation_with_instances/<video>/00030.h5    named after the frame, counted from 1
+
+An HDF5 file holds ``instance``, the ids of the objects in the frame, and ``reMask``, their masks with rows and columns
+exchanged: (N, W, H), or (W, H) of a single object. A frame without the object that a sentence is about is not scored,
+as in MTTR. The sentence about instance "1 (copy)" is a mistake in the data and left out, as there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refervos.data.files import Problems, read_rows, read_text
+from refervos.data.frames import VideoDecoder, VideoFileFrames, counted_images
+from refervos.data.sample import Dataset, Frames, Mask, Sample, Video
+from refervos.errors import DataError, MissingDependencyError
+
+NAME = "a2d-sentences"
+
+_SUBSETS = {"train": "0", "test": "1"}
+
+_MISTAKE = "1 (copy)"
+
+
+@dataclass(frozen=True, eq=False)
+class InstanceMasks:
+    """A truth stored as an HDF5 file for each annotated frame; all pixels count.
+
+    Attributes:
+        folder: Where the files of the video are.
+        instance: The id of the object meant.
+    """
+
+    folder: Path
+    instance: int
+
+    @cached_property
+    def _positions(self) -> dict[int, int]:
+        """Where the object is in the file of each frame that shows it, by the frame's index."""
+        positions = {}
+        for name in sorted(name for name in os.listdir(self.folder) if name.endswith(".h5") and name[0] != "."):
+            stem = name.removesuffix(".h5")
+            if not stem.isdecimal() or int(stem) < 1:
+                raise DataError(f"{self.folder / name} is not named after a frame, such as 00030.h5.")
+            with _opened(self.folder / name) as file:
+                masks = file["reMask"]
+                count = 1 if len(masks.shape) == 2 else masks.shape[0]
+                # One published file lists an instance more than it has masks.
+                ids = np.ravel(file["instance"][()]).astype(int).tolist()[:count]
+            if self.instance in ids:
+                positions[int(stem) - 1] = ids.index(self.instance)
+        return positions
+
+    @property
+    def annotated(self) -> Sequence[int]:
+        """Indices of the frames that are annotated and show the object; DataError where a file is damaged."""
+        return tuple(self._positions)
+
+    def mask(self, index: int) -> Mask:
+        """Read the mask in one annotated frame, bool (H, W); DataError where it is damaged."""
+        with _opened(self.folder / f"{index + 1:05d}.h5") as file:
+            masks = file["reMask"]
+            mask = masks[()] if len(masks.shape) == 2 else masks[self._positions[index]]
+            return np.asarray(mask).T != 0
+
+    def void(self, index: int) -> None:
+        """All pixels count."""
+        return None
+
+
+def read_a2d_sentences(folder: Path, split: str, problems: Problems) -> Dataset:
+    """Read a split of A2D-Sentences.
+
+    Args:
+        folder: The folder that holds ``Release`` and ``text_annotations``.
+        split: ``train`` or ``test``.
+        problems: Told what is wrong with single videos and sentences.
+
+    Returns:
+        A sample for each sentence.
+
+    Raises:
+        DataError: When a file that tells of all videos is missing or damaged.
+        MissingDependencyError: Without h5py.
+    """
+    _hdf5()
+    texts = folder / "text_annotations"
+    missed = set(read_text(texts / "a2d_missed_videos.txt").split())
+    rows = read_rows(folder / "Release" / "videoset.csv", 9, problems)
+    of_split = {row[0] for row in rows if row[8] == _SUBSETS[split]} - missed
+    file = texts / "a2d_annotation.txt"
+    asked: dict[str, dict[int, str]] = {}
+    for id, instance, query in read_rows(file, 3, problems, header=True):
+        if id not in of_split or instance == _MISTAKE:
+            continue
+        with problems.tolerated():
+            if not instance.isdecimal():
+                raise DataError(f"{file}: the instance {instance!r} of video {id} is no number.")
+            if int(instance) in asked.setdefault(id, {}):
+                raise DataError(f"{file} has a sentence about instance {instance} of video {id} twice.")
+            asked[id][int(instance)] = query
+    decoder = VideoDecoder()
+    samples: list[Sample] = []
+    for id, sentences in asked.items():
+        with problems.tolerated():
+            masks = texts / "a2d_annotation_with_instances" / id
+            if not masks.is_dir():
+                raise DataError(f"{masks} is missing.")
+            video = Video(id, _frames(folder / "Release", id, decoder, problems))
+            for number, query in sentences.items():
+                truth, name = InstanceMasks(masks, number), str(number)
+                samples.append(Sample(video, name, query, truth, has_target=True, object_ids=(name,)))
+    return Dataset(NAME, split, tuple(samples))
+
+
+def _frames(release: Path, id: str, decoder: VideoDecoder, problems: Problems) -> Frames:
+    images, clip = release / "pngs320H" / id, release / "clips320H" / f"{id}.mp4"
+    if images.is_dir():
+        return counted_images(images, problems)
+    if not clip.is_file():
+        raise DataError(f"{clip} is missing.")
+    return VideoFileFrames(clip, decoder)
+
+
+def _hdf5() -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingDependencyError("the masks of A2D-Sentences need h5py: pip install 'refervos[data]'.") from error
+    return h5py
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file; what is wrong with it becomes a DataError that names it."""
+    try:
+        with _hdf5().File(path, "r") as file:
+            yield file
+    except (DataError, MissingDependencyError):
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing.") from None
+    except Exception as error:  # damaged files fail in every way there is
+        raise DataError(f"{path} has no masks that can be read: {error}.") from error

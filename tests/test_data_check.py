@@ -1,0 +1,222 @@
+"""`refervos data check` tells what is there, what is missing or damaged, and how much it holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import layouts
+import layouts_images
+from layouts import (
+    film,
+    write_a2d_sentences,
+    write_jhmdb_sentences,
+    write_long_rvos,
+    write_mevis,
+    write_ref_davis17,
+    write_ref_youtube_vos,
+    write_revos,
+)
+from refervos.cli import app
+from refervos.data import frames
+from refervos.data.catalogue import BENCHMARKS
+from refervos.data.check import check_dataset
+from refervos.errors import ConfigError, DataError
+from refervos.video import Source, open_source
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["data", "check", *map(str, arguments)])
+
+
+def test_all_splits_that_are_there_are_counted(tmp_path: Path) -> None:
+    write_mevis(tmp_path, "valid_u")
+    write_mevis(tmp_path, "valid", videos=3, frames=4)
+    result = run("mevis", tmp_path)
+    assert result.exit_code == 0
+    objects = sum(len({target for referral in one.asked for target in referral.targets}) for one in film("valid_u"))
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert lines == [
+        f"mevis in {tmp_path}",
+        f"valid_u 2 videos, 12 frames, 8 expressions, {objects} objects (6 with a target, 2 without)",
+        "valid 3 videos, 12 frames, 12 expressions (12 secret)",
+        "train is not there",
+        "test is not there",
+        "nothing is wrong; every frame and mask was decoded",
+    ]
+
+
+def test_one_split_is_checked_alone(tmp_path: Path) -> None:
+    write_mevis(tmp_path, "valid_u")
+    write_mevis(tmp_path, "train")
+    shutil.rmtree(tmp_path / "train/JPEGImages")
+    assert run("mevis", tmp_path, "--split", "valid_u").exit_code == 0
+    assert run("mevis", tmp_path).exit_code == 1
+
+
+def test_json_tells_every_problem_and_the_screen_only_some(tmp_path: Path) -> None:
+    write_mevis(tmp_path, frames=30, videos=1)
+    images = sorted((tmp_path / "valid_u/JPEGImages/valid_u00").iterdir())
+    for frame in images[3:]:
+        frame.unlink()
+    shown = run("mevis", tmp_path)
+    assert shown.exit_code == 1
+    assert shown.stdout.count("is missing") == 20
+    assert "and 7 more" in shown.stdout
+    told = json.loads(run("mevis", tmp_path, "--json").stdout)
+    assert told["problems"] == [f"{frame} is missing." for frame in images[3:]]
+    assert told["splits"][0]["expressions"] == 4
+
+
+def test_exit_code_2_when_nothing_can_be_read(tmp_path: Path) -> None:
+    write_mevis(tmp_path)
+    (tmp_path / "valid_u/meta_expressions.json").write_text("{")
+    result = run("mevis", tmp_path)
+    assert result.exit_code == 2
+    assert "could not be read" in result.stdout
+    assert "meta_expressions.json" in result.stdout
+    with pytest.raises(DataError, match=r"holds no split of MeViS; looked for valid_u"):
+        check_dataset("mevis", tmp_path / "valid_u")
+    with pytest.raises(DataError, match="nowhere"):
+        check_dataset("mevis", tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="mevis, ref-youtube-vos"):
+        check_dataset("mvis", tmp_path)
+
+
+def test_fast_looks_for_files_and_decodes_nothing(tmp_path: Path) -> None:
+    write_ref_youtube_vos(tmp_path)
+    (tmp_path / "train/JPEGImages/train00/00010.jpg").write_text("no")
+    (tmp_path / "train/Annotations/train00/00010.png").write_text("no")
+    fast = run("ref-youtube-vos", tmp_path, "--fast")
+    assert fast.exit_code == 0
+    assert "no frame and no mask was decoded" in fast.stdout
+    slow = run("ref-youtube-vos", tmp_path)
+    assert slow.exit_code == 1
+    assert "00010.jpg" in slow.stdout
+    assert "00010.png" in slow.stdout
+    (tmp_path / "train/Annotations/train00/00010.png").unlink()
+    assert "00010.png is missing" in run("ref-youtube-vos", tmp_path, "--fast").stdout
+
+
+def test_a_mask_for_a_frame_of_another_size_is_found(tmp_path: Path) -> None:
+    write_jhmdb_sentences(tmp_path / "jhmdb")
+    for frame in (tmp_path / "jhmdb/Rename_Images/wave/jhmdb00").iterdir():
+        Image.new("RGB", (50, 40)).save(frame)
+    problems = check_dataset("jhmdb-sentences", tmp_path / "jhmdb").problems
+    assert len(problems) == 3
+    assert all("jhmdb00" in problem and "64x48" in problem and "50x40" in problem for problem in problems)
+
+    other = write_a2d_sentences(tmp_path / "other", size=(64, 96))
+    write_a2d_sentences(tmp_path / "a2d")
+    shutil.copy(other / "Release/clips320H/test00.mp4", tmp_path / "a2d/Release/clips320H/test00.mp4")
+    problems = check_dataset("a2d-sentences", tmp_path / "a2d", "test").problems
+    assert problems
+    assert all("test00.mp4" in problem and "96x64" in problem for problem in problems)
+
+
+def test_a_mask_for_a_frame_that_is_not_there_is_found(tmp_path: Path) -> None:
+    longer = write_a2d_sentences(tmp_path / "longer")
+    shorter = write_a2d_sentences(tmp_path / "shorter", frames=3)
+    shutil.copy(shorter / "Release/clips320H/test01.mp4", longer / "Release/clips320H/test01.mp4")
+    problems = check_dataset("a2d-sentences", longer, "test").problems
+    assert problems
+    assert all("test01" in problem and "has 3 frames" in problem for problem in problems)
+
+
+def test_video_files_are_decoded_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several at once would take the decoder from each other, and open a file for each frame."""
+    write_a2d_sentences(tmp_path, videos=4)
+    opened: list[int] = []
+
+    def slowly(path: Path) -> Source:
+        opened.append(threading.get_ident())
+        time.sleep(0.05)
+        return open_source(path)
+
+    monkeypatch.setattr(frames, "open_source", slowly)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert check_dataset("a2d-sentences", tmp_path, "test").splits[0].frames == 24
+    assert len(opened) == 8  # to count the frames of a file, and to read them
+    assert len(set(opened)) == 1
+
+
+def test_a_frame_of_another_size_is_found(tmp_path: Path) -> None:
+    write_long_rvos(tmp_path)
+    odd = tmp_path / "valid/JPEGImages/valid01/00004.jpg"
+    Image.new("RGB", (50, 40)).save(odd)
+    problems = check_dataset("long-rvos", tmp_path).problems
+    assert len(problems) == 1
+    assert str(odd) in problems[0]
+
+
+def test_revos_without_foreground_is_told_once_a_file(tmp_path: Path) -> None:
+    write_revos(tmp_path)
+    (tmp_path / "mask_dict_foreground.json").unlink()
+    problems = check_dataset("revos", tmp_path).problems
+    assert len(problems) == 1
+    assert "mask_dict_foreground.json" in problems[0]
+
+
+def test_a_target_that_no_mask_shows_is_told_but_is_no_problem(tmp_path: Path) -> None:
+    write_ref_davis17(tmp_path)
+    assert check_dataset("ref-davis17", tmp_path).splits[0].invisible == ()
+    for mask in (tmp_path / "DAVIS/Annotations_unsupervised/480p/blackswan").iterdir():
+        Image.fromarray(np.zeros((48, 64), np.uint8)).save(mask)
+    result = run("ref-davis17", tmp_path)
+    assert result.exit_code == 0
+    assert "2 expressions have a target that no mask shows, such as val/blackswan/0" in result.stdout
+
+
+def test_what_is_listed_nowhere_is_told_but_is_no_problem(tmp_path: Path) -> None:
+    write_revos(tmp_path)
+    write_revos(tmp_path, "train")
+    assert check_dataset("revos", tmp_path).unlisted == ()
+    videos = tmp_path / "JPEGImages/UVO/all"
+    shutil.copytree(videos / "valid00", videos / "unasked")
+    shutil.copy(videos / "train00/00000.jpg", videos / "train00/00099.jpg")
+    assert check_dataset("revos", tmp_path).unlisted == (str(videos / "train00/00099.jpg"), str(videos / "unasked"))
+    result = run("revos", tmp_path)
+    assert result.exit_code == 0
+    assert "2 images and folders are listed nowhere" in result.stdout
+
+
+OTHERS: dict[str, Callable[[Path], object]] = {
+    "refcoco": layouts_images.write_refcoco,
+    "refcoco+": partial(layouts_images.write_refcoco, name="refcoco+"),
+    "refcocog": partial(
+        layouts_images.write_refcoco, name="refcocog", splits=("train", "val", "test"), partition="umd"
+    ),
+    "grefcoco": layouts_images.write_grefcoco,
+    "json-lines": layouts_images.write_json_lines,
+    "coco-video": layouts_images.write_coco_video,
+    "cvat": layouts_images.write_cvat,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_images_and_your_own_data_are_checked_in_the_same_way(tmp_path: Path, name: str) -> None:
+    OTHERS[name](tmp_path)
+    found = check_dataset(name, tmp_path)
+    assert found.problems == ()
+    assert found.expressions > 0
+    assert {split.split for split in found.splits} <= set(BENCHMARKS[name].splits)
+
+
+def test_every_data_set_of_the_catalogue_is_checked_here() -> None:
+    assert {*OTHERS, *layouts.WRITERS} == set(BENCHMARKS)
+
+
+def test_the_progress_bar_stays_silent_where_there_is_no_terminal(tmp_path: Path) -> None:
+    write_mevis(tmp_path)
+    assert run("mevis", tmp_path).stderr == ""

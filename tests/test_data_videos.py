@@ -1,0 +1,282 @@
+"""Every video benchmark is read from its published layout: what is asked, and exactly the masks that are meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from layouts import (
+    A2D_ANNOTATED,
+    DAVIS_VIDEOS,
+    DAVIS_VOID,
+    JHMDB_CHOSEN,
+    WRITERS,
+    change_json,
+    davis_text,
+    film,
+    write_a2d_sentences,
+    write_jhmdb_sentences,
+    write_long_rvos,
+    write_mevis,
+    write_ref_davis17,
+    write_ref_youtube_vos,
+    write_revos,
+)
+from refervos.data.catalogue import BENCHMARKS, open_dataset
+from refervos.data.revos import RevosTruth
+from refervos.data.sample import Dataset, Sample
+from refervos.data.truths import NumberedPixels
+from refervos.errors import ConfigError, DataError
+
+
+def masks_of(sample: Sample) -> np.ndarray:
+    """All annotated masks of a sample (T, H, W)."""
+    assert sample.truth is not None
+    return np.stack([sample.truth.mask(index) for index in sample.truth.annotated])
+
+
+def test_mevis_unites_the_objects_and_knows_expressions_without_target(tmp_path: Path) -> None:
+    dataset = open_dataset("mevis", write_mevis(tmp_path), "valid_u")
+    films = film("valid_u")
+    assert [sample.key for sample in dataset.samples] == [(one.id, str(k)) for one in films for k in range(4)]
+    for sample, (one, k) in zip(dataset.samples, [(one, k) for one in films for k in range(4)], strict=True):
+        assert sample.expression == one.asked[k].text
+        assert sample.has_target == bool(one.asked[k].targets)
+        assert len(sample.object_ids) == len(one.asked[k].targets)
+        np.testing.assert_array_equal(masks_of(sample), one.masks(k))
+    assert dataset.samples[0].video is dataset.samples[3].video
+    assert list(dataset.samples[0].video.frames.names) == [f"{index:05d}" for index in range(6)]
+    shown = dataset.samples[0].video.frames.read(2).astype(int)
+    assert np.abs(shown - films[0].clip.frames[2]).mean() < 10
+
+
+def test_mevis_without_public_masks_keeps_the_target_secret(tmp_path: Path) -> None:
+    for sample in open_dataset("mevis", write_mevis(tmp_path, "valid"), "valid").samples:
+        assert (sample.truth, sample.has_target, sample.object_ids) == (None, None, ())
+
+
+def test_mevis_train_without_masks_is_no_secret(tmp_path: Path) -> None:
+    write_mevis(tmp_path, "train")
+    (tmp_path / "train/mask_dict.json").unlink()
+    with pytest.raises(DataError, match=r"mask_dict\.json"):
+        open_dataset("mevis", tmp_path, "train")
+
+
+def test_ref_youtube_vos_train_reads_objects_by_palette_index(tmp_path: Path) -> None:
+    dataset = open_dataset("ref-youtube-vos", write_ref_youtube_vos(tmp_path), "train")
+    for (video, samples), one in zip(dataset.videos(), film("train"), strict=True):
+        assert list(video.frames.names)[:3] == ["00000", "00005", "00010"]
+        for k, sample in enumerate(samples):
+            assert sample.object_ids == (str(one.asked[k].targets[0] + 1),)
+            np.testing.assert_array_equal(masks_of(sample), one.masks(k))
+
+
+def test_ref_youtube_vos_valid_is_without_the_videos_of_test(tmp_path: Path) -> None:
+    write_ref_youtube_vos(tmp_path, "valid")
+    for split in ("valid", "test"):
+        dataset = open_dataset("ref-youtube-vos", tmp_path, split)
+        assert [video.id for video, _ in dataset.videos()] == [one.id for one in film(split)]
+        assert {sample.truth for sample in dataset.samples} == {None}
+    (tmp_path / "meta_expressions/test/meta_expressions.json").unlink()
+    with pytest.raises(DataError, match=r"test/meta_expressions\.json"):
+        open_dataset("ref-youtube-vos", tmp_path, "valid")
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_ref_davis17_has_four_annotators_about_each_object(tmp_path: Path, converted: bool) -> None:
+    dataset = open_dataset("ref-davis17", write_ref_davis17(tmp_path, converted=converted), "val")
+    assert [video.id for video, _ in dataset.videos()] == list(DAVIS_VIDEOS["val"][:2])
+    for (_, samples), one in zip(dataset.videos(), film("val"), strict=True):
+        assert [sample.expression_id for sample in samples] == [str(k) for k in range(8)]
+        assert [sample.annotator for sample in samples] == ["0", "1", "2", "3"] * 2
+        assert [sample.kind for sample in samples] == ["first frame", "full video"] * 4
+        for k, sample in enumerate(samples):
+            referral = one.asked[k // 4]
+            assert sample.expression == davis_text(k % 4, referral)
+            assert sample.object_ids == (str(referral.targets[0] + 1),)
+            meant = one.masks(k // 4).copy()
+            meant[:, *DAVIS_VOID] = False
+            np.testing.assert_array_equal(masks_of(sample), meant)
+            assert isinstance(sample.truth, NumberedPixels)
+            void = sample.truth.void(0)
+            assert void is not None
+            assert void.sum() == void[DAVIS_VOID].sum() == 9
+            assert set(np.unique(sample.truth.numbers(5))) <= {*range(len(one.clip.masks) + 1), 255}
+
+
+def test_ref_davis17_knows_how_the_annotators_misspell_videos(tmp_path: Path) -> None:
+    write_ref_davis17(tmp_path, "train", videos=4)
+    assert "clasic-car" in (tmp_path / "davis_text_annotations/Davis17_annot1.txt").read_text()
+    dataset = open_dataset("ref-davis17", tmp_path, "train")
+    assert [video.id for video, _ in dataset.videos()] == list(DAVIS_VIDEOS["train"])
+
+
+def test_ref_davis17_reads_the_semi_supervised_masks_where_there_are_no_others(tmp_path: Path) -> None:
+    write_ref_davis17(tmp_path)
+    (tmp_path / "DAVIS/Annotations_unsupervised").rename(tmp_path / "DAVIS/Annotations")
+    assert len(open_dataset("ref-davis17", tmp_path)) == 16
+
+
+def test_ref_davis17_wants_every_annotator_about_every_object(tmp_path: Path) -> None:
+    write_ref_davis17(tmp_path)
+    file = tmp_path / "davis_text_annotations/Davis17_annot2.txt"
+    file.write_bytes(b"\n".join(file.read_bytes().split(b"\n")[1:]))
+    with pytest.raises(DataError, match=r"Davis17_annot2\.txt has no expression about object \d of blackswan"):
+        open_dataset("ref-davis17", tmp_path)
+
+
+def test_ref_davis17_converted_wants_four_in_a_row_about_an_object(tmp_path: Path) -> None:
+    write_ref_davis17(tmp_path, converted=True)
+    file = tmp_path / "meta_expressions/valid/meta_expressions.json"
+    change_json(file, lambda content: content["videos"]["blackswan"]["expressions"]["5"].update(obj_id="9"))
+    with pytest.raises(DataError, match="blackswan"):
+        open_dataset("ref-davis17", tmp_path)
+
+
+def test_revos_tells_kinds_and_the_foreground(tmp_path: Path) -> None:
+    write_revos(tmp_path, "train")
+    dataset = open_dataset("revos", write_revos(tmp_path, "valid"), "valid")
+    for (video, samples), one in zip(dataset.videos(), film("valid"), strict=True):
+        assert (video.id, video.size) == (f"UVO/all/{one.id}", (48, 64))
+        assert [sample.kind for sample in samples] == ["referring", "reasoning", "referring", "hallucination"]
+        for k, sample in enumerate(samples):
+            np.testing.assert_array_equal(masks_of(sample), one.masks(k))
+            assert isinstance(sample.truth, RevosTruth)
+            np.testing.assert_array_equal(sample.truth.foreground(3), one.clip.masks[:, 3].any(axis=0))
+
+
+def test_revos_without_its_foreground_says_so_when_it_is_asked_for(tmp_path: Path) -> None:
+    write_revos(tmp_path)
+    (tmp_path / "mask_dict_foreground.json").unlink()
+    truth = open_dataset("revos", tmp_path).samples[0].truth
+    assert isinstance(truth, RevosTruth)
+    assert truth.mask(0).shape == (48, 64)
+    with pytest.raises(DataError, match=r"mask_dict_foreground\.json"):
+        truth.foreground(0)
+
+
+def test_a_frame_of_mask_dict_may_hold_several_run_lengths(tmp_path: Path) -> None:
+    write_mevis(tmp_path)
+    sample = open_dataset("mevis", tmp_path).samples[0]
+    other = open_dataset("mevis", tmp_path).samples[1]
+    file = tmp_path / "valid_u/mask_dict.json"
+
+    def join(content: dict) -> None:
+        content[sample.object_ids[0]][5] = [content[sample.object_ids[0]][5], content[other.object_ids[0]][5]]
+
+    change_json(file, join)
+    joined = masks_of(open_dataset("mevis", tmp_path).samples[0])[5]
+    np.testing.assert_array_equal(joined, masks_of(sample)[5] | masks_of(other)[5])
+
+
+def test_long_rvos_takes_a_frame_without_mask_for_one_without_object(tmp_path: Path) -> None:
+    dataset = open_dataset("long-rvos", write_long_rvos(tmp_path), "valid")
+    for (_, samples), one in zip(dataset.videos(), film("valid"), strict=True):
+        assert [sample.kind for sample in samples] == ["static", "dynamic", "hybrid"] * 2
+        for k, sample in enumerate(samples):
+            np.testing.assert_array_equal(masks_of(sample), one.masks(k // 3))
+    object_id = dataset.samples[0].object_ids[0]
+    (tmp_path / f"valid/Annotations/valid00/{object_id}/00005.png").unlink()
+    masks = masks_of(open_dataset("long-rvos", tmp_path, "valid").samples[0])
+    np.testing.assert_array_equal(masks[:5], film("valid")[0].masks(0)[:5])
+    assert film("valid")[0].masks(0)[5].any()
+    assert not masks[5].any()
+
+
+def test_long_rvos_test_may_be_secret(tmp_path: Path) -> None:
+    samples = open_dataset("long-rvos", write_long_rvos(tmp_path, "test"), "test").samples
+    assert {(sample.truth, sample.has_target) for sample in samples} == {(None, None)}
+    assert {sample.kind for sample in samples} == {"static", "dynamic", "hybrid"}
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_a2d_sentences_scores_the_frames_that_show_the_instance(tmp_path: Path, images: bool) -> None:
+    write_a2d_sentences(tmp_path, "train", images=images)
+    dataset = open_dataset("a2d-sentences", write_a2d_sentences(tmp_path, "test", images=images), "test")
+    assert {video.id for video, _ in dataset.videos()} == {one.id for one in film("test")}
+    for (video, samples), one in zip(dataset.videos(), film("test"), strict=True):
+        assert len(video) == 6
+        for k, sample in enumerate(samples):
+            assert sample.expression == f"{one.asked[k].text}, moving"
+            assert sample.expression_id == str(one.asked[k].targets[0] + 1)
+            shown = [index for index in A2D_ANNOTATED if one.masks(k)[index].any()]
+            assert sample.truth is not None
+            assert list(sample.truth.annotated) == shown
+            np.testing.assert_array_equal(masks_of(sample), one.masks(k)[shown])
+
+
+def test_a2d_sentences_reads_a_single_instance_without_its_axis(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    write_a2d_sentences(tmp_path)
+    sample = open_dataset("a2d-sentences", tmp_path).samples[0]
+    meant = film("test")[0].masks(0)[1]
+    path = tmp_path / "text_annotations/a2d_annotation_with_instances/test00/00002.h5"
+    with h5py.File(path, "w") as file:
+        file["instance"] = np.array([[int(sample.expression_id)]], np.float64)
+        file["reMask"] = meant.T.astype(np.uint8)
+    assert sample.truth is not None
+    np.testing.assert_array_equal(sample.truth.mask(1), meant)
+
+
+def test_a2d_sentences_leaves_out_the_known_mistake(tmp_path: Path) -> None:
+    write_a2d_sentences(tmp_path)
+    with (tmp_path / "text_annotations/a2d_annotation.txt").open("a") as file:
+        file.write("test00,1 (copy),a mistake\n")
+    assert len(open_dataset("a2d-sentences", tmp_path)) == 4
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_jhmdb_sentences_scores_the_chosen_frames_or_all_that_have_masks(tmp_path: Path, chosen: bool) -> None:
+    dataset = open_dataset("jhmdb-sentences", write_jhmdb_sentences(tmp_path, chosen=chosen), "test")
+    for sample, one in zip(dataset.samples, film("jhmdb"), strict=True):
+        assert sample.key == (one.id, "0")
+        assert sample.truth is not None
+        indices = list(JHMDB_CHOSEN) if chosen else list(range(5))
+        assert list(sample.truth.annotated) == indices
+        np.testing.assert_array_equal(masks_of(sample), one.masks(0)[indices])
+        np.testing.assert_array_equal(sample.video.frames.read(2), one.clip.frames[2])
+
+
+def test_masks_are_not_kept(tmp_path: Path) -> None:
+    """A truth that kept what it decodes would fill the memory, and would not see a changed file."""
+    write_ref_youtube_vos(tmp_path)
+    sample = open_dataset("ref-youtube-vos", tmp_path, "train").samples[0]
+    before = masks_of(sample)
+    for path in (tmp_path / "train/Annotations").rglob("*.png"):
+        Image.fromarray(np.full((48, 64), int(sample.object_ids[0]), np.uint8)).save(path)
+    assert not before.all()
+    assert masks_of(sample).all()
+
+
+def test_an_unknown_data_set_or_split_is_answered_with_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'mvis' is unknown.*mevis.*ref-davis17.*refcoco"):
+        open_dataset("mvis", tmp_path)
+    with pytest.raises(ConfigError, match=r"no split 'val'; there are train, valid_u, valid, test"):
+        open_dataset("mevis", tmp_path, "val")
+    with pytest.raises(DataError, match="nowhere"):
+        open_dataset("mevis", tmp_path / "nowhere")
+
+
+def test_every_reader_of_the_catalogue_is_there() -> None:
+    import importlib
+
+    for name, benchmark in BENCHMARKS.items():
+        module = importlib.import_module(f"refervos.data.{benchmark.module}")
+        assert callable(getattr(module, benchmark.reader)), name
+        assert benchmark.default_split in benchmark.splits
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_split_that_was_written_is_found(tmp_path: Path, name: str) -> None:
+    write: Callable[..., Path] = WRITERS[name]
+    folder = write(tmp_path)
+    assert BENCHMARKS[name].splits_in(folder)
+    for split in BENCHMARKS[name].splits_in(folder):
+        if name != "a2d-sentences" or split == "test":  # its splits are in the same files
+            dataset: Dataset = open_dataset(name, folder, split)
+            assert dataset.split == split
+            assert len(dataset) > 0
