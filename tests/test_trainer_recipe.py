@@ -12,7 +12,7 @@ import pytest
 from refervos.errors import ConfigError, MissingDependencyError, TrainingError
 from refervos.training import recipe as recipes
 from refervos.training.plan import make_plans
-from refervos.training.recipe import OptimiserRecipe, StageRecipe, read_recipe, recipe_from_mapping, shortened
+from refervos.training.recipe import OptimiserRecipe, StageRecipe, read_recipe, recipe_from_mapping, shortened, with_steps
 from refervos.training.schedule import learning_rate
 from refervos.training.stage import stage_class
 
@@ -62,14 +62,17 @@ def test_a_recipe_is_read_as_it_is_meant(tmp_path: Path) -> None:
         ({"name": "x", "stages": [stage()], "sead": 1}, "unknown field sead"),
         ({"name": "a b", "stages": [stage()]}, "'a b' is no folder name"),
         ({"name": "x", "stages": [stage()], "seed": -1}, "seed is -1"),
-        ({"name": "x", "stages": [{"name": "a", "stage": TOY}]}, "stages[0]: steps, batch are missing"),
+        ({"name": "x", "stages": [{"name": "a", "stage": TOY}]}, "stages[0]: batch is missing"),
         ({"name": "x", "stages": [stage(lr=1)]}, "stages[0]: unknown field lr"),
         ({"name": "x", "stages": [stage(name="../a")]}, "'../a' is no folder name"),
         ({"name": "x", "stages": [stage(name="previous")]}, "'previous' is no folder name"),
         ({"name": "x", "stages": [stage(), stage()]}, "two stages are called 'a'"),
         ({"name": "x", "stages": [stage(steps="many")]}, "steps is 'many' where int is expected"),
         ({"name": "x", "stages": [stage(steps=True)]}, "steps is True where int is expected"),
-        ({"name": "x", "stages": [stage(steps=0)]}, "steps is 0; it must be 1 or more"),
+        ({"name": "x", "stages": [stage(steps=0)]}, "stage 'a': it needs steps, 1 or more, or else epochs"),
+        ({"name": "x", "stages": [stage(steps=-1)]}, "steps is -1; it must be 0 or more"),
+        ({"name": "x", "stages": [stage(epochs=2)]}, "stage 'a': it needs steps, 1 or more, or else epochs"),
+        ({"name": "x", "stages": [stage(steps=0, epochs=0)]}, "epochs is 0; it must be more than 0"),
         ({"name": "x", "stages": [stage(log_every=0)]}, "log_every is 0; it must be 1 or more"),
         ({"name": "x", "stages": [stage(validate_every=0)]}, "validate_every is 0; it must be 1 or more"),
         ({"name": "x", "stages": [stage(accumulate=3)]}, "batch is 4, which accumulate (3) does not divide"),
@@ -207,3 +210,15 @@ def test_a_shortened_recipe_only_has_fewer_steps() -> None:
     recipes.check_recipe(short)
     with pytest.raises(ConfigError, match="steps is 0"):
         shortened(recipe, 0)
+
+
+def test_epochs_become_steps() -> None:
+    told = StageRecipe(name="a", stage=TOY, batch=8, epochs=1.5)
+    assert with_steps(told, 33).steps == 7  # 49.5 samples in batches of 8
+    assert with_steps(StageRecipe(name="a", stage=TOY, batch=8, steps=3), 33).steps == 3
+    with pytest.raises(TrainingError, match="drawn without end"):
+        with_steps(told, None)
+    with pytest.raises(TrainingError, match=r"1.5 epochs are 7 steps, and optimiser.warmup is 7"):
+        with_steps(StageRecipe(name="a", stage=TOY, batch=8, epochs=1.5, optimiser=OptimiserRecipe(warmup=7)), 33)
+    (short,) = shortened(recipe_from_mapping({"name": "x", "stages": [stage(steps=0, epochs=9)]}), 20).stages
+    assert (short.steps, short.epochs) == (20, None)

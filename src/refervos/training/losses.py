@@ -51,11 +51,13 @@ def sigmoid_focal_loss(
     return loss.mean(1).sum() / count
 
 
-def mask_losses(mask_logits: Tensor, targets: Sequence[Tensor], *, published: bool = False) -> tuple[Tensor, Tensor]:
+def mask_losses(
+    mask_logits: Tensor | Sequence[Tensor], targets: Sequence[Tensor], *, published: bool = False
+) -> tuple[Tensor, Tensor]:
     """Focal and dice loss of a batch of clips, on logits brought to the targets' size.
 
     Args:
-        mask_logits: (N, T, h, w), over the same field of view as the targets.
+        mask_logits: (N, T, h, w), or N of (T, h, w), over the same field of view as the targets.
         targets: For each clip its masks (T, H, W) in {0, 1}; sizes may differ between clips.
         published: Compute them as the released code does, which pads the targets to a common size and to multiples of
             32 but stretches the predictions over the padding; equal where nothing is padded.
@@ -68,8 +70,7 @@ def mask_losses(mask_logits: Tensor, targets: Sequence[Tensor], *, published: bo
         height = max(-(-target.shape[1] // 32) * 32 for target in targets)
         width = max(-(-target.shape[2] // 32) * 32 for target in targets)
         targets = [F.pad(t, (0, width - t.shape[2], 0, height - t.shape[1])) for t in targets]
-    focal = mask_logits.new_zeros(())
-    dice = mask_logits.new_zeros(())
+    focal = dice = mask_logits[0].new_zeros(())
     for logits, target in zip(mask_logits, targets, strict=True):
         if logits.shape[-2:] != target.shape[-2:]:
             logits = F.interpolate(logits[None], size=target.shape[-2:], mode="bilinear", align_corners=False)[0]

@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -62,8 +63,9 @@ class StageRecipe:
     Attributes:
         name: Unique; the folder of its results.
         stage: What it is: one of ``STAGES``, or ``package.module:Class``.
-        steps: Optimiser steps.
         batch: Samples in an optimiser step, over all processes and accumulated batches.
+        steps: Optimiser steps.
+        epochs: How often every sample is seen, instead of ``steps``, where the data have an end.
         init: What it begins from: None, ``previous``, the name of an earlier stage, a model folder or a hub id; or
             several of these by the role they play.
         accumulate: Batches whose gradients are added up to a step.
@@ -81,8 +83,9 @@ class StageRecipe:
 
     name: str
     stage: str
-    steps: int
     batch: int
+    steps: int = 0
+    epochs: float | None = None
     init: str | Mapping[str, str] | None = None
     accumulate: int = 1
     optimiser: OptimiserRecipe = OptimiserRecipe()
@@ -201,19 +204,23 @@ def _check_name(name: str, where: str) -> None:
 
 def _problem(stage: StageRecipe) -> str | None:
     """What is out of range, or None."""
-    least = {"steps": 1, "batch": 1, "accumulate": 1, "workers": 0, "checkpoint_every": 1, "keep": 1, "log_every": 1}
+    least = {"steps": 0, "batch": 1, "accumulate": 1, "workers": 0, "checkpoint_every": 1, "keep": 1, "log_every": 1}
     for name, bound in {**least, "validate_every": 1, "validation_batches": 0}.items():
         value = getattr(stage, name)
         if value is not None and value < bound:
             return f"{name} is {value}; it must be {bound} or more"
     optimiser = stage.optimiser
+    if bool(stage.steps) == (stage.epochs is not None):
+        return "it needs steps, 1 or more, or else epochs"
+    if stage.epochs is not None and not stage.epochs > 0:
+        return f"epochs is {stage.epochs}; it must be more than 0"
     if stage.batch % stage.accumulate:
         return f"batch is {stage.batch}, which accumulate ({stage.accumulate}) does not divide"
     if not optimiser.rate > 0:
         return f"optimiser.rate is {optimiser.rate}; it must be more than 0"
     if not 0 <= optimiser.final_rate <= optimiser.rate:
         return f"optimiser.final_rate is {optimiser.final_rate}; it must be between 0 and rate ({optimiser.rate})"
-    if not 0 <= optimiser.warmup < stage.steps:
+    if optimiser.warmup < 0 or (stage.steps and optimiser.warmup >= stage.steps):
         return f"optimiser.warmup is {optimiser.warmup}; it must be 0 or more and less than steps ({stage.steps})"
     if optimiser.weight_decay < 0:
         return f"optimiser.weight_decay is {optimiser.weight_decay}; it must be 0 or more"
@@ -225,7 +232,7 @@ def _problem(stage: StageRecipe) -> str | None:
 
 
 def shortened(recipe: Recipe, steps: int) -> Recipe:
-    """The same recipe with at most this many steps in each stage, for trying it out.
+    """The same recipe with at most this many steps in each stage (exactly so many instead of epochs), to try it out.
 
     Args:
         recipe: The recipe.
@@ -241,12 +248,40 @@ def shortened(recipe: Recipe, steps: int) -> Recipe:
         raise ConfigError(f"steps is {steps}; it must be 1 or more.")
 
     def short(stage: StageRecipe) -> StageRecipe:
-        if stage.steps <= steps:
+        if 0 < stage.steps <= steps:
             return stage
-        warmup = min(stage.optimiser.warmup, steps // 10)
-        return dataclasses.replace(stage, steps=steps, optimiser=dataclasses.replace(stage.optimiser, warmup=warmup))
+        optimiser = dataclasses.replace(stage.optimiser, warmup=min(stage.optimiser.warmup, steps // 10))
+        return dataclasses.replace(stage, steps=steps, epochs=None, optimiser=optimiser)
 
     return dataclasses.replace(recipe, stages=tuple(short(stage) for stage in recipe.stages))
+
+
+def with_steps(recipe: StageRecipe, epoch: int | None) -> StageRecipe:
+    """Count the steps of a stage whose recipe tells epochs.
+
+    Args:
+        recipe: The stage's recipe.
+        epoch: Samples in an epoch; None where they never end.
+
+    Returns:
+        A recipe with steps, the last of which may go a little beyond the epochs.
+
+    Raises:
+        TrainingError: When there are no epochs, or the warm-up takes longer than all of them.
+    """
+    if recipe.epochs is None:
+        return recipe
+    if epoch is None:
+        raise TrainingError(
+            f"stage {recipe.name!r}: its samples are drawn without end, so epochs say nothing; give steps."
+        )
+    steps = math.ceil(recipe.epochs * epoch / recipe.batch)
+    if recipe.optimiser.warmup >= steps:
+        raise TrainingError(
+            f"stage {recipe.name!r}: {recipe.epochs:g} epochs are {steps} steps, and optimiser.warmup is "
+            f"{recipe.optimiser.warmup}; it must be less."
+        )
+    return dataclasses.replace(recipe, steps=steps)
 
 
 # What is stored beside the results, to tell whether a run that goes on is still the same.

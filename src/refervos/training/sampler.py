@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -80,6 +81,9 @@ def batches_of(stage: Stage, key: Key, sampler: ShareSampler, *, workers: int, p
     Returns:
         An iterable of batches on the CPU.
     """
+    if workers:
+        # A video decoder that is garbage would be freed in the workers too, and wait there for its threads for ever.
+        gc.collect()
     return DataLoader(
         DrawnSamples(stage, key),
         batch_sampler=sampler,

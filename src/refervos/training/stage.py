@@ -57,6 +57,21 @@ class Stage(nn.Module, ABC):
             The stage, on the CPU.
         """
 
+    def expect(self, batch: int, validation_batches: int) -> int | None:
+        """Be told, before the first sample is drawn, what will be asked for. Default: nothing to prepare.
+
+        Args:
+            batch: Samples in an optimiser step, over all processes and accumulated batches.
+            validation_batches: Batches in a validation; 0 when there is none.
+
+        Returns:
+            Samples in an epoch; None where samples never end.
+
+        Raises:
+            TrainingError: When it cannot be had.
+        """
+        return None
+
     @abstractmethod
     def draw(self, step: int, index: int, key: Key) -> Any:
         """Draw a sample. It may run in a worker process, so it must not use the weights or any random state.

@@ -46,7 +46,7 @@ from refervos.training.interruption import Interruption
 from refervos.training.lock import FolderLock
 from refervos.training.plan import BOARD, DRAWING, HISTORY, REPORT, Plan, make_plans
 from refervos.training.progress import TrainingProgress
-from refervos.training.recipe import Recipe, check_recipe, shortened
+from refervos.training.recipe import Recipe, check_recipe, shortened, with_steps
 from refervos.training.report import StageReport, draw_losses
 from refervos.training.sampler import ShareSampler, batches_of, moved
 from refervos.training.schedule import learning_rate
@@ -209,6 +209,7 @@ class StageRun:
     def _build(self) -> None:
         self._seed(BUILDING)  # the same weights in each process
         self.stage = self.plan.kind.build(self.plan.settings, self.plan.init, self.plan.recipe.seed)
+        self.recipe = with_steps(self.recipe, self.stage.expect(self.recipe.batch, self.recipe.validation_batches))
         if self.accelerator.num_processes > 1:
             synchronise_batch_norm(self.stage)
         recipe = self.recipe.optimiser

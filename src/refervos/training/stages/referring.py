@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,9 +28,9 @@ from refervos.text.pretrained import load_text
 from refervos.text.tokenizer import Tokenizer
 from refervos.training.distributed import mean_over_processes
 from refervos.training.losses import frame_losses, mask_losses, visible
-from refervos.training.stage import Stage
-from refervos.training.stages.pictures import draw_framed, place_frames, place_masks
-from refervos.worlds import FAMILIES, Referral, WorldConfig, some_referrals
+from refervos.training.stage import TRAIN, VALIDATION, Key, Stage
+from refervos.training.stages.asked_clips import BenchmarkClips, BenchmarkSource, ClipSource, Sampling, WorldClips
+from refervos.worlds import FAMILIES, WorldConfig
 
 NO_TARGET = "none"
 """The family of sentences that are true of nothing."""
@@ -44,10 +45,14 @@ class ReferringSettings:
         world: What scenes are like.
         frames: Lengths of the clips; one is drawn for each step.
         chunks: Frames that the adapters see at once; one is drawn for each step, None for the whole clip.
-        aspects: Width over height of the clips; one is drawn for each clip.
+        aspects: Width over height of the worlds' clips; one is drawn for each clip.
+        data: Benchmarks to learn from, instead of worlds.
+        validation: Benchmarks to validate on, where ``data`` is given.
+        sampling: Which frames of a benchmark's video make up a clip (see ``BenchmarkClips``).
+        flip: Share of the benchmarks' clips that are mirrored.
         sentences: Sentences asked about each clip, about different objects where possible: over the same pixels,
             nothing but the words tells the masks apart.
-        families: How often each family of sentences is asked, by name; default all alike.
+        families: How often each family of the worlds' sentences is asked, by name; default all alike.
         published_losses: Focal and dice loss of whole clips, as published, with weights 1 and nothing else. Otherwise
             every frame counts alike and the object score learns to say "not there" (see ``frame_losses``).
         least_area: Pixels (of the square) from which on an object counts as visible.
@@ -64,6 +69,10 @@ class ReferringSettings:
     frames: tuple[int, ...] = (1,)
     chunks: tuple[int | None, ...] = (None,)
     aspects: tuple[float, ...] = (1.0, 4 / 3, 16 / 9, 3 / 4)
+    data: tuple[BenchmarkSource, ...] = ()
+    validation: tuple[BenchmarkSource, ...] = ()
+    sampling: Sampling = "mixed"
+    flip: float = 0.5
     sentences: int = 2
     families: Mapping[str, float] = field(default_factory=dict)
     published_losses: bool = False
@@ -79,6 +88,8 @@ class ReferringSettings:
         unknown = sorted(set(self.families) - set(FAMILIES))
         if unknown:
             raise TrainingError(f"there is no family {unknown[0]!r} of sentences; known are {', '.join(FAMILIES)}.")
+        if self.validation and not self.data:
+            raise TrainingError("validation names a benchmark, but data does not; worlds are validated on worlds.")
 
 
 @dataclass(frozen=True)
@@ -136,31 +147,54 @@ class _ReferringStage(Stage):
 
     # Data.
 
-    def draw(self, step: int, index: int, key: Sequence[int]) -> dict[str, Any]:
+    def expect(self, batch: int, validation_batches: int) -> int | None:
+        """Open the benchmarks, if any."""
+        settings, config = self.settings, self.model.config
+        side = config.sam2.image_size
+        if not settings.data:
+            worlds = WorldClips(settings.world, settings.aspects, settings.families, side)
+            self.sources: dict[int, ClipSource] = {TRAIN: worlds, VALIDATION: worlds}
+            return None
+        if validation_batches and not settings.validation:
+            raise TrainingError(
+                "there is no benchmark to validate on; name one in settings under validation, or set "
+                "validation_batches to 0."
+            )
+        benchmarks = partial(
+            BenchmarkClips,
+            batch=batch,
+            stride=max(settings.frames),
+            short_side=config.short_side,
+            side=side,
+            sampling=settings.sampling,
+        )
+        train = benchmarks([source.open() for source in settings.data], flip=settings.flip)
+        self.sources = {TRAIN: train}
+        if validation_batches:
+            self.sources[VALIDATION] = benchmarks([source.open() for source in settings.validation], flip=0.0)
+        return len(train)
+
+    def draw(self, step: int, index: int, key: Key) -> dict[str, Any]:
         """One clip with the sentences asked about it."""
         settings = self.settings
         shape = np.random.default_rng([*key, step])  # what all clips of the step share
         frames, chunk = int(shape.choice(settings.frames)), settings.chunks[int(shape.integers(len(settings.chunks)))]
-        rng = np.random.default_rng([*key, step, index, 2])
-        side = self.model.config.sam2.image_size
-        clip = draw_framed([*key, step, index], settings.world, frames, settings.aspects, side)
-        asked = some_referrals(clip, rng, settings.sentences, settings.families)
-        asked = (asked * settings.sentences)[: settings.sentences]  # some again, where there is too little to ask
-        tokens = [self._tokens(referral) for referral in asked]
+        asked = self.sources[key[-1]].draw(step, index, key, frames, settings.sentences)
+        tokens = [self._tokens(text, verbs) for text, verbs in zip(asked.expressions, asked.verbs, strict=True)]
         return {
-            "pixels": place_frames(clip.frames, side),  # (T, 3, S, S)
+            "pixels": asked.pixels,  # (T, 3, S, S)
             "ids": [torch.tensor(ids) for ids, _ in tokens],
             "verbs": [torch.tensor(verbs) for _, verbs in tokens],
-            "truth": torch.stack(
-                [place_masks(clip.target_masks(referral), side) for referral in asked]
-            ),  # (M, T, S, S)
-            "families": [referral.family for referral in asked],
+            "truth": asked.masks,  # (M, T, S, S)
+            "inside": [asked.inside] * settings.sentences,
+            "families": asked.families,
             "chunk": chunk,
         }
 
-    def _tokens(self, referral: Referral) -> tuple[list[int], list[bool]]:
-        verbs = list(referral.verbs) if self.model.config.motion_prompt else None
-        return self.tokenizer.encode(referral.text, verbs, limit=self.model.config.text.max_tokens)
+    def _tokens(self, expression: str, verbs: Sequence[str] | None) -> tuple[list[int], list[bool]]:
+        config = self.model.config
+        moving = verbs if config.motion_prompt else ()
+        return self.tokenizer.encode(expression, moving, find_motion=config.motion_prompt, limit=config.text.max_tokens)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Stack clips; the sentences of all clips, M each, become one axis."""
@@ -171,6 +205,7 @@ class _ReferringStage(Stage):
             "ids": pad_tokens(ids, self.model.config.text.pad),  # (B*M, L)
             "verbs": nn.utils.rnn.pad_sequence(verbs, batch_first=True),  # (B*M, L)
             "truth": torch.cat([sample["truth"] for sample in samples]),  # (B*M, T, S, S)
+            "inside": [size for sample in samples for size in sample["inside"]],  # (B*M) heights and widths
             "families": [family for sample in samples for family in sample["families"]],
             "chunk": samples[0]["chunk"],
         }
@@ -188,7 +223,11 @@ class _ReferringStage(Stage):
         losses = frame_losses(logits, output.score, truth, settings.least_area)
         ious = losses.pop("ious")  # (N, T)
         if settings.published_losses:
-            losses["focal"], losses["dice"] = mask_losses(logits, list(truth.to(logits.dtype)))
+            inside = [
+                (row[..., :h, :w], mask[..., :h, :w])
+                for row, mask, (h, w) in zip(logits, truth, batch["inside"], strict=True)
+            ]
+            losses["focal"], losses["dice"] = mask_losses(*zip(*inside, strict=True))
             losses["loss"] = losses["focal"] + losses["dice"]
         else:
             losses["loss"] = (
@@ -211,7 +250,7 @@ class _ReferringStage(Stage):
         For sentences true of nothing it is the share of frames that are rightly left empty.
         """
         scalars: dict[str, list[float]] = defaultdict(list)
-        found: dict[str, list[float]] = {family: [] for family in FAMILIES}
+        found: dict[str, list[float]] = defaultdict(list)
         for batch in batches:
             losses, ious = self._measure(batch)
             for name, value in losses.items():
@@ -221,8 +260,8 @@ class _ReferringStage(Stage):
                 values = row if family == NO_TARGET else row[seen]
                 if len(values):
                     found[family].append(float(values.mean()))
-        means = {name: sum(values) / len(values) for name, values in scalars.items()}
-        return means | {f"iou {name}": sum(values) / len(values) for name, values in found.items() if values}
+        measured = scalars | {f"iou {name}": found[name] for name in sorted(found, key=_place_in_tables)}
+        return {name: sum(values) / len(values) for name, values in measured.items()}
 
 
 class ImagesStage(_ReferringStage):
@@ -306,6 +345,11 @@ def build_samwise(
             if source is not None and target is not None:
                 _fill(target, source.state_dict(), partly=True)
     return model
+
+
+def _place_in_tables(family: str) -> tuple[int, str]:
+    """The worlds' families in their own order, those of benchmarks after them by name."""
+    return (FAMILIES.index(family) if family in FAMILIES else len(FAMILIES), family)
 
 
 def _load_samwise(folder: Path) -> Samwise:

@@ -1,0 +1,301 @@
+"""Where the stages ``images`` and ``video`` take clips and sentences from: drawn worlds, or benchmarks on disk."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from refervos.data.catalogue import open_dataset
+from refervos.data.sample import Dataset, Mask, Sample
+from refervos.errors import DataError, TrainingError
+from refervos.frames import Placement, letterbox
+from refervos.training.stage import Key
+from refervos.training.stages.pictures import draw_framed, place_frames, place_masks
+from refervos.worlds import WorldConfig, some_referrals
+
+Item = TypeVar("Item")
+
+Sampling = Literal["neighbours", "mixed"]
+
+_ATTEMPTS = 8
+"""Anchors that are tried for a clip in which the target is visible."""
+
+
+@dataclass(frozen=True)
+class BenchmarkSource:
+    """A split of a benchmark on disk.
+
+    Attributes:
+        name: As ``refervos data check`` calls it, such as ``mevis``.
+        folder: Where it is.
+        split: Which part.
+    """
+
+    name: str
+    folder: str
+    split: str = "train"
+
+    def open(self) -> Dataset:
+        """Read what is there.
+
+        Raises:
+            DataError: When it is not in its layout.
+            ConfigError: When there is no such benchmark or split.
+        """
+        return open_dataset(self.name, Path(self.folder).expanduser(), self.split)
+
+
+@dataclass(frozen=True, eq=False)
+class AskedClip:
+    """A clip and the M sentences asked about it, as the model takes it.
+
+    Attributes:
+        pixels: Placed frames, float32 (T, 3, S, S).
+        masks: Placed masks, bool (M, T, S, S).
+        inside: Height and width of the frame inside the square; the rest is padding.
+        expressions: The sentences.
+        verbs: For each sentence its words that tell motion; None where they are to be found.
+        families: For each sentence the kind of it that results are told by.
+    """
+
+    pixels: Tensor
+    masks: Tensor
+    inside: tuple[int, int]
+    expressions: tuple[str, ...]
+    verbs: tuple[tuple[str, ...] | None, ...]
+    families: tuple[str, ...]
+
+
+class ClipSource(Protocol):
+    """Draws what is asked; a pure function of its arguments."""
+
+    def draw(self, step: int, index: int, key: Key, frames: int, sentences: int) -> AskedClip:
+        """Draw a sample.
+
+        Args:
+            step: As in ``Stage.draw``, like ``index`` and ``key``.
+            index: See ``step``.
+            key: See ``step``.
+            frames: Length T of the clip.
+            sentences: Number M of sentences; some come again where there is too little to ask.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class WorldClips:
+    """Clips and sentences from ``refervos.worlds``.
+
+    Attributes:
+        world: What scenes are like.
+        aspects: Width over height; one is drawn for each clip.
+        families: How often each family of sentences is asked.
+        side: Side S of the model's square.
+    """
+
+    world: WorldConfig
+    aspects: tuple[float, ...]
+    families: Mapping[str, float]
+    side: int
+
+    def draw(self, step: int, index: int, key: Key, frames: int, sentences: int) -> AskedClip:
+        """Draw a clip that fills the square's long side, and sentences about different objects where possible."""
+        rng = np.random.default_rng([*key, step, index, 2])
+        clip = draw_framed([*key, step, index], self.world, frames, self.aspects, self.side)
+        asked = _as_many(some_referrals(clip, rng, sentences, self.families), sentences)
+        return AskedClip(
+            pixels=place_frames(clip.frames, self.side),
+            masks=torch.stack([place_masks(clip.target_masks(referral), self.side) for referral in asked]),
+            inside=(clip.frames.shape[1], clip.frames.shape[2]),
+            expressions=tuple(referral.text for referral in asked),
+            verbs=tuple(tuple(referral.verbs) for referral in asked),
+            families=tuple(referral.family for referral in asked),
+        )
+
+
+class BenchmarkClips:
+    """Clips and sentences from benchmarks, taken together.
+
+    Every sentence comes once for each ``stride`` frames of its video, with the first of them as its anchor;
+    in every epoch each of these comes once, in an order of its own.
+
+    Args:
+        datasets: What to draw from; expressions without masks are left out.
+        batch: Samples in an optimiser step.
+        stride: Frames between anchors: the length of the clips.
+        short_side: What the frame's short side becomes (see ``letterbox``).
+        side: Side S of the model's square.
+        sampling: ``neighbours``: consecutive annotated frames around the anchor. ``mixed``: the anchor, one of the
+            three frames before it, one of the three after it, and any others of the video.
+        flip: Share of clips that are mirrored, "left" and "right" in their sentences too.
+
+    Raises:
+        TrainingError: When a data set has no masks to learn from.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        batch: int,
+        stride: int,
+        *,
+        short_side: int,
+        side: int,
+        sampling: Sampling = "mixed",
+        flip: float = 0.5,
+    ) -> None:
+        self.batch, self.short_side, self.side = batch, short_side, side
+        self.sampling: Sampling = sampling
+        self.flip = flip
+        self.samples: list[Sample] = []
+        videos: dict[tuple[int, str], list[int]] = {}
+        for number, dataset in enumerate(datasets):
+            known = [sample for sample in dataset.samples if sample.truth is not None and sample.truth.annotated]
+            if not known:
+                raise TrainingError(
+                    f"{dataset.name} {dataset.split} has no masks to learn from; give a split with masks."
+                )
+            for sample in known:
+                videos.setdefault((number, sample.video.id), []).append(len(self.samples))
+                self.samples.append(sample)
+        self.same_video = {number: together for together in videos.values() for number in together}
+        counts = [-(-len(_timeline(sample)) // stride) for sample in self.samples]
+        self.owners = np.repeat(np.arange(len(self.samples)), counts)  # which sample an entry is about
+        self.anchors = np.concatenate([np.arange(count) * stride for count in counts])
+
+    def __len__(self) -> int:
+        """Samples in an epoch."""
+        return len(self.owners)
+
+    def draw(self, step: int, index: int, key: Key, frames: int, sentences: int) -> AskedClip:
+        """Draw the clip whose turn it is, and other sentences about the same video where more than one is wanted."""
+        epoch, place = divmod(step * self.batch + index, len(self))
+        rng = np.random.default_rng([*key, step, index, 2])
+        entry = int(_order(len(self), (*key, epoch))[place])
+        owner, anchor = int(self.owners[entry]), int(self.anchors[entry])
+        sample = self.samples[owner]
+        chosen = self._frames_of(sample, anchor, frames, rng)
+        others = [self.samples[other] for other in self.same_video[owner] if other != owner]
+        others = [other for other in others if set(chosen) <= set(_timeline(other))]
+        picked = rng.permutation(len(others))[: sentences - 1]
+        asked = _as_many([sample] + [others[number] for number in picked], sentences)
+        return self._placed(asked, chosen, mirror=bool(rng.random() < self.flip))
+
+    def _frames_of(self, sample: Sample, anchor: int, count: int, rng: np.random.Generator) -> list[int]:
+        """Frames around the anchor, or around other ones until the target is visible in one at least."""
+        timeline = _timeline(sample)
+        for _ in range(_ATTEMPTS):
+            chosen = [timeline[time] for time in sample_times(anchor, len(timeline), count, self.sampling, rng)]
+            if sample.has_target is False or any(_mask(sample, index).any() for index in chosen):
+                break
+            anchor = int(rng.integers(len(timeline)))
+        return chosen
+
+    def _placed(self, asked: Sequence[Sample], chosen: Sequence[int], *, mirror: bool) -> AskedClip:
+        step = -1 if mirror else 1
+        video = asked[0].video
+        frames = [video.frames.read(index)[:, ::step] for index in chosen]
+        masks = [[_mask(sample, index)[:, ::step] for index in chosen] for sample in asked]
+        sizes = {frame.shape[:2] for frame in frames} | {mask.shape for track in masks for mask in track}
+        if len(sizes) > 1:
+            told = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
+            raise DataError(f"video {video.id!r}: frames and masks are {told}; all must be of one size.")
+        placement = letterbox(sizes.pop(), self.side, self.short_side)
+        pixels = [placement.place(torch.from_numpy(frame.copy()).permute(2, 0, 1)) for frame in frames]
+        return AskedClip(
+            pixels=torch.stack(pixels),  # (T, 3, S, S)
+            masks=torch.stack(
+                [_place(torch.from_numpy(np.stack(track)), placement) for track in masks]
+            ),  # (M, T, S, S)
+            inside=placement.resized,
+            expressions=tuple(mirrored(s.expression) if mirror else s.expression for s in asked),
+            verbs=(None,) * len(asked),
+            families=tuple("none" if sample.has_target is False else sample.kind or "all" for sample in asked),
+        )
+
+
+_SIDE = re.compile(r"\b(left|right)(?=(?:most|wards?|er|hand|side)?(?:-?hand(?:ed)?)?\b)", re.IGNORECASE)
+
+
+def mirrored(expression: str) -> str:
+    """A sentence about the mirrored picture: "left" and "right" change places, as words and in "leftmost" and the like.
+
+    Args:
+        expression: ``the bright cup on the left``.
+
+    Returns:
+        ``the bright cup on the right``; case is kept for lower case, capitals and capitalised words.
+    """
+
+    def other(match: re.Match[str]) -> str:
+        word = match.group()
+        new = "right" if word.lower() == "left" else "left"
+        return new.upper() if word.isupper() else new.capitalize() if word[0].isupper() else new
+
+    return _SIDE.sub(other, expression)
+
+
+def sample_times(anchor: int, length: int, count: int, sampling: Sampling, rng: np.random.Generator) -> list[int]:
+    """Which frames make up a training clip.
+
+    Args:
+        anchor: A frame that must be among them, from 0.
+        length: Frames to choose from.
+        count: Frames wanted.
+        sampling: See ``BenchmarkClips``.
+        rng: Chooses.
+
+    Returns:
+        Ascending frames; all different unless the video is too short.
+    """
+    if count >= length:
+        return [time * length // count for time in range(count)]
+    if sampling == "neighbours":
+        first = anchor - int(rng.integers(count))
+        first = min(max(first, 0), length - count)
+        return list(range(first, first + count))
+    chosen = {anchor}
+    for way in (-1, 1):
+        near = min(max(anchor + way * int(rng.integers(1, 4)), 0), length - 1)
+        if len(chosen) < count:
+            chosen.add(near)
+    rest = np.setdiff1d(np.arange(length), list(chosen))
+    return sorted(chosen | {int(time) for time in rng.choice(rest, count - len(chosen), replace=False)})
+
+
+def _timeline(sample: Sample) -> Sequence[int]:
+    """The frames whose masks are known."""
+    return () if sample.truth is None else sample.truth.annotated
+
+
+def _mask(sample: Sample, index: int) -> Mask:
+    assert sample.truth is not None  # others were left out
+    return sample.truth.mask(index)
+
+
+def _place(masks: Tensor, placement: Placement) -> Tensor:
+    """Masks bool (T, H, W) where ``Placement.place`` puts the frames: bool (T, S, S)."""
+    masks = F.interpolate(masks.unsqueeze(0).float(), size=placement.resized, mode="nearest-exact")[0] > 0.5
+    height, width = placement.resized
+    return F.pad(masks, (0, placement.image_size - width, 0, placement.image_size - height))
+
+
+def _as_many(items: Sequence[Item], count: int) -> list[Item]:
+    """The first ``count`` items, going round again where there are fewer."""
+    return [items[number % len(items)] for number in range(count)]
+
+
+@lru_cache(maxsize=4)
+def _order(length: int, seed: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """The order of an epoch."""
+    return np.random.default_rng(seed).permutation(length)

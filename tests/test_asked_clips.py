@@ -1,0 +1,199 @@
+"""Clips and sentences that the referring stages take from benchmarks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from refervos.data.sample import Dataset, ImageArray, Mask, Sample, Video
+from refervos.errors import DataError, TrainingError
+from refervos.training.stages.asked_clips import AskedClip, BenchmarkClips, mirrored, sample_times
+
+SIDE = 64
+
+
+@dataclass(frozen=True)
+class Painted:
+    """Frames whose grey level tells their number, 48 pixels wide and 32 high."""
+
+    count: int
+    height: int = 32
+
+    @property
+    def names(self) -> Sequence[str]:
+        return [f"{index:05d}" for index in range(self.count)]
+
+    def read(self, index: int) -> ImageArray:
+        return np.full((self.height, 48, 3), 4 * index, np.uint8)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A target that fills the columns from ``left`` on, eight wide, in the annotated frames of ``seen``."""
+
+    left: int
+    annotated: tuple[int, ...]
+    seen: tuple[int, ...]
+
+    def mask(self, index: int) -> Mask:
+        assert index in self.annotated
+        mask = np.zeros((32, 48), bool)
+        mask[:, self.left : self.left + 8] = index in self.seen
+        return mask
+
+    def void(self, index: int) -> Mask | None:
+        return None
+
+
+def dataset(frames: int = 20, videos: int = 3, height: int = 32) -> Dataset:
+    samples = []
+    for number in range(videos):
+        video = Video(f"v{number}", Painted(frames, height))
+        everywhere = tuple(range(frames))
+        samples += [
+            Sample(video, "0", "the left one", Column(0, everywhere, everywhere), has_target=True, kind="place"),
+            Sample(video, "1", "the right one", Column(40, everywhere, everywhere), has_target=True),
+            Sample(video, "2", "the pink one", Column(0, everywhere, ()), has_target=False),
+        ]
+    return Dataset("painted", "train", tuple(samples))
+
+
+def clips(data: Dataset, batch: int = 4, stride: int = 8, **settings: object) -> BenchmarkClips:
+    return BenchmarkClips([data], batch, stride, short_side=SIDE, side=SIDE, **settings)  # type: ignore[arg-type]
+
+
+def times(clip: AskedClip) -> list[int]:
+    """Which frames a clip shows, read from their grey level."""
+    grey = (clip.pixels[:, 0, 0, 0] * 0.229 + 0.485) * 63.75
+    return [round(value) for value in grey.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "other"),
+    [
+        ("the bright cup on the left", "the bright cup on the right"),
+        ("leftmost of the two, right behind the LEFT wall", "rightmost of the two, left behind the RIGHT wall"),
+        ("Right-hand man turning leftwards", "Left-hand man turning rightwards"),
+        ("a left-handed player with copyright and cleft lip", "a right-handed player with copyright and cleft lip"),
+        ("righteous man who left", "righteous man who right"),
+    ],
+)
+def test_left_and_right_change_places_as_whole_words(sentence: str, other: str) -> None:
+    assert mirrored(sentence) == other
+    assert mirrored(other) == sentence
+
+
+@pytest.mark.parametrize("sampling", ["neighbours", "mixed"])
+@pytest.mark.parametrize("length", [1, 5, 8, 9, 30])
+def test_a_clip_holds_its_anchor(sampling: str, length: int) -> None:
+    rng = np.random.default_rng(3)
+    seen: Counter[int] = Counter()
+    for anchor in list(range(length)) * 20:
+        chosen = sample_times(anchor, length, 8, sampling, rng)  # type: ignore[arg-type]
+        seen.update(chosen)
+        assert len(chosen) == 8
+        assert chosen == sorted(chosen)
+        assert set(chosen) <= set(range(length))
+        if length > 8:
+            assert anchor in chosen
+            assert len(set(chosen)) == 8
+            if sampling == "neighbours":
+                assert chosen == list(range(chosen[0], chosen[0] + 8))
+            else:
+                assert any(0 < abs(anchor - time) <= 3 for time in chosen)
+        else:
+            assert set(chosen) == set(range(length))
+    assert set(seen) == set(range(length))
+    assert sample_times(3, 9, 1, sampling, rng) == [3]  # type: ignore[arg-type]
+
+
+def test_mixed_clips_reach_far() -> None:
+    rng = np.random.default_rng(0)
+    reach = {time for _ in range(200) for time in sample_times(50, 101, 8, "mixed", rng)}
+    assert min(reach) < 10
+    assert max(reach) > 90
+
+
+def test_an_epoch_has_every_sentence_at_every_anchor_once() -> None:
+    """20 frames have 3 anchors for clips of 8: 3 videos x 3 sentences x 3 anchors."""
+    source = clips(dataset(), batch=4)
+    assert len(source) == 27
+    orders = []
+    for epoch in range(2):
+        entries = [divmod(place, 4) for place in range(27 * epoch, 27 * (epoch + 1))]
+        drawn = [source.draw(step, index, (0, 0, 0), 1, 1) for step, index in entries]
+        asked = [(clip.expressions[0].replace("left", "right"), times(clip)[0]) for clip in drawn]
+        # "left" and "right", whichever is mirrored, count alike here
+        assert Counter(asked) == {
+            (sentence, time): 6 if "right" in sentence else 3
+            for sentence in ("the right one", "the pink one")
+            for time in (0, 8, 16)
+        }
+        orders.append(asked)
+    assert orders[0] != orders[1]
+
+
+def test_samples_follow_from_their_number_alone() -> None:
+    one, other = clips(dataset()), clips(dataset())
+    for step, index in ((3, 1), (0, 0), (11, 3)):
+        a, b = (source.draw(step, index, (5, 0, 0), 4, 2) for source in (one, other))
+        assert a.expressions == b.expressions
+        assert torch.equal(a.pixels, b.pixels)
+        assert torch.equal(a.masks, b.masks)
+
+
+def test_mirroring_turns_pixels_masks_and_words() -> None:
+    straight, turned = (clips(dataset(), flip=flip).draw(0, 0, (1, 0, 0), 2, 2) for flip in (0.0, 1.0))
+    assert {straight.inside, turned.inside} == {(42, 64)}
+    for clip in (straight, turned):
+        assert clip.masks.shape == (2, 2, SIDE, SIDE)
+        assert not clip.masks[..., 42:, :].any()  # nothing in the padding
+        for expression, masks in zip(clip.expressions, clip.masks, strict=True):
+            side = {"left": masks[:, :42, :10], "right": masks[:, :42, 54:]}.get(expression.split()[1])
+            assert side is None or side.all()
+    assert list(map(mirrored, straight.expressions)) == list(turned.expressions)
+    assert torch.equal(straight.masks.any(-1), turned.masks.any(-1))
+
+
+def test_other_sentences_are_about_the_same_video_and_frames() -> None:
+    source = clips(dataset(), flip=0.0)
+    for index in range(9):
+        clip = source.draw(0, index, (1, 0, 0), 2, 3)
+        assert sorted(clip.expressions) == ["the left one", "the pink one", "the right one"]
+        assert set(clip.families) == {"place", "all", "none"}
+    again = source.draw(0, 0, (1, 0, 0), 2, 5)
+    assert len(again.expressions) == 5
+    assert again.expressions[:2] == again.expressions[3:]
+
+
+def test_the_target_is_visible_somewhere_in_the_clip() -> None:
+    video = Video("v", Painted(60))
+    rare = Sample(video, "0", "it", Column(0, tuple(range(60)), tuple(range(12))), has_target=True)
+    source = clips(Dataset("rare", "train", (rare,)), sampling="neighbours")
+    drawn = [source.draw(step, 0, (1, 0, 0), 8, 1) for step in range(40)]
+    assert sum(bool(clip.masks.any()) for clip in drawn) > 30
+
+
+def test_only_annotated_frames_are_shown() -> None:
+    video = Video("v", Painted(20))
+    sparse = Sample(video, "0", "it", Column(0, (0, 5, 10, 15), (0, 5, 10, 15)), has_target=True)
+    clip = clips(Dataset("sparse", "train", (sparse,))).draw(0, 0, (1, 0, 0), 3, 1)
+    assert set(times(clip)) <= {0, 5, 10, 15}
+
+
+def test_secret_expressions_are_left_out() -> None:
+    secret = Sample(Video("v", Painted(4)), "0", "it")
+    both = Dataset("both", "train", (secret, *dataset(frames=4, videos=1).samples))
+    assert len(clips(both)) == 3
+    with pytest.raises(TrainingError, match="secret test has no masks"):
+        clips(Dataset("secret", "test", (secret,)))
+
+
+def test_masks_of_another_size_are_refused() -> None:
+    with pytest.raises(DataError, match="video 'v0': frames and masks are 48x32 and 48x40"):
+        clips(dataset(videos=1, height=40)).draw(0, 0, (1, 0, 0), 2, 1)
