@@ -1,5 +1,15 @@
-"""How good masks are: region similarity J and boundary accuracy F."""
+"""How good masks are: region similarity J and boundary accuracy F, and what each benchmark makes of them.
 
-from refervos.metrics.region_boundary import boundary_accuracy, region_similarity
+Arrays in, numbers out: nothing here knows a model or a data set. All numbers are shares, not percentages.
+"""
 
-__all__ = ["boundary_accuracy", "region_similarity"]
+from refervos.metrics.region_boundary import (
+    Overlap,
+    boundary,
+    boundary_accuracy,
+    overlap,
+    region_similarity,
+    video_scores,
+)
+
+__all__ = ["Overlap", "boundary", "boundary_accuracy", "overlap", "region_similarity", "video_scores"]
