@@ -12,7 +12,14 @@ import pytest
 from refervos.errors import ConfigError, MissingDependencyError, TrainingError
 from refervos.training import recipe as recipes
 from refervos.training.plan import make_plans
-from refervos.training.recipe import OptimiserRecipe, StageRecipe, read_recipe, recipe_from_mapping, shortened, with_steps
+from refervos.training.recipe import (
+    OptimiserRecipe,
+    StageRecipe,
+    read_recipe,
+    recipe_from_mapping,
+    shortened,
+    with_steps,
+)
 from refervos.training.schedule import learning_rate
 from refervos.training.stage import stage_class
 

@@ -14,6 +14,7 @@ import typer
 import refervos
 from refervos.data.command import data_app
 from refervos.errors import PromptError, RefervosError
+from refervos.evaluation.benchmark_command import compare, evaluate, score, submit
 from refervos.evaluation.command import diagnose
 
 app = typer.Typer(
@@ -321,6 +322,10 @@ def train(
 
 
 app.command()(diagnose)
+app.command("eval")(evaluate)
+app.command()(score)
+app.command()(submit)
+app.command()(compare)
 app.add_typer(data_app)
 
 

@@ -9,8 +9,9 @@ from itertools import zip_longest
 
 from refervos.errors import EvaluationError
 from refervos.evaluation.bootstrap import Interval, paired_difference
+from refervos.evaluation.markdown import NONE, markdown_table, number
 from refervos.evaluation.results import CaseResult, Diagnosis, read_diagnosis
-from refervos.evaluation.tables import NONE, markdown_table, number, percentages
+from refervos.evaluation.tables import percentages
 
 FEWEST_CLIPS = 10
 """Clips of each split below which no difference is set in bold: so few clips give intervals that are too narrow."""

@@ -1,12 +1,12 @@
-"""Ask a model about whole clips: several clips in one batch where it can, one session a clip where it cannot.
+"""Ask a model: several sentences about one video, or about several clips, in one batch where it can.
 
-Shapes: N clips, T frames of H x W pixels, K frames of one chunk, S = the model's image size.
+Shapes: N clips or sentences, T frames of H x W pixels, K frames of one chunk, S = the model's image size.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -77,18 +77,85 @@ def answer(segmenter: Segmenter[Any], questions: Sequence[Question], clip_length
 def takes_batches(segmenter: Segmenter[Any]) -> TypeGuard[Samwise]:
     """Whether several videos can be one batch without a change of the results.
 
-    SAMWISE can, but for its published protocol, in which the padding of shorter sentences leaks into their neighbours.
+    SAMWISE can, but for its published protocol (see ``mixes_sentences``).
     """
-    return isinstance(segmenter, Samwise) and segmenter.config.protocol == "default"
+    return isinstance(segmenter, Samwise) and not mixes_sentences(segmenter)
+
+
+def mixes_sentences(segmenter: Segmenter[Any]) -> bool:
+    """Whether what a sentence is answered depends on those that are asked with it.
+
+    In SAMWISE's published protocol the padding of shorter sentences leaks into the adapters; the released scripts ask
+    one sentence at a time.
+    """
+    return isinstance(segmenter, Samwise) and segmenter.config.protocol == "published"
+
+
+@dataclass(frozen=True)
+class ChunkAnswer:
+    """What a model says of a few frames, for N sentences.
+
+    Attributes:
+        masks: bool (K, N, H, W).
+        switches: bool (K, N), where the Conditional Memory Encoder rewrote what is remembered.
+        logits: Mask logits float32 (K, N, H, W), where they were asked for.
+        seconds: Time the model took.
+    """
+
+    masks: npt.NDArray[np.bool_]
+    switches: npt.NDArray[np.bool_]
+    logits: npt.NDArray[np.float32] | None
+    seconds: float
+
+
+def answer_video(
+    segmenter: Segmenter[Any],
+    frames: Iterable[Any],
+    prompts: Sequence[Prompt],
+    clip_length: int,
+    *,
+    keep_logits: bool = False,
+) -> Iterator[ChunkAnswer]:
+    """Answer several sentences about one video, whose frames are read once, as they are needed.
+
+    Args:
+        segmenter: The model, in evaluation mode.
+        frames: uint8 RGB (H, W, 3) each, all of one size.
+        prompts: What to follow from the first frame on. They share a session where the model allows.
+        clip_length: Frames looked at together.
+        keep_logits: Also give mask logits.
+
+    Yields:
+        The answers, chunk by chunk.
+
+    Raises:
+        ConfigError: When the model is in training mode or the clip length is below 1.
+        PromptError: When the model cannot be asked with a prompt.
+    """
+    asked = [[prompt] for prompt in prompts] if mixes_sentences(segmenter) else [prompts]
+    sessions = [Session(segmenter, some, keep_logits=keep_logits) for some in asked]
+    for chunk in sessions[0].cut(frames, clip_length):
+        start = time.perf_counter()
+        answered = [session.clip(chunk) for session in sessions]
+        seconds = time.perf_counter() - start
+        yield ChunkAnswer(
+            masks=_together([[frame.masks for frame in own] for own in answered]),
+            switches=_together([[frame.switched for frame in own] for own in answered]),
+            logits=_together([[frame.logits for frame in own] for own in answered]) if keep_logits else None,
+            seconds=seconds,
+        )
+
+
+def _together(sessions: Sequence[Sequence[Any]]) -> npt.NDArray[Any]:
+    """Put what sessions say of each frame together: (K, N, ...)."""
+    return np.concatenate([np.stack(frames) for frames in sessions], axis=1)
 
 
 def answer_alone(segmenter: Segmenter[Any], question: Question, clip_length: int) -> Answer:
     """Answer one question through a session, as a user would (see ``answer``)."""
-    start = time.perf_counter()
-    session = Session(segmenter, [question.prompt])
-    frames = list(session.stream(question.frames, clip_length))
-    masks = np.stack([frame.masks[0] for frame in frames])
-    return Answer(masks, sum(int(frame.switched[0]) for frame in frames), time.perf_counter() - start)
+    chunks = list(answer_video(segmenter, question.frames, [question.prompt], clip_length))
+    masks = np.concatenate([chunk.masks[:, 0] for chunk in chunks])
+    return Answer(masks, sum(int(chunk.switches.sum()) for chunk in chunks), sum(chunk.seconds for chunk in chunks))
 
 
 def answer_together(model: Samwise, questions: Sequence[Question], clip_length: int) -> list[Answer]:

@@ -1,7 +1,8 @@
 """How sure a mean over clips is: percentile bootstrap intervals, paired for the difference of two models.
 
 Clips are what is drawn again, not frames: the frames of one clip are anything but independent. Two models are compared
-clip by clip, so that what makes a clip easy or hard for both cancels (Efron and Tibshirani 1993, chapter 13).
+clip by clip, so that what makes a clip easy or hard for both cancels (Efron and Tibshirani 1993, chapter 13). Where
+several sentences are asked about one video, whole videos are drawn again (Davison and Hinkley 1997, section 3.8).
 """
 
 from __future__ import annotations
@@ -70,8 +71,7 @@ def mean_interval(
     groups = [numbers[[other == name for other in names]] for name in dict.fromkeys(names)]
     mean = float(np.mean([group.mean() for group in groups]))
     means = np.mean([_resampled_means(group, resamples, generator) for group in groups], axis=0)  # (resamples,)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, float(low), float(high))
+    return interval_around(mean, means, level=level)
 
 
 def paired_difference(
@@ -103,6 +103,62 @@ def paired_difference(
         raise EvaluationError(f"there are {len(a)} clips on one side and {len(b)} on the other; pair the same clips.")
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     return mean_interval(difference, strata, level=level, resamples=resamples, seed=seed)
+
+
+def resampled_ratios(
+    numerators: npt.NDArray[np.float64],
+    denominators: npt.NDArray[np.float64],
+    clusters: Sequence[Hashable],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> npt.NDArray[np.float64]:
+    """Ratios of sums, when whole clusters are drawn again: of any measure that is a sum over a sum.
+
+    A mean over some rows has ones below for these and zeros for the others. All measures see the same draws, so they
+    can be combined draw by draw.
+
+    Args:
+        numerators: M measures over n rows (n, M).
+        denominators: Likewise, at least 0.
+        clusters: Each row's cluster, such as its video.
+        resamples: How often the clusters are drawn again.
+        seed: Same seed, same draws.
+
+    Returns:
+        (resamples, M), NaN in a draw that leaves nothing below.
+    """
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
+    owner = np.array([numbers[name] for name in clusters])
+    count = len(numbers)
+    above, below = np.zeros((2, count, numerators.shape[1]))  # sums over each cluster
+    np.add.at(above, owner, numerators)
+    np.add.at(below, owner, denominators)
+    generator = np.random.default_rng(seed)
+    piece = max(1, DRAWS_AT_ONCE // count)
+    ratios = []
+    for start in range(0, resamples, piece):
+        rows = min(piece, resamples - start)
+        drawn = generator.integers(0, count, size=(rows, count)) + count * np.arange(rows)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            ratios.append((times @ above) / (times @ below))
+    return np.concatenate(ratios)
+
+
+def interval_around(value: float, resampled: npt.NDArray[np.float64], *, level: float = 0.95) -> Interval:
+    """The percentile interval of resampled values; those that are NaN do not count.
+
+    Args:
+        value: What was measured.
+        resampled: The same measured on resamples (R,).
+        level: Share of them inside the interval.
+
+    Returns:
+        The value and the interval's ends.
+    """
+    low, high = np.nanquantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high))
 
 
 def _resampled_means(

@@ -69,9 +69,10 @@ def diagnose(
         raise ConfigError(f"there are {len(models)} models; give one, or --compare and files written by --out.")
     if out is not None and out.exists() and not overwrite:
         raise ConfigError(f"{out} exists; give another file or --overwrite.")
-    mode = _mode(online, clip)
+    mode = parse_mode(online, clip)
     overrides = parse_settings(settings or [])
 
+    from refervos.evaluation.bar import Bar
     from refervos.evaluation.controls import run_controls
     from refervos.evaluation.diagnosis import diagnose as run
     from refervos.evaluation.diagnosis import known_splits
@@ -84,10 +85,10 @@ def diagnose(
     model = (models or [DEFAULT_MODEL])[0]
     loaded: Any = load(model, device=device, dtype=dtype, **overrides)
     extremes = Extremes(sheet_count) if sheet else None
-    with _Bar(quiet) as bar:
+    with Bar("frames", show=False if quiet else None) as bar:
 
         def answered(case: AnsweredCase) -> None:
-            bar.advance(case.result.split, case.result.frames)
+            bar.advance(case.result.frames, case.result.split)
             if extremes is not None:
                 extremes.add(case)
 
@@ -107,7 +108,7 @@ def diagnose(
                 count,
                 mode=mode,
                 batch=batch,
-                progress=lambda case: bar.advance(f"{case.result.split}, wrong sentence", case.result.frames),
+                progress=lambda case: bar.advance(case.result.frames, f"{case.result.split}, wrong sentence"),
             )
             diagnosis = dataclasses.replace(diagnosis, controls=found)
     typer.echo(diagnosis_table(diagnosis))
@@ -144,7 +145,8 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _mode(online: bool, clip: int | None) -> Mode:
+def parse_mode(online: bool, clip: int | None) -> Mode:
+    """How frames come, by ``--online`` and ``--clip``; ConfigError when both are given."""
     if online and clip is not None:
         raise ConfigError("--online answers frame by frame and --clip in clips; give one of them.")
     return "online" if online else "clips" if clip is None else clip
@@ -161,23 +163,3 @@ def _comparison(files: Sequence[str]) -> str:
     stems = [Path(file).stem for file in files]
     names = stems if len(set(stems)) == len(stems) else list(files)  # the whole path where the name is not enough
     return ablation_table(dict(zip(names, files, strict=True)), names[0])
-
-
-class _Bar:
-    """A progress bar in frames; silent where standard error is no terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(unit=" frames", disable=True if quiet else None, dynamic_ncols=True)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def advance(self, description: str, frames: int) -> None:
-        """Count some more frames."""
-        self._bar.set_description(description, refresh=False)
-        self._bar.update(frames)

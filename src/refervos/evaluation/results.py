@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from refervos.errors import ConfigError, EvaluationError
-from refervos.metrics import boundary_accuracy, region_similarity
 from refervos.metrics.presence import PresenceAccuracies, final_score, is_empty, presence_accuracies
-from refervos.metrics.region_boundary import BOUNDARY_TOLERANCE
+from refervos.metrics.region_boundary import video_scores
 from refervos.typed_config import config_from_mapping
 
 if TYPE_CHECKING:
@@ -279,25 +278,8 @@ def scores_of_clip(truth: Masks, predicted: Masks) -> tuple[float, float]:
     Returns:
         J and F in [0, 1].
     """
-    regions, boundaries = [], []
-    for one, other in zip(truth, predicted, strict=True):
-        regions.append(region_similarity(one, other))
-        boundaries.append(_boundary_accuracy(one, other))
-    return fmean(regions), fmean(boundaries)
-
-
-def _boundary_accuracy(truth: Masks, predicted: Masks) -> float:
-    """F of one frame, measured in the box around both masks: exactly the same number, sooner.
-
-    One pixel more on every side keeps the outlines whole, and beyond it there is nothing that could match.
-    """
-    union = truth | predicted
-    rows, columns = np.flatnonzero(union.any(axis=1)), np.flatnonzero(union.any(axis=0))
-    if not rows.size:
-        return 1.0
-    box = np.s_[max(0, rows[0] - 1) : rows[-1] + 2, max(0, columns[0] - 1) : columns[-1] + 2]
-    radius = float(np.ceil(BOUNDARY_TOLERANCE * np.linalg.norm(truth.shape)))  # of the whole frame, in pixels
-    return boundary_accuracy(truth[box], predicted[box], tolerance=radius)
+    regions, boundaries = video_scores(truth, predicted)
+    return float(regions.mean()), float(boundaries.mean())
 
 
 def score_case(

@@ -116,19 +116,40 @@ def diagnostic_cases(
     Raises:
         ConfigError: When there is no such split, or clips of this size cannot meet its condition.
     """
-    if split not in SPLITS:
-        raise ConfigError(f"split {split!r} is unknown; the splits are {', '.join(SPLITS)}.")
-    if count is None:
-        count = LONG_CASES if split == "long" else CASES
-    config, _ = _SPLITS[split]
+    for index in range(case_count(split) if count is None else count):
+        yield diagnostic_case(split, index, height=height, width=width)
+
+
+def case_count(split: str) -> int:
+    """How many cases a split has: 60, or 20 of "long"; ConfigError when there is no such split."""
+    _check_split(split)
+    return LONG_CASES if split == "long" else CASES
+
+
+def frame_count(split: str) -> int:
+    """How many frames each clip of a split has: 24, or 200 of "long"; ConfigError when there is no such split."""
+    _check_split(split)
+    return LONG_FRAMES if split == "long" else FRAMES
+
+
+def diagnostic_case(split: str, index: int, *, height: int = 128, width: int = 128) -> DiagnosticCase:
+    """Draw one case, whatever the others are: clips are drawn until one fits.
+
+    Args:
+        split: One of ``SPLITS``.
+        index: From 0.
+        height: Of the frames, pixels. Other sizes are other clips.
+        width: Of the frames, pixels.
+
+    Returns:
+        The case.
+
+    Raises:
+        ConfigError: When there is no such split, or clips of this size cannot meet its condition.
+    """
+    _check_split(split)
+    config, condition = _SPLITS[split]
     config = replace(config, height=height, width=width)
-    for index in range(count):
-        yield _case(split, index, config)
-
-
-def _case(split: str, index: int, config: WorldConfig) -> DiagnosticCase:
-    """Draw clips until one fits."""
-    _, condition = _SPLITS[split]
     for attempt in range(_MOST_ATTEMPTS):
         # Never zero: numpy takes a seed that ends with zeros for a shorter one.
         seed = (BENCHMARK_SEED, SPLITS.index(split) + 1, index + 1, attempt + 1)
@@ -146,6 +167,11 @@ def _case(split: str, index: int, config: WorldConfig) -> DiagnosticCase:
         f"split {split!r}: none of {_MOST_ATTEMPTS} clips of {config.width}x{config.height} meets its condition; "
         "use a frame that is larger or nearer to square."
     )
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise ConfigError(f"split {split!r} is unknown; the splits are {', '.join(SPLITS)}.")
 
 
 def _by_looks(referral: Referral) -> bool:

@@ -1,0 +1,50 @@
+"""Markdown tables that also read well in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from refervos.evaluation.bootstrap import Interval
+
+NONE = "-"
+"""What stands where there is no number."""
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a table: the first column to the left, the others to the right.
+
+    Args:
+        header: Names of the C columns.
+        rows: C cells each.
+
+    Returns:
+        Lines of equal width, without a line break at the end.
+    """
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    aligned = [
+        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        for row in (header, *rows)
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (aligned[0], rule, *aligned[1:]))
+
+
+def printable(text: str, longest: int | None = None) -> str:
+    """A text on one line, of characters that every font and terminal takes.
+
+    Args:
+        text: Any.
+        longest: How many characters there may be, default any number; what is more ends in three dots.
+    """
+    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
+    return line if longest is None or len(line) <= longest else f"{line[: longest - 3]}..."
+
+
+def number(value: float | None) -> str:
+    """A percentage with one decimal."""
+    return NONE if value is None else f"{value:.1f}"
+
+
+def span(interval: Interval) -> str:
+    """The ends of an interval."""
+    return f"{interval.low:.1f} to {interval.high:.1f}"

@@ -1,0 +1,186 @@
+"""Predicted masks as files, in the layout of the field's servers: ``<video>/<expression_id>/<frame>.png``."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from refervos.data.files import read_indices
+from refervos.data.sample import Mask, Sample
+from refervos.errors import DataError, EvaluationError
+
+INNER_FOLDERS = ("predictions", "Annotations")
+"""Where the masks are when a folder of ``refervos eval`` is given, or one laid out as a Ref-YouTube-VOS submission."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Masks of any system for the expressions of a data set.
+
+    Attributes:
+        folder: The folder that holds one folder for each video.
+    """
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path) -> Predictions:
+        """Find the masks in a folder.
+
+        Args:
+            folder: The folder of the videos, one of ``refervos eval``, or one that holds ``Annotations``.
+
+        Raises:
+            EvaluationError: When there is no such folder.
+        """
+        if not folder.is_dir():
+            raise EvaluationError(f"{folder} is no folder; give one that holds <video>/<expression>/<frame>.png.")
+        return cls(next((folder / name for name in INNER_FOLDERS if (folder / name).is_dir()), folder))
+
+    def of(self, sample: Sample) -> Path:
+        """The folder of an expression's masks, whether it is there or not."""
+        return self.folder / sample.video.id / sample.expression_id
+
+    def names(self, sample: Sample) -> frozenset[str]:
+        """Frames of an expression that have a mask, whether they are in the video or not."""
+        return stems(self.of(sample))
+
+    def mask(self, sample: Sample, frame: str, size: tuple[int, int] | None = None) -> Mask:
+        """Read one mask.
+
+        Args:
+            sample: The expression.
+            frame: Name of the frame.
+            size: Height and width that it must have, where known.
+
+        Returns:
+            bool (H, W).
+
+        Raises:
+            EvaluationError: When it is missing, damaged, not binary or of another size.
+        """
+        return read_mask(self.of(sample) / f"{frame}.png", size)
+
+
+def stems(folder: Path) -> frozenset[str]:
+    """Names of a folder's PNG files without suffix; none where there is no folder."""
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+    except OSError as error:
+        raise EvaluationError(f"{folder} cannot be read ({error.strerror}).") from error
+    return frozenset(name.removesuffix(".png") for name in names if name.endswith(".png"))
+
+
+def read_mask(path: Path, size: tuple[int, int] | None = None) -> Mask:
+    """Read a mask image: 0 and 255, 0 and 1, or a palette's first two entries.
+
+    Args:
+        path: A PNG.
+        size: Height and width that it must have, where known.
+
+    Returns:
+        bool (H, W).
+
+    Raises:
+        EvaluationError: When it is missing, damaged, not binary or of another size.
+    """
+    values = read_numbers(path, size)
+    mask = values != 0
+    highest = int(values.max(initial=0))
+    if highest not in (0, 1, 255) or (values[mask] != highest).any():
+        raise EvaluationError(f"{path} is not binary; a mask holds 0 and 255, or 0 and 1.")
+    return mask
+
+
+def read_numbers(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    """Read an image of numbers, such as a palette's indices.
+
+    Args:
+        path: A PNG.
+        size: Height and width that it must have, where known.
+
+    Returns:
+        uint8 (H, W).
+
+    Raises:
+        EvaluationError: When it is missing, damaged or of another size.
+    """
+    try:
+        numbers = read_indices(path)
+    except DataError as error:
+        raise EvaluationError(str(error)) from error
+    if size is not None and numbers.shape != size:
+        height, width = numbers.shape
+        raise EvaluationError(f"{path} is {width}x{height}; the frames are {size[1]}x{size[0]}.")
+    return numbers
+
+
+def mask_png(mask: Mask) -> bytes:
+    """A mask as the servers want it: an 8-bit grey PNG of 0 and 255.
+
+    Args:
+        mask: bool (H, W).
+
+    Returns:
+        The file's content, the same for the same mask.
+    """
+    return png(Image.fromarray(mask.view(np.uint8) * np.uint8(255)))
+
+
+def png(image: Image.Image) -> bytes:
+    """An image as a PNG file's content."""
+    data = io.BytesIO()
+    image.save(data, format="PNG", compress_level=3)  # masks hardly get smaller with more effort
+    return data.getvalue()
+
+
+class GrowingFolder:
+    """A folder that is there complete or not at all: files go into a hidden one beside it, which then takes its name.
+
+    One process at a time may write a folder.
+
+    Args:
+        folder: Where; what an interrupted process left behind is removed.
+
+    Raises:
+        EvaluationError: When it cannot be written; likewise by the methods.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._growing = folder.with_name(f".{folder.name}.part")
+        try:
+            shutil.rmtree(self._growing, ignore_errors=True)
+            self._growing.mkdir(parents=True)
+        except OSError as error:
+            raise not_writable(self.folder, error) from error
+
+    def add(self, name: str, content: bytes) -> None:
+        """Write one file."""
+        try:
+            (self._growing / name).write_bytes(content)
+        except OSError as error:
+            raise not_writable(self.folder / name, error) from error
+
+    def put_in_place(self) -> None:
+        """Give the folder its name; one that has it is replaced."""
+        try:
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            self._growing.rename(self.folder)
+        except OSError as error:
+            raise not_writable(self.folder, error) from error
+
+
+def not_writable(path: Path, error: OSError) -> EvaluationError:
+    """The error for a file or folder that the system refuses to take."""
+    return EvaluationError(f"{path} cannot be written ({error.strerror or error}).")

@@ -1,0 +1,107 @@
+"""Share work among processes that each prepare for it once, by loading a model for example."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from queue import Empty
+from typing import Any, TypeVar
+
+from refervos.errors import EvaluationError
+from refervos.metrics.parallel import ctrl_c_held_back, follow_parent, usable_processors
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Begin = Callable[[], Callable[[T], Iterable[R]]]
+"""Prepares, and gives what does one piece of work; picklable where there are several processes."""
+
+PATIENCE = 1.0
+"""Seconds between two looks at whether all processes are alive."""
+
+
+def share_out(begin: Begin[T, R], pieces: Sequence[T], processes: int) -> Iterator[R]:
+    """Do pieces of work, each in one of several processes.
+
+    An error, Ctrl-C or the end of this process ends all others at once, so what they write must bear that.
+
+    Args:
+        begin: Called once in each process; with one process, here.
+        pieces: What to do, picklable; given out in order.
+        processes: At most how many.
+
+    Yields:
+        What the pieces yield, as it comes; in order with one process only.
+
+    Raises:
+        RefervosError: Whatever a piece raises, as it was raised.
+        EvaluationError: When a process dies, as it does when memory runs out.
+    """
+    processes = min(processes, len(pieces))
+    if processes <= 1:
+        if pieces:
+            work = begin()
+            for piece in pieces:
+                yield from work(piece)
+        return
+    context = multiprocessing.get_context("spawn")
+    waiting, done = context.Queue(), context.Queue()
+    for piece in pieces:
+        waiting.put(piece)
+    for _ in range(processes):
+        waiting.put(None)
+    threads = max(1, usable_processors() // processes)
+    workers = [
+        context.Process(target=_work, args=(begin, threads, waiting, done), daemon=True) for _ in range(processes)
+    ]
+    try:
+        with ctrl_c_held_back():
+            for worker in workers:
+                worker.start()
+        yield from _gathered(done, workers)
+    finally:
+        for worker in workers:
+            if worker.pid is not None:
+                worker.terminate()
+        for worker in workers:
+            if worker.pid is not None:
+                worker.join()
+        waiting.cancel_join_thread()
+
+
+def _work(begin: Begin[Any, Any], threads: int, waiting: Any, done: Any) -> None:
+    """What a process does: prepare, then take pieces until there are none."""
+    follow_parent()
+    try:
+        if torch := sys.modules.get("torch"):  # what prepares with a model has imported it
+            torch.set_num_threads(threads)
+        work = begin()
+        while (piece := waiting.get()) is not None:
+            for result in work(piece):
+                done.put((False, result))
+        done.put((True, None))
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        done.put((True, error))
+
+
+def _gathered(done: Any, workers: Sequence[Any]) -> Iterator[Any]:
+    """What comes from the processes, until all have said that they are through."""
+    running = len(workers)
+    while running:
+        try:
+            last, result = done.get(timeout=PATIENCE)
+        except Empty:
+            if any(worker.exitcode for worker in workers) or not any(worker.is_alive() for worker in workers):
+                raise EvaluationError(
+                    "a process died, perhaps for want of memory; the same command with fewer --processes goes on."
+                ) from None
+            continue
+        if isinstance(result, Exception):
+            raise result
+        if last:
+            running -= 1
+        else:
+            yield result

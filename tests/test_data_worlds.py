@@ -1,0 +1,53 @@
+"""The diagnostic benchmark as a data set: its clips, drawn when they are wanted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from refervos.data import worlds_benchmark
+from refervos.data.files import Problems
+from refervos.data.worlds_benchmark import read_worlds
+from refervos.errors import DataError
+from refervos.worlds.benchmark import SPLITS, DiagnosticCase, diagnostic_case, diagnostic_cases
+
+
+def test_samples_are_the_cases_of_the_benchmark() -> None:
+    dataset = read_worlds(None, "spatial", Problems())
+    assert len(dataset) == 60
+    for sample, case in zip(dataset.samples, diagnostic_cases("spatial", 2), strict=False):
+        assert sample.expression == case.referral.text
+        assert (sample.kind, sample.has_target) == ("spatial", True)
+        assert len(sample.video) == len(case.clip.frames)
+        assert sample.truth is not None
+        truth = case.clip.target_masks(case.referral)
+        for index in sample.truth.annotated:
+            np.testing.assert_array_equal(sample.video.frames.read(index), case.clip.frames[index])
+            np.testing.assert_array_equal(sample.truth.mask(index), truth[index])
+
+
+def test_nothing_is_drawn_before_it_is_wanted_and_each_clip_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[str, int]] = []
+
+    def draw(split: str, index: int) -> DiagnosticCase:
+        drawn.append((split, index))
+        return diagnostic_case(split, index)
+
+    monkeypatch.setattr(worlds_benchmark, "diagnostic_case", draw)
+    dataset = read_worlds(None, "all", Problems())
+    assert len(dataset) == 560
+    assert list(dict.fromkeys(sample.kind for sample in dataset.samples)) == list(SPLITS)
+    assert {len(video) for video, _ in dataset.videos()} == {24, 200}
+    assert len({video.id for video, _ in dataset.videos()}) == 560
+    assert not drawn
+    for sample in dataset.samples[:2]:
+        assert sample.expression
+        assert sample.truth is not None
+        assert sample.video.frames.read(23).shape == (*sample.truth.mask(0).shape, 3)
+    assert drawn == [("appearance", 0), ("appearance", 1)]
+
+
+def test_no_target_is_told_and_splits_must_be_known() -> None:
+    assert {sample.has_target for sample in read_worlds(None, "no-target", Problems()).samples} == {False}
+    with pytest.raises(DataError, match="'easy'"):
+        read_worlds(None, "easy", Problems())

@@ -1,0 +1,127 @@
+"""The report is one file that shows everything and runs nothing."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import layouts
+from predicted import nothing, perfect, write_masks
+from refervos.data.sample import Sample
+from refervos.evaluation.bootstrap import Interval
+from refervos.evaluation.datasets import Part
+from refervos.evaluation.plots import histogram, intervals
+from refervos.evaluation.report import Evaluation
+from refervos.evaluation.scoring import score
+from refervos.evaluation.sheets import TINT, WHITE, lay_out, spread
+
+EVIL = '<script>alert("1")</script> & \ud800 \x00 "quoted"'
+
+
+class Elements(HTMLParser):
+    """Names of a page's elements, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.addresses += [str(value) for name, value in attributes if name in ("src", "href", "srcset", "data")]
+        assert not [name for name, _ in attributes if name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path) -> Evaluation:
+    """Half of the expressions are answered rightly; one of them tries to run a script."""
+    layouts.write_mevis(tmp_path / "data")
+
+    def put_in(listed: dict) -> None:
+        for video in listed["videos"].values():
+            video["expressions"]["1"]["exp"] = EVIL
+
+    layouts.change_json(tmp_path / "data" / "valid_u" / "meta_expressions.json", put_in)
+    part = Part("mevis", tmp_path / "data")
+
+    def half(sample: Sample, index: int) -> np.ndarray | None:
+        return None if index == 5 else (perfect if int(sample.expression_id) % 2 else nothing)(sample, index)
+
+    return score(write_masks(tmp_path / "masks", part.open().samples(), half), part)
+
+
+def test_the_report_runs_nothing_and_loads_nothing(evaluation: Evaluation, tmp_path: Path) -> None:
+    evaluation.write(tmp_path / "out")
+    page = Elements((tmp_path / "out" / "report.html").read_text())
+    assert not {"script", "link", "iframe", "object"} & set(page.names)
+    assert page.addresses
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert '<script>alert("1")</script> & ' in page.text  # as text
+    assert "default-src 'none'" in (tmp_path / "out" / "report.html").read_text()
+    assert not re.search(r"https?://", (tmp_path / "out" / "report.html").read_text())
+
+
+def test_the_report_shows_tables_plots_and_pictures(evaluation: Evaluation, tmp_path: Path) -> None:
+    names = [path.name for path in evaluation.write(tmp_path / "out")]
+    assert names == ["expressions.csv", "summary.md", "summary.json", "report.html"]
+    page = Elements((tmp_path / "out" / "report.html").read_text())
+    assert page.names.count("img") == len(evaluation.summary.worst) == 8
+    assert "svg" in page.names
+    assert "8 masks of 8 expressions are missing" in page.text
+    header, rows = evaluation.summary.cells()
+    for cell in [*header, *(cell for row in rows for cell in row)]:
+        assert cell in page.text
+    worst, best = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(page.addresses[place].split(",")[1])))) for place in (0, -1)
+    )
+    assert worst.shape == best.shape
+    assert (worst == WHITE).all(axis=2).any()  # the truth's outline
+    assert not (worst == TINT).all(axis=2).any()
+
+
+def test_a_page_without_scores_is_a_page(tmp_path: Path) -> None:
+    layouts.write_mevis(tmp_path / "data", "valid")
+    part = Part("mevis", tmp_path / "data", "valid")
+    found = score(write_masks(tmp_path / "masks", part.open().samples(), nothing), part)
+    found.write(tmp_path / "out")
+    assert "not public" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_histogram_counts_every_value() -> None:
+    picture = histogram([0, 1, 4.9, 5, 99, 100], "a < b")
+    assert re.findall(r"<title>(.*?)</title>", picture)[0] == "0 to 5: 3"
+    assert sum(int(count) for count in re.findall(r": (\d+)</title>", picture)) == 6
+    assert "a &lt; b" in picture
+
+
+def test_intervals_stand_where_they_should() -> None:
+    picture = intervals([("one", 5, Interval(50, 0, 100)), ("two", 1, None)], "t")
+    top, bottom = 30, 202
+    (whisker,) = re.findall(r'class="whisker".*?y1="([\d.]+)" y2="([\d.]+)"', picture)
+    assert tuple(map(float, whisker)) == (bottom, top)
+    assert re.findall(r'cy="([\d.]+)"', picture) == [f"{(top + bottom) / 2:.1f}"]
+    assert "n = 5" in picture
+
+
+def test_frames_are_spread_over_a_video() -> None:
+    assert spread(range(100), 3) == [0, 50, 99]
+    assert spread([4, 7], 6) == [4, 7]
+    assert spread([4], 6) == [4]
+
+
+def test_tiles_of_different_size_do_not_overlap() -> None:
+    tiles = [np.full((height, 60, 3), TINT, np.uint8) for height in (20, 40, 30)]
+    sheet = np.asarray(lay_out(tiles, ["a", "b", "c"], ["words"], columns=2))
+    assert (sheet == TINT).all(axis=2).sum() == 60 * 90

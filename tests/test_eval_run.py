@@ -1,0 +1,364 @@
+"""Evaluating a model: what is asked together, what is read, and that an interrupted run ends as any other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from typer.testing import CliRunner
+
+import layouts
+from predicted import lines, means, perfect, write_masks
+from refervos.cli import app
+from refervos.data.sample import Frames, Sample
+from refervos.errors import ConfigError, EvaluationError
+from refervos.evaluation import evaluate as evaluation
+from refervos.evaluation.answers import answer_video
+from refervos.evaluation.datasets import OpenPart, Part
+from refervos.evaluation.diagnosis import diagnose
+from refervos.evaluation.evaluate import Evaluator, Request, ResultFolder, Settings, evaluate, grouped
+from refervos.evaluation.scoring import score
+from refervos.evaluation.sharing import share_out
+from refervos.evaluation.summary import summarise
+from refervos.frames import Placement, stretch
+from refervos.loading import load
+from refervos.prompts import Prompt
+from refervos.samwise.model import Samwise
+from refervos.segmenter import FramePrediction
+from shared_work import begin_doubling, begin_dying, begin_failing
+
+SIDE = 48
+SQUARE = (SIDE, SIDE)
+
+
+class Oracle:
+    """A segmenter that answers each sentence with logits that are known beforehand, float (T, H, W)."""
+
+    clip_length = 4
+    device = torch.device("cpu")
+
+    def __init__(self, answers: dict[str, np.ndarray]) -> None:
+        self.answers = answers
+        self.asked: list[int] = []
+
+    def placement(self, frame_size: tuple[int, int]) -> Placement:
+        return stretch(frame_size, SIDE)
+
+    def begin(self, prompt: Prompt) -> Iterator[np.ndarray]:
+        return iter(self.answers[str(prompt.expression)])
+
+    def segment_clip(
+        self, pixels: Tensor, tracks: Sequence[Iterator[np.ndarray]], placements: Sequence[Placement]
+    ) -> Iterator[FramePrediction]:
+        self.asked.append(len(tracks))
+        for _ in pixels:
+            logits = torch.stack([torch.from_numpy(next(track)) for track in tracks]).float()
+            yield FramePrediction(logits, None, torch.ones(len(tracks), dtype=torch.bool))
+
+
+class Counted:
+    """Frames that count how often they are read."""
+
+    def __init__(self, frames: Frames) -> None:
+        self.frames, self.names, self.reads = frames, frames.names, 0
+
+    def read(self, index: int) -> np.ndarray:
+        self.reads += 1
+        return self.frames.read(index)
+
+
+def oracle(part: OpenPart) -> Oracle:
+    """Knows the truth about every expression of a data set."""
+    logits = {
+        sample.expression: np.stack([12.0 * perfect(sample, index) - 6 for index in range(len(sample.video))])
+        for sample in part.samples()
+    }
+    return Oracle(logits)
+
+
+def answered(model: Oracle, part: OpenPart, root: Path, together: int = 8) -> ResultFolder:
+    """Answer a whole data set, as one process does."""
+    evaluator = Evaluator(model, part, ResultFolder(root), 4)  # type: ignore[arg-type]
+    for _, samples in part.videos:
+        for group in grouped(samples, together, matching=part.scoring == "ref-davis17"):
+            list(evaluator.answer(group))
+    return evaluator.folder
+
+
+def test_answers_become_masks_and_results(tmp_path: Path) -> None:
+    part = Part("mevis", layouts.write_mevis(tmp_path / "data", size=SQUARE)).open()
+    folder = answered(oracle(part), part, tmp_path / "out")
+    results = folder.results(part)
+    assert [result.scores and (result.scores.j, result.scores.f) for result in results] == [(1.0, 1.0)] * 8
+    assert all(result.switches == result.frames == 6 for result in results)
+    assert all(result.seconds > 0 for result in results)
+    for sample in part.samples():
+        for index, name in enumerate(sample.video.frames.names):
+            with Image.open(folder.predictions.of(sample) / f"{name}.png") as image:
+                assert image.mode == "L"
+                assert np.array_equal(np.asarray(image), perfect(sample, index) * np.uint8(255))
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
+def test_frames_are_read_once_for_each_group(tmp_path: Path) -> None:
+    opened = Part("mevis", layouts.write_mevis(tmp_path / "data", size=SQUARE)).open()
+    frames = Counted(opened.videos[0][0].frames)
+    video = replace(opened.videos[0][0], frames=frames)
+    part = replace(opened, videos=((video, [replace(sample, video=video) for sample in opened.videos[0][1]]),))
+    model = oracle(part)
+    answered(model, part, tmp_path / "one")
+    assert (frames.reads, model.asked) == (6, [4, 4])
+    frames.reads, model.asked = 0, []
+    answered(model, part, tmp_path / "two", together=3)
+    assert (frames.reads, model.asked) == (12, [3, 3, 1, 1])
+
+
+def test_ref_davis_asks_annotator_by_annotator_and_merges_soft_masks(tmp_path: Path) -> None:
+    part = Part("ref-davis17", layouts.write_ref_davis17(tmp_path / "data", size=SQUARE)).open()
+    model = oracle(part)
+    # The first answer of annotator 0 claims all pixels, but is less sure than the second where that is right.
+    first, second = (sample for sample in part.videos[0][1] if sample.annotator == "0")
+    model.answers[first.expression] = np.where(model.answers[first.expression] > 0, 6, 0.5)
+    folder = answered(model, part, tmp_path / "out", together=1)
+    assert model.asked == [2] * 16  # two objects; two clips of each of two videos and four annotators
+    merged = folder.merged(first.video.id, "0")
+    with Image.open(merged / "00000.png") as image:
+        assert image.mode == "P"
+        numbers = np.asarray(image)
+    meant = perfect(second, 0)
+    assert meant.any()
+    assert np.array_equal(numbers, np.where(meant, 2, 1))
+    from_eval = summarise("t", part.scoring, folder.results(part), folder.matched_results(part)).lines
+    again = score(tmp_path / "out", Part("ref-davis17", tmp_path / "data")).summary.lines
+    assert from_eval == again
+    masks_alone = score(folder.predictions.folder, Part("ref-davis17", tmp_path / "data")).summary.lines
+    better, worse = (found["J&F, published (matched)"] for found in (from_eval, masks_alone))
+    assert better is not None
+    assert worse is not None
+    assert better.mean > worse.mean  # masks do not tell which answer was surer
+
+
+def test_a_group_without_one_of_its_results_is_answered_anew(tmp_path: Path) -> None:
+    part = Part("mevis", layouts.write_mevis(tmp_path / "data", size=SQUARE)).open()
+    folder = answered(oracle(part), part, tmp_path / "out")
+    group = part.videos[0][1]
+    assert folder.holds(group, matching=False)
+    folder.result(group[1]).unlink()
+    assert not folder.holds(group, matching=False)
+    left_behind = folder.predictions.of(group[0]).with_name(".0.part")
+    left_behind.mkdir()
+    (left_behind / "00000.png").write_bytes(b"half")
+    answered(oracle(part), part, tmp_path / "out")
+    assert folder.holds(group, matching=False)
+    assert not left_behind.exists()
+
+
+def test_an_expression_that_cannot_be_asked_is_named(tmp_path: Path) -> None:
+    part = Part("mevis", layouts.write_mevis(tmp_path / "data", size=SQUARE)).open()
+    video, samples = part.videos[0]
+    blank = replace(samples[0], expression=" ")
+    with pytest.raises(EvaluationError, match=f"expressions 0 about video {video.id}"):
+        list(Evaluator(oracle(part), part, ResultFolder(tmp_path), 4).answer([blank]))  # type: ignore[arg-type]
+
+
+def test_the_published_protocol_asks_one_sentence_at_a_time() -> None:
+    model: Any = load("miniature", device="cpu", protocol="published")
+    frames = [np.random.default_rng(n).integers(0, 255, (128, 128, 3), np.uint8) for n in range(3)]
+    prompts = [Prompt("red one"), Prompt("the striped square that is left of the blue ring")]
+    together = [chunk.masks for chunk in answer_video(model, frames, prompts, 8, keep_logits=True)]
+    logits = [list(answer_video(model, frames, [prompt], 8, keep_logits=True)) for prompt in prompts]
+    assert len(together) == 1
+    for place, (alone,) in enumerate(logits):
+        assert np.array_equal(together[0][:, place], alone.masks[:, 0])
+        assert alone.logits is not None
+        assert alone.logits.shape == (3, 1, 128, 128)
+
+
+# What results depend on.
+
+
+def claimed(tmp_path: Path, **binding: Any) -> None:
+    Settings("m", Part("worlds"), {"clip length": 8, "split": "all", **binding}).claim(ResultFolder(tmp_path))
+
+
+def test_other_settings_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    claimed(tmp_path)
+    claimed(tmp_path)
+    with pytest.raises(EvaluationError, match=r"begun with clip length 8 and not 1; give another folder"):
+        claimed(tmp_path, **{"clip length": 1})
+    with pytest.raises(EvaluationError, match=r"begun with cme null and not true"):
+        claimed(tmp_path, cme=True)
+    ResultFolder(tmp_path).settings.write_text("[]")
+    with pytest.raises(EvaluationError, match=r"settings\.json"):
+        claimed(tmp_path)
+
+
+def test_other_weights_are_other_settings() -> None:
+    model = torch.nn.Linear(3, 2)
+    before = evaluation.weights_digest(model)
+    assert before == evaluation.weights_digest(model)
+    with torch.no_grad():
+        model.bias[1] += 1
+    assert before != evaluation.weights_digest(model)
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def worlds_eval(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An evaluation of the miniature on three clips, which nothing interrupted."""
+    out = tmp_path_factory.mktemp("eval") / "whole"
+    found = run("eval", "miniature", "worlds", "--split", "multi-target", "--count", 3, "--out", out, *ON_CPU)
+    assert found.exit_code == 0, found.output
+    assert "on worlds multi-target, clips of 8" in found.output
+    assert "masks a second" in found.output
+    return out
+
+
+ON_CPU = ("--device", "cpu", "--quiet")
+
+
+def test_eval_gives_the_numbers_of_diagnose(worlds_eval: Path) -> None:
+    model = load("miniature", device="cpu")
+    assert isinstance(model, Samwise)
+    summary = diagnose(model, ["multi-target"], 3).summary("multi-target")
+    values = json.loads((worlds_eval / "summary.json").read_text())["groups"][0]["values"]
+    assert values["J&F"][0] == pytest.approx(summary.j_and_f, abs=0.05)
+    assert values["J"][0] == pytest.approx(summary.j, abs=0.05)
+    assert values["F"][0] == pytest.approx(summary.f, abs=0.05)
+
+
+def test_what_is_answered_is_not_answered_again(worlds_eval: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(self: Evaluator, group: Sequence[Sample]) -> Iterator[int]:
+        asked.extend(sample.video.id for sample in group)
+        yield 1
+
+    monkeypatch.setattr(Evaluator, "answer", answer)
+    request = Request("miniature", Part("worlds", None, "multi-target", 3), worlds_eval, device="cpu")
+    again = evaluate(request, show_progress=False).summary
+    assert not asked
+    assert again.markdown() + "\n" == (worlds_eval / "summary.md").read_text()
+    with pytest.raises(EvaluationError, match="cme true and not false"):
+        evaluate(replace(request, overrides={"cme": False}), show_progress=False)
+    with pytest.raises(EvaluationError, match="split"):
+        evaluate(replace(request, part=Part("worlds", None, "motion", 1)), show_progress=False)
+
+
+def without_times(folder: Path) -> dict[str, bytes]:
+    """Every file of an evaluation but for the seconds in it and the names of its making."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.startswith("."):  # a kill may leave a hidden file behind
+            content = path.read_bytes()
+            if path.suffix == ".json" and "results" in path.parts:
+                content = json.dumps({**json.loads(content), "seconds": 0}).encode()
+            if path.name == "expressions.csv":
+                continue  # made of the results, times included
+            files[str(path.relative_to(folder))] = content
+    return files
+
+
+def test_killed_and_run_again_ends_with_the_same_files(worlds_eval: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    command = ("eval", "miniature", "worlds", "--split", "multi-target", "--count", 3, "--out", out, *ON_CPU)
+    # Two processes share the work, so that a run in one must end with what two began.
+    arguments = [sys.executable, "-m", "refervos", *map(str, command), "--processes", "2"]
+    first = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ})
+    deadline = time.monotonic() + 300
+    while not list(out.rglob("results/*/*.json")) and time.monotonic() < deadline and first.poll() is None:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    there = {path: path.stat().st_mtime_ns for path in out.rglob("results/*/*.json")}
+    assert there
+    assert not (out / "report.html").exists()
+    time.sleep(1)  # the other processes follow
+    left = len(list(out.rglob("results/*/*.json")))
+    assert run(*command).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in there} == there
+    assert left < 3 or len(there) == 3
+    assert without_times(out) == without_times(worlds_eval)
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(self: Evaluator, group: Sequence[Sample]) -> Iterator[int]:
+        yield 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Evaluator, "answer", answer)
+    found = run("eval", "miniature", "worlds", "--split", "spatial", "--count", 1, "--out", tmp_path, *ON_CPU)
+    assert found.exit_code == 130
+    assert "the same command goes on" in found.output
+
+
+def test_work_is_shared_among_processes() -> None:
+    assert list(share_out(begin_doubling, [3, 4], 1)) == [6, 7, 8, 9]
+    assert sorted(share_out(begin_doubling, [3, 4, 5], 2)) == [6, 7, 8, 9, 10, 11]
+    assert list(share_out(begin_failing, [], 4)) == []
+
+
+@pytest.mark.parametrize(("begin", "message"), [(begin_failing, "this is wrong"), (begin_dying, "fewer --processes")])
+def test_what_goes_wrong_in_a_process_is_told(begin: Any, message: str) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        list(share_out(begin, [1, 2], 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval", "miniature", "mevis", "--out", "x"], "give its folder"),
+        (["eval", "miniature", "nothing", "--out", "x"], "'nothing' is unknown"),
+        (["eval", "miniature", "worlds", "--out", "x", "--online", "--clip", "4"], "give one of them"),
+        (
+            ["eval", "miniature", "worlds", "--out", "x", "--protocol", "published", "--set", "protocol=default"],
+            "--set",
+        ),
+        (["eval", "miniature", "worlds", "--out", "x", "--split", "easy"], "no split 'easy'"),
+        (["score", "nowhere", "worlds"], "nowhere"),
+    ],
+)
+def test_bad_requests_are_one_sentence(arguments: list[str], message: str) -> None:
+    found = run(*arguments)
+    assert found.exit_code == 1  # an exception, which main turns into a sentence
+    assert message in str(found.exception)
+
+
+def test_score_writes_the_same_tables(worlds_eval: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scored"
+    found = run("score", worlds_eval, "worlds", "--split", "multi-target", "--count", 3, "--out", out, "--quiet")
+    assert found.exit_code == 0, found.output
+    one, other = (json.loads((folder / "summary.json").read_text()) for folder in (out, worlds_eval))
+    assert one["groups"] == other["groups"]
+    assert one["measures"] == other["measures"]
+
+
+def test_scoring_in_processes_gives_the_same(tmp_path: Path) -> None:
+    layouts.write_mevis(tmp_path / "data")
+    part = Part("mevis", tmp_path / "data")
+    write_masks(tmp_path / "masks", part.open().samples(), lambda sample, index: np.roll(perfect(sample, index), 1))
+    one, two = (score(tmp_path / "masks", part, processes=count) for count in (1, 2))
+    assert means(one) == means(two)
+    assert lines(one) == lines(two)
+    assert one.summary.results == two.summary.results
+
+
+def test_the_mode_must_be_one() -> None:
+    with pytest.raises(ConfigError, match="mode is 0"):
+        Request("miniature", Part("worlds", None, "spatial", 1), Path("unused"), mode=0).begin()
