@@ -70,7 +70,6 @@ def diagnose(
     Raises:
         ConfigError: When there is no such split or mode, or a number is below 1.
         PromptError: When the model cannot be asked with sentences.
-        MissingDependencyError: When SciPy is not installed.
     """
     splits = known_splits(splits)
     clip_length = clip_length_of(segmenter, mode)
