@@ -12,7 +12,7 @@ import refervos
 
 ROOT = Path(refervos.__file__).parent
 
-BASE = {"errors", "segmentation", "typed_config"}
+BASE = {"errors", "folder_lock", "segmentation", "typed_config"}
 ALLOWED = {
     "video": BASE,
     "data": BASE | {"video", "worlds"},

@@ -314,6 +314,23 @@ def test_work_is_shared_among_processes() -> None:
     assert list(share_out(begin_failing, [], 4)) == []
 
 
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
+    hold = (
+        "import sys; from pathlib import Path; from refervos.folder_lock import FolderLock;"
+        "lock = FolderLock(Path(sys.argv[1]), 'x', ValueError); print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(EvaluationError, match="another process is evaluating in"):
+            evaluate(Request("miniature", Part("worlds", None, "motion", 1), tmp_path), show_progress=False)
+    finally:
+        other.communicate("")
+
+
 @pytest.mark.parametrize(("begin", "message"), [(begin_failing, "this is wrong"), (begin_dying, "fewer --processes")])
 def test_what_goes_wrong_in_a_process_is_told(begin: Any, message: str) -> None:
     with pytest.raises(EvaluationError, match=message):

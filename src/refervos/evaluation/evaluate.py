@@ -33,6 +33,7 @@ from refervos.evaluation.report import Evaluation
 from refervos.evaluation.result_folder import ResultFolder, Settings
 from refervos.evaluation.sharing import share_out
 from refervos.evaluation.summary import summarise
+from refervos.folder_lock import FolderLock
 from refervos.loading import load
 from refervos.prompts import Prompt
 from refervos.segmenter import Segmenter
@@ -156,6 +157,21 @@ def evaluate(request: Request, *, processes: int = 1, show_progress: bool | None
     """
     part, folder = request.part.open(), ResultFolder(request.root)
     prepare_folder(request.root)
+    lock = FolderLock(request.root, "evaluating", EvaluationError)
+    try:
+        _answer_waiting(request, part, processes, show_progress)
+    finally:
+        lock.release()
+    look = read_json(folder.settings)["binding"]["clip length"]
+    look = "online" if look == 1 else f"clips of {look}"
+    title = f"{request.title} on {part.dataset.name} {part.dataset.split}, {look}"
+    summary = summarise(title, part.scoring, folder.results(part), folder.matched_results(part))
+    return Evaluation(summary, part, folder.predictions)
+
+
+def _answer_waiting(request: Request, part: OpenPart, processes: int, show_progress: bool | None) -> None:
+    """Answer and score what has no results yet."""
+    folder = ResultFolder(request.root)
     groups, matching = request.groups(part), matches(part)
     waiting = [
         (video, number)
@@ -170,11 +186,6 @@ def evaluate(request: Request, *, processes: int = 1, show_progress: bool | None
     with Bar("masks", total, show_progress) as bar:
         for masks in share_out(begin, waiting, processes):
             bar.advance(masks)
-    look = read_json(folder.settings)["binding"]["clip length"]
-    look = "online" if look == 1 else f"clips of {look}"
-    title = f"{request.title} on {part.dataset.name} {part.dataset.split}, {look}"
-    summary = summarise(title, part.scoring, folder.results(part), folder.matched_results(part))
-    return Evaluation(summary, part, folder.predictions)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from refervos.errors import MissingDependencyError, TrainingError
+from refervos.folder_lock import FolderLock
 from refervos.training.checkpoint import (
     checkpoints_in,
     random_state,
@@ -43,7 +44,6 @@ from refervos.training.distributed import make_accelerator, synchronise_batch_no
 from refervos.training.frozen import FrozenGuard
 from refervos.training.history import History, Means
 from refervos.training.interruption import Interruption
-from refervos.training.lock import FolderLock
 from refervos.training.plan import BOARD, DRAWING, HISTORY, REPORT, Plan, make_plans
 from refervos.training.progress import TrainingProgress
 from refervos.training.recipe import Recipe, check_recipe, shortened, with_steps
@@ -197,7 +197,7 @@ class StageRun:
         if self.main:
             try:
                 self.plan.folder.mkdir(parents=True, exist_ok=True)
-                self.lock = FolderLock(self.plan.folder)
+                self.lock = FolderLock(self.plan.folder, "training", TrainingError)
                 self.plan.note()
             except OSError as error:
                 raise TrainingError(f"{self.plan.folder} cannot be written ({error.strerror or error}).") from error

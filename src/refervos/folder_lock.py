@@ -1,10 +1,10 @@
-"""One run at a time in a folder: two would overwrite each other's checkpoints."""
+"""One run at a time in a folder: two would overwrite each other's results."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from refervos.errors import TrainingError
+from refervos.errors import RefervosError
 
 
 class FolderLock:
@@ -12,21 +12,23 @@ class FolderLock:
 
     Args:
         folder: An existing folder.
+        doing: What is done in it, such as "training", for the error.
+        error: The kind of error to raise.
 
     Raises:
-        TrainingError: When another process holds it.
+        RefervosError: Of that kind, when another process holds it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, doing: str, error: type[RefervosError]) -> None:
         self._file = (folder / ".lock").open("a")
         try:
             import fcntl
 
             # Not flock: forked workers would share the lock and keep it for a while when this process is killed.
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
+        except (BlockingIOError, PermissionError) as held:
             self._file.close()
-            raise TrainingError(f"another process is training in {folder}; wait for it or stop it.") from error
+            raise error(f"another process is {doing} in {folder}; wait for it or stop it.") from held
         except (ImportError, OSError):
             pass  # Windows, or a file system without locks: then nobody watches
 
