@@ -66,7 +66,7 @@ def main() -> None:
     print(f"Look at {out / 'overlay.mp4'} and {out / 'contact_sheet.png'}.")
     print(
         "\nThis is the MINIATURE model, 3.3 M parameters that this project trained on drawn shapes: it knows their\n"
-        "looks, places and movements, nothing of the world. For real videos convert an official SAMWISE checkpoint:\n"
+        "looks and places, nothing of the world. For real videos convert an official SAMWISE checkpoint:\n"
         "  refervos convert final_model_mevis.pth samwise-mevis\n"
         '  refervos segment video.mp4 "the dog that jumps over the fence" --model samwise-mevis'
     )
