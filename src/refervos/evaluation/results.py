@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from refervos.errors import ConfigError, EvaluationError
+from refervos.errors import ConfigError, EvaluationError, VideoError
 from refervos.metrics.presence import PresenceAccuracies, final_score, is_empty, presence_accuracies
 from refervos.metrics.region_boundary import video_scores
 from refervos.typed_config import config_from_mapping
+from refervos.video.outputs import write_whole
 
 if TYPE_CHECKING:
     from refervos.worlds.benchmark import DiagnosticCase
@@ -215,16 +216,18 @@ class Diagnosis:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a JSON file that ``read_diagnosis`` reads.
+        """Write a JSON file that ``read_diagnosis`` reads; it is there complete or not at all.
 
         Raises:
             EvaluationError: When it cannot be written.
         """
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n")
+            write_whole(Path(path), (json.dumps(self.to_json(), indent=1) + "\n").encode())
         except OSError as error:
             raise EvaluationError(f"{path} cannot be written ({error.strerror}).") from error
+        except VideoError as error:
+            raise EvaluationError(str(error)) from error
 
 
 def read_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:
