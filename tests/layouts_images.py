@@ -15,8 +15,8 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
+from layouts import run_lengths as compressed
 from refervos.worlds import Clip, Motion, Referral, Scene, Thing, WorldConfig, draw_clip, draw_scene, referrals
 from video_files import write_video
 
@@ -229,12 +229,6 @@ def run_polygons(mask: np.ndarray) -> list[list[float]]:
 def run_lengths(mask: np.ndarray) -> dict[str, Any]:
     """A mask as COCO's run lengths, not compressed: down the columns, beginning with those that are off."""
     return {"size": list(mask.shape), "counts": _runs(mask.T.ravel())}
-
-
-def compressed(mask: np.ndarray) -> dict[str, Any]:
-    """A mask as COCO's run lengths, compressed to text."""
-    encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
 
 
 def _runs(pixels: np.ndarray) -> list[int]:
