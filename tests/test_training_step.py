@@ -148,9 +148,9 @@ def test_half_an_adapter(part: str) -> None:
     """Each direction of an adapter can be left out: its tokens then pass unchanged, and nothing in it learns."""
     model = micro_model(**{part: False}).train()
     vision, text = torch.rand(2, 16, 16, 32), torch.rand(1, 5, 32)
-    vision_delta, text_delta = model.adapters[0](vision, text, 2)
-    assert bool(vision_delta.any()) == (part != "text_to_visual")
-    assert bool(text_delta.any()) == (part != "visual_to_text")
+    adapted = model.adapters[0](vision, text, 2)
+    assert bool(adapted.vision.any()) == (part != "text_to_visual")
+    assert bool(adapted.text.any()) == (part != "visual_to_text")
 
 
 def test_the_cme_can_be_made_to_fire_always() -> None:

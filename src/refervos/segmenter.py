@@ -28,6 +28,30 @@ class FramePrediction:
     switched: Tensor
 
 
+def merge_predictions(groups: Sequence[Sequence[int]], parts: Sequence[FramePrediction]) -> FramePrediction:
+    """Put the answers for groups of tracks back together, in the tracks' order.
+
+    Args:
+        groups: Positions of each group's tracks.
+        parts: Each group's answer for the frame, its rows in that order.
+
+    Returns:
+        One answer.
+    """
+    order = order_of(groups)
+    scores = [part.score for part in parts if part.score is not None]
+    return FramePrediction(
+        mask_logits=torch.cat([part.mask_logits for part in parts])[order.to(parts[0].mask_logits.device)],
+        score=torch.cat(scores)[order.to(scores[0].device)] if scores else None,
+        switched=torch.cat([part.switched for part in parts])[order.to(parts[0].switched.device)],
+    )
+
+
+def order_of(groups: Sequence[Sequence[int]]) -> Tensor:
+    """The permutation that brings rows lined up group by group back into their own order, int64 (N,)."""
+    return torch.tensor([index for members in groups for index in members]).argsort()
+
+
 Track = TypeVar("Track")
 
 

@@ -188,7 +188,7 @@ def answer_together(model: Samwise, questions: Sequence[Question], clip_length: 
                     for question in questions
                 ]
             )  # (N, K, 3, S, S)
-            features = model.encode(pixels, ids, verbs)
+            features = model.encode(pixels, ids, verbs, tracks)
             for step in range(pixels.shape[1]):
                 frame = model.track_frame(features, step, tracks)
                 logits = placement.restore(frame.mask_logits[:, 0])  # (N, H, W)

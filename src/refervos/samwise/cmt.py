@@ -1,13 +1,38 @@
-"""CMT, the Cross-Modal Temporal adapter: language and time inside the frozen encoders (SAMWISE paper, section 3.2)."""
+"""CMT, the Cross-Modal Temporal adapter: language and time inside the frozen encoders (SAMWISE paper, section 3.2).
+
+Shapes: N tracks; T frames; W frames in a window of time; H x V image tokens of C channels a frame; R texts of L tokens
+of D channels; A channels inside the adapter.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.attention import MultiheadAttention
+
+CPU_CHUNK = 64 * 2**20
+"""Bytes of image tokens that a CPU adapts at once: more would cost memory and save no time."""
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What an adapter says.
+
+    Attributes:
+        vision: To be added to the image tokens (N*T, H, V, C).
+        text: To be added to the text tokens (R, L, D).
+        inside: The image tokens inside the adapter (N, T, H, V, A): what later frames may look back at.
+    """
+
+    vision: Tensor
+    text: Tensor
+    inside: Tensor
 
 
 class CrossModalTemporalAdapter(nn.Module):
@@ -46,47 +71,71 @@ class CrossModalTemporalAdapter(nn.Module):
         self.text_to_vision = MultiheadAttention(width, heads)
         self.hsa = HierarchicalSelectiveAttention(width, heads, patch) if patch else None
 
-    def forward(self, vision: Tensor, text: Tensor, frames: int, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        vision: Tensor,
+        text: Tensor,
+        frames: int,
+        keep: Tensor | None = None,
+        *,
+        past: Tensor | None = None,
+        reach: int | None = None,
+    ) -> Adapted:
         """What to add to the image tokens and to the text tokens.
 
+        In clips (``reach`` is None) all frames see each other, and there is one text for them all: R = N. Online, each
+        frame sees itself and up to ``reach - 1`` frames before it, and has a text of its own: R = N*T.
+
         Args:
-            vision: Image tokens of N clips of T frames, channels last (N*T, H, W, C).
-            text: Text tokens (N, L, D).
+            vision: Image tokens, channels last (N*T, H, V, C).
+            text: Text tokens (R, L, D).
             frames: T.
-            keep: bool (N, L), True where there is a text token; default: padding is looked at like text, as the
+            keep: bool (R, L), True where there is a text token; default: padding is looked at like text, as the
                 released code does.
+            past: Online, what this adapter left of the frames before (N, P, H, V, A), default none.
+            reach: Online, how many frames a frame sees, itself included.
 
         Returns:
-            Image delta (N*T, H, W, C) and text delta (N, L, D).
+            The changes.
         """
-        count, height, cells_wide = text.shape[0], vision.shape[1], vision.shape[2]
-        mask = None if keep is None else keep[:, None, None, :]  # (N, 1, 1, L)
-        x = self.vision_down(vision.permute(0, 3, 1, 2))  # (N*T, A, H, W)
-        x = torch.relu(self.vision_down_norm(x)).permute(0, 2, 3, 1)  # (N*T, H, W, A)
-        x = x.unflatten(0, (count, frames))  # (N, T, H, W, A)
-        t = self.text_down(text)  # (N, L, A)
+        x = conv_norm_relu(vision, self.vision_down.weight, self.vision_down_norm)  # (N*T, H, V, A)
+        x = x.unflatten(0, (-1, frames))  # (N, T, H, V, A)
+        t = self.text_down(text)  # (R, L, A)
+        # Online the windows are those of clips that end with the frame which asks.
+        windows = [x] if reach is None else windows_before(x, past, reach)  # (N, W, H, V, A) each
+        asking = frames if reach is None else 1
 
         if self.changes_text:
-            seen = x.mean(dim=1).flatten(1, 2)  # (N, H*W, A)
-            text_delta = self.text_up(t * self.text_to_vision(t, seen))
+            seen = torch.stack([window.mean(dim=1) for window in windows], dim=1)  # (N, R/N, H, V, A)
+            text_delta = self.text_up(t * self.text_to_vision(t, seen.flatten(2, 3).flatten(0, 1)))
         else:
             text_delta = torch.zeros_like(text)
         if not self.changes_vision:
-            return torch.zeros_like(vision), text_delta
+            return Adapted(torch.zeros_like(vision), text_delta, x)
+        mask = None if keep is None else keep[:, None, None, :]  # (R, 1, 1, L)
+        rows = rows_at_once(windows[-1], 1 if self.hsa is None else self.hsa.patch)
+        parts = [
+            self._change_vision(part, [window.narrow(2, top, part.shape[2]) for window in windows], asking, t, mask)
+            for top, part in zip(range(0, x.shape[2], rows), x.split(rows, dim=2), strict=True)
+        ]
+        return Adapted(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), text_delta, x)
 
+    def _change_vision(
+        self, x: Tensor, windows: Sequence[Tensor], asking: int, t: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Adapt some rows of the image, (N, T, h, V, A): what to add to them, (N*T, h, V, C)."""
         if self.hsa is not None:
-            x = x + self.hsa(x)
-        x = x.flatten(1, 3)  # (N, T*H*W, A)
-        y = x * self.vision_to_text(x, t, mask)
-        y = y.reshape(-1, height, cells_wide, y.shape[-1]).permute(0, 3, 1, 2)  # (N*T, A, H, W)
-        vision_delta = torch.relu(self.vision_up_norm(self.vision_up(y))).permute(0, 2, 3, 1)  # (N*T, H, W, C)
-        return vision_delta, text_delta
+            x = x + torch.cat([self.hsa(window, asking) for window in windows], dim=1)
+        tokens = x.reshape(t.shape[0], -1, x.shape[-1])  # (R, N*T/R*h*V, A)
+        y = tokens * self.vision_to_text(tokens, t, mask)
+        y = y.reshape(-1, *x.shape[2:])  # (N*T, h, V, A)
+        return conv_norm_relu(y, self.vision_up.weight.transpose(0, 1), self.vision_up_norm)  # (N*T, h, V, C)
 
 
 class HierarchicalSelectiveAttention(nn.Module):
     """HSA: self-attention over time inside patches, whose size in the image halves from adapter to adapter.
 
-    Every P x P patch, over all T frames, is one sequence of T*P*P tokens.
+    Every P x P patch, over all frames of the window, is one sequence of W*P*P tokens.
 
     Args:
         width: Channels A.
@@ -102,39 +151,90 @@ class HierarchicalSelectiveAttention(nn.Module):
         self.attention = MultiheadAttention(width, heads)
         self.linear = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, window: Tensor, frames: int) -> Tensor:
         """Attend.
 
         Args:
-            x: (N, T, H, W, A), with H and W multiples of the patch side.
+            window: (N, W, H, V, A), with H and V multiples of the patch side.
+            frames: T, how many of the window's last frames ask; the earlier ones are only looked at.
 
         Returns:
-            What to add to ``x``, same shape.
+            What to add to the last T frames, (N, T, H, V, A).
         """
-        count, frames, height, cells_wide, width = x.shape
+        count, length, height, cells_wide, width = window.shape
         side = self.patch
         rows, columns = height // side, cells_wide // side
-        x = x.reshape(count, frames, rows, side, columns, side, width)
-        x = x.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, frames, side * side, width)  # (N*rows*columns, T, P*P, A)
-        time = time_embedding(frames, width).to(x)  # (T, A)
-        tokens = self.norm(x + self.spatial_embedding + time.unsqueeze(1)).flatten(1, 2)  # (..., T*P*P, A)
-        tokens = self.linear(self.attention(tokens, tokens))
+        x = window.reshape(count, length, rows, side, columns, side, width)
+        x = x.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, length, side * side, width)  # (N*rows*columns, W, P*P, A)
+        time = time_embedding(length, width).to(x)  # (W, A)
+        tokens = self.norm(x + self.spatial_embedding + time.unsqueeze(1))  # (..., W, P*P, A)
+        asking = tokens[:, -frames:].flatten(1, 2)  # (..., T*P*P, A)
+        tokens = self.linear(self.attention(asking, tokens.flatten(1, 2)))  # (..., T*P*P, A)
         tokens = tokens.reshape(count, rows, columns, frames, side, side, width)
         return tokens.permute(0, 3, 1, 4, 2, 5, 6).reshape(count, frames, height, cells_wide, width)
 
 
-def time_embedding(frames: int, width: int) -> Tensor:
-    """Sine embedding of the frames 1..T of a clip, normalised to a full turn at the last one (temperature 10000).
+def windows_before(x: Tensor, past: Tensor | None, reach: int) -> list[Tensor]:
+    """What each frame sees online: itself, last, and up to ``reach - 1`` frames before it.
 
     Args:
-        frames: T.
+        x: The frames (N, T, ...).
+        past: The frames before them (N, P, ...), or None.
+        reach: Longest window.
+
+    Returns:
+        T windows (N, W, ...), W from 1 to ``reach``.
+    """
+    known = x if past is None else torch.cat([past, x], dim=1)  # (N, P + T, ...)
+    ends = range(known.shape[1] - x.shape[1] + 1, known.shape[1] + 1)
+    return [known[:, max(0, end - reach) : end] for end in ends]
+
+
+def conv_norm_relu(x: Tensor, weight: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    """A 1x1 convolution, batch norm and ReLU, channels last.
+
+    With fixed statistics the norm is folded into the convolution, which is then one linear layer.
+
+    Args:
+        x: (B, H, V, in).
+        weight: (out, in, 1, 1).
+        norm: The batch norm; in training mode its statistics are the batch's.
+
+    Returns:
+        (B, H, V, out).
+    """
+    if norm.training:
+        mapped = F.conv2d(x.permute(0, 3, 1, 2), weight)  # (B, out, H, V)
+        return torch.relu(norm(mapped)).permute(0, 2, 3, 1)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (out,)
+    return torch.relu(F.linear(x, weight[:, :, 0, 0] * scale.unsqueeze(1), norm.bias - norm.running_mean * scale))
+
+
+def rows_at_once(window: Tensor, side: int) -> int:
+    """How many of the H rows of image tokens (N, W, H, V, A) are adapted at once: all, but on a CPU only so many as
+    fill ``CPU_CHUNK``; a multiple of the patch side.
+    """
+    height = window.shape[2]
+    if window.device.type != "cpu" or window.requires_grad:
+        return height
+    row = window.element_size() * window.numel() // height
+    return max(side, CPU_CHUNK // row // side * side)
+
+
+def time_embedding(frames: int, width: int) -> Tensor:
+    """Sine embedding of the frames 1..W of a window, normalised to a full turn at the last one (temperature 10000).
+
+    Args:
+        frames: W.
         width: Channels, even.
 
     Returns:
-        float32 (T, width), sines at even and cosines at odd channels.
+        float32 (W, width), sines at even and cosines at odd channels.
     """
     turns = torch.arange(1, frames + 1, dtype=torch.float32)
     turns = turns / (turns[-1] + 1e-6) * 2 * math.pi
     channel = torch.arange(width, dtype=torch.float32)
-    angles = turns.unsqueeze(1) / 10000 ** (2 * torch.div(channel, 2, rounding_mode="floor") / width)  # (T, width)
+    angles = turns.unsqueeze(1) / 10000 ** (2 * torch.div(channel, 2, rounding_mode="floor") / width)  # (W, width)
     return torch.stack([angles[:, 0::2].sin(), angles[:, 1::2].cos()], dim=2).flatten(1)

@@ -12,6 +12,8 @@ from refervos.text.encoder import TextConfig
 
 Protocol = Literal["default", "published"]
 
+TimeMode = Literal["clip", "online"]
+
 
 @dataclass(frozen=True)
 class SamwiseConfig:
@@ -32,7 +34,10 @@ class SamwiseConfig:
         cme_window: ``cme_decision_window``: it first runs after this many frames and pauses one less after a switch.
         cme_feedforward: Width of its feed-forward network.
         switch_memory: What is written to memory on a switch.
-        clip_length: Frames that the adapters see at once in the published protocol.
+        time: How the adapters look over time. ``clip``: all frames of a clip see each other (published). ``online``:
+            each frame sees itself and the ``clip_length - 1`` frames before it, of which the track keeps what it needs;
+            a frame is answered before the next one is known, and costs one frame's work.
+        clip_length: Frames that the adapters see at once: of the clip, or of the window.
         short_side: Frames are resized so that the short side has at most this many pixels and the long side at most
             ``sam2.image_size``.
         protocol: ``default`` does the right thing; ``published`` also reproduces the released code's accidents (a
@@ -54,6 +59,7 @@ class SamwiseConfig:
     cme_window: int = 4
     cme_feedforward: int = 128
     switch_memory: SwitchMode = "reweight"
+    time: TimeMode = "clip"
     clip_length: int = 8
     short_side: int = 1020
     protocol: Protocol = "default"
@@ -69,6 +75,8 @@ class SamwiseConfig:
                 )
         if self.clip_length < 1:
             raise ConfigError(f"clip_length is {self.clip_length}; it must be at least 1.")
+        if self.time == "online" and self.protocol == "published":
+            raise ConfigError("time is 'online', which the published protocol does not know; it takes clips.")
         if self.cme_window < 1:
             raise ConfigError(f"cme_window is {self.cme_window}; it must be at least 1.")
 

@@ -21,9 +21,10 @@ from refervos.prompts import Prompt
 from refervos.sam2.memory import MemoryBank, group_by_layout, stack_readings
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker, gate
 from refervos.samwise.cme import ConditionalMemoryEncoder, cme_labels, rewrite_memory_mask
-from refervos.samwise.cmt import CrossModalTemporalAdapter
+from refervos.samwise.cmt import Adapted, CrossModalTemporalAdapter
 from refervos.samwise.config import SamwiseConfig
-from refervos.segmenter import FramePrediction
+from refervos.samwise.track import AdapterWindows, SamwiseTrack, stack_windows
+from refervos.segmenter import FramePrediction, merge_predictions, order_of
 from refervos.text.encoder import TextEncoder, pad_tokens
 from refervos.text.tokenizer import Tokenizer
 from refervos.weights import count_parameters
@@ -31,29 +32,11 @@ from refervos.weights import count_parameters
 FIRST_ADAPTED_STAGE = 1
 """Adapters stand after Hiera stages 2, 3 and 4 (counted from 1), so stages 1 and 2 do not depend on the sentence."""
 
+MEMORY_BUDGET = 2**30
+"""Bytes that the sentences of one batch may take while they are encoded, unless the model is told otherwise."""
 
-@dataclass
-class SamwiseTrack:
-    """One sentence and what has to be remembered for it.
-
-    Attributes:
-        ids: Token ids int64 (L,), without padding.
-        verbs: bool (L,), the tokens that tell motion.
-        memory: Maps and pointers of past frames.
-        frame: Frames seen so far.
-        last_switch: Frame at which the CME last fired, 0 before.
-    """
-
-    ids: Tensor
-    verbs: Tensor
-    memory: MemoryBank
-    frame: int = 0
-    last_switch: int = 0
-
-    def restart(self) -> None:
-        """Forget everything but the sentence."""
-        self.memory.clear()
-        self.frame = self.last_switch = 0
+CPU_ACTIVATIONS = 128 * 2**20
+"""Bytes of activations that a CPU works on at once: larger ones cost page faults and save nothing."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +46,14 @@ class ClipFeatures:
     Attributes:
         stages: Hiera's four stage outputs, channels last: the first (V, T, ...) for V videos, the adapted ones
             (N, T, ...).
-        prompts: Prompt tokens of each track (P, C): two padding points, the sentence, perhaps its motion.
-        unbiased_prompts: The prompt tokens of the memory-free pass.
+        prompts: For each frame, the prompt tokens of each track (P, C): two padding points, the sentence, perhaps its
+            motion. In clips they are the same for every frame.
+        unbiased_prompts: The same for the memory-free pass.
     """
 
     stages: tuple[Tensor, ...]
-    prompts: list[Tensor]
-    unbiased_prompts: list[Tensor]
+    prompts: list[list[Tensor]]
+    unbiased_prompts: list[list[Tensor]]
 
 
 @dataclass
@@ -145,6 +129,7 @@ class Samwise(Pretrained):
         self.config = config
         self.tokenizer = tokenizer
         self.compute_dtype = torch.float32
+        self.memory_budget = MEMORY_BUDGET
         self.tracker = Sam2Tracker(config.sam2)
         self.text = TextEncoder(config.text)
         self.adapters = nn.ModuleList(
@@ -181,8 +166,8 @@ class Samwise(Pretrained):
 
     @property
     def clip_length(self) -> int:
-        """Frames that the adapters see at once in the published protocol."""
-        return self.config.clip_length
+        """Frames that the adapters see at once; online each frame is answered by itself."""
+        return 1 if self.config.time == "online" else self.config.clip_length
 
     @property
     def device(self) -> torch.device:
@@ -230,21 +215,50 @@ class Samwise(Pretrained):
             ids=torch.tensor(list(ids), dtype=torch.long),
             verbs=torch.tensor(flags, dtype=torch.bool),
             memory=MemoryBank(map_limit=sam2.memory_slots - 1, pointer_limit=sam2.pointer_limit - 1),
+            windows=AdapterWindows(len(self.adapters), self.config.clip_length - 1),
         )
 
     def segment_clip(
         self, pixels: Tensor, tracks: Sequence[SamwiseTrack], placements: Sequence[Placement]
     ) -> Iterator[FramePrediction]:
-        """Segment consecutive frames of one video; the adapters see them together (see ``Segmenter``)."""
+        """Segment consecutive frames of one video; in clips the adapters see them together (see ``Segmenter``).
+
+        Tracks go through in batches that fit ``memory_budget``; a single batch is answered frame by frame.
+        """
         with self.inference():
             if self.config.protocol == "published" and len(pixels) == 1:
                 for track in tracks:  # the released loop takes a one-frame clip for an image
                     track.restart()
-            clip = self.encode(pixels.unsqueeze(0), *self.text_batch(tracks))
-        for time in range(len(pixels)):
+            shared = self.encode_shared(pixels.unsqueeze(0))
+        batches = self._batches(tracks, len(pixels))
+        runs = [self._segment(shared, [tracks[index] for index in members]) for members in batches]
+        if len(runs) == 1:
+            yield from runs[0]
+            return
+        answers = [list(run) for run in runs]  # one batch after the other, so that one at a time takes memory
+        for parts in zip(*answers, strict=True):
+            yield merge_predictions(batches, parts)
+
+    def _segment(self, shared: Sequence[Tensor], tracks: Sequence[SamwiseTrack]) -> Iterator[FramePrediction]:
+        """Segment the frames of a clip for one batch of tracks."""
+        with self.inference():
+            clip = self.encode_tracks(shared, *self.text_batch(tracks), tracks)
+        for time in range(shared[0].shape[1]):
             with self.inference():  # not around the yield: it would stay on in the caller's code
                 frame = self.track_frame(clip, time, tracks)
             yield FramePrediction(frame.mask_logits[:, 0], frame.score, frame.switched)
+
+    def _batches(self, tracks: Sequence[SamwiseTrack], frames: int) -> list[list[int]]:
+        """Cut the tracks into batches that fit the memory budget; online, each of tracks with equal windows."""
+        sam2 = self.config.sam2
+        cells = (sam2.image_size // 8) ** 2
+        # At the first adapter: the image tokens, what is added to them, and what the adapter makes of them.
+        channels = 3 * sam2.stage_widths[1] + 2 * self.config.adapter_width
+        size = max(1, self.memory_budget // (frames * cells * channels * self.compute_dtype.itemsize))
+        groups: dict[int, list[int]] = {}
+        for index, track in enumerate(tracks):
+            groups.setdefault(track.windows.length, []).append(index)
+        return [members[start : start + size] for members in groups.values() for start in range(0, len(members), size)]
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -261,35 +275,93 @@ class Samwise(Pretrained):
 
     # Early fusion: video and text, in step.
 
-    def encode(self, pixels: Tensor, ids: Tensor, verbs: Tensor) -> ClipFeatures:
+    def encode(self, pixels: Tensor, ids: Tensor, verbs: Tensor, tracks: Sequence[SamwiseTrack] = ()) -> ClipFeatures:
         """Run image and text encoders in step, each adapting the other (SAMWISE paper, section 3.2).
 
         Args:
             pixels: Placed frames (V, T, 3, S, S); V divides N, and the N / V sentences about a video are neighbours.
             ids: Token ids (N, L), padded on the right.
             verbs: bool (N, L), tokens that tell motion.
+            tracks: Online, the N tracks, all with windows of the same length; these move on by T frames. Not read in
+                clips.
 
         Returns:
             The clip's features and the tracks' prompt tokens.
         """
+        return self.encode_tracks(self.encode_shared(pixels), ids, verbs, tracks)
+
+    def encode_shared(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """What does not depend on the sentence: patch embedding and the first two image stages.
+
+        Args:
+            pixels: Placed frames (V, T, 3, S, S).
+
+        Returns:
+            The outputs of both stages, channels last, (V, T, ...) each; the second not adapted yet.
+        """
+        first, second = [], []
+        for some in pixels.flatten(0, 1).split(self._frames_at_once(0)):
+            first.append(self.tracker.encode_stage(0, self.tracker.embed_patches(some)))
+            second.append(self.tracker.encode_stage(1, first[-1]))
         videos, frames = pixels.shape[:2]
+        return together(first).unflatten(0, (videos, frames)), together(second).unflatten(0, (videos, frames))
+
+    def encode_tracks(
+        self, shared: Sequence[Tensor], ids: Tensor, verbs: Tensor, tracks: Sequence[SamwiseTrack] = ()
+    ) -> ClipFeatures:
+        """The rest of ``encode``, from what is shared on."""
+        frames = shared[0].shape[1]
         count = ids.shape[0]
+        online = self.config.time == "online"
         keep = ids != self.config.text.pad  # (N, L)
-        adapter_keep = None if self.config.protocol == "published" else keep
         text = self.text.run_segment(0, self.text.embed(ids), keep)  # (N, L, D)
-        vision = self.tracker.encode_stage(0, self.tracker.embed_patches(pixels.flatten(0, 1)))  # (V*T, 4g, 4g, w)
-        stages = [vision.unflatten(0, (videos, frames))]
+        vision = shared[1]  # (V, T, 2g, 2g, w)
+        stages = [shared[0]]
         for stage in range(1, 4):
-            vision = self.tracker.encode_stage(stage, vision)
             text = self.text.run_segment(stage, text, keep)
-            if stage == FIRST_ADAPTED_STAGE and videos != count:
-                # From here on the image depends on the sentence.
-                vision = _for_each_sentence(vision.unflatten(0, (videos, frames)), count).flatten(0, 1)
-            vision_delta, text_delta = self.adapters[stage - FIRST_ADAPTED_STAGE](vision, text, frames, adapter_keep)
-            vision, text = vision + vision_delta, text + text_delta
+            if stage == FIRST_ADAPTED_STAGE:  # from here on the image depends on the sentence ...
+                vision = _for_each_sentence(vision, count).flatten(0, 1)  # (N*T, 2g, 2g, w)
+                if online:  # ... and the sentence on the frame
+                    text, keep = (tensor.repeat_interleave(frames, dim=0) for tensor in (text, keep))
+            else:
+                rows = vision.split(self._frames_at_once(stage))
+                vision = together([self.tracker.encode_stage(stage, some) for some in rows])
+            adapted = self._adapt(stage - FIRST_ADAPTED_STAGE, vision, text, frames, keep, tracks)
+            vision, text = vision + adapted.vision, text + adapted.text
             stages.append(vision.unflatten(0, (count, frames)))
-        prompts, unbiased = self._prompt_tokens(text, verbs)
-        return ClipFeatures(tuple(stages), prompts, unbiased)
+        prompts, unbiased = self._prompt_tokens(text, verbs.repeat_interleave(frames, dim=0) if online else verbs)
+        if not online:
+            return ClipFeatures(tuple(stages), [prompts] * frames, [unbiased] * frames)
+        return ClipFeatures(
+            tuple(stages),
+            [prompts[time::frames] for time in range(frames)],
+            [unbiased[time::frames] for time in range(frames)],
+        )
+
+    def _frames_at_once(self, stage: int) -> int:
+        """How many frames go through an image stage together: all on a GPU and where gradients are wanted; on a CPU so
+        few that their activations stay near the cache.
+        """
+        if self.device.type != "cpu" or torch.is_grad_enabled():
+            return 2**31
+        sam2 = self.config.sam2
+        widest = 4 * sam2.stage_widths[stage] * (4 * sam2.grid >> stage) ** 2  # inside the feed-forward networks
+        return max(1, CPU_ACTIVATIONS // (widest * self.compute_dtype.itemsize))
+
+    def _adapt(
+        self, index: int, vision: Tensor, text: Tensor, frames: int, keep: Tensor, tracks: Sequence[SamwiseTrack]
+    ) -> Adapted:
+        """Run one adapter; online it looks back at the tracks' windows, and what it leaves goes into them."""
+        adapter = self.adapters[index]
+        if self.config.protocol == "published":
+            return adapter(vision, text, frames)
+        if self.config.time == "clip":
+            return adapter(vision, text, frames, keep)
+        past = stack_windows([track.windows for track in tracks], index)
+        adapted: Adapted = adapter(vision, text, frames, keep, past=past, reach=self.config.clip_length)
+        for track, inside in zip(tracks, adapted.inside, strict=True):
+            track.windows.append(index, inside)
+        return adapted
 
     def _prompt_tokens(self, text: Tensor, verbs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Contextual and motion prompts from the final text state (SAMWISE paper, section 3.1)."""
@@ -331,14 +403,15 @@ class Samwise(Pretrained):
         """
         features = self.frame_features(clip, time)
         readings = [track.memory.read(track.frame) for track in tracks]
-        groups = group_by_layout(readings, [len(prompt) for prompt in clip.prompts])
+        prompts, unbiased_prompts = clip.prompts[time], clip.unbiased_prompts[time]
+        groups = group_by_layout(readings, [len(prompt) for prompt in prompts])
         frames = []
         for members in groups:
             mine = features if len(members) == len(tracks) else features.take(members)
             group = [tracks[index] for index in members]
             conditioned = self.tracker.condition(mine.top, stack_readings([readings[index] for index in members]))
-            frame = self._decode(conditioned, mine, torch.stack([clip.prompts[index] for index in members]))
-            unbiased = torch.stack([clip.unbiased_prompts[index] for index in members])
+            frame = self._decode(conditioned, mine, torch.stack([prompts[index] for index in members]))
+            unbiased = torch.stack([unbiased_prompts[index] for index in members])
             decide = self._teach_cme if self.training else self._apply_cme
             decide(frame, mine, unbiased, group)
             maps = self.tracker.remember(mine.top, frame.memory_logits, frame.score)  # (n, 64, g, g)
@@ -436,7 +509,7 @@ class Samwise(Pretrained):
         tracks = [self.begin_tokens(row.tolist()) for row in ids]
         frames: list[TrackedFrame] = []
         for part in pixels.split(chunk or pixels.shape[1], dim=1):
-            clip = self.encode(part, ids, verbs)
+            clip = self.encode(part, ids, verbs, tracks)
             frames += [self.track_frame(clip, time, tracks) for time in range(part.shape[1])]
         decisions = [
             (frame.cme_logits[row], frame.cme_labels[row])
@@ -472,7 +545,7 @@ class Samwise(Pretrained):
             "trained": sum(p.numel() for p in self.parameters() if p.requires_grad),
             "settings": {
                 "image size": self.config.sam2.image_size,
-                "frames of a clip": self.config.clip_length,
+                "looks over time": f"{self.config.time}, {self.config.clip_length} frames",
                 "temporal attention (HSA)": self.config.hsa,
                 "motion prompt": self.config.motion_prompt,
                 "object score": self.config.sam2.object_score,
@@ -489,6 +562,11 @@ def _for_each_sentence(videos: Tensor, count: int) -> Tensor:
     return videos.unsqueeze(1).expand(-1, repeats, *videos.shape[1:]).flatten(0, 1)
 
 
+def together(parts: Sequence[Tensor]) -> Tensor:
+    """Join along the first axis, without copying a single part."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
 def _merge(groups: Sequence[Sequence[int]], frames: Sequence[TrackedFrame]) -> TrackedFrame:
     """Put the frames of groups of tracks back together, in the tracks' order.
 
@@ -499,19 +577,17 @@ def _merge(groups: Sequence[Sequence[int]], frames: Sequence[TrackedFrame]) -> T
     Returns:
         One frame.
     """
-    order = [index for members in groups for index in members]
-    back = torch.tensor(order).argsort()
 
-    def together(tensors: list[Tensor]) -> Tensor:
-        return torch.cat(tensors)[back.to(tensors[0].device)]
+    def in_order(tensors: list[Tensor]) -> Tensor:
+        return torch.cat(tensors)[order_of(groups).to(tensors[0].device)]
 
     scores = [frame.score for frame in frames if frame.score is not None]
     return TrackedFrame(
-        mask_logits=together([frame.mask_logits for frame in frames]),
-        score=together(scores) if scores else None,
-        pointer=together([frame.pointer for frame in frames]),
-        memory_logits=together([frame.memory_logits for frame in frames]),
-        switched=together([frame.switched for frame in frames]),
+        mask_logits=in_order([frame.mask_logits for frame in frames]),
+        score=in_order(scores) if scores else None,
+        pointer=in_order([frame.pointer for frame in frames]),
+        memory_logits=in_order([frame.memory_logits for frame in frames]),
+        switched=in_order([frame.switched for frame in frames]),
         cme_logits={m[row]: v for m, frame in zip(groups, frames, strict=True) for row, v in frame.cme_logits.items()},
         cme_labels={m[row]: v for m, frame in zip(groups, frames, strict=True) for row, v in frame.cme_labels.items()},
     )

@@ -1,0 +1,93 @@
+"""What SAMWISE has to remember for one sentence, held by the caller and not by the model."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from refervos.errors import ConfigError
+from refervos.sam2.memory import MemoryBank
+
+
+@dataclass
+class AdapterWindows:
+    """Online, what each adapter left of the last frames, for later ones to look back at.
+
+    Attributes:
+        adapters: How many adapters there are.
+        limit: How many frames are kept.
+        frames: For each adapter, the image tokens inside it (H, V, A), oldest first.
+    """
+
+    adapters: int
+    limit: int
+    frames: list[deque[Tensor]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.frames = [deque(maxlen=self.limit) for _ in range(self.adapters)]
+
+    @property
+    def length(self) -> int:
+        """Frames kept."""
+        return len(self.frames[-1])
+
+    def append(self, adapter: int, inside: Tensor) -> None:
+        """Keep what an adapter left of T frames, (T, H, V, A)."""
+        self.frames[adapter].extend(inside)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for kept in self.frames:
+            kept.clear()
+
+
+def stack_windows(windows: Sequence[AdapterWindows], adapter: int) -> Tensor | None:
+    """What one adapter left of the frames before, for N tracks at once.
+
+    Args:
+        windows: The tracks' windows, all of the same length.
+        adapter: Which adapter.
+
+    Returns:
+        (N, P, H, V, A), or None where there is nothing.
+
+    Raises:
+        ConfigError: When the lengths differ, or there are no tracks.
+    """
+    lengths = {len(window.frames[adapter]) for window in windows}
+    if len(lengths) != 1:
+        raise ConfigError(f"the tracks look back at {sorted(lengths)} frames; online, a batch needs equal windows.")
+    if lengths == {0}:
+        return None
+    return torch.stack([torch.stack(list(window.frames[adapter])) for window in windows])
+
+
+@dataclass
+class SamwiseTrack:
+    """One sentence and what has to be remembered for it.
+
+    Attributes:
+        ids: Token ids int64 (L,), without padding.
+        verbs: bool (L,), the tokens that tell motion.
+        memory: Maps and pointers of past frames.
+        windows: Online, what the adapters look back at; empty in clips.
+        frame: Frames seen so far.
+        last_switch: Frame at which the CME last fired, 0 before.
+    """
+
+    ids: Tensor
+    verbs: Tensor
+    memory: MemoryBank
+    windows: AdapterWindows
+    frame: int = 0
+    last_switch: int = 0
+
+    def restart(self) -> None:
+        """Forget everything but the sentence."""
+        self.memory.clear()
+        self.windows.clear()
+        self.frame = self.last_switch = 0

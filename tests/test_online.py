@@ -1,0 +1,158 @@
+"""Online: each frame looks back through the adapters' windows, never forward, and costs one frame's work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from refervos.errors import ConfigError
+from refervos.samwise.cmt import CrossModalTemporalAdapter
+from refervos.samwise.model import Samwise
+from scenes import CAPTION, SHORT_CAPTION, micro_model, scene
+
+FRAMES = 6
+
+
+def placed(model: Samwise, frames: int = FRAMES, seed: int = 0) -> torch.Tensor:
+    """Frames of one video in the square (T, 3, S, S)."""
+    place = model.placement((96, 128))
+    return torch.stack([place.place(torch.from_numpy(f).permute(2, 0, 1)) for f in scene(frames, seed=seed)]).double()
+
+
+def logits_of(model: Samwise, pixels: torch.Tensor, captions: list[list[int]], at_once: int = 1) -> torch.Tensor:
+    """Mask logits (T, N, h, w), frames given ``at_once`` at a time."""
+    tracks = [model.begin_tokens(caption) for caption in captions]
+    place = model.placement((96, 128))
+    answers = [
+        answer.mask_logits
+        for some in pixels.split(at_once)
+        for answer in model.segment_clip(some, tracks, [place] * len(some))
+    ]
+    return torch.stack(answers)
+
+
+def online_model() -> Samwise:
+    """In double precision, in which other orders of summation cannot be told apart."""
+    return micro_model(time="online", clip_length=3).double()
+
+
+def test_the_first_frame_is_a_clip_of_one() -> None:
+    online, clips = online_model(), micro_model(clip_length=3).double()
+    pixels = placed(online, 1)
+    torch.testing.assert_close(logits_of(online, pixels, [CAPTION]), logits_of(clips, pixels, [CAPTION]))
+
+
+def test_frames_given_together_are_frames_given_one_by_one() -> None:
+    model = online_model()
+    pixels = placed(model)
+    alone = logits_of(model, pixels, [CAPTION])
+    for at_once in (2, FRAMES):
+        torch.testing.assert_close(logits_of(model, pixels, [CAPTION], at_once), alone, atol=1e-8, rtol=1e-8)
+
+
+def test_no_frame_looks_ahead() -> None:
+    model = online_model()
+    pixels = placed(model)
+    changed = pixels.clone()
+    changed[4:] = placed(model, seed=3)[4:]
+    before, after = (logits_of(model, some, [CAPTION], FRAMES) for some in (pixels, changed))
+    torch.testing.assert_close(after[:4], before[:4])
+    assert not torch.allclose(after[4], before[4])
+
+
+def test_a_frame_looks_back_as_far_as_its_window_and_not_farther() -> None:
+    """Seen at the first adapter alone: the next ones, and the memory, reach farther."""
+    model = online_model()
+    pixels = placed(model)
+    ids = torch.tensor([CAPTION])
+
+    def adapted(video: torch.Tensor) -> torch.Tensor:
+        tracks = [model.begin_tokens(CAPTION)]
+        with torch.no_grad():
+            return model.encode(video.unsqueeze(0), ids, torch.zeros_like(ids, dtype=torch.bool), tracks).stages[1][0]
+
+    changed = pixels.clone()
+    changed[1] = placed(model, seed=3)[1]
+    differs = [not torch.allclose(a, b) for a, b in zip(adapted(pixels), adapted(changed), strict=True)]
+    assert differs == [False, True, True, True, False, False]
+
+
+def test_the_window_is_that_of_a_clip_which_ends_with_the_frame() -> None:
+    """Where only the first adapter changes the image, the last of three frames is that of a clip of three."""
+    online, clips = online_model(), micro_model(clip_length=3).double()
+    for model in (online, clips):
+        for adapter in model.adapters[1:]:
+            assert isinstance(adapter, CrossModalTemporalAdapter)
+            adapter.changes_vision = False
+    pixels = placed(online, 3)
+    ids = torch.tensor([CAPTION])
+    verbs = torch.zeros_like(ids, dtype=torch.bool)
+    with torch.no_grad():
+        whole = clips.encode(pixels.unsqueeze(0), ids, verbs)
+        causal = online.encode(pixels.unsqueeze(0), ids, verbs, [online.begin_tokens(CAPTION)])
+    torch.testing.assert_close(causal.stages[3][0, 2], whole.stages[3][0, 2], atol=1e-8, rtol=1e-8)
+    assert not torch.allclose(causal.stages[3][0, 0], whole.stages[3][0, 0])
+
+
+def test_sentences_that_come_later_have_shorter_windows() -> None:
+    """A sentence added in mid-stream is answered as if the stream began with it; the others do not notice."""
+    model = online_model()
+    pixels, place = placed(model), model.placement((96, 128))
+    old, new = model.begin_tokens(CAPTION), model.begin_tokens(SHORT_CAPTION)
+    answers = []
+    for time in range(FRAMES):
+        tracks = [new, old] if time >= 2 else [old]
+        (answer,) = model.segment_clip(pixels[time : time + 1], tracks, [place])
+        answers.append(answer.mask_logits)
+    torch.testing.assert_close(
+        torch.stack([answer[-1] for answer in answers]),
+        logits_of(model, pixels, [CAPTION])[:, 0],
+        atol=1e-8,
+        rtol=1e-8,
+    )
+    torch.testing.assert_close(
+        torch.stack([answer[0] for answer in answers[2:]]),
+        logits_of(model, pixels[2:], [SHORT_CAPTION])[:, 0],
+        atol=1e-8,
+        rtol=1e-8,
+    )
+
+
+@pytest.mark.parametrize("time", ["clip", "online"])
+def test_a_small_memory_budget_cuts_the_batch_and_changes_nothing(time: str) -> None:
+    model = micro_model(time=time, clip_length=3).double()
+    pixels = placed(model)
+    captions = [CAPTION, SHORT_CAPTION, CAPTION[:4] + CAPTION[-1:]]
+    at_once = model.clip_length
+    whole = logits_of(model, pixels, captions, at_once)
+    model.memory_budget = 1
+    assert len(model._batches([model.begin_tokens(caption) for caption in captions], at_once)) == 3
+    torch.testing.assert_close(logits_of(model, pixels, captions, at_once), whole, atol=1e-8, rtol=1e-8)
+
+
+def test_windows_are_bounded() -> None:
+    model = online_model()
+    pixels, place = placed(model, 1), model.placement((96, 128))
+    track = model.begin_tokens(CAPTION)
+    for _ in range(5):
+        list(model.segment_clip(pixels, [track], [place]))
+    assert [len(kept) for kept in track.windows.frames] == [2, 2, 2]
+
+
+def test_training_is_causal_too_and_its_gradients_reach_back() -> None:
+    model = online_model().train()
+    for module in model.adapters.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()  # the statistics of a batch would join all frames
+    pixels = placed(model).unsqueeze(0).requires_grad_()
+    ids = torch.tensor([CAPTION])
+    clip = model.encode(pixels, ids, torch.zeros_like(ids, dtype=torch.bool), [model.begin_tokens(CAPTION)])
+    (gradient,) = torch.autograd.grad(clip.stages[1][0, 3].sum(), pixels)
+    assert [bool(frame.abs().max() > 0) for frame in gradient[0]] == [False, True, True, True, False, False]
+
+
+def test_the_published_protocol_knows_clips_only() -> None:
+    with pytest.raises(ConfigError, match="online"):
+        replace(micro_model().config, time="online", protocol="published")
