@@ -88,7 +88,7 @@ def session_of(model: Samwise, captions: list[list[int]]) -> Session:
     session = Session(model, keep_logits=True)
     for number, caption in enumerate(captions):
         session._tracks[number] = _Followed(Prompt(f"caption {number}"), model.begin_tokens(caption))
-        session._next_track = number + 1
+        session._state.next_track = number + 1
     return session
 
 
@@ -99,8 +99,37 @@ def tensors_of(session: Session) -> Iterator[Tensor]:
         yield track.state.ids
         yield from (entry.features for entry in [*memory.maps, *memory.conditioning_maps])
         yield from (entry.vector for entry in [*memory.pointers, *memory.conditioning_pointers])
+        for window in track.state.windows.frames:
+            yield from window
+        last = track.state.last
+        if last is not None:
+            yield from (last.pixels, last.mask_logits)
 
 
 def bytes_kept(session: Session) -> int:
     """Bytes of the storages behind a session's tensors; a view counts with all that it keeps alive."""
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors_of(session)}.values())
+
+
+class Uncorrectable:
+    """The part of a segmenter that stand-ins in tests leave out: what a user does to a running track."""
+
+    state_types: tuple[type, ...] = ()
+
+    def correct(self, track: Any, prompt: Any, placement: Any) -> Any:
+        raise NotImplementedError
+
+    def undo(self, track: Any) -> Any:
+        raise NotImplementedError
+
+    def rename(self, track: Any, prompt: Any) -> None:
+        raise NotImplementedError
+
+    def restart(self, track: Any) -> None:
+        raise NotImplementedError
+
+    def resume(self, track: Any) -> None:
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        raise NotImplementedError

@@ -20,14 +20,19 @@ ALLOWED = {
     "worlds": BASE,
     "evaluation": BASE
     | {"frames", "prompts", "segmenter", "session", "samwise", "metrics", "worlds", "loading"}
-    | {"data", "video"},
+    | {"data", "video", "weights"},
     "training": BASE
     | {"data", "frames", "hub", "loading", "sam2", "samwise", "segmenter", "text", "weights", "worlds"},
+    "compilation": BASE | {"sam2", "samwise"},
+    "bench": BASE
+    | {"compilation", "evaluation", "loading", "metrics", "prompts", "sam2", "samwise", "text", "video", "worlds"},
     "text": BASE | {"prompts", "hub", "weights"},
     "frames": BASE,
+    "frame_changes": BASE,
+    "state_files": BASE | {"video"},
     "prompts": BASE,
     "segmenter": BASE | {"frames", "prompts"},
-    "session": BASE | {"frames", "prompts", "segmenter"},
+    "session": BASE | {"frames", "prompts", "segmenter", "frame_changes", "state_files"},
     "pretrained": BASE | {"prompts", "session", "segmenter", "weights"},
     "sam2": BASE | {"frames", "prompts", "segmenter", "pretrained", "weights"},
     "samwise": BASE | {"frames", "prompts", "segmenter", "pretrained", "weights", "attention", "text", "sam2"},

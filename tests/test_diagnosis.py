@@ -42,7 +42,7 @@ from refervos.samwise.model import Samwise
 from refervos.segmenter import FramePrediction
 from refervos.text.tokenizer import Tokenizer
 from refervos.worlds.benchmark import SPLITS, DiagnosticCase
-from scenes import MICRO, micro_model, scene
+from scenes import MICRO, Uncorrectable, micro_model, scene
 
 SIDE, LENGTH = 32, 10
 
@@ -102,7 +102,7 @@ def hand_drawn(split: str, count: int | None = None) -> Iterator[DiagnosticCase]
 HAND_SPLITS = ("appearance", "late entry", "no-target")
 
 
-class Known:
+class Known(Uncorrectable):
     """A segmenter whose answer to each sentence is known beforehand."""
 
     clip_length = 4

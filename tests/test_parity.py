@@ -106,12 +106,12 @@ def test_early_fusion(switching: tuple[Samwise, Golden]) -> None:
     ids = torch.from_numpy(golden["input_ids"])
     with torch.no_grad():
         patches = model.tracker.sam.vision_encoder.backbone.patch_embed(pixels)
-        clip = model.encode(pixels.unsqueeze(0), ids, torch.zeros_like(ids, dtype=torch.bool))
-        features = model.tracker.pyramid([stage.flatten(0, 1) for stage in clip.stages])
+        stages, _ = model.encode_stages(model.encode_shared(pixels.unsqueeze(0)), ids)
+        features = model.tracker.pyramid([stage.flatten(0, 1) for stage in stages])
     assert deviation(golden, "clip0/patch_embed", patches) == 0
     # A LayerNorm epsilon of 1e-5 instead of 1e-6 would show here and nowhere else.
     for stage in range(4):
-        assert deviation(golden, f"clip0/stage{stage}", clip.stages[stage][0].permute(0, 3, 1, 2)) < 1.5e-5
+        assert deviation(golden, f"clip0/stage{stage}", stages[stage][0].permute(0, 3, 1, 2)) < 1.5e-5
     assert deviation(golden, "clip0/fpn_s0", features.fine) < 3.3e-5
     assert deviation(golden, "clip0/fpn_s1", features.middle) < 3.3e-5
     assert deviation(golden, "clip0/fpn2", features.top) < 3.3e-5

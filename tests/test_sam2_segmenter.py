@@ -17,7 +17,8 @@ from refervos.errors import PromptError
 from refervos.prompts import Prompt
 from refervos.sam2.config import as_version_2_1
 from refervos.sam2.memory import MemoryBank, group_by_layout
-from refervos.sam2.segmenter import Sam2Segmenter, Sam2Track, place_mask, place_points
+from refervos.sam2.prompting import place_mask, place_points
+from refervos.sam2.segmenter import Sam2Segmenter, Sam2Track
 from refervos.sam2.tracker import NO_OBJECT_LOGIT, Sam2Tracker
 from refervos.segmenter import FramePrediction, Segmenter
 from scenes import MICRO_SAM2

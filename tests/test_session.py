@@ -270,7 +270,7 @@ def test_bad_use(model: Samwise) -> None:
         next(model.open().stream(scene(1), clip_length=0))
     with pytest.raises(PromptError, match="no tokenizer files"):
         model.open("the dog")
-    with pytest.raises(PromptError, match="asked with a sentence alone"):
+    with pytest.raises(PromptError, match="asked with a sentence, not with box alone"):
         model.open([Prompt(box=(1, 2, 3, 4))])
     with pytest.raises(PromptError, match="is a int"):
         model.open([3])  # type: ignore[list-item]

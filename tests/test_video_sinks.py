@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,69 @@ def test_overlay_pads_odd_sizes_with_the_edge(tmp_path: Path) -> None:
     (first, *_), _ = decode(tmp_path / "o.mp4")
     assert first.shape == (48, 64, 3)
     assert first.min() >= 190
+
+
+@contextlib.contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """A disk on which no file can grow beyond so many bytes."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def noise(count: int) -> Iterator[tuple[Frame, Segmentation]]:
+    """Frames that do not compress, ten a second."""
+    rng = np.random.default_rng(0)
+    for k in range(count):
+        yield Frame(k, rng.integers(0, 256, (48, 64, 3), np.uint8), time=k / 10), nothing(k)
+
+
+def write_all(sink: Sink, frames: Iterator[tuple[Frame, Segmentation]]) -> None:
+    for frame, empty in frames:
+        sink.write(frame, empty)
+
+
+def test_overlay_on_a_disk_that_fills_up_keeps_what_can_be_played(tmp_path: Path) -> None:
+    path = tmp_path / "o.mp4"
+    sink = OverlaySink(path, legend=False)
+    frames = noise(200)
+    with room_for(200_000), pytest.raises(VideoError) as caught:
+        write_all(sink, frames)
+    taken = next(frames)[0].index - 1
+    assert str(caught.value).startswith(f"'{path}' cannot be written on (")
+    assert "what it holds until then can be played" in str(caught.value)
+    assert sink.close() == [path]
+    assert list(tmp_path.iterdir()) == [path]
+    images, times = decode(path)
+    # What is lost is the second that was being written and what the encoder had not given yet.
+    assert 20 < taken - 60 < len(images) <= taken
+    assert times == pytest.approx([k / 10 for k in range(len(images))], abs=1e-3)
+
+
+def test_overlay_that_cannot_be_finished_keeps_what_can_be_played(tmp_path: Path) -> None:
+    with OverlaySink(tmp_path / "whole.mp4", legend=False) as whole:
+        write_all(whole, noise(100))
+    path = tmp_path / "o.mp4"
+    sink = OverlaySink(path, legend=False)
+    with room_for((tmp_path / "whole.mp4").stat().st_size - 100):
+        write_all(sink, noise(100))
+        with pytest.raises(VideoError, match="what it holds until then can be played"):
+            sink.close()
+    assert sink.close() == [path]
+    assert 20 < len(decode(path)[0]) <= 100
+
+
+def test_overlay_of_which_nothing_fits_leaves_nothing(tmp_path: Path) -> None:
+    sink = OverlaySink(tmp_path / "o.mp4", legend=False)
+    with room_for(2000):
+        write_all(sink, noise(5))
+        with pytest.raises(VideoError, match="choose a place that can be written and has room"):
+            sink.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_overlay_fits_other_sizes_into_the_first(tmp_path: Path) -> None:

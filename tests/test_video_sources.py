@@ -519,7 +519,7 @@ def test_camera_is_live(monkeypatch: pytest.MonkeyPatch) -> None:
     # FFmpeg's test picture stands in for the device; all else is as with a camera.
     monkeypatch.setattr(media_module, "_camera_address", lambda _: ("testsrc=size=64x48:rate=10", "lavfi"))
     monkeypatch.setattr(media_module, "_NETWORK_TIMEOUT", 5.0)
-    with open_source("camera:0") as source:
+    with open_source("camera:0", late="wait") as source:
         frames = [frame for frame, _ in zip(source, range(3), strict=False)]
     assert source.info.live
     assert source.info.path is None

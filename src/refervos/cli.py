@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import refervos
+from refervos.bench.command import bench
 from refervos.data.command import data_app
 from refervos.errors import PromptError, RefervosError
 from refervos.evaluation.benchmark_command import compare, evaluate, score, submit
@@ -48,6 +49,14 @@ class Precision(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+
+
+class Late(StrEnum):
+    """What can happen to frames that come faster than they can be processed."""
+
+    drop = "drop"
+    queue = "queue"
+    wait = "wait"
 
 
 def show_version(wanted: bool) -> None:
@@ -102,6 +111,19 @@ def segment(
         str | None, typer.Option(help="'published' reproduces the released SAMWISE code to the letter.")
     ] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
+    live: Annotated[
+        bool | None,
+        typer.Option("--live/--recorded", help="Whether frames come unasked, as a camera's; default: by the source."),
+    ] = None,
+    late: Annotated[
+        Late | None,
+        typer.Option(
+            help="Frames that come too fast: keep the newest, queue 30, or let them wait; default drop if live."
+        ),
+    ] = None,
+    reconnect: Annotated[
+        bool, typer.Option("--reconnect/--no-reconnect", help="Whether to ask again for a live source that went away.")
+    ] = True,
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no summary.")] = False,
 ) -> None:
@@ -112,7 +134,7 @@ def segment(
     from refervos import load
     from refervos.pipeline import segment as run
     from refervos.prompts import Prompt
-    from refervos.video import open_source
+    from refervos.video import Reconnect, open_source
 
     prompts = [Prompt(expression, verbs=spoken) for expression, spoken in verbs_of(expressions or [], verb)]
     if point or box:
@@ -126,17 +148,20 @@ def segment(
         )
     if not prompts:
         raise PromptError("there is nothing to look for; give a sentence in quotes, or --point or --box.")
-    with open_source(video, stop=frames) as source:
+    policies: dict[str, Any] = {"live": live, "late": late and late.value}
+    # Reading a few frames ahead hides the decoding of a recording behind the model.
+    with open_source(video, **policies, reconnect=Reconnect() if reconnect else None, ahead=4) as source:
         target = out or Path(f"{result_name(source.info.name)}_refervos")
         overrides = {} if protocol is None else {"protocol": protocol}
         loaded = load(model, device=device, dtype=dtype.value, **overrides)
         session = loaded.open(prompts)
         sinks = open_sinks(save or [Output.overlay, Output.rle], target, source, overwrite)
-        report = run(source, session, sinks, clip_length=clip, show_progress=False if quiet else None)
+        report = run(source, session, sinks, clip_length=clip, limit=frames, show_progress=False if quiet else None)
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if not quiet:
-        typer.echo(f"{report.frames} frames{', stopped early' if report.interrupted else ''}")
+        dropped = f", {report.dropped} dropped because they came too fast" if report.dropped else ""
+        typer.echo(f"{report.frames} frames{dropped}{', stopped early' if report.interrupted else ''}")
         for expression, visible in report.visible.items():
             typer.echo(f"  {expression}: seen in {visible} of {report.frames}")
         for path in report.written:
@@ -326,6 +351,7 @@ app.command("eval")(evaluate)
 app.command()(score)
 app.command()(submit)
 app.command()(compare)
+app.command()(bench)
 app.add_typer(data_app)
 
 

@@ -41,3 +41,7 @@ class DataError(RefervosError):
 
 class EvaluationError(RefervosError):
     """Results are unreadable, or those of two runs cannot be compared."""
+
+
+class StateError(RefervosError):
+    """State cannot be saved, or a file of saved state is unreadable, damaged, or not what is needed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from refervos.segmentation import Segmentation
@@ -18,6 +19,9 @@ class Report:
 
     Attributes:
         frames: Frames answered.
+        dropped: Frames that came faster than they could be answered and were left out.
+        outages: Times that the source went away.
+        away: Seconds that it was away, all outages together.
         visible: For each expression, the frames in which its mask is not empty.
         written: Files and folders.
         warnings: Sentences about what was not as it should be.
@@ -25,6 +29,9 @@ class Report:
     """
 
     frames: int = 0
+    dropped: int = 0
+    outages: int = 0
+    away: float = 0.0
     visible: dict[str, int] = field(default_factory=dict)
     written: list[Path] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -36,6 +43,8 @@ def answers(
 ) -> Iterator[tuple[Frame, Segmentation]]:
     """Pair each frame of a source with its answer.
 
+    The session is told before a frame that comes after a gap, and no clip reaches over one.
+
     Args:
         source: Frames, read only as far as needed.
         session: What is followed.
@@ -45,7 +54,20 @@ def answers(
         A frame and its answer, in order.
     """
     for clip in session.cut(source, clip_length):
-        yield from zip(clip, session.clip([frame.image for frame in clip]), strict=True)
+        for seen in _unbroken(clip):
+            if seen[0].after_gap:
+                session.note_gap()
+            yield from zip(seen, session.clip([frame.image for frame in seen]), strict=True)
+
+
+def _unbroken(clip: list[Frame]) -> Iterator[list[Frame]]:
+    """A clip in pieces of which only the first frame may come after a gap."""
+    begin = 0
+    for k in range(1, len(clip)):
+        if clip[k].after_gap:
+            yield clip[begin:k]
+            begin = k
+    yield clip[begin:]
 
 
 def segment(
@@ -54,6 +76,7 @@ def segment(
     sinks: Sequence[Sink],
     *,
     clip_length: int | None = None,
+    limit: int | None = None,
     show_progress: bool | None = None,
 ) -> Report:
     """Segment a whole source into sinks.
@@ -66,6 +89,7 @@ def segment(
         sinks: Where answers go; closed at the end, also after an error.
         clip_length: Frames looked at together; default the model's for recordings and 1 for live sources, whose masks
             must come out as the frames arrive.
+        limit: Frames to answer at most; no further one is read.
         show_progress: True or False; default when standard error is a terminal.
 
     Returns:
@@ -80,10 +104,11 @@ def segment(
     with ExitStack() as stack:
         for sink in sinks:
             stack.push(_ending(sink, report))
-        pairs = answers(source, session, clip_length)
+        pairs = answers(islice(source, limit), session, clip_length)
+        counts = [count for count in (source.info.frame_count, limit) if count is not None]
         disable = None if show_progress is None else not show_progress
         try:
-            for frame, answer in progress(pairs, source.info.frame_count, source.info.name, disable):
+            for frame, answer in progress(pairs, min(counts, default=None), source.info.name, disable):
                 for sink in sinks:
                     sink.write(frame, answer)
                 report.frames += 1
@@ -92,6 +117,8 @@ def segment(
                     report.visible[expression] = report.visible.get(expression, 0) + (expression in shown)
         except KeyboardInterrupt:
             report.interrupted = True
+    losses = source.losses
+    report.dropped, report.outages, report.away = losses.late, losses.outages, losses.away
     report.warnings.extend(source.warnings)
     for sink in sinks:
         report.warnings.extend(getattr(sink, "warnings", []))

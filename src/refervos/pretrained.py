@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from refervos.prompts import Prompt
-from refervos.segmenter import Segmenter
-from refervos.session import Session
-from refervos.weights import write_folder_atomically, write_model
+from refervos.session import OpensSessions
+from refervos.weights import fingerprint, write_folder_atomically, write_model
 
 
-class Pretrained(nn.Module):
+class Pretrained(OpensSessions, nn.Module):
     """What every model can do besides segmenting: open a session, be saved, be published."""
 
-    def open(self, prompts: Iterable[Prompt | str] | str = (), *, keep_logits: bool = False) -> Session:
-        """Start a session on this model.
-
-        Args:
-            prompts: One sentence, or several sentences and prompts, to follow from the first frame on.
-            keep_logits: Also return mask logits.
-
-        Returns:
-            The session, which holds all state; the model is not changed by it.
-        """
-        segmenter = cast(Segmenter[Any], self)  # every model that inherits this is one
-        return Session(segmenter, [prompts] if isinstance(prompts, str) else prompts, keep_logits=keep_logits)
+    def fingerprint(self) -> str:
+        """SHA-256 of the configuration and the weights."""
+        return fingerprint(self, self.config)
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None, overwrite: bool = False

@@ -21,6 +21,8 @@ class Segmentation:
             model has no object score.
         switched: bool (N,), True where the Conditional Memory Encoder rewrote what is remembered of this frame.
         logits: float32 (N, H, W) mask logits at the frame's size, or None unless asked for.
+        cut: Whether the session took this frame for the first of another scene.
+        repeated: Whether it took it for the same picture as the one before, and gave the same answer.
     """
 
     frame_index: int
@@ -30,3 +32,5 @@ class Segmentation:
     presence: npt.NDArray[np.float32]
     switched: npt.NDArray[np.bool_]
     logits: npt.NDArray[np.float32] | None = None
+    cut: bool = False
+    repeated: bool = False

@@ -88,6 +88,35 @@ class Segmenter(Protocol[Track]):
         """
         ...
 
+    def correct(self, track: Track, prompt: Prompt, placement: Placement) -> FramePrediction:
+        """Answer the track's last frame again, by clicks, a box or a mask on it; returns one row."""
+        ...
+
+    def undo(self, track: Track) -> FramePrediction | None:
+        """Take the last correction back; returns the last frame's answer as it was, unless frames came since."""
+        ...
+
+    def rename(self, track: Track, prompt: Prompt) -> None:
+        """Ask a running track for something else."""
+        ...
+
+    def restart(self, track: Track) -> None:
+        """Forget what was seen before a scene cut, if the object can be found again without it."""
+        ...
+
+    def resume(self, track: Track) -> None:
+        """Frames are missing before the next one."""
+        ...
+
+    @property
+    def state_types(self) -> tuple[type, ...]:
+        """The dataclasses that a track is made of, for writing it to disk."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Tells this model from any that would go on differently with a track of this one."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """What this model is: family, parts, parameters."""
         ...

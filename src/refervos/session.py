@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from refervos.errors import ConfigError, FrameError, PromptError
+from refervos.errors import ConfigError, FrameError, PromptError, StateError
+from refervos.frame_changes import FrameChanges, Picture
 from refervos.frames import Placement, as_rgb
 from refervos.prompts import Prompt
 from refervos.segmentation import Segmentation
 from refervos.segmenter import FramePrediction, Segmenter
+from refervos.state_files import load_state, save_state
 
 Item = TypeVar("Item")
 
@@ -28,6 +32,39 @@ class _Followed:
     state: Any
 
 
+OnCut = Literal["ignore", "forget"]
+
+OnRepeat = Literal["answer", "reuse"]
+
+
+@dataclass
+class StreamCounts:
+    """What a session has met in its stream.
+
+    Attributes:
+        cuts: Scene cuts, where it looks for them.
+        repeats: Repeated frames, likewise.
+        gaps: Places where frames are missing, as far as it was told.
+    """
+
+    cuts: int = 0
+    repeats: int = 0
+    gaps: int = 0
+
+
+@dataclass
+class _State:
+    """Everything that a session remembers."""
+
+    tracks: dict[int, _Followed]
+    changes: FrameChanges
+    counts: StreamCounts
+    frame_index: int = 0
+    next_track: int = 0
+    placement: Placement | None = None
+    last: Segmentation | None = None
+
+
 class Session:
     """One stream and the tracks followed in it.
 
@@ -38,24 +75,51 @@ class Session:
         model: What segments; not changed.
         prompts: What to follow from the first frame on; more can be added later.
         keep_logits: Also return mask logits at the frame's size.
+        on_cut: ``forget`` looks for scene cuts, and at each has the tracks forget what they have seen, so that each
+            sentence is asked anew; ``ignore`` does not look.
+        on_repeat: ``reuse`` looks for frames that repeat the one before and gives them the same answer, without work
+            and without a second place in memory; ``answer`` does not look.
 
     Raises:
-        ConfigError: When the model is in training mode.
+        ConfigError: When the model is in training mode, or there is no such policy.
         PromptError: When the model cannot be asked with a prompt.
     """
 
     def __init__(
-        self, model: Segmenter[Any], prompts: Iterable[Prompt | str] = (), *, keep_logits: bool = False
+        self,
+        model: Segmenter[Any],
+        prompts: Iterable[Prompt | str] = (),
+        *,
+        keep_logits: bool = False,
+        on_cut: OnCut = "ignore",
+        on_repeat: OnRepeat = "answer",
     ) -> None:
         if getattr(model, "training", False):
             raise ConfigError("the model is in training mode; call model.eval() before opening a session.")
+        if on_cut not in get_args(OnCut):
+            raise ConfigError(f"on_cut is {on_cut!r}; it must be 'ignore' or 'forget'.")
+        if on_repeat not in get_args(OnRepeat):
+            raise ConfigError(f"on_repeat is {on_repeat!r}; it must be 'answer' or 'reuse'.")
         self.model = model
         self.keep_logits = keep_logits
-        self.frame_index = 0
-        self._tracks: dict[int, _Followed] = {}
-        self._next_track = 0
+        self.on_cut, self.on_repeat = on_cut, on_repeat
+        self._state = _State({}, FrameChanges(), StreamCounts())
         for prompt in prompts:
             self.add(prompt)
+
+    @property
+    def frame_index(self) -> int:
+        """Frames answered so far."""
+        return self._state.frame_index
+
+    @property
+    def counts(self) -> StreamCounts:
+        """Cuts, repeats and gaps so far."""
+        return self._state.counts
+
+    @property
+    def _tracks(self) -> dict[int, _Followed]:
+        return self._state.tracks
 
     @property
     def expressions(self) -> dict[int, str]:
@@ -74,13 +138,10 @@ class Session:
         Raises:
             PromptError: When the model cannot be asked with it.
         """
-        if isinstance(prompt, str):
-            prompt = Prompt(prompt)
-        if not isinstance(prompt, Prompt):
-            raise PromptError(f"the prompt is a {type(prompt).__name__}; give a sentence or a Prompt.")
-        number = self._next_track
+        prompt = _as_prompt(prompt)
+        number = self._state.next_track
         self._tracks[number] = _Followed(prompt, self.model.begin(prompt))
-        self._next_track += 1
+        self._state.next_track += 1
         return number
 
     def drop(self, track: int) -> None:
@@ -89,9 +150,82 @@ class Session:
         Raises:
             PromptError: When there is no such track.
         """
+        self._followed(track)
+        del self._tracks[track]
+
+    def rename(self, track: int, prompt: Prompt | str) -> None:
+        """Ask a track for something else from the next frame on; it keeps its number and what it remembers.
+
+        Args:
+            track: Its number.
+            prompt: The new sentence.
+
+        Raises:
+            PromptError: When there is no such track, or the model cannot be asked with it.
+        """
+        followed, prompt = self._followed(track), _as_prompt(prompt)
+        self.model.rename(followed.state, prompt)
+        followed.prompt = prompt
+
+    def correct(
+        self,
+        track: int,
+        *,
+        points: Sequence[Sequence[float]] | None = None,
+        labels: Sequence[int] | None = None,
+        box: Sequence[float] | None = None,
+        mask: npt.NDArray[np.bool_] | None = None,
+    ) -> Segmentation:
+        """Say what is right in the last answered frame; it is answered again, and remembered as corrected.
+
+        The track's sentence goes on guiding. Where the answer moves to another object, the track forgets the old one.
+
+        Args:
+            track: The track's number.
+            points: Clicks as x, y in pixels of the frame, (P, 2).
+            labels: 1 for a click on the object, 0 for one off it, length P; default all 1.
+            box: x0, y0, x1, y1 in pixels of the frame.
+            mask: bool (H, W) at the frame's size.
+
+        Returns:
+            The last frame's answer with this track's mask replaced.
+
+        Raises:
+            PromptError: When there is no such track, no frame yet, or what is said does not fit the frame.
+        """
+        followed = self._followed(track)
+        prompt = Prompt(points=points, labels=labels, box=box, mask=mask)
+        placement = self._state.placement
+        if placement is None:
+            raise PromptError("there is nothing to correct before the first frame; give a frame first.")
+        return self._revise(track, self.model.correct(followed.state, prompt, placement))
+
+    def undo(self, track: int) -> Segmentation | None:
+        """Take a track's last correction back.
+
+        Args:
+            track: The track's number.
+
+        Returns:
+            The last frame's answer as it was before, where it is the one that was corrected; then everything is as if
+            there had been no correction. Else None: what the user said is forgotten, what has followed from it stays.
+
+        Raises:
+            PromptError: When there is no such track or no correction.
+        """
+        prediction = self.model.undo(self._followed(track).state)
+        return None if prediction is None else self._revise(track, prediction)
+
+    def note_gap(self) -> None:
+        """Tell that frames are missing before the next one: dropped, or lost while a camera was away."""
+        self.counts.gaps += 1
+        for followed in self._tracks.values():
+            self.model.resume(followed.state)
+
+    def _followed(self, track: int) -> _Followed:
         if track not in self._tracks:
             raise PromptError(f"there is no track {track}; the tracks are {sorted(self._tracks)}.")
-        del self._tracks[track]
+        return self._tracks[track]
 
     def step(self, frame: Any) -> Segmentation:
         """Segment one frame, before the next one is known.
@@ -122,13 +256,65 @@ class Session:
         if len(frames) == 0:
             raise FrameError("the clip has no frames; give at least one.")
         images = [as_rgb(frame).to(self.model.device) for frame in frames]
+        answers: list[Segmentation] = []
+        for scene in self._scenes(images):
+            answers += self._scene(*scene)
+        return answers
+
+    def _scenes(self, images: list[Tensor]) -> Iterator[tuple[list[Tensor], bool, bool]]:
+        """Cut a clip where a scene ends or a frame repeats the one before.
+
+        Yields:
+            Frames; whether the first of them begins another scene; whether they are one repeated frame.
+        """
+        if self.on_cut == "ignore" and self.on_repeat == "answer":
+            yield images, False, False
+            return
+        begun: list[Tensor] = []
+        after_cut = False
+        for image in images:
+            change = self._state.changes.look(image)
+            cut = change.cut and self.on_cut == "forget"
+            repeated = change.repeated and self.on_repeat == "reuse"
+            if (cut or repeated) and begun:
+                yield begun, after_cut, False
+                begun, after_cut = [], False
+            if repeated:
+                yield [image], False, True
+            else:
+                begun.append(image)
+                after_cut = after_cut or cut
+        if begun:
+            yield begun, after_cut, False
+
+    def _scene(self, images: list[Tensor], after_cut: bool, repeated: bool) -> list[Segmentation]:
+        """Answer frames of one scene."""
+        last = self._state.last
+        if repeated:
+            self.counts.repeats += 1
+            if last is not None and last.track_ids == tuple(self._tracks):
+                still = np.zeros_like(last.switched)
+                again = replace(
+                    last,
+                    frame_index=self.frame_index,
+                    expressions=tuple(self.expressions.values()),
+                    switched=still,
+                    cut=False,
+                    repeated=True,
+                )
+                return [self._keep(again)]
+        if after_cut:
+            self.counts.cuts += 1
+            for followed in self._tracks.values():
+                self.model.restart(followed.state)
         placements = [self.model.placement((image.shape[1], image.shape[2])) for image in images]
         if not self._tracks:
-            return [self._answer(None, placement) for placement in placements]
+            return [self._answer(None, placement, after_cut and not at) for at, placement in enumerate(placements)]
         pixels = torch.stack([place.place(image) for place, image in zip(placements, images, strict=True)])
         states = [track.state for track in self._tracks.values()]
         predictions = self.model.segment_clip(pixels, states, placements)
-        return [self._answer(prediction, place) for prediction, place in zip(predictions, placements, strict=True)]
+        pairs = zip(predictions, placements, strict=True)
+        return [self._answer(prediction, place, after_cut and not at) for at, (prediction, place) in enumerate(pairs)]
 
     def stream(self, frames: Iterable[Any], clip_length: int | None = None) -> Iterator[Segmentation]:
         """Segment an iterable of frames, clip by clip.
@@ -166,22 +352,132 @@ class Session:
         while clip := list(islice(source, length)):
             yield clip
 
-    def _answer(self, prediction: FramePrediction | None, placement: Placement) -> Segmentation:
+    def _answer(self, prediction: FramePrediction | None, placement: Placement, cut: bool = False) -> Segmentation:
         """Bring a prediction to the frame's size and number it."""
         height, width = placement.frame_size
-        count = len(self._tracks)
-        index = self.frame_index
-        self.frame_index += 1
         logits = torch.zeros(0, height, width) if prediction is None else placement.restore(prediction.mask_logits)
-        return Segmentation(
-            frame_index=index,
-            track_ids=tuple(self._tracks),
-            expressions=tuple(self.expressions.values()),
-            masks=(logits > 0).cpu().numpy(),
-            presence=_presence(prediction, count),
-            switched=np.zeros(0, dtype=bool) if prediction is None else prediction.switched.cpu().numpy(),
-            logits=logits.cpu().numpy() if self.keep_logits else None,
+        self._state.placement = placement
+        return self._keep(
+            Segmentation(
+                frame_index=self.frame_index,
+                track_ids=tuple(self._tracks),
+                expressions=tuple(self.expressions.values()),
+                masks=(logits > 0).cpu().numpy(),
+                presence=_presence(prediction, len(self._tracks)),
+                switched=np.zeros(0, dtype=bool) if prediction is None else prediction.switched.cpu().numpy(),
+                logits=logits.cpu().numpy() if self.keep_logits else None,
+                cut=cut,
+            )
         )
+
+    def _keep(self, answer: Segmentation) -> Segmentation:
+        """Make an answer the last one."""
+        self._state.frame_index = answer.frame_index + 1
+        self._state.last = answer
+        return answer
+
+    def _revise(self, track: int, prediction: FramePrediction) -> Segmentation:
+        """The last answer with one track's part replaced."""
+        last, placement = self._state.last, self._state.placement
+        assert last is not None
+        assert placement is not None
+        if track not in last.track_ids:
+            raise PromptError(f"track {track} was not followed in the last frame yet; give the next frame first.")
+        row = last.track_ids.index(track)
+        logits = placement.restore(prediction.mask_logits)[0].cpu().numpy()  # (H, W)
+        masks, presence = last.masks.copy(), last.presence.copy()
+        masks[row], presence[row] = logits > 0, _presence(prediction, 1)[0]
+        kept = last.logits if last.logits is None else last.logits.copy()
+        if kept is not None:
+            kept[row] = logits
+        return self._keep(replace(last, masks=masks, presence=presence, logits=kept))
+
+    # To disk and back.
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the session to a file, from which it goes on as if nothing had happened.
+
+        Args:
+            path: Complete, or not written at all.
+
+        Raises:
+            StateError: When it cannot be written.
+        """
+        about = {"model": self.model.fingerprint(), "on_cut": self.on_cut, "on_repeat": self.on_repeat}
+        about["keep_logits"] = str(self.keep_logits)
+        save_state(path, self._state, kind=_KIND, about=about)
+
+    @classmethod
+    def restore(cls, path: str | os.PathLike[str], model: Segmenter[Any]) -> Session:
+        """Read a session that ``save`` wrote.
+
+        Args:
+            path: The file.
+            model: The model that it ran on, loaded again; on the same kind of device masks go on identical.
+
+        Returns:
+            The session.
+
+        Raises:
+            StateError: When the file is missing, damaged or of another kind, or the session ran on another model.
+        """
+        types = (*_STATE_TYPES, *(kind for kind in model.state_types if kind not in _STATE_TYPES))
+        state, about = load_state(path, types, kind=_KIND, device=model.device)
+        if not isinstance(state, _State):
+            raise StateError(f"'{path}' holds no session; give a file that Session.save wrote.")
+        if about.get("model") != model.fingerprint():
+            raise StateError(f"'{path}' was saved with another model; load the one that it ran on.")
+        session = cls(
+            model,
+            keep_logits=about["keep_logits"] == "True",
+            on_cut=cast(OnCut, about["on_cut"]),
+            on_repeat=cast(OnRepeat, about["on_repeat"]),
+        )
+        session._state = state
+        return session
+
+
+_KIND = "session"
+_STATE_TYPES = (_State, _Followed, Prompt, Placement, Segmentation, StreamCounts, FrameChanges, Picture)
+
+
+class OpensSessions:
+    """What every model can do besides segmenting."""
+
+    def open(
+        self,
+        prompts: Iterable[Prompt | str] | str = (),
+        *,
+        keep_logits: bool = False,
+        on_cut: OnCut = "ignore",
+        on_repeat: OnRepeat = "answer",
+    ) -> Session:
+        """Start a session on this model.
+
+        Args:
+            prompts: One sentence, or several sentences and prompts, to follow from the first frame on.
+            keep_logits: Also return mask logits.
+            on_cut: See ``Session``.
+            on_repeat: See ``Session``.
+
+        Returns:
+            The session, which holds all state; the model is not changed by it.
+        """
+        model = cast(Segmenter[Any], self)  # every model that inherits this is one
+        asked = [prompts] if isinstance(prompts, str) else prompts
+        return Session(model, asked, keep_logits=keep_logits, on_cut=on_cut, on_repeat=on_repeat)
+
+    def restore(self, path: str | os.PathLike[str]) -> Session:
+        """Go on with a session of this model that was saved to a file (see ``Session.restore``)."""
+        return Session.restore(path, cast(Segmenter[Any], self))
+
+
+def _as_prompt(prompt: Prompt | str) -> Prompt:
+    if isinstance(prompt, str):
+        return Prompt(prompt)
+    if not isinstance(prompt, Prompt):
+        raise PromptError(f"the prompt is a {type(prompt).__name__}; give a sentence or a Prompt.")
+    return prompt
 
 
 def _presence(prediction: FramePrediction | None, count: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -84,6 +85,26 @@ def model_tensors(loaded: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
             f"{path} has no state dict under the key 'model'; it holds {sorted(map(str, loaded))[:5]}."
         )
     return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A number that tells a model's weights from any others: SHA-256 of their names and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def fingerprint(model: nn.Module, config: Any) -> str:
+    """SHA-256 of a configuration and of the weights.
+
+    Args:
+        model: The weights.
+        config: A dataclass.
+    """
+    settings = json.dumps(dataclasses.asdict(config), sort_keys=True)
+    return hashlib.sha256(f"{settings} {weights_digest(model)}".encode()).hexdigest()
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -8,7 +8,6 @@ may depend on what is asked together. So a run that was killed and one that was 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +37,7 @@ from refervos.loading import load
 from refervos.prompts import Prompt
 from refervos.segmenter import Segmenter
 from refervos.video.outputs import prepare_folder
+from refervos.weights import weights_digest
 
 TOGETHER = 8
 """Expressions asked at once; frames are read once for each such group, and memory grows with it."""
@@ -117,15 +117,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """A number that tells a model's weights from any others: SHA-256 of their names and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def grouped(samples: Sequence[Sample], together: int, matching: bool) -> list[list[Sample]]:

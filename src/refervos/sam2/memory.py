@@ -2,7 +2,7 @@
 
 SAM2 reads, at frame k, the maps of the last six frames and the pointers of the last fifteen (SAM2 paper, section 4);
 older ones can never be read again, so they are dropped. Frames that a user prompted with clicks, a box or a mask
-("conditioning frames") stay for the length of the track.
+("conditioning frames") stay, the last few of them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 CONDITIONING_SLOT = -1
 """Index of the temporal code that conditioning frames share: the last one."""
+
+
+CONDITIONING_LIMIT = 4
+"""How many conditioning frames are kept, the newest; transformers' SAM2 reads as many."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,13 @@ class ObjectPointer:
     vector: Tensor
 
 
+Entry = TypeVar("Entry", MemoryMap, ObjectPointer)
+
+
+def _without(entries: deque[Entry], frame: int) -> deque[Entry]:
+    return deque((entry for entry in entries if entry.frame != frame), maxlen=entries.maxlen)
+
+
 @dataclass
 class MemoryBank:
     """The memory of one track.
@@ -47,12 +59,14 @@ class MemoryBank:
     pointer_limit: int = 15
     maps: deque[MemoryMap] = field(init=False)
     pointers: deque[ObjectPointer] = field(init=False)
-    conditioning_maps: list[MemoryMap] = field(default_factory=list)
-    conditioning_pointers: list[ObjectPointer] = field(default_factory=list)
+    conditioning_maps: deque[MemoryMap] = field(init=False)
+    conditioning_pointers: deque[ObjectPointer] = field(init=False)
 
     def __post_init__(self) -> None:
         self.maps = deque(maxlen=self.map_limit)
         self.pointers = deque(maxlen=self.pointer_limit)
+        self.conditioning_maps = deque(maxlen=CONDITIONING_LIMIT)
+        self.conditioning_pointers = deque(maxlen=CONDITIONING_LIMIT)
 
     def store(self, frame: int, features: Tensor, pointer: Tensor, *, conditioning: bool = False) -> None:
         """Remember a frame; what falls out of the window is dropped.
@@ -61,7 +75,7 @@ class MemoryBank:
             frame: Number of the frame within the track, greater than every one stored before.
             features: Memory map (memory_width, grid, grid).
             pointer: Object pointer (hidden,).
-            conditioning: True for a frame that the user prompted: it stays for the length of the track.
+            conditioning: True for a frame that the user prompted: it stays until newer ones take its place.
         """
         if conditioning:
             self.conditioning_maps.append(MemoryMap(frame, features))
@@ -96,6 +110,22 @@ class MemoryBank:
             ages=tuple(age for age, _ in pointers),
             pointers=[vector for _, vector in pointers],
         )
+
+    def forget_frame(self, frame: int) -> None:
+        """Forget one frame of the track, however it came to be remembered."""
+        self.maps = _without(self.maps, frame)
+        self.pointers = _without(self.pointers, frame)
+        self.conditioning_maps = _without(self.conditioning_maps, frame)
+        self.conditioning_pointers = _without(self.conditioning_pointers, frame)
+
+    def copy(self) -> MemoryBank:
+        """A bank of its own with the same content; the tensors, which nobody changes, are shared."""
+        copied = MemoryBank(self.map_limit, self.pointer_limit)
+        copied.maps.extend(self.maps)
+        copied.pointers.extend(self.pointers)
+        copied.conditioning_maps.extend(self.conditioning_maps)
+        copied.conditioning_pointers.extend(self.conditioning_pointers)
+        return copied
 
     def clear(self) -> None:
         """Forget everything."""

@@ -10,53 +10,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from refervos.errors import PromptError
 from refervos.frames import Placement, stretch
 from refervos.pretrained import Pretrained
 from refervos.prompts import Prompt
+from refervos.sam2.correction import STATE_TYPES, CorrectableTrack, correct, keep_last, undo
 from refervos.sam2.memory import MemoryBank, MemoryReading, group_by_layout, stack_readings
-from refervos.sam2.tracker import FrameFeatures, Sam2Tracker, gate
-from refervos.segmenter import FramePrediction
+from refervos.sam2.prompting import Answer, answer_best, answer_masks, answer_points, check_geometry, check_within
+from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
+from refervos.segmenter import FramePrediction, order_of
 from refervos.weights import count_parameters
 
-BOX_LABELS = (2, 3)
-"""Labels of a box's top-left and bottom-right corner among the points."""
 
-MULTIMASK_POINTS = 1
-"""Up to this many points are ambiguous, so SAM2 proposes three masks and the best one counts; tracked frames too."""
-
-MASK_LOGIT = 10.0
-"""A mask prompt is taken for an answer with this logit inside the object, and minus this logit outside."""
-
-
-@dataclass
-class Sam2Track:
+@dataclass(kw_only=True)
+class Sam2Track(CorrectableTrack):
     """One prompt and what has to be remembered for it.
 
     Attributes:
         prompt: The clicks, box or mask on the first frame.
-        memory: Maps and pointers of past frames.
-        frame: Frames seen so far.
     """
 
     prompt: Prompt
-    memory: MemoryBank
-    frame: int = 0
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """One frame of a group of tracks, before it is remembered."""
-
-    mask_logits: Tensor  # (n, 1, 4g, 4g), gated
-    memory_logits: Tensor  # (n, 1, S, S)
-    pointer: Tensor  # (n, C)
-    score: Tensor | None  # (n,)
 
 
 class Sam2Segmenter(Pretrained):
@@ -110,11 +87,10 @@ class Sam2Segmenter(Pretrained):
         """
         if prompt.expression is not None:
             raise PromptError("SAM2 understands points, boxes and masks; load a SAMWISE checkpoint for sentences.")
-        if prompt.mask is not None and not np.any(prompt.mask):
-            raise PromptError("the mask prompt is empty; mark at least one pixel of the object.")
+        check_geometry(prompt)
         config = self.tracker.config
         memory = MemoryBank(map_limit=config.memory_slots - 1, pointer_limit=config.pointer_limit - 1)
-        return Sam2Track(prompt, memory)
+        return Sam2Track(prompt=prompt, memory=memory)
 
     def segment_clip(
         self, pixels: Tensor, tracks: Sequence[Sam2Track], placements: Sequence[Placement]
@@ -162,66 +138,65 @@ class Sam2Segmenter(Pretrained):
             answer = self._answer(mine, group, stack_readings([readings[index] for index in members]), placement)
             answers.append(answer)
             self._remember(mine, group, answer)
-        back = torch.tensor([index for members in groups for index in members]).argsort()
+        back = order_of(groups)
         scores = [answer.score for answer in answers if answer.score is not None]
-        return FramePrediction(
+        prediction = FramePrediction(
             mask_logits=torch.cat([answer.mask_logits[:, 0] for answer in answers])[back],  # (N, 4g, 4g)
             score=torch.cat(scores)[back] if scores else None,
             switched=torch.zeros(len(tracks), dtype=torch.bool, device=frame.device),
         )
+        keep_last(tracks, frame, prediction)
+        return prediction
 
     def _answer(
         self, features: FrameFeatures, tracks: Sequence[Sam2Track], memory: MemoryReading, placement: Placement
-    ) -> _Answer:
+    ) -> Answer:
         """The masks of tracks that are alike: all new with prompts of one kind, or all with the same layout."""
         if tracks[0].frame:
             sparse = self.tracker.padding_points(len(tracks))  # (n, 2, C)
-            return self._decode(self.tracker.condition(features.top, memory), features, sparse, multimask=True)
-        weights = self.tracker.sine_top  # as the weights: device and type
-        if tracks[0].prompt.mask is not None:
-            masks = torch.stack([place_mask(track.prompt.mask, placement) for track in tracks])  # (n, 1, S, S)
-            return self._take_masks(features, masks.to(weights))
-        points, labels = zip(*(place_points(track.prompt, placement) for track in tracks), strict=True)
-        sparse = self.tracker.embed_points(torch.stack(points).to(weights), torch.stack(labels).to(weights.device))
-        multimask = len(labels[0]) <= MULTIMASK_POINTS
-        return self._decode(self.tracker.without_memory(features.top), features, sparse, multimask=multimask)
+            conditioned = self.tracker.condition(features.top, memory)
+            return answer_best(self.tracker, conditioned, features, sparse, multimask=True)
+        prompts = [track.prompt for track in tracks]
+        if prompts[0].mask is not None:
+            return answer_masks(self.tracker, features, prompts, placement)
+        return answer_points(self.tracker, features, prompts, placement)
 
-    def _decode(self, conditioned: Tensor, features: FrameFeatures, sparse: Tensor, *, multimask: bool) -> _Answer:
-        """Decode and keep the candidate whose predicted quality is best."""
-        decoded = self.tracker.decode(conditioned, features, sparse, multimask=multimask)
-        best = decoded.ious.argmax(dim=1)  # (n,), 0 where there is one candidate only
-        rows = torch.arange(len(best), device=best.device)
-        logits = gate(decoded.mask_logits[rows, best].unsqueeze(1), decoded.score)  # (n, 1, 4g, 4g)
-        return _Answer(
-            mask_logits=logits,
-            memory_logits=self.tracker.upsample(logits),
-            pointer=self.tracker.pointer(decoded.tokens[rows, best], decoded.score),
-            score=decoded.score,
-        )
-
-    def _take_masks(self, features: FrameFeatures, masks: Tensor) -> _Answer:
-        """Take mask prompts (n, 1, S, S) of zeros and ones for the answer; the decoder gives the pointer alone."""
-        logits = masks * (2 * MASK_LOGIT) - MASK_LOGIT
-        size = self.tracker.config.mask_size
-        small = F.interpolate(logits, (size, size), mode="bilinear", antialias=True, align_corners=False)
-        # The pointer comes from the single-mask token, as in Meta's code, with which the weights were trained
-        # (transformers takes the best of the three others), and the features know of no missing memory.
-        sparse, dense = self.tracker.padding_points(len(masks)), self.tracker.embed_mask(masks)
-        decoded = self.tracker.decode(features.top, features, sparse, dense=dense)
-        if decoded.score is None:
-            return _Answer(small, logits, self.tracker.pointer(decoded.tokens[:, 0], None), None)
-        # A mask of a few pixels may have vanished in the square.
-        present = masks.flatten(1).amax(dim=1)  # (n,), 0 or 1
-        score = present * (2 * MASK_LOGIT) - MASK_LOGIT
-        pointer = self.tracker.pointer(decoded.tokens[:, 0], torch.minimum(decoded.score, score))
-        return _Answer(small, logits, pointer, score)
-
-    def _remember(self, features: FrameFeatures, tracks: Sequence[Sam2Track], answer: _Answer) -> None:
+    def _remember(self, features: FrameFeatures, tracks: Sequence[Sam2Track], answer: Answer) -> None:
         prompted = tracks[0].frame == 0
         maps = self.tracker.remember(features.top, answer.memory_logits, answer.score, binary=prompted)
         for row, track in enumerate(tracks):
             track.memory.store(track.frame, maps[row], answer.pointer[row], conditioning=prompted)
             track.frame += 1
+
+    # What a user changes in mid-stream.
+
+    def correct(self, track: Sam2Track, prompt: Prompt, placement: Placement) -> FramePrediction:
+        """Answer the last frame again by clicks, a box or a mask (see ``correction.correct``)."""
+        with torch.inference_mode():
+            return correct(self.tracker, track, prompt, placement)
+
+    def undo(self, track: Sam2Track) -> FramePrediction | None:
+        """Take the last correction back (see ``correction.undo``)."""
+        return undo(track)
+
+    def rename(self, track: Sam2Track, prompt: Prompt) -> None:
+        """A track of clicks has no sentence to change.
+
+        Raises:
+            PromptError: Always.
+        """
+        raise PromptError("SAM2 follows clicks, boxes and masks; correct the track instead of renaming it.")
+
+    def restart(self, track: Sam2Track) -> None:
+        """Keep the memory: without it the object could not be found again."""
+
+    def resume(self, track: Sam2Track) -> None:
+        """Nothing depends on frames being neighbours."""
+
+    @property
+    def state_types(self) -> tuple[type, ...]:
+        """The classes that a track is made of."""
+        return (Sam2Track, *STATE_TYPES)
 
     # What it is.
 
@@ -241,82 +216,6 @@ class Sam2Segmenter(Pretrained):
             "total": count_parameters(self),
             "trained": 0,
         }
-
-
-# Prompts, from the frame into the square.
-
-
-def check_within(prompt: Prompt, frame_size: tuple[int, int]) -> None:
-    """Check that a prompt fits the frame it is about.
-
-    Args:
-        prompt: Clicks, a box or a mask.
-        frame_size: Height and width in pixels.
-
-    Raises:
-        PromptError: When a click or the box lies outside the frame, or the mask has another size.
-    """
-    height, width = frame_size
-    for x, y in () if prompt.points is None else prompt.points:
-        if not (0 <= x < width and 0 <= y < height):
-            raise PromptError(
-                f"the click at x {x:g}, y {y:g} lies outside the frame; "
-                f"x must be from 0 to {width - 1} and y from 0 to {height - 1}."
-            )
-    if prompt.box is not None:
-        x0, y0, x1, y1 = prompt.box
-        if not (x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height):
-            raise PromptError(
-                f"the box from x {x0:g}, y {y0:g} to x {x1:g}, y {y1:g} reaches outside the frame; "
-                f"x must be from 0 to {width} and y from 0 to {height}."
-            )
-    if prompt.mask is not None and prompt.mask.shape != (height, width):
-        rows, columns = prompt.mask.shape
-        raise PromptError(
-            f"the mask prompt is {columns} x {rows} pixels and the frame {width} x {height}; "
-            "give a mask of the frame's size."
-        )
-
-
-def place_points(prompt: Prompt, placement: Placement) -> tuple[Tensor, Tensor]:
-    """The points of a prompt, corners of the box before the clicks, in pixels of the square.
-
-    Args:
-        prompt: Clicks, a box or both.
-        placement: Where the frame lies in the square.
-
-    Returns:
-        float32 x, y (P, 2) and int64 labels (P,).
-    """
-    points: list[Sequence[float]] = []
-    labels: list[int] = []
-    if prompt.box is not None:
-        points += [prompt.box[:2], prompt.box[2:]]
-        labels += BOX_LABELS
-    if prompt.points is not None:
-        points += prompt.points
-        labels += [1] * len(prompt.points) if prompt.labels is None else prompt.labels
-    down, across = (new / old for new, old in zip(placement.resized, placement.frame_size, strict=True))
-    placed = torch.tensor([(x * across, y * down) for x, y in points], dtype=torch.float32)
-    return placed, torch.tensor(labels, dtype=torch.int64)
-
-
-def place_mask(mask: Any, placement: Placement) -> Tensor:
-    """A mask prompt in the square.
-
-    Args:
-        mask: bool (H, W), at the frame's size.
-        placement: Where the frame lies in the square.
-
-    Returns:
-        float32 (1, S, S), zeros and ones.
-    """
-    placed = torch.from_numpy(np.array(mask, dtype=bool)).float()[None, None]  # (1, 1, H, W)
-    if placement.resized != placement.frame_size:
-        placed = F.interpolate(placed, placement.resized, mode="bilinear", antialias=True, align_corners=False)
-        placed = (placed >= 0.5).float()
-    height, width = placement.resized
-    return F.pad(placed, (0, placement.image_size - width, 0, placement.image_size - height))[0]  # (1, S, S)
 
 
 def _question(track: Sam2Track) -> str | int:

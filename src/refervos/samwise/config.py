@@ -14,6 +14,8 @@ Protocol = Literal["default", "published"]
 
 TimeMode = Literal["clip", "online"]
 
+MemoryPolicy = Literal["published", "gated", "switch"]
+
 
 @dataclass(frozen=True)
 class SamwiseConfig:
@@ -33,7 +35,15 @@ class SamwiseConfig:
         cme_decision: ``learned``, or ``always`` to switch whenever it runs (the paper's ablation).
         cme_window: ``cme_decision_window``: it first runs after this many frames and pauses one less after a switch.
         cme_feedforward: Width of its feed-forward network.
-        switch_memory: What is written to memory on a switch.
+        switch_memory: What is written to memory on a switch, with the memory policies ``published`` and ``gated``.
+        presence_scale: The object score times this ...
+        presence_shift: ... plus this is the logit of the presence: the probability that the object is visible, fitted
+            on clips whose answers are known.
+        presence_threshold: No mask is shown where the presence is below this.
+        memory_policy: ``published`` goes by the object score as it is, and remembers every frame, whether the object
+            was seen or not; a switch adds the other object to what is remembered. ``gated`` goes by the presence, and
+            does not remember a frame in which the object is not. ``switch`` does that too, and a switch answers the
+            frame anew and forgets what was remembered before.
         time: How the adapters look over time. ``clip``: all frames of a clip see each other (published). ``online``:
             each frame sees itself and the ``clip_length - 1`` frames before it, of which the track keeps what it needs;
             a frame is answered before the next one is known, and costs one frame's work.
@@ -59,6 +69,10 @@ class SamwiseConfig:
     cme_window: int = 4
     cme_feedforward: int = 128
     switch_memory: SwitchMode = "reweight"
+    memory_policy: MemoryPolicy = "published"
+    presence_scale: float = 1.0
+    presence_shift: float = 0.0
+    presence_threshold: float = 0.5
     time: TimeMode = "clip"
     clip_length: int = 8
     short_side: int = 1020
@@ -77,6 +91,8 @@ class SamwiseConfig:
             raise ConfigError(f"clip_length is {self.clip_length}; it must be at least 1.")
         if self.time == "online" and self.protocol == "published":
             raise ConfigError("time is 'online', which the published protocol does not know; it takes clips.")
+        if not 0 < self.presence_threshold < 1:
+            raise ConfigError(f"presence_threshold is {self.presence_threshold}; it must lie between 0 and 1.")
         if self.cme_window < 1:
             raise ConfigError(f"cme_window is {self.cme_window}; it must be at least 1.")
 

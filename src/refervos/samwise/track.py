@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from refervos.errors import ConfigError
-from refervos.sam2.memory import MemoryBank
+from refervos.prompts import Prompt
+from refervos.sam2.correction import CorrectableTrack
 
 
 @dataclass
@@ -66,28 +67,28 @@ def stack_windows(windows: Sequence[AdapterWindows], adapter: int) -> Tensor | N
     return torch.stack([torch.stack(list(window.frames[adapter])) for window in windows])
 
 
-@dataclass
-class SamwiseTrack:
+@dataclass(kw_only=True)
+class SamwiseTrack(CorrectableTrack):
     """One sentence and what has to be remembered for it.
 
     Attributes:
         ids: Token ids int64 (L,), without padding.
         verbs: bool (L,), the tokens that tell motion.
-        memory: Maps and pointers of past frames.
         windows: Online, what the adapters look back at; empty in clips.
-        frame: Frames seen so far.
         last_switch: Frame at which the CME last fired, 0 before.
+        pending: Clicks, a box or a mask on the first frame, which is still to come.
     """
 
     ids: Tensor
     verbs: Tensor
-    memory: MemoryBank
     windows: AdapterWindows
-    frame: int = 0
     last_switch: int = 0
+    pending: Prompt | None = None
 
     def restart(self) -> None:
         """Forget everything but the sentence."""
         self.memory.clear()
         self.windows.clear()
         self.frame = self.last_switch = 0
+        self.last = self.before = None
+        self.by_hand = False

@@ -1,9 +1,10 @@
 """Videos in, answers out: sources of frames, sinks of masks, and the drawing between."""
 
 from refervos.video.frames import Frame, SourceInfo
+from refervos.video.live import Reconnect
 from refervos.video.overlay import draw_overlay, palette
 from refervos.video.progress import progress
-from refervos.video.reader import Source
+from refervos.video.reader import Losses, Source
 from refervos.video.sinks import (
     BinarySink,
     CutoutSink,
@@ -19,8 +20,10 @@ __all__ = [
     "BinarySink",
     "CutoutSink",
     "Frame",
+    "Losses",
     "OverlaySink",
     "PaletteSink",
+    "Reconnect",
     "RleSink",
     "Sink",
     "Source",

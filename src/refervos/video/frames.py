@@ -21,16 +21,18 @@ class Frame:
     """One picture of a video.
 
     Attributes:
-        index: Position in the source, from 0.
+        index: Position in the source, from 0; frames that were dropped on the way are counted.
         image: uint8 (H, W, 3), RGB, upright.
         time: Seconds since the first frame of the source, or None where the source tells no times.
         name: File stem for frames that come from image files, else None.
+        after_gap: True where the stream was away before this frame, so that what happened until then was not seen.
     """
 
     index: int
     image: ImageArray
     time: float | None = None
     name: str | None = None
+    after_gap: bool = False
 
 
 @dataclass(frozen=True)

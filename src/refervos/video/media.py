@@ -18,20 +18,32 @@ from urllib.parse import urlsplit
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.format import Flags as ContainerFlags
 from av.sidedata.sidedata import Type as SideDataType
 
 from refervos.errors import VideoError
 from refervos.video.containers import open_input
 from refervos.video.frames import Frame, ImageArray, SourceInfo, counted
 from refervos.video.reader import Reader
+from refervos.video.timeline import Timeline
 from refervos.video.truncation import cut_short
 
 # A damaged file may fail at several packets in a row before the demuxer finds its feet again; a broken one
 # never does.
 _DEMUX_ATTEMPTS = 32
 _NETWORK_TIMEOUT = 15.0
+# Pictures over HTTP one after the other carry no times, and FFmpeg makes some up; when they arrive is nearer the truth.
+_CLOCKLESS = {"mpjpeg"}
+_MICROSECOND = Fraction(1, 1_000_000)
 _LIVE_SCHEMES = {"rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt"}
 _SCHEMES = {*_LIVE_SCHEMES, "http", "https"}
+_SCHEME_OPTIONS = {
+    # Over TCP a lossy network delays a camera's pictures instead of smearing them.
+    "rtsp": {"rtsp_transport": "tcp"},
+    "rtsps": {"rtsp_transport": "tcp"},
+    # Packets that come faster than they are read are lost, but the stream goes on.
+    "udp": {"overrun_nonfatal": "1"},
+}
 _VIDEO_KINDS = "mp4, mov, mkv, webm, avi or gif"
 
 
@@ -52,13 +64,22 @@ class MediaReader(Reader):
     The first frame is decoded on opening, so that what cannot be read fails there and the size is known.
     Packets that cannot be decoded are skipped and counted in a warning; a stream that breaks off ends with a
     warning.
+
+    Attributes:
+        described: How messages name the source.
+        damaged: Packets skipped so far.
+        heard: When the last packet came, in seconds of `time.monotonic`.
+        end: Why the stream broke off; None while it has not, or where it ended as it should.
     """
 
-    def __init__(self, opened: _Opened, *, fps: Fraction | None, start: int, stop: int | None) -> None:
+    def __init__(self, opened: _Opened, *, fps: Fraction | None, start: int = 0, stop: int | None = None) -> None:
         self._opened = opened
+        self.described = opened.described
         self._start, self._stop = start, stop
-        self._damaged = 0
-        self._break: str | None = None
+        self.damaged = 0
+        self.heard = time.monotonic()
+        self.end: str | None = None
+        self._count: int | None = None  # of frames, once the end has been met
         try:
             self._stream = _video_stream(opened)
             self._cut = cut_short(opened.path) if opened.path is not None else None
@@ -76,7 +97,7 @@ class MediaReader(Reader):
         rate = stream.average_rate or stream.guessed_rate or fps
         if rate is not None and not 0 < rate < 10_000:
             rate = fps
-        count: int | None = stream.frames or None
+        count: int | None = None if self._opened.live else stream.frames or None
         if count is None and rate is not None and not self._opened.live:
             if stream.duration:
                 count = round(stream.duration * stream.time_base * rate)
@@ -85,7 +106,6 @@ class MediaReader(Reader):
         if count is not None:
             count = max(0, min(count, self._stop if self._stop is not None else count) - self._start)
         height, width = upright(np.empty((first.height, first.width, 0), np.uint8), first).shape[:2]
-        begin = 0.0 if first.pts is None else float(first.pts * stream.time_base)
         return SourceInfo(
             name=self._opened.name,
             width=width,
@@ -94,35 +114,40 @@ class MediaReader(Reader):
             frame_count=count,
             live=self._opened.live,
             path=self._opened.path,
-            start_time=begin,
+            start_time=self._clock(first) or 0.0,
         )
 
     def _generate(self) -> Generator[Frame, None, None]:
         first, self._first = self._first, None
-        shown = 0.0  # when the frame at hand is shown; guessed from the one before where it does not say
-        step = 1 / float(self.info.fps) if self.info.fps else None
+        timeline = Timeline(
+            self.info.start_time,
+            1 / float(self.info.fps) if self.info.fps else None,
+            may_leap=bool(self._opened.container.format.flags & ContainerFlags.ts_discont.value),
+        )
         index = -1
         for picture in _chain(first, self._decoded):
             index += 1
-            told: float | None
-            if picture.pts is not None:
-                told = shown = float(picture.pts * self._stream.time_base) - self.info.start_time
-            else:
-                told = shown = shown + (step if step and index else 0.0)
-                if step is None and index:
-                    told = None
+            shown = timeline.at(self._clock(picture))
             if index >= self._start:
-                yield Frame(index, _rgb(picture), told)
+                yield Frame(index, _rgb(picture), shown)
             # Stopping here rather than at the next picture keeps a camera from being waited for in vain.
             if self._stop is not None and index + 1 >= self._stop:
-                self._report_damage()
                 return
-        self._report_damage()
-        self._report_end(index + 1)
+        self._count = index + 1
+        if self._count <= self._start:
+            raise VideoError(
+                f"{self._opened.described} has only {counted(self._count)}, so none is left from frame "
+                f"{self._start} on."
+            )
+
+    def _clock(self, picture: Any) -> float | None:
+        """What the stream's clock says at a picture, in seconds; None where it says nothing."""
+        return None if picture.pts is None else float(picture.pts * (picture.time_base or self._stream.time_base))
 
     def _decode(self) -> Iterator[Any]:
         container, stream = self._opened.container, self._stream
         packets = container.demux(stream)
+        clockless = container.format.name in _CLOCKLESS
         failures = 0
         waiting_since: float | None = None
         while True:
@@ -140,21 +165,26 @@ class MediaReader(Reader):
                         continue
                 failures += 1
                 if self._opened.path is None or failures >= _DEMUX_ATTEMPTS:
-                    self._break = error.strerror or str(error)
+                    self.end = error.strerror or str(error)
                     yield from self._flush()
                     return
                 continue
             waiting_since = None
+            if packet.size:  # at the end an empty one asks the decoder for what it holds back
+                self.heard = time.monotonic()
             if self._cut is not None and packet.is_corrupt:
                 continue  # the packet through which the cut goes: its picture would be half gray
             try:
                 pictures = stream.decode(packet)
             except FFmpegError:
-                if packet.size:  # a flushing packet that fails has nothing more to give and lost nothing
-                    self._damaged += 1
+                if packet.size:  # the empty one that fails has nothing more to give and lost nothing
+                    self.damaged += 1
                 continue
             failures = 0
-            yield from pictures
+            for picture in pictures:
+                if clockless:
+                    picture.pts, picture.time_base = round(self.heard * 1_000_000), _MICROSECOND
+                yield picture
 
     def _flush(self) -> list[Any]:
         try:
@@ -168,31 +198,34 @@ class MediaReader(Reader):
             return (
                 f"{described} is cut short ({self._cut}) and no frame of it can be decoded; get the whole file again."
             )
-        if self._break is not None:
-            return f"{described} gives no frame ({self._break}); check that it plays in a video player."
+        if self.end is not None:
+            return f"{described} gives no frame ({self.end}); check that it plays in a video player."
         return (
             f"{described} holds no frame that can be decoded as {self._stream.codec_context.name}; "
             "check that it plays in a video player."
         )
 
-    def _report_damage(self) -> None:
-        if self._damaged:
-            packets = "1 damaged packet was" if self._damaged == 1 else f"{self._damaged} damaged packets were"
-            self.warnings.append(f"{self._opened.described}: {packets} skipped, whose frames are missing.")
-
-    def _report_end(self, count: int) -> None:
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what has gone wrong so far without stopping the reading."""
         described = self._opened.described
-        if self._cut is not None:
-            self.warnings.append(
-                f"{described} is cut short: {self._cut}; only its first {counted(count)} could be read."
-            )
-        elif self._break is not None:
-            self.warnings.append(f"{described} broke off after {counted(count)}: {self._break}.")
-        if count <= self._start:
-            raise VideoError(f"{described} has only {counted(count)}, so none is left from frame {self._start} on.")
+        found = damage(described, self.damaged)
+        if self._count is not None and self._cut is not None:
+            found.append(f"{described} is cut short: {self._cut}; only its first {counted(self._count)} could be read.")
+        elif self._count is not None and self.end is not None:
+            found.append(f"{described} broke off after {counted(self._count)}: {self.end}.")
+        return found
 
     def _release(self) -> None:
         self._opened.container.close()
+
+
+def damage(described: str, packets: int) -> list[str]:
+    """The warning about packets that could not be decoded; none where there were none."""
+    if not packets:
+        return []
+    skipped = "1 damaged packet was" if packets == 1 else f"{packets} damaged packets were"
+    return [f"{described}: {skipped} skipped, whose frames are missing."]
 
 
 def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
@@ -289,50 +322,84 @@ def is_url(spec: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", spec) is not None
 
 
-def open_url(url: str, *, fps: Fraction | None, start: int, stop: int | None) -> MediaReader:
+def check_scheme(url: str) -> None:
+    """Refuses an address that no waiting makes readable.
+
+    Args:
+        url: The address.
+
+    Raises:
+        VideoError: Its scheme is none that is known here.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme not in _SCHEMES:
+        raise VideoError(f"{_described(url)} has the unknown scheme {scheme}://; use {', '.join(sorted(_SCHEMES))}.")
+
+
+def open_url(
+    url: str, *, fps: Fraction | None, start: int = 0, stop: int | None = None, live: bool | None = None
+) -> MediaReader:
     """Opens a network stream.
 
     Args:
         url: rtsp, rtmp, udp, rtp, srt (all live), http or https address.
         fps: Frame rate to assume for a stream that tells none.
-        start: First frame to yield.
-        stop: Frame before which to end, or None for all.
+        start: First frame to yield of a recording; a live stream is yielded from its first.
+        stop: Frame before which to end a recording, or None for all; a live stream goes on until closed.
+        live: Whether what answers is live; None to tell by its scheme and format.
 
     Returns:
         The source.
 
     Raises:
-        VideoError: The scheme is another, nobody answers, or what answers is no video.
+        VideoError: Nobody answers, or what answers is no video.
     """
+    described = _described(url)
     parts = urlsplit(url)
-    # Addresses often carry a password, which has no place in an error message.
-    host = parts.netloc.rpartition("@")[2]
-    described = f"'{parts.scheme}://{host}{parts.path}'"
-    if parts.scheme not in _SCHEMES:
-        raise VideoError(f"{described} has the unknown scheme {parts.scheme}://; use {', '.join(sorted(_SCHEMES))}.")
-    # Over TCP a lossy network delays a camera's pictures instead of smearing them.
-    options = {"rtsp_transport": "tcp"} if parts.scheme in ("rtsp", "rtsps") else {}
     try:
-        container = open_input(url, options=options, timeout=(_NETWORK_TIMEOUT, _NETWORK_TIMEOUT))
+        container = open_input(
+            url, options=_SCHEME_OPTIONS.get(parts.scheme, {}), timeout=(_NETWORK_TIMEOUT, _NETWORK_TIMEOUT)
+        )
     except (FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"{described} cannot be opened ({reason}); check the address and the network.") from error
-    name = PurePosixPath(parts.path).stem or host or "stream"
-    opened = _Opened(container, described, name, None, live=parts.scheme in _LIVE_SCHEMES)
-    return MediaReader(opened, fps=fps, start=start, stop=stop)
+    if live is None:
+        live = parts.scheme in _LIVE_SCHEMES or _endless(container)
+    name = PurePosixPath(parts.path).stem or _host(url) or "stream"
+    opened = _Opened(container, described, name, None, live)
+    return MediaReader(opened, fps=fps, start=0 if live else start, stop=None if live else stop)
 
 
-def open_camera(device: str, *, fps: Fraction | None, start: int, stop: int | None) -> MediaReader:
+def _endless(container: Any) -> bool:
+    """Whether what came over HTTP is of a kind that goes on for ever: pictures pushed by a camera, HLS without end."""
+    kinds = set(container.format.name.split(","))
+    return "mpjpeg" in kinds or ("hls" in kinds and container.duration is None)
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def _described(url: str) -> str:
+    """An address without its password, which has no place in a message, and without its query."""
+    parts = urlsplit(url)
+    return f"'{parts.scheme}://{_host(url)}{parts.path}'"
+
+
+def open_camera(
+    device: str, *, fps: Fraction | None, start: int = 0, stop: int | None = None, live: bool | None = None
+) -> MediaReader:
     """Opens a camera of this machine.
 
     Args:
         device: Its number from 0, or its name as the platform knows it (/dev/video2, "Integrated Webcam").
         fps: Frame rate to ask of the camera; None for its own choice.
-        start: First frame to yield.
-        stop: Frame before which to end, or None to go on until closed.
+        start: First frame to yield where the camera is not taken as live.
+        stop: Frame before which to end, or None to go on until closed, where the camera is not taken as live.
+        live: False to take it as a recording, of which every frame counts.
 
     Returns:
-        The source, live.
+        The source.
 
     Raises:
         VideoError: There is no such camera, it is in use, or this platform's cameras are not supported.
@@ -345,8 +412,9 @@ def open_camera(device: str, *, fps: Fraction | None, start: int, stop: int | No
         container = open_input(address, format=kind, options=options, timeout=(_NETWORK_TIMEOUT, None))
     except (FFmpegError, ValueError) as error:
         raise VideoError(_camera_fault(device, address, error)) from error
-    opened = _Opened(container, f"camera:{device}", f"camera-{PurePosixPath(device).name}", None, live=True)
-    return MediaReader(opened, fps=fps, start=start, stop=stop)
+    live = live is not False
+    opened = _Opened(container, f"camera:{device}", f"camera-{PurePosixPath(device).name}", None, live)
+    return MediaReader(opened, fps=fps, start=0 if live else start, stop=None if live else stop)
 
 
 def _camera_address(device: str) -> tuple[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +31,7 @@ from refervos.video.outputs import (
 )
 from refervos.video.overlay import draw_overlay, palette
 from refervos.video.tracks import TrackNumbers, check_fit
+from refervos.video.truncation import playable_part
 
 # The clock of MPEG: frame times of all common rates fall on it or within six microseconds of it.
 _CLOCK = 90_000
@@ -117,6 +120,7 @@ class OverlaySink(Closing):
         self._overwrite = overwrite
         self._numbers = TrackNumbers()
         self._temporary = temporary_beside(self._path)
+        self._file: Any = None
         self._container: Any = None
         self._stream: Any = None
         self._audio: AudioTrack | None = None
@@ -126,6 +130,7 @@ class OverlaySink(Closing):
         self._end = 0
         self._durations: dict[int, int] = {}
         self._size = (0, 0)
+        self._told_size = False
         self._written: list[Path] | None = None
         self.warnings: list[str] = []
 
@@ -137,7 +142,8 @@ class OverlaySink(Closing):
             segmentation: Its masks.
 
         Raises:
-            VideoError: The masks do not fit the frame, the file cannot be written, or the sink is closed.
+            VideoError: The masks do not fit the frame, the sink is closed, or the file cannot be written on, as on a
+                full disk; what it held by then is put in place and can be played.
         """
         if self._written is not None:
             raise VideoError(f"'{self._path}' is closed already; write frames before closing.")
@@ -155,6 +161,7 @@ class OverlaySink(Closing):
             if self._container is None:
                 self._begin = frame.time
                 self._open(picture)
+            self._tell_size(frame)
             timed = _Timed(_fitted(picture, self._size), self._pts(frame))
             self._count += 1
             # One frame is kept back, for how long it is shown is known only when the next one comes.
@@ -162,7 +169,7 @@ class OverlaySink(Closing):
             if before is not None:
                 self._encode(before, timed.pts - before.pts)
         except (FFmpegError, OSError, ValueError) as error:
-            raise not_writable(self._path, error) from error
+            raise self._salvage(error) from error
 
     def close(self) -> list[Path]:
         """Finishes the video and puts it in place; safe to call twice.
@@ -187,9 +194,9 @@ class OverlaySink(Closing):
             self._mux(self._stream.encode(None))
             self._sound(last=True)
             self._container.close()
+            self._file.close()
         except (FFmpegError, OSError, ValueError) as error:
-            self._drop()
-            raise not_writable(self._path, error) from error
+            raise self._salvage(error) from error
         finally:
             self._close_audio()
         put_in_place(self._temporary, self._path, self._overwrite)
@@ -205,7 +212,10 @@ class OverlaySink(Closing):
     def _open(self, picture: ImageArray) -> None:
         height, width = picture.shape[:2]
         self._size = (height, width)
-        container = av.open(f"file:{self._temporary}", mode="w", format="mp4")
+        # Fragments until it is finished, when it becomes an ordinary mp4: a disk that fills up costs the last second.
+        options = {"movflags": "hybrid_fragmented+delay_moov", "frag_duration": "1000000"}
+        self._file = _File(self._temporary, "x+")
+        container = av.open(self._file, mode="w", format="mp4", options=options)
         try:
             stream: Any = container.add_stream("libx264", rate=self._rate, options=self._options)
             stream.width, stream.height = width + width % 2, height + height % 2
@@ -236,6 +246,16 @@ class OverlaySink(Closing):
                 self._lose_audio(error)
         except (FFmpegError, OSError, ValueError) as error:
             self._lose_audio(error)
+
+    def _tell_size(self, frame: Frame) -> None:
+        """Warns of the first frame of another size."""
+        (height, width), (first_height, first_width) = frame.image.shape[:2], self._size
+        if (height, width) != self._size and not self._told_size:
+            self._told_size = True
+            self.warnings.append(
+                f"Frames of other sizes than {first_width}x{first_height}, such as frame {frame.index} of "
+                f"{width}x{height}, were fitted into '{self._path}' with black bars."
+            )
 
     def _pts(self, frame: Frame) -> int:
         if frame.time is not None and self._begin is not None:
@@ -286,10 +306,44 @@ class OverlaySink(Closing):
     def _drop(self) -> None:
         self._close_audio()
         if self._container is not None:
-            with contextlib.suppress(FFmpegError, OSError, ValueError):  # it is thrown away in any case
-                self._container.close()
-            self._container = None
+            self._break_off()
         discard(self._temporary)
+
+    def _break_off(self) -> None:
+        """Closes the file as it is; a container whose file is closed adds no ending to it."""
+        with contextlib.suppress(FFmpegError, OSError, ValueError):
+            self._file.close()
+            self._container.close()
+        self._container = None
+
+    def _salvage(self, error: Exception) -> VideoError:
+        """Puts in place what can be played of a video that cannot be written on; returns the error that says so."""
+        self._written = []
+        self._close_audio()
+        if self._container is not None:
+            self._break_off()
+        kept = playable_part(self._temporary) if self._temporary.exists() else 0
+        if not kept:
+            discard(self._temporary)
+            return not_writable(self._path, error)
+        os.truncate(self._temporary, kept)
+        put_in_place(self._temporary, self._path, self._overwrite)
+        self._written = [self._path]
+        reason = getattr(error, "strerror", None) or str(error)
+        return VideoError(
+            f"'{self._path}' cannot be written on ({reason}); what it holds until then can be played, but the rest "
+            "needs a place that has room."
+        )
+
+
+class _File(io.FileIO):
+    """A file that takes all or raises: a disk that is filling up takes parts without a word."""
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data)
+        while left:
+            left = left[super().write(left) :]
+        return len(data)
 
 
 def _same_file(one: Path, other: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -10,17 +11,37 @@ from refervos.video.closing import Closing
 from refervos.video.frames import Frame, SourceInfo
 
 
+@dataclass(frozen=True)
+class Losses:
+    """What a source has lost so far; nothing but live sources loses anything.
+
+    Attributes:
+        late: Frames dropped because they came faster than they were asked for.
+        outages: Times that the stream went away.
+        away: Seconds that it was away, all outages together.
+    """
+
+    late: int = 0
+    outages: int = 0
+    away: float = 0.0
+
+
 class Source(Protocol):
     """A stream of frames, read once and in order; iterating again goes on where the last loop stopped.
 
     Attributes:
         info: What is known about the source.
-        warnings: Sentences on what went wrong without stopping the reading; complete at the end of the
-            frames.
     """
 
     info: SourceInfo
-    warnings: list[str]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what has gone wrong so far without stopping the reading."""
+
+    @property
+    def losses(self) -> Losses:
+        """What has been lost so far."""
 
     def __iter__(self) -> Iterator[Frame]: ...
 
@@ -39,9 +60,18 @@ class Reader(Closing):
 
     def __init__(self, info: SourceInfo) -> None:
         self.info = info
-        self.warnings: list[str] = []
         self._closed = False
         self._frames = self._generate()
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what has gone wrong so far without stopping the reading."""
+        return []
+
+    @property
+    def losses(self) -> Losses:
+        """What has been lost so far."""
+        return Losses()
 
     def _generate(self) -> Generator[Frame, None, None]:
         raise NotImplementedError

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Sized
+from collections.abc import Callable, Generator, Iterable, Sized
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from threading import Event
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
 
 from refervos.errors import VideoError
+from refervos.video.buffered import BufferedReader
 from refervos.video.frames import Frame, ImageArray, SourceInfo, counted, rgb_from_array, rgb_from_pil
-from refervos.video.media import exact_fps, is_url, open_camera, open_file, open_url
+from refervos.video.live import LiveReader, Reconnect, await_connection
+from refervos.video.media import MediaReader, check_scheme, exact_fps, is_url, open_camera, open_file, open_url
 from refervos.video.reader import Reader, Source
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -21,8 +26,22 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 SourceSpec = str | Path | np.ndarray | Iterable[np.ndarray] | Iterable[Frame]
 
 
+Late = Literal["drop", "queue", "wait"]
+
+PATIENT = Reconnect()
+QUEUE_LENGTH = 30
+
+
 def open_source(
-    spec: SourceSpec, *, fps: float | Fraction | None = None, start: int = 0, stop: int | None = None
+    spec: SourceSpec,
+    *,
+    fps: float | Fraction | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    live: bool | None = None,
+    late: Late | None = None,
+    reconnect: Reconnect | None = PATIENT,
+    ahead: int = 0,
 ) -> Source:
     """Opens a source of frames.
 
@@ -40,6 +59,15 @@ def open_source(
             for a camera, the rate asked of it. A video file keeps its own times.
         start: First frame to yield; its index, time and name stay what they are in the whole.
         stop: Frame before which to end; None for all.
+        live: Whether frames come whether or not they are asked for, as those of a camera; None to tell by the source:
+            cameras, rtsp, rtmp, udp, rtp, srt, pictures pushed over HTTP (multipart/x-mixed-replace) and HLS without
+            end are live.
+        late: What happens to frames that come faster than they are asked for. "drop": the newest one wins, default
+            for live sources. "queue": up to 30 wait, then the oldest is dropped. "wait": they are read one by one as
+            they are asked for and none is dropped here, default for recordings. Dropped frames are counted in the
+            source's `losses` and keep their index.
+        reconnect: How to connect again to a camera or stream that went away; None to end then.
+        ahead: Frames of a recording to read ahead, in a thread, while the ones before are being worked on.
 
     Returns:
         The source, to be closed or used as a context manager.
@@ -50,21 +78,68 @@ def open_source(
     rate = exact_fps(fps)
     if start < 0 or (stop is not None and stop <= start):
         raise VideoError(f"start is {start} and stop is {stop}; start must be at least 0 and stop above start.")
+    if late not in (None, *get_args(Late)):
+        raise VideoError(f"late is {late!r}; it must be one of {', '.join(get_args(Late))}.")
+    if ahead < 0:
+        raise VideoError(f"ahead is {ahead}; it must be at least 0 frames.")
+    ended = Event()
+    reader = _open(spec, rate, start, stop, live, reconnect, ended)
+    late = late or ("drop" if reader.info.live else "wait")
+    if late == "wait":
+        return BufferedReader(reader, ahead, drops=False) if ahead and not reader.info.live else reader
+    return BufferedReader(reader, 1 if late == "drop" else QUEUE_LENGTH, drops=True, ended=ended)
+
+
+def _open(
+    spec: SourceSpec,
+    rate: Fraction | None,
+    start: int,
+    stop: int | None,
+    live: bool | None,
+    reconnect: Reconnect | None,
+    ended: Event,
+) -> Reader:
+    """Opens a source without a buffer."""
     if isinstance(spec, str):
         if spec.startswith("camera:"):
-            return open_camera(spec.removeprefix("camera:") or "0", fps=rate, start=start, stop=stop)
+            device = spec.removeprefix("camera:") or "0"
+            connect = partial(open_camera, device, fps=rate, start=start, stop=stop, live=live)
+            return _open_live(connect, reconnect, start, stop, ended)
         if is_url(spec):
-            return open_url(spec, fps=rate, start=start, stop=stop)
+            check_scheme(spec)
+            connect = partial(open_url, spec, fps=rate, start=start, stop=stop, live=live)
+            return _open_live(connect, reconnect, start, stop, ended)
+    if live and isinstance(spec, (str, Path, np.ndarray)):
+        named = "An array" if isinstance(spec, np.ndarray) else f"'{spec}'"
+        raise VideoError(f"{named} is a recording; only cameras, addresses and iterables can be live.")
     if isinstance(spec, (str, Path)):
         return _open_path(spec, rate, start, stop)
     if isinstance(spec, np.ndarray):
         return _ArrayReader(spec, rate, start, stop)
     if isinstance(spec, Iterable) and not isinstance(spec, bytes):
-        return _IterableReader(spec, rate, start, stop)
+        return _IterableReader(spec, rate, start, stop, live=bool(live))
     raise VideoError(
         f"A {type(spec).__name__} is no source of frames; "
         "give a path, an address, camera:0, a uint8 array or an iterable of frames."
     )
+
+
+def _open_live(
+    connect: Callable[[], MediaReader], reconnect: Reconnect | None, start: int, stop: int | None, ended: Event
+) -> Reader:
+    """Connects for the first time; what turns out to be a recording is read as one."""
+    try:
+        first = connect()
+    except VideoError:
+        if reconnect is None or not reconnect.wait:
+            raise
+        awaited = await_connection(connect, reconnect, pause=ended.wait)
+        if awaited is None:
+            raise
+        first = awaited
+    if not first.info.live:
+        return first
+    return LiveReader(connect, first, reconnect, start=start, stop=stop, pause=ended.wait)
 
 
 def read_video(path: str | Path) -> ImageArray:
@@ -99,7 +174,7 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(part), "") if part[0] in "0123456789" else (1, 0, part.casefold()) for part in parts)
 
 
-def _open_path(spec: str | Path, fps: Fraction | None, start: int, stop: int | None) -> Source:
+def _open_path(spec: str | Path, fps: Fraction | None, start: int, stop: int | None) -> Reader:
     if not str(spec):
         raise VideoError("The path of the source is empty; give a video file, a folder of frames or an image.")
     try:
@@ -165,10 +240,16 @@ class _FolderReader(Reader):
         # Loaded ahead so that the size is known; a frame is small beside what segments it.
         self._first, pictures = _load(files[chosen[0]])
         height, width = self._first.shape[:2]
+        self._unread = pictures - 1 if len(files) == 1 else 0
         name = path.name if path.is_dir() else path.stem
         super().__init__(SourceInfo(name or "frames", width, height, fps, len(chosen)))
-        if len(files) == 1 and pictures > 1:
-            self.warnings.append(f"'{files[0]}' holds {pictures} pictures, of which only the first is read.")
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what has gone wrong so far without stopping the reading."""
+        if not self._unread:
+            return []
+        return [f"'{self._files[0]}' holds {self._unread + 1} pictures, of which only the first is read."]
 
     def _generate(self) -> Generator[Frame, None, None]:
         for index in self._chosen:
@@ -203,13 +284,13 @@ class _ArrayReader(Reader):
 class _IterableReader(Reader):
     """Frames that come one by one from elsewhere; what that raises passes through unchanged."""
 
-    def __init__(self, frames: Iterable, fps: Fraction | None, start: int, stop: int | None) -> None:
+    def __init__(self, frames: Iterable, fps: Fraction | None, start: int, stop: int | None, live: bool) -> None:
         self._items = frames
         self._start, self._stop = start, stop
         count = None
         if isinstance(frames, Sized):
             count = len(range(len(frames))[start:stop])
-        super().__init__(SourceInfo("frames", fps=fps, frame_count=count))
+        super().__init__(SourceInfo("frames", fps=fps, frame_count=count, live=live))
 
     def _generate(self) -> Generator[Frame, None, None]:
         count = 0

@@ -1,8 +1,10 @@
-"""Tells from a media file's own bookkeeping whether its tail is missing."""
+"""Tells from a media file's own bookkeeping whether its tail is missing, and how much before it can be played."""
 
 from __future__ import annotations
 
+import contextlib
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,15 +56,33 @@ def cut_short(path: Path) -> str | None:
     return None
 
 
+def playable_part(path: Path) -> int:
+    """Says how much of a fragmented mp4 can be played whose writing was broken off.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Bytes up to the end of the last fragment that is there whole; 0 where none is.
+    """
+    held = path.stat().st_size
+    whole = 0
+    with path.open("rb") as file, contextlib.suppress(struct.error):
+        for kind, end in _mp4_boxes(file, held):
+            if kind == b"mdat" and end <= held:
+                whole = end
+    return whole
+
+
 def _shortfall(held: int, promised: int | None) -> str | None:
     if promised is None or promised <= held:
         return None
     return f"it holds {held} of its {promised} bytes"
 
 
-def _cut_mp4(file: BinaryIO, held: int) -> str | None:
+def _mp4_boxes(file: BinaryIO, held: int) -> Iterator[tuple[bytes, int]]:
+    """Kind of each box of the top level, and where it should end, up to the first that reaches beyond the file."""
     position = 0
-    indexed = False
     while position + 8 <= held:
         file.seek(position)
         header = file.read(16)
@@ -72,12 +92,17 @@ def _cut_mp4(file: BinaryIO, held: int) -> str | None:
         elif size == 0:
             size = held - position  # by the format's definition: up to the end of the file
         if size < 8:
-            return None
-        indexed = indexed or kind in (b"moov", b"moof")
+            raise struct.error("a box shorter than its header")
         position += size
-    if position <= held and not indexed:
+        yield kind, position
+
+
+def _cut_mp4(file: BinaryIO, held: int) -> str | None:
+    boxes = list(_mp4_boxes(file, held))
+    end = boxes[-1][1] if boxes else 0
+    if end <= held and not any(kind in (b"moov", b"moof") for kind, _ in boxes):
         return "its index (the moov box, written last) is missing"
-    return _shortfall(held, position)
+    return _shortfall(held, end)
 
 
 def _matroska_end(file: BinaryIO) -> int | None:

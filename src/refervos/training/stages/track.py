@@ -20,7 +20,8 @@ from refervos.errors import TrainingError
 from refervos.loading import load
 from refervos.sam2.config import Sam2Config
 from refervos.sam2.memory import MemoryBank
-from refervos.sam2.segmenter import MASK_LOGIT, Sam2Segmenter
+from refervos.sam2.prompting import MASK_LOGIT
+from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Decoded, FrameFeatures, Sam2Tracker
 from refervos.training.initialisation import initialise
 from refervos.training.losses import frame_losses, visible

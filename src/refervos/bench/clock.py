@@ -1,0 +1,264 @@
+"""Tells where a model's time goes: a clock that sits on the methods of one model instance and leaves no trace.
+
+A stage's time is its own: what a stage within it takes is not counted twice.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+PLACING = "placing the frame"
+PATCHES = "patch embedding"
+EARLY_STAGES = "image stages 1-2"
+LATE_STAGES = "image stages 3-4"
+ADAPTERS = "adapters"
+TEXT = "text"
+PYRAMID = "pyramid"
+CONDITION = "memory attention"
+DECODER = "decoder"
+CME = "CME"
+REMEMBER = "memory encoder"
+MASKS = "masks to full size"
+REST = "rest"
+
+STAGES = (
+    PLACING,
+    PATCHES,
+    EARLY_STAGES,
+    LATE_STAGES,
+    ADAPTERS,
+    TEXT,
+    PYRAMID,
+    CONDITION,
+    DECODER,
+    CME,
+    REMEMBER,
+    MASKS,
+)
+"""In the order in which a frame goes through them; ``REST`` is what no stage claims."""
+
+
+@dataclass(frozen=True)
+class StageMethod:
+    """A method and the stage that it belongs to.
+
+    Attributes:
+        owner: Path of the module within the model, empty for the model itself.
+        method: Its method.
+        stage: The stage, or several of which the method's first argument chooses by its number.
+    """
+
+    owner: str
+    method: str
+    stage: str | tuple[str, ...]
+
+
+STAGE_METHODS = (
+    StageMethod("tracker", "embed_patches", PATCHES),
+    StageMethod("tracker", "encode_stage", (EARLY_STAGES, EARLY_STAGES, LATE_STAGES, LATE_STAGES)),
+    *(StageMethod(f"adapters.{index}", "forward", ADAPTERS) for index in range(3)),
+    StageMethod("text", "embed", TEXT),
+    StageMethod("text", "run_segment", TEXT),
+    StageMethod("text_prompt", "forward", TEXT),
+    StageMethod("motion_prompt", "forward", TEXT),
+    StageMethod("tracker", "pyramid", PYRAMID),
+    StageMethod("tracker", "condition", CONDITION),
+    StageMethod("tracker", "decode", DECODER),
+    StageMethod("tracker", "pointer", DECODER),
+    StageMethod("tracker", "early_token", CME),
+    StageMethod("cme", "forward", CME),
+    StageMethod("tracker", "remember", REMEMBER),
+    StageMethod("tracker", "upsample", MASKS),
+)
+"""Which method is which stage. A model that lacks one of them is timed without it."""
+
+PLACEMENT_METHODS = {"place": PLACING, "restore": MASKS}
+"""The same for the placements that the model hands out."""
+
+
+class Probe(Protocol):
+    """What is read when a stage begins and when it ends."""
+
+    def mark(self) -> Any:
+        """A reading; cheap, and without waiting for a device."""
+        ...
+
+    def between(self, start: Any, end: Any) -> float:
+        """What was spent between two readings."""
+        ...
+
+    def settle(self) -> None:
+        """Wait until all readings are there."""
+        ...
+
+
+class ProcessorTime:
+    """Processor time of this process in milliseconds, over all its threads."""
+
+    def mark(self) -> int:
+        """Nanoseconds."""
+        return time.process_time_ns()
+
+    def between(self, start: int, end: int) -> float:
+        """Milliseconds."""
+        return (end - start) / 1e6
+
+    def settle(self) -> None:
+        """Nothing to wait for."""
+
+
+class DeviceTime:
+    """Milliseconds on the current CUDA stream, gaps in which it waits for work included."""
+
+    def mark(self) -> torch.cuda.Event:
+        """An event in the stream."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        """Milliseconds."""
+        return float(start.elapsed_time(end))
+
+    def settle(self) -> None:
+        """Until the stream has passed every event."""
+        torch.cuda.synchronize()
+
+
+class Operations:
+    """Floating-point operations, two for each multiply-and-add.
+
+    Args:
+        counter: An active counter.
+    """
+
+    def __init__(self, counter: FlopCounterMode) -> None:
+        self.counter = counter
+
+    def mark(self) -> int:
+        """Operations so far."""
+        return int(self.counter.get_total_flops())
+
+    def between(self, start: int, end: int) -> float:
+        """Operations."""
+        return float(end - start)
+
+    def settle(self) -> None:
+        """Nothing to wait for."""
+
+
+@dataclass
+class _Call:
+    """One call of a stage's method: its readings, and the call that it happened in."""
+
+    stage: str
+    start: Any
+    outer: _Call | None
+    end: Any = None
+
+
+class StageClock:
+    """Times the stages of one model instance while the context is open.
+
+    It puts wrappers on the instance and takes them off at the end; the class and other instances never see them.
+
+    Args:
+        model: The model.
+        probe: What is read, by default processor time or, where the model is on a GPU, its time.
+        methods: Which method is which stage.
+    """
+
+    def __init__(
+        self, model: nn.Module, probe: Probe | None = None, methods: Sequence[StageMethod] = STAGE_METHODS
+    ) -> None:
+        on_gpu = next(model.parameters()).is_cuda
+        self.model = model
+        self.probe: Probe = probe or (DeviceTime() if on_gpu else ProcessorTime())
+        self.methods = methods
+        self._calls: list[_Call] = []
+        self._open: _Call | None = None
+        self._wrapped: list[tuple[Any, str, Any]] = []
+
+    def __enter__(self) -> Self:
+        for entry in self.methods:
+            try:
+                owner = self.model.get_submodule(entry.owner)
+            except AttributeError:
+                continue
+            if callable(getattr(owner, entry.method, None)):
+                self._put(owner, entry.method, self._timed(getattr(owner, entry.method), entry.stage))
+        if callable(getattr(self.model, "placement", None)):
+            self._put(self.model, "placement", self._handing_out_timed(self.model.placement))  # type: ignore[arg-type]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for owner, name, before in reversed(self._wrapped):
+            if before is _NOTHING:
+                object.__delattr__(owner, name)
+            else:
+                object.__setattr__(owner, name, before)
+        self._wrapped.clear()
+
+    def restart(self) -> None:
+        """Forget what was timed so far."""
+        self._calls.clear()
+
+    def totals(self) -> dict[str, float]:
+        """What each stage took by itself since the last ``restart``, in the probe's unit and ``STAGES``' order."""
+        self.probe.settle()
+        totals: dict[str, float] = {}
+        for call in self._calls:
+            spent = self.probe.between(call.start, call.end)
+            totals[call.stage] = totals.get(call.stage, 0.0) + spent
+            if call.outer is not None:
+                totals[call.outer.stage] = totals.get(call.outer.stage, 0.0) - spent
+        return {stage: totals[stage] for stage in (*STAGES, *totals) if stage in totals}
+
+    def _put(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+        # Past __setattr__, which modules and frozen dataclasses have their own of.
+        before = vars(owner).get(name, _NOTHING)
+        object.__setattr__(owner, name, wrapper)
+        self._wrapped.append((owner, name, before))
+
+    def _timed(self, method: Callable[..., Any], stage: str | tuple[str, ...]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def timed(*arguments: Any, **options: Any) -> Any:
+            if torch.compiler.is_compiling():  # within a compiled stage nothing can be timed
+                return method(*arguments, **options)
+            name = stage if isinstance(stage, str) else stage[arguments[0]]
+            call = _Call(name, self.probe.mark(), self._open)
+            self._open = call
+            try:
+                return method(*arguments, **options)
+            finally:
+                call.end = self.probe.mark()
+                self._open = call.outer
+                self._calls.append(call)
+
+        return timed
+
+    def _handing_out_timed(self, placement: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(placement)
+        def handing_out(*arguments: Any, **options: Any) -> Any:
+            placed = placement(*arguments, **options)
+            for name, stage in PLACEMENT_METHODS.items():
+                if name not in vars(placed):  # the model may hand out the same one again
+                    object.__setattr__(placed, name, self._timed(getattr(placed, name), stage))
+            return placed
+
+        return handing_out
+
+
+_NOTHING = object()
+"""Stands for an attribute that the instance did not have."""

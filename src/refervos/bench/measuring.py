@@ -1,0 +1,137 @@
+"""Measures one case in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from math import ceil
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from refervos.bench.cases import Case, Failure, Measurement
+from refervos.bench.clock import REST, DeviceTime, Operations, Probe, ProcessorTime, StageClock
+from refervos.bench.memory import peak_device_megabytes, peak_resident_megabytes, resident_megabytes
+from refervos.bench.subjects import Subject, draw_material, open_subject, portions
+from refervos.errors import RefervosError
+
+PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
+"""Side of the matrices whose product is the machine's peak; small ones do not fill a GPU."""
+
+PEAK_REPEATS = 10
+
+
+def measure(case: Case) -> Measurement | Failure:
+    """Measure a case; what goes wrong within torch, such as memory that runs out, is a failure of this case alone.
+
+    Raises:
+        RefervosError: When the input is at fault, which the other cases share.
+    """
+    try:
+        return _measure(case)
+    except RefervosError:
+        raise
+    except (RuntimeError, MemoryError) as error:
+        return Failure(case, " ".join(f"{type(error).__name__}: {error}".split())[:200])
+
+
+def _measure(case: Case) -> Measurement:
+    torch.set_num_threads(case.threads)
+    frames, prompts = draw_material(case)
+    subject = open_subject(case, prompts)
+    loaded = resident_megabytes()
+    source = portions(frames, subject.portion)
+    clock = StageClock(subject.model) if case.stages else None
+    with clock or nullcontext():
+        begun = time.perf_counter()
+        first, _ = _timed(subject, next(source))
+        for _ in range(ceil(case.warm_up / subject.portion) - 1):
+            subject.answer(next(source))
+        warm_up = time.perf_counter() - begun
+        if clock is not None:
+            clock.restart()
+        processor = time.process_time()
+        timed = [_timed(subject, next(source)) for _ in range(ceil(case.frames / subject.portion))]
+        processor = time.process_time() - processor
+    peak, device_peak = peak_resident_megabytes(), peak_device_megabytes(case.device)
+    answers = tuple(milliseconds for milliseconds, _ in timed)
+    stages = clock.totals() if clock is not None else {}
+    if stages:
+        # On a GPU the stages' times are the GPU's, and what the clock shows beyond them is nobody's.
+        whole = sum(answers) if case.device.startswith("cuda") else 1000 * processor
+        stages[REST] = max(0.0, whole - sum(stages.values()))
+    return Measurement(
+        case=case,
+        weights=subject.weights,
+        image_size=subject.image_size,
+        answered_at_once=subject.portion,
+        answers=answers,
+        processor=1000 * processor,
+        first_answer=first,
+        warm_up_seconds=warm_up,
+        stages=stages,
+        switches=sum(switches for _, switches in timed),
+        loaded_megabytes=loaded,
+        peak_megabytes=peak,
+        peak_device_megabytes=device_peak,
+        operations=count_operations(subject, source) if case.flops else {},
+        peak_operations=peak_operations(case) if case.flops else None,
+    )
+
+
+def _timed(subject: Subject, frames: list[np.ndarray]) -> tuple[float, int]:
+    """Milliseconds of an answer, whose masks have come back from the device, and its switches."""
+    begin = time.perf_counter()
+    switches = subject.answer(frames)
+    return 1000 * (time.perf_counter() - begin), switches
+
+
+def count_operations(subject: Subject, source: Iterator[list[np.ndarray]]) -> dict[str, float]:
+    """Floating-point operations of one answer by stage, in units of 10^9 a frame; two for each multiply-and-add.
+
+    Matrix products, convolutions and attention are counted, not what is done element by element. What is compiled runs
+    as if it were not.
+    """
+    with (
+        torch.compiler.set_stance("force_eager"),
+        FlopCounterMode(display=False, custom_mapping=_also_counted()) as counter,
+        StageClock(subject.model, Operations(counter)) as clock,
+    ):
+        subject.answer(next(source))
+    stages = clock.totals()
+    stages[REST] = counter.get_total_flops() - sum(stages.values())
+    return {stage: count / 1e9 / subject.portion for stage, count in stages.items() if count}
+
+
+def _also_counted() -> dict[object, object]:
+    """Attention on CPUs, which torch's counter knows nothing of."""
+
+    def attention(
+        query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: object, **__: object
+    ) -> int:
+        return int(sdpa_flop_count(query, key, value))
+
+    return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+
+
+def peak_operations(case: Case) -> float:
+    """How fast two large square matrices are multiplied in the case's type: the best of some.
+
+    Returns:
+        Units of 10^9 operations in a second of processor time, or of a GPU's time where the case runs on one.
+    """
+    device = torch.device(case.device)
+    on_gpu = device.type == "cuda"
+    side = PEAK_SIDE["cuda" if on_gpu else "cpu"]
+    one, other = torch.randn(2, side, side, device=device).to(getattr(torch, case.dtype))
+    probe: Probe = DeviceTime() if on_gpu else ProcessorTime()
+    milliseconds = []
+    for _ in range(PEAK_REPEATS):
+        begin = probe.mark()
+        one @ other
+        end = probe.mark()
+        probe.settle()
+        milliseconds.append(probe.between(begin, end))
+    return 2 * side**3 / min(milliseconds) / 1e6

@@ -1,0 +1,205 @@
+"""A run's results as tables and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from refervos.bench.cases import PLAIN_SAM2, Failure, Measurement
+from refervos.bench.clock import REST, STAGES
+from refervos.bench.machine import Machine
+from refervos.evaluation.markdown import NONE, markdown_table
+
+PERCENTS = (50, 90, 99, 100)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a run found.
+
+    Attributes:
+        command: What was typed.
+        machine: What it ran on.
+        results: One a case, in the order in which they were run.
+    """
+
+    command: str
+    machine: Machine
+    results: Sequence[Measurement | Failure]
+
+    @property
+    def measured(self) -> dict[int, Measurement]:
+        """What could be measured, by the number of its case, from 1."""
+        return {n: result for n, result in enumerate(self.results, 1) if isinstance(result, Measurement)}
+
+    def baseline_of(self, measurement: Measurement) -> Measurement | None:
+        """Plain SAM2 in the same type and in the same run."""
+        for other in self.measured.values():
+            if other.case.mode == PLAIN_SAM2 and other.case.dtype == measurement.case.dtype:
+                return other
+        return None
+
+    def against_baseline(self, measurement: Measurement) -> float | None:
+        """How many times plain SAM2 a frame costs, None where that was not run or is what was measured."""
+        baseline = self.baseline_of(measurement)
+        return None if baseline in (None, measurement) else measurement.frame_cost / baseline.frame_cost
+
+
+def as_json(report: Report) -> bytes:
+    """A report as JSON, with the numbers that follow from others."""
+    values = {
+        "command": report.command,
+        "machine": dataclasses.asdict(report.machine),
+        "results": [_values(report, result) for result in report.results],
+    }
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def _values(report: Report, result: Measurement | Failure) -> dict[str, Any]:
+    values = dataclasses.asdict(result)
+    if isinstance(result, Failure):
+        return values
+    values |= {
+        "frames": result.frames,
+        "frames_per_second": result.frames_per_second,
+        "frame_milliseconds": result.frame_milliseconds,
+        "frame_processor_milliseconds": result.frame_processor,
+        "latency_milliseconds": {_percent(percent): result.latency(percent) for percent in PERCENTS},
+        "stage_milliseconds_a_frame": {name: spent / result.frames for name, spent in result.stages.items()},
+        "times_plain_sam2": report.against_baseline(result),
+        "floor_milliseconds": result.floor_milliseconds,
+    }
+    return values
+
+
+def as_markdown(report: Report) -> str:
+    """A report as Markdown that also reads well in a terminal, without a line break at the end."""
+    blocks = [f"`{report.command}`", machine_lines(report.machine)]
+    if report.measured:
+        blocks.append(speed_table(report))
+        if any(result.stages for result in report.measured.values()):
+            blocks.append(stage_table(report))
+        if any(result.operations for result in report.measured.values()):
+            blocks.append(floor_table(report))
+    failures = [(n, result) for n, result in enumerate(report.results, 1) if isinstance(result, Failure)]
+    if failures:
+        blocks.append("\n".join(f"- {n}, {result.case.label}: {result.reason}" for n, result in failures))
+    return "\n\n".join([*blocks, notes(report)] if report.measured else blocks)
+
+
+def machine_lines(machine: Machine) -> str:
+    """What the numbers were taken on, in two lines."""
+    flags = ", ".join(machine.flags) or "no flags known"
+    memory = "" if machine.memory_gigabytes is None else f", {machine.memory_gigabytes:.0f} GB"
+    gpu = "no GPU" if machine.gpu is None else f"{machine.gpu} ({machine.gpu_gigabytes:.0f} GB, CUDA {machine.cuda})"
+    versions = f"torch {machine.torch}, transformers {machine.transformers}, refervos {machine.refervos}"
+    return (
+        f"- {machine.processor}, {machine.cores} cores ({flags}){memory}; {gpu}\n- Python {machine.python}, {versions}"
+    )
+
+
+def speed_table(report: Report) -> str:
+    """One row a case: speed, latency, memory."""
+    on_gpu = any(result.peak_device_megabytes is not None for result in report.measured.values())
+    compared = any(report.against_baseline(result) is not None for result in report.measured.values())
+    header = ["case", "frames/s", "ms/frame", "CPU ms", "p50", "p90", "p99", "worst", "first", "warm-up s", "RAM MB"]
+    header += (["GPU MB"] if on_gpu else []) + (["x SAM2"] if compared else []) + ["switches"]
+    rows = []
+    for number, result in report.measured.items():
+        latencies = [result.latency(percent) for percent in PERCENTS]
+        times = [result.frame_milliseconds, result.frame_processor, *latencies, result.first_answer]
+        row = [f"{number}: {result.case.label}", short(result.frames_per_second), *map(short, times)]
+        row += [short(result.warm_up_seconds), f"{result.peak_megabytes:.0f}"]
+        if on_gpu:
+            row.append(NONE if result.peak_device_megabytes is None else f"{result.peak_device_megabytes:.0f}")
+        if compared:
+            times_baseline = report.against_baseline(result)
+            row.append(NONE if times_baseline is None else f"{times_baseline:.2f}")
+        rows.append([*row, str(result.switches)])
+    return markdown_table(header, rows)
+
+
+def stage_table(report: Report) -> str:
+    """One row a stage, one column a case: milliseconds of a frame."""
+    cases = {number: result for number, result in report.measured.items() if result.stages}
+    rows = []
+    for stage in _present(result.stages for result in cases.values()):
+        rows.append([stage, *(short(_of(result.stages, stage, result.frames)) for result in cases.values())])
+    total = ["all", *(short(sum(result.stages.values()) / result.frames) for result in cases.values())]
+    return markdown_table([_unit(cases), *map(str, cases)], [*rows, total])
+
+
+def floor_table(report: Report) -> str:
+    """One row a stage, one column a case: operations of a frame, and how many times their floor they cost."""
+    cases = {number: result for number, result in report.measured.items() if result.operations}
+    rows = []
+    for stage in _present(result.operations for result in cases.values()):
+        cells = []
+        for result in cases.values():
+            operations, spent = result.operations.get(stage, 0.0), _of(result.stages, stage, result.frames)
+            cells.append(_with_floor(operations, spent, result.peak_operations))
+        rows.append([stage, *cells])
+    total = [_with_floor(r.frame_operations or 0.0, r.frame_cost, r.peak_operations) for r in cases.values()]
+    peak = [short(result.peak_operations or 0.0) for result in cases.values()]
+    floor = [short(result.floor_milliseconds or 0.0) for result in cases.values()]
+    rows += [["all", *total], ["peak, GFLOP/s", *peak], ["floor, ms/frame", *floor]]
+    return markdown_table(["GFLOP/frame (x floor)", *map(str, cases)], rows)
+
+
+def notes(report: Report) -> str:
+    """What the reader must know of the numbers."""
+    asked = [result for result in report.measured.values() if result.case.mode != PLAIN_SAM2]
+    results = asked or list(report.measured.values())
+    case = results[0].case
+    height, width = case.frame_size
+    threads = "1 thread" if case.threads == 1 else f"{case.threads} threads"
+    lines = [
+        f"- {case.model} with {results[0].weights} weights, image size {results[0].image_size}, frames of {width} x "
+        f"{height}, {threads}, {case.device}.",
+        f"- p50 to worst: milliseconds of an answer (a frame online, a clip in clip mode), {len(results[0].answers)} "
+        "and more of them; the first answer of all is apart. Switches: how often the CME rewrote the memory.",
+    ]
+    if len(asked) < len(report.measured):
+        cost = "the clock's time" if case.device.startswith("cuda") else "processor time"
+        lines.append(f"- x SAM2: {cost} of a frame against plain SAM2 (random weights, one object) in the same type.")
+    if (
+        not report.machine.multiplies_bfloat16
+        and case.device == "cpu"
+        and "bfloat16" in {r.case.dtype for r in results}
+    ):
+        lines.append("- This processor has no instructions for bfloat16, so it is emulated.")
+    return "\n".join(lines)
+
+
+def short(value: float) -> str:
+    """About three digits that matter."""
+    decimals = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:.{decimals}f}"
+
+
+def _percent(percent: int) -> str:
+    return "worst" if percent == 100 else f"p{percent}"
+
+
+def _present(stages: Iterable[dict[str, float]]) -> list[str]:
+    """The stages that occur, in the order of a frame."""
+    occurring = {name for named in stages for name in named}
+    return [stage for stage in (*STAGES, REST) if stage in occurring]
+
+
+def _of(stages: dict[str, float], stage: str, frames: int) -> float:
+    return stages.get(stage, 0.0) / frames
+
+
+def _unit(cases: dict[int, Measurement]) -> str:
+    on_gpu = any(result.case.device.startswith("cuda") for result in cases.values())
+    return "GPU ms/frame" if on_gpu else "CPU ms/frame"
+
+
+def _with_floor(operations: float, milliseconds: float, peak: float | None) -> str:
+    if not operations or not peak or not milliseconds:
+        return short(operations)
+    return f"{short(operations)} ({short(milliseconds / (1000 * operations / peak))}x)"

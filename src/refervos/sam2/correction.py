@@ -1,0 +1,169 @@
+"""Corrections: a click, a box or a mask on the last answered frame of a running track, and taking it back.
+
+The corrected frame is answered again, by SAM2 alone, and remembered as a frame that the user prompted: it stays in
+memory while others come and go. Where the answer moves to another object, all that is remembered shows the wrong one
+and is forgotten. From then on the track goes by hand: adapters that let a sentence change what the image encoder sees
+would pull it back to where the sentence was misread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from refervos.errors import PromptError
+from refervos.frames import Placement
+from refervos.prompts import Prompt
+from refervos.sam2.memory import MemoryBank, MemoryMap, ObjectPointer
+from refervos.sam2.prompting import answer_masks, answer_points, check_geometry, check_within
+from refervos.sam2.tracker import Sam2Tracker
+from refervos.segmenter import FramePrediction
+
+SAME_OBJECT = 0.1
+"""Masks whose intersection is a smaller share of the smaller one show different objects."""
+
+
+@dataclass(frozen=True)
+class LastFrame:
+    """What is kept of the last answered frame of a track, so that it can be answered again.
+
+    Attributes:
+        pixels: The placed frame (3, S, S).
+        mask_logits: The answer (1, 1, 4g, 4g).
+        score: Its object score logit (1,), or None.
+    """
+
+    pixels: Tensor
+    mask_logits: Tensor
+    score: Tensor | None
+
+    @property
+    def prediction(self) -> FramePrediction:
+        """The answer as a session wants it."""
+        switched = torch.zeros(1, dtype=torch.bool, device=self.mask_logits.device)
+        return FramePrediction(self.mask_logits[:, 0], self.score, switched)
+
+
+@dataclass(frozen=True)
+class BeforeCorrection:
+    """What a correction changed, as it was, and the frame that was corrected."""
+
+    frame: int
+    memory: MemoryBank
+    last: LastFrame
+    by_hand: bool
+
+
+@dataclass(kw_only=True)
+class CorrectableTrack:
+    """The part of a track that every family on SAM2's memory has.
+
+    Attributes:
+        memory: Maps and pointers of past frames.
+        frame: Frames seen so far.
+        last: The last answered frame; None before the first.
+        before: What the last correction changed; None when there was none, or it was taken back.
+        by_hand: Whether the track was corrected.
+    """
+
+    memory: MemoryBank
+    frame: int = 0
+    last: LastFrame | None = None
+    before: BeforeCorrection | None = None
+    by_hand: bool = False
+
+
+STATE_TYPES: tuple[type, ...] = (
+    MemoryBank,
+    MemoryMap,
+    ObjectPointer,
+    LastFrame,
+    BeforeCorrection,
+    Prompt,
+)
+"""The classes that such a track is made of, for writing it to disk."""
+
+
+def keep_last(tracks: Sequence[CorrectableTrack], pixels: Tensor, prediction: FramePrediction) -> None:
+    """Keep what a correction of this frame needs.
+
+    Args:
+        tracks: The N tracks that were answered.
+        pixels: The placed frame (3, S, S), perhaps one of a clip.
+        prediction: The answer for the N tracks.
+    """
+    pixels = pixels.clone()  # on its own, and once for all tracks
+    for row, track in enumerate(tracks):
+        score = None if prediction.score is None else prediction.score[row : row + 1]
+        track.last = LastFrame(pixels, prediction.mask_logits[row : row + 1].unsqueeze(1), score)
+
+
+def correct(tracker: Sam2Tracker, track: CorrectableTrack, prompt: Prompt, placement: Placement) -> FramePrediction:
+    """Answer a track's last frame again, by what the user says.
+
+    Args:
+        tracker: The weights.
+        track: The track; its memory of that frame changes.
+        prompt: Clicks, a box or a mask on that frame; its expression is not read.
+        placement: Where the frame lies in the square.
+
+    Returns:
+        The new answer for this track alone.
+
+    Raises:
+        PromptError: When no frame has been answered yet, the prompt has no geometry, or it does not fit the frame.
+    """
+    last = track.last
+    if last is None:
+        raise PromptError("there is nothing to correct before the first frame; give a frame first.")
+    if not prompt.geometric:
+        raise PromptError("a correction is clicks, a box or a mask; to ask for something else, rename the track.")
+    check_geometry(prompt)
+    check_within(prompt, placement.frame_size)
+    features = tracker.pyramid(tracker.encode(last.pixels.unsqueeze(0)))
+    ask = answer_points if prompt.mask is None else answer_masks
+    answer = ask(tracker, features, [prompt], placement)
+    frame = track.frame - 1
+    track.before = BeforeCorrection(frame, track.memory.copy(), last, track.by_hand)
+    if moved(last.mask_logits, answer.mask_logits):
+        track.memory.clear()
+    maps = tracker.remember(features.top, answer.memory_logits, answer.score, binary=True)
+    track.memory.forget_frame(frame)
+    track.memory.store(frame, maps[0], answer.pointer[0], conditioning=True)
+    track.last = LastFrame(last.pixels, answer.mask_logits, answer.score)
+    track.by_hand = True
+    return track.last.prediction
+
+
+def undo(track: CorrectableTrack) -> FramePrediction | None:
+    """Take the last correction back.
+
+    Args:
+        track: The track.
+
+    Returns:
+        The answer as it was before, when no frame has come since: then all is as if there had been no correction.
+        None when frames have come since: the corrected frame is no longer remembered, what followed from it is.
+
+    Raises:
+        PromptError: When there was no correction, or it was taken back.
+    """
+    before = track.before
+    if before is None:
+        raise PromptError("there is no correction to undo.")
+    track.before, track.by_hand = None, before.by_hand
+    if before.frame == track.frame - 1:
+        track.memory, track.last = before.memory, before.last
+        return before.last.prediction
+    track.memory.forget_frame(before.frame)
+    return None
+
+
+def moved(before: Tensor, after: Tensor) -> bool:
+    """Whether two answers (1, 1, h, w) show different objects; an empty one shows none, which is the same as any."""
+    one, other = before > 0, after > 0
+    smaller = torch.minimum(one.sum(), other.sum())
+    return bool((one & other).sum() < SAME_OBJECT * smaller)

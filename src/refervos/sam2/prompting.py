@@ -1,0 +1,199 @@
+"""Clicks, boxes and masks: from the frame into the square, and what SAM2 answers to them.
+
+Shapes: n tracks that are alike, P points, C = ``hidden``, g = ``grid`` (S / 16), S = ``image_size``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from refervos.errors import PromptError
+from refervos.frames import Placement
+from refervos.prompts import Prompt
+from refervos.sam2.tracker import FrameFeatures, Sam2Tracker, gate
+
+BOX_LABELS = (2, 3)
+"""Labels of a box's top-left and bottom-right corner among the points."""
+
+MULTIMASK_POINTS = 1
+"""Up to this many points are ambiguous, so SAM2 proposes three masks and the best one counts; tracked frames too."""
+
+MASK_LOGIT = 10.0
+"""A mask prompt is taken for an answer with this logit inside the object, and minus this logit outside."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One frame of a group of tracks, before it is remembered.
+
+    Attributes:
+        mask_logits: (n, 1, 4g, 4g), gated by the object score.
+        memory_logits: What the memory encoder sees, (n, 1, S, S).
+        pointer: (n, C).
+        score: Object score logits (n,), or None.
+    """
+
+    mask_logits: Tensor
+    memory_logits: Tensor
+    pointer: Tensor
+    score: Tensor | None
+
+
+def answer_best(
+    tracker: Sam2Tracker, conditioned: Tensor, features: FrameFeatures, sparse: Tensor, *, multimask: bool
+) -> Answer:
+    """Decode and keep the candidate whose predicted quality is best.
+
+    Args:
+        tracker: The weights.
+        conditioned: Features with memory, or plus the "no memory" embedding (n, C, g, g).
+        features: The frame's features (n, ...).
+        sparse: Prompt tokens (n, K, C).
+        multimask: Choose among the three ambiguity masks instead of taking the single one.
+    """
+    decoded = tracker.decode(conditioned, features, sparse, multimask=multimask)
+    best = decoded.ious.argmax(dim=1)  # (n,), 0 where there is one candidate only
+    rows = torch.arange(len(best), device=best.device)
+    logits = gate(decoded.mask_logits[rows, best].unsqueeze(1), decoded.score)  # (n, 1, 4g, 4g)
+    pointer = tracker.pointer(decoded.tokens[rows, best], decoded.score)
+    return Answer(logits, tracker.upsample(logits), pointer, decoded.score)
+
+
+def answer_points(
+    tracker: Sam2Tracker, features: FrameFeatures, prompts: Sequence[Prompt], placement: Placement
+) -> Answer:
+    """What clicks and boxes mean in a frame, without any memory.
+
+    Args:
+        tracker: The weights.
+        features: The frame's features (n, ...).
+        prompts: n prompts with equally many points each.
+        placement: Where the frame lies in the square.
+    """
+    points, labels = zip(*(place_points(prompt, placement) for prompt in prompts), strict=True)
+    weights = tracker.sine_top  # as the weights: device and type
+    sparse = tracker.embed_points(torch.stack(points).to(weights), torch.stack(labels).to(weights.device))
+    multimask = len(labels[0]) <= MULTIMASK_POINTS
+    return answer_best(tracker, tracker.without_memory(features.top), features, sparse, multimask=multimask)
+
+
+def answer_masks(
+    tracker: Sam2Tracker, features: FrameFeatures, prompts: Sequence[Prompt], placement: Placement
+) -> Answer:
+    """Take mask prompts for the answer; the decoder gives the pointer alone.
+
+    Args:
+        tracker: The weights.
+        features: The frame's features (n, ...).
+        prompts: n prompts with a mask each.
+        placement: Where the frame lies in the square.
+    """
+    masks = torch.stack([place_mask(prompt.mask, placement) for prompt in prompts])  # (n, 1, S, S)
+    masks = masks.to(tracker.sine_top)
+    logits = masks * (2 * MASK_LOGIT) - MASK_LOGIT
+    size = tracker.config.mask_size
+    small = F.interpolate(logits, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    # The pointer comes from the single-mask token, as in Meta's code, with which the weights were trained
+    # (transformers takes the best of the three others), and the features know of no missing memory.
+    sparse, dense = tracker.padding_points(len(masks)), tracker.embed_mask(masks)
+    decoded = tracker.decode(features.top, features, sparse, dense=dense)
+    if decoded.score is None:
+        return Answer(small, logits, tracker.pointer(decoded.tokens[:, 0], None), None)
+    # A mask of a few pixels may have vanished in the square.
+    present = masks.flatten(1).amax(dim=1)  # (n,), 0 or 1
+    score = present * (2 * MASK_LOGIT) - MASK_LOGIT
+    pointer = tracker.pointer(decoded.tokens[:, 0], torch.minimum(decoded.score, score))
+    return Answer(small, logits, pointer, score)
+
+
+# From the frame into the square.
+
+
+def check_geometry(prompt: Prompt) -> None:
+    """Check what can be checked of a prompt before its frame is known.
+
+    Raises:
+        PromptError: When its mask is empty.
+    """
+    if prompt.mask is not None and not np.any(prompt.mask):
+        raise PromptError("the mask prompt is empty; mark at least one pixel of the object.")
+
+
+def check_within(prompt: Prompt, frame_size: tuple[int, int]) -> None:
+    """Check that a prompt fits the frame it is about.
+
+    Args:
+        prompt: Clicks, a box or a mask.
+        frame_size: Height and width in pixels.
+
+    Raises:
+        PromptError: When a click or the box lies outside the frame, or the mask has another size.
+    """
+    height, width = frame_size
+    for x, y in () if prompt.points is None else prompt.points:
+        if not (0 <= x < width and 0 <= y < height):
+            raise PromptError(
+                f"the click at x {x:g}, y {y:g} lies outside the frame; "
+                f"x must be from 0 to {width - 1} and y from 0 to {height - 1}."
+            )
+    if prompt.box is not None:
+        x0, y0, x1, y1 = prompt.box
+        if not (x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height):
+            raise PromptError(
+                f"the box from x {x0:g}, y {y0:g} to x {x1:g}, y {y1:g} reaches outside the frame; "
+                f"x must be from 0 to {width} and y from 0 to {height}."
+            )
+    if prompt.mask is not None and prompt.mask.shape != (height, width):
+        rows, columns = prompt.mask.shape
+        raise PromptError(
+            f"the mask prompt is {columns} x {rows} pixels and the frame {width} x {height}; "
+            "give a mask of the frame's size."
+        )
+
+
+def place_points(prompt: Prompt, placement: Placement) -> tuple[Tensor, Tensor]:
+    """The points of a prompt, corners of the box before the clicks, in pixels of the square.
+
+    Args:
+        prompt: Clicks, a box or both.
+        placement: Where the frame lies in the square.
+
+    Returns:
+        float32 x, y (P, 2) and int64 labels (P,).
+    """
+    points: list[Sequence[float]] = []
+    labels: list[int] = []
+    if prompt.box is not None:
+        points += [prompt.box[:2], prompt.box[2:]]
+        labels += BOX_LABELS
+    if prompt.points is not None:
+        points += prompt.points
+        labels += [1] * len(prompt.points) if prompt.labels is None else prompt.labels
+    down, across = (new / old for new, old in zip(placement.resized, placement.frame_size, strict=True))
+    placed = torch.tensor([(x * across, y * down) for x, y in points], dtype=torch.float32)
+    return placed, torch.tensor(labels, dtype=torch.int64)
+
+
+def place_mask(mask: Any, placement: Placement) -> Tensor:
+    """A mask prompt in the square.
+
+    Args:
+        mask: bool (H, W), at the frame's size.
+        placement: Where the frame lies in the square.
+
+    Returns:
+        float32 (1, S, S), zeros and ones.
+    """
+    placed = torch.from_numpy(np.array(mask, dtype=bool)).float()[None, None]  # (1, 1, H, W)
+    if placement.resized != placement.frame_size:
+        placed = F.interpolate(placed, placement.resized, mode="bilinear", antialias=True, align_corners=False)
+        placed = (placed >= 0.5).float()
+    height, width = placement.resized
+    return F.pad(placed, (0, placement.image_size - width, 0, placement.image_size - height))[0]  # (1, S, S)

@@ -1,0 +1,438 @@
+"""SAMWISE's loop over frames: condition, decode, decide, remember; the tracks hold all that has to be remembered.
+
+The loop does not care what computes its parts: PyTorch modules (``model.py``) or exported graphs.
+Shapes: N tracks of which n are in one group, T frames, C = SAM2's hidden width, g = grid, S = image size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from refervos.errors import PromptError
+from refervos.frames import Placement, letterbox
+from refervos.prompts import Prompt
+from refervos.sam2.correction import STATE_TYPES, correct, keep_last, undo
+from refervos.sam2.memory import MemoryBank, group_by_layout, stack_readings
+from refervos.sam2.prompting import check_geometry, check_within
+from refervos.sam2.tracker import FrameFeatures, gate
+from refervos.samwise.cme import rewrite_memory_mask
+from refervos.samwise.config import SamwiseConfig
+from refervos.samwise.track import AdapterWindows, SamwiseTrack
+from refervos.segmenter import FramePrediction, merge_predictions, order_of
+from refervos.text.encoder import pad_tokens
+from refervos.text.tokenizer import Tokenizer
+
+MEMORY_BUDGET = 2**30
+"""Bytes that the sentences of one batch may take while they are encoded, unless the model is told otherwise."""
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """A clip after early fusion.
+
+    Attributes:
+        features: The feature pyramid of each frame for all N tracks.
+        prompts: For each frame, the prompt tokens of each track (P, C): two padding points, the sentence, perhaps its
+            motion. In clips they are the same for every frame.
+        unbiased_prompts: The same for the memory-free pass.
+    """
+
+    features: list[FrameFeatures]
+    prompts: list[list[Tensor]]
+    unbiased_prompts: list[list[Tensor]]
+
+
+@dataclass
+class TrackedFrame:
+    """One frame of n tracks.
+
+    Attributes:
+        mask_logits: (n, 1, 4g, 4g), gated by the presence at inference.
+        score: Object score logits (n,), or None; at inference calibrated: the logit of the presence.
+        belief: The score by which the memory takes the object to be there (n,), or None.
+        pointer: What the object looks like (n, C).
+        memory_logits: The mask that is remembered (n, 1, S, S).
+        switched: bool (n,), where the CME changed what is remembered.
+        cme_logits: The CME's decision (2,) for each row in which it ran.
+        cme_labels: What it should have been (), in training.
+    """
+
+    mask_logits: Tensor
+    score: Tensor | None
+    belief: Tensor | None
+    pointer: Tensor
+    memory_logits: Tensor
+    switched: Tensor
+    cme_logits: dict[int, Tensor] = field(default_factory=dict)
+    cme_labels: dict[int, Tensor] = field(default_factory=dict)
+
+
+class SamwiseStreamer:
+    """What a session asks of SAMWISE; the parts come from the class that inherits this."""
+
+    config: SamwiseConfig
+    tokenizer: Tokenizer | None
+    tracker: Any  # the functions of Sam2Tracker, from condition to remember
+    cme: Any
+    training: bool
+    compute_dtype: torch.dtype
+    memory_budget: int
+
+    # What the parts must do.
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        raise NotImplementedError
+
+    def inference(self) -> AbstractContextManager[None]:
+        """No gradients, and the precision that the model computes in."""
+        raise NotImplementedError
+
+    def encode_shared(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """What does not depend on the sentence: patch embedding and the first two image stages.
+
+        Args:
+            pixels: Placed frames (V, T, 3, S, S).
+
+        Returns:
+            The outputs of both stages, channels last, (V, T, ...) each; the second not adapted yet.
+        """
+        raise NotImplementedError
+
+    def encode_tracks(
+        self, shared: Sequence[Tensor], ids: Tensor, verbs: Tensor, tracks: Sequence[SamwiseTrack] = ()
+    ) -> ClipFeatures:
+        """The rest of early fusion, for N sentences.
+
+        Args:
+            shared: From ``encode_shared``; V divides N, and the N / V sentences about a video are neighbours.
+            ids: Token ids (N, L), padded on the right.
+            verbs: bool (N, L), tokens that tell motion.
+            tracks: Online, the N tracks, all with windows of the same length; these move on by T frames.
+        """
+        raise NotImplementedError
+
+    # What a session asks.
+
+    @property
+    def clip_length(self) -> int:
+        """Frames that the adapters see at once; online each frame is answered by itself."""
+        return 1 if self.config.time == "online" else self.config.clip_length
+
+    def placement(self, frame_size: tuple[int, int]) -> Placement:
+        """Letterbox: the aspect ratio is kept, zeros to the right and below."""
+        return letterbox(frame_size, self.config.sam2.image_size, self.config.short_side)
+
+    def begin(self, prompt: Prompt) -> SamwiseTrack:
+        """Start a track for a sentence, perhaps with clicks, a box or a mask on the first frame that it is given.
+
+        Raises:
+            PromptError: When the prompt has no expression, or the tokenizer is missing.
+        """
+        track = self.begin_tokens(*self._read(prompt))
+        if prompt.geometric:
+            check_geometry(prompt)
+            track.pending = prompt
+        return track
+
+    def _read(self, prompt: Prompt) -> tuple[list[int], list[bool]]:
+        """A prompt's sentence as token ids and verb marks."""
+        if prompt.expression is None:
+            raise PromptError(
+                f"SAMWISE is asked with a sentence, not with {prompt.description} alone; "
+                "for clicks, boxes and masks without one load a SAM2 checkpoint."
+            )
+        if self.tokenizer is None:
+            raise PromptError(
+                "this model has no tokenizer files, so it cannot read sentences; "
+                "convert the checkpoint again with --tokenizer FOLDER."
+            )
+        return self.tokenizer.encode(
+            prompt.expression,
+            prompt.verbs,
+            find_motion=self.config.motion_prompt,
+            limit=self.config.text.max_tokens,
+        )
+
+    def begin_tokens(self, ids: Sequence[int], verbs: Sequence[bool] | None = None) -> SamwiseTrack:
+        """Start a track from token ids.
+
+        Args:
+            ids: Token ids with start and end tokens, without padding.
+            verbs: Which tokens tell motion, default none.
+        """
+        sam2 = self.config.sam2
+        return SamwiseTrack(
+            ids=torch.tensor(list(ids), dtype=torch.long),
+            verbs=torch.tensor([False] * len(ids) if verbs is None else list(verbs), dtype=torch.bool),
+            memory=MemoryBank(map_limit=sam2.memory_slots - 1, pointer_limit=sam2.pointer_limit - 1),
+            windows=AdapterWindows(len(self.config.hsa_patches), self.config.clip_length - 1),
+        )
+
+    def rename(self, track: SamwiseTrack, prompt: Prompt) -> None:
+        """Ask a running track for something else; what it remembers stays until the CME decides otherwise.
+
+        Raises:
+            PromptError: When the prompt is no sentence.
+        """
+        if prompt.geometric:
+            raise PromptError("a track is renamed with a sentence; correct it with clicks, a box or a mask.")
+        named = self.begin_tokens(*self._read(prompt))
+        track.ids, track.verbs, track.by_hand = named.ids, named.verbs, False
+
+    def restart(self, track: SamwiseTrack) -> None:
+        """Forget all that was seen; the sentence stays."""
+        track.restart()
+
+    def resume(self, track: SamwiseTrack) -> None:
+        """Frames are missing before the next one: the adapters must not take it for the neighbour of the last."""
+        track.windows.clear()
+
+    def correct(self, track: SamwiseTrack, prompt: Prompt, placement: Placement) -> FramePrediction:
+        """Answer the last frame again by clicks, a box or a mask (see ``sam2.correction``).
+
+        From then on the image is encoded without the adapters, and the sentence guides as a prompt: on drawn clips
+        whose sentence had been misread, that kept a mean IoU of 0.70 with the clicked object over the next ten frames,
+        and with the adapters 0.28.
+        """
+        with self.inference():
+            return correct(self.tracker, track, prompt, placement)
+
+    def undo(self, track: SamwiseTrack) -> FramePrediction | None:
+        """Take the last correction back (see ``sam2.correction.undo``)."""
+        return undo(track)
+
+    @property
+    def state_types(self) -> tuple[type, ...]:
+        """The classes that a track is made of."""
+        return (SamwiseTrack, AdapterWindows, *STATE_TYPES)
+
+    def segment_clip(
+        self, pixels: Tensor, tracks: Sequence[SamwiseTrack], placements: Sequence[Placement]
+    ) -> Iterator[FramePrediction]:
+        """Segment consecutive frames of one video; in clips the adapters see them together (see ``Segmenter``).
+
+        Tracks go through in batches that fit ``memory_budget``; a single batch is answered frame by frame.
+
+        Raises:
+            PromptError: At once, before any track has moved, when a new track's click or box lies outside the first
+                frame or its mask has another size.
+        """
+        for track in tracks:
+            if track.pending is not None:
+                check_within(track.pending, placements[0].frame_size)
+        return self._segment(pixels, tracks, placements)
+
+    def _segment(
+        self, pixels: Tensor, tracks: Sequence[SamwiseTrack], placements: Sequence[Placement]
+    ) -> Iterator[FramePrediction]:
+        with self.inference():
+            if self.config.protocol == "published" and len(pixels) == 1:
+                for track in tracks:  # the released loop takes a one-frame clip for an image
+                    track.restart()
+            shared = self.encode_shared(pixels.unsqueeze(0))
+        batches = self._batches(tracks, len(pixels))
+        runs = [
+            self._segment_batch(pixels, shared, [tracks[index] for index in members], placements) for members in batches
+        ]
+        if len(runs) == 1:
+            yield from runs[0]
+            return
+        answers = [list(run) for run in runs]  # one batch after the other, so that one at a time takes memory
+        for parts in zip(*answers, strict=True):
+            yield merge_predictions(batches, parts)
+
+    def _segment_batch(
+        self,
+        pixels: Tensor,
+        shared: Sequence[Tensor],
+        tracks: Sequence[SamwiseTrack],
+        placements: Sequence[Placement],
+    ) -> Iterator[FramePrediction]:
+        with self.inference():
+            clip = self.encode_tracks(shared, *self.text_batch(tracks), tracks)
+        for time, placement in enumerate(placements):
+            with self.inference():  # not around the yield: it would stay on in the caller's code
+                frame = self.track_frame(clip, time, tracks)
+                prediction = FramePrediction(frame.mask_logits[:, 0], frame.score, frame.switched)
+                keep_last(tracks, pixels[time], prediction)
+                for row, track in enumerate(tracks):
+                    if track.pending is not None:
+                        answer = correct(self.tracker, track, track.pending, placement)
+                        track.pending = track.before = None
+                        prediction.mask_logits[row] = answer.mask_logits[0]
+                        if prediction.score is not None and answer.score is not None:
+                            prediction.score[row] = answer.score[0]
+            yield prediction
+
+    def _batches(self, tracks: Sequence[SamwiseTrack], frames: int) -> list[list[int]]:
+        """Cut the tracks into batches that fit the memory budget; online, each of tracks with equal windows."""
+        sam2 = self.config.sam2
+        cells = (sam2.image_size // 8) ** 2
+        # At the first adapter: the image tokens, what is added to them, and what the adapter makes of them.
+        channels = 3 * sam2.stage_widths[1] + 2 * self.config.adapter_width
+        size = max(1, self.memory_budget // (frames * cells * channels * self.compute_dtype.itemsize))
+        groups: dict[int, list[int]] = {}
+        for index, track in enumerate(tracks):
+            groups.setdefault(track.windows.length, []).append(index)
+        return [members[start : start + size] for members in groups.values() for start in range(0, len(members), size)]
+
+    def text_batch(self, tracks: Sequence[SamwiseTrack]) -> tuple[Tensor, Tensor]:
+        """Token ids and verb marks of N tracks, (N, L) each, padded on the right, on the model's device."""
+        ids = pad_tokens([track.ids for track in tracks], self.config.text.pad)
+        verbs = torch.nn.utils.rnn.pad_sequence([track.verbs for track in tracks], batch_first=True)
+        return ids.to(self.device), verbs.to(self.device)
+
+    # The loop over frames.
+
+    def track_frame(self, clip: ClipFeatures, time: int, tracks: Sequence[SamwiseTrack]) -> TrackedFrame:
+        """Condition, decode, decide and remember one frame; the tracks move on by one.
+
+        Tracks that remember equally many frames are one batch.
+
+        Args:
+            clip: The clip's features.
+            time: Which frame of the clip.
+            tracks: The N tracks.
+
+        Returns:
+            The frame for all N tracks, in their order.
+        """
+        features = clip.features[time]
+        readings = [track.memory.read(track.frame) for track in tracks]
+        prompts, unbiased_prompts = clip.prompts[time], clip.unbiased_prompts[time]
+        groups = group_by_layout(readings, [len(prompt) for prompt in prompts])
+        frames = []
+        for members in groups:
+            mine = features if len(members) == len(tracks) else features.take(members)
+            group = [tracks[index] for index in members]
+            asked = torch.stack([prompts[index] for index in members])  # (n, P, C)
+            conditioned = self.tracker.condition(mine.top, stack_readings([readings[index] for index in members]))
+            frame = self._decode(conditioned, mine, asked)
+            unbiased = torch.stack([unbiased_prompts[index] for index in members])
+            self._decide(frame, mine, unbiased, group)
+            self._remember(frame, mine, group)
+            frames.append(frame)
+        return frames[0] if len(frames) == 1 else _merge(groups, frames)
+
+    def _decode(self, conditioned: Tensor, features: FrameFeatures, prompts: Tensor) -> TrackedFrame:
+        decoded = self.tracker.decode(conditioned, features, prompts)
+        # Calibrated and gated at inference only, so that training sees where an object was missed.
+        score = belief = decoded.score
+        shown = remembered = decoded.mask_logits
+        if not self.training:
+            score, certain = self.calibrated(decoded.score)
+            belief = decoded.score if self.config.memory_policy == "published" else certain
+            shown, remembered = gate(decoded.mask_logits, certain), gate(decoded.mask_logits, belief)
+        return TrackedFrame(
+            mask_logits=shown,
+            score=score,
+            belief=belief,
+            pointer=self.tracker.pointer(decoded.tokens[:, 0], belief),
+            memory_logits=self.tracker.upsample(remembered),
+            switched=torch.zeros(len(shown), dtype=torch.bool, device=shown.device),
+        )
+
+    def calibrated(self, score: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """What object scores (n,) say of presence.
+
+        Returns:
+            The logit of the presence, and by how much that is above the threshold's, (n,) each.
+        """
+        if score is None:
+            return None, None
+        exact = score.to(torch.promote_types(score.dtype, torch.float32))
+        presence = exact * self.config.presence_scale + self.config.presence_shift
+        threshold = self.config.presence_threshold
+        return presence, presence - math.log(threshold / (1 - threshold))
+
+    def due(self, track: SamwiseTrack) -> bool:
+        """Whether the CME looks at this track's current frame."""
+        window = self.config.cme_window
+        return self.config.cme and track.frame > window and track.frame - track.last_switch >= window - 1
+
+    def _decide(
+        self, frame: TrackedFrame, features: FrameFeatures, prompts: Tensor, tracks: Sequence[SamwiseTrack]
+    ) -> None:
+        """Where the sentence now points elsewhere, change what is remembered (SAMWISE paper, 3.3).
+
+        The memory-free pass stops after the decoder's first layer unless it is needed. As published, the mask and the
+        pointer of this frame stay, and the other object is added to the mask that goes into memory. With the memory
+        policy ``switch`` the frame's answer becomes the memory-free one, and what was remembered is forgotten.
+        """
+        due = [row for row, track in enumerate(tracks) if self.due(track)]
+        if not due:
+            return
+        unbiased = self.tracker.without_memory(features.top[due])
+        logits = self.cme(frame.pointer[due], self.tracker.early_token(unbiased, prompts[due]))  # (due, 2)
+        frame.cme_logits = dict(zip(due, logits, strict=True))
+        always = self.config.cme_decision == "always"
+        fired = list(range(len(due))) if always else (logits[:, 1] > logits[:, 0]).nonzero()[:, 0].tolist()
+        if not fired:
+            return
+        rows = [due[index] for index in fired]
+        again = self._decode(unbiased[fired], features.take(rows), prompts[rows])
+        for index, row in enumerate(rows):
+            seen = again.belief is None or bool(again.belief[index] > 0)
+            if not seen and self.config.protocol != "published":
+                continue  # there is nothing to switch to
+            if self.config.memory_policy == "switch":
+                tracks[row].memory.clear()
+                frame.mask_logits[row] = again.mask_logits[index]
+                frame.pointer[row] = again.pointer[index]
+                frame.memory_logits[row] = again.memory_logits[index]
+                for before, after in ((frame.score, again.score), (frame.belief, again.belief)):
+                    if before is not None and after is not None:
+                        before[row] = after[index]
+            else:
+                frame.memory_logits[row] = rewrite_memory_mask(
+                    frame.memory_logits[row], again.memory_logits[index], self.config.switch_memory
+                )
+            frame.switched[row] = True
+            tracks[row].last_switch = tracks[row].frame
+
+    def _remember(self, frame: TrackedFrame, features: FrameFeatures, tracks: Sequence[SamwiseTrack]) -> None:
+        """Write the frame into the memories, as far as the policy lets it; the tracks move on."""
+        maps = self.tracker.remember(features.top, frame.memory_logits, frame.belief)  # (n, 64, g, g)
+        gated = self.config.memory_policy != "published" and not self.training
+        written = (frame.belief > 0) | frame.switched if gated and frame.belief is not None else None
+        for row, track in enumerate(tracks):
+            if written is None or bool(written[row]):
+                track.memory.store(track.frame, maps[row], frame.pointer[row])
+            track.frame += 1
+
+
+def _merge(groups: Sequence[Sequence[int]], frames: Sequence[TrackedFrame]) -> TrackedFrame:
+    """Put the frames of groups of tracks back together, in the tracks' order.
+
+    Args:
+        groups: The tracks of each group.
+        frames: Each group's frame, its rows in that order.
+
+    Returns:
+        One frame.
+    """
+
+    def in_order(tensors: list[Tensor]) -> Tensor:
+        return torch.cat(tensors)[order_of(groups).to(tensors[0].device)]
+
+    scores = [frame.score for frame in frames if frame.score is not None]
+    beliefs = [frame.belief for frame in frames if frame.belief is not None]
+    return TrackedFrame(
+        mask_logits=in_order([frame.mask_logits for frame in frames]),
+        score=in_order(scores) if scores else None,
+        belief=in_order(beliefs) if beliefs else None,
+        pointer=in_order([frame.pointer for frame in frames]),
+        memory_logits=in_order([frame.memory_logits for frame in frames]),
+        switched=in_order([frame.switched for frame in frames]),
+        cme_logits={m[row]: v for m, frame in zip(groups, frames, strict=True) for row, v in frame.cme_logits.items()},
+        cme_labels={m[row]: v for m, frame in zip(groups, frames, strict=True) for row, v in frame.cme_labels.items()},
+    )

@@ -1,0 +1,323 @@
+"""State on disk: a tree of plain values and tensors in one safetensors file, read back without executing anything.
+
+The tensors are numbered; the tree is JSON in the file's metadata. There, what JSON has itself stands for itself, and
+everything else is an object that names its kind:
+
+    {"tuple": [...]}    {"deque": [...], "maxlen": 6}    {"dict": [[key, value], ...]}    {"float": "7ff0000000000000"}
+    {"tensor": 3}       {"tensor": 3, "order": [1, 2, 0]}       {"array": 4}
+    {"dataclass": "MemoryMap", "fields": {"frame": 7, "features": {"tensor": 5}}}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import struct
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from refervos.errors import StateError, VideoError
+
+FORMAT = 1
+"""Version of the format, in every file."""
+
+_DEEPEST = 64
+"""Levels of nesting. State is about ten deep; what is deeper holds itself or was made to break the reader."""
+
+_TYPES = frozenset(
+    {
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8),
+        *(torch.complex64, torch.bool),
+    }
+)
+"""What safetensors can hold."""
+
+_STATE, _DIGEST = "refervos_state", "refervos_sha256"
+_BEGINNING = b'{"__metadata__":{"refervos_'
+"""What follows the eight bytes of length at the beginning of a file."""
+
+
+def save_state(path: str | os.PathLike[str], value: Any, *, kind: str, about: Mapping[str, str]) -> None:
+    """Write state to a file: complete, or not at all.
+
+    The state is made of dataclasses (all their fields, also those that ``__init__`` does not take), lists, tuples,
+    deques, dicts with integers or strings for keys, None, booleans, integers, floats (every bit), strings, tensors and
+    NumPy arrays. String enums and NumPy's numbers come back as plain ones. A tensor is stored once however often it
+    occurs, and comes back as one; of a view, only what it shows is stored. Tensors keep the order of their axes in
+    memory, because results can depend on it in the last bit.
+
+    Args:
+        path: The file; an old one of that name is replaced.
+        value: The state; not changed.
+        kind: What it is, such as "session"; ``load_state`` asks for it.
+        about: What a reader must know before using it, such as which model it belongs to.
+
+    Raises:
+        StateError: When something in it is of another type, or the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    from refervos.video.outputs import write_whole
+
+    writer = _Writer()
+    tree = writer.encode(value, "the state", 0)
+    text = json.dumps({"format": FORMAT, "kind": kind, "about": dict(about), "tree": tree}, allow_nan=False)
+    try:
+        write_whole(Path(path), save(writer.tensors, {_STATE: text, _DIGEST: _digest(text, writer.tensors)}))
+    except VideoError as error:
+        raise StateError(str(error)) from error
+
+
+def load_state(
+    path: str | os.PathLike[str], types: Sequence[type], *, kind: str, device: str | torch.device
+) -> tuple[Any, dict[str, str]]:
+    """Read state from a file.
+
+    Objects are made without calling ``__init__`` or ``__post_init__``: they have the fields they were saved with.
+
+    Args:
+        path: What ``save_state`` wrote.
+        types: The dataclasses that may occur, with distinct names.
+        kind: What the state must be.
+        device: Where its tensors go. Arrays are always in main memory.
+
+    Returns:
+        The state, and what was said about it.
+
+    Raises:
+        StateError: When the file is missing, damaged or something else, holds another kind of state or a type that is
+            not listed, or was written by a version whose format or classes differ.
+    """
+    path = Path(path)
+    text, digest, tensors = _read(path)
+    try:
+        content = json.loads(text, parse_constant=_no_constant)
+        version, found, about, tree = (content[name] for name in ("format", "kind", "about", "tree"))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path) from error
+    if isinstance(version, int) and version > FORMAT:
+        raise StateError(
+            f"'{path}' has format {version} of saved state and this version of refervos reads up to {FORMAT}; "
+            "update refervos."
+        )
+    if digest != _digest(text, tensors) or version != FORMAT or not isinstance(about, dict):
+        raise _damaged(path)
+    if found != kind:
+        raise StateError(f"'{path}' holds the state of a {str(found)[:80]}; the state of a {kind} is needed.")
+    reader = _Reader(path, {cls.__name__: cls for cls in types}, tensors, torch.device(device))
+    try:
+        return reader.decode(tree), {str(name): str(said) for name, said in about.items()}
+    except (ValueError, TypeError, LookupError, OverflowError, struct.error) as error:
+        raise _damaged(path) from error
+
+
+@dataclass
+class _Writer:
+    """Turns values into JSON and collects the tensors on the way."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # by number
+    numbers: dict[int, int] = field(default_factory=dict)  # of a tensor or array by its identity
+
+    def encode(self, value: Any, where: str, depth: int) -> Any:
+        """What stands for a value in the tree; ``where`` it is, for errors."""
+        if depth > _DEEPEST:
+            raise StateError(f"{where[:80]}... is nested too deeply to be saved; does something hold itself?")
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, float) and not math.isfinite(value):
+            return {"float": struct.pack(">d", value).hex()}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, Tensor):
+            return self._tensor(value, where)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {
+                entry.name: self.encode(getattr(value, entry.name), f"{where}.{entry.name}", depth + 1)
+                for entry in dataclasses.fields(value)
+            }
+            return {"dataclass": type(value).__name__, "fields": fields}
+        # Of the others, subclasses would come back as something else.
+        if type(value) is np.ndarray:
+            return self._array(value, where)
+        if type(value) in (list, tuple, deque):
+            items = [self.encode(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
+            if type(value) is deque:
+                return {"deque": items, "maxlen": value.maxlen}
+            return items if type(value) is list else {"tuple": items}
+        if type(value) is dict and all(_is_key(key) for key in value):
+            return {"dict": [[key, self.encode(item, f"{where}[{key!r}]", depth + 1)] for key, item in value.items()]}
+        raise StateError(
+            f"{where} is a {type(value).__name__}{' with other keys' if type(value) is dict else ''}; dataclasses, "
+            "lists, tuples, deques, dicts by integer or string, plain values, tensors and arrays can be saved."
+        )
+
+    def _tensor(self, value: Tensor, where: str) -> dict[str, Any]:
+        strides = value.stride()
+        order = sorted(range(value.ndim), key=lambda axis: -strides[axis])  # of the axes in memory, outermost first
+        number = self._number(value, lambda: value.detach().permute(order), where)
+        return {"tensor": number} if order == list(range(value.ndim)) else {"tensor": number, "order": order}
+
+    def _array(self, value: np.ndarray[Any, Any], where: str) -> dict[str, Any]:
+        def as_tensor() -> Tensor:
+            return torch.from_numpy(np.array(value, order="C"))  # raises TypeError for text, objects, records, ...
+
+        return {"array": self._number(value, as_tensor, where)}
+
+    def _number(self, value: Any, as_tensor: Callable[[], Tensor], where: str) -> int:
+        """The number of a tensor or array, which is new the first time that it is met."""
+        if id(value) not in self.numbers:
+            try:
+                # A copy of its own: safetensors refuses shared storage.
+                tensor = as_tensor().cpu().clone(memory_format=torch.contiguous_format)
+                if tensor.dtype not in _TYPES:
+                    raise TypeError(tensor.dtype)
+            except (TypeError, RuntimeError) as error:  # sparse, quantised or meta tensors are RuntimeErrors
+                raise StateError(
+                    f"{where} is a {type(value).__name__} of type {value.dtype}, which cannot be saved; "
+                    "dense ones of numbers or booleans can."
+                ) from error
+            self.numbers[id(value)] = len(self.tensors)
+            self.tensors[str(self.numbers[id(value)])] = tensor
+        return self.numbers[id(value)]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Turns JSON back into values."""
+
+    path: Path
+    types: Mapping[str, type]
+    stored: Mapping[str, Tensor]
+    device: torch.device
+    tensors: dict[int, Tensor] = field(default_factory=dict)  # made so far, each once
+    arrays: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict)
+
+    def decode(self, node: Any, depth: int = 0) -> Any:
+        """The value that a part of the tree stands for; what stands for none raises an ordinary error."""
+        if depth > _DEEPEST:
+            raise ValueError("nested too deeply")
+        match node:
+            case None | bool() | int() | float() | str():
+                return node
+            case list():
+                return self._decode_all(node, depth)
+            case {"tuple": list(items)}:
+                return tuple(self._decode_all(items, depth))
+            case {"deque": list(items), "maxlen": limit}:
+                return deque(self._decode_all(items, depth), maxlen=limit)
+            case {"dict": list(items)}:
+                return {_key(key): self.decode(item, depth + 1) for key, item in items}
+            case {"float": str(bits)}:
+                return struct.unpack(">d", bytes.fromhex(bits))[0]
+            case {"tensor": int(number)}:
+                return self._tensor(number, node.get("order"))
+            case {"array": int(number)}:
+                if number not in self.arrays:
+                    self.arrays[number] = self.stored[str(number)].numpy()
+                return self.arrays[number]
+            case {"dataclass": str(name), "fields": dict(fields)}:
+                return self._object(name, fields, depth)
+        raise ValueError("unknown kind of value")
+
+    def _decode_all(self, items: list[Any], depth: int) -> list[Any]:
+        return [self.decode(item, depth + 1) for item in items]
+
+    def _tensor(self, number: int, order: list[int] | None) -> Tensor:
+        if number not in self.tensors:
+            tensor = self.stored[str(number)]
+            if order is not None:
+                back = sorted(range(tensor.ndim), key=lambda axis: order[axis])
+                if [order[axis] for axis in back] != list(range(len(order))):
+                    raise ValueError("no order of axes")
+                tensor = tensor.permute(back)
+            self.tensors[number] = tensor.to(self.device)
+        return self.tensors[number]
+
+    def _object(self, name: str, fields: dict[str, Any], depth: int) -> Any:
+        if name not in self.types:
+            raise StateError(
+                f"'{self.path}' holds a {name[:80]}, which has no place in this state; "
+                f"{', '.join(sorted(self.types))} can be in it."
+            )
+        cls = self.types[name]
+        expected = {entry.name for entry in dataclasses.fields(cls)}
+        if expected != set(fields):
+            lacking, unknown = sorted(expected - set(fields)), sorted(set(fields) - expected)
+            differences = [
+                f"{words} {', '.join(names)[:80]}"
+                for words, names in (("lacks", lacking), ("has the unknown", unknown))
+                if names
+            ]
+            raise StateError(
+                f"'{self.path}' was saved by another version of refervos: its {name} {' and '.join(differences)}; "
+                "save the state again with this version."
+            )
+        made: Any = object.__new__(cls)
+        for field_name, node in fields.items():
+            object.__setattr__(made, field_name, self.decode(node, depth + 1))  # frozen classes too
+        return made
+
+
+def _read(path: Path) -> tuple[str, str, dict[str, Tensor]]:
+    """The JSON text, the digest and the tensors by number; nothing is believed yet.
+
+    Raises:
+        StateError: When the file is missing, another kind of file or incomplete.
+    """
+    from safetensors import safe_open
+
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(8 + len(_BEGINNING))[8:]
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StateError(f"'{path}' cannot be read ({reason}); give a file of saved state.") from error
+    if beginning != _BEGINNING:
+        raise StateError(f"'{path}' is not a file of saved state; give one that was saved by refervos.")
+    try:
+        with safe_open(path, framework="pt") as content:
+            metadata = content.metadata()
+            # Copies: what is read stays mapped to the file, which may be written anew.
+            tensors = {name: content.get_tensor(name).clone() for name in content.keys()}  # noqa: SIM118
+        return metadata[_STATE], metadata[_DIGEST], tensors
+    except Exception as error:  # whatever the library makes of a broken file
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> StateError:
+    return StateError(f"'{path}' is damaged or incomplete; its state cannot be restored.")
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of everything that is saved."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _is_key(key: Any) -> bool:
+    return isinstance(key, (int, str)) and not isinstance(key, bool)
+
+
+def _key(key: Any) -> Any:
+    if not _is_key(key):
+        raise ValueError("no key")
+    return key
+
+
+def _no_constant(name: str) -> NoReturn:
+    """JSON has no NaN and no Infinity."""
+    raise ValueError(name)

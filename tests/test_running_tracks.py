@@ -1,0 +1,318 @@
+"""What is done to a running stream: corrections, undo, renaming, cuts, repeats, gaps, saving and restoring."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from refervos import Prompt, Segmentation, load
+from refervos.errors import ConfigError, PromptError, StateError
+from refervos.samwise.model import Samwise
+from refervos.session import Session
+from refervos.worlds import Clip
+from refervos.worlds.benchmark import diagnostic_case
+from scenes import CAPTION, SHORT_CAPTION, bytes_kept, micro_model, scene, session_of
+
+MODES = ("clip", "online")
+
+
+@pytest.fixture(scope="module")
+def miniature() -> Samwise:
+    model = load("miniature", device="cpu")
+    assert isinstance(model, Samwise)
+    return model
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one & other).sum() / max(1, (one | other).sum()))
+
+
+def two_objects() -> tuple[Clip, int, int, str]:
+    """A clip, two of its objects that show throughout, and a sentence about the first of them."""
+    for index in range(60):
+        case = diagnostic_case("appearance", index)
+        if len(case.referral.targets) != 1:
+            continue
+        target = case.referral.targets[0]
+        areas = case.clip.masks.sum(axis=(2, 3)).min(axis=1)  # (K,)
+        for other in np.argsort(-areas):
+            if other != target and areas[other] > 500 and areas[target] > 500:
+                return case.clip, target, int(other), case.referral.text
+    raise AssertionError("no such clip")
+
+
+def centre(mask: np.ndarray) -> tuple[float, float]:
+    """A pixel of the mask, x and y, nearest to its middle."""
+    rows, columns = np.nonzero(mask)
+    nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
+    return float(columns[nearest]), float(rows[nearest])
+
+
+@pytest.mark.parametrize("how", ["click", "box", "mask"])
+@pytest.mark.parametrize("time", MODES)
+def test_a_correction_moves_the_track_to_the_object_that_the_user_means(time: str, how: str) -> None:
+    model = load("miniature", device="cpu", time=time)
+    clip, target, other, text = two_objects()
+    session = model.open(text)
+    before = [session.step(frame) for frame in clip.frames[:8]][-1]
+    assert overlap(before.masks[0], clip.masks[target, 7]) > 0.5
+    truth = clip.masks[other, 7]
+    rows, columns = np.nonzero(truth)
+    ways: dict[str, dict[str, Any]] = {
+        "click": {"points": [centre(truth)]},
+        "box": {"box": [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]},
+        "mask": {"mask": truth},
+    }
+    corrected = session.correct(0, **ways[how])
+    assert corrected.frame_index == 7
+    assert overlap(corrected.masks[0], truth) > 0.6
+    after = [session.step(frame) for frame in clip.frames[8:14]]
+    assert after[0].frame_index == 8
+    assert np.mean([overlap(a.masks[0], clip.masks[other, 8 + k]) for k, a in enumerate(after)]) > 0.5
+
+
+@pytest.mark.parametrize("time", MODES)
+def test_undo_on_the_same_frame_is_as_if_nothing_had_been_said(time: str) -> None:
+    model = micro_model(time=time)
+    frames = scene(8)
+    plain, corrected = session_of(model, [CAPTION, SHORT_CAPTION]), session_of(model, [CAPTION, SHORT_CAPTION])
+    for frame in frames[:5]:
+        before = plain.step(frame)
+        corrected.step(frame)
+    changed = corrected.correct(1, points=[(100, 20)])
+    assert not np.array_equal(changed.logits[1], before.logits[1])  # type: ignore[index]
+    assert np.array_equal(changed.logits[0], before.logits[0])  # type: ignore[index]
+    back = corrected.undo(1)
+    assert back is not None
+    assert np.array_equal(back.logits, before.logits)  # type: ignore[arg-type]
+    for frame in frames[5:]:
+        assert np.array_equal(corrected.step(frame).logits, plain.step(frame).logits)  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="no correction"):
+        corrected.undo(1)
+
+
+def test_a_later_undo_forgets_the_corrected_frame() -> None:
+    model = micro_model()
+    session = session_of(model, [CAPTION])
+    frames = scene(6)
+    for frame in frames[:3]:
+        session.step(frame)
+    session.correct(0, box=(20, 20, 60, 60))
+    session.step(frames[3])
+    memory = session._tracks[0].state.memory
+    assert [kept.frame for kept in memory.conditioning_maps] == [2]
+    assert 2 not in [kept.frame for kept in memory.maps]
+    assert session.undo(0) is None
+    assert not memory.conditioning_maps
+    assert not memory.conditioning_pointers
+
+
+def test_the_sentence_goes_on_guiding_a_corrected_track() -> None:
+    """Two tracks with the same correction and different sentences get the same answer, and other answers afterwards."""
+    session = session_of(micro_model(), [CAPTION, SHORT_CAPTION])
+    frames = scene(4)
+    for frame in frames[:3]:
+        session.step(frame)
+    session.correct(0, points=[(50, 40)])
+    both = logits([session.correct(1, points=[(50, 40)])])[0]
+    assert np.array_equal(both[0], both[1])
+    after = logits([session.step(frames[3])])[0]
+    assert not np.allclose(after[0], after[1], atol=1e-3)
+
+
+def test_a_sentence_may_come_with_a_click(miniature: Samwise) -> None:
+    """Where the sentence fits two objects, a click on the first frame says which."""
+    clip, target, other, _ = two_objects()
+    found = []
+    for wanted in (target, other):
+        session = miniature.open([Prompt("the shape", points=[centre(clip.masks[wanted, 0])])])
+        found.append(overlap(session.step(clip.frames[0]).masks[0], clip.masks[wanted, 0]))
+    assert min(found) > 0.5
+    with pytest.raises(PromptError, match="outside the frame"):
+        miniature.open([Prompt("the shape", points=[(500, 3)])]).step(clip.frames[0])
+
+
+def test_corrections_do_not_pile_up() -> None:
+    session = session_of(micro_model(), [CAPTION])
+    kept = []
+    for frame in scene(14):
+        session.step(frame)
+        session.correct(0, box=(20, 20, 60, 60))
+        kept.append(bytes_kept(session))
+    assert len(session._tracks[0].state.memory.conditioning_maps) == 4
+    assert kept[-1] == kept[-5]
+
+
+def test_bad_corrections() -> None:
+    session = session_of(micro_model(), [CAPTION])
+    with pytest.raises(PromptError, match="before the first frame"):
+        session.correct(0, points=[(1, 1)])
+    session.step(scene(1)[0])
+    with pytest.raises(PromptError, match="outside the frame"):
+        session.correct(0, points=[(128, 1)])
+    with pytest.raises(PromptError, match="no track 7"):
+        session.correct(7, points=[(1, 1)])
+    with pytest.raises(PromptError, match="prompt is empty"):
+        session.correct(0)
+    with pytest.raises(PromptError, match="mask prompt is empty"):
+        session.correct(0, mask=np.zeros((96, 128), bool))
+
+
+def test_renaming_asks_for_something_else_and_keeps_the_number(miniature: Samwise) -> None:
+    clip, _, _, text = two_objects()
+    session = miniature.open(text)
+    session.step(clip.frames[0])
+    session.rename(0, "the red circle")
+    assert session.expressions == {0: "the red circle"}
+    renamed = session.step(clip.frames[1])
+    assert renamed.expressions == ("the red circle",)
+    kept = miniature.open(text)
+    kept.step(clip.frames[0])
+    assert not np.array_equal(renamed.presence, kept.step(clip.frames[1]).presence)
+    with pytest.raises(PromptError, match="renamed with a sentence"):
+        session.rename(0, Prompt("x", points=[(1, 1)]))
+
+
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_a_cut_makes_every_track_forget(at_once: int) -> None:
+    """After the cut the answers are those of a session that begins there."""
+    model = micro_model(time="online")
+    clips = [diagnostic_case("appearance", index).clip.frames[:6] for index in (0, 5)]
+    frames = [frame for clip in clips for frame in clip]
+    session = Session(model, keep_logits=True, on_cut="forget")
+    ignoring = session_of(model, [CAPTION])
+    session._state.tracks.update(session_of(model, [CAPTION])._state.tracks)
+    answers = list(session.stream(frames, at_once))
+    assert [answer.cut for answer in answers] == [False] * 6 + [True] + [False] * 5
+    assert session.counts.cuts == 1
+    fresh = list(session_of(model, [CAPTION]).stream(clips[1], at_once))
+    assert logits(answers[6:]) == pytest.approx(logits(fresh), abs=1e-3)
+    assert not np.allclose(logits(list(ignoring.stream(frames, at_once)))[6:], logits(fresh), atol=1e-3)
+
+
+def logits(answers: list[Segmentation]) -> np.ndarray:
+    return np.stack([answer.logits for answer in answers if answer.logits is not None])
+
+
+def test_a_repeated_frame_gets_the_same_answer_and_no_place_in_memory() -> None:
+    model = micro_model(time="online")
+    frames = scene(4)
+    doubled = [frames[0], frames[1], frames[1], frames[1], frames[2], frames[3]]
+    session = Session(model, keep_logits=True, on_repeat="reuse")
+    session._state.tracks.update(session_of(model, [CAPTION])._state.tracks)
+    answers = list(session.stream(doubled, 3))
+    assert [answer.repeated for answer in answers] == [False, False, True, True, False, False]
+    assert [answer.frame_index for answer in answers] == list(range(6))
+    assert session.counts.repeats == 2
+    once = list(session_of(model, [CAPTION]).stream(frames, 1))
+    unique = [answers[k] for k in (0, 1, 4, 5)]
+    np.testing.assert_allclose(logits(unique), logits(once), atol=1e-3)
+    assert np.array_equal(logits(answers[1:2]), logits(answers[2:3]))
+
+
+def test_a_repeated_frame_is_answered_when_a_track_is_new() -> None:
+    session = Session(micro_model(), keep_logits=True, on_repeat="reuse")
+    session._state.tracks.update(session_of(micro_model(), [CAPTION])._state.tracks)
+    frame = scene(1)[0]
+    session.step(frame)
+    session._state.tracks[5] = session_of(micro_model(), [SHORT_CAPTION])._state.tracks[0]
+    assert session.step(frame).masks.shape[0] == 2
+
+
+def test_after_a_gap_the_adapters_do_not_look_back() -> None:
+    model = micro_model(time="online")
+    session = session_of(model, [CAPTION])
+    for frame in scene(3):
+        session.step(frame)
+    windows = session._tracks[0].state.windows
+    assert windows.length == 3
+    session.note_gap()
+    assert windows.length == 0
+    assert session.counts.gaps == 1
+    assert session._tracks[0].state.memory.maps
+
+
+def test_policies_are_checked() -> None:
+    with pytest.raises(ConfigError, match="on_cut is 'panic'"):
+        micro_model().open(on_cut="panic")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="on_repeat is 'skip'"):
+        micro_model().open(on_repeat="skip")  # type: ignore[arg-type]
+
+
+CONTINUE = """
+import sys
+import numpy as np
+from refervos import load
+from refervos.session import Session
+path, frames, out, time = sys.argv[1:]
+session = Session.restore(path, load("miniature", device="cpu", time=time))
+answers = [session.step(frame) for frame in np.load(frames)]
+np.savez(out, masks=np.stack([a.masks for a in answers]), presence=np.stack([a.presence for a in answers]),
+         index=[a.frame_index for a in answers])
+"""
+
+
+@pytest.mark.parametrize("time", MODES)
+def test_a_session_goes_on_in_another_process_with_identical_masks(time: str, tmp_path: Path) -> None:
+    model = load("miniature", device="cpu", time=time)
+    clip, _, other, text = two_objects()
+    session = model.open([text, "the red circle"], on_cut="forget", on_repeat="reuse")
+    for frame in clip.frames[:9]:
+        session.step(frame)
+    session.correct(1, points=[centre(clip.masks[other, 8])])
+    session.save(tmp_path / "session.refervos")
+    np.save(tmp_path / "frames.npy", clip.frames[9:16])
+    command = [sys.executable, "-c", CONTINUE, "session.refervos", "frames.npy", "out.npz", time]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    found = np.load(tmp_path / "out.npz")
+    here = [session.step(frame) for frame in clip.frames[9:16]]
+    assert np.array_equal(found["masks"], np.stack([answer.masks for answer in here]))
+    assert np.array_equal(found["presence"], np.stack([answer.presence for answer in here]))
+    assert found["index"].tolist() == list(range(9, 16))
+
+
+def test_a_restored_session_can_be_corrected_undone_and_added_to(miniature: Samwise, tmp_path: Path) -> None:
+    clip, _, other, text = two_objects()
+    session = miniature.open(text, keep_logits=True)
+    for frame in clip.frames[:4]:
+        session.step(frame)
+    session.correct(0, points=[centre(clip.masks[other, 3])])
+    session.save(tmp_path / "s")
+    again = miniature.restore(tmp_path / "s")
+    assert again.expressions == session.expressions
+    for one in (session, again):
+        one.add("the blue star")
+    ours, theirs = session.undo(0), again.undo(0)
+    assert ours is not None
+    assert theirs is not None
+    assert np.array_equal(ours.logits, theirs.logits)  # type: ignore[arg-type]
+    assert np.array_equal(session.step(clip.frames[4]).logits, again.step(clip.frames[4]).logits)  # type: ignore[arg-type]
+
+
+def test_a_session_is_not_restored_on_another_model(miniature: Samwise, tmp_path: Path) -> None:
+    session = miniature.open("the red circle")
+    session.save(tmp_path / "s")
+    with pytest.raises(StateError, match="another model"):
+        Session.restore(tmp_path / "s", load("miniature", device="cpu", cme_window=7))
+    (tmp_path / "s").write_bytes((tmp_path / "s").read_bytes()[:-40])
+    with pytest.raises(StateError):
+        miniature.restore(tmp_path / "s")
+
+
+def test_presence_is_calibrated_and_decides_what_is_shown() -> None:
+    """A shift of the logit changes presence accordingly, and no mask is shown where it is below one half."""
+    frames = scene(3)
+    plain = session_of(micro_model(), [CAPTION]).step(frames[0])
+    shifted_model = micro_model(presence_scale=0.5, presence_shift=-30.0)
+    shifted = session_of(shifted_model, [CAPTION]).step(frames[0])
+    logit = np.log(plain.presence / (1 - plain.presence))
+    assert logit > 0
+    assert plain.masks.any()
+    assert torch.sigmoid(torch.tensor(0.5 * logit - 30.0)).numpy() == pytest.approx(shifted.presence, rel=1e-3)
+    assert not shifted.masks.any()
