@@ -34,8 +34,11 @@ ALLOWED = {
     "segmenter": BASE | {"frames", "prompts"},
     "session": BASE | {"frames", "prompts", "segmenter", "frame_changes", "state_files"},
     "pretrained": BASE | {"prompts", "session", "segmenter", "weights"},
-    "sam2": BASE | {"frames", "prompts", "segmenter", "pretrained", "weights"},
-    "samwise": BASE | {"frames", "prompts", "segmenter", "pretrained", "weights", "attention", "text", "sam2"},
+    "linear": BASE,
+    "attention": BASE | {"linear"},
+    "sam2": BASE | {"frames", "prompts", "segmenter", "pretrained", "weights", "linear"},
+    "samwise": BASE
+    | {"frames", "prompts", "segmenter", "session", "pretrained", "weights", "attention", "linear", "text", "sam2"},
     "pipeline": BASE | {"session", "video"},
 }
 

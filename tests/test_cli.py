@@ -21,7 +21,7 @@ from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.video import Frame, open_source
 from refervos.video.media import MediaReader
-from scenes import MICRO
+from scenes import MICRO, scene
 from video_files import add_cover, rotate, write_tone, write_video
 
 Run = Callable[..., tuple[int, str, str]]
@@ -261,7 +261,7 @@ def test_what_is_no_video(make: Callable[[Path], Path], run: Run, tmp_path: Path
         (("the dog", "--model", "nowhere"), "nowhere does not exist"),
         (("the dog", "--box", "1,2,3"), "--box is '1,2,3'; give 4 numbers separated by commas"),
         (("--point", "a,b"), "--point is 'a,b'; give 2 or 3 numbers"),
-        (("--box", "1,2,30,40"), "SAMWISE is asked with a sentence alone, not with box"),
+        (("--box", "1,2,30,40"), "SAMWISE is asked with a sentence, not with box alone"),
         (("the dog", "--protocol", "odd"), "protocol is 'odd' where one of 'default', 'published' is expected"),
         (("the dog", "--verb", "runs"), "the verb 'runs' is a word of no expression"),
     ],
@@ -411,3 +411,33 @@ def test_clicks_on_a_sam2_model(run: Run, tmp_path: Path) -> None:
     code, _, err = run("segment", "in.mp4", "the dog", "--model", "sam2", "--out", "third")
     assert code == 2
     assert "SAM2 understands points, boxes and masks" in err
+
+
+def test_a_click_goes_with_the_sentence(run: Run, tmp_path: Path) -> None:
+    """It says which of the things that the sentence fits is meant; with two sentences it could be about either."""
+    path = write_video(tmp_path / "v.mp4", 3, width=128, height=96, images=scene(3))
+    assert run("segment", path, "the shape", "--point", "60,40", "--out", tmp_path / "r", "--save", "rle")[0] == 0
+    code, _, error = run("segment", path, "the shape", "the dog", "--point", "60,40", "--out", tmp_path / "q")
+    assert code == 2
+    assert "there are 2" in error
+
+
+def test_a_session_goes_on_with_the_next_file(run: Run, tmp_path: Path) -> None:
+    """Two halves of a video with a session file between them are answered as the whole."""
+    frames = scene(8)
+    for name, images in (("whole", frames), ("first", frames[:4]), ("second", frames[4:])):
+        folder = tmp_path / name
+        folder.mkdir()
+        for index, image in enumerate(images):
+            Image.fromarray(image).save(folder / f"{index:02d}.png")
+    options = ("--save", "binary", "--clip", "1", "--quiet")
+    asked = ("a grey circle",)
+    assert run("segment", tmp_path / "whole", *asked, "--out", tmp_path / "w", *options)[0] == 0
+    session = ("--session", tmp_path / "s.refervos")
+    assert run("segment", tmp_path / "first", *asked, "--out", tmp_path / "a", *session, *options)[0] == 0
+    assert run("segment", tmp_path / "second", "--out", tmp_path / "b", *session, *options)[0] == 0
+    for index in range(4):
+        one = sorted((tmp_path / "w").rglob(f"{index + 4:02d}.png"))
+        other = sorted((tmp_path / "b").rglob(f"{index:02d}.png"))
+        assert len(one) == len(other) == 1
+        assert one[0].read_bytes() == other[0].read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -412,11 +413,11 @@ def test_it_is_never_in_training_mode(small: Sam2Segmenter) -> None:
     assert not any(parameter.requires_grad for parameter in small.parameters())
 
 
-def test_in_bfloat16(small: Sam2Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_bfloat16(small: Sam2Segmenter) -> None:
     # Prompts with one candidate mask: rounding cannot choose another.
     pixels, prompts = video(128, frames=4), [PROMPTS["clicks"], PROMPTS["mask"]]
     exact, _ = stack(run(small, pixels, [small.begin(prompt) for prompt in prompts]))
-    monkeypatch.setattr(small, "compute_dtype", torch.bfloat16)
+    small = copy.deepcopy(small).compute_in(torch.bfloat16)
     stream = small.segment_clip(pixels, [small.begin(p) for p in prompts], [small.placement(FRAME_SIZE)] * 4)
     rounded = []
     for prediction in stream:

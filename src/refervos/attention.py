@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from refervos.linear import linear, product
+
 
 class MultiheadAttention(nn.Module):
     """Scaled dot-product attention with a packed projection, the parameters of ``torch.nn.MultiheadAttention``.
@@ -36,8 +38,8 @@ class MultiheadAttention(nn.Module):
         """
         width = query.shape[-1]
         weight, bias = self.in_proj.weight, self.in_proj.bias
-        q = F.linear(query, weight[:width], bias[:width])
-        k, v = F.linear(memory, weight[width:], bias[width:]).chunk(2, dim=-1)
+        q = product(query, weight[:width], bias[:width])
+        k, v = product(memory, weight[width:], bias[width:]).chunk(2, dim=-1)
         q, k, v = (tensor.unflatten(-1, (self.heads, -1)).transpose(1, 2) for tensor in (q, k, v))  # (B, h, *, width/h)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))  # (B, Q, width)
+        return linear(attended.transpose(1, 2).flatten(2), self.out_proj)  # (B, Q, width)

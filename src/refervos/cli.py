@@ -17,6 +17,7 @@ from refervos.data.command import data_app
 from refervos.errors import PromptError, RefervosError
 from refervos.evaluation.benchmark_command import compare, evaluate, score, submit
 from refervos.evaluation.command import diagnose
+from refervos.export.command import export
 
 app = typer.Typer(
     name="refervos",
@@ -49,6 +50,20 @@ class Precision(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+
+
+class OnCut(StrEnum):
+    """What to do at a scene cut."""
+
+    forget = "forget"
+    ignore = "ignore"
+
+
+class OnRepeat(StrEnum):
+    """What to do with a repeated frame."""
+
+    answer = "answer"
+    reuse = "reuse"
 
 
 class Late(StrEnum):
@@ -104,9 +119,9 @@ def segment(
         list[str] | None, typer.Option(help="A word of the sentence that tells motion (models with a motion prompt).")
     ] = None,
     point: Annotated[
-        list[str] | None, typer.Option(help="Click 'x,y' on the first frame, 'x,y,0' for not the object (SAM2).")
+        list[str] | None, typer.Option(help="Click 'x,y' on the first frame, 'x,y,0' for not the object.")
     ] = None,
-    box: Annotated[str | None, typer.Option(help="Box 'x0,y0,x1,y1' on the first frame (SAM2).")] = None,
+    box: Annotated[str | None, typer.Option(help="Box 'x0,y0,x1,y1' on the first frame.")] = None,
     protocol: Annotated[
         str | None, typer.Option(help="'published' reproduces the released SAMWISE code to the letter.")
     ] = None,
@@ -124,6 +139,16 @@ def segment(
     reconnect: Annotated[
         bool, typer.Option("--reconnect/--no-reconnect", help="Whether to ask again for a live source that went away.")
     ] = True,
+    on_cut: Annotated[
+        OnCut | None, typer.Option(help="At a scene cut: forget what was seen, or ignore it; default forget if live.")
+    ] = None,
+    on_repeat: Annotated[
+        OnRepeat, typer.Option(help="A frame that repeats the one before: answer it, or reuse the answer.")
+    ] = OnRepeat.answer,
+    session_file: Annotated[
+        Path | None,
+        typer.Option("--session", help="Go on with the session in this file if there is one, and save it there."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no summary.")] = False,
 ) -> None:
@@ -138,15 +163,21 @@ def segment(
 
     prompts = [Prompt(expression, verbs=spoken) for expression, spoken in verbs_of(expressions or [], verb)]
     if point or box:
+        if len(prompts) > 1:
+            raise PromptError(f"--point and --box go with one sentence or none, and there are {len(prompts)}.")
         clicks = [numbers(text, "--point", (2, 3)) for text in point or ()]
-        prompts.append(
+        asked = prompts[0] if prompts else None
+        prompts = [
             Prompt(
+                asked.expression if asked else None,
+                asked.verbs if asked else None,
                 points=[click[:2] for click in clicks] or None,
                 labels=[int(click[2]) if len(click) == 3 else 1 for click in clicks] or None,
                 box=numbers(box, "--box", (4,)) if box else None,
             )
-        )
-    if not prompts:
+        ]
+    going_on = session_file is not None and session_file.exists()
+    if not prompts and not going_on:
         raise PromptError("there is nothing to look for; give a sentence in quotes, or --point or --box.")
     policies: dict[str, Any] = {"live": live, "late": late and late.value}
     # Reading a few frames ahead hides the decoding of a recording behind the model.
@@ -154,9 +185,17 @@ def segment(
         target = out or Path(f"{result_name(source.info.name)}_refervos")
         overrides = {} if protocol is None else {"protocol": protocol}
         loaded = load(model, device=device, dtype=dtype.value, **overrides)
-        session = loaded.open(prompts)
+        if session_file is not None and going_on:
+            session = loaded.restore(session_file)
+            for prompt in prompts:
+                session.add(prompt)
+        else:
+            forget = on_cut is OnCut.forget if on_cut else source.info.live
+            session = loaded.open(prompts, on_cut="forget" if forget else "ignore", on_repeat=on_repeat.value)
         sinks = open_sinks(save or [Output.overlay, Output.rle], target, source, overwrite)
         report = run(source, session, sinks, clip_length=clip, limit=frames, show_progress=False if quiet else None)
+    if session_file is not None:
+        session.save(session_file)
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if not quiet:
@@ -352,6 +391,7 @@ app.command()(score)
 app.command()(submit)
 app.command()(compare)
 app.command()(bench)
+app.command()(export)
 app.add_typer(data_app)
 
 

@@ -38,7 +38,7 @@ def load(
             ``.pt`` file (for clicks, boxes and masks); a hub id ``owner/name``; or ``miniature``, the small model
             inside the package.
         device: Where to compute, default a GPU when there is one.
-        dtype: ``torch.bfloat16`` (or its name) computes in mixed precision; default float32.
+        dtype: What to compute in: ``torch.bfloat16``, ``torch.float16`` or their names; default float32.
         **overrides: Fields of the model's configuration to change, such as ``protocol="published"``.
 
     Returns:
@@ -50,8 +50,8 @@ def load(
     """
     compute_dtype = _dtype(dtype)  # before anything large is read
     loaded = _read(_locate(model), overrides)
-    loaded.compute_dtype = compute_dtype
-    return loaded.to(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu").eval()
+    place = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
+    return loaded.compute_in(compute_dtype).to(place).eval()
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:

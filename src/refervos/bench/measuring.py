@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from math import ceil
+from math import ceil, prod
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from refervos.bench.cases import Case, Failure, Measurement
@@ -16,6 +18,8 @@ from refervos.bench.clock import REST, DeviceTime, Operations, Probe, ProcessorT
 from refervos.bench.memory import peak_device_megabytes, peak_resident_megabytes, resident_megabytes
 from refervos.bench.subjects import Subject, draw_material, open_subject, portions
 from refervos.errors import RefervosError
+
+Shape = tuple[int, ...]
 
 PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 """Side of the matrices whose product is the machine's peak; small ones do not fill a GPU."""
@@ -96,7 +100,7 @@ def count_operations(subject: Subject, source: Iterator[list[np.ndarray]]) -> di
     """
     with (
         torch.compiler.set_stance("force_eager"),
-        FlopCounterMode(display=False, custom_mapping=_also_counted()) as counter,
+        FlopCounterMode(display=False, custom_mapping=also_counted()) as counter,
         StageClock(subject.model, Operations(counter)) as clock,
     ):
         subject.answer(next(source))
@@ -105,19 +109,29 @@ def count_operations(subject: Subject, source: Iterator[list[np.ndarray]]) -> di
     return {stage: count / 1e9 / subject.portion for stage, count in stages.items() if count}
 
 
-def _also_counted() -> dict[object, object]:
-    """Attention on CPUs, which torch's counter knows nothing of."""
+def also_counted() -> dict[Any, Callable[..., int]]:
+    """How to count what torch's counter knows nothing of: attention on CPUs, and linear layers by oneDNN."""
 
-    def attention(
-        query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: object, **__: object
-    ) -> int:
+    def attention(query: Shape, key: Shape, value: Shape, *_: object, **__: object) -> int:
         return int(sdpa_flop_count(query, key, value))
 
-    return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    def linear(x: Shape, weight: Shape, *_: object, **__: object) -> int:
+        return 2 * prod(x) * weight[0]
+
+    known: dict[Any, Callable[..., int]] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    if torch.backends.mkldnn.is_available():
+        known[torch.ops.mkldnn._linear_pointwise] = linear
+    return known
+
+
+def by_onednn(x: Tensor, weight: Tensor) -> Tensor:
+    """``x`` times ``weight`` transposed, past whichever library torch would ask."""
+    done: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return done
 
 
 def peak_operations(case: Case) -> float:
-    """How fast two large square matrices are multiplied in the case's type: the best of some.
+    """How fast two large square matrices are multiplied in the case's type: the best of the ways that there are.
 
     Returns:
         Units of 10^9 operations in a second of processor time, or of a GPU's time where the case runs on one.
@@ -128,10 +142,12 @@ def peak_operations(case: Case) -> float:
     one, other = torch.randn(2, side, side, device=device).to(getattr(torch, case.dtype))
     probe: Probe = DeviceTime() if on_gpu else ProcessorTime()
     milliseconds = []
-    for _ in range(PEAK_REPEATS):
-        begin = probe.mark()
-        one @ other
-        end = probe.mark()
-        probe.settle()
-        milliseconds.append(probe.between(begin, end))
+    with torch.inference_mode():
+        for way in (torch.mm,) if on_gpu or not torch.backends.mkldnn.is_available() else (torch.mm, by_onednn):
+            for _ in range(PEAK_REPEATS):
+                begin = probe.mark()
+                way(one, other)
+                end = probe.mark()
+                probe.settle()
+                milliseconds.append(probe.between(begin, end))
     return 2 * side**3 / min(milliseconds) / 1e6

@@ -28,35 +28,43 @@ def measured_apart(cases: Iterable[Case], measure: Measure | None = None) -> Ite
     Raises:
         RefervosError: When the input is at fault.
     """
-    context = multiprocessing.get_context("spawn")
     for case in cases:
-        answer, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_run, args=(case, measure, sender))
-        try:
-            with ctrl_c_held_back():
-                process.start()
-            sender.close()  # the process has the only other end, so its death is the end of the pipe
-            result = answer.recv()
-        except EOFError:
-            process.join()
-            result = Failure(case, _death(process.exitcode))
-        finally:
-            process.kill()
-            process.join()
-            answer.close()
+        # Where nothing is cached, compiling takes the time that it takes a user the first time.
+        with tempfile.TemporaryDirectory(prefix="refervos-bench-", ignore_cleanup_errors=True) as compiler_cache:
+            result = _measured_in_process(case, measure or _measure, compiler_cache)
         if isinstance(result, RefervosError):
             raise result
         yield result
 
 
-def _run(case: Case, measure: Measure | None, sender: Connection) -> None:
+def _measured_in_process(case: Case, measure: Measure, compiler_cache: str) -> Measurement | Failure | RefervosError:
+    context = multiprocessing.get_context("spawn")
+    answer, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(case, measure, compiler_cache, sender))
+    try:
+        with ctrl_c_held_back():
+            process.start()
+        sender.close()  # the process has the only other end, so its death is the end of the pipe
+        result: Measurement | Failure | RefervosError = answer.recv()
+    except EOFError:
+        process.join()
+        result = Failure(case, _death(process.exitcode))
+    finally:
+        process.kill()
+        process.join()
+        answer.close()
+    return result
+
+
+def _run(case: Case, measure: Measure, compiler_cache: str, sender: Connection) -> None:
     """What the process does."""
     follow_parent()
     # Before torch is there: libraries read these once.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(case.threads)
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(case.threads)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiler_cache
     try:
-        sender.send((measure or _measure)(case))
+        sender.send(measure(case))
     except RefervosError as error:
         sender.send(error)
 
@@ -64,10 +72,7 @@ def _run(case: Case, measure: Measure | None, sender: Connection) -> None:
 def _measure(case: Case) -> Measurement | Failure:
     from refervos.bench.measuring import measure
 
-    # Where nothing is cached, compiling takes the time that it takes a user the first time.
-    with tempfile.TemporaryDirectory(prefix="refervos-bench-") as cache:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        return measure(case)
+    return measure(case)
 
 
 def _death(exit_code: int | None) -> str:

@@ -155,12 +155,14 @@ def notes(report: Report) -> str:
     results = asked or list(report.measured.values())
     case = results[0].case
     height, width = case.frame_size
+    counts = sorted({len(result.answers) for result in results})
+    answers = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     threads = "1 thread" if case.threads == 1 else f"{case.threads} threads"
     lines = [
         f"- {case.model} with {results[0].weights} weights, image size {results[0].image_size}, frames of {width} x "
         f"{height}, {threads}, {case.device}.",
-        f"- p50 to worst: milliseconds of an answer (a frame online, a clip in clip mode), {len(results[0].answers)} "
-        "and more of them; the first answer of all is apart. Switches: how often the CME rewrote the memory.",
+        f"- p50 to worst: milliseconds of an answer (a frame online, a clip in clip mode), {answers} of them; the "
+        "first answer of all is apart. Switches: how often the CME rewrote the memory.",
     ]
     if len(asked) < len(report.measured):
         cost = "the clock's time" if case.device.startswith("cuda") else "processor time"

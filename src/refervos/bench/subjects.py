@@ -153,16 +153,14 @@ def samwise(case: Case) -> Samwise:
         torch.manual_seed(0)
         config = samwise_config(case)
         model = Samwise(config, HashedWords(config.text.vocabulary))
-        model.compute_dtype = getattr(torch, case.dtype)
-        return model.to(case.device).eval()
+        return model.compute_in(getattr(torch, case.dtype)).to(case.device).eval()
     model = _loaded(case.model, case.dtype, case.device)
     wanted = for_case(model.config, case)
     if wanted == model.config:
         return model
     # No weight depends on the image's size or on how the adapters look over time.
     resized = Samwise(wanted, model.tokenizer)
-    resized.load_state_dict(model.state_dict())
-    resized.compute_dtype = model.compute_dtype
+    resized.compute_in(model.compute_dtype).load_state_dict(model.state_dict())
     return resized.to(case.device).eval()
 
 

@@ -57,6 +57,12 @@ class Sam2Segmenter(Pretrained):
         """Stay in evaluation mode: dropout in the memory attention would only blur the masks."""
         return super().train(False)
 
+    def compute_in(self, dtype: torch.dtype) -> Sam2Segmenter:
+        """Convert the weights to another type; positions stay exact (see ``Sam2Tracker.compute_in``)."""
+        self.tracker.compute_in(dtype)
+        self.compute_dtype = dtype
+        return self
+
     # What a session asks.
 
     @property
@@ -119,10 +125,7 @@ class Sam2Segmenter(Pretrained):
         self, pixels: Tensor, tracks: Sequence[Sam2Track], placements: Sequence[Placement]
     ) -> Iterator[FramePrediction]:
         for frame, placement in zip(pixels, placements, strict=True):
-            # Not around the yield: there, autocast would stay on in the caller's code.
-            with torch.autocast(frame.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
-                prediction = self._segment_frame(frame, tracks, placement)
-            yield prediction
+            yield self._segment_frame(frame.to(self.compute_dtype), tracks, placement)
 
     # One frame.
 

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from refervos.linear import product
 from refervos.sam2.config import Sam2Config, hf_config
+from refervos.sam2.hiera import embed_patches, run_stage
 from refervos.sam2.memory import MemoryReading
+from refervos.sam2.memory_attention import look_back, rotary_tables
 
 NO_OBJECT_LOGIT = -1024.0
 """Mask logit of every pixel where the object score says that the object is absent."""
@@ -46,7 +50,7 @@ class Decoded:
     """What the mask decoder says, for M candidate masks (one, or three with ``multimask``).
 
     Attributes:
-        mask_logits: (N, M, 4g, 4g), not gated by the object score.
+        mask_logits: (N, M, 4g, 4g), not gated by the object score, in float32 at least.
         ious: Predicted quality of each candidate, (N, M).
         tokens: Output mask tokens (N, M, C).
         early_tokens: The same tokens as they leave the first layer of the two-way transformer (N, M, C).
@@ -69,6 +73,7 @@ class Sam2Tracker(nn.Module):
 
     sine_top: Tensor
     sine_memory: Tensor
+    rotary: Tensor
 
     def __init__(self, config: Sam2Config) -> None:
         super().__init__()
@@ -93,6 +98,42 @@ class Sam2Tracker(nn.Module):
         sine_memory = self.sam.memory_encoder.position_encoding(memory, cpu, exact)  # (1, 64, g, g)
         self.register_buffer("sine_top", sine_top.clone(), persistent=False)
         self.register_buffer("sine_memory", sine_memory.clone(), persistent=False)
+        self.register_buffer("rotary", rotary_tables(self.sam.memory_attention), persistent=False)  # (2, g*g, C/2)
+
+    def compute_in(self, dtype: torch.dtype) -> Sam2Tracker:
+        """Convert the weights, but not what positions are computed from: those stay exact.
+
+        ``to(torch.bfloat16)`` rounds positions too, which moves rotations by up to 0.07 and Fourier features by 0.15.
+
+        Args:
+            dtype: Type of weights and activations.
+
+        Returns:
+            Itself.
+        """
+        sam = self.sam
+        backbone, rotation = sam.vision_encoder.backbone, sam.memory_attention.rotary_emb
+        exact = {
+            id(table)
+            for table in (
+                self.sine_top,
+                self.sine_memory,
+                self.rotary,
+                rotation.inv_freq,
+                rotation.original_inv_freq,
+                sam.shared_image_embedding.positional_embedding,
+                sam.prompt_encoder.shared_embedding.positional_embedding,
+                backbone.pos_embed,
+                backbone.pos_embed_window,
+            )
+        }
+        return self._apply(lambda own: own if id(own) in exact or not own.is_floating_point() else own.to(dtype))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        dtype: torch.dtype = self.sam.no_memory_embedding.dtype
+        return dtype
 
     # Encode.
 
@@ -105,9 +146,7 @@ class Sam2Tracker(nn.Module):
         Returns:
             Tokens (N, 4g, 4g, hiera_width), channels last.
         """
-        backbone = self.sam.vision_encoder.backbone
-        tokens = backbone.patch_embed(pixels)  # (N, 4g, 4g, width)
-        return tokens + backbone._get_pos_embed(tokens.shape[1:3])
+        return embed_patches(self.sam.vision_encoder.backbone, pixels)
 
     def encode_stage(self, stage: int, tokens: Tensor) -> Tensor:
         """Run the blocks of one Hiera stage.
@@ -121,9 +160,7 @@ class Sam2Tracker(nn.Module):
         """
         backbone = self.sam.vision_encoder.backbone
         start = 0 if stage == 0 else backbone.stage_ends[stage - 1] + 1
-        for block in backbone.blocks[start : backbone.stage_ends[stage] + 1]:
-            tokens = block(tokens)
-        return tokens
+        return run_stage(backbone.blocks[start : backbone.stage_ends[stage] + 1], tokens)
 
     def encode(self, pixels: Tensor) -> list[Tensor]:
         """Run the whole image encoder.
@@ -152,12 +189,16 @@ class Sam2Tracker(nn.Module):
         Returns:
             The frame's features.
         """
-        lateral = self.sam.vision_encoder.neck.convs
-        first, second, third, fourth = (stage.permute(0, 3, 1, 2) for stage in stages)  # (N, C_i, h_i, w_i)
-        upsampled = F.interpolate(lateral[0](fourth).float(), scale_factor=2.0, mode="nearest")  # (N, C, g, g)
-        top = lateral[1](third) + upsampled.to(third.dtype)
-        decoder = self.sam.mask_decoder
-        return FrameFeatures(decoder.conv_s0(lateral[3](first)), decoder.conv_s1(lateral[2](second)), top)
+        lateral, decoder = self.sam.vision_encoder.neck.convs, self.sam.mask_decoder
+        first, second, third, fourth = stages
+        coarse = _pointwise(fourth, lateral[0])[:, :, None, :, None]  # (N, g/2, 1, g/2, 1, C)
+        top = _pointwise(third, lateral[1])  # (N, g, g, C)
+        sums = top.reshape(*coarse.shape[:2], 2, coarse.shape[3], 2, -1) + coarse  # (N, g/2, 2, g/2, 2, C)
+        return FrameFeatures(
+            _pointwise(first, lateral[3], decoder.conv_s0).permute(0, 3, 1, 2),
+            _pointwise(second, lateral[2], decoder.conv_s1).permute(0, 3, 1, 2),
+            sums.reshape(top.shape).permute(0, 3, 1, 2),
+        )
 
     # Condition.
 
@@ -171,50 +212,40 @@ class Sam2Tracker(nn.Module):
         Returns:
             Conditioned features (N, C, g, g); without any memory, ``top`` plus the "no memory" embedding.
         """
-        count, channels, grid, _ = top.shape
         if memory.empty:
             return self.without_memory(top)
-        sine = self.sine_memory.flatten(2).permute(2, 0, 1)  # (g*g, 1, 64)
-        codes = self.sam.memory_temporal_positional_encoding  # (slots, 1, 1, 64)
-        keys = [features.flatten(2).permute(2, 0, 1) for features in memory.maps]  # (g*g, N, 64) each
-        positions = [sine + codes[slot] for slot in memory.slots]  # (g*g, 1, 64) each
-        pointer_tokens = 0
-        if memory.pointers:
-            vectors, vector_positions = self._pointer_tokens(memory)
-            keys.append(vectors)
-            positions.append(vector_positions)
-            pointer_tokens = vectors.shape[0]
-        # By position: one of these parameters' names is misspelt upstream and may be corrected.
-        conditioned = self.sam.memory_attention(
-            top.flatten(2).permute(2, 0, 1),  # (g*g, N, C)
-            torch.cat(keys),
-            self.sine_top.flatten(2).permute(2, 0, 1),
-            torch.cat(positions),
-            pointer_tokens,
-        )
-        return conditioned.reshape(count, grid * grid, channels).transpose(1, 2).reshape(top.shape)
+        tokens = (top + 0.1 * self.sine_top).to(top.dtype).flatten(2).transpose(1, 2)  # (N, g*g, C)
+        sine = self.sine_memory.flatten(2)[0].t()  # (g*g, 64)
+        codes = self.sam.memory_temporal_positional_encoding[:, 0]  # (slots, 1, 64)
+        conditioned = look_back(
+            self.sam.memory_attention,
+            tokens,
+            maps=[features.flatten(2).to(top.dtype) for features in memory.maps],
+            codes=[(sine + codes[slot]).to(top.dtype) for slot in memory.slots],
+            pointers=self._pointer_tokens(memory, top.dtype) if memory.pointers else None,
+            rotary=self.rotary,
+        )  # (N, g*g, C)
+        return conditioned.transpose(1, 2).unflatten(2, top.shape[2:])
 
     def without_memory(self, top: Tensor) -> Tensor:
         """Features for a frame that looks at no memory: plus the "no memory" embedding, no attention."""
         return top + self.sam.no_memory_embedding.reshape(1, -1, 1, 1)
 
-    def _pointer_tokens(self, memory: MemoryReading) -> tuple[Tensor, Tensor]:
+    def _pointer_tokens(self, memory: MemoryReading, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Split each pointer into memory-wide tokens; SAM2.1 also tells their age.
 
         Returns:
-            Tokens (P*split, N, 64) and their positions (P*split, 1, 64).
+            Tokens (N, P*split, 64) and their positions (P*split, 64).
         """
         width = self.config.memory_width
         split = self.config.hidden // width
-        vectors = torch.stack(memory.pointers)  # (P, N, C)
-        count, tracks, _ = vectors.shape
-        tokens = vectors.reshape(count, tracks, split, width).transpose(1, 2).flatten(0, 1)  # (P*split, N, 64)
+        tokens = torch.stack(memory.pointers, dim=1).to(dtype).unflatten(-1, (split, width)).flatten(1, 2)
         if not self.config.pointer_time_encoding:
-            return tokens, tokens.new_zeros(count * split, 1, width)
-        ages = torch.tensor(memory.ages, dtype=torch.float32, device=vectors.device)
+            return tokens, tokens.new_zeros(tokens.shape[1:])
+        ages = torch.tensor(memory.ages, dtype=torch.float32, device=tokens.device)
         waves = sine_of_age(ages / (self.config.pointer_limit - 1), self.config.hidden)  # (P, C)
-        positions = self.sam.temporal_positional_encoding_projection_layer(waves.to(vectors.dtype))  # (P, 64)
-        return tokens, positions.repeat_interleave(split, dim=0).unsqueeze(1)
+        positions = self.sam.temporal_positional_encoding_projection_layer(waves.to(dtype))  # (P, 64)
+        return tokens, positions.repeat_interleave(split, dim=0)
 
     # Decode.
 
@@ -233,11 +264,12 @@ class Sam2Tracker(nn.Module):
             Tokens (N, P + 1, C), the last one padding.
         """
         sparse, _ = self.sam.prompt_encoder(points.unsqueeze(1), labels.unsqueeze(1), None, None)
-        return sparse.squeeze(1)
+        tokens: Tensor = sparse.squeeze(1).to(self.dtype)
+        return tokens
 
     def embed_mask(self, mask: Tensor) -> Tensor:
         """Dense prompt of a mask in [0, 1], (N, 1, S, S) -> (N, C, g, g)."""
-        return self.sam.prompt_encoder.mask_embed(self.sam.mask_downsample(mask))
+        return self.sam.prompt_encoder.mask_embed(self.sam.mask_downsample(mask.to(self.dtype)))
 
     def decode(
         self,
@@ -285,7 +317,9 @@ class Sam2Tracker(nn.Module):
         weights = torch.stack(
             [decoder.output_hypernetworks_mlps[index](mask_tokens[:, index]) for index in wanted], dim=1
         )  # (N, M, C/8)
-        logits = (weights @ upscaled.flatten(2)).reshape(count, -1, *upscaled.shape[-2:])  # (N, M, 4g, 4g)
+        exact = torch.promote_types(weights.dtype, torch.float32)  # what is compared with zero is not rounded
+        logits = (weights.to(exact) @ upscaled.flatten(2).to(exact)).to(exact)
+        logits = logits.reshape(count, -1, *upscaled.shape[-2:])  # (N, M, 4g, 4g)
         ious = decoder.iou_prediction_head(queries[:, 0, first - 1])[:, wanted.start : wanted.stop]  # (N, M)
         if stability:
             logits, ious = steadiest_mask(logits, ious)
@@ -324,13 +358,13 @@ class Sam2Tracker(nn.Module):
         if self.config.object_score:
             learned.insert(0, decoder.obj_score_token.weight)
         output = torch.cat(learned).expand(sparse.shape[0], -1, -1)  # (N, 5 or 6, C)
-        return torch.cat([output, sparse], dim=1).unsqueeze(1)  # (N, 1, K, C)
+        return torch.cat([output, sparse.to(output.dtype)], dim=1).unsqueeze(1)  # (N, 1, K, C)
 
     def _decoder_image(self, conditioned: Tensor, dense: Tensor | None) -> tuple[Tensor, Tensor]:
         if dense is None:
             dense = self.sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         keys = (conditioned + dense).flatten(2).transpose(1, 2).unsqueeze(1)  # (N, 1, g*g, C)
-        positions = self.sam.get_image_wide_positional_embeddings()  # (1, C, g, g)
+        positions = self.sam.get_image_wide_positional_embeddings().to(keys.dtype)  # (1, C, g, g)
         return keys, positions.flatten(2).transpose(1, 2).unsqueeze(1)  # (1, 1, g*g, C)
 
     def pointer(self, token: Tensor, score: Tensor | None) -> Tensor:
@@ -363,7 +397,7 @@ class Sam2Tracker(nn.Module):
             Memory maps (N, 64, g, g).
         """
         mask = (mask_logits > 0).to(top.dtype) if binary else torch.sigmoid(mask_logits)
-        maps, _ = self.sam.memory_encoder(top, mask * 20.0 - 10.0)
+        maps, _ = self.sam.memory_encoder(top, (mask * 20.0 - 10.0).to(top.dtype))
         occlusion = self.sam.occlusion_spatial_embedding_parameter
         if occlusion is not None and score is not None:
             absent = (score <= 0).to(maps.dtype).reshape(-1, 1, 1, 1)
@@ -423,3 +457,12 @@ def steadiest_mask(mask_logits: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
         torch.where(stable.reshape(-1, 1, 1, 1), single, best_mask),
         torch.where(stable.unsqueeze(1), ious[:, :1], best_iou),
     )
+
+
+def _pointwise(image: Tensor, *convolutions: Any) -> Tensor:
+    """1 x 1 convolutions, multiplied into one before they meet the image: (N, H, W, C) -> (N, H, W, D)."""
+    weight, bias = convolutions[0].weight.flatten(1), convolutions[0].bias
+    for each in convolutions[1:]:
+        outer = each.weight.flatten(1)
+        weight, bias = outer @ weight, outer @ bias + each.bias
+    return product(image, weight, bias)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.attention import MultiheadAttention
+from refervos.linear import linear, product
 
 CPU_CHUNK = 64 * 2**20
 """Bytes of image tokens that a CPU adapts at once: more would cost memory and save no time."""
@@ -100,14 +101,14 @@ class CrossModalTemporalAdapter(nn.Module):
         """
         x = conv_norm_relu(vision, self.vision_down.weight, self.vision_down_norm)  # (N*T, H, V, A)
         x = x.unflatten(0, (-1, frames))  # (N, T, H, V, A)
-        t = self.text_down(text)  # (R, L, A)
+        t = linear(text, self.text_down)  # (R, L, A)
         # Online the windows are those of clips that end with the frame which asks.
         windows = [x] if reach is None else windows_before(x, past, reach)  # (N, W, H, V, A) each
         asking = frames if reach is None else 1
 
         if self.changes_text:
             seen = torch.stack([window.mean(dim=1) for window in windows], dim=1)  # (N, R/N, H, V, A)
-            text_delta = self.text_up(t * self.text_to_vision(t, seen.flatten(2, 3).flatten(0, 1)))
+            text_delta = linear(t * self.text_to_vision(t, seen.flatten(2, 3).flatten(0, 1)), self.text_up)
         else:
             text_delta = torch.zeros_like(text)
         if not self.changes_vision:
@@ -169,7 +170,7 @@ class HierarchicalSelectiveAttention(nn.Module):
         time = time_embedding(length, width).to(x)  # (W, A)
         tokens = self.norm(x + self.spatial_embedding + time.unsqueeze(1))  # (..., W, P*P, A)
         asking = tokens[:, -frames:].flatten(1, 2)  # (..., T*P*P, A)
-        tokens = self.linear(self.attention(asking, tokens.flatten(1, 2)))  # (..., T*P*P, A)
+        tokens = linear(self.attention(asking, tokens.flatten(1, 2)), self.linear)  # (..., T*P*P, A)
         tokens = tokens.reshape(count, rows, columns, frames, side, side, width)
         return tokens.permute(0, 3, 1, 4, 2, 5, 6).reshape(count, frames, height, cells_wide, width)
 
@@ -208,8 +209,9 @@ def conv_norm_relu(x: Tensor, weight: Tensor, norm: nn.BatchNorm2d) -> Tensor:
         return torch.relu(norm(mapped)).permute(0, 2, 3, 1)
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (out,)
-    return torch.relu(F.linear(x, weight[:, :, 0, 0] * scale.unsqueeze(1), norm.bias - norm.running_mean * scale))
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (out,), in the norm's own precision
+    folded, bias = weight[:, :, 0, 0] * scale.unsqueeze(1), norm.bias - norm.running_mean * scale
+    return product(x, folded.to(x.dtype), bias.to(x.dtype), "relu")
 
 
 def rows_at_once(window: Tensor, side: int) -> int:

@@ -40,10 +40,10 @@ class SamwiseConfig:
         presence_shift: ... plus this is the logit of the presence: the probability that the object is visible, fitted
             on clips whose answers are known.
         presence_threshold: No mask is shown where the presence is below this.
-        memory_policy: ``published`` goes by the object score as it is, and remembers every frame, whether the object
-            was seen or not; a switch adds the other object to what is remembered. ``gated`` goes by the presence, and
-            does not remember a frame in which the object is not. ``switch`` does that too, and a switch answers the
-            frame anew and forgets what was remembered before.
+        memory_policy: ``published`` remembers every frame, whether the object was seen or not, and a switch adds the
+            other object to what is remembered. ``gated`` remembers no frame in which it was not seen. ``switch`` does
+            that too, and a switch answers the frame anew and forgets what was remembered before. All go by the sign of
+            the object score as it is: memory that was held to the presence lost objects that it was unsure of.
         time: How the adapters look over time. ``clip``: all frames of a clip see each other (published). ``online``:
             each frame sees itself and the ``clip_length - 1`` frames before it, of which the track keeps what it needs;
             a frame is answered before the next one is known, and costs one frame's work.

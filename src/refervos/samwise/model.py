@@ -123,11 +123,29 @@ class Samwise(SamwiseStreamer, Pretrained):
         """Where the weights are."""
         return next(self.text_prompt.parameters()).device
 
+    def compute_in(self, dtype: torch.dtype) -> Samwise:
+        """Convert the weights to another type; what would suffer (positions, running statistics) stays in float32.
+
+        Args:
+            dtype: float32, bfloat16 or float16.
+
+        Returns:
+            Itself.
+        """
+        self.tracker.compute_in(dtype)
+        for part in (self.text, self.adapters, self.text_prompt, self.motion_prompt, self.cme):
+            if part is not None:
+                part.to(dtype)
+        for module in self.adapters.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.float()
+        self.compute_dtype = dtype
+        return self
+
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """No gradients, and the precision that the model computes in."""
-        mixed = self.compute_dtype != torch.float32
-        with torch.inference_mode(), torch.autocast(self.device.type, self.compute_dtype, enabled=mixed):
+        """No gradients."""
+        with torch.inference_mode():
             yield
 
     # Early fusion: video and text, in step.
@@ -158,7 +176,7 @@ class Samwise(SamwiseStreamer, Pretrained):
         """
         first, second = [], []
         for some in pixels.flatten(0, 1).split(self._frames_at_once(0)):
-            first.append(self.tracker.encode_stage(0, self.tracker.embed_patches(some)))
+            first.append(self.tracker.encode_stage(0, self.tracker.embed_patches(some.to(self.compute_dtype))))
             second.append(self.tracker.encode_stage(1, first[-1]))
         videos, frames = pixels.shape[:2]
         return together(first).unflatten(0, (videos, frames)), together(second).unflatten(0, (videos, frames))

@@ -56,7 +56,7 @@ class TrackedFrame:
     Attributes:
         mask_logits: (n, 1, 4g, 4g), gated by the presence at inference.
         score: Object score logits (n,), or None; at inference calibrated: the logit of the presence.
-        belief: The score by which the memory takes the object to be there (n,), or None.
+        belief: The object score as it is (n,), or None: by its sign the memory takes the object to be there.
         pointer: What the object looks like (n, C).
         memory_logits: The mask that is remembered (n, 1, S, S).
         switched: bool (n,), where the CME changed what is remembered.
@@ -93,7 +93,7 @@ class SamwiseStreamer:
         raise NotImplementedError
 
     def inference(self) -> AbstractContextManager[None]:
-        """No gradients, and the precision that the model computes in."""
+        """No gradients."""
         raise NotImplementedError
 
     def encode_shared(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -330,7 +330,6 @@ class SamwiseStreamer:
         shown = remembered = decoded.mask_logits
         if not self.training:
             score, certain = self.calibrated(decoded.score)
-            belief = decoded.score if self.config.memory_policy == "published" else certain
             shown, remembered = gate(decoded.mask_logits, certain), gate(decoded.mask_logits, belief)
         return TrackedFrame(
             mask_logits=shown,

@@ -1,0 +1,288 @@
+"""The tracker runs transformers' weights by its own functions: same numbers and gradients, in every precision."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import refervos.sam2.attention
+import refervos.sam2.hiera
+from refervos.linear import Activation, linear, product
+from refervos.sam2.attention import attend
+from refervos.sam2.hiera import embed_patches, run_stage
+from refervos.sam2.memory import CONDITIONING_SLOT, MemoryReading
+from refervos.sam2.tracker import Sam2Tracker
+from scenes import MICRO_SAM2
+from test_sam2_segmenter import lively_
+
+# Whole and cut windows (14 in 24), windows larger than the image (14 in 12), pooling in each, global attention.
+CONFIG = replace(
+    MICRO_SAM2,
+    image_size=192,
+    hidden=128,
+    memory_layers=2,
+    hiera_blocks=(1, 2, 3, 2),
+    hiera_windows=(8, 14, 14, 7),
+    hiera_global_blocks=(4,),
+    pointer_time_encoding=True,
+    occlusion_embedding=True,
+)
+
+
+def tracker_of(dtype: torch.dtype) -> Sam2Tracker:
+    tracker = Sam2Tracker(CONFIG)
+    lively_(tracker.sam, 0, 0.0)
+    return tracker.to(dtype).eval()
+
+
+@pytest.fixture(scope="module")
+def tracker() -> Sam2Tracker:
+    return tracker_of(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def exact() -> Sam2Tracker:
+    return tracker_of(torch.float64)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut even these small images into parts, as large ones are."""
+    monkeypatch.setattr(refervos.sam2.hiera, "TOKENS_AT_ONCE", 300)
+    monkeypatch.setattr(refervos.sam2.attention, "SHORT", 150)
+    monkeypatch.setattr(refervos.sam2.attention, "SCORES_AT_ONCE", 64 * 200 * 4)
+
+
+def pixels(dtype: torch.dtype, count: int = 1) -> Tensor:
+    torch.manual_seed(0)
+    return torch.randn(count, 3, 192, 192).to(dtype)
+
+
+def reading(dtype: torch.dtype, tracks: int = 2) -> MemoryReading:
+    torch.manual_seed(1)
+    grid = CONFIG.grid
+    return MemoryReading(
+        slots=(CONDITIONING_SLOT, 2, 0),
+        maps=[torch.randn(tracks, 64, grid, grid).to(dtype) for _ in range(3)],
+        ages=(7, 1, 2),
+        pointers=[torch.randn(tracks, CONFIG.hidden).to(dtype) for _ in range(3)],
+    )
+
+
+def top_of(dtype: torch.dtype, tracks: int = 2) -> Tensor:
+    torch.manual_seed(2)
+    return torch.randn(tracks, CONFIG.hidden, CONFIG.grid, CONFIG.grid).to(dtype)
+
+
+def encoded_by_transformers(tracker: Sam2Tracker, images: Tensor) -> list[Tensor]:
+    stages: tuple[Tensor, ...] = tracker.sam.vision_encoder.backbone(images).intermediate_hidden_states
+    return list(stages)
+
+
+def conditioned_by_transformers(tracker: Sam2Tracker, top: Tensor, memory: MemoryReading) -> Tensor:
+    sam, count = tracker.sam, len(top)
+    sine = tracker.sine_memory.flatten(2).permute(2, 0, 1)  # (g*g, 1, 64)
+    keys = [features.flatten(2).permute(2, 0, 1) for features in memory.maps]  # (g*g, N, 64)
+    positions = [sine + sam.memory_temporal_positional_encoding[slot] for slot in memory.slots]
+    sam.config.max_object_pointers_in_encoder = CONFIG.pointer_limit
+    pointers, places = sam._process_object_pointers(
+        list(memory.ages), memory.pointers, CONFIG.pointer_limit, count, CONFIG.hidden, top.device
+    )
+    conditioned = sam.memory_attention(
+        top.flatten(2).permute(2, 0, 1),
+        torch.cat([*keys, pointers]),
+        tracker.sine_top.flatten(2).permute(2, 0, 1),
+        torch.cat([position.expand(-1, count, -1) for position in positions] + [places]),
+        len(pointers),
+    )
+    result: Tensor = conditioned.reshape(count, -1, CONFIG.hidden).transpose(1, 2).reshape(top.shape)
+    return result
+
+
+def test_hiera_as_transformers(tracker: Sam2Tracker, small_parts: None) -> None:
+    with torch.inference_mode():
+        expected = encoded_by_transformers(tracker, pixels(torch.float32))
+        for ours, theirs in zip(tracker.encode(pixels(torch.float32)), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
+
+
+def test_hiera_gradients_as_transformers(exact: Sam2Tracker) -> None:
+    weights = dict(exact.sam.vision_encoder.backbone.named_parameters())
+
+    def gradients(stages: list[Tensor]) -> dict[str, Tensor]:
+        torch.manual_seed(3)
+        loss = sum(((stage * torch.randn(stage.shape).to(stage)).sum() for stage in stages), torch.zeros(()))
+        found = torch.autograd.grad(loss, list(weights.values()))
+        return dict(zip(weights, found, strict=True))
+
+    expected = gradients(encoded_by_transformers(exact, pixels(torch.float64)))
+    for name, ours in gradients(exact.encode(pixels(torch.float64))).items():
+        torch.testing.assert_close(ours, expected[name], rtol=1e-6, atol=1e-6 * float(expected[name].abs().max()))
+
+
+def test_the_pyramid_as_transformers(tracker: Sam2Tracker) -> None:
+    with torch.inference_mode():
+        stages = tracker.encode(pixels(torch.float32))
+        fine, middle, top = tracker.sam.vision_encoder.neck(stages)[0][::-1][:3]
+        features = tracker.pyramid(stages)
+        decoder = tracker.sam.mask_decoder
+        torch.testing.assert_close(features.fine, decoder.conv_s0(fine), rtol=0, atol=2e-5)
+        torch.testing.assert_close(features.middle, decoder.conv_s1(middle), rtol=0, atol=2e-5)
+        torch.testing.assert_close(features.top, top, rtol=0, atol=2e-5)
+
+
+def test_memory_attention_as_transformers(tracker: Sam2Tracker, small_parts: None) -> None:
+    with torch.inference_mode():
+        expected = conditioned_by_transformers(tracker, top_of(torch.float32), reading(torch.float32))
+        ours = tracker.condition(top_of(torch.float32), reading(torch.float32))
+    assert ours.std() > 0.5
+    torch.testing.assert_close(ours, expected, rtol=0, atol=2e-5)
+
+
+def test_memory_attention_gradients_as_transformers(exact: Sam2Tracker) -> None:
+    def gradient(condition: Callable[[Tensor, MemoryReading], Tensor]) -> list[Tensor]:
+        top, memory = top_of(torch.float64), reading(torch.float64)
+        leaves = [top, *memory.maps, *memory.pointers]
+        for leaf in leaves:
+            leaf.requires_grad_(True)
+        output = condition(top, memory)
+        torch.manual_seed(3)
+        return list(torch.autograd.grad((output * torch.randn(output.shape).to(output)).sum(), leaves))
+
+    expected = gradient(lambda top, memory: conditioned_by_transformers(exact, top, memory))
+    for ours, theirs in zip(gradient(exact.condition), expected, strict=True):
+        # transformers turns queries and keys in float32 whatever they come in.
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
+
+
+def test_dropout_in_training_mode() -> None:
+    """As the modules say, in the feed-forward networks and on the attention weights."""
+    tracker = tracker_of(torch.float32)
+    still = tracker.condition(top_of(torch.float32), reading(torch.float32))
+    for part in ("attention", "rest"):
+        tracker.train()
+        for module in tracker.sam.memory_attention.modules():
+            module.training = isinstance(module, torch.nn.Dropout) != (part == "attention")
+        torch.manual_seed(0)
+        dropped = tracker.condition(top_of(torch.float32), reading(torch.float32))
+        assert (dropped - still).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("keys", [20, 400])
+def test_attention_as_torch(dtype: torch.dtype, keys: int, small_parts: None) -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, length, 3, 24).transpose(1, 2) for length in (70, keys, keys))
+    expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double())
+    with torch.inference_mode():
+        ours = attend(query.to(dtype), key.to(dtype), value.to(dtype))
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours.double(), expected, rtol=0, atol=8 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("activation", ["none", "gelu", "relu"])
+def test_linear_as_torch(activation: Activation) -> None:
+    torch.manual_seed(0)
+    x, layer = torch.randn(2, 5, 48, dtype=torch.float64), torch.nn.Linear(48, 33).double()
+    follow = {"none": torch.nn.Identity(), "gelu": torch.nn.GELU(), "relu": torch.nn.ReLU()}[activation]
+    expected = follow(layer(x))
+    torch.testing.assert_close(linear(x, layer, activation), expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(linear(x.float(), layer.float(), activation), expected.float(), rtol=0, atol=3e-6)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert linear(x.float(), layer, activation).dtype == torch.bfloat16
+    assert product(torch.zeros(0, 48), layer.weight).shape == (0, 33)
+
+
+def test_frames_do_not_depend_on_their_neighbours(tracker: Sam2Tracker) -> None:
+    images = pixels(torch.float32, 2)
+    with torch.inference_mode():
+        together = tracker.encode(images)[-1]
+        alone = torch.cat([tracker.encode(image)[-1] for image in images.split(1)])
+    torch.testing.assert_close(together, alone, rtol=0, atol=2e-5)
+
+
+def test_nothing_that_the_caller_holds_is_changed(tracker: Sam2Tracker) -> None:
+    with torch.inference_mode():
+        stages = tracker.encode(pixels(torch.float32))
+        copies = [stage.clone() for stage in stages]
+        for number, stage in enumerate(stages[:-1], start=1):
+            tracker.encode_stage(number, stage)
+        top, memory = tracker.pyramid(stages).top, reading(torch.float32, 1)
+        kept = [top.clone(), *(each.clone() for each in memory.maps)]
+        tracker.condition(top, memory)
+    assert all(map(torch.equal, stages, copies))
+    assert all(map(torch.equal, [top, *memory.maps], kept))
+
+
+# bfloat16
+
+
+def tables(tracker: Sam2Tracker) -> list[Tensor]:
+    backbone = tracker.sam.vision_encoder.backbone
+    zeros = torch.zeros(1, 1, 1, 2)
+    return [
+        tracker.sine_top,
+        tracker.sine_memory,
+        tracker.rotary,
+        tracker.sam.get_image_wide_positional_embeddings(),
+        tracker.sam.prompt_encoder.shared_embedding(zeros + 37, (192, 192)),
+        refervos.sam2.hiera.positions(backbone, 48, 48),
+    ]
+
+
+def test_positions_stay_exact_in_bfloat16() -> None:
+    plain, rounded = tracker_of(torch.float32), tracker_of(torch.float32).compute_in(torch.bfloat16)
+    assert rounded.dtype == torch.bfloat16
+    assert rounded.sam.memory_attention.layers[0].linear1.weight.dtype == torch.bfloat16
+    for ours, expected in zip(tables(rounded), tables(plain), strict=True):
+        assert torch.equal(ours, expected)
+    assert list(rounded.state_dict()) == list(plain.state_dict())
+
+
+def test_there_and_back() -> None:
+    tracker = tracker_of(torch.float32)
+    before = tables(tracker)
+    back = tracker.compute_in(torch.bfloat16).compute_in(torch.float32)
+    assert {parameter.dtype for parameter in back.parameters()} == {torch.float32}
+    assert all(map(torch.equal, tables(back), before))
+
+
+def test_bfloat16_rounds_and_no_more(tracker: Sam2Tracker) -> None:
+    """What leaves each part is as in float32, and clicks are nearer to it than with positions in bfloat16."""
+    converted = copy.deepcopy(tracker).compute_in(torch.bfloat16)
+    trapped = copy.deepcopy(tracker).to(torch.bfloat16)
+
+    @torch.inference_mode()
+    def outputs(tracker: Sam2Tracker) -> list[Tensor]:
+        features = tracker.pyramid(tracker.encode(pixels(torch.float32, 2)))
+        conditioned = tracker.condition(features.top, reading(torch.float32))
+        clicks = tracker.embed_points(torch.tensor([[[40.0, 50.0]], [[10.0, 90.0]]]), torch.ones(2, 1).long())
+        decoded = tracker.decode(conditioned, features, clicks)
+        assert decoded.mask_logits.dtype == torch.float32
+        assert decoded.mask_logits.isfinite().all()
+        masks = torch.linspace(-9, 9, 2 * 192**2).reshape(2, 1, 192, 192)
+        maps = tracker.remember(features.top, masks, torch.tensor([3.0, -3.0]))
+        assert maps.dtype == tracker.dtype
+        return [clicks, conditioned, maps]
+
+    def errors(rounded: list[Tensor]) -> list[float]:
+        pairs = zip(rounded, outputs(tracker), strict=True)
+        return [float((ours.float() - true).pow(2).mean().sqrt() / true.std()) for ours, true in pairs]
+
+    ours, theirs = errors(outputs(converted)), errors(outputs(trapped))
+    assert max(ours) < 0.03, ours
+    assert ours[0] < 0.5 * theirs[0], (ours, theirs)
+
+
+def test_patches_of_any_type(tracker: Sam2Tracker) -> None:
+    backbone = copy.deepcopy(tracker).compute_in(torch.bfloat16).sam.vision_encoder.backbone
+    with torch.inference_mode():
+        tokens = embed_patches(backbone, pixels(torch.float32))
+        assert run_stage(backbone.blocks[:2], tokens).dtype == torch.bfloat16
