@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 from collections import defaultdict
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from refervos.bench.memory import peak_resident_megabytes
 from refervos.sam2.plain import PlainSam2
 from refervos.samwise.config import SAMWISE_PRESETS
 from refervos.samwise.model import Samwise
@@ -212,11 +212,10 @@ def memory(preset: str, clip: int, dtype: torch.dtype) -> None:
     frames = frames_of(2 * clip)
     with torch.inference_mode():
         samwise = Sentences(preset, dtype, 1, Clock())
-        begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        built = peak_resident_megabytes()
         for part in (frames[:clip], frames[clip:]):
             samwise.follow(part)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{name_of(dtype)}: peak {peak / 2**20:.2f} GiB resident, {begin / 2**20:.2f} GiB once built", flush=True)
+    print(f"{name_of(dtype)}: peak {peak_resident_megabytes():.0f} MB resident, {built:.0f} MB once built", flush=True)
 
 
 def main() -> None:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import torch
 
+from refervos.compilation import compile_stages
 from refervos.errors import CheckpointError, ConfigError
 from refervos.hub import fetch
 from refervos.typed_config import config_from_mapping
 from refervos.weights import CONFIG, WEIGHTS, load_renamed, read_header, read_tensors
 
 if TYPE_CHECKING:
+    from refervos.export.onnx_model import OnnxSamwise
     from refervos.sam2.segmenter import Sam2Segmenter
     from refervos.samwise.model import Samwise
+
+CONVERT_FIRST = "give a folder written by 'refervos convert'"
+
+Model = TypeVar("Model", bound=Any)
+
+Backend = Literal["torch", "onnx"]
 
 MINIATURE = "miniature"
 """Name under which ``load`` finds the small model inside the package."""
@@ -29,29 +37,61 @@ def load(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
+    backend: Backend | None = None,
+    compile: bool = False,
+    memory_budget: int | None = None,
     **overrides: Any,
-) -> Samwise | Sam2Segmenter:
+) -> Samwise | Sam2Segmenter | OnnxSamwise:
     """Load a model, ready for ``open``.
 
     Args:
         model: A folder written by ``save_pretrained`` or ``refervos convert``; a Hugging Face SAM2 folder or Meta
-            ``.pt`` file (for clicks, boxes and masks); a hub id ``owner/name``; or ``miniature``, the small model
-            inside the package.
+            ``.pt`` file (for clicks, boxes and masks); a folder written by ``refervos export``; a hub id
+            ``owner/name``; or ``miniature``, the small model inside the package.
         device: Where to compute, default a GPU when there is one.
         dtype: What to compute in: ``torch.bfloat16``, ``torch.float16`` or their names; default float32.
+        backend: ``onnx`` for exported folders, ``torch`` for all others; default what the model is made for.
+        compile: Whether the stages are compiled with ``torch.compile``, which makes the first frames slow.
+        memory_budget: Bytes that the sentences of one batch may take while they are encoded; default 1 GiB.
         **overrides: Fields of the model's configuration to change, such as ``protocol="published"``.
 
     Returns:
         The model in evaluation mode, on the device.
 
     Raises:
-        CheckpointError: When there is no such model, or its files do not fit.
-        ConfigError: When an override or the type is unknown.
+        CheckpointError: When there is no such model, or its files do not fit, or it is not made for the backend.
+        ConfigError: When an override, the type or the backend is unknown, or the model cannot be loaded that way.
+        MissingDependencyError: When an exported folder is given and ONNX Runtime is not installed.
     """
     compute_dtype = _dtype(dtype)  # before anything large is read
-    loaded = _read(_locate(model), overrides)
-    place = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
-    return loaded.compute_in(compute_dtype).to(place).eval()
+    if backend not in (None, *get_args(Backend)):
+        raise ConfigError(f"backend is {backend!r}; it must be 'torch' or 'onnx'.")
+    if memory_budget is not None and memory_budget <= 0:
+        raise ConfigError(f"memory_budget is {memory_budget}; it must be a number of bytes above 0.")
+    path = _locate(model)
+    exported = _is_exported(path)
+    if backend == "onnx" and not exported:
+        raise CheckpointError(f"{path} is no exported model; run 'refervos export {model} --out FOLDER' first.")
+    if backend == "torch" and exported:
+        raise CheckpointError(f"{path} is an exported model; give the folder that it was exported from.")
+    if exported:
+        if compile or compute_dtype != torch.float32 or torch.device(device or "cpu").type != "cpu":
+            raise ConfigError(f"{path} is an exported model, which computes in float32 on the CPU and is not compiled.")
+        return _within(_read_exported(path, overrides), memory_budget)
+    loaded = _within(_read(path, overrides), memory_budget).compute_in(compute_dtype)
+    loaded = loaded.to(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu").eval()
+    if compile:
+        compile_stages(loaded)
+    return loaded
+
+
+def _within(model: Model, memory_budget: int | None) -> Model:
+    """Give a model its memory budget."""
+    if memory_budget is not None:
+        if not hasattr(model, "memory_budget"):
+            raise ConfigError("SAM2 has no memory_budget: its image encoder runs once, however much is followed.")
+        model.memory_budget = memory_budget
+    return model
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
@@ -78,12 +118,24 @@ def _locate(model: str | os.PathLike[str]) -> Path:
     return fetch(str(model), ["*.json", "*.txt", "*.safetensors"], "give a model folder, or a hub id owner/name")
 
 
+def _is_exported(path: Path) -> bool:
+    if not (path / CONFIG).is_file():
+        return False
+    return read_header(path, CONVERT_FIRST).get("model_type") == "samwise-onnx"
+
+
+def _read_exported(path: Path, overrides: dict[str, Any]) -> OnnxSamwise:
+    from refervos.export.onnx_model import OnnxSamwise
+
+    return OnnxSamwise.from_folder(path, read_header(path, CONVERT_FIRST), overrides)
+
+
 def _read(path: Path, overrides: dict[str, Any]) -> Samwise | Sam2Segmenter:
     if path.is_file():
         if path.suffix == ".pth":
             raise CheckpointError(f"{path} is an official checkpoint; run 'refervos convert {path} FOLDER' first.")
         return _read_sam2(path, overrides)
-    header = read_header(path, "give a folder written by 'refervos convert'")
+    header = read_header(path, CONVERT_FIRST)
     kind = header.get("model_type")
     if kind in ("sam2_video", "sam2"):
         return _read_sam2(path, overrides)

@@ -217,7 +217,7 @@ class Session:
         return None if prediction is None else self._revise(track, prediction)
 
     def note_gap(self) -> None:
-        """Tell that frames are missing before the next one: dropped, or lost while a camera was away."""
+        """Tell that frames are missing before the next one: lost while a camera was away, or cut out of a recording."""
         self.counts.gaps += 1
         for followed in self._tracks.values():
             self.model.resume(followed.state)

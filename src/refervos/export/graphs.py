@@ -1,0 +1,208 @@
+"""The graphs of the streaming step: each is one function of the loop in ``samwise/streamer.py``, tensors in and out.
+
+Memory, windows and every decision stay outside, in the loop that PyTorch models run too.
+Shapes as there: N tracks (n of them in a group), L tokens, C = SAM2's hidden width, g = grid, S = image size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from refervos.sam2.memory_attention import look_back
+from refervos.sam2.tracker import FrameFeatures, Sam2Tracker, sine_of_age
+from refervos.samwise.cmt import Adapted
+from refervos.samwise.model import Samwise
+from refervos.samwise.track import SamwiseTrack
+
+ADAPTERS = 3
+"""Adapters, and with them windows, that a track has."""
+
+EXAMPLES = {"sentences": 2, "tokens": 5, "window": 3, "maps": 4, "pointers": 6, "prompt_tokens": 3}
+"""Sizes that are open in the graphs, and those that they are traced with: no two alike where they meet, none below 2."""
+
+INTEGERS = {"ids", "verbs", "slots", "ages"}
+"""Inputs that are int64; all others are float32."""
+
+Shape = tuple[int | str, ...]
+"""Sizes, the open ones by name."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph to be written.
+
+    Attributes:
+        name: Its file is ``NAME.onnx``.
+        weights: What the function uses.
+        function: What is computed.
+        inputs: Shapes by name, in the function's order; float32 unless they are in ``INTEGERS``.
+        outputs: Names, in the function's order.
+    """
+
+    name: str
+    weights: nn.Module
+    function: Callable[..., Tensor | tuple[Tensor, ...]]
+    inputs: dict[str, Shape]
+    outputs: tuple[str, ...]
+
+    def examples(self) -> tuple[Tensor, ...]:
+        """Inputs to trace with."""
+        made = []
+        for name, shape in self.inputs.items():
+            sizes = [EXAMPLES[size] if isinstance(size, str) else size for size in shape]
+            made.append(torch.ones(sizes, dtype=torch.int64) if name in INTEGERS else torch.rand(sizes))
+        return tuple(made)
+
+
+def streaming_step(model: Samwise) -> list[Graph]:
+    """The graphs that one frame of a stream goes through.
+
+    Args:
+        model: Online, in evaluation mode, float32.
+    """
+    config, sam2 = model.config, model.config.sam2
+    tracker, grid, hidden, side = model.tracker, sam2.grid, sam2.hidden, sam2.image_size
+    top: Shape = ("sentences", hidden, grid, grid)
+    prompts: Shape = ("sentences", "prompt_tokens", hidden)
+    token: Shape = ("sentences", hidden)
+    score: dict[str, Shape] = {"score": ("sentences",)} if sam2.object_score else {}
+    seen = {
+        "first": (1, 4 * grid, 4 * grid, sam2.stage_widths[0]),
+        "second": (1, 2 * grid, 2 * grid, sam2.stage_widths[1]),
+    }
+    asked: dict[str, Shape] = {"ids": ("sentences", "tokens")}
+    if config.motion_prompt:
+        asked["verbs"] = ("sentences", "tokens")
+    past = {
+        f"past_{index}": ("sentences", "window", cells, cells, config.adapter_width)
+        for index, cells in enumerate(window_grids(grid))
+    }
+    remembered = {
+        "maps": ("sentences", "maps", sam2.memory_width, grid, grid),
+        "slots": ("maps",),
+        "pointers": ("sentences", "pointers", hidden),
+        "ages": ("pointers",),
+    }
+    fine: Shape = ("sentences", hidden // 8, 4 * grid, 4 * grid)
+    middle: Shape = ("sentences", hidden // 4, 2 * grid, 2 * grid)
+    mask: Shape = ("sentences", 1, side, side)
+    step = _Step(model)
+    inside = [f"inside_{index}" for index in range(ADAPTERS)]
+    decoded = ("mask_logits", "ious", "tokens", "early_tokens", *score)
+    return [
+        Graph("shared", tracker, partial(_shared, tracker), {"pixels": (1, 3, side, side)}, tuple(seen)),
+        Graph("tracks", step, step.tracks, {**seen, **asked, **past}, ("fine", "middle", "top", "prompts", *inside)),
+        Graph("condition", tracker, partial(_condition, tracker), {"top": top, **remembered}, ("conditioned",)),
+        Graph("without_memory", tracker, tracker.without_memory, {"top": top}, ("conditioned",)),
+        Graph(
+            "decode",
+            tracker,
+            partial(_decode, tracker),
+            {"conditioned": top, "fine": fine, "middle": middle, "prompts": prompts},
+            decoded,
+        ),
+        Graph("early_token", tracker, tracker.early_token, {"conditioned": top, "prompts": prompts}, ("token",)),
+        Graph("switch", model.cme, model.cme, {"tracked": token, "unbiased": token}, ("logits",)),
+        Graph("pointer", tracker, partial(_pointer, tracker), {"token": token, **score}, ("pointer",)),
+        Graph("remember", tracker, partial(_remember, tracker), {"top": top, "mask_logits": mask, **score}, ("map",)),
+    ]
+
+
+def window_grids(grid: int) -> tuple[int, ...]:
+    """Side of the image tokens at each adapter."""
+    return tuple(2 * grid >> index for index in range(ADAPTERS))
+
+
+def _shared(tracker: Sam2Tracker, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Patch embedding and the first two image stages."""
+    first = tracker.encode_stage(0, tracker.embed_patches(pixels))
+    return first, tracker.encode_stage(1, first)
+
+
+class _StackedWindows(list[SamwiseTrack]):
+    """Tracks of which only the windows are known, as tensors; how many there are stays open, so it lists none."""
+
+    def __init__(self, past: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.past = past
+        self.inside: list[Tensor] = []
+
+
+class _Step(Samwise):
+    """The same weights, with windows that come in and go out as tensors."""
+
+    def __init__(self, model: Samwise) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(model.__dict__)
+
+    def tracks(self, first: Tensor, second: Tensor, ids: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """The rest of early fusion for one frame."""
+        verbs, past = others[:-ADAPTERS], others[-ADAPTERS:]
+        windows = _StackedWindows(past)
+        stages, text = self.encode_stages((first.unsqueeze(0), second.unsqueeze(0)), ids, windows)
+        features = self.tracker.pyramid([stage[:, 0] for stage in stages])
+        prompts = [self.tracker.padding_points(text.shape[0]), self.text_prompt(text[:, :1])]  # (N, 2, C), (N, 1, C)
+        if self.motion_prompt is not None:
+            moving = verbs[0].to(text.dtype).unsqueeze(1)  # (N, 1, L)
+            mean = (moving @ text) / moving.sum(dim=2, keepdim=True).clamp(min=1)  # (N, 1, D)
+            prompts.append(self.motion_prompt(mean))  # (N, 1, C), to be left out where no token tells motion
+        return features.fine, features.middle, features.top, torch.cat(prompts, dim=1), *windows.inside
+
+    def _adapt(
+        self, index: int, vision: Tensor, text: Tensor, frames: int, keep: Tensor, tracks: Sequence[SamwiseTrack]
+    ) -> Adapted:
+        assert isinstance(tracks, _StackedWindows)
+        adapter, reach = self.adapters[index], self.config.clip_length
+        adapted: Adapted = adapter(vision, text, frames, keep, past=tracks.past[index], reach=reach)
+        tracks.inside.append(adapted.inside[:, 0])  # (N, H, V, A)
+        return adapted
+
+    def _frames_at_once(self, stage: int) -> int:
+        return 2**31
+
+
+def _condition(
+    tracker: Sam2Tracker, top: Tensor, maps: Tensor, slots: Tensor, pointers: Tensor, ages: Tensor
+) -> Tensor:
+    """Memory attention, ``Sam2Tracker.condition`` over any number of maps and pointers."""
+    config, sam = tracker.config, tracker.sam
+    sine = tracker.sine_memory.flatten(2)[0].t()  # (g*g, 64)
+    codes = sine + sam.memory_temporal_positional_encoding[slots, 0]  # (M, g*g, 64)
+    split = config.hidden // config.memory_width
+    tokens = pointers.unflatten(-1, (split, config.memory_width)).flatten(1, 2)  # (N, P*split, 64)
+    positions = torch.zeros_like(tokens[0])
+    if config.pointer_time_encoding:
+        waves = sine_of_age(ages.to(top.dtype) / (config.pointer_limit - 1), config.hidden)  # (P, C)
+        told = sam.temporal_positional_encoding_projection_layer(waves)  # (P, 64)
+        positions = told.unsqueeze(1).expand(-1, split, -1).flatten(0, 1)  # (P*split, 64)
+    conditioned = look_back(
+        sam.memory_attention,
+        (top + 0.1 * tracker.sine_top).flatten(2).transpose(1, 2),  # (N, g*g, C)
+        maps=[maps.transpose(1, 2).flatten(2)],  # (N, 64, M*g*g)
+        codes=[codes.flatten(0, 1)],
+        pointers=(tokens, positions),
+        rotary=tracker.rotary,
+    )  # (N, g*g, C)
+    return conditioned.transpose(1, 2).unflatten(2, top.shape[2:])
+
+
+def _decode(
+    tracker: Sam2Tracker, conditioned: Tensor, fine: Tensor, middle: Tensor, prompts: Tensor
+) -> tuple[Tensor, ...]:
+    """The mask decoder; it reads the two fine levels of the pyramid only."""
+    decoded = tracker.decode(conditioned, FrameFeatures(fine, middle, conditioned), prompts)
+    outputs = (decoded.mask_logits, decoded.ious, decoded.tokens, decoded.early_tokens)
+    return outputs if decoded.score is None else (*outputs, decoded.score)
+
+
+def _pointer(tracker: Sam2Tracker, token: Tensor, score: Tensor | None = None) -> Tensor:
+    return tracker.pointer(token, score)
+
+
+def _remember(tracker: Sam2Tracker, top: Tensor, mask_logits: Tensor, score: Tensor | None = None) -> Tensor:
+    return tracker.remember(top, mask_logits, score)

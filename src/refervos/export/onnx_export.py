@@ -1,0 +1,177 @@
+"""Write the graphs of a model's streaming step into a folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import refervos
+from refervos.errors import CheckpointError, ConfigError, MissingDependencyError
+from refervos.export.graphs import Graph, streaming_step
+from refervos.export.open_sizes import open_sizes
+from refervos.samwise.model import Samwise
+from refervos.weights import CONFIG, write_folder_atomically
+
+MODEL_TYPE = "samwise-onnx"
+"""What ``config.json`` says that an exported folder is."""
+
+OPSET = 18
+"""Version of the ONNX operators; ONNX Runtime 1.14 and newer know it."""
+
+LARGEST_SIZE = 2**16
+"""Open sizes are promised to be at most this."""
+
+EMPTY_AT_FIRST = ("window", "pointers")
+"""Open sizes that may be zero."""
+
+
+def export_onnx(
+    model: Samwise,
+    folder: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    progress: Callable[[str], None] = lambda name: None,
+) -> None:
+    """Write a folder that ``load`` reads and ONNX Runtime runs: graphs, ``config.json`` and tokenizer files.
+
+    Args:
+        model: SAMWISE with ``time="online"``, in evaluation mode, in float32 on the CPU.
+        folder: Created when absent; complete, or not written at all.
+        overwrite: Whether a folder that has files may be written to.
+        progress: Is told each graph's name before it is written.
+
+    Raises:
+        ConfigError: When the model looks over time in clips, or is not in that mode, type or place.
+        CheckpointError: When the folder is not empty or cannot be written.
+        MissingDependencyError: When the packages of the extra ``onnx`` are missing.
+    """
+    _check_exportable(model)
+    target = Path(folder)
+    if target.is_dir() and any(target.iterdir()) and not overwrite:  # before minutes of work
+        raise CheckpointError(f"{target} is not empty; give a new folder, or allow overwriting.")
+
+    def write(staged: Path) -> None:
+        for graph in streaming_step(model):
+            progress(graph.name)
+            _write_graph(graph, staged / f"{graph.name}.onnx")
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(staged)
+        (staged / CONFIG).write_text(json.dumps(_header(model), indent=2) + "\n")
+
+    write_folder_atomically(target, write, overwrite=overwrite)
+
+
+def _check_exportable(model: Any) -> None:
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(f"export needs {' and '.join(missing)}: pip install 'refervos[onnx]'.")
+    if not isinstance(model, Samwise):
+        raise ConfigError("the model is no SAMWISE model; only the streaming step of SAMWISE can be exported.")
+    if model.config.time != "online":
+        raise ConfigError(
+            "the model looks over time in clips, and only the online step can be exported; "
+            "load it with time='online' (--time online)."
+        )
+    if model.training:
+        raise ConfigError("the model is in training mode; call model.eval() before exporting it.")
+    if model.device.type != "cpu" or {p.dtype for p in model.parameters()} != {torch.float32}:
+        raise ConfigError("the model is not in float32 on the CPU; load it with device='cpu', without a dtype.")
+
+
+def _header(model: Samwise) -> dict[str, Any]:
+    return {
+        "model_type": MODEL_TYPE,
+        "refervos_version": refervos.__version__,
+        "config": asdict(model.config),
+        "source": model.fingerprint(),
+        "description": model.describe(),
+    }
+
+
+class _Traced(nn.Module):
+    """A function with the weights that it uses, as the exporter wants it."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.weights = graph.weights
+        self.function = graph.function
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.function(*inputs)
+
+
+def _write_graph(graph: Graph, path: Path) -> None:
+    """Trace one graph and write it."""
+    from onnxscript import optimizer
+
+    sizes = {
+        size: torch.export.Dim(size, min=int(size not in EMPTY_AT_FIRST), max=LARGEST_SIZE)
+        for shape in graph.inputs.values()
+        for size in shape
+        if isinstance(size, str)
+    }
+    open_axes = tuple(
+        {axis: sizes[size] for axis, size in enumerate(shape) if isinstance(size, str)}
+        for shape in graph.inputs.values()
+    )
+    with _quiet(), open_sizes(), torch.enable_grad():  # with gradients nothing is cut into chunks
+        traced = torch.export.export(
+            _Traced(graph),
+            graph.examples(),
+            dynamic_shapes=(open_axes,),
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+        program = torch.onnx.export(
+            traced,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            optimize=False,
+            verbose=False,
+        )
+        assert program is not None
+        optimizer.optimize(program.model, num_iterations=1)  # a second round finds little and takes as long
+        _name_sizes(program.model, graph)
+        program.save(path)
+
+
+def _name_sizes(model: Any, graph: Graph) -> None:
+    """Call open sizes what they are, and drop the traces of where each operation came from."""
+    import onnx_ir
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    names = {}
+    for value, shape in zip(model.graph.inputs, graph.inputs.values(), strict=True):
+        names |= {str(size): name for size, name in zip(value.shape, shape, strict=True) if isinstance(name, str)}
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        value.shape = onnx_ir.Shape([names.get(str(size), size) for size in value.shape])
+    ClearMetadataAndDocStringPass()(model)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on what it does not need."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,299 @@
+"""An exported model: the same loop over frames, with ONNX Runtime computing its parts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, PromptError
+from refervos.export.graphs import window_grids
+from refervos.frames import Placement
+from refervos.prompts import Prompt
+from refervos.sam2.memory import MemoryReading
+from refervos.sam2.tracker import Decoded, FrameFeatures, Sam2Tracker
+from refervos.samwise.config import SamwiseConfig
+from refervos.samwise.streamer import MEMORY_BUDGET, ClipFeatures, SamwiseStreamer
+from refervos.samwise.track import SamwiseTrack, stack_windows
+from refervos.segmenter import FramePrediction
+from refervos.session import OpensSessions
+from refervos.text.tokenizer import Tokenizer, has_tokenizer
+from refervos.typed_config import config_from_mapping
+from refervos.weights import CONFIG
+
+OUTSIDE_THE_GRAPHS = {
+    "cme",
+    "cme_decision",
+    "cme_window",
+    "memory_policy",
+    "presence_scale",
+    "presence_shift",
+    "presence_threshold",
+    "short_side",
+    "switch_memory",
+}
+"""Fields of the configuration that the loop reads and no graph: these can still be changed."""
+
+NO_CORRECTIONS = "an exported model is asked with sentences alone; for clicks, boxes and masks load the PyTorch model."
+
+
+class GraphFolder:
+    """The graphs in a folder, each opened when it is first needed.
+
+    Args:
+        folder: Where the ``.onnx`` files are.
+        threads: Threads that one graph may use; default as many as torch uses.
+
+    Raises:
+        MissingDependencyError: When ONNX Runtime is not installed.
+    """
+
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"{folder} holds ONNX graphs, which need ONNX Runtime: pip install 'refervos[onnx]'."
+            ) from error
+        self.folder, self.threads = folder, threads
+        self._runtime = onnxruntime
+        self._opened: dict[str, Any] = {}
+
+    def run(self, name: str, **inputs: Tensor) -> list[Tensor]:
+        """Run one graph.
+
+        Args:
+            name: Its file without ``.onnx``.
+            **inputs: What it takes, by name; what it does not take is left out.
+
+        Returns:
+            Its outputs in order.
+
+        Raises:
+            CheckpointError: When the file is missing or no graph.
+        """
+        graph = self._open(name)
+        wanted = {each.name for each in graph.get_inputs()}
+        feeds = {key: value.detach().contiguous().numpy() for key, value in inputs.items() if key in wanted}
+        return [torch.from_numpy(array) for array in graph.run(None, feeds)]
+
+    def _open(self, name: str) -> Any:
+        if name in self._opened:
+            return self._opened[name]
+        path = self.folder / f"{name}.onnx"
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; run 'refervos export' again.")
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = self.threads or torch.get_num_threads()
+        # The graphs run one after the other: threads that wait for the next call would take time from the others.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3  # errors
+        try:
+            graph = self._runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime's own errors have no common base
+            reason = " ".join(str(error).split())[:160]
+            raise CheckpointError(f"{path} is not a readable graph ({reason}); run 'refervos export' again.") from error
+        return self._opened.setdefault(name, graph)
+
+
+class OnnxTracker:
+    """The functions of ``Sam2Tracker`` that the loop over frames calls.
+
+    Args:
+        graphs: The graphs.
+        config: The model's shape.
+    """
+
+    def __init__(self, graphs: GraphFolder, config: SamwiseConfig) -> None:
+        self.graphs = graphs
+        self.config = config.sam2
+
+    def condition(self, top: Tensor, memory: MemoryReading) -> Tensor:
+        """See ``Sam2Tracker.condition``."""
+        if memory.empty:
+            return self.without_memory(top)
+        count, slots = len(top), self.config.memory_slots
+        none = top.new_zeros(count, 0, self.config.hidden)
+        (conditioned,) = self.graphs.run(
+            "condition",
+            top=top,
+            maps=torch.stack(memory.maps, dim=1),  # (n, M, 64, g, g)
+            slots=torch.tensor(memory.slots) % slots,
+            pointers=torch.stack(memory.pointers, dim=1) if memory.pointers else none,  # (n, P, C)
+            ages=torch.tensor(memory.ages, dtype=torch.int64),
+        )
+        return conditioned
+
+    def without_memory(self, top: Tensor) -> Tensor:
+        """See ``Sam2Tracker.without_memory``."""
+        return self.graphs.run("without_memory", top=top)[0]
+
+    def decode(self, conditioned: Tensor, features: FrameFeatures, sparse: Tensor) -> Decoded:
+        """See ``Sam2Tracker.decode``."""
+        masks, ious, tokens, early, *score = self.graphs.run(
+            "decode", conditioned=conditioned, fine=features.fine, middle=features.middle, prompts=sparse
+        )
+        return Decoded(masks, ious, tokens, early, score[0] if score else None)
+
+    def early_token(self, conditioned: Tensor, sparse: Tensor) -> Tensor:
+        """See ``Sam2Tracker.early_token``."""
+        return self.graphs.run("early_token", conditioned=conditioned, prompts=sparse)[0]
+
+    def pointer(self, token: Tensor, score: Tensor | None) -> Tensor:
+        """See ``Sam2Tracker.pointer``."""
+        return self.graphs.run("pointer", token=token, **_known(score))[0]
+
+    def remember(self, top: Tensor, mask_logits: Tensor, score: Tensor | None) -> Tensor:
+        """See ``Sam2Tracker.remember``."""
+        return self.graphs.run("remember", top=top, mask_logits=mask_logits, **_known(score))[0]
+
+    upsample = Sam2Tracker.upsample
+
+
+def _known(score: Tensor | None) -> dict[str, Tensor]:
+    return {} if score is None else {"score": score}
+
+
+class OnnxSamwise(SamwiseStreamer, OpensSessions):
+    """SAMWISE's streaming step in ONNX Runtime, behind the same sessions.
+
+    Args:
+        config: The exported model's configuration.
+        tokenizer: Turns sentences into token ids.
+        graphs: What ``export_onnx`` wrote.
+        source: Fingerprint of the model that was exported.
+        description: Its ``describe()``.
+    """
+
+    def __init__(
+        self,
+        config: SamwiseConfig,
+        tokenizer: Tokenizer | None,
+        graphs: GraphFolder,
+        *,
+        source: str,
+        description: dict[str, Any],
+    ) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.graphs = graphs
+        self.tracker = OnnxTracker(graphs, config)
+        self.training = False
+        self.compute_dtype = torch.float32
+        self.memory_budget = MEMORY_BUDGET
+        self._source, self._description = source, description
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, header: dict[str, Any], overrides: dict[str, Any], *, threads: int | None = None
+    ) -> OnnxSamwise:
+        """Read a folder that ``export_onnx`` wrote.
+
+        Args:
+            folder: The folder.
+            header: Its ``config.json``.
+            overrides: Fields of the configuration to change, as far as they are outside the graphs.
+            threads: Threads that one graph may use; default as many as torch uses.
+
+        Raises:
+            ConfigError: When a field is unknown, or part of the graphs.
+            CheckpointError: When ``config.json`` is not what ``export_onnx`` writes.
+            MissingDependencyError: When ONNX Runtime is not installed.
+        """
+        values, source, description = (header.get(key) for key in ("config", "source", "description"))
+        if not isinstance(values, dict) or not isinstance(source, str) or not isinstance(description, dict):
+            raise CheckpointError(f"{folder / CONFIG} is incomplete; run 'refervos export' again.")
+        config = config_from_mapping(SamwiseConfig, {**values, **overrides}, str(folder / CONFIG))
+        fixed = sorted(set(overrides) - OUTSIDE_THE_GRAPHS)
+        if fixed:
+            raise ConfigError(f"{fixed[0]} is part of the exported graphs; export the model again with another one.")
+        words = Tokenizer.from_pretrained(folder) if has_tokenizer(folder) else None
+        return cls(config, words, GraphFolder(folder, threads), source=source, description=description)
+
+    # The parts.
+
+    @property
+    def device(self) -> torch.device:
+        """Always the CPU."""
+        return torch.device("cpu")
+
+    def inference(self) -> AbstractContextManager[None]:
+        """No gradients."""
+        return torch.inference_mode()
+
+    def encode_shared(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``SamwiseStreamer``; one video (1, T, 3, S, S)."""
+        stages = [self.graphs.run("shared", pixels=frame) for frame in pixels[0].split(1)]
+        first, second = (torch.cat(outputs).unsqueeze(0) for outputs in zip(*stages, strict=True))
+        return first, second
+
+    def encode_tracks(
+        self, shared: Sequence[Tensor], ids: Tensor, verbs: Tensor, tracks: Sequence[SamwiseTrack] = ()
+    ) -> ClipFeatures:
+        """See ``SamwiseStreamer``; frame by frame, which online is the same as together."""
+        first, second = shared
+        clip = ClipFeatures([], [], [])
+        for time in range(first.shape[1]):
+            fine, middle, top, prompts, *inside = self.graphs.run(
+                "tracks",
+                first=first[:, time],
+                second=second[:, time],
+                ids=ids,
+                verbs=verbs.long(),
+                **self._past(tracks),
+            )
+            for index, frames in enumerate(inside):
+                for track, frame in zip(tracks, frames, strict=True):
+                    track.windows.append(index, frame.unsqueeze(0))
+            clip.features.append(FrameFeatures(fine.expand(len(ids), -1, -1, -1), middle, top))
+            moving = verbs.any(dim=1) & self.config.motion_prompt
+            asked = [tokens[: 4 if moves else 3] for tokens, moves in zip(prompts, moving.tolist(), strict=True)]
+            clip.prompts.append(asked)
+            clip.unbiased_prompts.append(asked)
+        return clip
+
+    def _past(self, tracks: Sequence[SamwiseTrack]) -> dict[str, Tensor]:
+        """The tracks' windows, empty ones too."""
+        past = {}
+        for index, cells in enumerate(window_grids(self.config.sam2.grid)):
+            kept = stack_windows([track.windows for track in tracks], index)
+            none = torch.zeros(len(tracks), 0, cells, cells, self.config.adapter_width)
+            past[f"past_{index}"] = none if kept is None else kept
+        return past
+
+    def cme(self, tracked: Tensor, unbiased: Tensor) -> Tensor:
+        """See ``ConditionalMemoryEncoder``."""
+        return self.graphs.run("switch", tracked=tracked, unbiased=unbiased)[0]
+
+    # What is different from a PyTorch model.
+
+    def begin(self, prompt: Prompt) -> SamwiseTrack:
+        """Start a track for a sentence.
+
+        Raises:
+            PromptError: When the prompt has clicks, a box or a mask, or no sentence, or there is no tokenizer.
+        """
+        if prompt.geometric:
+            raise PromptError(NO_CORRECTIONS)
+        return super().begin(prompt)
+
+    def correct(self, track: SamwiseTrack, prompt: Prompt, placement: Placement) -> FramePrediction:
+        """Not exported.
+
+        Raises:
+            PromptError: Always.
+        """
+        raise PromptError(NO_CORRECTIONS)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the configuration and of the exported model's fingerprint."""
+        return hashlib.sha256(f"onnx {self.config} {self._source}".encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Parts and parameter counts of the model that was exported."""
+        return {**self._description, "family": "SAMWISE (ONNX)", "trained": 0}

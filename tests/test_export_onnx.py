@@ -1,0 +1,253 @@
+"""Exported models: the same sessions, the same masks, and clear words where something cannot be exported."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import refervos
+from refervos import Prompt, Segmentation, Session, cli, load
+from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, PromptError, StateError
+from refervos.export.onnx_export import export_onnx
+from refervos.export.onnx_model import OnnxSamwise
+from refervos.loading import MINIATURE_FOLDER
+from refervos.samwise.model import Samwise
+from refervos.text.encoder import TextConfig
+from refervos.text.tokenizer import Tokenizer
+from refervos.worlds import WorldConfig, draw_clip, some_referrals
+from scenes import MICRO_SAM2, micro_model, scene
+from video_files import write_video
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+DOCS = Path(refervos.__file__).parents[2] / "docs" / "export.md"
+
+FRAMES = 9
+"""More than the adapters look back and than the memory holds maps."""
+
+
+def small_model(**changes: Any) -> Samwise:
+    """As few layers as there can be, so that tracing is quick; with a motion prompt, and words to ask with."""
+    model = micro_model(
+        sam2=replace(MICRO_SAM2, hiera_blocks=(1, 1, 2, 1), hiera_global_blocks=(3,), hiera_background=7),
+        text=TextConfig(
+            vocabulary=724, width=32, layers=2, heads=2, feedforward=64, positions=66, segment_ends=(0, 1, 1, 2)
+        ),
+        time="online",
+        clip_length=4,
+        motion_prompt=True,
+        cme_window=2,
+        **changes,
+    )
+    model.tokenizer = Tokenizer.from_pretrained(MINIATURE_FOLDER)
+    return model
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run a command; gives its exit code."""
+    monkeypatch.setattr(sys, "argv", ["refervos", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return int(stopped.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """A small model as it is saved, and exported by the command."""
+    place = tmp_path_factory.mktemp("export")
+    small_model().save_pretrained(place / "model")
+    with pytest.MonkeyPatch.context() as patches:
+        assert run(patches, "export", place / "model", "--format", "onnx", "--out", place / "onnx", "--quiet") == 0
+    yield place / "model", place / "onnx"
+
+
+@pytest.fixture
+def exported(folders: tuple[Path, Path], tmp_path: Path) -> Path:
+    """The exported folder, to be spoilt."""
+    return Path(shutil.copytree(folders[1], tmp_path / "spoilt"))
+
+
+SPINS = Prompt("the red square that spins", verbs=["spins"])
+STILL, LATE = Prompt("the blue circle", verbs=[]), Prompt("the large green star", verbs=[])
+
+
+def answers(model: Any, frames: Sequence[np.ndarray]) -> list[Segmentation]:
+    """Two sentences from the start, one more from the third frame on, the first dropped before the seventh."""
+    session = model.open([SPINS, STILL])
+    told = []
+    for time, frame in enumerate(frames):
+        if time == 2:
+            session.add(LATE)
+        if time == 6:
+            session.drop(0)
+        told.append(session.step(frame))
+    return told
+
+
+def check_same(told: Sequence[Segmentation], expected: Sequence[Segmentation]) -> None:
+    both = one = 0
+    for mine, theirs in zip(told, expected, strict=True):
+        assert mine.track_ids == theirs.track_ids
+        both += int((mine.masks & theirs.masks).sum())
+        one += int((mine.masks | theirs.masks).sum())
+        np.testing.assert_allclose(mine.presence, theirs.presence, atol=1e-4)
+        np.testing.assert_array_equal(mine.switched, theirs.switched)
+    assert one > 100 * len(told)
+    assert both / one >= 0.999
+
+
+POLICIES: list[dict[str, Any]] = [
+    {"cme": False},
+    {"cme_decision": "always", "memory_policy": "published", "switch_memory": "reweight"},
+    {"cme_decision": "always", "memory_policy": "switch", "presence_threshold": 0.9},
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=["no CME", "published", "switch"])
+def test_masks_presence_and_switches_are_those_of_the_model(folders: tuple[Path, Path], policy: dict[str, Any]) -> None:
+    ours, theirs = (load(folder, device="cpu", **policy) for folder in reversed(folders))
+    assert isinstance(ours, OnnxSamwise)
+    assert isinstance(theirs, Samwise)
+    told, expected = (answers(model, scene(FRAMES)) for model in (ours, theirs))
+    check_same(told, expected)
+    assert any(answer.switched.any() for answer in expected) == policy.get("cme", True)
+
+
+def test_frames_given_together_are_frames_given_one_by_one(folders: tuple[Path, Path]) -> None:
+    model = load(folders[1])
+    together = model.open([SPINS, STILL]).clip(scene(4))
+    session = model.open([SPINS, STILL])
+    check_same(together, [session.step(frame) for frame in scene(4)])
+
+
+def test_a_session_goes_on_from_a_file(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    model = load(folders[1])
+    session = model.open([SPINS, STILL])
+    for frame in scene(FRAMES)[:4]:
+        session.step(frame)
+    session.save(tmp_path / "state")
+    restored = load(folders[1]).restore(tmp_path / "state")
+    for frame in scene(FRAMES)[4:]:
+        mine, theirs = restored.step(frame), session.step(frame)
+        assert np.array_equal(mine.masks, theirs.masks)
+        assert np.array_equal(mine.presence, theirs.presence)
+    with pytest.raises(StateError, match="was saved with another model"):
+        Session.restore(tmp_path / "state", load(folders[0], device="cpu"))
+
+
+def test_the_command_line_segments_with_an_exported_folder(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "in.mp4", 3, width=128, height=96, fps=25, images=scene(3))
+    asked = ("the red square", "--verb", "red", "--save", "rle", "--out", tmp_path / "out", "--quiet")
+    assert run(monkeypatch, "segment", tmp_path / "in.mp4", *asked, "--model", folders[1]) == 0
+    lines = (tmp_path / "out" / "masks.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+    assert run(monkeypatch, "info", folders[1]) == 0
+
+
+def test_every_graph_is_documented_with_its_inputs_and_outputs(folders: tuple[Path, Path]) -> None:
+    import onnxruntime
+
+    documented = {line.split("|")[1].strip(" `"): line for line in DOCS.read_text().splitlines() if line[:2] == "| "}
+    for path in sorted(folders[1].glob("*.onnx")):
+        graph = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        for value in (*graph.get_inputs(), *graph.get_outputs()):
+            assert f"`{value.name}`" in documented[path.stem]
+            assert not [size for size in value.shape if isinstance(size, str) and size[1:].isdecimal()]
+
+
+def test_what_cannot_be_asked_of_an_exported_model(folders: tuple[Path, Path]) -> None:
+    model = load(folders[1])
+    with pytest.raises(PromptError, match="for clicks, boxes and masks load the PyTorch model"):
+        model.open([Prompt("the red square", points=[[3, 4]], verbs=[])])
+    session = model.open([STILL])
+    session.step(scene(1)[0])
+    with pytest.raises(PromptError, match="for clicks, boxes and masks load the PyTorch model"):
+        session.correct(0, points=[[3, 4]])
+    with pytest.raises(PromptError, match="no correction to undo"):
+        session.undo(0)
+
+
+def test_what_an_exported_model_cannot_be_loaded_with(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(CheckpointError, match="is no exported model; run 'refervos export"):
+        load(folders[0], backend="onnx")
+    with pytest.raises(CheckpointError, match="is an exported model; give the folder that it was exported from"):
+        load(folders[1], backend="torch")
+    for unfit in ({"dtype": "bfloat16"}, {"device": "cuda"}, {"compile": True}):
+        with pytest.raises(ConfigError, match="computes in float32 on the CPU and is not compiled"):
+            load(folders[1], **unfit)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="clip_length is part of the exported graphs"):
+        load(folders[1], clip_length=2)
+    with pytest.raises(ConfigError, match="unknown field cme_windows"):
+        load(folders[1], cme_windows=2)
+    model = load(folders[1], backend="onnx", memory_budget=1)
+    assert model.memory_budget == 1
+
+
+def test_spoilt_folders(exported: Path) -> None:
+    def step() -> None:
+        load(exported).open([STILL]).step(scene(1)[0])
+
+    (exported / "decode.onnx").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"decode.onnx is not a readable graph .*; run 'refervos export' again"):
+        step()
+    (exported / "decode.onnx").unlink()
+    with pytest.raises(CheckpointError, match=r"decode.onnx is missing; run 'refervos export' again"):
+        step()
+    header = json.loads((exported / "config.json").read_text())
+    del header["source"]
+    (exported / "config.json").write_text(json.dumps(header))
+    with pytest.raises(CheckpointError, match=r"config.json is incomplete; run 'refervos export' again"):
+        load(exported)
+
+
+def test_packages_that_are_missing(folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingDependencyError, match=r"need ONNX Runtime: pip install 'refervos\[onnx\]'"):
+        load(folders[1])
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else found(name))
+    with pytest.raises(MissingDependencyError, match=r"export needs onnxscript: pip install 'refervos\[onnx\]'"):
+        export_onnx(small_model(), tmp_path / "out")
+
+
+def test_models_that_cannot_be_exported(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"looks over time in clips.*load it with time='online' \(--time online\)"):
+        export_onnx(micro_model(), tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"in training mode; call model.eval\(\)"):
+        export_onnx(small_model().train(), tmp_path / "out")
+    with pytest.raises(ConfigError, match="is not in float32 on the CPU"):
+        export_onnx(small_model().double(), tmp_path / "out")
+    with pytest.raises(ConfigError, match="is no SAMWISE model"):
+        export_onnx(torch.nn.Linear(1, 1), tmp_path / "out")  # type: ignore[arg-type]
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(CheckpointError, match="is not empty; give a new folder, or allow overwriting"):
+        export_onnx(small_model(), tmp_path / "full")
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+@pytest.mark.slow
+def test_the_miniature_on_drawn_clips(tmp_path: Path) -> None:
+    """Every frame of three clips with three sentences each."""
+    model = load("miniature", device="cpu", time="online")
+    assert isinstance(model, Samwise)
+    export_onnx(model, tmp_path / "onnx")
+    ours = load(tmp_path / "onnx", backend="onnx")
+    for seed in range(3):
+        clip = draw_clip(seed, WorldConfig(frames=24))
+        sentences = [referral.sentence for referral in some_referrals(clip, np.random.default_rng(seed), 3)]
+        told, expected = (list(each.open(sentences).stream(clip.frames)) for each in (ours, model))
+        check_same(told, expected)
