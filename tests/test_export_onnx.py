@@ -6,7 +6,7 @@ import importlib.util
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,13 +63,13 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A small model as it is saved, and exported by the command."""
     place = tmp_path_factory.mktemp("export")
     small_model().save_pretrained(place / "model")
     with pytest.MonkeyPatch.context() as patches:
         assert run(patches, "export", place / "model", "--format", "onnx", "--out", place / "onnx", "--quiet") == 0
-    yield place / "model", place / "onnx"
+    return place / "model", place / "onnx"
 
 
 @pytest.fixture
@@ -185,9 +185,10 @@ def test_what_an_exported_model_cannot_be_loaded_with(folders: tuple[Path, Path]
         load(folders[0], backend="onnx")
     with pytest.raises(CheckpointError, match="is an exported model; give the folder that it was exported from"):
         load(folders[1], backend="torch")
-    for unfit in ({"dtype": "bfloat16"}, {"device": "cuda"}, {"compile": True}):
+    unfits: list[dict[str, Any]] = [{"dtype": "bfloat16"}, {"device": "cuda"}, {"compile": True}]
+    for unfit in unfits:
         with pytest.raises(ConfigError, match="computes in float32 on the CPU and is not compiled"):
-            load(folders[1], **unfit)  # type: ignore[arg-type]
+            load(folders[1], **unfit)
     with pytest.raises(ConfigError, match="clip_length is part of the exported graphs"):
         load(folders[1], clip_length=2)
     with pytest.raises(ConfigError, match="unknown field cme_windows"):

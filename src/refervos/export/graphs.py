@@ -23,7 +23,7 @@ ADAPTERS = 3
 """Adapters, and with them windows, that a track has."""
 
 EXAMPLES = {"sentences": 2, "tokens": 5, "window": 3, "maps": 4, "pointers": 6, "prompt_tokens": 3}
-"""Sizes that are open in the graphs, and those that they are traced with: no two alike where they meet, none below 2."""
+"""Sizes that are open in the graphs, and what they are traced with: no two alike where they meet, none below 2."""
 
 INTEGERS = {"ids", "verbs", "slots", "ages"}
 """Inputs that are int64; all others are float32."""

@@ -125,7 +125,7 @@ def _write_graph(graph: Graph, path: Path) -> None:
         {axis: sizes[size] for axis, size in enumerate(shape) if isinstance(size, str)}
         for shape in graph.inputs.values()
     )
-    with _quiet(), open_sizes(), torch.enable_grad():  # with gradients nothing is cut into chunks
+    with _quiet(), open_sizes(), torch.no_grad():
         traced = torch.export.export(
             _Traced(graph),
             graph.examples(),
@@ -153,7 +153,7 @@ def _name_sizes(model: Any, graph: Graph) -> None:
     import onnx_ir
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    names = {}
+    names: dict[str, str] = {}
     for value, shape in zip(model.graph.inputs, graph.inputs.values(), strict=True):
         names |= {str(size): name for size, name in zip(value.shape, shape, strict=True) if isinstance(name, str)}
     for value in (*model.graph.inputs, *model.graph.outputs):
