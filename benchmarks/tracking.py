@@ -163,22 +163,23 @@ def tracking(preset: str, clip: int, dtypes: Sequence[torch.dtype], repeats: int
     theirs = transformers(preset, clock)
     ours = {dtype: Sentences(preset, dtype, 1, clock) for dtype in dtypes}
     frames = frames_of((repeats + 1) * clip)
+
+    def follow_click(some: Sequence[Tensor]) -> None:
+        for frame in some:
+            with clock.measure("transformers"):
+                theirs.step(frame.permute(1, 2, 0))
+
     with torch.inference_mode():
         for repeat in range(repeats + 1):
             if repeat == 1:  # the memory is full
                 clock.user.clear()
                 clock.system.clear()
             part = frames[repeat * clip : (repeat + 1) * clip]
-            half = clip // 2
-            for turn in (part[:half], ours, part[half:]):
-                if turn is ours:
-                    for dtype, samwise in ours.items():
-                        with clock.measure(name_of(dtype)):
-                            samwise.follow(part)
-                    continue
-                for frame in turn:
-                    with clock.measure("transformers"):
-                        theirs.step(frame.permute(1, 2, 0))
+            follow_click(part[: clip // 2])
+            for dtype, samwise in ours.items():
+                with clock.measure(name_of(dtype)):
+                    samwise.follow(part)
+            follow_click(part[clip // 2 :])
             print(f"{(repeat + 1) * clip} frames", file=sys.stderr, flush=True)
     counted = repeats * clip
     baseline = clock.total("transformers")

@@ -26,8 +26,7 @@ ALLOWED = {
     "compilation": BASE | {"sam2", "samwise"},
     "bench": BASE
     | {"compilation", "evaluation", "loading", "metrics", "prompts", "sam2", "samwise", "text", "video", "worlds"},
-    "export": BASE
-    | {"frames", "loading", "prompts", "sam2", "samwise", "segmenter", "session", "text", "weights"},
+    "export": BASE | {"frames", "loading", "prompts", "sam2", "samwise", "segmenter", "session", "text", "weights"},
     "text": BASE | {"prompts", "hub", "weights"},
     "frames": BASE,
     "frame_changes": BASE,

@@ -160,7 +160,8 @@ def test_the_command_line_segments_with_an_exported_folder(
 def test_every_graph_is_documented_with_its_inputs_and_outputs(folders: tuple[Path, Path]) -> None:
     import onnxruntime
 
-    documented = {line.split("|")[1].strip(" `"): line for line in DOCS.read_text().splitlines() if line[:2] == "| "}
+    table = DOCS.read_text().split("| graph |")[1].split("\n\n")[0]
+    documented = {line.split("|")[1].strip(" `"): line for line in table.splitlines() if line[:2] == "| "}
     for path in sorted(folders[1].glob("*.onnx")):
         graph = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         for value in (*graph.get_inputs(), *graph.get_outputs()):
@@ -249,6 +250,6 @@ def test_the_miniature_on_drawn_clips(tmp_path: Path) -> None:
     ours = load(tmp_path / "onnx", backend="onnx")
     for seed in range(3):
         clip = draw_clip(seed, WorldConfig(frames=24))
-        sentences = [referral.sentence for referral in some_referrals(clip, np.random.default_rng(seed), 3)]
+        sentences = [asked.text for asked in some_referrals(clip, np.random.default_rng(seed), 3)]
         told, expected = (list(each.open(sentences).stream(clip.frames)) for each in (ours, model))
         check_same(told, expected)

@@ -179,3 +179,29 @@ def test_importing_the_package_is_light() -> None:
 
     code = "import sys, refervos, refervos.cli; print([m for m in ('torch', 'transformers', 'av') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_memory_budget_is_kept(folder: Path, tmp_path: Path) -> None:
+    assert load(folder, device="cpu", memory_budget=2**20).memory_budget == 2**20
+    with pytest.raises(ConfigError, match="memory_budget is 0; it must be a number of bytes above 0"):
+        load(folder, memory_budget=0)
+    Sam2Segmenter(Sam2Tracker(micro_model().config.sam2)).save_pretrained(tmp_path / "sam2")
+    with pytest.raises(ConfigError, match="SAM2 has no memory_budget"):
+        load(tmp_path / "sam2", device="cpu", memory_budget=1)
+
+
+def test_stages_are_compiled_when_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr("refervos.loading.compile_stages", compiled.append)
+    model = load(folder, device="cpu")
+    assert compiled == []
+    model = load(folder, device="cpu", compile=True)
+    assert compiled == [model]
+
+
+def test_backends(folder: Path) -> None:
+    assert isinstance(load(folder, device="cpu", backend="torch"), Samwise)
+    with pytest.raises(CheckpointError, match=r"is no exported model; run 'refervos export .* --out FOLDER' first"):
+        load(folder, backend="onnx")
+    with pytest.raises(ConfigError, match="backend is 'jax'; it must be 'torch' or 'onnx'"):
+        load(folder, backend="jax")  # type: ignore[call-overload]

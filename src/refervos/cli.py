@@ -183,7 +183,7 @@ def segment(
     # Reading a few frames ahead hides the decoding of a recording behind the model.
     with open_source(video, **policies, reconnect=Reconnect() if reconnect else None, ahead=4) as source:
         target = out or Path(f"{result_name(source.info.name)}_refervos")
-        overrides = {} if protocol is None else {"protocol": protocol}
+        overrides: dict[str, Any] = {} if protocol is None else {"protocol": protocol}
         loaded = load(model, device=device, dtype=dtype.value, **overrides)
         if session_file is not None and going_on:
             session = loaded.restore(session_file)

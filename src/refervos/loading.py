@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 import torch
 
@@ -32,6 +32,32 @@ MINIATURE_FOLDER = Path(__file__).parent / "assets" / MINIATURE
 """Where it is."""
 
 
+@overload
+def load(
+    model: str | os.PathLike[str] = ...,
+    *,
+    device: str | torch.device | None = ...,
+    dtype: torch.dtype | str | None = ...,
+    backend: Literal["torch"] | None = ...,
+    compile: bool = ...,
+    memory_budget: int | None = ...,
+    **overrides: Any,
+) -> Samwise | Sam2Segmenter: ...
+
+
+@overload
+def load(
+    model: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = ...,
+    dtype: torch.dtype | str | None = ...,
+    backend: Literal["onnx"],
+    compile: bool = ...,
+    memory_budget: int | None = ...,
+    **overrides: Any,
+) -> OnnxSamwise: ...
+
+
 def load(
     model: str | os.PathLike[str] = MINIATURE,
     *,
@@ -56,7 +82,7 @@ def load(
         **overrides: Fields of the model's configuration to change, such as ``protocol="published"``.
 
     Returns:
-        The model in evaluation mode, on the device.
+        The model in evaluation mode, on the device. An exported folder gives an ``OnnxSamwise`` without a backend too.
 
     Raises:
         CheckpointError: When there is no such model, or its files do not fit, or it is not made for the backend.
@@ -78,7 +104,7 @@ def load(
         if compile or compute_dtype != torch.float32 or torch.device(device or "cpu").type != "cpu":
             raise ConfigError(f"{path} is an exported model, which computes in float32 on the CPU and is not compiled.")
         return _within(_read_exported(path, overrides), memory_budget)
-    loaded = _within(_read(path, overrides), memory_budget).compute_in(compute_dtype)
+    loaded: Samwise | Sam2Segmenter = _within(_read(path, overrides), memory_budget).compute_in(compute_dtype)
     loaded = loaded.to(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu").eval()
     if compile:
         compile_stages(loaded)
