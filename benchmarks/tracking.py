@@ -113,7 +113,8 @@ class Sentences:
         for adapter in self.model.adapters:
             clock.hook(adapter, who + "adapters")
         clock.wrap(self.model.text, "run_segment", lambda *args: who + "text")
-        clock.wrap(tracker, "pyramid", lambda *args: who + "pyramid")
+        for method in ("fine_level", "coarse_levels"):
+            clock.wrap(tracker, method, lambda *args: who + "pyramid")
         clock.wrap(tracker, "condition", lambda *args: who + "memory attention")
         for method in ("decode", "early_token"):
             clock.wrap(tracker, method, lambda *args: who + "decoder")

@@ -106,7 +106,10 @@ def test_early_fusion(switching: tuple[Samwise, Golden]) -> None:
     ids = torch.from_numpy(golden["input_ids"])
     with torch.no_grad():
         patches = model.tracker.sam.vision_encoder.backbone.patch_embed(pixels)
-        stages, _ = model.encode_stages(model.encode_shared(pixels.unsqueeze(0)), ids)
+        first = model.tracker.encode_stage(0, model.tracker.embed_patches(pixels)).unsqueeze(0)
+        _, second = model.encode_shared(pixels.unsqueeze(0))
+        adapted, _ = model.encode_stages(second, ids)
+        stages = [first, *adapted]
         features = model.tracker.pyramid([stage.flatten(0, 1) for stage in stages])
     assert deviation(golden, "clip0/patch_embed", patches) == 0
     # A LayerNorm epsilon of 1e-5 instead of 1e-6 would show here and nowhere else.

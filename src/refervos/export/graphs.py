@@ -71,10 +71,7 @@ def streaming_step(model: Samwise) -> list[Graph]:
     prompts: Shape = ("sentences", "prompt_tokens", hidden)
     token: Shape = ("sentences", hidden)
     score: dict[str, Shape] = {"score": ("sentences",)} if sam2.object_score else {}
-    seen = {
-        "first": (1, 4 * grid, 4 * grid, sam2.stage_widths[0]),
-        "second": (1, 2 * grid, 2 * grid, sam2.stage_widths[1]),
-    }
+    seen: dict[str, Shape] = {"second": (1, 2 * grid, 2 * grid, sam2.stage_widths[1])}
     asked: dict[str, Shape] = {"ids": ("sentences", "tokens")}
     if config.motion_prompt:
         asked["verbs"] = ("sentences", "tokens")
@@ -95,8 +92,8 @@ def streaming_step(model: Samwise) -> list[Graph]:
     inside = [f"inside_{index}" for index in range(ADAPTERS)]
     decoded = ("mask_logits", "ious", "tokens", "early_tokens", *score)
     return [
-        Graph("shared", tracker, partial(_shared, tracker), {"pixels": (1, 3, side, side)}, tuple(seen)),
-        Graph("tracks", step, step.tracks, {**seen, **asked, **past}, ("fine", "middle", "top", "prompts", *inside)),
+        Graph("shared", tracker, partial(_shared, tracker), {"pixels": (1, 3, side, side)}, ("fine", "second")),
+        Graph("tracks", step, step.tracks, {**seen, **asked, **past}, ("middle", "top", "prompts", *inside)),
         Graph("condition", tracker, partial(_condition, tracker), {"top": top, **remembered}, ("conditioned",)),
         Graph("without_memory", tracker, tracker.without_memory, {"top": top}, ("conditioned",)),
         Graph(
@@ -119,9 +116,9 @@ def window_grids(grid: int) -> tuple[int, ...]:
 
 
 def _shared(tracker: Sam2Tracker, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Patch embedding and the first two image stages."""
+    """Patch embedding and the first two image stages; of the first, what the pyramid makes of it."""
     first = tracker.encode_stage(0, tracker.embed_patches(pixels))
-    return first, tracker.encode_stage(1, first)
+    return tracker.fine_level(first), tracker.encode_stage(1, first)
 
 
 class _StackedWindows(list[SamwiseTrack]):
@@ -140,18 +137,18 @@ class _Step(Samwise):
         nn.Module.__init__(self)
         self.__dict__.update(model.__dict__)
 
-    def tracks(self, first: Tensor, second: Tensor, ids: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    def tracks(self, second: Tensor, ids: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         """The rest of early fusion for one frame."""
         verbs, past = others[:-ADAPTERS], others[-ADAPTERS:]
         windows = _StackedWindows(past)
-        stages, text = self.encode_stages((first.unsqueeze(0), second.unsqueeze(0)), ids, windows)
-        features = self.tracker.pyramid([stage[:, 0] for stage in stages])
+        stages, text = self.encode_stages(second.unsqueeze(0), ids, windows)
+        levels = self.tracker.coarse_levels(*(stage[:, 0] for stage in stages))
         prompts = [self.tracker.padding_points(text.shape[0]), self.text_prompt(text[:, :1])]  # (N, 2, C), (N, 1, C)
         if self.motion_prompt is not None:
             moving = verbs[0].to(text.dtype).unsqueeze(1)  # (N, 1, L)
             mean = (moving @ text) / moving.sum(dim=2, keepdim=True).clamp(min=1)  # (N, 1, D)
             prompts.append(self.motion_prompt(mean))  # (N, 1, C), to be left out where no token tells motion
-        return features.fine, features.middle, features.top, torch.cat(prompts, dim=1), *windows.inside
+        return *levels, torch.cat(prompts, dim=1), *windows.inside
 
     def _adapt(
         self, index: int, vision: Tensor, text: Tensor, frames: int, keep: Tensor, tracks: Sequence[SamwiseTrack]

@@ -228,20 +228,19 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
 
     def encode_shared(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """See ``SamwiseStreamer``; one video (1, T, 3, S, S)."""
-        stages = [self.graphs.run("shared", pixels=frame) for frame in pixels[0].split(1)]
-        first, second = (torch.cat(outputs).unsqueeze(0) for outputs in zip(*stages, strict=True))
-        return first, second
+        frames = [self.graphs.run("shared", pixels=frame) for frame in pixels[0].split(1)]
+        fine, second = (torch.cat(outputs).unsqueeze(0) for outputs in zip(*frames, strict=True))
+        return fine, second
 
     def encode_tracks(
         self, shared: Sequence[Tensor], ids: Tensor, verbs: Tensor, tracks: Sequence[SamwiseTrack] = ()
     ) -> ClipFeatures:
         """See ``SamwiseStreamer``; frame by frame, which online is the same as together."""
-        first, second = shared
+        fine, second = shared
         clip = ClipFeatures([], [], [])
-        for time in range(first.shape[1]):
-            fine, middle, top, prompts, *inside = self.graphs.run(
+        for time in range(fine.shape[1]):
+            middle, top, prompts, *inside = self.graphs.run(
                 "tracks",
-                first=first[:, time],
                 second=second[:, time],
                 ids=ids,
                 verbs=verbs.long(),
@@ -250,7 +249,7 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
             for index, frames in enumerate(inside):
                 for track, frame in zip(tracks, frames, strict=True):
                     track.windows.append(index, frame.unsqueeze(0))
-            clip.features.append(FrameFeatures(fine.expand(len(ids), -1, -1, -1), middle, top))
+            clip.features.append(FrameFeatures(fine[:, time].expand(len(ids), -1, -1, -1), middle, top))
             moving = verbs.any(dim=1) & self.config.motion_prompt
             asked = [tokens[: 4 if moves else 3] for tokens, moves in zip(prompts, moving.tolist(), strict=True)]
             clip.prompts.append(asked)

@@ -189,16 +189,22 @@ class Sam2Tracker(nn.Module):
         Returns:
             The frame's features.
         """
-        lateral, decoder = self.sam.vision_encoder.neck.convs, self.sam.mask_decoder
         first, second, third, fourth = stages
+        return FrameFeatures(self.fine_level(first), *self.coarse_levels(second, third, fourth))
+
+    def fine_level(self, first: Tensor) -> Tensor:
+        """The finest level of the pyramid, from the first stage alone: (N, 4g, 4g, width) -> (N, C/8, 4g, 4g)."""
+        lateral, decoder = self.sam.vision_encoder.neck.convs, self.sam.mask_decoder
+        return _pointwise(first, lateral[3], decoder.conv_s0).permute(0, 3, 1, 2)
+
+    def coarse_levels(self, second: Tensor, third: Tensor, fourth: Tensor) -> tuple[Tensor, Tensor]:
+        """The other two levels, (N, C/4, 2g, 2g) and (N, C, g, g), from the stages after the first."""
+        lateral, decoder = self.sam.vision_encoder.neck.convs, self.sam.mask_decoder
         coarse = _pointwise(fourth, lateral[0])[:, :, None, :, None]  # (N, g/2, 1, g/2, 1, C)
         top = _pointwise(third, lateral[1])  # (N, g, g, C)
         sums = top.reshape(*coarse.shape[:2], 2, coarse.shape[3], 2, -1) + coarse  # (N, g/2, 2, g/2, 2, C)
-        return FrameFeatures(
-            _pointwise(first, lateral[3], decoder.conv_s0).permute(0, 3, 1, 2),
-            _pointwise(second, lateral[2], decoder.conv_s1).permute(0, 3, 1, 2),
-            sums.reshape(top.shape).permute(0, 3, 1, 2),
-        )
+        middle = _pointwise(second, lateral[2], decoder.conv_s1)  # (N, 2g, 2g, C/4)
+        return middle.permute(0, 3, 1, 2), sums.reshape(top.shape).permute(0, 3, 1, 2)
 
     # Condition.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from refervos.attention import MultiheadAttention
 from refervos.linear import linear, product
 
-CPU_CHUNK = 64 * 2**20
+CPU_CHUNK = 16 * 2**20
 """Bytes of image tokens that a CPU adapts at once: more would cost memory and save no time."""
 
 

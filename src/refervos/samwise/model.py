@@ -166,31 +166,29 @@ class Samwise(SamwiseStreamer, Pretrained):
         return self.encode_tracks(self.encode_shared(pixels), ids, verbs, tracks)
 
     def encode_shared(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """What does not depend on the sentence: patch embedding and the first two image stages.
-
-        Args:
-            pixels: Placed frames (V, T, 3, S, S).
-
-        Returns:
-            The outputs of both stages, channels last, (V, T, ...) each; the second not adapted yet.
-        """
-        first, second = [], []
-        for some in pixels.flatten(0, 1).split(self._frames_at_once(0)):
-            first.append(self.tracker.encode_stage(0, self.tracker.embed_patches(some.to(self.compute_dtype))))
-            second.append(self.tracker.encode_stage(1, first[-1]))
+        """See ``SamwiseStreamer``; few frames at a time, of which only what is needed is kept."""
         videos, frames = pixels.shape[:2]
-        return together(first).unflatten(0, (videos, frames)), together(second).unflatten(0, (videos, frames))
+        fine, second = [], []
+        for some in pixels.flatten(0, 1).split(self._frames_at_once(0)):
+            first = self.tracker.encode_stage(0, self.tracker.embed_patches(some.to(self.compute_dtype)))
+            fine.append(self.tracker.fine_level(first))
+            second.append(self.tracker.encode_stage(1, first))
+        return together(fine).unflatten(0, (videos, frames)), together(second).unflatten(0, (videos, frames))
 
     def encode_tracks(
         self, shared: Sequence[Tensor], ids: Tensor, verbs: Tensor, tracks: Sequence[SamwiseTrack] = ()
     ) -> ClipFeatures:
         """The rest of ``encode``, from what is shared on (see ``SamwiseStreamer``)."""
-        frames, count = shared[0].shape[1], len(ids)
-        stages, text = self.encode_stages(shared, ids, tracks)
-        features = []
-        for time in range(frames):
-            one = self.tracker.pyramid([stage[:, time] for stage in stages])
-            features.append(FrameFeatures(_for_each_sentence(one.fine, count), one.middle, one.top))
+        fine, second = shared
+        frames, count = fine.shape[1], len(ids)
+        stages, text = self.encode_stages(second, ids, tracks)
+        features = [
+            FrameFeatures(
+                _for_each_sentence(fine[:, time], count),
+                *self.tracker.coarse_levels(*(stage[:, time] for stage in stages)),
+            )
+            for time in range(frames)
+        ]
         if self.config.time == "clip":
             prompts, unbiased = self._prompt_tokens(text, verbs)
             return ClipFeatures(features, [prompts] * frames, [unbiased] * frames)
@@ -202,40 +200,37 @@ class Samwise(SamwiseStreamer, Pretrained):
         )
 
     def encode_stages(
-        self, shared: Sequence[Tensor], ids: Tensor, tracks: Sequence[SamwiseTrack] = ()
+        self, second: Tensor, ids: Tensor, tracks: Sequence[SamwiseTrack] = ()
     ) -> tuple[list[Tensor], Tensor]:
         """Image stages and text layers, each adapting the other.
 
         Args:
-            shared: See ``encode_tracks``, like the others.
+            second: Output of the second image stage (V, T, ...), see ``encode_shared``.
             ids: Token ids (N, L).
-            tracks: The tracks.
+            tracks: See ``encode_tracks``.
 
         Returns:
-            Hiera's four stage outputs, channels last: the first (V, T, ...), the adapted ones (N, T, ...); and the last
-            text state (N, L, D), online (N*T, L, D).
+            The three adapted stages, channels last (N, T, ...); and the last text state (N, L, D), online (N*T, L, D).
         """
-        frames = shared[0].shape[1]
-        count = ids.shape[0]
+        frames, count = second.shape[1], ids.shape[0]
         online = self.config.time == "online"
         keep = ids != self.config.text.pad  # (N, L)
         text = self.text.run_segment(0, self.text.embed(ids), keep)  # (N, L, D)
-        vision = shared[1]  # (V, T, 2g, 2g, w)
-        stages = [shared[0]]
-        for stage in range(1, 4):
+        vision = _for_each_sentence(second, count).flatten(0, 1)  # (N*T, 2g, 2g, w): from here on it reads the sentence
+        stages = []
+        for stage in range(FIRST_ADAPTED_STAGE, 4):
             text = self.text.run_segment(stage, text, keep)
-            if stage == FIRST_ADAPTED_STAGE:  # from here on the image depends on the sentence ...
-                vision = _for_each_sentence(vision, count).flatten(0, 1)  # (N*T, 2g, 2g, w)
-                if online:  # ... and the sentence on the frame
-                    text, keep = (tensor.repeat_interleave(frames, dim=0) for tensor in (text, keep))
-            else:
+            if stage > FIRST_ADAPTED_STAGE:
                 rows = vision.split(self._frames_at_once(stage))
                 vision = together([self.tracker.encode_stage(stage, some) for some in rows])
+            elif online:  # from here on the sentence sees the frame
+                text, keep = (tensor.repeat_interleave(frames, dim=0) for tensor in (text, keep))
             adapted = self._adapt(stage - FIRST_ADAPTED_STAGE, vision, text, frames, keep, tracks)
             by_hand = [row for row, track in enumerate(tracks) if track.by_hand]
             if by_hand:
                 adapted.vision.unflatten(0, (count, frames))[by_hand] = 0
             vision, text = vision + adapted.vision, text + adapted.text
+            del adapted  # it is as large as the frames themselves
             stages.append(vision.unflatten(0, (count, frames)))
         return stages, text
 

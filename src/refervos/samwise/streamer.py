@@ -103,7 +103,8 @@ class SamwiseStreamer:
             pixels: Placed frames (V, T, 3, S, S).
 
         Returns:
-            The outputs of both stages, channels last, (V, T, ...) each; the second not adapted yet.
+            The finest level of the feature pyramid (V, T, C/8, 4g, 4g), which is the first stage's, and the output of
+            the second stage, channels last and not adapted yet (V, T, 2g, 2g, w).
         """
         raise NotImplementedError
 
