@@ -225,7 +225,7 @@ def worlds_eval(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("eval") / "whole"
     found = run("eval", "miniature", "worlds", "--split", "multi-target", "--count", 3, "--out", out, *ON_CPU)
     assert found.exit_code == 0, found.output
-    assert "on worlds multi-target, clips of 8" in found.output
+    assert "on worlds multi-target, online" in found.output
     assert "masks a second" in found.output
     return out
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from refervos.errors import ConfigError
+from refervos.samwise import cmt
 from refervos.samwise.cmt import CrossModalTemporalAdapter
 from refervos.samwise.model import Samwise
 from scenes import CAPTION, SHORT_CAPTION, micro_model, scene
@@ -156,3 +157,20 @@ def test_training_is_causal_too_and_its_gradients_reach_back() -> None:
 def test_the_published_protocol_knows_clips_only() -> None:
     with pytest.raises(ConfigError, match="online"):
         replace(micro_model().config, time="online", protocol="published")
+
+
+@pytest.mark.parametrize("time", ["clip", "online"])
+def test_a_cpu_adapts_large_images_in_pieces(time: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = micro_model(time=time, clip_length=3).double()
+    pixels = placed(model, 4)
+    whole = logits_of(model, pixels, [CAPTION, SHORT_CAPTION], model.clip_length)
+    pieces = []
+    change = CrossModalTemporalAdapter._change_vision
+    monkeypatch.setattr(cmt, "CPU_CHUNK", 1)
+    monkeypatch.setattr(
+        CrossModalTemporalAdapter,
+        "_change_vision",
+        lambda self, x, *others: (pieces.append(x.shape[2]), change(self, x, *others))[1],
+    )
+    assert torch.equal(logits_of(model, pixels, [CAPTION, SHORT_CAPTION], model.clip_length), whole)
+    assert set(pieces) == set(model.config.hsa_patches)

@@ -193,11 +193,13 @@ def _read_own_sam2(path: Path, header: dict[str, Any], overrides: dict[str, Any]
 
 
 def _read_samwise(path: Path, header: dict[str, Any], overrides: dict[str, Any]) -> Samwise:
-    from refervos.samwise.config import SamwiseConfig
+    from refervos.samwise.config import AS_PUBLISHED, SamwiseConfig
     from refervos.samwise.model import Samwise
     from refervos.text.tokenizer import Tokenizer, has_tokenizer
 
-    config = config_from_mapping(SamwiseConfig, {**_config_of(header, path), **overrides}, str(path / CONFIG))
+    published = AS_PUBLISHED if overrides.get("protocol") == "published" else {}
+    values = {**_config_of(header, path), **published, **overrides}
+    config = config_from_mapping(SamwiseConfig, values, str(path / CONFIG))
     model = Samwise(config, Tokenizer.from_pretrained(path) if has_tokenizer(path) else None)
     load_renamed(model, read_tensors(path), lambda name: (name,), where=str(path / WEIGHTS))
     return model

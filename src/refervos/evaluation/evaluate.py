@@ -96,7 +96,7 @@ class Request:
         set_to = "".join(f" {name}={json.dumps(value)}" for name, value in self.overrides.items())
         return f"{Path(self.model).name or self.model}{set_to}"
 
-    def _binding(self, model: torch.nn.Module, evaluator: Evaluator) -> dict[str, Any]:
+    def _binding(self, model: Any, evaluator: Evaluator) -> dict[str, Any]:
         """What the results depend on."""
         config = getattr(model, "config", None)
         return {
@@ -106,7 +106,7 @@ class Request:
             "together": self.together,
             "dtype": self.dtype,
             **({} if config is None else _flat(dataclasses.asdict(config))),
-            "weights": weights_digest(model),
+            "weights": weights_digest(model) if isinstance(model, torch.nn.Module) else model.fingerprint(),
             "version": version("refervos"),
         }
 

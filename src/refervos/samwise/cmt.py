@@ -115,11 +115,14 @@ class CrossModalTemporalAdapter(nn.Module):
             return Adapted(torch.zeros_like(vision), text_delta, x)
         mask = None if keep is None else keep[:, None, None, :]  # (R, 1, 1, L)
         rows = rows_at_once(windows[-1], 1 if self.hsa is None else self.hsa.patch)
-        parts = [
-            self._change_vision(part, [window.narrow(2, top, part.shape[2]) for window in windows], asking, t, mask)
-            for top, part in zip(range(0, x.shape[2], rows), x.split(rows, dim=2), strict=True)
-        ]
-        return Adapted(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), text_delta, x)
+        if rows >= x.shape[2]:
+            return Adapted(self._change_vision(x, windows, asking, t, mask), text_delta, x)
+        vision_delta = torch.empty_like(vision)
+        for top in range(0, x.shape[2], rows):
+            around = [window[:, :, top : top + rows] for window in windows]
+            part = self._change_vision(x[:, :, top : top + rows], around, asking, t, mask)
+            vision_delta[:, top : top + rows] = part
+        return Adapted(vision_delta, text_delta, x)
 
     def _change_vision(
         self, x: Tensor, windows: Sequence[Tensor], asking: int, t: Tensor, mask: Tensor | None

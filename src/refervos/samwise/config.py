@@ -97,6 +97,16 @@ class SamwiseConfig:
             raise ConfigError(f"cme_window is {self.cme_window}; it must be at least 1.")
 
 
+AS_PUBLISHED: dict[str, str | float] = {
+    "time": "clip",
+    "memory_policy": "published",
+    "presence_scale": 1.0,
+    "presence_shift": 0.0,
+    "presence_threshold": 0.5,
+}
+"""What the published protocol asks of a model that was made for streams."""
+
+
 SAMWISE_PRESETS: dict[str, SamwiseConfig] = {
     "tiny": SamwiseConfig(sam2=SAM2_PRESETS["tiny"]),
     "base-plus": SamwiseConfig(sam2=SAM2_PRESETS["base-plus"]),

@@ -229,8 +229,10 @@ class Samwise(SamwiseStreamer, Pretrained):
             by_hand = [row for row, track in enumerate(tracks) if track.by_hand]
             if by_hand:
                 adapted.vision.unflatten(0, (count, frames))[by_hand] = 0
-            vision, text = vision + adapted.vision, text + adapted.text
-            del adapted  # it is as large as the frames themselves
+            # In place where nobody looks back: the changes are as large as the frames themselves.
+            vision = vision + adapted.vision if torch.is_grad_enabled() else adapted.vision.add_(vision)
+            text = text + adapted.text
+            del adapted
             stages.append(vision.unflatten(0, (count, frames)))
         return stages, text
 
