@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -164,13 +165,14 @@ def test_a_cpu_adapts_large_images_in_pieces(time: str, monkeypatch: pytest.Monk
     model = micro_model(time=time, clip_length=3).double()
     pixels = placed(model, 4)
     whole = logits_of(model, pixels, [CAPTION, SHORT_CAPTION], model.clip_length)
-    pieces = []
+    pieces: list[int] = []
     change = CrossModalTemporalAdapter._change_vision
+
+    def counted(adapter: CrossModalTemporalAdapter, x: torch.Tensor, *others: Any) -> torch.Tensor:
+        pieces.append(x.shape[2])
+        return change(adapter, x, *others)
+
     monkeypatch.setattr(cmt, "CPU_CHUNK", 1)
-    monkeypatch.setattr(
-        CrossModalTemporalAdapter,
-        "_change_vision",
-        lambda self, x, *others: (pieces.append(x.shape[2]), change(self, x, *others))[1],
-    )
+    monkeypatch.setattr(CrossModalTemporalAdapter, "_change_vision", counted)
     assert torch.equal(logits_of(model, pixels, [CAPTION, SHORT_CAPTION], model.clip_length), whole)
     assert set(pieces) == set(model.config.hsa_patches)
