@@ -248,9 +248,11 @@ def test_policies_are_checked() -> None:
 CONTINUE = """
 import sys
 import numpy as np
+import torch
 from refervos import load
 from refervos.session import Session
-path, frames, out, time = sys.argv[1:]
+path, frames, out, time, threads = sys.argv[1:]
+torch.set_num_threads(int(threads))  # sums are split among them
 session = Session.restore(path, load("miniature", device="cpu", time=time))
 answers = [session.step(frame) for frame in np.load(frames)]
 np.savez(out, masks=np.stack([a.masks for a in answers]), presence=np.stack([a.presence for a in answers]),
@@ -269,6 +271,7 @@ def test_a_session_goes_on_in_another_process_with_identical_masks(time: str, tm
     session.save(tmp_path / "session.refervos")
     np.save(tmp_path / "frames.npy", clip.frames[9:16])
     command = [sys.executable, "-c", CONTINUE, "session.refervos", "frames.npy", "out.npz", time]
+    command.append(str(torch.get_num_threads()))
     subprocess.run(command, cwd=tmp_path, check=True)
     found = np.load(tmp_path / "out.npz")
     here = [session.step(frame) for frame in clip.frames[9:16]]
