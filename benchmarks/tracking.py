@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from refervos.bench.memory import peak_resident_megabytes
 from refervos.sam2.plain import PlainSam2
-from refervos.samwise.config import SAMWISE_PRESETS
+from refervos.samwise.config import SAMWISE_PRESETS, SamwiseConfig
 from refervos.samwise.model import Samwise
+from refervos.samwise.track import SamwiseTrack
 
 FRAME_SIZE = (720, 1280)
 SENTENCE = (0, 627, 1354, 634, 2)
@@ -195,17 +196,29 @@ def tracking(preset: str, clip: int, dtypes: Sequence[torch.dtype], repeats: int
         print(f"{name} | {1e3 * clock.user[name] / counted:.0f} | {1e3 * clock.system[name] / counted:.0f}", flush=True)
 
 
+def fill(track: SamwiseTrack, config: SamwiseConfig) -> None:
+    """Give a track a full memory of random content, as after many frames."""
+    memory, sam2 = track.memory, config.sam2
+    generator = torch.Generator().manual_seed(0)
+    for frame in range(memory.pointer_limit):
+        features = torch.randn(sam2.memory_width, sam2.grid, sam2.grid, generator=generator)
+        memory.store(frame, features, torch.randn(sam2.hidden, generator=generator))
+    track.frame = memory.pointer_limit
+
+
 def sentences(preset: str, clip: int, dtype: torch.dtype, count: int) -> None:
-    """Cost of a sentence among several against one alone, on a first clip, whose memory fills for both alike."""
+    """Cost of a sentence among several against one alone, with full memories."""
     clock = Clock()
     frames = frames_of(clip)
     with torch.inference_mode():
         for name, several in (("warm", 1), ("one", 1), ("several", count)):
             samwise = Sentences(preset, dtype, several, clock)
+            for track in samwise.tracks:
+                fill(track, samwise.model.config)
             with clock.measure(name):
                 samwise.follow(frames)
     alone, each = clock.total("one") / clip, clock.total("several") / clip / count
-    print(f"\n{name_of(dtype)}, first clip: one sentence {alone:.2f} s a frame, ", end="")
+    print(f"\n{name_of(dtype)}, full memories: one sentence {alone:.2f} s a frame, ", end="")
     print(f"each of {count} {each:.2f} s: {each / alone:.2f}", flush=True)
 
 
