@@ -413,7 +413,8 @@ class Session:
 
         Args:
             path: The file.
-            model: The model that it ran on, loaded again; on the same kind of device masks go on identical.
+            model: The model that it ran on, loaded again; on the same kind of device, with as many threads, masks go on
+                identical.
 
         Returns:
             The session.
