@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -221,10 +220,6 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
     def device(self) -> torch.device:
         """Always the CPU."""
         return torch.device("cpu")
-
-    def inference(self) -> AbstractContextManager[None]:
-        """No gradients."""
-        return torch.inference_mode()
 
     def encode_shared(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """See ``SamwiseStreamer``; one video (1, T, 3, S, S)."""

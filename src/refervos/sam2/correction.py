@@ -123,7 +123,7 @@ def correct(tracker: Sam2Tracker, track: CorrectableTrack, prompt: Prompt, place
         raise PromptError("a correction is clicks, a box or a mask; to ask for something else, rename the track.")
     check_geometry(prompt)
     check_within(prompt, placement.frame_size)
-    features = tracker.pyramid(tracker.encode(last.pixels.unsqueeze(0).to(tracker.dtype)))
+    features = tracker.pyramid(tracker.encode(last.pixels.unsqueeze(0)))
     ask = answer_points if prompt.mask is None else answer_masks
     answer = ask(tracker, features, [prompt], placement)
     frame = track.frame - 1

@@ -21,7 +21,7 @@ from refervos.sam2.correction import STATE_TYPES, CorrectableTrack, correct, kee
 from refervos.sam2.memory import MemoryBank, MemoryReading, group_by_layout, stack_readings
 from refervos.sam2.prompting import Answer, answer_best, answer_masks, answer_points, check_geometry, check_within
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
-from refervos.segmenter import FramePrediction, order_of
+from refervos.segmenter import FramePrediction, merge_predictions
 from refervos.weights import count_parameters
 
 
@@ -125,7 +125,7 @@ class Sam2Segmenter(Pretrained):
         self, pixels: Tensor, tracks: Sequence[Sam2Track], placements: Sequence[Placement]
     ) -> Iterator[FramePrediction]:
         for frame, placement in zip(pixels, placements, strict=True):
-            yield self._segment_frame(frame.to(self.compute_dtype), tracks, placement)
+            yield self._segment_frame(frame, tracks, placement)
 
     # One frame.
 
@@ -141,13 +141,12 @@ class Sam2Segmenter(Pretrained):
             answer = self._answer(mine, group, stack_readings([readings[index] for index in members]), placement)
             answers.append(answer)
             self._remember(mine, group, answer)
-        back = order_of(groups)
-        scores = [answer.score for answer in answers if answer.score is not None]
-        prediction = FramePrediction(
-            mask_logits=torch.cat([answer.mask_logits[:, 0] for answer in answers])[back],  # (N, 4g, 4g)
-            score=torch.cat(scores)[back] if scores else None,
-            switched=torch.zeros(len(tracks), dtype=torch.bool, device=frame.device),
-        )
+        none = torch.zeros(len(tracks), dtype=torch.bool, device=frame.device)
+        parts = [
+            FramePrediction(answer.mask_logits[:, 0], answer.score, none[: len(members)])
+            for members, answer in zip(groups, answers, strict=True)
+        ]
+        prediction = merge_predictions(groups, parts)
         keep_last(tracks, frame, prediction)
         return prediction
 

@@ -6,8 +6,7 @@ Shapes: N tracks, T frames, L text tokens, D text width, C = SAM2's hidden width
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,12 +141,6 @@ class Samwise(SamwiseStreamer, Pretrained):
         self.compute_dtype = dtype
         return self
 
-    @contextmanager
-    def inference(self) -> Iterator[None]:
-        """No gradients."""
-        with torch.inference_mode():
-            yield
-
     # Early fusion: video and text, in step.
 
     def encode(self, pixels: Tensor, ids: Tensor, verbs: Tensor, tracks: Sequence[SamwiseTrack] = ()) -> ClipFeatures:
@@ -170,7 +163,7 @@ class Samwise(SamwiseStreamer, Pretrained):
         videos, frames = pixels.shape[:2]
         fine, second = [], []
         for some in pixels.flatten(0, 1).split(self._frames_at_once(0)):
-            first = self.tracker.encode_stage(0, self.tracker.embed_patches(some.to(self.compute_dtype)))
+            first = self.tracker.encode_stage(0, self.tracker.embed_patches(some))
             fine.append(self.tracker.fine_level(first))
             second.append(self.tracker.encode_stage(1, first))
         return together(fine).unflatten(0, (videos, frames)), together(second).unflatten(0, (videos, frames))

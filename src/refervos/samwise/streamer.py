@@ -94,7 +94,7 @@ class SamwiseStreamer:
 
     def inference(self) -> AbstractContextManager[None]:
         """No gradients."""
-        raise NotImplementedError
+        return torch.inference_mode()
 
     def encode_shared(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """What does not depend on the sentence: patch embedding and the first two image stages.
