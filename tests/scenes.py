@@ -115,6 +115,7 @@ class Uncorrectable:
     """The part of a segmenter that stand-ins in tests leave out: what a user does to a running track."""
 
     state_types: tuple[type, ...] = ()
+    mixes_sentences = False
 
     def correct(self, track: Any, prompt: Any, placement: Any) -> Any:
         raise NotImplementedError

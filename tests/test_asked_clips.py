@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from refervos.data.sample import Dataset, ImageArray, Mask, Sample, Video
 from refervos.errors import DataError, TrainingError
+from refervos.frames import letterbox
 from refervos.training.stages.asked_clips import AskedClip, BenchmarkClips, mirrored, sample_times
 
 SIDE = 64
@@ -64,7 +66,13 @@ def dataset(frames: int = 20, videos: int = 3, height: int = 32) -> Dataset:
 
 
 def clips(data: Dataset, batch: int = 4, stride: int = 8, **settings: object) -> BenchmarkClips:
-    return BenchmarkClips([data], batch, stride, short_side=SIDE, side=SIDE, **settings)  # type: ignore[arg-type]
+    return BenchmarkClips(
+        [data],
+        batch,
+        stride,
+        placement=partial(letterbox, image_size=SIDE, short_side=SIDE),
+        **settings,  # type: ignore[arg-type]
+    )
 
 
 def times(clip: AskedClip) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.utils.flop_counter import FlopCounterMode
 
+import refsam_models
 from bench_process import DEADLY, FAULTY, take_memory
 from refervos import cli, compilation
 from refervos.bench.cases import (
@@ -29,16 +30,30 @@ from refervos.bench.cases import (
     counts,
     known_model,
 )
-from refervos.bench.clock import ADAPTERS, CME, CONDITION, DECODER, REST, STAGES, TEXT, StageClock, StageMethod
+from refervos.bench.clock import (
+    ADAPTERS,
+    CME,
+    CONDITION,
+    DECODER,
+    PLACEMENT_METHODS,
+    REST,
+    STAGES,
+    TEXT,
+    TRACKING,
+    StageClock,
+    StageMethod,
+)
+from refervos.bench.families import FAMILIES, REFSAM_STAGES, SAMWISE_STAGES, preset_names
 from refervos.bench.machine import Machine, read_cpuinfo
 from refervos.bench.measuring import also_counted, by_onednn, measure
 from refervos.bench.memory import peak_resident_megabytes, resident_megabytes
 from refervos.bench.processes import measured_apart
 from refervos.bench.report import Report, as_json, as_markdown
 from refervos.bench.subjects import HashedWords, draw_material
-from refervos.compilation import COMPILED, compile_stages
+from refervos.compilation import compile_stages
 from refervos.errors import ConfigError
 from refervos.loading import load
+from refervos.refsam.model import RefSam
 from refervos.sam2.plain import PlainSam2
 from refervos.samwise.model import Samwise
 from scenes import CAPTION, MICRO, MICRO_SAM2, micro_model, scene, session_of
@@ -92,7 +107,7 @@ NESTED = (
 def test_a_stage_within_a_stage_is_not_counted_twice() -> None:
     ticks = Ticks()
     model = Nested(ticks)
-    with StageClock(model, ticks, NESTED) as clock:
+    with StageClock(model, NESTED, ticks) as clock:
         assert model.outer() == "answer"
         model.inner(1)
         assert clock.totals() == {DECODER: 3.0, CME: 5.0, TEXT: 5.0}
@@ -104,7 +119,7 @@ def test_a_stage_within_a_stage_is_not_counted_twice() -> None:
 def test_a_call_that_fails_is_over() -> None:
     ticks = Ticks()
     model = Nested(ticks)
-    with StageClock(model, ticks, NESTED) as clock:
+    with StageClock(model, NESTED, ticks) as clock:
         with pytest.raises(IndexError):
             model.inner(2)
         with pytest.raises(TypeError):
@@ -123,7 +138,7 @@ def test_the_clock_leaves_the_model_as_it_was() -> None:
     object.__setattr__(model.tracker, "upsample", replaced)  # as a compiled stage is
     before = instance_attributes(model)
     plain = session_of(model, [CAPTION]).step(scene(1)[0])
-    with StageClock(model):
+    with StageClock(model, SAMWISE_STAGES):
         assert "encode_stage" in vars(model.tracker)
         timed = session_of(model, [CAPTION]).step(scene(1)[0])
     assert instance_attributes(model) == before
@@ -133,12 +148,22 @@ def test_the_clock_leaves_the_model_as_it_was() -> None:
     assert np.array_equal(plain.logits, timed.logits)
 
 
+def labels(methods: Sequence[StageMethod]) -> list[str]:
+    """The stages that methods belong to and those of placements, in the order of a frame."""
+    named = {label for entry in methods for label in ([entry.stage] if isinstance(entry.stage, str) else entry.stage)}
+    return [stage for stage in STAGES if stage in named | set(PLACEMENT_METHODS.values())]
+
+
 def test_every_stage_of_a_frame_is_found() -> None:
-    # Whoever renames a method of the model must tell the clock.
+    # Whoever renames a method of a model must tell the clock.
     model = micro_model(cme_decision="always", cme_window=1)
-    with StageClock(model) as clock:
+    with StageClock(model, SAMWISE_STAGES) as clock:
         list(session_of(model, [CAPTION]).stream(scene(4), clip_length=2))
-    assert tuple(clock.totals()) == STAGES
+    assert list(clock.totals()) == labels(SAMWISE_STAGES)
+    assert min(clock.totals().values()) > 0
+    with StageClock(refsam := refsam_models.tiny_model(), REFSAM_STAGES) as clock:
+        refsam.open(refsam_models.SENTENCES[0]).step(scene(1)[0])
+    assert list(clock.totals()) == labels(REFSAM_STAGES)
     assert min(clock.totals().values()) > 0
 
 
@@ -161,7 +186,7 @@ def test_a_case_is_measured() -> None:
     assert (len(result.answers), result.frames) == (2, 16)  # whole clips
     assert result.frame_milliseconds * result.frames_per_second == pytest.approx(1000)
     assert sum(result.stages.values()) == pytest.approx(result.processor)
-    assert all(result.stages[stage] > 0 for stage in STAGES if stage != CME)  # which looks later
+    assert all(result.stages[stage] > 0 for stage in labels(SAMWISE_STAGES) if stage != CME)  # which looks later
     assert result.peak_megabytes >= (result.loaded_megabytes or 0) > 0
     assert result.floor_milliseconds is not None
     assert result.latency(100) == max(result.answers)
@@ -198,7 +223,8 @@ def test_attention_on_a_cpu_and_linear_layers_by_onednn_are_counted() -> None:
 
 
 def test_random_weights_of_a_size_and_the_baseline_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refervos.bench.subjects.SAMWISE_PRESETS", {"micro": dataclasses.replace(MICRO, sam2=WIDER)})
+    presets = {"micro": dataclasses.replace(MICRO, sam2=WIDER)}
+    monkeypatch.setitem(FAMILIES, "samwise", dataclasses.replace(FAMILIES["samwise"], presets=presets))
     asked = measure(dataclasses.replace(MINIATURE, model="micro", size=192, sentences=2))
     baseline = measure(dataclasses.replace(MINIATURE, model="micro", size=192, mode=PLAIN_SAM2, stages=False))
     for result in (asked, baseline):
@@ -206,6 +232,34 @@ def test_random_weights_of_a_size_and_the_baseline_are_measured(monkeypatch: pyt
         assert (result.weights, result.image_size, result.frames) == ("random", 192, 2)
     assert isinstance(asked, Measurement)
     assert asked.stages[ADAPTERS] > 0
+
+
+@pytest.fixture
+def _refsam_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    presets = {"tiny-refsam": refsam_models.TINY}
+    monkeypatch.setitem(FAMILIES, "refsam", dataclasses.replace(FAMILIES["refsam"], presets=presets))
+
+
+@pytest.mark.usefixtures("_refsam_preset")
+def test_another_family_is_measured_through_the_same_session() -> None:
+    case = dataclasses.replace(MINIATURE, model="tiny-refsam", mode="clip", size=96, sentences=2)
+    result = measure(case)
+    assert isinstance(result, Measurement), result
+    assert (result.weights, result.image_size, result.frames, result.switches) == ("random", 96, 2, 0)
+    assert result.stages[TRACKING] > 0
+    assert CONDITION not in result.stages
+    with pytest.raises(ConfigError, match="tiny-refsam is built on no tracker to compare it with"):
+        measure(dataclasses.replace(case, mode=PLAIN_SAM2))
+
+
+def test_trained_weights_of_one_image_size_are_not_resized(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refervos.bench.subjects.load", lambda *_, **__: RefSam(refsam_models.TINY))
+    with pytest.raises(ConfigError, match="own has weights for images of side 64 alone; leave --size out"):
+        measure(dataclasses.replace(MINIATURE, model="models/own", size=96))
+
+
+def test_sizes_of_all_families_can_be_had() -> None:
+    assert preset_names() == ["tiny", "base-plus", "large", "vit-b", "vit-l", "vit-h"]
 
 
 def test_what_goes_wrong_in_torch_is_a_failure_of_its_case(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +291,7 @@ def test_every_case_is_given_the_same() -> None:
 
 
 def test_words_become_ids_of_the_vocabulary() -> None:
-    words = HashedWords(100)
+    words = HashedWords(100, start=(0,), end=(2,))
     ids, verbs = words.encode("the red square and the ring")
     assert ids[0] == 0
     assert ids[-1] == 2
@@ -245,6 +299,7 @@ def test_words_become_ids_of_the_vocabulary() -> None:
     assert all(4 <= number < 100 for number in ids[1:-1])
     assert len(ids) == len(verbs) == 8
     assert len(words.encode("word " * 50, limit=10)[0]) == 10
+    assert HashedWords(100, start=(), end=(1,)).encode("the red square")[0] == [*ids[1:4], 1]
 
 
 # Processes.
@@ -311,7 +366,7 @@ def test_a_model_asked_with_clicks_is_refused(tmp_path: Path) -> None:
     from refervos.sam2.tracker import Sam2Tracker
 
     Sam2Segmenter(Sam2Tracker(MICRO_SAM2)).save_pretrained(tmp_path / "clicks")
-    with pytest.raises(ConfigError, match="clicks is asked with clicks; bench measures models"):
+    with pytest.raises(ConfigError, match=r"clicks is of no family that bench measures; .* with sentences"):
         measure(dataclasses.replace(MINIATURE, model=str(tmp_path / "clicks")))
 
 
@@ -425,6 +480,12 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected[expected > -1000]).max())
 
 
+def compiled_methods(model: Samwise) -> dict[str, object]:
+    """The stages that are no longer the class's."""
+    found = {stage.method: vars(stage.owner).get(stage.method) for stage in model.stages_to_compile()}
+    return {name: method for name, method in found.items() if method is not None}
+
+
 @dataclass
 class CompiledRun:
     """What came of a few frames on a compiled model."""
@@ -446,7 +507,7 @@ def compiled_run() -> CompiledRun:
         compile_stages(model)
     session = session_of(model, [CAPTION])
     logits, graphs = [], []
-    with StageClock(model) as clock:
+    with StageClock(model, SAMWISE_STAGES) as clock:
         for frame in scene(6):
             logits.append(session.step(frame).logits)
             graphs.append(counter.frame_count)
@@ -465,7 +526,7 @@ def test_each_stage_is_compiled_once_and_memory_attention_when_memory_is_full(co
 
 
 def test_compiled_stages_are_timed(compiled_run: CompiledRun) -> None:
-    assert set(compiled_run.times) == set(STAGES) - {CME}
+    assert set(compiled_run.times) == set(labels(SAMWISE_STAGES)) - {CME}
 
 
 def test_compiling_leaves_weights_and_saving_alone(compiled_run: CompiledRun, tmp_path: Path) -> None:
@@ -477,13 +538,21 @@ def test_compiling_leaves_weights_and_saving_alone(compiled_run: CompiledRun, tm
     saved = load(tmp_path / "model", device="cpu")
     assert isinstance(saved, Samwise)
     np.testing.assert_array_equal(stepped(saved, 1), stepped(other, 1))
-    assert not set(COMPILED) & set(vars(other.tracker))  # other models are not touched
+    assert not compiled_methods(other)  # other models are not touched
 
 
 def test_a_compiled_model_is_not_compiled_again(compiled_run: CompiledRun) -> None:
-    before = {name: vars(compiled_run.model.tracker)[name] for name in COMPILED}
+    before = compiled_methods(compiled_run.model)
+    assert set(before) == {"encode_stage", "condition", "decode", "remember"}
     compile_stages(compiled_run.model)
-    assert {name: vars(compiled_run.model.tracker)[name] for name in COMPILED} == before
+    assert compiled_methods(compiled_run.model) == before
+
+
+def test_a_model_without_stages_is_not_compiled() -> None:
+    model = micro_model()
+    model.stages_to_compile = lambda: ()  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match="Samwise has no stages to compile; load it without compiling"):
+        compile_stages(model)
 
 
 @pytest.mark.slow

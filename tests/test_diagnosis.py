@@ -17,10 +17,10 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import refervos
-from refervos.errors import ConfigError, EvaluationError, RefervosError
+from refervos.errors import ConfigError, EvaluationError, PromptError, RefervosError
 from refervos.evaluation import command
 from refervos.evaluation.ablation import ablation_table, check_same_cases, target_difference
-from refervos.evaluation.answers import Question, answer_alone, answer_together, takes_batches
+from refervos.evaluation.answers import Question, answer, answer_alone, answer_together, takes_batches
 from refervos.evaluation.bootstrap import mean_interval, paired_difference
 from refervos.evaluation.controls import (
     RULES,
@@ -35,14 +35,17 @@ from refervos.evaluation.diagnosis import AnsweredCase, batches, clip_length_of,
 from refervos.evaluation.results import CaseResult, Diagnosis, read_diagnosis, scores_of_clip
 from refervos.evaluation.sheets import TINT, Extremes, draw_frame, draw_sheet
 from refervos.evaluation.tables import diagnosis_table, markdown_table
-from refervos.frames import Placement, stretch
+from refervos.export.onnx_model import OnnxSamwise
+from refervos.frames import Placement, as_rgb, stretch
 from refervos.metrics import boundary_accuracy, region_similarity
 from refervos.prompts import Prompt
+from refervos.sam2.segmenter import Sam2Segmenter
+from refervos.sam2.tracker import Sam2Tracker
 from refervos.samwise.model import Samwise
 from refervos.segmenter import FramePrediction
 from refervos.text.tokenizer import Tokenizer
 from refervos.worlds.benchmark import SPLITS, DiagnosticCase
-from scenes import MICRO, Uncorrectable, micro_model, scene
+from scenes import MICRO, MICRO_SAM2, Uncorrectable, micro_model, scene
 
 SIDE, LENGTH = 32, 10
 
@@ -257,10 +260,56 @@ def test_a_batch_answers_as_sessions_do(clip_length: int) -> None:
     assert (together[0].masks != together[1].masks).mean() > 0.01
 
 
+def asked(count: int) -> tuple[list[Question], Tensor, Placement]:
+    """Questions about clips of four frames, the clips placed (N, 4, 3, S, S), and where they lie."""
+    sentences = ["the red circle", "the blue square that is moving to the left", "the star"]
+    clips = [np.stack(scene(4, seed=seed)) for seed in range(count)]
+    place = micro_model().placement((96, 128))
+    pixels = torch.stack([torch.stack([place.place(as_rgb(frame)) for frame in clip]) for clip in clips])
+    return [Question(clip, Prompt(text)) for clip, text in zip(clips, sentences, strict=False)], pixels, place
+
+
+@pytest.mark.parametrize("changes", [{}, {"time": "online"}])
+def test_tracks_of_a_batch_go_on_as_if_alone(changes: dict[str, Any]) -> None:
+    model = reading_model(**changes).double()  # in which other orders of summation cannot be told apart
+    questions, pixels, place = asked(3)
+    pixels = pixels.double()
+    together, alone = ([model.begin(question.prompt) for question in questions] for _ in range(2))
+    # One is older than the others, so that online its window is longer; the budget fits one track at a time.
+    for track in (together[1], alone[1]):
+        list(model.segment_clip(pixels[1, :2], [track], [place] * 2))
+    for budget in (2**30, 1):
+        model.memory_budget = budget
+        answers = list(model.segment_clips(pixels, together))
+        for row, track in enumerate(alone):
+            own = model.segment_clip(pixels[row], [track], [place] * 4)
+            for found, expected in zip(answers, own, strict=True):
+                torch.testing.assert_close(found.mask_logits[row], expected.mask_logits[0], atol=1e-8, rtol=0)
+        assert [track.frame for track in together] == [track.frame for track in alone]
+    for track, other in zip(together, alone, strict=True):
+        assert track.last is not None
+        assert other.last is not None
+        assert torch.equal(track.last.pixels, other.last.pixels)  # a correction looks at the track's own frame
+        torch.testing.assert_close(track.last.mask_logits, other.last.mask_logits, atol=1e-8, rtol=0)
+
+
 def test_what_cannot_be_a_batch_is_answered_alone() -> None:
     assert takes_batches(reading_model())
     assert not takes_batches(reading_model(protocol="published"))
+    assert not takes_batches(Sam2Segmenter(Sam2Tracker(MICRO_SAM2)))
     assert not takes_batches(Known())
+    assert not hasattr(OnnxSamwise, "segment_clips")  # its graphs take one video
+
+
+def test_clicks_are_answered_alone() -> None:
+    model = reading_model()
+    questions, pixels, _ = asked(2)
+    clicked = [replace(one, prompt=replace(one.prompt, points=[(40.0, 40.0)], labels=[1])) for one in questions]
+    answers = answer(model, clicked, clip_length=4)
+    for found, question in zip(answers, clicked, strict=True):
+        assert np.array_equal(found.masks, answer_alone(model, question, clip_length=4).masks)
+    with pytest.raises(PromptError, match="clips are one batch for sentences alone"):
+        model.segment_clips(pixels, [model.begin(question.prompt) for question in clicked])
 
 
 def test_results_do_not_depend_on_the_batch() -> None:

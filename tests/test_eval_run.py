@@ -49,6 +49,7 @@ class Oracle:
 
     clip_length = 4
     device = torch.device("cpu")
+    mixes_sentences = False
 
     def __init__(self, answers: dict[str, np.ndarray]) -> None:
         self.answers = answers

@@ -16,7 +16,7 @@ from refervos.samwise.model import Samwise
 from refervos.text.pretrained import load_text
 from refervos.training.recipe import read_recipe
 from refervos.training.stages.questions import PADDING, AskedShares, ask, roughen
-from refervos.training.stages.referring import ImagesSettings, build_samwise
+from refervos.training.stages.samwise import ImagesSettings, build_samwise
 from refervos.training.trainer import train
 
 ROOT = Path(__file__).parents[1]

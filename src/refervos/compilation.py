@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from refervos.sam2.memory import MemoryReading
-    from refervos.sam2.segmenter import Sam2Segmenter
-    from refervos.sam2.tracker import Sam2Tracker
-    from refervos.samwise.model import Samwise
-
-COMPILED = ("encode_stage", "condition", "decode", "remember")
-"""Methods of the tracker that are compiled."""
+from refervos.errors import ConfigError
 
 
-def compile_stages(model: Samwise | Sam2Segmenter) -> None:
-    """Compile image stages, memory attention, decoder and memory encoder of this model.
+@dataclass(frozen=True)
+class Stage:
+    """A method in which time goes.
+
+    Attributes:
+        owner: The module that has it.
+        method: Its name.
+        recurs: Tells from the method's arguments whether calls with these shapes come again and again, default always.
+            Others run as they are: compiling each of them would take longer than it could save.
+    """
+
+    owner: nn.Module
+    method: str
+    recurs: Callable[..., bool] | None = None
+
+
+class Compilable(Protocol):
+    """A model that tells its stages."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    def stages_to_compile(self) -> Sequence[Stage]:
+        """Where its time goes."""
+        ...
+
+
+def compile_stages(model: Compilable) -> None:
+    """Compile the stages of this model.
 
     Nothing is compiled yet: the first clips do that, once for every number of frames and sentences, which takes seconds
     to minutes. Shapes that turn up after torch's limit (8 for each method) run as if not compiled. Weights, their names
@@ -27,14 +50,20 @@ def compile_stages(model: Samwise | Sam2Segmenter) -> None:
 
     Args:
         model: In evaluation mode and on its device.
+
+    Raises:
+        ConfigError: When the model has no stages to compile.
     """
-    tracker = model.tracker
-    if "encode_stage" in vars(tracker):
-        return
-    compiled = {name: torch.compile(getattr(tracker, name), **settings(model.device)) for name in COMPILED}
-    compiled["condition"] = when_memory_is_full(tracker, compiled["condition"])
-    for name, method in compiled.items():
-        setattr(tracker, name, method)
+    stages = model.stages_to_compile()
+    if not stages:
+        raise ConfigError(f"{type(model).__name__} has no stages to compile; load it without compiling.")
+    for stage in stages:
+        if stage.method in vars(stage.owner):
+            continue
+        eager = getattr(stage.owner, stage.method)
+        compiled = torch.compile(eager, **settings(model.device))
+        guarded = compiled if stage.recurs is None else where_shapes_recur(stage.recurs, eager, compiled)
+        setattr(stage.owner, stage.method, guarded)
 
 
 def settings(device: torch.device) -> dict[str, Any]:
@@ -47,26 +76,22 @@ def settings(device: torch.device) -> dict[str, Any]:
     return {"dynamic": False}
 
 
-def when_memory_is_full(
-    tracker: Sam2Tracker, compiled: Callable[[Tensor, MemoryReading], Tensor]
-) -> Callable[[Tensor, MemoryReading], Tensor]:
-    """Memory attention that is compiled for a full memory only.
-
-    While a memory fills, every frame has a shape of its own, and compiling each would take longer than it could save.
+def where_shapes_recur(
+    recurs: Callable[..., bool], eager: Callable[..., Tensor], compiled: Callable[..., Tensor]
+) -> Callable[..., Tensor]:
+    """A method that is compiled for calls whose shapes come again and again.
 
     Args:
-        tracker: Says how much a full memory holds.
-        compiled: Its ``condition``, compiled.
+        recurs: Tells such calls, see ``Stage``.
+        eager: The method.
+        compiled: The same, compiled.
 
     Returns:
         A function with the same arguments.
     """
-    eager = tracker.condition
-    maps, pointers = tracker.config.memory_slots - 1, tracker.config.pointer_limit - 1
 
-    def condition(top: Tensor, memory: MemoryReading) -> Tensor:
-        full = len(memory.maps) >= maps and len(memory.pointers) >= pointers
-        conditioned = compiled(top, memory) if full else eager(top, memory)
-        return conditioned.contiguous()  # in one layout always, or the decoder would be compiled for each
+    def either(*arguments: Any) -> Tensor:
+        answer = compiled(*arguments) if recurs(*arguments) else eager(*arguments)
+        return answer.contiguous()  # in one layout always, or what comes next would be compiled for each
 
-    return condition
+    return either

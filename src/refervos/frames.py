@@ -55,11 +55,14 @@ class Placement:
         frame_size: Height and width of the frame.
         resized: Height and width inside the square.
         image_size: Side of the square.
+        first: Height and width that the frame is brought to before, None for none: a detour that loses detail, which
+            some published protocols take.
     """
 
     frame_size: tuple[int, int]
     resized: tuple[int, int]
     image_size: int
+    first: tuple[int, int] | None = None
 
     def place(self, frame: Tensor) -> Tensor:
         """Resize, normalise and pad a frame.
@@ -72,8 +75,9 @@ class Placement:
         Returns:
             float32 (3, S, S).
         """
-        if self.resized != self.frame_size:
-            frame = F.interpolate(frame.unsqueeze(0), size=self.resized, mode="bilinear", antialias=True)[0]
+        for size in (self.first, self.resized):
+            if size is not None and size != tuple(frame.shape[1:]):
+                frame = F.interpolate(frame.unsqueeze(0), size=size, mode="bilinear", antialias=True)[0]
         mean = torch.tensor(IMAGE_MEAN, device=frame.device).reshape(3, 1, 1)
         std = torch.tensor(IMAGE_STD, device=frame.device).reshape(3, 1, 1)
         pixels = (frame.float() / 255 - mean) / std

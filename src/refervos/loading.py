@@ -16,6 +16,7 @@ from refervos.weights import CONFIG, WEIGHTS, load_renamed, read_header, read_te
 
 if TYPE_CHECKING:
     from refervos.export.onnx_model import OnnxSamwise
+    from refervos.refsam.model import RefSam
     from refervos.sam2.segmenter import Sam2Segmenter
     from refervos.samwise.model import Samwise
 
@@ -26,10 +27,24 @@ Model = TypeVar("Model", bound=Any)
 Backend = Literal["torch", "onnx"]
 
 MINIATURE = "miniature"
-"""Name under which ``load`` finds the small model inside the package."""
+"""Name under which ``load`` finds its default model, a small one."""
 
-MINIATURE_FOLDER = Path(__file__).parent / "assets" / MINIATURE
-"""Where it is."""
+ASSETS = Path(__file__).parent / "assets"
+"""Where the package keeps its models."""
+
+MINIATURE_FOLDER = ASSETS / MINIATURE
+"""Where ``miniature`` is, which is a SAMWISE."""
+
+BUNDLED = (MINIATURE, "refsam-miniature")
+"""Names of the models inside the package."""
+
+UNPUBLISHED = ("refsam-vit-b", "refsam-vit-l", "refsam-vit-h")
+"""Names of published systems whose weights were never released."""
+
+
+def bundled(name: str | os.PathLike[str]) -> Path | None:
+    """The folder of a model inside the package, None when there is none of that name."""
+    return ASSETS / str(name) if str(name) in BUNDLED else None
 
 
 @overload
@@ -42,7 +57,7 @@ def load(
     compile: bool = ...,
     memory_budget: int | None = ...,
     **overrides: Any,
-) -> Samwise | Sam2Segmenter: ...
+) -> Samwise | Sam2Segmenter | RefSam: ...
 
 
 @overload
@@ -67,13 +82,13 @@ def load(
     compile: bool = False,
     memory_budget: int | None = None,
     **overrides: Any,
-) -> Samwise | Sam2Segmenter | OnnxSamwise:
+) -> Samwise | Sam2Segmenter | RefSam | OnnxSamwise:
     """Load a model, ready for ``open``.
 
     Args:
-        model: A folder written by ``save_pretrained`` or ``refervos convert``; a Hugging Face SAM2 folder or Meta
-            ``.pt`` file (for clicks, boxes and masks); a folder written by ``refervos export``; a hub id
-            ``owner/name``; or ``miniature``, the small model inside the package.
+        model: A folder written by ``save_pretrained``, ``refervos train`` or ``refervos convert``; a Hugging Face SAM2
+            folder or Meta ``.pt`` file (for clicks, boxes and masks); a folder written by ``refervos export``; a hub id
+            ``owner/name``; or a small model inside the package: ``miniature`` (SAMWISE) or ``refsam-miniature``.
         device: Where to compute, default a GPU when there is one.
         dtype: What to compute in: ``torch.bfloat16``, ``torch.float16`` or their names; default float32.
         backend: ``onnx`` for exported folders, ``torch`` for all others; default what the model is made for.
@@ -104,7 +119,7 @@ def load(
         if compile or compute_dtype != torch.float32 or torch.device(device or "cpu").type != "cpu":
             raise ConfigError(f"{path} is an exported model, which computes in float32 on the CPU and is not compiled.")
         return _within(_read_exported(path, overrides), memory_budget)
-    loaded: Samwise | Sam2Segmenter = _within(_read(path, overrides), memory_budget).compute_in(compute_dtype)
+    loaded: Samwise | Sam2Segmenter | RefSam = _within(_read(path, overrides), memory_budget).compute_in(compute_dtype)
     loaded = loaded.to(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu").eval()
     if compile:
         compile_stages(loaded)
@@ -132,11 +147,17 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
 
 def _locate(model: str | os.PathLike[str]) -> Path:
     """The folder or file of a model, downloaded from the hub when it is a hub id."""
-    if str(model) == MINIATURE:
-        return MINIATURE_FOLDER
+    inside = bundled(model)
+    if inside is not None:
+        return inside
     path = Path(model)
     if path.exists():
         return path
+    if str(model) in UNPUBLISHED:
+        raise CheckpointError(
+            f"{model} has no published weights; train it by recipes/refsam-refcoco.yaml and give the folder, "
+            "or take the small one, refsam-miniature."
+        )
     if str(model).count("/") != 1 or str(model).startswith((".", "/", "~")):
         raise CheckpointError(
             f"{model} does not exist; give a model folder, a SAM2 checkpoint, or a hub id owner/name."
@@ -156,10 +177,13 @@ def _read_exported(path: Path, overrides: dict[str, Any]) -> OnnxSamwise:
     return OnnxSamwise.from_folder(path, read_header(path, CONVERT_FIRST), overrides)
 
 
-def _read(path: Path, overrides: dict[str, Any]) -> Samwise | Sam2Segmenter:
+def _read(path: Path, overrides: dict[str, Any]) -> Samwise | Sam2Segmenter | RefSam:
     if path.is_file():
         if path.suffix == ".pth":
-            raise CheckpointError(f"{path} is an official checkpoint; run 'refervos convert {path} FOLDER' first.")
+            raise CheckpointError(
+                f"{path} is an official checkpoint; run 'refervos convert {path} FOLDER' first "
+                "(SAM's own is what RefSAM is trained from, by the role 'sam' of a recipe)."
+            )
         return _read_sam2(path, overrides)
     header = read_header(path, CONVERT_FIRST)
     kind = header.get("model_type")
@@ -167,9 +191,13 @@ def _read(path: Path, overrides: dict[str, Any]) -> Samwise | Sam2Segmenter:
         return _read_sam2(path, overrides)
     if kind == "samwise":
         return _read_samwise(path, header, overrides)
+    if kind == "refsam":
+        return _read_refsam(path, header, overrides)
     if kind == "refervos-sam2":
         return _read_own_sam2(path, header, overrides)
-    raise CheckpointError(f"{path / CONFIG} has model_type {kind!r}; known are samwise, refervos-sam2 and sam2_video.")
+    raise CheckpointError(
+        f"{path / CONFIG} has model_type {kind!r}; known are samwise, refsam, refervos-sam2 and sam2_video."
+    )
 
 
 def _read_sam2(path: Path, overrides: dict[str, Any]) -> Sam2Segmenter:
@@ -201,6 +229,17 @@ def _read_samwise(path: Path, header: dict[str, Any], overrides: dict[str, Any])
     values = {**_config_of(header, path), **published, **overrides}
     config = config_from_mapping(SamwiseConfig, values, str(path / CONFIG))
     model = Samwise(config, Tokenizer.from_pretrained(path) if has_tokenizer(path) else None)
+    load_renamed(model, read_tensors(path), lambda name: (name,), where=str(path / WEIGHTS))
+    return model
+
+
+def _read_refsam(path: Path, header: dict[str, Any], overrides: dict[str, Any]) -> RefSam:
+    from refervos.refsam.config import RefSamConfig
+    from refervos.refsam.model import RefSam
+    from refervos.text.tokenizer import Tokenizer, has_tokenizer
+
+    config = config_from_mapping(RefSamConfig, {**_config_of(header, path), **overrides}, str(path / CONFIG))
+    model = RefSam(config, Tokenizer.from_pretrained(path) if has_tokenizer(path) else None)
     load_renamed(model, read_tensors(path), lambda name: (name,), where=str(path / WEIGHTS))
     return model
 

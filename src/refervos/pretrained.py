@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from refervos.compilation import Stage
 from refervos.session import OpensSessions
 from refervos.weights import fingerprint, write_folder_atomically, write_model
 
@@ -19,6 +21,10 @@ class Pretrained(OpensSessions, nn.Module):
     def fingerprint(self) -> str:
         """SHA-256 of the configuration and the weights."""
         return fingerprint(self, self.config)
+
+    def stages_to_compile(self) -> Sequence[Stage]:
+        """Methods in which time goes, for ``compile_stages``; none unless the family names them."""
+        return ()
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None, overwrite: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -109,6 +109,11 @@ class Segmenter(Protocol[Track]):
         ...
 
     @property
+    def mixes_sentences(self) -> bool:
+        """Whether what a track is answered depends on those that are asked with it, beyond rounding."""
+        ...
+
+    @property
     def state_types(self) -> tuple[type, ...]:
         """The dataclasses that a track is made of, for writing it to disk."""
         ...
@@ -119,4 +124,22 @@ class Segmenter(Protocol[Track]):
 
     def describe(self) -> dict[str, Any]:
         """What this model is: family, parts, parameters."""
+        ...
+
+
+@runtime_checkable
+class BatchSegmenter(Segmenter[Track], Protocol[Track]):
+    """A segmenter that can also take clips of several videos at once, each with one track of its own."""
+
+    def segment_clips(self, pixels: Tensor, tracks: Sequence[Track]) -> Iterator[FramePrediction]:
+        """Segment N clips of equal length, one prediction with N rows a frame, and update the tracks.
+
+        Args:
+            pixels: Placed frames (N, T, 3, S, S).
+            tracks: The N tracks, asked with sentences; each moves on by the T frames of its clip.
+
+        Raises:
+            PromptError: At once, before any track has moved, when a track waits for its first frame with clicks, a box
+                or a mask.
+        """
         ...

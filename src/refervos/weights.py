@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from refervos.errors import CheckpointError
 
 WEIGHTS = "model.safetensors"
+PICKLED_WEIGHTS = "pytorch_model.bin"
 CONFIG = "config.json"
 
 Rules = Sequence[tuple[str, str]]
@@ -53,11 +54,15 @@ def read_torch_file(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_can_map(path))
     except Exception as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise CheckpointError(f"{path} is not a readable weights-only checkpoint ({reason}).") from error
+        raise CheckpointError(f"{path} is not a readable weights-only checkpoint ({first_line(error)}).") from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} holds a {type(loaded).__name__}; a dict with the key 'model' is expected.")
     return loaded
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong in another package, short enough to stand inside a sentence."""
+    return str(error).strip().split("\n")[0][:200].rstrip(".:")
 
 
 def _can_map(path: Path) -> bool:
@@ -252,15 +257,37 @@ def read_header(folder: Path, advice: str) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read a model folder's ``model.safetensors``.
+    """Read a model folder's weights: ``model.safetensors``, or else ``pytorch_model.bin``, either whole or in shards.
 
     Raises:
-        CheckpointError: When it is missing or unreadable.
+        CheckpointError: When they are missing or unreadable.
     """
+    for name in (WEIGHTS, PICKLED_WEIGHTS):
+        if (folder / name).is_file():
+            return _read_weights(folder / name)
+        if (folder / f"{name}.index.json").is_file():
+            shards = [_read_weights(folder / shard) for shard in _shards(folder / f"{name}.index.json")]
+            return {key: tensor for shard in shards for key, tensor in shard.items()}
+    raise CheckpointError(f"{folder / WEIGHTS} is missing or unreadable (there is no such file).")
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index names, each once."""
+    try:
+        names = {str(name) for name in json.loads(index.read_text())["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is no index of weight files; it has no 'weight_map'.") from error
+    return sorted(names)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """One file of weights; tensors that nobody looks at are not read from disk."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if path.suffix == ".bin":
+        return model_tensors(read_torch_file(path), path)
     try:
-        return load_file(folder / WEIGHTS)
+        return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS} is missing or unreadable ({error}).") from error
+        raise CheckpointError(f"{path} is missing or unreadable ({error}).") from error

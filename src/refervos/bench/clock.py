@@ -20,11 +20,14 @@ PLACING = "placing the frame"
 PATCHES = "patch embedding"
 EARLY_STAGES = "image stages 1-2"
 LATE_STAGES = "image stages 3-4"
+IMAGE = "image encoder"
 ADAPTERS = "adapters"
 TEXT = "text"
 PYRAMID = "pyramid"
+DENSE = "dense attention"
 CONDITION = "memory attention"
 DECODER = "decoder"
+TRACKING = "tracking token"
 CME = "CME"
 REMEMBER = "memory encoder"
 MASKS = "masks to full size"
@@ -35,16 +38,19 @@ STAGES = (
     PATCHES,
     EARLY_STAGES,
     LATE_STAGES,
+    IMAGE,
     ADAPTERS,
     TEXT,
     PYRAMID,
+    DENSE,
     CONDITION,
     DECODER,
+    TRACKING,
     CME,
     REMEMBER,
     MASKS,
 )
-"""In the order in which a frame goes through them; ``REST`` is what no stage claims."""
+"""Those of all families, in the order in which a frame goes through them; ``REST`` is what no stage claims."""
 
 
 @dataclass(frozen=True)
@@ -62,28 +68,8 @@ class StageMethod:
     stage: str | tuple[str, ...]
 
 
-STAGE_METHODS = (
-    StageMethod("tracker", "embed_patches", PATCHES),
-    StageMethod("tracker", "encode_stage", (EARLY_STAGES, EARLY_STAGES, LATE_STAGES, LATE_STAGES)),
-    *(StageMethod(f"adapters.{index}", "forward", ADAPTERS) for index in range(3)),
-    StageMethod("text", "embed", TEXT),
-    StageMethod("text", "run_segment", TEXT),
-    StageMethod("text_prompt", "forward", TEXT),
-    StageMethod("motion_prompt", "forward", TEXT),
-    StageMethod("tracker", "fine_level", PYRAMID),
-    StageMethod("tracker", "coarse_levels", PYRAMID),
-    StageMethod("tracker", "condition", CONDITION),
-    StageMethod("tracker", "decode", DECODER),
-    StageMethod("tracker", "pointer", DECODER),
-    StageMethod("tracker", "early_token", CME),
-    StageMethod("cme", "forward", CME),
-    StageMethod("tracker", "remember", REMEMBER),
-    StageMethod("tracker", "upsample", MASKS),
-)
-"""Which method is which stage. A model that lacks one of them is timed without it."""
-
 PLACEMENT_METHODS = {"place": PLACING, "restore": MASKS}
-"""The same for the placements that the model hands out."""
+"""Which method is which stage of the placements that every model hands out."""
 
 
 class Probe(Protocol):
@@ -174,13 +160,11 @@ class StageClock:
 
     Args:
         model: The model.
+        methods: Which method is which stage; a model that lacks one of them is timed without it.
         probe: What is read, by default processor time or, where the model is on a GPU, its time.
-        methods: Which method is which stage.
     """
 
-    def __init__(
-        self, model: nn.Module, probe: Probe | None = None, methods: Sequence[StageMethod] = STAGE_METHODS
-    ) -> None:
+    def __init__(self, model: nn.Module, methods: Sequence[StageMethod], probe: Probe | None = None) -> None:
         on_gpu = next(model.parameters()).is_cuda
         self.model = model
         self.probe: Probe = probe or (DeviceTime() if on_gpu else ProcessorTime())

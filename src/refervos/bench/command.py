@@ -15,7 +15,10 @@ from refervos.errors import ConfigError
 def bench(
     model: Annotated[
         str,
-        typer.Argument(help="Model folder, hub id, 'miniature', or tiny, base-plus or large with random weights."),
+        typer.Argument(
+            help="Model folder, hub id, 'miniature', or a size with random weights: "
+            "tiny, base-plus, large (SAMWISE), vit-b, vit-l, vit-h (RefSAM)."
+        ),
     ] = "miniature",
     mode: Annotated[str, typer.Option(help="clip, online, or both with a comma.")] = "clip,online",
     sentences: Annotated[str, typer.Option(help="How many at once, such as 1,4,16.")] = "1",
@@ -50,14 +53,14 @@ def bench(
     import torch
 
     from refervos.bench.cases import DTYPES, MODES, Case, chosen, combinations, counts, known_model
+    from refervos.bench.families import preset_names
     from refervos.bench.machine import this_machine
     from refervos.bench.processes import measured_apart
     from refervos.bench.report import Report, as_json, as_markdown
     from refervos.evaluation.bar import Bar
-    from refervos.samwise.config import SAMWISE_PRESETS
     from refervos.video.outputs import write_whole
 
-    known_model(model, list(SAMWISE_PRESETS))
+    known_model(model, preset_names())
     template = Case(
         model=model,
         mode="online",

@@ -47,7 +47,7 @@ def _measure(case: Case) -> Measurement:
     subject = open_subject(case, prompts)
     loaded = resident_megabytes()
     source = portions(frames, subject.portion)
-    clock = StageClock(subject.model) if case.stages else None
+    clock = StageClock(subject.model, subject.stages) if case.stages else None
     with clock or nullcontext():
         begun = time.perf_counter()
         first, _ = _timed(subject, next(source))
@@ -101,7 +101,7 @@ def count_operations(subject: Subject, source: Iterator[list[np.ndarray]]) -> di
     with (
         torch.compiler.set_stance("force_eager"),
         FlopCounterMode(display=False, custom_mapping=also_counted()) as counter,
-        StageClock(subject.model, Operations(counter)) as clock,
+        StageClock(subject.model, subject.stages, Operations(counter)) as clock,
     ):
         subject.answer(next(source))
     stages = clock.totals()

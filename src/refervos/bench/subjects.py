@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
 from refervos.bench.cases import PLAIN_SAM2, Case
+from refervos.bench.clock import StageMethod
+from refervos.bench.families import FAMILIES, Family, family_of_preset
 from refervos.compilation import compile_stages
 from refervos.errors import ConfigError
 from refervos.loading import load
 from refervos.prompts import Prompt
-from refervos.samwise.config import SAMWISE_PRESETS, SamwiseConfig
-from refervos.samwise.model import Samwise
 from refervos.text.tokenizer import Tokenizer
 from refervos.worlds import WorldConfig, draw_clip, referrals
 
@@ -49,6 +48,11 @@ class Subject(Protocol):
         ...
 
     @property
+    def stages(self) -> Sequence[StageMethod]:
+        """Which of its methods is which stage."""
+        ...
+
+    @property
     def weights(self) -> str:
         """``random`` or ``trained``."""
         ...
@@ -66,7 +70,7 @@ class Subject(Protocol):
 
 
 class Sentences:
-    """SAMWISE, asked with sentences through a session.
+    """A model asked with sentences through a session.
 
     Args:
         case: What to measure.
@@ -74,9 +78,11 @@ class Sentences:
     """
 
     def __init__(self, case: Case, prompts: Sequence[Prompt]) -> None:
-        self.weights = "random" if case.model in SAMWISE_PRESETS else "trained"
-        self.model = samwise(case)
-        self.image_size = self.model.config.sam2.image_size
+        preset = family_of_preset(case.model)
+        self.weights = "trained" if preset is None else "random"
+        self.model = trained_model(case) if preset is None else random_model(preset, case)
+        self.stages = FAMILIES[self.model.model_type].stages
+        self.image_size = self.model.placement(case.frame_size).image_size
         self.portion = self.model.clip_length  # 1 online
         self.session = self.model.open(prompts)
         if case.compiled:
@@ -89,23 +95,27 @@ class Sentences:
 
 
 class Click:
-    """transformers' SAM2, following one object from a click.
+    """The tracker that a case's model is compared with, following one object from a click.
 
     Args:
         case: What to measure.
+
+    Raises:
+        ConfigError: When the model's family has no such tracker.
     """
 
     portion = 1
     weights = "random"
+    stages = ()
 
     def __init__(self, case: Case) -> None:
-        from refervos.sam2.plain import PlainSam2
-
-        config = samwise_config(case).sam2
+        family, config = family_and_config(case)
+        if family.baseline is None:
+            raise ConfigError(f"{case.model} is built on no tracker to compare it with; leave --baseline out.")
         torch.manual_seed(0)
-        self.tracker = PlainSam2(config, dtype=getattr(torch, case.dtype), device=case.device)
+        self.tracker = family.baseline(config, getattr(torch, case.dtype), case.device)
         self.model = self.tracker.model
-        self.image_size = config.image_size
+        self.image_size = self.tracker.image_size
 
     def answer(self, frames: Sequence[np.ndarray]) -> int:
         """Segment the next frame; nothing is ever rewritten."""
@@ -118,11 +128,13 @@ class HashedWords(Tokenizer):
 
     Args:
         vocabulary: How many ids there are.
+        start: Ids before a sentence.
+        end: Ids after it.
     """
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, vocabulary: int, start: tuple[int, ...], end: tuple[int, ...]) -> None:
         super().__init__(None)
-        self.vocabulary = vocabulary
+        self.vocabulary, self.start, self.end = vocabulary, start, end
 
     def __len__(self) -> int:
         """Number of ids."""
@@ -131,10 +143,10 @@ class HashedWords(Tokenizer):
     def encode(
         self, expression: str, verbs: Sequence[str] | None = None, *, find_motion: bool = False, limit: int = 512
     ) -> tuple[list[int], list[bool]]:
-        """One id a word between RoBERTa's start and end; no word tells motion."""
-        reserved = 4  # start, padding, end, unknown
+        """One id a word between start and end; no word tells motion."""
+        reserved = 4  # at most: start, padding, end, unknown
         words = [reserved + zlib.crc32(word.encode()) % (self.vocabulary - reserved) for word in expression.split()]
-        ids = [0, *words[: limit - 2], 2]
+        ids = [*self.start, *words[: limit - len(self.start) - len(self.end)], *self.end]
         return ids, [False] * len(ids)
 
 
@@ -143,55 +155,54 @@ def open_subject(case: Case, prompts: Sequence[Prompt]) -> Subject:
     return Click(case) if case.mode == PLAIN_SAM2 else Sentences(case, prompts)
 
 
-def samwise(case: Case) -> Samwise:
-    """The model of a case, on its device.
+def random_model(family: Family, case: Case) -> Any:
+    """A case's preset with random weights, on the case's device."""
+    torch.manual_seed(0)
+    config = family.for_case(family.presets[case.model], case)
+    model = family.build(config, HashedWords(config.text.vocabulary, family.start, family.end))
+    return model.compute_in(getattr(torch, case.dtype)).to(case.device).eval()
+
+
+def trained_model(case: Case) -> Any:
+    """A case's model from its folder, on the case's device.
 
     Raises:
-        ConfigError: When it is not asked with sentences.
+        ConfigError: When bench does not know its family, or it cannot have the case's image size.
     """
-    if case.model in SAMWISE_PRESETS:
-        torch.manual_seed(0)
-        config = samwise_config(case)
-        model = Samwise(config, HashedWords(config.text.vocabulary))
-        return model.compute_in(getattr(torch, case.dtype)).to(case.device).eval()
-    model = _loaded(case.model, case.dtype, case.device)
-    wanted = for_case(model.config, case)
+    family, model = _load(case.model, case.dtype, case.device)
+    wanted = family.for_case(model.config, case)
     if wanted == model.config:
         return model
-    # No weight depends on the image's size or on how the adapters look over time.
-    resized = Samwise(wanted, model.tokenizer)
+    if case.size is not None and not family.resizable:
+        side = model.placement(case.frame_size).image_size
+        raise ConfigError(f"{Path(case.model).name} has weights for images of side {side} alone; leave --size out.")
+    resized = family.build(wanted, model.tokenizer)
     resized.compute_in(model.compute_dtype).load_state_dict(model.state_dict())
     return resized.to(case.device).eval()
 
 
-def samwise_config(case: Case) -> SamwiseConfig:
-    """The configuration of a case's model."""
-    preset = SAMWISE_PRESETS.get(case.model)
-    return for_case(_loaded(case.model, "float32", "cpu").config if preset is None else preset, case)
-
-
-def for_case(config: SamwiseConfig, case: Case) -> SamwiseConfig:
-    """Change a configuration to the image size that a case wants, and to its way to look over time.
+def family_and_config(case: Case) -> tuple[Family, Any]:
+    """The family of a case's model, and its configuration for the case.
 
     Raises:
-        ConfigError: When the model cannot have that size.
+        ConfigError: As for ``trained_model``.
     """
-    if case.size is not None and case.size != config.sam2.image_size:
-        short_side = round(config.short_side * case.size / config.sam2.image_size)
-        sam2 = dataclasses.replace(config.sam2, image_size=case.size)
-        config = dataclasses.replace(config, sam2=sam2, short_side=short_side)
-    if case.mode == PLAIN_SAM2:
-        return config
-    return dataclasses.replace(config, time="online" if case.mode == "online" else "clip")
+    preset = family_of_preset(case.model)
+    if preset is not None:
+        return preset, preset.for_case(preset.presets[case.model], case)
+    family, model = _load(case.model, "float32", "cpu")
+    return family, family.for_case(model.config, case)
 
 
-def _loaded(model: str, dtype: str, device: str) -> Samwise:
-    loaded = load(model, device=device, dtype=dtype)
-    if not isinstance(loaded, Samwise):
+def _load(name: str, dtype: str, device: str) -> tuple[Family, Any]:
+    model = load(name, device=device, dtype=dtype)
+    family = FAMILIES.get(getattr(model, "model_type", ""))
+    if family is None:
         raise ConfigError(
-            f"{Path(model).name} is asked with clicks; bench measures models that are asked with sentences."
+            f"{Path(name).name} is of no family that bench measures; "
+            f"give a model that is asked with sentences ({', '.join(FAMILIES)})."
         )
-    return loaded
+    return family, model
 
 
 def draw_material(case: Case) -> tuple[list[np.ndarray], list[Prompt]]:

@@ -13,12 +13,12 @@ from typing import Any, TypeGuard
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from refervos.errors import ConfigError
 from refervos.frames import as_rgb
 from refervos.prompts import Prompt
-from refervos.samwise.model import Samwise
-from refervos.segmenter import Segmenter
+from refervos.segmenter import BatchSegmenter, Segmenter
 from refervos.session import Session
 
 
@@ -41,7 +41,7 @@ class Answer:
 
     Attributes:
         masks: bool (T, H, W).
-        switches: Frames in which the Conditional Memory Encoder rewrote what is remembered.
+        switches: Frames in which what is remembered was rewritten.
         seconds: Time the model took; that of a batch is shared out evenly.
     """
 
@@ -69,26 +69,15 @@ def answer(segmenter: Segmenter[Any], questions: Sequence[Question], clip_length
         raise ConfigError("the model is in training mode; call model.eval() before evaluating it.")
     if clip_length < 1:
         raise ConfigError(f"clip_length is {clip_length}; it must be at least 1.")
-    if len(questions) > 1 and takes_batches(segmenter):
+    by_hand = any(question.prompt.geometric for question in questions)
+    if len(questions) > 1 and not by_hand and takes_batches(segmenter):
         return answer_together(segmenter, questions, clip_length)
     return [answer_alone(segmenter, question, clip_length) for question in questions]
 
 
-def takes_batches(segmenter: Segmenter[Any]) -> TypeGuard[Samwise]:
-    """Whether several videos can be one batch without a change of the results.
-
-    SAMWISE can, but for its published protocol (see ``mixes_sentences``).
-    """
-    return isinstance(segmenter, Samwise) and not mixes_sentences(segmenter)
-
-
-def mixes_sentences(segmenter: Segmenter[Any]) -> bool:
-    """Whether what a sentence is answered depends on those that are asked with it.
-
-    In SAMWISE's published protocol the padding of shorter sentences leaks into the adapters; the released scripts ask
-    one sentence at a time.
-    """
-    return isinstance(segmenter, Samwise) and segmenter.config.protocol == "published"
+def takes_batches(segmenter: Segmenter[Any]) -> TypeGuard[BatchSegmenter[Any]]:
+    """Whether several videos can be one batch without a change of the results."""
+    return isinstance(segmenter, BatchSegmenter) and not segmenter.mixes_sentences
 
 
 @dataclass(frozen=True)
@@ -97,7 +86,7 @@ class ChunkAnswer:
 
     Attributes:
         masks: bool (K, N, H, W).
-        switches: bool (K, N), where the Conditional Memory Encoder rewrote what is remembered.
+        switches: bool (K, N), where what is remembered was rewritten.
         logits: Mask logits float32 (K, N, H, W), where they were asked for.
         seconds: Time the model took.
     """
@@ -132,7 +121,7 @@ def answer_video(
         ConfigError: When the model is in training mode or the clip length is below 1.
         PromptError: When the model cannot be asked with a prompt.
     """
-    asked = [[prompt] for prompt in prompts] if mixes_sentences(segmenter) else [prompts]
+    asked = [[prompt] for prompt in prompts] if segmenter.mixes_sentences else [prompts]
     sessions = [Session(segmenter, some, keep_logits=keep_logits) for some in asked]
     for chunk in sessions[0].cut(frames, clip_length):
         start = time.perf_counter()
@@ -158,42 +147,38 @@ def answer_alone(segmenter: Segmenter[Any], question: Question, clip_length: int
     return Answer(masks, sum(int(chunk.switches.sum()) for chunk in chunks), sum(chunk.seconds for chunk in chunks))
 
 
-def answer_together(model: Samwise, questions: Sequence[Question], clip_length: int) -> list[Answer]:
+def answer_together(segmenter: BatchSegmenter[Any], questions: Sequence[Question], clip_length: int) -> list[Answer]:
     """Answer several questions in one batch, each about its own clip (see ``answer``).
 
-    What starting an operation costs is shared among the clips: on one CPU core the miniature needs a fifth less time a
-    frame in clips of eight, and half online. Frames are placed chunk by chunk, so that memory grows with
-    ``clip_length`` and not with T.
+    Frames are placed chunk by chunk, so that memory grows with ``clip_length`` and not with T.
 
     Args:
-        model: A model that ``takes_batches``.
-        questions: N questions whose clips have the same number and size of frames.
+        segmenter: A model that ``takes_batches``.
+        questions: N questions whose clips have the same number and size of frames, asked with sentences.
         clip_length: Frames looked at together.
 
     Returns:
         One answer a question.
+
+    Raises:
+        PromptError: When the model cannot be asked with a prompt.
     """
     start = time.perf_counter()
     length, height, width = questions[0].frames.shape[:3]
-    placement = model.placement((height, width))
+    placement = segmenter.placement((height, width))
+    tracks = [segmenter.begin(question.prompt) for question in questions]
     masks = np.empty((len(questions), length, height, width), dtype=np.bool_)
-    with model.inference():
-        tracks = [model.begin(question.prompt) for question in questions]
-        ids, verbs = model.text_batch(tracks)
-        switches = torch.zeros(len(questions), dtype=torch.long, device=model.device)
-        for chunk in _chunks(length, clip_length):
-            pixels = torch.stack(
-                [
-                    torch.stack([placement.place(as_rgb(frame).to(model.device)) for frame in question.frames[chunk]])
-                    for question in questions
-                ]
-            )  # (N, K, 3, S, S)
-            features = model.encode(pixels, ids, verbs, tracks)
-            for step in range(pixels.shape[1]):
-                frame = model.track_frame(features, step, tracks)
-                logits = placement.restore(frame.mask_logits[:, 0])  # (N, H, W)
-                masks[:, chunk.start + step] = (logits > 0).cpu().numpy()
-                switches += frame.switched
+    switches = torch.zeros(len(questions), dtype=torch.long, device=segmenter.device)
+
+    def placed(frames: npt.NDArray[np.uint8]) -> Tensor:
+        return torch.stack([placement.place(as_rgb(frame).to(segmenter.device)) for frame in frames])
+
+    for chunk in _chunks(length, clip_length):
+        pixels = torch.stack([placed(question.frames[chunk]) for question in questions])  # (N, K, 3, S, S)
+        for step, prediction in enumerate(segmenter.segment_clips(pixels, tracks)):
+            logits = placement.restore(prediction.mask_logits)  # (N, H, W)
+            masks[:, chunk.start + step] = (logits > 0).cpu().numpy()
+            switches += prediction.switched
     seconds = (time.perf_counter() - start) / len(questions)
     return [Answer(own, count, seconds) for own, count in zip(masks, switches.tolist(), strict=True)]
 

@@ -28,7 +28,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress ba
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Model folder, hub id, or 'miniature'.")],
+    model: Annotated[str, typer.Argument(help="Model folder, hub id, 'miniature' or 'refsam-miniature'.")],
     dataset: DatasetArgument,
     path: PathArgument = None,
     *,

@@ -26,7 +26,7 @@ def diagnose(
         list[str] | None,
         typer.Argument(
             metavar="MODEL",
-            help="Model folder, hub id, or 'miniature'; with --compare, files written by --out.",
+            help="Model folder, hub id, 'miniature' or 'refsam-miniature'; with --compare, files written by --out.",
             show_default=False,
         ),
     ] = None,

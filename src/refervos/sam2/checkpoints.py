@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,43 +12,22 @@ from torch import Tensor
 from refervos.errors import CheckpointError, ConfigError
 from refervos.sam2.config import SAM2_PRESETS, Sam2Config, as_version_2_1, config_from_hf
 from refervos.sam2.tracker import Sam2Tracker
-from refervos.weights import Rules, load_renamed, model_tensors, read_torch_file, rename
+from refervos.sam_names import MASK_DECODER_TO_META, PROMPT_ENCODER_TO_META, heads_to_meta, load_hf_tensors
+from refervos.weights import Rules, first_line, load_renamed, model_tensors, read_torch_file, rename
 
 _TO_META: Rules = (
-    (
-        r"^(shared_image_embedding|prompt_encoder\.shared_embedding)\.positional_embedding$",
-        "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
-    ),
+    *PROMPT_ENCODER_TO_META,
+    *MASK_DECODER_TO_META,
     (r"^vision_encoder\.backbone\.", "image_encoder.trunk."),
     (r"\.patch_embed\.projection\.", ".patch_embed.proj."),
     (r"^vision_encoder\.neck\.convs\.(\d+)\.", r"image_encoder.neck.convs.\1.conv."),
     (r"^prompt_encoder\.", "sam_prompt_encoder."),
     (r"^mask_decoder\.", "sam_mask_decoder."),
-    (r"\.mask_embed\.conv1\.", ".mask_downscaling.0."),
-    (r"\.mask_embed\.layer_norm1\.", ".mask_downscaling.1."),
-    (r"\.mask_embed\.conv2\.", ".mask_downscaling.3."),
-    (r"\.mask_embed\.layer_norm2\.", ".mask_downscaling.4."),
-    (r"\.mask_embed\.conv3\.", ".mask_downscaling.6."),
-    (r"\.upscale_conv1\.", ".output_upscaling.0."),
-    (r"\.upscale_layer_norm\.", ".output_upscaling.1."),
-    (r"\.upscale_conv2\.", ".output_upscaling.3."),
     (r"^object_pointer_proj\.", "obj_ptr_proj."),
-    # The three-layer heads have their middle layer at layers.0 in transformers and at layers.1 in Meta's code.
-    (
-        r"(output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head|obj_ptr_proj)\.layers\.0\.",
-        r"\1.layers.1.",
-    ),
-    (
-        r"(output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head|obj_ptr_proj)\.proj_in\.",
-        r"\1.layers.0.",
-    ),
-    (
-        r"(output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head|obj_ptr_proj)\.proj_out\.",
-        r"\1.layers.2.",
-    ),
+    *heads_to_meta(r"output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head|obj_ptr_proj"),
     (r"\.mlp\.proj_in\.", ".mlp.layers.0."),
     (r"\.mlp\.proj_out\.", ".mlp.layers.1."),
-    (r"^(image_encoder|sam_mask_decoder|memory_attention)(.*)\.layer_norm", r"\1\2.norm"),
+    (r"^(image_encoder|memory_attention)(.*)\.layer_norm", r"\1\2.norm"),
     (r"^(sam_mask_decoder|memory_attention)(.*)\.o_proj\.", r"\1\2.out_proj."),
     (r"^memory_encoder\.feature_projection\.", "memory_encoder.pix_feat_proj."),
     (r"^memory_encoder\.projection\.", "memory_encoder.out_proj."),
@@ -146,20 +125,8 @@ def _load_hf_folder(folder: Path) -> Sam2Tracker:
     try:
         source = load_file(weights)
     except Exception as error:
-        raise CheckpointError(f"{weights} is not a readable safetensors file ({_first_line(error)}).") from error
-
-    def names(name: str) -> Sequence[str]:
-        twin = "prompt_encoder.shared_embedding.positional_embedding"
-        # Folders saved with shared tensors tied hold this one only once.
-        return (twin.replace("prompt_encoder.shared_embedding", "shared_image_embedding"),) if name == twin else (name,)
-
-    load_renamed(
-        tracker.sam,
-        source,
-        names,
-        unused=[r"prompt_encoder\.shared_embedding\.positional_embedding"],
-        where=str(folder),
-    )
+        raise CheckpointError(f"{weights} is not a readable safetensors file ({first_line(error)}).") from error
+    load_hf_tensors(tracker.sam, source, str(folder))
     return tracker.eval()
 
 
@@ -174,14 +141,10 @@ def _read_hf_config(folder: Path) -> Sam2Config:
         # transformers takes any model's configuration, with a warning, and fills the gaps with SAM2.1 tiny.
         hf = Sam2VideoConfig.from_pretrained(str(folder)) if kind in ("sam2_video", "sam2") else None
     except Exception as error:
-        raise CheckpointError(f"{file} is not a readable configuration ({_first_line(error)}).") from error
+        raise CheckpointError(f"{file} is not a readable configuration ({first_line(error)}).") from error
     if hf is None:
         raise CheckpointError(f"{file} is of a model of type {kind}; give a Hugging Face SAM2 folder (sam2_video).")
     try:
         return config_from_hf(hf)
     except ConfigError as error:
         raise CheckpointError(f"{file} does not fit: {error}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200].rstrip(".:")

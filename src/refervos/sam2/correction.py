@@ -92,13 +92,13 @@ def keep_last(tracks: Sequence[CorrectableTrack], pixels: Tensor, prediction: Fr
 
     Args:
         tracks: The N tracks that were answered.
-        pixels: The placed frame (3, S, S), perhaps one of a clip.
+        pixels: The placed frame, perhaps one of a clip (1, 3, S, S), or each track's own (N, 3, S, S).
         prediction: The answer for the N tracks.
     """
-    pixels = pixels.clone()  # on its own, and once for all tracks
+    kept = [frame.clone() for frame in pixels]  # on its own, and once for all tracks that share it
     for row, track in enumerate(tracks):
         score = None if prediction.score is None else prediction.score[row : row + 1]
-        track.last = LastFrame(pixels, prediction.mask_logits[row : row + 1].unsqueeze(1), score)
+        track.last = LastFrame(kept[min(row, len(kept) - 1)], prediction.mask_logits[row : row + 1].unsqueeze(1), score)
 
 
 def correct(tracker: Sam2Tracker, track: CorrectableTrack, prompt: Prompt, placement: Placement) -> FramePrediction:

@@ -34,6 +34,11 @@ class PlainSam2:
         self.model = Sam2VideoModel(hf_config(config)).to(self.device, dtype).eval()
         self._session: Any = None
 
+    @property
+    def image_size(self) -> int:
+        """Side of its square image."""
+        return self.config.image_size
+
     @torch.inference_mode()
     def step(self, frame: Any) -> np.ndarray:
         """Follow the object into the next frame; the first one is clicked at its centre.
@@ -46,7 +51,7 @@ class PlainSam2:
         """
         image = as_rgb(frame).to(self.device)
         height, width = image.shape[1:]
-        placement = stretch((height, width), self.config.image_size)
+        placement = stretch((height, width), self.image_size)
         if self._session is None:
             self._session = self._begin(height, width)
         answer = self.model(self._session, frame=placement.place(image))
@@ -65,7 +70,7 @@ class PlainSam2:
             video_storage_device=self.device,
             dtype=self.dtype,
         )
-        middle = self.config.image_size / 2
+        middle = self.image_size / 2
         click = {
             "point_coords": torch.tensor([[[[middle, middle]]]], dtype=self.dtype),  # (1, 1, 1, 2)
             "point_labels": torch.ones(1, 1, 1, dtype=torch.int32),

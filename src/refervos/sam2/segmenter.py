@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from refervos.compilation import Stage
 from refervos.errors import PromptError
 from refervos.frames import Placement, stretch
 from refervos.pretrained import Pretrained
@@ -147,7 +148,7 @@ class Sam2Segmenter(Pretrained):
             for members, answer in zip(groups, answers, strict=True)
         ]
         prediction = merge_predictions(groups, parts)
-        keep_last(tracks, frame, prediction)
+        keep_last(tracks, frame.unsqueeze(0), prediction)
         return prediction
 
     def _answer(
@@ -196,11 +197,20 @@ class Sam2Segmenter(Pretrained):
         """Nothing depends on frames being neighbours."""
 
     @property
+    def mixes_sentences(self) -> bool:
+        """There are none."""
+        return False
+
+    @property
     def state_types(self) -> tuple[type, ...]:
         """The classes that a track is made of."""
         return (Sam2Track, *STATE_TYPES)
 
     # What it is.
+
+    def stages_to_compile(self) -> Sequence[Stage]:
+        """Those of the tracker."""
+        return self.tracker.stages_to_compile()
 
     def describe(self) -> dict[str, Any]:
         """Parts and parameter counts."""

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from refervos.compilation import Stage
 from refervos.linear import product
 from refervos.sam2.config import Sam2Config, hf_config
 from refervos.sam2.hiera import embed_patches, run_stage
@@ -134,6 +135,23 @@ class Sam2Tracker(nn.Module):
         """Type of the weights."""
         dtype: torch.dtype = self.sam.no_memory_embedding.dtype
         return dtype
+
+    def stages_to_compile(self) -> tuple[Stage, ...]:
+        """Image stages, memory attention for a full memory, decoder and memory encoder.
+
+        While a memory fills, every frame has a shape of its own.
+        """
+        maps, pointers = self.config.memory_slots - 1, self.config.pointer_limit - 1
+
+        def memory_is_full(_: Tensor, memory: MemoryReading) -> bool:
+            return len(memory.maps) >= maps and len(memory.pointers) >= pointers
+
+        return (
+            Stage(self, "encode_stage"),
+            Stage(self, "condition", recurs=memory_is_full),
+            Stage(self, "decode"),
+            Stage(self, "remember"),
+        )
 
     # Encode.
 

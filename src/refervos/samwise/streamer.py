@@ -151,16 +151,25 @@ class SamwiseStreamer:
                 f"SAMWISE is asked with a sentence, not with {prompt.description} alone; "
                 "for clicks, boxes and masks without one load a SAM2 checkpoint."
             )
+        return self.read(prompt.expression, prompt.verbs)
+
+    def read(self, expression: str, verbs: Sequence[str] | None = None) -> tuple[list[int], list[bool]]:
+        """A sentence as token ids, and for each whether it tells motion.
+
+        Args:
+            expression: The sentence.
+            verbs: Its words that tell motion; found by spaCy when not given and the model wants them.
+
+        Raises:
+            PromptError: When the sentence is too long, a verb is not in it, or the tokenizer is missing.
+        """
         if self.tokenizer is None:
             raise PromptError(
                 "this model has no tokenizer files, so it cannot read sentences; "
                 "convert the checkpoint again with --tokenizer FOLDER."
             )
         return self.tokenizer.encode(
-            prompt.expression,
-            prompt.verbs,
-            find_motion=self.config.motion_prompt,
-            limit=self.config.text.max_tokens,
+            expression, verbs, find_motion=self.config.motion_prompt, limit=self.config.text.max_tokens
         )
 
     def begin_tokens(self, ids: Sequence[int], verbs: Sequence[bool] | None = None) -> SamwiseTrack:
@@ -212,6 +221,13 @@ class SamwiseStreamer:
         return undo(track)
 
     @property
+    def mixes_sentences(self) -> bool:
+        """As published: the padding of shorter sentences leaks into the adapters, and the released scripts ask one
+        sentence at a time.
+        """
+        return self.config.protocol == "published"
+
+    @property
     def state_types(self) -> tuple[type, ...]:
         """The classes that a track is made of."""
         return (SamwiseTrack, AdapterWindows, *STATE_TYPES)
@@ -230,22 +246,34 @@ class SamwiseStreamer:
         for track in tracks:
             if track.pending is not None:
                 check_within(track.pending, placements[0].frame_size)
-        return self._segment(pixels, tracks, placements)
+        return self._segment(pixels.unsqueeze(0), tracks, placements)
 
     def _segment(
-        self, pixels: Tensor, tracks: Sequence[SamwiseTrack], placements: Sequence[Placement]
+        self, clips: Tensor, tracks: Sequence[SamwiseTrack], placements: Sequence[Placement] = ()
     ) -> Iterator[FramePrediction]:
+        """Segment one clip for all N tracks, or a clip for each (V, T, 3, S, S), in batches of tracks.
+
+        The placements are read for tracks that begin with clicks, a box or a mask.
+        """
+        length = clips.shape[1]
         with self.inference():
-            if self.config.protocol == "published" and len(pixels) == 1:
+            if self.config.protocol == "published" and length == 1:
                 for track in tracks:  # the released loop takes a one-frame clip for an image
                     track.restart()
-            shared = self.encode_shared(pixels.unsqueeze(0))
-        batches = self._batches(tracks, len(pixels))
-        runs = [
-            self._segment_batch(pixels, shared, [tracks[index] for index in members], placements) for members in batches
-        ]
-        if len(runs) == 1:
-            yield from runs[0]
+            shared = self.encode_shared(clips)
+        batches = self._batches(tracks, length)
+        several = len(clips) > 1 and len(batches) > 1
+        runs = (
+            self._segment_batch(
+                clips[members] if several else clips,
+                [part[members] for part in shared] if several else shared,
+                [tracks[index] for index in members],
+                placements,
+            )
+            for members in batches
+        )
+        if len(batches) == 1:
+            yield from next(runs)
             return
         answers = [list(run) for run in runs]  # one batch after the other, so that one at a time takes memory
         for parts in zip(*answers, strict=True):
@@ -253,21 +281,21 @@ class SamwiseStreamer:
 
     def _segment_batch(
         self,
-        pixels: Tensor,
+        clips: Tensor,
         shared: Sequence[Tensor],
         tracks: Sequence[SamwiseTrack],
         placements: Sequence[Placement],
     ) -> Iterator[FramePrediction]:
         with self.inference():
             clip = self.encode_tracks(shared, *self.text_batch(tracks), tracks)
-        for time, placement in enumerate(placements):
+        for time in range(clips.shape[1]):
             with self.inference():  # not around the yield: it would stay on in the caller's code
                 frame = self.track_frame(clip, time, tracks)
                 prediction = FramePrediction(frame.mask_logits[:, 0], frame.score, frame.switched)
-                keep_last(tracks, pixels[time], prediction)
+                keep_last(tracks, clips[:, time], prediction)
                 for row, track in enumerate(tracks):
                     if track.pending is not None:
-                        answer = correct(self.tracker, track, track.pending, placement)
+                        answer = correct(self.tracker, track, track.pending, placements[time])
                         track.pending = track.before = None
                         prediction.mask_logits[row] = answer.mask_logits[0]
                         if prediction.score is not None and answer.score is not None:

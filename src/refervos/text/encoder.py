@@ -74,6 +74,20 @@ class TextEncoder(nn.Module):
             add_pooling_layer=False,
         )
 
+    def forward(self, ids: Tensor) -> Tensor:
+        """Read sentences, all layers at once; padding is neither looked at nor meaningful in the result.
+
+        Args:
+            ids: Token ids, int64 (N, L), padded with ``config.pad``.
+
+        Returns:
+            States of the tokens (N, L, width).
+        """
+        tokens, keep = self.embed(ids), ids != self.config.pad
+        for segment in range(len(self.config.segment_ends)):
+            tokens = self.run_segment(segment, tokens, keep)
+        return tokens
+
     def embed(self, ids: Tensor) -> Tensor:
         """Embed tokens; padding becomes zero, as fairseq does it.
 

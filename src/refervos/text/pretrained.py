@@ -2,35 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from refervos.errors import CheckpointError
 from refervos.text.encoder import TextConfig, TextEncoder
+from refervos.text.t5 import T5Config, T5TextEncoder
 from refervos.text.tokenizer import Tokenizer
 from refervos.typed_config import config_from_mapping
 from refervos.weights import CONFIG, load_renamed, read_header, read_tensors, write_folder_atomically, write_model
 
-MODEL_TYPE = "refervos-text"
-
-_ROBERTA_FIELDS = {
-    "vocabulary": "vocab_size",
-    "width": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "feedforward": "intermediate_size",
-    "positions": "max_position_embeddings",
-    "pad": "pad_token_id",
-}
-"""Our names of what a Hugging Face RoBERTa's ``config.json`` tells."""
-
-_ROBERTA_UNUSED = (r"lm_head\..*", r"(roberta\.)?pooler\..*", r"(roberta\.)?embeddings\.position_ids")
-"""What such a checkpoint holds besides the encoder."""
+Encoder = TypeVar("Encoder", TextEncoder, T5TextEncoder)
 
 
-def save_text(encoder: TextEncoder, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a folder that ``load_text`` reads.
+@dataclass(frozen=True)
+class _Format(Generic[Encoder]):
+    """How the folders of one kind of encoder look.
+
+    Attributes:
+        name: What the kind is called.
+        encoder: Its class.
+        config: The class of its configuration.
+        own_type: What ``config.json`` says when we wrote the folder.
+        published_type: What it says when transformers wrote it.
+        fields: Our names of what every published ``config.json`` tells.
+        derived: What else follows from one, by our names.
+        fixed: What it must say where it says it.
+        sources: Where the published weights of a name of ours are, given all the published names.
+        unused: Regular expressions of what published weights hold besides the encoder.
+    """
+
+    name: str
+    encoder: Callable[[Any], Encoder]
+    config: type
+    own_type: str
+    published_type: str
+    fields: Mapping[str, str]
+    derived: Callable[[Mapping[str, Any]], dict[str, Any]]
+    fixed: Mapping[str, tuple[Any, ...]]
+    sources: Callable[[str, Mapping[str, Any]], tuple[str, ...]]
+    unused: tuple[str, ...]
+
+
+def _roberta_sources(name: str, published: Mapping[str, Any]) -> tuple[str, ...]:
+    headless = not any(other.startswith("roberta.") for other in published)  # saved without its language-model head
+    return (name.removeprefix("roberta.") if headless else name,)
+
+
+def _t5_sources(name: str, published: Mapping[str, Any]) -> tuple[str, ...]:
+    within = name.removeprefix("t5.")
+    return ("shared.weight" if within == "embed_tokens.weight" else f"encoder.{within}",)
+
+
+def _t5_from_recent_headers(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What the first T5's headers leave out, for there was no other value."""
+    return {
+        "position_distance": header.get("relative_attention_max_distance", T5Config.position_distance),
+        "gated": header.get("feed_forward_proj") == "gated-gelu",
+    }
+
+
+_ROBERTA = _Format(
+    name="RoBERTa",
+    encoder=TextEncoder,
+    config=TextConfig,
+    own_type="refervos-text",
+    published_type="roberta",
+    fields={
+        "vocabulary": "vocab_size",
+        "width": "hidden_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "feedforward": "intermediate_size",
+        "positions": "max_position_embeddings",
+        "pad": "pad_token_id",
+    },
+    derived=lambda header: {},
+    fixed={"layer_norm_eps": (1e-5,), "type_vocab_size": (1,)},
+    sources=_roberta_sources,
+    unused=(r"lm_head\..*", r"(roberta\.)?pooler\..*", r"(roberta\.)?embeddings\.position_ids"),
+)
+
+_T5 = _Format(
+    name="T5",
+    encoder=T5TextEncoder,
+    config=T5Config,
+    own_type="refervos-t5",
+    published_type="t5",
+    fields={
+        "vocabulary": "vocab_size",
+        "width": "d_model",
+        "head_width": "d_kv",
+        "heads": "num_heads",
+        "layers": "num_layers",
+        "feedforward": "d_ff",
+        "position_buckets": "relative_attention_num_buckets",
+        "pad": "pad_token_id",
+    },
+    derived=_t5_from_recent_headers,
+    fixed={"layer_norm_epsilon": (1e-6,), "feed_forward_proj": ("relu", "gated-gelu")},
+    sources=_t5_sources,
+    unused=(r"decoder\..*", r"lm_head\..*", r"encoder\.embed_tokens\.weight"),
+)
+
+
+def save_text(encoder: TextEncoder | T5TextEncoder, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write a folder that ``load_text`` or ``load_t5`` reads.
 
     Args:
         encoder: The encoder.
@@ -40,16 +119,17 @@ def save_text(encoder: TextEncoder, tokenizer: Tokenizer, folder: Path) -> None:
     Raises:
         CheckpointError: When it cannot be written; nothing is half-written.
     """
+    model_type = (_T5 if isinstance(encoder, T5TextEncoder) else _ROBERTA).own_type
 
     def write(staged: Path) -> None:
-        write_model(staged, encoder, MODEL_TYPE, encoder.config)
+        write_model(staged, encoder, model_type, encoder.config)
         tokenizer.save_pretrained(staged)
 
     write_folder_atomically(folder, write, overwrite=True)
 
 
 def load_text(folder: Path) -> tuple[TextEncoder, Tokenizer]:
-    """Read a text encoder.
+    """Read a RoBERTa.
 
     Args:
         folder: Written by ``save_text``, or a Hugging Face RoBERTa such as ``FacebookAI/roberta-base``.
@@ -61,30 +141,56 @@ def load_text(folder: Path) -> tuple[TextEncoder, Tokenizer]:
         CheckpointError: When it is not such a folder, or its files do not fit.
         ConfigError: When it has another shape than this encoder can have.
     """
-    advice = "give the result of a language stage, or a RoBERTa"
+    return _load(folder, _ROBERTA)
+
+
+def load_t5(folder: Path) -> tuple[T5TextEncoder, Tokenizer]:
+    """Read the encoder of a T5.
+
+    Args:
+        folder: Written by ``save_text``, or a Hugging Face T5, T5 v1.1 or Flan-T5 such as ``google-t5/t5-3b``, with or
+            without its decoder.
+
+    Returns:
+        The encoder in evaluation mode, and its tokenizer.
+
+    Raises:
+        CheckpointError: When it is not such a folder, or its files do not fit.
+        ConfigError: When it has another shape than this encoder can have.
+        MissingDependencyError: When its tokenizer takes a package that is not installed.
+    """
+    return _load(folder, _T5)
+
+
+def _load(folder: Path, form: _Format[Encoder]) -> tuple[Encoder, Tokenizer]:
+    advice = f"give the result of a language stage, or a {form.name}"
     header = read_header(folder, advice)
     kind, where = header.get("model_type"), str(folder / CONFIG)
-    if kind not in (MODEL_TYPE, "roberta"):
-        raise CheckpointError(f"{folder} is no text encoder; {advice}.")
-    values = _from_roberta(header, where) if kind == "roberta" else header.get("config", {})
-    encoder = TextEncoder(config_from_mapping(TextConfig, values, where))
+    if kind not in (form.own_type, form.published_type):
+        raise CheckpointError(f"{folder} is no text encoder of this kind (model_type is {kind!r}); {advice}.")
+    published = kind == form.published_type
+    values = _from_published(header, form, where) if published else header.get("config", {})
+    encoder = form.encoder(config_from_mapping(form.config, values, where))
     tensors = read_tensors(folder)
-    bare = kind == "roberta" and not any(name.startswith("roberta.") for name in tensors)  # saved without a head
     load_renamed(
         encoder,
         tensors,
-        lambda name: (name.removeprefix("roberta.") if bare else name,),
-        unused=_ROBERTA_UNUSED if kind == "roberta" else (),
+        lambda name: form.sources(name, tensors) if published else (name,),
+        unused=form.unused if published else (),
         where=str(folder),
     )
     return encoder.eval(), Tokenizer.from_pretrained(folder)
 
 
-def _from_roberta(header: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Our configuration of a Hugging Face RoBERTa."""
-    missing = [name for name in _ROBERTA_FIELDS.values() if name not in header]
+def _from_published(header: Mapping[str, Any], form: _Format[Any], where: str) -> dict[str, Any]:
+    """Our configuration of a folder that transformers wrote."""
+    missing = [name for name in form.fields.values() if name not in header]
     if missing:
-        raise CheckpointError(f"{where} does not tell {missing[0]}; give the folder of a RoBERTa.")
-    if header.get("layer_norm_eps", 1e-5) != 1e-5 or header.get("type_vocab_size", 1) != 1:
-        raise CheckpointError(f"{where} is no RoBERTa of the usual kind (layer_norm_eps 1e-5, type_vocab_size 1).")
-    return {ours: header[theirs] for ours, theirs in _ROBERTA_FIELDS.items()}
+        raise CheckpointError(f"{where} does not tell {missing[0]}; give the folder of a {form.name}.")
+    for name, known in form.fixed.items():
+        if header.get(name, known[0]) not in known:
+            raise CheckpointError(
+                f"{where} is no {form.name} of the usual kind: {name} is {header[name]!r}, not "
+                f"{' or '.join(map(repr, known))}."
+            )
+    return {**{ours: header[theirs] for ours, theirs in form.fields.items()}, **form.derived(header)}

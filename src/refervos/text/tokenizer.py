@@ -1,30 +1,39 @@
-"""Sentences to token ids: RoBERTa's byte-level BPE, from a local folder or the hub."""
+"""Sentences to token ids: RoBERTa's byte-level BPE or T5's Unigram, from a local folder or the hub."""
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from refervos.errors import CheckpointError, PromptError
+from refervos.errors import CheckpointError, MissingDependencyError, PromptError
 from refervos.hub import fetch
 from refervos.prompts import normalise
 from refervos.text.verbs import find_verbs
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+FAST, BYTE_LEVEL, SENTENCE_PIECE = ("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",)
+"""Any of these sets of files makes a tokenizer: a fast one of either model, RoBERTa's and T5's."""
+
+TOKENIZER_FILES = (*FAST, *BYTE_LEVEL, *SENTENCE_PIECE, "tokenizer_config.json", "special_tokens_map.json")
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds a tokenizer: ``tokenizer.json``, or ``vocab.json`` with ``merges.txt``."""
-    return (folder / "tokenizer.json").is_file() or all((folder / n).is_file() for n in ("vocab.json", "merges.txt"))
+    """Whether a folder has ``tokenizer.json``, ``vocab.json`` with ``merges.txt``, or ``spiece.model``."""
+    return any(_has(folder, files) for files in (FAST, BYTE_LEVEL, SENTENCE_PIECE))
+
+
+def _has(folder: Path, files: Sequence[str]) -> bool:
+    return all((folder / name).is_file() for name in files)
 
 
 class Tokenizer:
-    """A fast RoBERTa tokenizer and the marks for words that tell motion.
+    """A fast tokenizer of RoBERTa or T5 and the marks for words that tell motion.
 
     Args:
-        fast: A ``transformers.RobertaTokenizerFast`` (or one with its interface).
+        fast: A ``transformers.PreTrainedTokenizerFast`` (or one with its interface).
     """
 
     def __init__(self, fast: Any) -> None:
@@ -32,21 +41,26 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str]) -> Tokenizer:
-        """Read ``tokenizer.json`` (or ``vocab.json`` and ``merges.txt``) from a folder or the hub.
+        """Read the tokenizer of a RoBERTa or a T5 from a folder or the hub; see ``has_tokenizer`` for its files.
 
         Raises:
-            CheckpointError: When there are no such files.
+            CheckpointError: When there are no such files, or they are not readable.
+            MissingDependencyError: When there is only ``spiece.model`` and no package to read it.
         """
-        from transformers import RobertaTokenizerFast
-
         folder = Path(name_or_path)
         if not folder.is_dir():
-            folder = fetch(str(name_or_path), TOKENIZER_FILES, "give the folder of a RoBERTa tokenizer (--tokenizer)")
+            advice = "give the folder of a RoBERTa or T5 tokenizer (--tokenizer)"
+            folder = fetch(str(name_or_path), TOKENIZER_FILES, advice)
         # transformers makes an empty tokenizer, without a word, of a folder that has none of these.
         if not has_tokenizer(folder):
-            raise CheckpointError(f"{folder} has no tokenizer.json or vocab.json; give a RoBERTa tokenizer's folder.")
+            raise CheckpointError(
+                f"{folder} has no tokenizer.json or vocab.json, nor a spiece.model; "
+                "give the folder of a RoBERTa or T5 tokenizer."
+            )
         try:
-            return cls(RobertaTokenizerFast.from_pretrained(str(folder)))
+            return cls(_fast_class(folder).from_pretrained(str(folder)))
+        except MissingDependencyError:
+            raise
         except Exception as error:  # the tokenizers library raises bare Exception on a broken file
             reason = " ".join(str(error).split())[:160]
             raise CheckpointError(f"the tokenizer files in {folder} are not readable ({reason}).") from error
@@ -67,7 +81,7 @@ class Tokenizer:
         find_motion: bool = False,
         limit: int = 512,
     ) -> tuple[list[int], list[bool]]:
-        """Token ids of a sentence, lower-cased, with start and end tokens.
+        """Token ids of a sentence, lower-cased, with the start and end tokens that its kind has.
 
         Args:
             expression: The sentence.
@@ -97,6 +111,28 @@ class Tokenizer:
             for start, stop in offsets
         ]
         return list(ids), flags
+
+
+def _fast_class(folder: Path) -> Any:
+    """The class of transformers that reads a folder's tokenizer as it was written."""
+    import transformers
+
+    if _has(folder, FAST):
+        # T5's own class would rebuild the file with a hundred sentinels, however many it has.
+        written = json.loads((folder / FAST[0]).read_text(encoding="utf-8"))
+        unigram = written.get("model", {}).get("type") == "Unigram"
+        return transformers.PreTrainedTokenizerFast if unigram else transformers.RobertaTokenizerFast
+    if _has(folder, BYTE_LEVEL):
+        return transformers.RobertaTokenizerFast
+    try:
+        for needed in ("sentencepiece", "google.protobuf"):
+            importlib.import_module(needed)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{folder} has its tokenizer only as spiece.model, which takes sentencepiece and protobuf to read: "
+            "pip install 'refervos[t5]', or give a folder with tokenizer.json."
+        ) from error
+    return transformers.T5TokenizerFast
 
 
 def _span(sentence: str, word: str) -> tuple[int, int]:

@@ -14,7 +14,7 @@ FREE_STD: tuple[tuple[str, float], ...] = (
     ("no_mask_embed.weight", 0.02),
     ("occlusion_spatial_embedding_parameter", 0.02),
 )
-"""Ends of the names of SAM2's free parameters, and the standard deviation that each is drawn with."""
+"""Ends of the names of SAM's and SAM2's free parameters, and the standard deviation that each is drawn with."""
 
 FUSER_SCALE = 0.1
 """Start of the layer scales in SAM2's memory fuser (published: 1e-6, where a small model never gets going)."""
@@ -22,7 +22,7 @@ FUSER_SCALE = 0.1
 
 @torch.no_grad()
 def initialise(part: nn.Module) -> None:
-    """Draw the weights of a SAM2 tracker or a text encoder anew, before it is trained from nothing.
+    """Draw the weights of a SAM, a SAM2 tracker or a text encoder anew, before it is trained from nothing.
 
     transformers draws normals of 0.02 throughout. In layers 64 wide such signals fade, and training sits for thousands
     of steps where every object is selected whatever the prompt; with PyTorch's own initialisation, which looks at the

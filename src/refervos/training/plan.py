@@ -11,7 +11,7 @@ from typing import Any
 
 from refervos.errors import TrainingError
 from refervos.hub import fetch
-from refervos.loading import MINIATURE, MINIATURE_FOLDER
+from refervos.loading import bundled
 from refervos.training.checkpoint import checkpoints_in
 from refervos.training.recipe import PREVIOUS, Recipe, StageRecipe, differences, stored_text, yaml_text
 from refervos.training.stage import Stage, stage_class
@@ -136,9 +136,9 @@ def _init_folder(stage: StageRecipe, source: str, names: Sequence[str], out: Pat
         if name not in wanted and not model.is_dir():
             raise TrainingError(f"stage {stage.name!r} begins from {name!r}, which is not trained yet; train it first.")
         return model
-    path = MINIATURE_FOLDER if source == MINIATURE else Path(source).expanduser()
+    path = bundled(source) or Path(source).expanduser()
     if path.exists():
-        return path  # a folder, or a checkpoint file of SAM2
+        return path  # a folder, or a checkpoint file of SAM or SAM2
     if source.count("/") == 1 and source[0] not in "./~":
         advice = f"stage {stage.name!r} needs an earlier stage, a model folder or a hub id to begin from"
         return fetch(source, ["*.json", "*.safetensors", "*.txt"], advice)

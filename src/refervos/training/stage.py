@@ -16,9 +16,11 @@ from refervos.errors import TrainingError
 
 STAGES: Mapping[str, str] = {
     "track": "refervos.training.stages.track:TrackStage",
+    "sam": "refervos.training.stages.sam:SamStage",
     "language": "refervos.training.stages.language:LanguageStage",
-    "images": "refervos.training.stages.referring:ImagesStage",
-    "video": "refervos.training.stages.referring:VideoStage",
+    "images": "refervos.training.stages.samwise:ImagesStage",
+    "video": "refervos.training.stages.samwise:VideoStage",
+    "refsam": "refervos.training.stages.refsam:RefSamStage",
 }
 """Names that a recipe may use, and where their classes are; imported only when asked for."""
 

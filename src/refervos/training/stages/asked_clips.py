@@ -1,9 +1,9 @@
-"""Where the stages ``images`` and ``video`` take clips and sentences from: drawn worlds, or benchmarks on disk."""
+"""Where the stages that learn sentences take clips and sentences from: drawn worlds, or benchmarks on disk."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 from refervos.data.catalogue import open_dataset
 from refervos.data.sample import Dataset, Mask, Sample
 from refervos.errors import DataError, TrainingError
-from refervos.frames import Placement, letterbox
+from refervos.frames import Placement
 from refervos.training.stage import Key
 from refervos.training.stages.pictures import draw_framed, place_frames, place_masks
 from refervos.worlds import WorldConfig, some_referrals
@@ -133,8 +133,7 @@ class BenchmarkClips:
         datasets: What to draw from; expressions without masks are left out.
         batch: Samples in an optimiser step.
         stride: Frames between anchors: the length of the clips.
-        short_side: What the frame's short side becomes (see ``letterbox``).
-        side: Side S of the model's square.
+        placement: How a frame of some height and width goes into the model's square.
         sampling: ``neighbours``: consecutive annotated frames around the anchor. ``mixed``: the anchor, one of the
             three frames before it, one of the three after it, and any others of the video.
         flip: Share of clips that are mirrored, "left" and "right" in their sentences too.
@@ -149,12 +148,11 @@ class BenchmarkClips:
         batch: int,
         stride: int,
         *,
-        short_side: int,
-        side: int,
+        placement: Callable[[tuple[int, int]], Placement],
         sampling: Sampling = "mixed",
         flip: float = 0.5,
     ) -> None:
-        self.batch, self.short_side, self.side = batch, short_side, side
+        self.batch, self.placement = batch, placement
         self.sampling: Sampling = sampling
         self.flip = flip
         self.samples: list[Sample] = []
@@ -210,7 +208,7 @@ class BenchmarkClips:
         if len(sizes) > 1:
             told = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
             raise DataError(f"video {video.id!r}: frames and masks are {told}; all must be of one size.")
-        placement = letterbox(sizes.pop(), self.side, self.short_side)
+        placement = self.placement(sizes.pop())
         pixels = [placement.place(torch.from_numpy(frame.copy()).permute(2, 0, 1)) for frame in frames]
         return AskedClip(
             pixels=torch.stack(pixels),  # (T, 3, S, S)

@@ -1,15 +1,18 @@
-"""Stage ``language``: a small RoBERTa and its byte-level BPE, trained on sentences alone.
+"""Stage ``language``: a small RoBERTa or T5 encoder and its tokenizer, trained on sentences alone.
 
-Masked-language training as in RoBERTa (Liu et al. 2019): new masks at each step, no next-sentence task.
+Masked-language training as in RoBERTa (Liu et al. 2019): new masks at each step, no next-sentence task. A T5 encoder
+learns the same way here, with its first sentinel as the mask; T5's own training needs the decoder that we do not have.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,18 +21,18 @@ from torch import Tensor, nn
 
 from refervos.errors import TrainingError
 from refervos.text.encoder import TextConfig, TextEncoder, pad_tokens
-from refervos.text.pretrained import load_text, save_text
+from refervos.text.pretrained import load_t5, load_text, save_text
+from refervos.text.t5 import T5Config, T5TextEncoder
 from refervos.text.tokenizer import Tokenizer
 from refervos.training.distributed import mean_over_processes
 from refervos.training.initialisation import initialise
 from refervos.training.stage import Stage
 from refervos.worlds import all_sentences
 
-SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-"""In RoBERTa's order; their ids are their positions."""
-
-FIRST_WORD = len(SPECIAL_TOKENS)
-MASK = SPECIAL_TOKENS.index("<mask>")
+ROBERTA_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+T5_TOKENS = ("<pad>", "</s>", "<unk>", "<extra_id_0>")
+"""The special tokens of a new tokenizer in the published order of ids (T5's sentinels come after the words); the last
+hides words."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,19 @@ class LanguageSettings:
     """Settings of the stage.
 
     Attributes:
-        model: Shape of the encoder; its vocabulary becomes what the tokenizer has.
+        kind: Which encoder: SAMWISE reads with a RoBERTa, RefSAM with a T5.
+        model: Shape of a RoBERTa; its vocabulary becomes what the tokenizer has.
+        t5: Shape of a T5 encoder; likewise.
         vocabulary: Most tokens that the tokenizer may learn.
         sentences: A text file with one sentence a line; default those of the worlds.
         hidden: Share of the words that are to be guessed.
-        summary: Weight of a second task: the sentence's first token, from which prompts are made, tells which tokens
-            the sentence has.
+        summary: Weight of a second task: the vector from which prompts are made (a RoBERTa's first token, the mean of
+            a T5's tokens) tells which tokens the sentence has.
     """
 
+    kind: Literal["roberta", "t5"] = "roberta"
     model: TextConfig = field(default_factory=TextConfig)
+    t5: T5Config = field(default_factory=T5Config)
     vocabulary: int = 1000
     sentences: str | None = None
     hidden: float = 0.2
@@ -64,46 +71,54 @@ class LanguageStage(Stage):
 
     name: ClassVar[str] = "language"
     Settings: ClassVar[type] = LanguageSettings
-    model: TextEncoder
+    model: TextEncoder | T5TextEncoder
 
     def __init__(
-        self, settings: LanguageSettings, encoder: TextEncoder, tokenizer: Tokenizer, sentences: Sequence[str]
+        self,
+        settings: LanguageSettings,
+        encoder: TextEncoder | T5TextEncoder,
+        tokenizer: Tokenizer,
+        sentences: Sequence[str],
     ) -> None:
         super().__init__()
         self.settings = settings
         self.model = encoder
         self.tokenizer = tokenizer
         self.sentences = sentences
-        width, words = encoder.config.width, encoder.config.vocabulary
-        self.guess = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width), nn.Linear(width, words))
-        self.summary = nn.Linear(width, words)
+        width, vocabulary = encoder.config.width, encoder.config.vocabulary
+        self.guess = nn.Sequential(
+            nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width), nn.Linear(width, vocabulary)
+        )
+        self.summary = nn.Linear(width, vocabulary)
+        self.kind = KINDS[settings.kind]
+        self.mask = tokenizer.fast.convert_tokens_to_ids(self.kind.special_tokens[-1])
+        # On the CPU, for the processes that draw samples.
+        self.words = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.fast.all_special_ids)
 
     @classmethod
     def build(cls, settings: LanguageSettings, init: Mapping[str, Path], seed: int) -> LanguageStage:
         """From an earlier language stage (``model``), otherwise from random weights and a new tokenizer."""
         torch.manual_seed(seed)
-        sentences = read_sentences(settings.sentences)
+        sentences, kind = read_sentences(settings.sentences), KINDS[settings.kind]
         if "model" in init:
-            return cls(settings, *load_text(init["model"]), sentences)
-        tokenizer = train_tokenizer(sentences, settings.vocabulary)
-        encoder = TextEncoder(replace(settings.model, vocabulary=len(tokenizer)))
-        initialise(encoder)
-        return cls(settings, encoder, tokenizer, sentences)
+            return cls(settings, *kind.load(init["model"]), sentences)
+        tokenizer = kind.train_tokenizer(sentences, settings.vocabulary)
+        return cls(settings, kind.begin(settings, len(tokenizer)), tokenizer, sentences)
 
     def draw(self, step: int, index: int, key: Sequence[int]) -> Any:
         """One sentence: its tokens with some hidden, and the tokens themselves, int64 (L,) each."""
         rng = np.random.default_rng([*key, step, index])
         text = self.sentences[int(rng.integers(len(self.sentences)))]
         ids = np.array(self.tokenizer.encode(text, limit=self.model.config.max_tokens)[0])
-        word = ids >= FIRST_WORD
+        word = np.isin(ids, self.words)
         chosen = word & (rng.random(len(ids)) < self.settings.hidden)
         if not chosen.any():
             chosen[rng.choice(np.nonzero(word)[0])] = True
         shown = ids.copy()
         luck = rng.random(len(ids))  # RoBERTa's 80 % hidden, 10 % another word, 10 % left
-        shown[chosen & (luck < 0.8)] = MASK
+        shown[chosen & (luck < 0.8)] = self.mask
         other = chosen & (luck >= 0.8) & (luck < 0.9)
-        shown[other] = rng.integers(FIRST_WORD, self.model.config.vocabulary, other.sum())
+        shown[other] = self.words[rng.integers(len(self.words), size=other.sum())]
         return torch.from_numpy(shown), torch.from_numpy(np.where(chosen, ids, -100)), torch.from_numpy(ids)
 
     def collate(self, samples: list[Any]) -> dict[str, Tensor]:
@@ -116,22 +131,22 @@ class LanguageStage(Stage):
         }
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Cross-entropy of the hidden words, and of what the first token tells about the sentence."""
-        keep = batch["shown"] != self.model.config.pad
-        state = self.model.embed(batch["shown"])
-        for segment in range(4):
-            state = self.model.run_segment(segment, state, keep)  # (N, L, width)
+        """Cross-entropy of the hidden words, and of what the summary tells about the sentence."""
+        states = self.model(batch["shown"])  # (N, L, width)
         hidden = batch["hidden"]
         known = hidden != -100
-        answers = self.guess(state)  # (N, L, words)
+        answers = self.guess(states)  # (N, L, vocabulary)
         wrong = F.cross_entropy(answers.flatten(0, 1), hidden.flatten(), ignore_index=-100, reduction="sum")
-        words = torch.zeros(answers.shape[0], answers.shape[2], device=state.device)
-        words = words.scatter(1, batch["ids"], 1.0)[:, FIRST_WORD:]
-        told = F.binary_cross_entropy_with_logits(self.summary(state[:, 0])[:, FIRST_WORD:], words, reduction="none")
-        guess = mean_over_processes(wrong, known.sum())
-        summary = told.sum(1).mean()
+        words = torch.from_numpy(self.words).to(states.device)
+        present = torch.zeros(answers.shape[0], answers.shape[2], device=states.device)
+        present = present.scatter(1, batch["ids"], 1.0)[:, words]
+        summary = self.kind.summarise(states, batch["shown"] != self.model.config.pad)  # (N, width)
+        told = F.binary_cross_entropy_with_logits(self.summary(summary)[:, words], present, reduction="none")
+        guess_loss = mean_over_processes(wrong, known.sum())
+        summary_loss = told.sum(1).mean()
         right = ((answers.argmax(-1) == hidden) & known).sum() / known.sum()
-        return {"loss": guess + self.settings.summary * summary, "guess": guess, "summary": summary, "right": right}
+        loss = guess_loss + self.settings.summary * summary_loss
+        return {"loss": loss, "guess": guess_loss, "summary": summary_loss, "right": right}
 
     def save(self, folder: Path) -> None:
         """Write the encoder and its tokenizer."""
@@ -161,7 +176,7 @@ def read_sentences(file: str | None) -> list[str]:
     return [line for line in lines if line]
 
 
-def train_tokenizer(sentences: Sequence[str], vocabulary: int) -> Tokenizer:
+def train_byte_level(sentences: Sequence[str], vocabulary: int) -> Tokenizer:
     """Train a byte-level BPE and dress it as RoBERTa's tokenizer.
 
     Args:
@@ -176,10 +191,91 @@ def train_tokenizer(sentences: Sequence[str], vocabulary: int) -> Tokenizer:
 
     words = ByteLevelBPETokenizer()
     words.train_from_iterator(
-        sentences, vocab_size=vocabulary, min_frequency=2, special_tokens=list(SPECIAL_TOKENS), show_progress=False
+        sentences, vocab_size=vocabulary, min_frequency=2, special_tokens=list(ROBERTA_TOKENS), show_progress=False
     )
     with tempfile.TemporaryDirectory() as folder:
         words.save_model(folder)
         fast = RobertaTokenizerFast(vocab=f"{folder}/vocab.json", merges=f"{folder}/merges.txt")
         fast.save_pretrained(folder)
         return Tokenizer.from_pretrained(folder)
+
+
+def train_unigram(sentences: Sequence[str], vocabulary: int) -> Tokenizer:
+    """Make a Unigram from sentences and dress it as T5's tokenizer, with one sentinel.
+
+    The pieces are those of a BPE and as likely as they are frequent. The trainer for Unigrams that is at hand finds no
+    piece that occurs in a single word, which most words of a small language do, and no two of its runs are alike.
+
+    Args:
+        sentences: What to learn words from.
+        vocabulary: Most tokens.
+
+    Returns:
+        The tokenizer.
+    """
+    from tokenizers import SentencePieceBPETokenizer
+    from transformers import T5TokenizerFast
+
+    *first, sentinel = T5_TOKENS
+    pairs = SentencePieceBPETokenizer()
+    pairs.train_from_iterator(
+        sentences, vocab_size=vocabulary - 1, min_frequency=2, special_tokens=first, show_progress=False
+    )
+    counts = Counter(piece for encoding in pairs.encode_batch(list(sentences)) for piece in encoding.tokens)
+    total = counts.total()
+    pieces = sorted(pairs.get_vocab(), key=pairs.token_to_id)[len(first) :]
+    scores = [(piece, math.log((counts[piece] + 1) / total)) for piece in pieces]
+    special = [(token, 0.0) for token in (*first, sentinel)]
+    fast = T5TokenizerFast(vocab=[*special[:-1], *scores, special[-1]], extra_ids=1)
+    with tempfile.TemporaryDirectory() as folder:
+        fast.save_pretrained(folder)
+        return Tokenizer.from_pretrained(folder)
+
+
+def begin_roberta(settings: LanguageSettings, vocabulary: int) -> TextEncoder:
+    """A RoBERTa with random weights from which narrow layers learn."""
+    encoder = TextEncoder(replace(settings.model, vocabulary=vocabulary))
+    initialise(encoder)
+    return encoder
+
+
+def begin_t5(settings: LanguageSettings, vocabulary: int) -> T5TextEncoder:
+    """A T5 encoder with T5's own random weights, which look at the width already."""
+    return T5TextEncoder(replace(settings.t5, vocabulary=vocabulary))
+
+
+def first_token(states: Tensor, keep: Tensor) -> Tensor:
+    """What SAMWISE makes its prompts of: the state of ``<s>``, (N, L, width) to (N, width)."""
+    return states[:, 0]
+
+
+def mean_token(states: Tensor, keep: Tensor) -> Tensor:
+    """What RefSAM makes its sentence vector of: the mean over the tokens with ``</s>``, (N, L, width) to (N, width)."""
+    shares = keep / keep.sum(1, keepdim=True)  # (N, L)
+    return torch.einsum("nl,nlc->nc", shares.to(states.dtype), states)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What tells the kinds of encoder apart.
+
+    Attributes:
+        special_tokens: Of a new tokenizer; the last hides words.
+        train_tokenizer: From sentences and the most tokens.
+        begin: An encoder with random weights, from the settings and the number of tokens.
+        load: An encoder and its tokenizer from a folder.
+        summarise: The vector that stands for a sentence, (N, width), from the states of its tokens (N, L, width) and
+            where there is a token and not padding, bool (N, L).
+    """
+
+    special_tokens: tuple[str, ...]
+    train_tokenizer: Callable[[Sequence[str], int], Tokenizer]
+    begin: Callable[[LanguageSettings, int], TextEncoder | T5TextEncoder]
+    load: Callable[[Path], tuple[TextEncoder | T5TextEncoder, Tokenizer]]
+    summarise: Callable[[Tensor, Tensor], Tensor]
+
+
+KINDS: Mapping[str, Kind] = {
+    "roberta": Kind(ROBERTA_TOKENS, train_byte_level, begin_roberta, load_text, first_token),
+    "t5": Kind(T5_TOKENS, train_unigram, begin_t5, load_t5, mean_token),
+}

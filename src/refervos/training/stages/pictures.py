@@ -14,9 +14,6 @@ from torch import Tensor
 from refervos.frames import letterbox
 from refervos.worlds import COLOURS, KINDS, TEXTURES, Clip, WorldConfig, draw_clip
 
-CELL = 16
-"""Side in pixels of the cells that the recognition loss names: the stride of Hiera's third stage."""
-
 UNCLEAR = -100
 """Label of a cell whose content is no clear case (``cross_entropy`` ignores it)."""
 
@@ -69,18 +66,20 @@ def place_masks(masks: npt.NDArray[np.bool_], image_size: int) -> Tensor:
     return F.pad(torch.from_numpy(masks), (0, image_size - width, 0, image_size - height))
 
 
-def cell_names(clip: Clip, image_size: int) -> Tensor:
-    """What fills each cell of 16 x 16 pixels.
+def cell_names(clip: Clip, image_size: int, cell: int) -> Tensor:
+    """What fills each of the square cells that the recognition loss names.
 
     Args:
         clip: The clip.
-        image_size: Side of the model's square.
+        image_size: Side S of the model's square.
+        cell: Side of a cell in pixels.
 
     Returns:
-        int64 (T, S/16, S/16, 3): position of the kind in ``KIND_NAMES`` (their count for background), of the colour in
-        ``COLOUR_NAMES`` and of the texture in ``TEXTURE_NAMES``; ``UNCLEAR`` where there is none or it is unclear.
+        int64 (T, S/cell, S/cell, 3): position of the kind in ``KIND_NAMES`` (their count for background), of the
+        colour in ``COLOUR_NAMES`` and of the texture in ``TEXTURE_NAMES``; ``UNCLEAR`` where there is none or it is
+        unclear.
     """
-    cover = F.avg_pool2d(place_masks(clip.masks, image_size).float(), CELL)  # (K, T, S/16, S/16)
+    cover = F.avg_pool2d(place_masks(clip.masks, image_size).float(), cell)  # (K, T, S/cell, S/cell)
     most, which = cover.max(dim=0)
     objects = clip.scene.objects
     clear = most > 0.35

@@ -1,8 +1,8 @@
 """An auxiliary task for the image encoder: name what fills each cell.
 
-SAM2's published encoder was pretrained on images before it ever saw a click. So small an encoder that learns from
-clicks alone tells objects apart but hardly sees what they are, and sentences over its frozen features then stay at
-chance for shapes. This head stands for that pretraining; it is thrown away afterwards.
+The published encoders of SAM and SAM2 were pretrained on images before they ever saw a click. So small an encoder that
+learns from clicks alone tells objects apart but hardly sees what they are, and sentences over its frozen features then
+stay at chance for shapes. This head stands for that pretraining; it is thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ BACKGROUND_WEIGHT = 0.1
 
 
 class RecognitionHead(nn.Module):
-    """One linear layer over the tokens of Hiera's third stage.
+    """One linear layer over the tokens of an image encoder.
 
     Args:
-        width: Channels of the stage.
+        width: Channels of a token.
     """
 
     def __init__(self, width: int) -> None:
@@ -36,7 +36,7 @@ class RecognitionHead(nn.Module):
         """Cross-entropy of kind, colour and texture of each cell.
 
         Args:
-            tokens: Stage output (N, g, g, width).
+            tokens: (N, g, g, width).
             names: int64 (N, g, g, 3), see ``cell_names``.
 
         Returns:

@@ -1,0 +1,194 @@
+"""The families of models that bench knows: the only place here that names any.
+
+What is different from family to family is a function or a table of its entry; all else goes through ``Segmenter``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from refervos.bench.cases import PLAIN_SAM2, Case
+from refervos.bench.clock import (
+    ADAPTERS,
+    CME,
+    CONDITION,
+    DECODER,
+    DENSE,
+    EARLY_STAGES,
+    IMAGE,
+    LATE_STAGES,
+    MASKS,
+    PATCHES,
+    PYRAMID,
+    REMEMBER,
+    TEXT,
+    TRACKING,
+    StageMethod,
+)
+from refervos.refsam.config import REFSAM_PRESETS, RefSamConfig
+from refervos.samwise.config import SAMWISE_PRESETS, SamwiseConfig
+from refervos.text.tokenizer import Tokenizer
+
+
+class PlainTracker(Protocol):
+    """A tracker as others ship it, which follows one object from a click."""
+
+    @property
+    def model(self) -> nn.Module:
+        """Its module."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Side of its square image."""
+        ...
+
+    def step(self, frame: Any) -> np.ndarray:
+        """The object's mask bool (H, W) in the next frame, uint8 (H, W, 3)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the models of a family are built.
+
+    Attributes:
+        presets: The configurations that can be had with random weights, by name.
+        build: Makes a model of a configuration and a tokenizer.
+        for_case: Changes a configuration to the image size that a case wants, and to its way to look over time, which
+            must not change the weights' shapes. It raises a ``ConfigError`` when there is no model of that size.
+        resizable: Whether weights serve any image size.
+        start: Token ids before a sentence.
+        end: Token ids after it.
+        stages: Which method is which stage.
+        baseline: Makes the tracker that the family is built on, of a configuration, with random weights in a type and
+            on a device; None where there is none.
+    """
+
+    presets: Mapping[str, Any]
+    build: Callable[[Any, Tokenizer | None], Any]
+    for_case: Callable[[Any, Case], Any]
+    resizable: bool
+    start: tuple[int, ...]
+    end: tuple[int, ...]
+    stages: tuple[StageMethod, ...]
+    baseline: Callable[[Any, torch.dtype, str], PlainTracker] | None
+
+
+def family_of_preset(name: str) -> Family | None:
+    """The family that has a preset of this name, None where it is no preset."""
+    return next((family for family in FAMILIES.values() if name in family.presets), None)
+
+
+def preset_names() -> list[str]:
+    """The names of all presets."""
+    return [name for family in FAMILIES.values() for name in family.presets]
+
+
+# SAMWISE.
+
+
+def _samwise(config: SamwiseConfig, tokenizer: Tokenizer | None) -> Any:
+    from refervos.samwise.model import Samwise
+
+    return Samwise(config, tokenizer)
+
+
+def _samwise_for_case(config: SamwiseConfig, case: Case) -> SamwiseConfig:
+    if case.size is not None and case.size != config.sam2.image_size:
+        short_side = round(config.short_side * case.size / config.sam2.image_size)
+        sam2 = dataclasses.replace(config.sam2, image_size=case.size)
+        config = dataclasses.replace(config, sam2=sam2, short_side=short_side)
+    if case.mode == PLAIN_SAM2:
+        return config
+    return dataclasses.replace(config, time="online" if case.mode == "online" else "clip")
+
+
+def _plain_sam2(config: SamwiseConfig, dtype: torch.dtype, device: str) -> PlainTracker:
+    from refervos.sam2.plain import PlainSam2
+
+    return PlainSam2(config.sam2, dtype=dtype, device=device)
+
+
+SAMWISE_STAGES = (
+    StageMethod("tracker", "embed_patches", PATCHES),
+    StageMethod("tracker", "encode_stage", (EARLY_STAGES, EARLY_STAGES, LATE_STAGES, LATE_STAGES)),
+    *(StageMethod(f"adapters.{index}", "forward", ADAPTERS) for index in range(3)),
+    StageMethod("text", "embed", TEXT),
+    StageMethod("text", "run_segment", TEXT),
+    StageMethod("text_prompt", "forward", TEXT),
+    StageMethod("motion_prompt", "forward", TEXT),
+    StageMethod("tracker", "fine_level", PYRAMID),
+    StageMethod("tracker", "coarse_levels", PYRAMID),
+    StageMethod("tracker", "condition", CONDITION),
+    StageMethod("tracker", "decode", DECODER),
+    StageMethod("tracker", "pointer", DECODER),
+    StageMethod("tracker", "early_token", CME),
+    StageMethod("cme", "forward", CME),
+    StageMethod("tracker", "remember", REMEMBER),
+    StageMethod("tracker", "upsample", MASKS),
+)
+
+# RefSAM.
+
+
+def _refsam(config: RefSamConfig, tokenizer: Tokenizer | None) -> Any:
+    from refervos.refsam.model import RefSam
+
+    return RefSam(config, tokenizer)
+
+
+def _refsam_for_case(config: RefSamConfig, case: Case) -> RefSamConfig:
+    if case.size is None:
+        return config
+    return dataclasses.replace(config, sam=dataclasses.replace(config.sam, image_size=case.size))
+
+
+MOST_BLOCKS = 32
+"""Blocks of the largest image encoder."""
+
+REFSAM_STAGES = (
+    StageMethod("sam", "encode", IMAGE),
+    *(
+        StageMethod(f"adapters.{block}", method, ADAPTERS)
+        for block in range(MOST_BLOCKS)
+        for method in ("after_attention", "beside_feedforward")
+    ),
+    StageMethod("text", "forward", TEXT),
+    StageMethod("cross_modal", "forward", TEXT),
+    StageMethod("laterals", "forward", DENSE),
+    StageMethod("dense", "forward", DENSE),
+    StageMethod("sam", "decode", DECODER),
+    StageMethod("tracking", "forward", TRACKING),
+)
+
+FAMILIES = {
+    "samwise": Family(
+        presets=SAMWISE_PRESETS,
+        build=_samwise,
+        for_case=_samwise_for_case,
+        resizable=True,
+        start=(0,),
+        end=(2,),
+        stages=SAMWISE_STAGES,
+        baseline=_plain_sam2,
+    ),
+    "refsam": Family(
+        presets=REFSAM_PRESETS,
+        build=_refsam,
+        for_case=_refsam_for_case,
+        resizable=False,  # SAM's position embeddings are as large as its image
+        start=(),
+        end=(1,),
+        stages=REFSAM_STAGES,
+        baseline=None,
+    ),
+}
+"""The families that are asked with sentences, by the ``model_type`` of their models."""

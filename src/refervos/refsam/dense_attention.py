@@ -1,0 +1,133 @@
+"""Dense Attention: every pixel looks at the words. Hierarchical Dense Attention does that at two levels of the encoder.
+
+Shapes: V frames, N sentences (V divides N, the sentences about a frame are neighbours), P rows of a sentence,
+C = SAM's hidden width, D = the image encoder's, g = grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from refervos.linear import product
+from refervos.refsam.config import Fusion
+
+
+def attention_over_words(visual: Tensor, rows: Tensor, keep: Tensor) -> Tensor:
+    """How much each pixel looks at each word: a softmax over scaled products, without projections.
+
+    Both sides have length 1, so that no weight is more than exp(1/8) = 1.133 times another (with C = 256).
+
+    Args:
+        visual: Pixels (N, g*g, C).
+        rows: Words (N, P, C).
+        keep: bool (N, P), False where there is padding.
+
+    Returns:
+        Weights (N, g*g, P), each pixel's adding up to 1.
+    """
+    scores = visual @ rows.transpose(1, 2) / math.sqrt(visual.shape[-1])
+    return scores.masked_fill(~keep.unsqueeze(1), -math.inf).softmax(dim=-1)
+
+
+class DenseAttention(nn.Module):
+    """Each pixel, and beside it the mean of the words that it looks at, through one 1 x 1 convolution (2C -> C).
+
+    Args:
+        width: C.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2 * width, width, kernel_size=1)
+
+    def forward(self, visual: Tensor, rows: Tensor, keep: Tensor) -> Tensor:
+        """Fuse.
+
+        The convolution is linear: its image half is computed once a frame, its language half once a word.
+
+        Args:
+            visual: Image features of length 1 at each pixel (V, C, g, g).
+            rows: Word vectors of length 1 (N, P, C).
+            keep: bool (N, P), False where there is padding.
+
+        Returns:
+            Dense embeddings (N, C, g, g).
+        """
+        width = visual.shape[1]
+        pixels = visual.flatten(2).transpose(1, 2)  # (V, g*g, C)
+        of_image, of_language = self.conv.weight.flatten(1).split(width, dim=1)  # (C, C) each
+        image = product(pixels, of_image.contiguous(), self.conv.bias)
+        sentences = len(rows) // len(visual)
+        weights = attention_over_words(pixels.repeat_interleave(sentences, dim=0), rows, keep)  # (N, g*g, P)
+        dense = torch.baddbmm(image.repeat_interleave(sentences, dim=0), weights, rows @ of_language.t())
+        return dense.transpose(1, 2).unflatten(2, visual.shape[2:])
+
+
+class Laterals(nn.Module):
+    """Brings what the image encoder holds between its blocks to one map; reconstructed, see ``docs/refsam.md``.
+
+    Args:
+        count: How many maps there are.
+        vision_width: D.
+        width: C.
+        norm: Whether every pixel of the result has length 1.
+    """
+
+    def __init__(self, count: int, vision_width: int, width: int, *, norm: bool) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(nn.Conv2d(vision_width, width, kernel_size=1) for _ in range(count))
+        self.smooth = nn.Conv2d(width, width, kernel_size=3, padding=1)
+        self.norm = norm
+
+    def forward(self, between: Sequence[Tensor]) -> Tensor:
+        """Maps (V, g, g, D), channels last -> (V, C, g, g)."""
+        levels = [_pointwise(lateral, tokens) for lateral, tokens in zip(self.levels, between, strict=True)]
+        merged: Tensor = self.smooth(torch.stack(levels).sum(0).permute(0, 3, 1, 2))
+        return F.normalize(merged, dim=1) if self.norm else merged
+
+
+def _pointwise(convolution: Any, tokens: Tensor) -> Tensor:
+    """A 1 x 1 convolution on maps with channels last."""
+    return product(tokens, convolution.weight.flatten(1), convolution.bias)
+
+
+class HierarchicalDenseAttention(nn.Module):
+    """Dense Attention on the last features and on those between the blocks, made one.
+
+    Args:
+        width: C.
+        fusion: How they are made one, see ``RefSamConfig``.
+    """
+
+    def __init__(self, width: int, fusion: Fusion) -> None:
+        super().__init__()
+        self.last = DenseAttention(width)
+        self.between = DenseAttention(width)
+        self.weight = nn.Parameter(torch.tensor(0.5)) if fusion == "weighted" else None
+        self.join = nn.Conv2d(2 * width, width, kernel_size=1) if fusion == "concatenated" else None
+
+    def forward(self, visual: Tensor, merged: Tensor, rows: Tensor, keep: Tensor) -> Tensor:
+        """Fuse.
+
+        Args:
+            visual: Image features of length 1 at each pixel (V, C, g, g).
+            merged: From ``Laterals`` (V, C, g, g).
+            rows: Word vectors (N, P, C).
+            keep: bool (N, P).
+
+        Returns:
+            Dense embeddings (N, C, g, g).
+        """
+        last, between = self.last(visual, rows, keep), self.between(merged, rows, keep)
+        if self.weight is not None:
+            return self.weight * last + (1 - self.weight) * between
+        if self.join is not None:
+            joined: Tensor = self.join(torch.cat([last, between], dim=1))
+            return joined
+        return last + between

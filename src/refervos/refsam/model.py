@@ -1,0 +1,452 @@
+"""RefSAM: SAM with adapters in its image encoder, words in its mask decoder, and a token that carries the object on.
+
+The model keeps nothing between calls: what a sentence needs remembered lives in a ``RefSamTrack`` held by the caller.
+Vision never reads the sentence, so that all sentences about a frame share the whole image encoder.
+Shapes: V videos, T frames, N sentences (V divides N, those about a video are neighbours), L tokens, P decoder tokens,
+C = SAM's hidden width, g = grid, S = image size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from refervos.compilation import Stage
+from refervos.errors import ConfigError, PromptError
+from refervos.frames import Placement
+from refervos.pretrained import Pretrained
+from refervos.prompts import Prompt
+from refervos.refsam.adapters import BlockAdapter
+from refervos.refsam.config import RefSamConfig
+from refervos.refsam.dense_attention import DenseAttention, HierarchicalDenseAttention, Laterals
+from refervos.refsam.language import CrossModalMlp, SentenceVectors
+from refervos.refsam.placement import place_for_sam
+from refervos.refsam.tracking import TrackTokenInteraction, TrackTokenMlp
+from refervos.sam.image_encoder import BlockAdapters
+from refervos.sam.model import Sam
+from refervos.segmenter import FramePrediction
+from refervos.text.t5 import T5TextEncoder
+from refervos.text.tokenizer import Tokenizer
+from refervos.trainable import ClipOutput
+from refervos.weights import count_parameters
+
+MEMORY_BUDGET = 2**30
+"""Bytes that the sentences of one batch may take while they are decoded, unless the model is told otherwise."""
+
+
+@dataclass
+class RefSamTrack:
+    """One sentence and what has to be remembered for it: one token.
+
+    Attributes:
+        words: The sentence's words in the decoder's space (L, C), read once.
+        sentence: The sentence as a whole in that space (C,).
+        token: The track token for the next frame (C,), None before the first frame.
+    """
+
+    words: Tensor
+    sentence: Tensor
+    token: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class FrameFeatures:
+    """What is said of V frames without any sentence.
+
+    Attributes:
+        visual: Image features of length 1 at each pixel (V, C, g, g).
+        merged: What the encoder holds between its blocks, as one map (V, C, g, g); None where it is not used.
+    """
+
+    visual: Tensor
+    merged: Tensor | None
+
+
+@dataclass(frozen=True)
+class DecodedFrame:
+    """One frame of N sentences.
+
+    Attributes:
+        mask_logits: (N, 4g, 4g).
+        tokens: Track tokens for the next frame (N, C), or None where nothing is tracked.
+    """
+
+    mask_logits: Tensor
+    tokens: Tensor | None
+
+
+class RefSam(Pretrained):
+    """RefSAM over a frozen SAM image encoder and a frozen T5 (Li et al. 2024, arXiv 2307.00997).
+
+    Args:
+        config: Every hyper-parameter.
+        tokenizer: Turns sentences into token ids; may be left out where ids are given.
+    """
+
+    model_type = "refsam"
+
+    def __init__(self, config: RefSamConfig, tokenizer: Tokenizer | None = None) -> None:
+        super().__init__()
+        if tokenizer is not None and len(tokenizer) > config.text.vocabulary:
+            raise ConfigError(
+                f"the tokenizer has {len(tokenizer)} tokens and the text encoder {config.text.vocabulary}; "
+                "they do not belong together."
+            )
+        self.config = config
+        self.tokenizer = tokenizer
+        self.compute_dtype = torch.float32
+        self.memory_budget = MEMORY_BUDGET
+        self.checkpointed = False
+        self.sam = Sam(config.sam)
+        self.text = T5TextEncoder(config.text)
+        vision_width, width = config.sam.vit_width, config.sam.hidden
+        inner = int(config.adapter_ratio * vision_width)
+        self.adapters = nn.ModuleDict(
+            {
+                str(index): BlockAdapter(vision_width, inner, zero=config.zero_adapters)
+                for index in config.adapted_blocks
+            }
+        )
+        self.cross_modal = CrossModalMlp(config.text.width, width, config.mlp_layers)
+        self.laterals: Laterals | None = None
+        self.dense: DenseAttention | HierarchicalDenseAttention | None = None
+        if config.dense == "hierarchical":
+            levels = len(config.sam.vit_global_blocks) - 1
+            self.laterals = Laterals(levels, vision_width, width, norm=config.lateral_norm)
+            self.dense = HierarchicalDenseAttention(width, config.fusion)
+        elif config.dense == "attention":
+            self.dense = DenseAttention(width)
+        self.tracking: TrackTokenMlp | TrackTokenInteraction | None = None
+        if config.tracking == "mlp":
+            self.tracking = TrackTokenMlp(width, config.tracking_layers)
+        elif config.tracking == "interaction":
+            self.tracking = TrackTokenInteraction(width)
+        self.sam.requires_grad_(False)
+        self.sam.mask_decoder.requires_grad_(True)
+        self.text.requires_grad_(False)
+        self.eval()
+
+    def frozen_parts(self) -> tuple[nn.Module, ...]:
+        """The parts that never train: SAM's image and prompt encoders, and the text encoder."""
+        return self.sam.vision_encoder, self.sam.prompt_encoder, self.text
+
+    def trained_parts(self) -> dict[str, nn.Module]:
+        """The parts that train, by name."""
+        parts = {
+            "mask decoder": self.sam.mask_decoder,
+            "adapters": self.adapters,
+            "cross-modal MLP": self.cross_modal,
+            "laterals": self.laterals,
+            "dense attention": self.dense,
+            "tracking": self.tracking,
+        }
+        return {name: part for name, part in parts.items() if part is not None and count_parameters(part)}
+
+    def train(self, mode: bool = True) -> RefSam:
+        """Switch the trained parts to training mode; the frozen ones stay in evaluation mode (no dropout)."""
+        super().train(mode)
+        for part in self.frozen_parts():
+            part.eval()
+        return self
+
+    # Parts.
+
+    def encode_frames(self, pixels: Tensor) -> FrameFeatures:
+        """Everything that does not depend on the sentence.
+
+        Args:
+            pixels: Placed frames (V, 3, S, S).
+        """
+        adapters: Mapping[int, BlockAdapters] = {int(name): part for name, part in self.adapters.items()}  # type: ignore[misc]
+        features = self.sam.encode(pixels, adapters, checkpointed=self.checkpointed)
+        # The decoder sees directions alone, which plain SAM's decoder does not.
+        visual = features.top / features.top.norm(dim=1, keepdim=True)
+        return FrameFeatures(visual, None if self.laterals is None else self.laterals(features.between))
+
+    def read_sentences(self, ids: Tensor) -> SentenceVectors:
+        """Text encoder and Cross-Modal MLP.
+
+        Args:
+            ids: Token ids (N, L), padded on the right.
+        """
+        return self.cross_modal(self.text(ids), ids != self.config.text.pad)
+
+    def decode(
+        self, features: FrameFeatures, sentences: SentenceVectors, tokens: Tensor | None, seen: Tensor | None = None
+    ) -> DecodedFrame:
+        """Masks of a frame, and the tokens for the next one.
+
+        Args:
+            features: Of V frames.
+            sentences: N sentences.
+            tokens: Track tokens from the frame before (N, C), zero where there is none; None where no track has one.
+            seen: bool (N,), which of the tracks have one; default all.
+        """
+        visual = features.visual.repeat_interleave(len(sentences.words) // len(features.visual), dim=0)
+        prompts = sentences.words if self.config.sparse else torch.zeros_like(sentences.words)  # (N, L, C)
+        keep, shift = sentences.keep, None
+        if tokens is not None and self.config.tracking_token:
+            prompts = torch.cat([tokens.unsqueeze(1), prompts], dim=1)  # (N, 1 + L, C)
+            seen = keep.new_ones(len(keep)) if seen is None else seen
+            keep = torch.cat([seen.unsqueeze(1), keep], dim=1)
+        elif tokens is not None:
+            shift = tokens
+        decoded = self.sam.decode(visual + self._dense(features, sentences), prompts, keep, shift=shift)
+        following = None if self.tracking is None else self.tracking(decoded.tokens[:, 0], tokens)
+        return DecodedFrame(decoded.mask_logits[:, 0], following)
+
+    def _dense(self, features: FrameFeatures, sentences: SentenceVectors) -> Tensor:
+        """What is added to the image features, (N, C, g, g) or (N, C, 1, 1)."""
+        if self.config.dense == "none":
+            return self.sam.no_mask()
+        if self.config.dense == "sentence":
+            visual = features.visual.repeat_interleave(len(sentences.words) // len(features.visual), dim=0)
+            return visual + sentences.sentence[:, :, None, None]
+        rows, keep = sentences.rows(self.config.dense_sentence)
+        if isinstance(self.dense, HierarchicalDenseAttention):
+            assert features.merged is not None
+            return self.dense(features.visual, features.merged, rows, keep)
+        assert self.dense is not None
+        dense: Tensor = self.dense(features.visual, rows, keep)
+        return dense
+
+    # What a session asks.
+
+    @property
+    def clip_length(self) -> int:
+        """RefSAM looks at single frames."""
+        return 1
+
+    @property
+    def mixes_sentences(self) -> bool:
+        """What a sentence is answered never depends on the others."""
+        return False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.cross_modal.parameters()).device
+
+    def inference(self) -> AbstractContextManager[None]:
+        """No gradients."""
+        return torch.inference_mode()
+
+    def compute_in(self, dtype: torch.dtype) -> RefSam:
+        """Convert the weights to another type; positions stay exact.
+
+        Args:
+            dtype: float32, bfloat16 or float16.
+
+        Returns:
+            Itself.
+        """
+        self.sam.compute_in(dtype)
+        for part in (self.text, self.adapters, self.cross_modal, self.laterals, self.dense, self.tracking):
+            if part is not None:
+                part.to(dtype)
+        self.compute_dtype = dtype
+        return self
+
+    def placement(self, frame_size: tuple[int, int]) -> Placement:
+        """The long side fills the square, zeros to the right and below."""
+        return place_for_sam(frame_size, self.config.sam.image_size, self.config.first_short_side)
+
+    def begin(self, prompt: Prompt) -> RefSamTrack:
+        """Start a track for a sentence, which is read here and never again.
+
+        Raises:
+            PromptError: When the prompt is no sentence alone, or the tokenizer is missing.
+        """
+        if prompt.expression is None or prompt.geometric:
+            raise PromptError(
+                f"RefSAM is asked with a sentence alone, not with {prompt.description}; "
+                "for clicks, boxes and masks load a SAM2 or SAMWISE model."
+            )
+        return self.begin_tokens(self.read(prompt.expression)[0])
+
+    def read(self, expression: str, verbs: Sequence[str] | None = None) -> tuple[list[int], list[bool]]:
+        """A sentence as token ids, and for each whether it tells motion, which RefSAM does not ask.
+
+        Raises:
+            PromptError: When the sentence is too long, or the tokenizer is missing.
+        """
+        if self.tokenizer is None:
+            raise PromptError("this model has no tokenizer files, so it cannot read sentences; give it a T5 tokenizer.")
+        return self.tokenizer.encode(expression, limit=self.config.text.max_tokens)
+
+    def begin_tokens(self, ids: Sequence[int]) -> RefSamTrack:
+        """Start a track from token ids, without padding."""
+        with self.inference():
+            vectors = self.read_sentences(torch.tensor([list(ids)], device=self.device))
+        return RefSamTrack(words=vectors.words[0], sentence=vectors.sentence[0])
+
+    def segment_clip(
+        self, pixels: Tensor, tracks: Sequence[RefSamTrack], placements: Sequence[Placement]
+    ) -> Iterator[FramePrediction]:
+        """Segment consecutive frames of one video, one at a time (see ``Segmenter``)."""
+        for frame in pixels:
+            yield self._segment_frame(frame.unsqueeze(0), tracks)
+
+    def segment_clips(self, pixels: Tensor, tracks: Sequence[RefSamTrack]) -> Iterator[FramePrediction]:
+        """Segment N clips of one shape, each for its own track (see ``BatchSegmenter``).
+
+        Args:
+            pixels: Placed frames (N, T, 3, S, S).
+            tracks: One for each clip; they move on by T frames.
+        """
+        for frames in pixels.unbind(1):
+            yield self._segment_frame(frames, tracks)
+
+    def _segment_frame(self, frames: Tensor, tracks: Sequence[RefSamTrack]) -> FramePrediction:
+        """Answer one frame for all tracks (1, 3, S, S), or one frame for each (N, 3, S, S)."""
+        with self.inference():
+            features = self.encode_frames(frames)
+            logits = []
+            size = self._tracks_at_once()
+            for start in range(0, len(tracks), size):
+                some = tracks[start : start + size]
+                own = features if len(frames) == 1 else _take(features, slice(start, start + size))
+                logits.append(self._answer(own, some))
+        mask_logits = torch.cat(logits) - self.config.mask_threshold  # a pixel is on the object above zero
+        return FramePrediction(mask_logits, None, torch.zeros(len(tracks), dtype=torch.bool, device=mask_logits.device))
+
+    def _answer(self, features: FrameFeatures, tracks: Sequence[RefSamTrack]) -> Tensor:
+        """Mask logits (n, 4g, 4g) of a batch of tracks, which move on."""
+        words = nn.utils.rnn.pad_sequence([track.words for track in tracks], batch_first=True)  # (n, L, C)
+        lengths = torch.tensor([len(track.words) for track in tracks], device=words.device)
+        keep = torch.arange(words.shape[1], device=words.device) < lengths.unsqueeze(1)
+        sentences = SentenceVectors(words, torch.stack([track.sentence for track in tracks]), keep)
+        tokens = seen = None
+        if any(track.token is not None for track in tracks):
+            nothing = torch.zeros_like(sentences.sentence[0])
+            tokens = torch.stack([nothing if track.token is None else track.token for track in tracks])
+            seen = torch.tensor([track.token is not None for track in tracks], device=words.device)
+        decoded = self.decode(features, sentences, tokens, seen)
+        if decoded.tokens is not None:
+            for track, token in zip(tracks, decoded.tokens, strict=True):
+                track.token = token
+        return decoded.mask_logits
+
+    def _tracks_at_once(self) -> int:
+        """How many tracks the memory budget lets decode together."""
+        config = self.config.sam
+        cells, width = config.grid**2, config.hidden
+        # Two dense maps, keys with and without positions, projections; then 4x and 16x as many pixels upscaled.
+        numbers = cells * (8 * width + 2 * 4 * width // 4 + 2 * 16 * width // 8)
+        return max(1, self.memory_budget // (numbers * self.compute_dtype.itemsize))
+
+    def correct(self, track: RefSamTrack, prompt: Prompt, placement: Placement) -> FramePrediction:
+        """RefSAM knows sentences alone.
+
+        Raises:
+            PromptError: Always.
+        """
+        raise PromptError("RefSAM cannot be corrected by clicks, a box or a mask; ask the track for something else.")
+
+    def undo(self, track: RefSamTrack) -> FramePrediction | None:
+        """There is never a correction.
+
+        Raises:
+            PromptError: Always.
+        """
+        raise PromptError("there is no correction to undo.")
+
+    def rename(self, track: RefSamTrack, prompt: Prompt) -> None:
+        """Ask a running track for something else; its token stays.
+
+        Raises:
+            PromptError: When the prompt is no sentence.
+        """
+        named = self.begin(prompt)
+        track.words, track.sentence = named.words, named.sentence
+
+    def restart(self, track: RefSamTrack) -> None:
+        """Forget the object; the sentence stays."""
+        track.token = None
+
+    def resume(self, track: RefSamTrack) -> None:
+        """Nothing depends on frames being neighbours."""
+
+    @property
+    def state_types(self) -> tuple[type, ...]:
+        """The classes that a track is made of."""
+        return (RefSamTrack,)
+
+    # Training.
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square."""
+        return self.config.sam.image_size
+
+    @property
+    def pad(self) -> int:
+        """Id of the padding token."""
+        return self.config.text.pad
+
+    def upsample(self, mask_logits: Tensor) -> Tensor:
+        """Low-resolution mask logits (N, M, 4g, 4g) to the square (N, M, S, S)."""
+        return self.sam.upsample(mask_logits)
+
+    def forward(
+        self, pixels: Tensor, ids: Tensor, verbs: Tensor | None = None, *, chunk: int | None = None
+    ) -> ClipOutput:
+        """A training clip for each of N sentences; gradients flow through the track tokens over the whole clip.
+
+        Args:
+            pixels: Placed frames (V, T, 3, S, S).
+            ids: Token ids (N, L), padded on the right.
+            verbs: Not read.
+            chunk: Not read: every frame is seen by itself.
+
+        Returns:
+            Masks; there is no object score.
+        """
+        frames = pixels.shape[1]
+        features = self.encode_frames(pixels.flatten(0, 1))  # V*T
+        sentences = self.read_sentences(ids)
+        tokens: Tensor | None = None
+        logits = []
+        for time in range(frames):
+            decoded = self.decode(_take(features, slice(time, None, frames)), sentences, tokens)
+            tokens = decoded.tokens
+            logits.append(decoded.mask_logits)
+        return ClipOutput(mask_logits=torch.stack(logits, dim=1), score=None)
+
+    # What it is.
+
+    def stages_to_compile(self) -> Sequence[Stage]:
+        """SAM's image encoder and mask decoder."""
+        return Stage(self.sam, "encode"), Stage(self.sam, "decode")
+
+    def describe(self) -> dict[str, Any]:
+        """Parts and parameter counts."""
+        frozen = {
+            "image encoder": self.sam.vision_encoder,
+            "prompt encoder": self.sam.prompt_encoder,
+            "text encoder": self.text,
+        }
+        trained = self.trained_parts()
+        return {
+            "family": "RefSAM",
+            "parts": {name: count_parameters(part) for name, part in (frozen | trained).items()},
+            "total": count_parameters(self),
+            "trained": sum(count_parameters(part) for part in trained.values()),
+            "settings": {
+                "image size": self.config.sam.image_size,
+                "dense attention": self.config.dense,
+                "tracking": self.config.tracking,
+                "mask threshold": self.config.mask_threshold,
+                "tokenizer": self.tokenizer is not None,
+            },
+        }
+
+
+def _take(features: FrameFeatures, rows: slice) -> FrameFeatures:
+    """The features of some of the frames."""
+    return FrameFeatures(features.visual[rows], None if features.merged is None else features.merged[rows])

@@ -1,0 +1,216 @@
+"""SAM as files: Meta's ``.pth``, Hugging Face folders, and folders of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from refervos.errors import CheckpointError, ConfigError
+from refervos.sam.config import SamConfig, hf_config
+from refervos.sam.model import Sam
+from refervos.sam_names import MASK_DECODER_TO_META, PROMPT_ENCODER_TO_META, heads_to_meta, load_hf_tensors
+from refervos.typed_config import config_from_mapping
+from refervos.weights import (
+    CONFIG,
+    Rules,
+    first_line,
+    load_renamed,
+    model_tensors,
+    read_header,
+    read_tensors,
+    read_torch_file,
+    rename,
+    write_folder_atomically,
+    write_model,
+)
+
+MODEL_TYPE = "refervos-sam"
+HF_MODEL_TYPE = "sam"
+
+_TO_META: Rules = (
+    *PROMPT_ENCODER_TO_META,
+    *MASK_DECODER_TO_META,
+    *heads_to_meta(r"output_hypernetworks_mlps\.\d+|iou_prediction_head"),
+    (r"^vision_encoder\.patch_embed\.projection\.", "image_encoder.patch_embed.proj."),
+    (r"^vision_encoder\.layers\.(\d+)\.layer_norm", r"image_encoder.blocks.\1.norm"),
+    (r"^vision_encoder\.layers\.", "image_encoder.blocks."),
+    (r"^vision_encoder\.neck\.conv1\.", "image_encoder.neck.0."),
+    (r"^vision_encoder\.neck\.layer_norm1\.", "image_encoder.neck.1."),
+    (r"^vision_encoder\.neck\.conv2\.", "image_encoder.neck.2."),
+    (r"^vision_encoder\.neck\.layer_norm2\.", "image_encoder.neck.3."),
+    (r"^vision_encoder\.", "image_encoder."),
+)
+
+
+def save_sam(sam: Sam, folder: Path) -> None:
+    """Write a folder that ``load_sam`` reads.
+
+    Args:
+        sam: The weights.
+        folder: Created when absent; files that exist are replaced.
+
+    Raises:
+        CheckpointError: When it cannot be written; nothing is half-written.
+    """
+    write_folder_atomically(folder, lambda staged: write_model(staged, sam, MODEL_TYPE, sam.config), overwrite=True)
+
+
+def load_sam(path: Path) -> Sam:
+    """Read a SAM.
+
+    Args:
+        path: Meta's ``sam_vit_{b,l,h}_*.pth``, a Hugging Face folder such as ``facebook/sam-vit-base``, or a folder
+            written by ``save_sam``.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        CheckpointError: When it is unreadable or does not fit, with the names that are wrong.
+        ConfigError: When the configuration in a folder of our own is not one of a SAM.
+    """
+    if not path.is_dir():
+        return _load_meta_file(path)
+    advice = "give a SAM: Meta's .pth, a Hugging Face folder, or the result of a SAM stage"
+    header = read_header(path, advice)
+    kind = header.get("model_type")
+    if kind == HF_MODEL_TYPE:
+        return _load_hf_folder(path)
+    if kind != MODEL_TYPE:
+        raise CheckpointError(f"{path / CONFIG} is of a model of type {kind}; {advice}.")
+    sam = Sam(config_from_mapping(SamConfig, header.get("config", {}), str(path / CONFIG)))
+    load_renamed(sam, read_tensors(path), lambda name: (name,), where=str(path))
+    return sam.eval()
+
+
+def meta_name(name: str) -> str:
+    """Meta's name for one of transformers' ``SamModel`` tensors.
+
+    Args:
+        name: A name of the model's state dict, such as ``vision_encoder.layers.0.layer_norm1.weight``.
+    """
+    return rename(name, _TO_META)
+
+
+def infer_sam_config(names_to_tensors: Mapping[str, Tensor], where: str) -> SamConfig:
+    """Read the shape of a SAM off its weights, published or not.
+
+    The number of heads in the mask decoder leaves no trace in its weights. It is known for the published decoder, which
+    is 256 wide with attention 128 wide and has 8, so no other is accepted.
+
+    Args:
+        names_to_tensors: A Meta-format state dict.
+        where: The checkpoint, for error messages.
+
+    Returns:
+        The model's shape. Sizes that are not asked for here are checked when the weights are filled in.
+
+    Raises:
+        CheckpointError: When it is no SAM, or its shape cannot be told from the tensors.
+    """
+
+    def shape(name: str, axes: int) -> tuple[int, ...]:
+        sizes = tuple(names_to_tensors[name].shape) if name in names_to_tensors else ()
+        if len(sizes) != axes or 0 in sizes:
+            raise CheckpointError(f"{where} has no {name} with {axes} axes; it is no SAM checkpoint.")
+        return sizes
+
+    def count(prefix: str) -> int:
+        return len({name.removeprefix(prefix).split(".")[0] for name in names_to_tensors if name.startswith(prefix)})
+
+    width, _, _, patch = shape("image_encoder.patch_embed.proj.weight", 4)
+    _, grid, _, _ = shape("image_encoder.pos_embed", 4)
+    _, head_width = shape("image_encoder.blocks.0.attn.rel_pos_h", 2)
+    layers = count("image_encoder.blocks.")
+    # A map n tokens wide has 2n - 1 distances, from -(n - 1) to n - 1.
+    reach = [(shape(f"image_encoder.blocks.{index}.attn.rel_pos_h", 2)[0] + 1) // 2 for index in range(layers)]
+    windows = sorted(set(reach) - {grid})
+    if len(windows) != 1:
+        raise CheckpointError(
+            f"{where} has a map of {grid} tokens a side and blocks that attend over {sorted(set(reach))}; its shape "
+            "can be told when some attend over the whole map and all others over one other size."
+        )
+    hidden = shape("image_encoder.neck.0.weight", 4)[0]
+    attention = shape("mask_decoder.transformer.final_attn_token_to_image.q_proj.weight", 2)[0]
+    published = SamConfig()
+    if (hidden, attention) != (published.hidden, published.hidden // published.decoder_downsample):
+        raise CheckpointError(
+            f"{where} has a mask decoder of width {hidden} with attention {attention} wide; its number of heads is not "
+            "in the file and is known for widths 256 and 128 only."
+        )
+    try:
+        return SamConfig(
+            image_size=grid * patch,
+            patch=patch,
+            vit_width=width,
+            vit_layers=layers,
+            vit_heads=width // head_width,
+            vit_global_blocks=tuple(index for index, tokens in enumerate(reach) if tokens == grid),
+            vit_window=windows[0],
+            decoder_layers=count("mask_decoder.transformer.layers."),
+            decoder_feedforward=shape("mask_decoder.transformer.layers.0.mlp.lin1.weight", 2)[0],
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{where} does not fit: {error}") from error
+
+
+def _load_meta_file(path: Path) -> Sam:
+    source = model_tensors(read_torch_file(path), path)
+    sam = Sam(infer_sam_config(source, str(path)))
+    load_renamed(sam.sam, source, lambda name: (meta_name(name),), where=str(path))
+    return sam.eval()
+
+
+def _load_hf_folder(folder: Path) -> Sam:
+    sam = Sam(_read_hf_config(folder))
+    load_hf_tensors(sam.sam, read_tensors(folder), str(folder))
+    return sam.eval()
+
+
+def _read_hf_config(folder: Path) -> SamConfig:
+    """Our configuration of a folder that transformers wrote, which fills in what ``config.json`` leaves out."""
+    from transformers import SamConfig as HfSamConfig
+
+    file = folder / CONFIG
+    try:
+        hf = HfSamConfig.from_pretrained(str(folder))
+    except Exception as error:
+        raise CheckpointError(f"{file} is not a readable configuration ({first_line(error)}).") from error
+    vision, decoder = hf.vision_config, hf.mask_decoder_config
+    values = {
+        "image_size": vision.image_size,
+        "patch": vision.patch_size,
+        "vit_width": vision.hidden_size,
+        "vit_layers": vision.num_hidden_layers,
+        "vit_heads": vision.num_attention_heads,
+        "vit_global_blocks": tuple(vision.global_attn_indexes),
+        "vit_window": vision.window_size,
+        "hidden": vision.output_channels,
+        "decoder_layers": decoder.num_hidden_layers,
+        "decoder_heads": decoder.num_attention_heads,
+        "decoder_feedforward": decoder.mlp_dim,
+        "decoder_downsample": decoder.attention_downsample_rate,
+    }
+    try:
+        config = config_from_mapping(SamConfig, values, str(file))
+    except ConfigError as error:
+        raise CheckpointError(f"{file} does not fit: {error}") from error
+    ours = _behaviour(hf_config(config))
+    for name, value in _behaviour(hf).items():
+        if value != ours[name]:
+            raise CheckpointError(f"{file} has {name} {value}; only {ours[name]} is supported.")
+    return config
+
+
+def _behaviour(hf: Any) -> dict[str, Any]:
+    """Everything in a ``transformers.SamConfig`` that says how a trained model computes."""
+    ignored = {"initializer_range", "attention_dropout", "mlp_ratio"}  # the first two in training, the last by mlp_dim
+    return {
+        f"{section}.{name}": list(value) if isinstance(value := getattr(part, name), tuple) else value
+        for section in ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+        for part in [getattr(hf, section)]
+        for name in sorted(set(type(part).__annotations__) - ignored)
+    }

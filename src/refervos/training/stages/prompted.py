@@ -1,0 +1,175 @@
+"""What stages have in common that learn to answer clicks, boxes and masks: SAM on images, SAM2 on clips."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from refervos.training.losses import frame_losses, visible
+from refervos.training.stage import Stage
+from refervos.training.stages.pictures import cell_names, draw_framed, place_frames, place_masks
+from refervos.training.stages.questions import AskedShares, ask
+from refervos.training.stages.recognition import RecognitionHead
+from refervos.worlds import WorldConfig
+
+
+@dataclass(frozen=True)
+class PromptedSettings:
+    """Settings of these stages.
+
+    Attributes:
+        world: What scenes are like.
+        frames: Lengths of the clips; one is drawn for each step.
+        aspects: Width over height of the clips; one is drawn for each clip.
+        asked: How often each kind of question is asked.
+        objects: Questions about each clip, all answered over the same features.
+        multimask: Share of steps in which the three ambiguity masks learn instead of the single one.
+        conditioning: Share of steps in which the first frame stays in memory, as SAM2 does it; otherwise it falls out
+            of the window like any other, as in SAMWISE.
+        teacher: Share of steps in which the true masks are remembered instead of the predicted ones, so that reading
+            memory can be learnt before what is written there is any good.
+        least_area: Pixels (of the square) from which on an object counts as visible; with fewer, but some, its
+            presence is not taught.
+        recognition: Weight of the auxiliary recognition loss.
+        focal: Weight of the focal loss.
+        dice: Weight of the dice loss.
+        quality: Weight of the error of the predicted IoU.
+        presence: Weight of the object score's cross-entropy.
+    """
+
+    world: WorldConfig = field(default_factory=WorldConfig)
+    frames: tuple[int, ...] = (1,)
+    aspects: tuple[float, ...] = (1.0, 4 / 3, 16 / 9, 3 / 4)
+    asked: AskedShares = field(default_factory=AskedShares)
+    objects: int = 3
+    multimask: float = 0.25
+    conditioning: float = 0.4
+    teacher: float = 0.0
+    least_area: int = 12
+    recognition: float = 0.0
+    focal: float = 20.0
+    dice: float = 1.0
+    quality: float = 0.5
+    presence: float = 0.5
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model answers to R rows of questions over T frames.
+
+    Attributes:
+        mask_logits: (R, T, S, S).
+        ious: Predicted qualities (R, T).
+        score: Object score logits (R, T), or None.
+        cells: What the recognition head reads, channels last (V*T, n, n, D).
+    """
+
+    mask_logits: Tensor
+    ious: Tensor
+    score: Tensor | None
+    cells: Tensor
+
+
+class PromptedStage(Stage):
+    """Train every parameter of a model that answers clicks, boxes and masks.
+
+    Args:
+        settings: See there.
+        image_size: Side S of the model's square.
+        cell: Side in pixels of what a token of ``Answers.cells`` sees.
+        width: Channels of such a token.
+    """
+
+    Settings: ClassVar[type] = PromptedSettings
+
+    def __init__(self, settings: PromptedSettings, *, image_size: int, cell: int, width: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.image_size, self.cell = image_size, cell
+        self.recogniser = RecognitionHead(width) if settings.recognition else None
+
+    @abstractmethod
+    def answer(self, batch: dict[str, Any]) -> Answers:
+        """Answer a batch of questions, see ``draw``."""
+
+    def draw(self, step: int, index: int, key: Sequence[int]) -> dict[str, Any]:
+        """One clip with its questions and answers."""
+        settings, side = self.settings, self.image_size
+        shape = np.random.default_rng([*key, step])  # what all clips of the step share
+        frames = int(shape.choice(settings.frames))
+        points = int(shape.integers(2, 4))
+        rng = np.random.default_rng([*key, step, index, 2])
+        clip = draw_framed([*key, step, index], settings.world, frames, settings.aspects, side)
+        masks = place_masks(clip.masks, side).numpy()
+        rows = [ask(masks, settings.asked, points, rng, settings.least_area) for _ in range(settings.objects)]
+        return {
+            "pixels": place_frames(clip.frames, side),  # (T, 3, S, S)
+            "points": torch.from_numpy(np.stack([row.points for row in rows])),  # (M, T, P, 2)
+            "labels": torch.from_numpy(np.stack([row.labels for row in rows])),  # (M, T, P)
+            "rough": torch.from_numpy(np.stack([row.rough for row in rows])),  # (M, T, S, S)
+            "truth": torch.from_numpy(np.stack([row.truth for row in rows])),  # (M, T, S, S)
+            "names": cell_names(clip, side, self.cell),  # (T, n, n, 3)
+            "multimask": bool(shape.random() < settings.multimask),
+            "conditioning": bool(shape.random() < settings.conditioning),
+            "teacher": bool(shape.random() < settings.teacher),
+        }
+
+    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Stack clips; the rows of all clips, M each, become one axis."""
+        batch: dict[str, Any] = {name: torch.stack([s[name] for s in samples]) for name in ("pixels", "names")}
+        for name in ("points", "labels", "rough", "truth"):
+            batch[name] = torch.cat([sample[name] for sample in samples])
+        return batch | {name: samples[0][name] for name in ("multimask", "conditioning", "teacher")}
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The losses of a batch.
+
+        Args:
+            batch: See ``draw``; V clips, R = V * M rows.
+
+        Returns:
+            ``loss``, its parts, and the mean IoU and the share of right object scores.
+        """
+        settings, truth = self.settings, batch["truth"]
+        answers = self.answer(batch)
+        losses = frame_losses(answers.mask_logits, answers.score, truth, settings.least_area)
+        reached = losses.pop("ious")  # (R, T)
+        losses["quality"] = (answers.ious - reached).abs().mean()
+        losses["loss"] = (
+            settings.focal * losses["focal"]
+            + settings.dice * losses["dice"]
+            + settings.quality * losses["quality"]
+            + settings.presence * losses["presence"]
+        )
+        if answers.score is not None:
+            losses["present"] = ((answers.score > 0) == visible(truth, settings.least_area)).float().mean()
+        if self.recogniser is not None:
+            losses["recognition"] = self.recogniser(answers.cells, batch["names"].flatten(0, 1))
+            losses["loss"] = losses["loss"] + settings.recognition * losses["recognition"]
+        return losses
+
+
+def best_candidate(mask_logits: Tensor, truth: Tensor) -> Tensor:
+    """Which of several candidate masks fits best: it alone learns, as in SAM.
+
+    Args:
+        mask_logits: (R, M, S, S).
+        truth: bool (R, S, S).
+
+    Returns:
+        int64 (R,).
+    """
+    if mask_logits.shape[1] == 1:
+        return torch.zeros(len(truth), dtype=torch.long, device=truth.device)
+    with torch.no_grad():
+        wrong = F.binary_cross_entropy_with_logits(
+            mask_logits, truth.unsqueeze(1).expand_as(mask_logits).to(mask_logits.dtype), reduction="none"
+        )
+        return wrong.flatten(2).mean(2).argmin(1)

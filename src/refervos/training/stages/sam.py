@@ -1,0 +1,97 @@
+"""Stage ``sam``: a SAM learns to segment from clicks, boxes and masks on images.
+
+SAM's recipe (Kirillov et al. 2023, appendix A) in miniature: questions of all kinds about several objects of an image,
+over the same image features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from refervos.errors import TrainingError
+from refervos.sam.checkpoints import load_sam, save_sam
+from refervos.sam.config import SamConfig
+from refervos.sam.model import Sam
+from refervos.training.initialisation import initialise
+from refervos.training.stages.prompted import Answers, PromptedSettings, PromptedStage, best_candidate
+
+GIVEN_LOGIT = 10.0
+"""Mask logit of pixels on a mask that is given; the others have its negative."""
+
+
+@dataclass(frozen=True)
+class SamSettings(PromptedSettings):
+    """Settings of the stage.
+
+    Attributes:
+        model: Shape of the SAM, when it starts from random weights.
+    """
+
+    model: SamConfig = field(default_factory=SamConfig)
+
+
+class SamStage(PromptedStage):
+    """Train every parameter of a SAM.
+
+    Args:
+        settings: See there.
+        model: The weights to start from.
+    """
+
+    name: ClassVar[str] = "sam"
+    Settings: ClassVar[type] = SamSettings
+    model: Sam
+
+    def __init__(self, settings: SamSettings, model: Sam) -> None:
+        if set(settings.frames) != {1}:
+            raise TrainingError(f"frames is {list(settings.frames)}; SAM looks at single images, so it must be [1].")
+        config = model.config
+        super().__init__(settings, image_size=config.image_size, cell=config.patch, width=config.vit_width)
+        self.model = model
+
+    @classmethod
+    def build(cls, settings: SamSettings, init: Mapping[str, Path], seed: int) -> SamStage:
+        """From an earlier stage or a SAM checkpoint (``model``), otherwise from random weights."""
+        torch.manual_seed(seed)
+        if "model" in init:
+            return cls(settings, load_sam(init["model"]))
+        model = Sam(settings.model)
+        initialise(model)
+        return cls(settings, model)
+
+    def answer(self, batch: dict[str, Any]) -> Answers:
+        """Answer all questions about an image over the same features."""
+        sam, truth = self.model, batch["truth"][:, 0]  # (R, S, S)
+        features = sam.encode(batch["pixels"].flatten(0, 1))
+        image = features.top.repeat_interleave(self.settings.objects, dim=0)  # (R, C, g, g)
+        padding = batch["labels"].new_full((len(truth), 1), -1)
+        prompts = sam.embed_points(
+            F.pad(batch["points"][:, 0], (0, 0, 0, 1)), torch.cat([batch["labels"][:, 0], padding], dim=1)
+        )
+        decoded = sam.decode(image + self._dense(batch["rough"][:, 0]), prompts, multimask=batch["multimask"])
+        upsampled = sam.upsample(decoded.mask_logits)  # (R, M, S, S)
+        best = best_candidate(upsampled, truth)
+        rows = torch.arange(len(best), device=best.device)
+        return Answers(
+            mask_logits=upsampled[rows, best].unsqueeze(1),
+            ious=decoded.ious[rows, best].unsqueeze(1),
+            score=None,
+            cells=features.between[-1],
+        )
+
+    def _dense(self, rough: Tensor) -> Tensor:
+        """The dense prompt of masks bool (R, S, S), some of which are empty: none is given there."""
+        given = rough.flatten(1).any(1).reshape(-1, 1, 1, 1)
+        small = F.interpolate(rough.unsqueeze(1).float(), size=self.model.config.mask_size, mode="area")
+        return torch.where(given, self.model.embed_mask((2 * small - 1) * GIVEN_LOGIT), self.model.no_mask())
+
+    def save(self, folder: Path) -> None:
+        """Write the model."""
+        save_sam(self.model, folder)

@@ -1,0 +1,182 @@
+"""Stages ``images`` and ``video``: SAMWISE's adapters learn sentences over a frozen SAM2 and a frozen text encoder.
+
+As published (SAMWISE paper, section 4.1): single images first, without object score and CME, then clips of eight
+frames with both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from refervos.errors import TrainingError
+from refervos.sam2.segmenter import Sam2Segmenter
+from refervos.samwise.cme import IGNORED_LABEL, cme_loss_terms
+from refervos.samwise.config import SamwiseConfig
+from refervos.samwise.model import Samwise
+from refervos.text.pretrained import load_text
+from refervos.text.tokenizer import Tokenizer
+from refervos.training.distributed import mean_over_processes
+from refervos.training.losses import mask_losses
+from refervos.training.stages.referring import ReferringSettings, ReferringStage, fill, loaded_as
+
+
+@dataclass(frozen=True)
+class SamwiseSettings(ReferringSettings):
+    """Settings of both stages.
+
+    Attributes:
+        model: Shape of the adapters and the CME; tracker and text encoder bring their own.
+        cme_weight: Weight of the CME's cross-entropy.
+        freeze_norms: Keep the running statistics of the adapters' batch norms.
+        norm_momentum: How fast these follow; small batches want a longer average.
+    """
+
+    model: SamwiseConfig = field(default_factory=SamwiseConfig)
+    cme_weight: float = 1.0
+    freeze_norms: bool = False
+    norm_momentum: float = 0.1
+
+
+@dataclass(frozen=True)
+class ImagesSettings(SamwiseSettings):
+    """Settings of the image stage.
+
+    Attributes:
+        object_score: Keep SAM2's object score head; the published image checkpoints are trained without it.
+    """
+
+    object_score: bool = False
+
+
+@dataclass(frozen=True)
+class VideoSettings(SamwiseSettings):
+    """Settings of the video stage: clips of eight frames unless it says otherwise."""
+
+    frames: tuple[int, ...] = (8,)
+
+
+class _SamwiseStage(ReferringStage):
+    """What both stages share.
+
+    Args:
+        settings: See there.
+        model: The weights to start from.
+    """
+
+    settings: SamwiseSettings
+    model: Samwise
+
+    def __init__(self, settings: SamwiseSettings, model: Samwise) -> None:
+        super().__init__(settings, model)
+        for module in self._norms():
+            module.momentum = settings.norm_momentum
+
+    def _norms(self) -> list[Any]:
+        return [module for module in self.model.adapters.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    def train(self, mode: bool = True) -> _SamwiseStage:
+        """Training mode, but for the frozen parts and, where wanted, the batch norms."""
+        super().train(mode)
+        if self.settings.freeze_norms:
+            for module in self._norms():
+                module.eval()
+        return self
+
+    def published_losses(self, logits: Sequence[Tensor], truths: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """All frames of a clip together."""
+        return mask_losses(logits, truths)
+
+    def add_losses(self, losses: dict[str, Tensor], output: Any) -> None:
+        """The CME's cross-entropy, and how often it should have switched."""
+        if not self.model.config.cme:
+            return
+        logits, labels = output.cme_logits, output.cme_labels
+        losses["cme"] = mean_over_processes(*cme_loss_terms(logits, labels))
+        losses["loss"] = losses["loss"] + self.settings.cme_weight * losses["cme"]
+        losses["switches"] = (labels == 1).sum() / (labels != IGNORED_LABEL).sum().clamp(min=1)
+
+
+class ImagesStage(_SamwiseStage):
+    """Adapters on single images."""
+
+    name: ClassVar[str] = "images"
+    Settings: ClassVar[type] = ImagesSettings
+
+    @classmethod
+    def build(cls, settings: ImagesSettings, init: Mapping[str, Path], seed: int) -> ImagesStage:
+        """From ``tracker`` (SAM2) and ``text``, or from an earlier image stage (``model``)."""
+        return cls(settings, build_samwise(settings.model, init, seed, object_score=settings.object_score, cme=False))
+
+
+class VideoStage(_SamwiseStage):
+    """Adapters and CME on clips."""
+
+    name: ClassVar[str] = "video"
+    Settings: ClassVar[type] = VideoSettings
+
+    @classmethod
+    def build(cls, settings: VideoSettings, init: Mapping[str, Path], seed: int) -> VideoStage:
+        """From ``tracker`` and ``text``, with ``adapters`` of an image stage; or from an earlier stage (``model``)."""
+        return cls(settings, build_samwise(settings.model, init, seed))
+
+
+def build_samwise(
+    config: SamwiseConfig, init: Mapping[str, Path], seed: int, *, object_score: bool = True, cme: bool | None = None
+) -> Samwise:
+    """Put a SAMWISE together.
+
+    Args:
+        config: Adapters, CME and protocol; ``sam2`` and ``text`` are replaced by what is loaded.
+        init: Where the frozen parts come from: ``tracker`` (a SAM2) and ``text`` (of a language stage), or ``frozen``
+            (any SAMWISE, of which nothing else is taken). ``model`` or ``adapters``: an earlier SAMWISE whose trained
+            parts are taken as far as the configuration has them; ``model`` may bring the frozen parts as well.
+        seed: New weights are drawn from it.
+        object_score: Whether SAM2's object score head is kept.
+        cme: Overrides ``config.cme``.
+
+    Returns:
+        The model, tracker and text encoder frozen.
+
+    Raises:
+        TrainingError: When a part is missing or is not what its role says.
+    """
+    roles = [role for role in ("model", "adapters") if role in init]
+    earlier = loaded_as(Samwise, init[roles[0]]) if roles else None
+    tokenizer: Tokenizer | None = None
+    if "tracker" in init and "text" in init:
+        tracker = loaded_as(Sam2Segmenter, init["tracker"]).tracker
+        text, tokenizer = load_text(init["text"])
+    elif "frozen" in init:
+        donor = loaded_as(Samwise, init["frozen"])
+        tracker, text, tokenizer = donor.tracker, donor.text, donor.tokenizer
+    elif earlier is not None:
+        tracker, text, tokenizer = earlier.tracker, earlier.text, earlier.tokenizer
+    else:
+        raise TrainingError(
+            "SAMWISE starts from 'tracker' and 'text', from 'frozen', or from 'model'; give one of these under init."
+        )
+    torch.manual_seed(seed)
+    has_score = object_score and tracker.config.object_score
+    model = Samwise(
+        replace(
+            config,
+            sam2=replace(tracker.config, object_score=has_score),
+            text=text.config,
+            cme=config.cme if cme is None else cme,
+        ),
+        tokenizer,
+    )
+    fill(model.tracker, tracker.state_dict())
+    fill(model.text, text.state_dict())
+    if earlier is not None:
+        for part in ("adapters", "text_prompt", "motion_prompt", "cme"):
+            source, target = getattr(earlier, part), getattr(model, part)
+            if source is not None and target is not None:
+                fill(target, source.state_dict(), partly=True)
+    return model
