@@ -43,7 +43,7 @@ ALLOWED = {
     "pretrained": BASE | {"compilation", "prompts", "session", "segmenter", "weights"},
     "linear": BASE,
     "attention": BASE | {"linear"},
-    "trainable": BASE | {"frames", "text"},
+    "trainable": BASE | {"frames", "pretrained", "segmenter", "text"},
     "sam_names": BASE | {"weights"},
     "sam": BASE | MODEL_PARTS | {"sam_names"},
     "sam2": BASE | MODEL_PARTS | {"sam_names"},

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from refervos.refsam.model import RefSam
     from refervos.sam2.segmenter import Sam2Segmenter
     from refervos.samwise.model import Samwise
+    from refervos.trainable import TrainableModel
 
 CONVERT_FIRST = "give a folder written by 'refervos convert'"
 
 Model = TypeVar("Model", bound=Any)
+
+Family = TypeVar("Family", bound="TrainableModel")
 
 Backend = Literal["torch", "onnx"]
 
@@ -223,23 +226,24 @@ def _read_own_sam2(path: Path, header: dict[str, Any], overrides: dict[str, Any]
 def _read_samwise(path: Path, header: dict[str, Any], overrides: dict[str, Any]) -> Samwise:
     from refervos.samwise.config import AS_PUBLISHED, SamwiseConfig
     from refervos.samwise.model import Samwise
-    from refervos.text.tokenizer import Tokenizer, has_tokenizer
 
     published = AS_PUBLISHED if overrides.get("protocol") == "published" else {}
-    values = {**_config_of(header, path), **published, **overrides}
-    config = config_from_mapping(SamwiseConfig, values, str(path / CONFIG))
-    model = Samwise(config, Tokenizer.from_pretrained(path) if has_tokenizer(path) else None)
-    load_renamed(model, read_tensors(path), lambda name: (name,), where=str(path / WEIGHTS))
-    return model
+    return _read_family(Samwise, SamwiseConfig, path, {**_config_of(header, path), **published, **overrides})
 
 
 def _read_refsam(path: Path, header: dict[str, Any], overrides: dict[str, Any]) -> RefSam:
     from refervos.refsam.config import RefSamConfig
     from refervos.refsam.model import RefSam
+
+    return _read_family(RefSam, RefSamConfig, path, {**_config_of(header, path), **overrides})
+
+
+def _read_family(family: type[Family], config_class: type, path: Path, values: dict[str, Any]) -> Family:
+    """A model that reads sentences: configuration, tokenizer, weights."""
     from refervos.text.tokenizer import Tokenizer, has_tokenizer
 
-    config = config_from_mapping(RefSamConfig, {**_config_of(header, path), **overrides}, str(path / CONFIG))
-    model = RefSam(config, Tokenizer.from_pretrained(path) if has_tokenizer(path) else None)
+    config: Any = config_from_mapping(config_class, values, str(path / CONFIG))
+    model = family(config, Tokenizer.from_pretrained(path) if has_tokenizer(path) else None)
     load_renamed(model, read_tensors(path), lambda name: (name,), where=str(path / WEIGHTS))
     return model
 

@@ -12,6 +12,9 @@ from torch import Tensor
 from refervos.frames import Placement
 from refervos.prompts import Prompt
 
+MEMORY_BUDGET = 2**30
+"""Bytes that the sentences of one batch may take, unless the model is told otherwise."""
+
 
 @dataclass(frozen=True)
 class FramePrediction:

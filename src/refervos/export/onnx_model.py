@@ -17,9 +17,9 @@ from refervos.prompts import Prompt
 from refervos.sam2.memory import MemoryReading
 from refervos.sam2.tracker import Decoded, FrameFeatures, Sam2Tracker
 from refervos.samwise.config import SamwiseConfig
-from refervos.samwise.streamer import MEMORY_BUDGET, ClipFeatures, SamwiseStreamer
+from refervos.samwise.streamer import ClipFeatures, SamwiseStreamer
 from refervos.samwise.track import SamwiseTrack, stack_windows
-from refervos.segmenter import FramePrediction
+from refervos.segmenter import MEMORY_BUDGET, FramePrediction
 from refervos.session import OpensSessions
 from refervos.text.tokenizer import Tokenizer, has_tokenizer
 from refervos.typed_config import config_from_mapping

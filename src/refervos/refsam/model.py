@@ -9,7 +9,6 @@ C = SAM's hidden width, g = grid, S = image size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from refervos.compilation import Stage
-from refervos.errors import ConfigError, PromptError
+from refervos.errors import PromptError
 from refervos.frames import Placement
-from refervos.pretrained import Pretrained
 from refervos.prompts import Prompt
 from refervos.refsam.adapters import BlockAdapter
 from refervos.refsam.config import RefSamConfig
@@ -32,11 +30,8 @@ from refervos.sam.model import Sam
 from refervos.segmenter import FramePrediction
 from refervos.text.t5 import T5TextEncoder
 from refervos.text.tokenizer import Tokenizer
-from refervos.trainable import ClipOutput
+from refervos.trainable import ClipOutput, TrainableModel
 from refervos.weights import count_parameters
-
-MEMORY_BUDGET = 2**30
-"""Bytes that the sentences of one batch may take while they are decoded, unless the model is told otherwise."""
 
 
 @dataclass
@@ -80,7 +75,7 @@ class DecodedFrame:
     tokens: Tensor | None
 
 
-class RefSam(Pretrained):
+class RefSam(TrainableModel):
     """RefSAM over a frozen SAM image encoder and a frozen T5 (Li et al. 2024, arXiv 2307.00997).
 
     Args:
@@ -89,18 +84,10 @@ class RefSam(Pretrained):
     """
 
     model_type = "refsam"
+    config: RefSamConfig
 
     def __init__(self, config: RefSamConfig, tokenizer: Tokenizer | None = None) -> None:
-        super().__init__()
-        if tokenizer is not None and len(tokenizer) > config.text.vocabulary:
-            raise ConfigError(
-                f"the tokenizer has {len(tokenizer)} tokens and the text encoder {config.text.vocabulary}; "
-                "they do not belong together."
-            )
-        self.config = config
-        self.tokenizer = tokenizer
-        self.compute_dtype = torch.float32
-        self.memory_budget = MEMORY_BUDGET
+        super().__init__(config, tokenizer)
         self.checkpointed = False
         self.sam = Sam(config.sam)
         self.text = T5TextEncoder(config.text)
@@ -146,13 +133,6 @@ class RefSam(Pretrained):
             "tracking": self.tracking,
         }
         return {name: part for name, part in parts.items() if part is not None and count_parameters(part)}
-
-    def train(self, mode: bool = True) -> RefSam:
-        """Switch the trained parts to training mode; the frozen ones stay in evaluation mode (no dropout)."""
-        super().train(mode)
-        for part in self.frozen_parts():
-            part.eval()
-        return self
 
     # Parts.
 
@@ -232,10 +212,6 @@ class RefSam(Pretrained):
         """Where the weights are."""
         return next(self.cross_modal.parameters()).device
 
-    def inference(self) -> AbstractContextManager[None]:
-        """No gradients."""
-        return torch.inference_mode()
-
     def compute_in(self, dtype: torch.dtype) -> RefSam:
         """Convert the weights to another type; positions stay exact.
 
@@ -281,7 +257,7 @@ class RefSam(Pretrained):
 
     def begin_tokens(self, ids: Sequence[int]) -> RefSamTrack:
         """Start a track from token ids, without padding."""
-        with self.inference():
+        with torch.inference_mode():
             vectors = self.read_sentences(torch.tensor([list(ids)], device=self.device))
         return RefSamTrack(words=vectors.words[0], sentence=vectors.sentence[0])
 
@@ -304,7 +280,7 @@ class RefSam(Pretrained):
 
     def _segment_frame(self, frames: Tensor, tracks: Sequence[RefSamTrack]) -> FramePrediction:
         """Answer one frame for all tracks (1, 3, S, S), or one frame for each (N, 3, S, S)."""
-        with self.inference():
+        with torch.inference_mode():
             features = self.encode_frames(frames)
             logits = []
             size = self._tracks_at_once()
@@ -383,11 +359,6 @@ class RefSam(Pretrained):
     def image_size(self) -> int:
         """Side of the square."""
         return self.config.sam.image_size
-
-    @property
-    def pad(self) -> int:
-        """Id of the padding token."""
-        return self.config.text.pad
 
     def upsample(self, mask_logits: Tensor) -> Tensor:
         """Low-resolution mask logits (N, M, 4g, 4g) to the square (N, M, S, S)."""

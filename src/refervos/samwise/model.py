@@ -14,18 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from refervos.compilation import Stage
-from refervos.errors import ConfigError, PromptError
-from refervos.pretrained import Pretrained
+from refervos.errors import PromptError
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
 from refervos.samwise.cme import ConditionalMemoryEncoder, cme_labels
 from refervos.samwise.cmt import Adapted, CrossModalTemporalAdapter
 from refervos.samwise.config import SamwiseConfig
-from refervos.samwise.streamer import MEMORY_BUDGET, ClipFeatures, SamwiseStreamer, TrackedFrame
+from refervos.samwise.streamer import ClipFeatures, SamwiseStreamer, TrackedFrame
 from refervos.samwise.track import SamwiseTrack, stack_windows
 from refervos.segmenter import FramePrediction
 from refervos.text.encoder import TextEncoder
 from refervos.text.tokenizer import Tokenizer
-from refervos.trainable import ClipOutput
+from refervos.trainable import ClipOutput, TrainableModel
 from refervos.weights import count_parameters
 
 FIRST_ADAPTED_STAGE = 1
@@ -61,7 +60,7 @@ class PromptMLP(nn.Module):
         return self.layers[2](torch.relu(self.layers[1](state)))
 
 
-class Samwise(SamwiseStreamer, Pretrained):
+class Samwise(SamwiseStreamer, TrainableModel):
     """SAMWISE over a frozen SAM2 and a frozen RoBERTa.
 
     Args:
@@ -70,18 +69,10 @@ class Samwise(SamwiseStreamer, Pretrained):
     """
 
     model_type = "samwise"
+    config: SamwiseConfig
 
     def __init__(self, config: SamwiseConfig, tokenizer: Tokenizer | None = None) -> None:
-        super().__init__()
-        if tokenizer is not None and len(tokenizer) > config.text.vocabulary:
-            raise ConfigError(
-                f"the tokenizer has {len(tokenizer)} tokens and the text encoder {config.text.vocabulary}; "
-                "they do not belong together."
-            )
-        self.config = config
-        self.tokenizer = tokenizer
-        self.compute_dtype = torch.float32
-        self.memory_budget = MEMORY_BUDGET
+        super().__init__(config, tokenizer)
         self.tracker = Sam2Tracker(config.sam2)
         self.text = TextEncoder(config.text)
         self.adapters = nn.ModuleList(
@@ -116,13 +107,6 @@ class Samwise(SamwiseStreamer, Pretrained):
             "CME": self.cme if self.config.cme else None,
         }
         return {name: part for name, part in parts.items() if part is not None}
-
-    def train(self, mode: bool = True) -> Samwise:
-        """Switch the trained parts to training mode; the frozen ones stay in evaluation mode (no dropout)."""
-        super().train(mode)
-        for part in self.frozen_parts():
-            part.eval()
-        return self
 
     # What a session asks.
 
@@ -299,11 +283,6 @@ class Samwise(SamwiseStreamer, Pretrained):
     def image_size(self) -> int:
         """Side of the square."""
         return self.config.sam2.image_size
-
-    @property
-    def pad(self) -> int:
-        """Id of the padding token."""
-        return self.config.text.pad
 
     def upsample(self, mask_logits: Tensor) -> Tensor:
         """Low-resolution mask logits (N, M, 4g, 4g) to the square (N, M, S, S)."""

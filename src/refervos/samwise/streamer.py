@@ -29,9 +29,6 @@ from refervos.segmenter import FramePrediction, merge_predictions, order_of
 from refervos.text.encoder import pad_tokens
 from refervos.text.tokenizer import Tokenizer
 
-MEMORY_BUDGET = 2**30
-"""Bytes that the sentences of one batch may take while they are encoded, unless the model is told otherwise."""
-
 
 @dataclass(frozen=True)
 class ClipFeatures:

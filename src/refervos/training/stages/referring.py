@@ -87,7 +87,7 @@ class ReferringStage(Stage):
         model: The weights to start from.
     """
 
-    model: Any  # a TrainableModel and a Module
+    model: TrainableModel
 
     def __init__(self, settings: ReferringSettings, model: TrainableModel) -> None:
         super().__init__()
@@ -104,8 +104,7 @@ class ReferringStage(Stage):
 
     def frozen_parts(self) -> Sequence[nn.Module]:
         """What the model says never trains."""
-        frozen: Sequence[nn.Module] = self.model.frozen_parts()
-        return frozen
+        return self.model.frozen_parts()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """One group for each trained part, at its own rate."""
