@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from refervos.errors import ConfigError, MissingDependencyError, TrainingError
+from refervos.training import plan
 from refervos.training import recipe as recipes
 from refervos.training.plan import make_plans
 from refervos.training.recipe import (
@@ -160,6 +161,25 @@ def test_stages_are_resolved_before_anything_begins(
     with pytest.raises(error) as told:
         make_plans(recipe, tmp_path)
     assert sentence in str(told.value)
+
+
+def test_weights_of_the_hub_may_have_the_older_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def fetch(repository: str, patterns: list[str], advice: str) -> Path:
+        asked.append((repository, patterns))
+        return tmp_path / repository
+
+    monkeypatch.setattr(plan, "fetch", fetch)
+    (tmp_path / "new" / "sam").mkdir(parents=True)
+    (tmp_path / "new" / "sam" / "model.safetensors").touch()
+    (tmp_path / "old" / "t5").mkdir(parents=True)
+    recipe = recipe_from_mapping({"name": "x", "stages": [stage(init={"sam": "new/sam", "text": "old/t5"})]})
+    (planned,) = make_plans(recipe, tmp_path / "out")
+    assert planned.init == {"sam": tmp_path / "new" / "sam", "text": tmp_path / "old" / "t5"}
+    assert [repository for repository, _ in asked] == ["new/sam", "old/t5", "old/t5"]
+    assert asked[-1][1] == ["pytorch_model*"]
+    assert {"*.safetensors", "spiece.model"} <= set(asked[0][1])
 
 
 def test_what_stages_begin_from_is_resolved_by_role(tmp_path: Path) -> None:

@@ -141,7 +141,10 @@ def _init_folder(stage: StageRecipe, source: str, names: Sequence[str], out: Pat
         return path  # a folder, or a checkpoint file of SAM or SAM2
     if source.count("/") == 1 and source[0] not in "./~":
         advice = f"stage {stage.name!r} needs an earlier stage, a model folder or a hub id to begin from"
-        return fetch(source, ["*.json", "*.safetensors", "*.txt"], advice)
+        folder = fetch(source, ["*.json", "*.safetensors", "*.txt", "spiece.model"], advice)
+        if not any(folder.glob("*.safetensors")):  # some older ones, T5 among them, may have no others
+            folder = fetch(source, ["pytorch_model*"], advice)
+        return folder
     raise TrainingError(
         f"stage {stage.name!r} begins from {source!r}, which is no earlier stage, no folder and no file."
     )
