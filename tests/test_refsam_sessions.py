@@ -251,10 +251,14 @@ def test_sentences_that_cannot_be_read(model: RefSam) -> None:
         short.open(SENTENCES[1])
 
 
-def test_a_score_is_not_invented(model: RefSam) -> None:
-    answer = model.open(list(SENTENCES)).step(scene(1, *SIZE)[0])
-    assert answer.presence.tolist() == [1.0, 1.0, 1.0]
-    assert not answer.switched.any()
+def test_presence_is_told_by_the_mask_alone(model: RefSam) -> None:
+    """There is no object score: an object is there where its mask has a pixel."""
+    frame = scene(1, *SIZE)[0]
+    seen = model.open(SENTENCES[0]).step(frame)
+    blind = tiny_model(mask_threshold=1e6).open(SENTENCES[0]).step(frame)
+    assert (seen.masks.any(), seen.presence.tolist()) == (True, [1.0])
+    assert (blind.masks.any(), blind.presence.tolist()) == (False, [0.0])
+    assert not seen.switched.any()
 
 
 # Folders.

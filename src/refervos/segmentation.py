@@ -17,9 +17,9 @@ class Segmentation:
         track_ids: The session's number of each track, length N.
         expressions: What each track was asked for, length N (a description of the prompt where it was no sentence).
         masks: bool (N, H, W) at the frame's own size.
-        presence: float32 (N,) in [0, 1], the model's belief that the object is visible in this frame; 1 where the
-            model has no object score.
-        switched: bool (N,), True where the Conditional Memory Encoder rewrote what is remembered of this frame.
+        presence: float32 (N,) in [0, 1], the model's belief that the object is visible in this frame; a model
+            without an object score believes it (1) where its mask has a pixel, and else not (0).
+        switched: bool (N,), True where what is remembered of this frame was rewritten.
         logits: float32 (N, H, W) mask logits at the frame's size, or None unless asked for.
         cut: Whether the session took this frame for the first of another scene.
         repeated: Whether it took it for the same picture as the one before, and gave the same answer.

@@ -356,14 +356,15 @@ class Session:
         """Bring a prediction to the frame's size and number it."""
         height, width = placement.frame_size
         logits = torch.zeros(0, height, width) if prediction is None else placement.restore(prediction.mask_logits)
+        masks = (logits > 0).cpu().numpy()
         self._state.placement = placement
         return self._keep(
             Segmentation(
                 frame_index=self.frame_index,
                 track_ids=tuple(self._tracks),
                 expressions=tuple(self.expressions.values()),
-                masks=(logits > 0).cpu().numpy(),
-                presence=_presence(prediction, len(self._tracks)),
+                masks=masks,
+                presence=_presence(prediction, masks),
                 switched=np.zeros(0, dtype=bool) if prediction is None else prediction.switched.cpu().numpy(),
                 logits=logits.cpu().numpy() if self.keep_logits else None,
                 cut=cut,
@@ -386,7 +387,8 @@ class Session:
         row = last.track_ids.index(track)
         logits = placement.restore(prediction.mask_logits)[0].cpu().numpy()  # (H, W)
         masks, presence = last.masks.copy(), last.presence.copy()
-        masks[row], presence[row] = logits > 0, _presence(prediction, 1)[0]
+        masks[row] = logits > 0
+        presence[row] = _presence(prediction, masks[row : row + 1])[0]
         kept = last.logits if last.logits is None else last.logits.copy()
         if kept is not None:
             kept[row] = logits
@@ -481,8 +483,9 @@ def _as_prompt(prompt: Prompt | str) -> Prompt:
     return prompt
 
 
-def _presence(prediction: FramePrediction | None, count: int) -> np.ndarray:
+def _presence(prediction: FramePrediction | None, masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """The presence of N objects, (N,); a model without an object score tells it by its masks (N, H, W) alone."""
     score: Tensor | None = None if prediction is None else prediction.score
     if score is None:
-        return np.ones(count, dtype=np.float32)
+        return np.asarray(masks.any(axis=(1, 2)), dtype=np.float32)
     return torch.sigmoid(score.float()).cpu().numpy()

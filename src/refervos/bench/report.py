@@ -162,7 +162,7 @@ def notes(report: Report) -> str:
         f"- {case.model} with {results[0].weights} weights, image size {results[0].image_size}, frames of {width} x "
         f"{height}, {threads}, {case.device}.",
         f"- p50 to worst: milliseconds of an answer (a frame online, a clip in clip mode), {answers} of them; the "
-        "first answer of all is apart. Switches: how often the CME rewrote the memory.",
+        "first answer of all is apart. Switches: how often memory was rewritten.",
     ]
     if len(asked) < len(report.measured):
         cost = "the clock's time" if case.device.startswith("cuda") else "processor time"

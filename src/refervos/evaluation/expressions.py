@@ -78,7 +78,7 @@ class ExpressionResult:
         missing: Of the annotated frames (of all, where the truth is secret), those without a mask.
         empty: Whether the prediction has no pixel in any frame; None when that is so because masks are missing.
         scores: None where the truth is secret.
-        switches: Frames in which the Conditional Memory Encoder fired.
+        switches: Frames in which memory was rewritten.
         seconds: Time the model took.
     """
 
@@ -118,7 +118,7 @@ def score_expression(
     Args:
         sample: The expression.
         predictions: The masks.
-        switches: How often the Conditional Memory Encoder fired.
+        switches: How often memory was rewritten.
         seconds: Time the model took.
 
     Returns:

@@ -47,7 +47,7 @@ class CaseResult:
         visible: Frames in which the target shows.
         missed: Those of them that were answered with nothing.
         false_alarms: Frames without the target that were answered with something.
-        switches: Frames in which the Conditional Memory Encoder fired.
+        switches: Frames in which memory was rewritten.
         seconds: Time the model took.
     """
 
@@ -299,7 +299,7 @@ def score_case(
         case: The clip and its sentence.
         predicted: bool (T, H, W).
         asked: What was asked where it was another sentence.
-        switches: How often the CME fired.
+        switches: How often memory was rewritten.
         seconds: Time the model took.
     """
     truth = case.clip.target_masks(case.referral)

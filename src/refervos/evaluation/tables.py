@@ -63,7 +63,7 @@ def _summary_lines(diagnosis: Diagnosis) -> list[str]:
         "N-acc": number(diagnosis.n_acc),
         "T-acc": number(diagnosis.t_acc),
         "final (mean of J&F over the target splits, N-acc and T-acc)": number(diagnosis.final),
-        "memory switches (CME)": f"{switches} in {sum(case.frames for case in diagnosis.cases)} frames",
+        "memory switches": f"{switches} in {sum(case.frames for case in diagnosis.cases)} frames",
         "frames per second": NONE if speed is None else f"{speed:.0f}",
     }
     return [f"{diagnosis.model}, {look}", "", *(f"- {name}: {value}" for name, value in facts.items())]
