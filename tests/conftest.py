@@ -73,3 +73,12 @@ def plain_kernels() -> Iterator[None]:
 def few_threads() -> None:
     """Keep runs repeatable on machines with many cores."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small models compute soonest in one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -34,11 +34,8 @@ TWIN = "prompt_encoder.shared_embedding.positional_embedding"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _forget(one_thread: None) -> Iterator[None]:
     yield
-    torch.set_num_threads(threads)
     tracker_of.cache_clear()
 
 

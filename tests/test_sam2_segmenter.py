@@ -84,11 +84,8 @@ def lively_(model: nn.Module, seed: int, seen: float) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _forget(one_thread: None) -> Iterator[None]:
     yield
-    torch.set_num_threads(threads)
     segmenter.cache_clear()
 
 

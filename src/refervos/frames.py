@@ -102,6 +102,20 @@ class Placement:
         return logits[0]
 
 
+def enlarge(mask_logits: Tensor, image_size: int) -> Tensor:
+    """Low-resolution mask logits to the model's square, bilinear and in float32 at least.
+
+    Args:
+        mask_logits: (N, M, h, w).
+        image_size: Side S of the square.
+
+    Returns:
+        (N, M, S, S).
+    """
+    exact = mask_logits.to(torch.promote_types(mask_logits.dtype, torch.float32))
+    return F.interpolate(exact, size=(image_size, image_size), mode="bilinear", align_corners=False)
+
+
 def letterbox(frame_size: tuple[int, int], image_size: int, short_side: int) -> Placement:
     """Keep the aspect ratio: short side to ``short_side``, long side to ``image_size`` at most (sizes truncated).
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from refervos.frames import enlarge
 from refervos.sam.config import SamConfig, hf_config
 from refervos.sam.image_encoder import BlockAdapters, run_block
 from refervos.sam.mask_decoder import Decoded, decode
@@ -157,6 +157,4 @@ class Sam(nn.Module):
 
     def upsample(self, mask_logits: Tensor) -> Tensor:
         """Low-resolution mask logits (N, M, 4g, 4g) to the placed image (N, M, S, S), bilinear."""
-        size = self.config.image_size
-        exact = mask_logits.to(torch.promote_types(mask_logits.dtype, torch.float32))
-        return F.interpolate(exact, size=(size, size), mode="bilinear", align_corners=False)
+        return enlarge(mask_logits, self.config.image_size)

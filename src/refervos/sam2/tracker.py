@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.compilation import Stage
+from refervos.frames import enlarge
 from refervos.linear import product
 from refervos.sam2.config import Sam2Config, hf_config
 from refervos.sam2.hiera import embed_patches, run_stage
@@ -430,9 +430,7 @@ class Sam2Tracker(nn.Module):
 
     def upsample(self, mask_logits: Tensor) -> Tensor:
         """Low-resolution mask logits (N, M, 4g, 4g) to the letterboxed image (N, M, S, S), bilinear."""
-        size = self.config.image_size
-        exact = mask_logits.to(torch.promote_types(mask_logits.dtype, torch.float32))
-        return F.interpolate(exact, size=(size, size), mode="bilinear", align_corners=False)
+        return enlarge(mask_logits, self.config.image_size)
 
 
 def gate(mask_logits: Tensor, score: Tensor | None) -> Tensor:
