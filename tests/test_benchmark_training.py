@@ -1,6 +1,6 @@
 """The recipes of the paper's stages, run for a few steps on generated data of the published layouts.
 
-In the place of SAM2 and RoBERTa there are the miniature's; everything else is as the recipes say.
+In the place of SAM2, RoBERTa, SAM and T5 there are the miniatures'; everything else is as the recipes say.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from layouts import write_mevis, write_ref_davis17, write_ref_youtube_vos
 from layouts_images import write_refcoco
 from refervos import load
 from refervos.errors import TrainingError
+from refervos.refsam.model import RefSam
 from refervos.samwise.model import Samwise
 from refervos.training.recipe import Recipe, read_recipe
 from refervos.training.trainer import train
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-MINIATURE = {"adapter_width": 16, "adapter_heads": 2, "short_side": 128}
 
 
 def write_refer(root: Path) -> None:
@@ -43,6 +43,14 @@ WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
         "ref-davis17": lambda root: write_ref_davis17(root, "val", videos=1, frames=9),
     },
 }
+WRITERS["refsam-refcoco"] = WRITERS["samwise-refcoco"]
+WRITERS["refsam-ref-youtube-vos"] = WRITERS["samwise-ref-youtube-vos"]
+
+FROZEN = {"samwise": "miniature", "refsam": "refsam-miniature"}
+CHANGES: dict[str, dict[str, Any]] = {
+    "samwise": {"adapter_width": 16, "adapter_heads": 2, "short_side": 128},
+    "refsam": {"adapter_ratio": 0.1},
+}
 
 
 def small(name: str, data: Path, **changes: Any) -> Recipe:
@@ -52,9 +60,11 @@ def small(name: str, data: Path, **changes: Any) -> Recipe:
     settings = dict(stage.settings)
     for role in ("data", "validation"):
         settings[role] = [{**source, "folder": str(data / Path(source["folder"]).name)} for source in settings[role]]
-    settings["model"] = {**settings.get("model", {}), **MINIATURE}
+    family = name.partition("-")[0]
+    settings["model"] = {**settings.get("model", {}), **CHANGES[family]}
+    frozen = {"frozen": FROZEN[family]}
     stage = dataclasses.replace(
-        stage, init={"frozen": "miniature"}, settings=settings, steps=2, epochs=None, batch=2, accumulate=1, workers=0,
+        stage, init=frozen, settings=settings, steps=2, epochs=None, batch=2, accumulate=1, workers=0,
         log_every=1, validation_batches=1, checkpoint_every=2,
     )  # fmt: skip
     return dataclasses.replace(recipe, stages=(dataclasses.replace(stage, **changes),))
@@ -78,6 +88,10 @@ def test_a_published_recipe_trains_on_its_benchmark(name: str, tmp_path: Path) -
     (validation,) = [row["validation"] for row in rows if "validation" in row]
     assert any(measured.startswith("iou ") for measured in validation)
     model = load(tmp_path / "run" / stage.name / "model", device="cpu")
+    if stage.stage == "refsam":
+        assert isinstance(model, RefSam)
+        assert model.config.adapter_ratio == 0.1
+        return
     assert isinstance(model, Samwise)
     images = stage.stage == "images"
     assert model.config.cme == model.config.hsa == (not images)

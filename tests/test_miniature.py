@@ -1,4 +1,4 @@
-"""The model inside the package understands what its documents say it does."""
+"""The models inside the package understand what their documents say they do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch
 
 import refervos
 from refervos.evaluation.diagnosis import diagnose
-from refervos.loading import MINIATURE_FOLDER
+from refervos.loading import BUNDLED, bundled
+from refervos.refsam.model import RefSam
 from refervos.samwise.model import Samwise
 from refervos.worlds.benchmark import TARGET_SPLITS
 
@@ -20,18 +21,32 @@ def miniature() -> Samwise:
     return model
 
 
-def test_it_is_small(miniature: Samwise) -> None:
-    assert sum(file.stat().st_size for file in MINIATURE_FOLDER.iterdir()) <= 16_000_000
+@pytest.fixture(scope="module")
+def refsam() -> RefSam:
+    torch.manual_seed(0)
+    model = refervos.load("refsam-miniature", device="cpu")
+    assert isinstance(model, RefSam)
+    return model
+
+
+def test_they_are_small(miniature: Samwise, refsam: RefSam) -> None:
+    for name in BUNDLED:
+        folder = bundled(name)
+        assert folder is not None
+        assert sum(file.stat().st_size for file in folder.iterdir()) <= 16_000_000
     described = miniature.describe()
     assert 1_000_000 <= described["parts"]["SAM2 (frozen)"] <= 5_000_000
     assert described["settings"]["CME"]
+    assert 1_000_000 <= refsam.describe()["parts"]["image encoder"] <= 5_000_000
 
 
-def test_it_reads_the_sentence(miniature: Samwise) -> None:
-    """Six clips of the appearance split; asked about another object, it must not answer with this one."""
-    asked = diagnose(miniature, ["appearance"], 6).summary("appearance").j_and_f
-    other = diagnose(miniature, ["appearance"], 6, ask="other").summary("appearance").j_and_f
-    assert asked > 70
+@pytest.mark.parametrize(("name", "least"), [("miniature", 70), ("refsam", 60)])
+def test_they_read_the_sentence(name: str, least: float, request: pytest.FixtureRequest) -> None:
+    """Six clips of the appearance split; asked about another object, they must not answer with this one."""
+    model = request.getfixturevalue(name)
+    asked = diagnose(model, ["appearance"], 6).summary("appearance").j_and_f
+    other = diagnose(model, ["appearance"], 6, ask="other").summary("appearance").j_and_f
+    assert asked > least
     assert asked - other > 35
 
 
