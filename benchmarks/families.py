@@ -1,0 +1,46 @@
+"""What a frame costs in each family: the miniatures in turns on the same frames, in processor time of one thread.
+
+Run it as ``OMP_NUM_THREADS=1 python benchmarks/families.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from refervos import load
+from refervos.loading import BUNDLED
+from refervos.worlds import WorldConfig, draw_clip
+
+SENTENCES = ("the red circle", "the blue star", "the largest shape", "the ring on the left")
+WARM_UP = 12
+"""Frames that are not counted: memories fill meanwhile."""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=60)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    models = {name: load(name, device="cpu") for name in BUNDLED}
+    frames = draw_clip((3, 1), WorldConfig(frames=options.frames, height=128, width=128)).frames
+    for count in (1, 4):
+        sessions = {name: model.open(SENTENCES[:count]) for name, model in models.items()}
+        taken: dict[str, list[float]] = {name: [] for name in models}
+        for frame in frames:
+            for name, session in sessions.items():
+                start = time.process_time()
+                session.step(frame)
+                taken[name].append(time.process_time() - start)
+        middle = {name: 1000 * statistics.median(times[WARM_UP:]) for name, times in taken.items()}
+        first = middle[BUNDLED[0]]
+        told = ", ".join(f"{name} {each:.1f} ms ({each / first:.2f}x)" for name, each in middle.items())
+        print(f"{count} sentence{'s' * (count > 1)}: {told}")
+
+
+if __name__ == "__main__":
+    main()
