@@ -77,8 +77,8 @@ def attend(attention: Any, tokens: Tensor) -> Tensor:
         bias = attention.get_decomposed_rel_pos(
             query[rows], attention.rel_pos_h, attention.rel_pos_w, (height, width), (height, width)
         ).flatten(1, 2)  # (n, h*w, h, w)
-        parts.append(
-            F.scaled_dot_product_attention(query[rows], key[rows], value[rows], attn_mask=bias.flatten(2))
-        )  # (n, h*w, d)
+        # As heads of one image: torch has a kernel for that on a CPU, and none for three axes.
+        q, k, v = (tensor[None, rows] for tensor in (query, key, value))  # (1, n, h*w, d)
+        parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=bias.flatten(2)[None])[0])  # (n, h*w, d)
     attended = torch.cat(parts).unflatten(0, (count, heads)).transpose(1, 2).reshape(tokens.shape)
     return linear(attended, attention.proj)
