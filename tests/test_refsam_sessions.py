@@ -232,6 +232,8 @@ def test_a_track_is_asked_with_a_sentence_alone(model: RefSam) -> None:
         ):
             model.open([prompt])
     session = model.open(SENTENCES[0])
+    with pytest.raises(PromptError, match="sentence alone, not with points;"):
+        model.begin(Prompt(SENTENCES[0], points=[(3, 4)]))
     with pytest.raises(PromptError, match="sentence alone, not with box"):
         session.rename(0, Prompt(box=(1, 2, 30, 40)))
     answer = session.step(scene(1, *SIZE)[0])

@@ -9,7 +9,7 @@ C = SAM's hidden width, g = grid, S = image size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -240,7 +240,7 @@ class RefSam(TrainableModel):
         """
         if prompt.expression is None or prompt.geometric:
             raise PromptError(
-                f"RefSAM is asked with a sentence alone, not with {prompt.description}; "
+                f"RefSAM is asked with a sentence alone, not with {replace(prompt, expression=None).description}; "
                 "for clicks, boxes and masks load a SAM2 or SAMWISE model."
             )
         return self.begin_tokens(self.read(prompt.expression)[0])
@@ -310,10 +310,9 @@ class RefSam(TrainableModel):
 
     def _tracks_at_once(self) -> int:
         """How many tracks the memory budget lets decode together."""
-        config = self.config.sam
-        cells, width = config.grid**2, config.hidden
-        # Two dense maps, keys with and without positions, projections; then 4x and 16x as many pixels upscaled.
-        numbers = cells * (8 * width + 2 * 4 * width // 4 + 2 * 16 * width // 8)
+        # Dense maps, keys with and without positions and their projections: 8 maps; then 4 times as many pixels with a
+        # quarter of the channels and 16 times as many with an eighth, each before and after its activation: 6 more.
+        numbers = 14 * self.config.sam.grid**2 * self.config.sam.hidden
         return max(1, self.memory_budget // (numbers * self.compute_dtype.itemsize))
 
     def correct(self, track: RefSamTrack, prompt: Prompt, placement: Placement) -> FramePrediction:
