@@ -52,7 +52,7 @@ from refervos.bench.report import Report, as_json, as_markdown
 from refervos.bench.subjects import HashedWords, draw_material
 from refervos.compilation import compile_stages
 from refervos.errors import ConfigError
-from refervos.loading import load
+from refervos.loading import BUNDLED, load
 from refervos.refsam.model import RefSam
 from refervos.sam2.plain import PlainSam2
 from refervos.samwise.model import Samwise
@@ -336,6 +336,11 @@ def test_combinations_are_every_one_and_the_baseline_first() -> None:
         "clip, 4 sentences, float32",
     ]
     assert len({case.label for case in cases}) == len(cases) == 9
+
+
+@pytest.mark.parametrize("model", [*BUNDLED, "tiny", "owner/name", str(Path(__file__).parent)])
+def test_every_model_that_can_be_had_is_known(model: str) -> None:
+    known_model(model, ["tiny"])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from refervos.errors import ConfigError
+from refervos.loading import BUNDLED
 
 MODES = ("clip", "online")
 """How frames are given: as many at once as the model likes, or one by one."""
@@ -247,9 +248,9 @@ def known_model(model: str, sizes: Sequence[str]) -> None:
     Raises:
         ConfigError: When there is no such model.
     """
-    if model in (*sizes, "miniature") or Path(model).exists() or model.count("/") == 1:
+    if model in (*sizes, *BUNDLED) or Path(model).exists() or model.count("/") == 1:
         return
     raise ConfigError(
-        f"there is no model {model!r}; give a model folder, a hub id owner/name, 'miniature', "
+        f"there is no model {model!r}; give a model folder, a hub id owner/name, {' or '.join(BUNDLED)}, "
         f"or a size to be had with random weights: {', '.join(sizes)}."
     )

@@ -16,7 +16,7 @@ def bench(
     model: Annotated[
         str,
         typer.Argument(
-            help="Model folder, hub id, 'miniature', or a size with random weights: "
+            help="Model folder, hub id, 'miniature', 'refsam-miniature', or a size with random weights: "
             "tiny, base-plus, large (SAMWISE), vit-b, vit-l, vit-h (RefSAM)."
         ),
     ] = "miniature",
