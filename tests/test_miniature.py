@@ -59,3 +59,12 @@ def test_the_whole_benchmark(miniature: Samwise) -> None:
     assert diagnosis.summary("appearance").j_and_f > 80
     assert {split for split in TARGET_SPLITS if diagnosis.summary(split).j_and_f < 50} == {"motion"}
     assert diagnosis.target_mean > 61
+
+
+@pytest.mark.slow
+def test_the_whole_benchmark_by_refsam(refsam: RefSam) -> None:
+    """Likewise."""
+    diagnosis = diagnose(refsam)
+    assert diagnosis.target_mean is not None
+    assert diagnosis.target_mean > 55
+    assert {split for split in TARGET_SPLITS if diagnosis.summary(split).j_and_f < 45} == {"motion", "occlusion"}
