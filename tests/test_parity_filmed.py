@@ -74,7 +74,7 @@ def test_clip_windows(window: int, golden_model: Callable[..., Samwise], monkeyp
         # At the switch in frame 5 two pixels have a memory-free logit of -2e-5, which rounding made positive in the
         # golden; `reweight` jumps there, and with zero as the limit later frames differ by up to 4e-2.
         monkeypatch.setattr(
-            "refervos.samwise.model.rewrite_memory_mask",
+            "refervos.samwise.streamer.rewrite_memory_mask",
             lambda tracked, unbiased, mode: torch.where(unbiased > -3e-5, 10 * unbiased, tracked),
         )
     rows = follow_golden(model, g, filmed("frames256"), clips, prefix=f"w{window}/", ids=CAPTION)
