@@ -176,16 +176,15 @@ class RefSam(TrainableModel):
             keep = torch.cat([seen.unsqueeze(1), keep], dim=1)
         elif tokens is not None:
             shift = tokens
-        decoded = self.sam.decode(visual + self._dense(features, sentences), prompts, keep, shift=shift)
+        decoded = self.sam.decode(visual + self._dense(visual, features, sentences), prompts, keep, shift=shift)
         following = None if self.tracking is None else self.tracking(decoded.tokens[:, 0], tokens)
         return DecodedFrame(decoded.mask_logits[:, 0], following)
 
-    def _dense(self, features: FrameFeatures, sentences: SentenceVectors) -> Tensor:
-        """What is added to the image features, (N, C, g, g) or (N, C, 1, 1)."""
+    def _dense(self, visual: Tensor, features: FrameFeatures, sentences: SentenceVectors) -> Tensor:
+        """What is added to the image features of each sentence (N, C, g, g), of that shape or (1, C, 1, 1)."""
         if self.config.dense == "none":
             return self.sam.no_mask()
         if self.config.dense == "sentence":
-            visual = features.visual.repeat_interleave(len(sentences.words) // len(features.visual), dim=0)
             return visual + sentences.sentence[:, :, None, None]
         rows, keep = sentences.rows(self.config.dense_sentence)
         if isinstance(self.dense, HierarchicalDenseAttention):
