@@ -23,8 +23,9 @@ from refervos.errors import ConfigError
 from refervos.frames import Placement, stretch
 from refervos.prompts import Prompt
 from refervos.sam.config import SamConfig
+from refervos.sam.layers import FourierPositions
 from refervos.sam.model import Sam
-from refervos.sam2 import hiera, memory_attention
+from refervos.sam2 import hiera
 from refervos.sam2.config import as_version_2_1
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
@@ -80,7 +81,12 @@ def test_masks_of_many_tracks_are_restored_a_few_at_a_time(monkeypatch: pytest.M
     whole = PLACE.restore(logits) > 0
     sizes: list[int] = []
     restore = Placement.restore
-    monkeypatch.setattr(Placement, "restore", lambda self, some: sizes.append(len(some)) or restore(self, some))
+
+    def counted(place: Placement, some: Tensor) -> Tensor:
+        sizes.append(len(some))
+        return restore(place, some)
+
+    monkeypatch.setattr(Placement, "restore", counted)
     assert torch.equal(PLACE.masks(logits), whole)
     assert sizes == [7]
     monkeypatch.setattr(frames, "RESTORED_AT_ONCE", 4 * 2 * (64 * 64 + 60 * 80))
@@ -93,15 +99,18 @@ def test_masks_of_many_tracks_are_restored_a_few_at_a_time(monkeypatch: pytest.M
 
 
 def test_a_batch_may_take_what_the_device_has_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
+    device, asked = torch.device("cuda:1"), Counter[torch.device]()
 
-    def of(number: int) -> Any:
-        return lambda device: asked.append(device) or number
+    def answers(value: Any) -> Any:
+        def answer(of: torch.device) -> Any:
+            asked[of] += 1
+            return value
 
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append(device) or (60 * 2**30, 80 * 2**30))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", of(12 * 2**30))
-    monkeypatch.setattr(torch.cuda, "memory_allocated", of(2 * 2**30))
-    device = torch.device("cuda:1")
+        return answer
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", answers((60 * 2**30, 80 * 2**30)))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", answers(12 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", answers(2 * 2**30))
     assert batch_budget(device) == SHARE_OF_FREE * 70 * 2**30
     assert set(asked) == {device}
     assert batch_budget(device, 5) == 5
@@ -153,32 +162,33 @@ def test_tables_and_folded_weights_are_not_made_for_every_frame(monkeypatch: pyt
         monkeypatch.setattr(owner, name, counted)
 
     model = micro_model(time="online")
-    count(hiera, "positions")
+    count(hiera.Hiera, "positions")
     count(hiera.Windows, "order")
     count(cmt, "time_embedding")
-    count(model.tracker.sam, "get_image_wide_positional_embeddings")
+    count(FourierPositions, "grid")
     folds = torch.sqrt
-    monkeypatch.setattr(cmt.torch, "sqrt", lambda x: made.update(["fold"]) or folds(x))
-    rearranged = torch.cat
-    monkeypatch.setattr(
-        memory_attention.torch,
-        "cat",
-        lambda parts, *args, **kwargs: (
-            made.update(["rearranged"] if isinstance(parts[0], nn.Parameter) or parts[0].stride(0) > 1 else [])
-            or rearranged(parts, *args, **kwargs)
-        ),
-    )
+
+    def folding(x: Tensor) -> Tensor:
+        made["fold"] += 1
+        return folds(x)
+
+    monkeypatch.setattr(cmt.torch, "sqrt", folding)
     session = session_of(model, [CAPTION])
     film = scene(24)
     for frame in film[:12]:
         session.step(frame)
-    assert {"positions", "order", "time_embedding", "get_image_wide_positional_embeddings", "fold"} <= set(made)
+    assert {"positions", "order", "time_embedding", "grid", "fold"} <= set(made)
     before = Counter(made)
-    del before["rearranged"], made["rearranged"]
+    found = (getattr(part, "derived", None) for part in model.modules())
+    kept = [derived for derived in found if isinstance(derived, Derived)]
+    entries = {id(derived): dict(derived.entries) for derived in kept}
+    assert sum(map(len, entries.values())) > 30
     for frame in film[12:]:
         session.step(frame)
-    del made["rearranged"]
     assert made == before
+    for derived in kept:  # not one was computed again or added
+        assert derived.entries.keys() == entries[id(derived)].keys()
+        assert all(derived.entries[name] is entry for name, entry in entries[id(derived)].items())
 
 
 # Rounding.
@@ -197,7 +207,7 @@ def test_positions_and_mask_logits_are_exact_under_autocast() -> None:
     def numbers() -> list[Tensor]:
         tracker.derived = Derived()
         return [
-            hiera.positions(backbone, 32, 32),
+            backbone.positions(32, 32),
             tracker._image_positions(),
             tracker.embed_points(points, labels),
         ]
@@ -222,7 +232,7 @@ def test_sams_positions_and_mask_logits_are_exact_under_autocast() -> None:
 
     def numbers() -> list[Tensor]:
         sam.derived = Derived()
-        return [sam._image_positions(), sam.embed_points(points, labels)]
+        return [sam.sam.shared_image_embedding.grid(8), sam.embed_points(points, labels)]
 
     exact = numbers()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -308,16 +318,19 @@ def test_weights_are_read_for_a_fingerprint_only_when_they_changed(
 ) -> None:
     read: list[str] = []
     fingerprint = refervos.pretrained.fingerprint
-    monkeypatch.setattr(
-        refervos.pretrained, "fingerprint", lambda *args: read.append(fingerprint(*args)) or read[-1]
-    )
+
+    def counted(*args: Any) -> str:
+        read.append(fingerprint(*args))
+        return read[-1]
+
+    monkeypatch.setattr(refervos.pretrained, "fingerprint", counted)
     model = micro_model()
     session = session_of(model, [CAPTION])
     for _ in range(3):
         session.save(tmp_path / "session")
     assert len(read) == 1
     with torch.no_grad():
-        model.text_prompt.layers[0].bias.add_(1)
+        model.get_parameter("text_prompt.layers.0.bias").add_(1)
     assert model.fingerprint() == fingerprint(model, model.config)
     assert len(set(read)) == len(read) == 2
 

@@ -24,7 +24,7 @@ from refervos.refsam.model import FrameFeatures, RefSam
 from refervos.refsam.placement import place_for_sam
 from refervos.refsam.tracking import TrackTokenInteraction
 from refervos.sam import image_encoder
-from refervos.sam.image_encoder import attend, run_block
+from refervos.sam.image_encoder import VitBlock
 from refervos.sam.mask_decoder import OWN_TOKENS, Decoded
 from refervos.sam.model import Sam
 from refervos.segmentation import Segmentation
@@ -32,6 +32,7 @@ from refervos.training.stages.refsam import RefSamSettings, RefSamStage
 from refervos.weights import count_parameters
 from refsam_models import CAPTION, SENTENCES, SHORT_CAPTION, TINY, padded, placed, tiny_model, tokenizer
 from scenes import scene
+from transformers_sam import transformers_own
 
 FOURIER_TABLE = 2 * 128
 """Numbers in the table of SAM's positions, which Meta's code counts among the buffers."""
@@ -158,7 +159,7 @@ def test_the_last_half_of_the_blocks_has_adapters_a_quarter_as_wide(name: str) -
 
 def published_maps(model: RefSam, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
     """What transformers' SAM makes of an image: the neck's output, and every block's."""
-    output = model.sam.vision_encoder(pixels, output_hidden_states=True)
+    output = transformers_own(model.sam).vision_encoder(pixels, output_hidden_states=True)
     return output.last_hidden_state, list(output.hidden_states[1:])
 
 
@@ -221,16 +222,17 @@ def test_the_space_adapter_gives_the_same_inside_the_windows(model: RefSam, inde
     tokens = torch.randn(1, 8, 8, 32, dtype=torch.float64)
     normed = block.layer_norm1(tokens)
     if index == 6:
-        windows, with_padding = block.window_partition(normed, 3)
-        attended = adapter.after_attention(attend(block.attn, windows))
-        attended = block.window_unpartition(attended, 3, with_padding, (8, 8))
+        theirs = transformers_own(model.sam).vision_encoder.layers[index]
+        windows, with_padding = theirs.window_partition(normed, 3)
+        attended = adapter.after_attention(block.attn(windows))
+        attended = theirs.window_unpartition(attended, 3, with_padding, (8, 8))
     else:
-        attended = adapter.after_attention(attend(block.attn, normed))
+        attended = adapter.after_attention(block.attn(normed))
     middle = tokens + attended
     normed = block.layer_norm2(middle)
     expected = middle + block.mlp(normed) + adapter.beside_feedforward(normed)
-    assert same(run_block(block, tokens, adapter), expected)
-    assert not same(run_block(block, tokens), expected)
+    assert same(block(tokens, adapter), expected)
+    assert not same(block(tokens), expected)
 
 
 @pytest.mark.usefixtures("no_grad")
@@ -392,8 +394,9 @@ def test_the_decoder_without_a_track_token_is_that_of_transformers(model: RefSam
     sam = model.sam
     image = model.encode_frames(placed(model, 1)).visual
     prompts = torch.randn(1, 3, 32, dtype=torch.float64)
-    positions = sam.sam.get_image_wide_positional_embeddings()
-    masks, ious = sam.mask_decoder(image, positions, prompts[None], sam.no_mask(), multimask)
+    theirs = transformers_own(sam)
+    positions = theirs.get_image_wide_positional_embeddings()
+    masks, ious = theirs.mask_decoder(image, positions, prompts[None], sam.no_mask(), multimask)
     decoded = sam.decode(image + sam.no_mask(), prompts, multimask=multimask)
     assert decoded.mask_logits.shape == (1, 3 if multimask else 1, 32, 32)
     torch.testing.assert_close(decoded.mask_logits, masks[0], atol=1e-9, rtol=1e-9)
@@ -529,11 +532,13 @@ def test_gradients_begin_at_the_first_adapter(model: RefSam) -> None:
 def test_gradients_are_the_same_when_adapted_blocks_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = []
 
-    def counted(block: Any, *others: Any) -> Tensor:
-        blocks.append(block)
-        return run_block(block, *others)
+    run = VitBlock.forward
 
-    monkeypatch.setattr("refervos.sam.model.run_block", counted)
+    def counted(block: VitBlock, *others: Any) -> Tensor:
+        blocks.append(block)
+        return run(block, *others)
+
+    monkeypatch.setattr(VitBlock, "forward", counted)
     kept, again = tiny_model().double(), tiny_model().double()
     again.checkpointed = True
     parts = trained(kept, 2)

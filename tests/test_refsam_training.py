@@ -77,11 +77,12 @@ def test_what_is_frozen_stays_and_the_rest_does_not(trained: Path) -> None:
     sam, (text, _) = load_sam(trained / "sam" / "model"), load_t5(trained / "language" / "model")
     images, clips = (loaded(trained / name / "model") for name in ("images", "clips"))
     for model in (images, clips):
-        for part, source in (
+        frozen: list[tuple[torch.nn.Module, torch.nn.Module]] = [
             (model.sam.vision_encoder, sam.vision_encoder),
             (model.sam.prompt_encoder, sam.prompt_encoder),
             (model.text, text),
-        ):
+        ]
+        for part, source in frozen:
             own = part.state_dict()
             assert all(torch.equal(value, own[name]) for name, value in source.state_dict().items())
     before, after = images.trained_parts(), clips.trained_parts()

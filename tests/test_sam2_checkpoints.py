@@ -13,12 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Sam2VideoModel
+from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from refervos.errors import CheckpointError, ConfigError
 from refervos.prompts import Prompt
 from refervos.sam2.checkpoints import load_sam2, meta_names
-from refervos.sam2.config import SAM2_PRESETS, Sam2Config, as_version_2_1, config_from_hf, hf_config
+from refervos.sam2.config import SAM2_PRESETS, Sam2Config, as_version_2_1, config_from_folder
+from refervos.sam2.plain import hf_config
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
 from scenes import MICRO_SAM2
@@ -306,7 +307,7 @@ def test_hf_folder_with_a_part_lost(tmp_path: Path) -> None:
     ("values", "words"),
     [
         ({"model_type": "roberta"}, "model of type roberta"),
-        ({"num_maskmem": "seven"}, "not a readable configuration"),
+        ({"num_maskmem": "seven"}, "memory_slots is 'seven' where int is expected"),
         ({"multimask_output_for_tracking": False}, "multimask_output_for_tracking is False; only the published"),
         ({"memory_encoder_output_channels": 32}, "memory_width is 32"),
         ({"enable_occlusion_spatial_embedding": True}, "1 missing: occlusion_spatial_embedding_parameter"),
@@ -321,7 +322,7 @@ def test_hf_folder_of_another_model(values: dict[str, object], words: str, tmp_p
 @pytest.mark.parametrize("config", [*SAM2_PRESETS.values(), MICRO_SAM2, as_version_2_1(MICRO_SAM2)])
 def test_config_there_and_back(config: Sam2Config) -> None:
     config = replace(config, multimask_stability=config.image_size == 128)
-    assert config_from_hf(hf_config(config)) == config
+    assert config_from_folder(hf_config(config).to_dict()) == config
 
 
 def test_config_that_behaves_otherwise() -> None:
@@ -330,4 +331,10 @@ def test_config_that_behaves_otherwise() -> None:
     with pytest.raises(
         ConfigError, match=r"dynamic_multimask_stability_thresh is 0\.5; only the published value 0\.98"
     ):
-        config_from_hf(hf)
+        config_from_folder(hf.to_dict())
+
+
+@pytest.mark.parametrize("written", [{}, {"num_maskmem": 5}])
+def test_what_a_folder_leaves_out_is_as_transformers_has_it(written: dict[str, Any]) -> None:
+    filled = Sam2VideoConfig.from_dict(written).to_dict()
+    assert config_from_folder(written) == config_from_folder(filled)

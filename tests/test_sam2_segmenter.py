@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import Sam2VideoProcessor
+from transformers import Sam2VideoModel, Sam2VideoProcessor
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
 from refervos.errors import PromptError
 from refervos.prompts import Prompt
 from refervos.sam2.config import as_version_2_1
 from refervos.sam2.memory import MemoryBank, group_by_layout
+from refervos.sam2.plain import hf_config
 from refervos.sam2.prompting import place_mask, place_points
 from refervos.sam2.segmenter import Sam2Segmenter, Sam2Track
 from refervos.sam2.tracker import NO_OBJECT_LOGIT, Sam2Tracker
@@ -141,8 +142,9 @@ class Reference:
     """transformers' own orchestration over the same modules, with its three departures from the paper's code undone."""
 
     def __init__(self, model: Sam2Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.sam = model.tracker.sam
         self.size = model.tracker.config.image_size
+        self.sam = Sam2VideoModel(hf_config(model.tracker.config)).to(EXACT).eval()
+        self.sam.load_state_dict(model.tracker.sam.state_dict())
         encode, frame_forward, use_mask = (
             self.sam._encode_new_memory,
             self.sam._single_frame_forward,
@@ -372,7 +374,7 @@ def test_a_mask_too_small_for_the_square(small: Sam2Segmenter) -> None:
     assert prediction.score is not None
     assert prediction.score.tolist() == [-10]
     pointer = track.memory.conditioning_pointers[0].vector
-    assert torch.equal(pointer, small.tracker.sam.no_object_pointer[0])
+    assert torch.equal(pointer, small.tracker.sam.get_parameter("no_object_pointer")[0])
 
 
 def test_without_an_object_score() -> None:

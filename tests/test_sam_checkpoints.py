@@ -17,9 +17,10 @@ from transformers import SamModel
 
 from refervos.errors import CheckpointError, ConfigError
 from refervos.sam.checkpoints import load_sam, meta_name, save_sam
-from refervos.sam.config import SAM_PRESETS, SamConfig, hf_config
+from refervos.sam.config import SAM_PRESETS, SamConfig
 from refervos.sam.model import Sam
 from refervos.weights import count_parameters
+from transformers_sam import hf_config
 
 # Meta's files do not tell the decoder's heads, so theirs is as published; folders do.
 MICRO = SamConfig(
@@ -388,17 +389,20 @@ def test_hf_folder_with_wrong_tensors(tmp_path: Path) -> None:
     [
         ({"model_type": "sam2"}, "is of a model of type sam2; give a SAM"),
         ({"model_type": None}, "is of a model of type None; give a SAM"),
-        ({"vision_config.num_hidden_layers": "four"}, "not a readable configuration"),
+        ({"vision_config.num_hidden_layers": "four"}, "vit_layers is 'four' where int is expected"),
         ({"vision_config.image_size": [64, 64]}, "image_size is (64, 64) where int is expected"),
         ({"vision_config.image_size": 60}, "image_size is 60; it must be a multiple of patch 8"),
         ({"vision_config.num_attention_heads": 3}, "it must be a multiple of vit_heads 3"),
         ({"vision_config.global_attn_indexes": [1]}, "must ascend and end with the last block, 3"),
-        ({"vision_config.use_rel_pos": False}, "has vision_config.use_rel_pos False; only True is supported"),
-        ({"vision_config.hidden_act": "relu"}, "has vision_config.hidden_act relu; only gelu is supported"),
-        ({"vision_config.mlp_dim": 64}, "has vision_config.mlp_dim 64; only 128 is supported"),
-        ({"prompt_encoder_config.image_size": 128}, "has prompt_encoder_config.image_size 128; only 64 is supported"),
+        ({"vision_config.use_rel_pos": False}, "it has vision_config.use_rel_pos False; only True is supported"),
+        ({"vision_config.hidden_act": "relu"}, "it has vision_config.hidden_act relu; only gelu is supported"),
+        ({"vision_config.mlp_dim": 64}, "it has vision_config.mlp_dim 64; only 128 is supported"),
+        (
+            {"prompt_encoder_config.image_size": 128},
+            "has prompt_encoder_config.image_size 128; only 64 is supported",
+        ),
         ({"mask_decoder_config.num_multimask_outputs": 5}, "num_multimask_outputs 5; only 3 is supported"),
-        ({"mask_decoder_config.hidden_size": 64}, "has mask_decoder_config.hidden_size 64; only 32 is supported"),
+        ({"mask_decoder_config.hidden_size": 64}, "it has mask_decoder_config.hidden_size 64; only 32 is supported"),
     ],
 )
 def test_hf_folder_of_another_model(changes: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -1,23 +1,24 @@
-"""The tracker runs transformers' weights by its own functions: same numbers and gradients, in every precision."""
+"""Our SAM2 computes what transformers' does with the same weights: same numbers and gradients, in every precision."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import Sam2VideoModel
 
 import refervos.sam2.attention
 import refervos.sam2.hiera
-from refervos.derived import Derived
 from refervos.linear import Activation, linear, product
 from refervos.sam2.attention import attend
-from refervos.sam2.hiera import embed_patches, run_stage
 from refervos.sam2.memory import CONDITIONING_SLOT, MemoryReading
+from refervos.sam2.plain import hf_config
 from refervos.sam2.tracker import Sam2Tracker
 from scenes import MICRO_SAM2
 from test_sam2_segmenter import lively_
@@ -81,13 +82,19 @@ def top_of(dtype: torch.dtype, tracks: int = 2) -> Tensor:
     return torch.randn(tracks, CONFIG.hidden, CONFIG.grid, CONFIG.grid).to(dtype)
 
 
-def encoded_by_transformers(tracker: Sam2Tracker, images: Tensor) -> list[Tensor]:
-    stages: tuple[Tensor, ...] = tracker.sam.vision_encoder.backbone(images).intermediate_hidden_states
-    return list(stages)
+def transformers_own(tracker: Sam2Tracker) -> Any:
+    """transformers' SAM2 with the weights of ours."""
+    model = Sam2VideoModel(hf_config(CONFIG)).to(tracker.dtype).eval()
+    model.load_state_dict(tracker.sam.state_dict())
+    return model
 
 
-def conditioned_by_transformers(tracker: Sam2Tracker, top: Tensor, memory: MemoryReading) -> Tensor:
-    sam, count = tracker.sam, len(top)
+def encoded_by_transformers(sam: Any, images: Tensor) -> list[Tensor]:
+    return list(sam.vision_encoder.backbone(images).intermediate_hidden_states)
+
+
+def conditioned_by_transformers(sam: Any, tracker: Sam2Tracker, top: Tensor, memory: MemoryReading) -> Tensor:
+    count = len(top)
     sine = tracker.sine_memory.flatten(2).permute(2, 0, 1)  # (g*g, 1, 64)
     keys = [features.flatten(2).permute(2, 0, 1) for features in memory.maps]  # (g*g, N, 64)
     positions = [sine + sam.memory_temporal_positional_encoding[slot] for slot in memory.slots]
@@ -108,31 +115,33 @@ def conditioned_by_transformers(tracker: Sam2Tracker, top: Tensor, memory: Memor
 
 def test_hiera_as_transformers(tracker: Sam2Tracker, small_parts: None) -> None:
     with torch.inference_mode():
-        expected = encoded_by_transformers(tracker, pixels(torch.float32))
+        expected = encoded_by_transformers(transformers_own(tracker), pixels(torch.float32))
         for ours, theirs in zip(tracker.encode(pixels(torch.float32)), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
 
 
 def test_hiera_gradients_as_transformers(exact: Sam2Tracker) -> None:
-    weights = dict(exact.sam.vision_encoder.backbone.named_parameters())
+    sam = transformers_own(exact)
 
-    def gradients(stages: list[Tensor]) -> dict[str, Tensor]:
+    def gradients(model: Any, stages: list[Tensor]) -> dict[str, Tensor]:
+        weights = dict(model.vision_encoder.backbone.named_parameters())
         torch.manual_seed(3)
         loss = sum(((stage * torch.randn(stage.shape).to(stage)).sum() for stage in stages), torch.zeros(()))
         found = torch.autograd.grad(loss, list(weights.values()))
         return dict(zip(weights, found, strict=True))
 
-    expected = gradients(encoded_by_transformers(exact, pixels(torch.float64)))
-    for name, ours in gradients(exact.encode(pixels(torch.float64))).items():
+    expected = gradients(sam, encoded_by_transformers(sam, pixels(torch.float64)))
+    for name, ours in gradients(exact.sam, exact.encode(pixels(torch.float64))).items():
         torch.testing.assert_close(ours, expected[name], rtol=1e-6, atol=1e-6 * float(expected[name].abs().max()))
 
 
 def test_the_pyramid_as_transformers(tracker: Sam2Tracker) -> None:
     with torch.inference_mode():
         stages = tracker.encode(pixels(torch.float32))
-        fine, middle, top = tracker.sam.vision_encoder.neck(stages)[0][::-1][:3]
+        sam = transformers_own(tracker)
+        fine, middle, top = sam.vision_encoder.neck(stages)[0][::-1][:3]
         features = tracker.pyramid(stages)
-        decoder = tracker.sam.mask_decoder
+        decoder = sam.mask_decoder
         torch.testing.assert_close(features.fine, decoder.conv_s0(fine), rtol=0, atol=2e-5)
         torch.testing.assert_close(features.middle, decoder.conv_s1(middle), rtol=0, atol=2e-5)
         torch.testing.assert_close(features.top, top, rtol=0, atol=2e-5)
@@ -140,7 +149,8 @@ def test_the_pyramid_as_transformers(tracker: Sam2Tracker) -> None:
 
 def test_memory_attention_as_transformers(tracker: Sam2Tracker, small_parts: None) -> None:
     with torch.inference_mode():
-        expected = conditioned_by_transformers(tracker, top_of(torch.float32), reading(torch.float32))
+        sam = transformers_own(tracker)
+        expected = conditioned_by_transformers(sam, tracker, top_of(torch.float32), reading(torch.float32))
         ours = tracker.condition(top_of(torch.float32), reading(torch.float32))
     assert ours.std() > 0.5
     torch.testing.assert_close(ours, expected, rtol=0, atol=2e-5)
@@ -156,7 +166,8 @@ def test_memory_attention_gradients_as_transformers(exact: Sam2Tracker) -> None:
         torch.manual_seed(3)
         return list(torch.autograd.grad((output * torch.randn(output.shape).to(output)).sum(), leaves))
 
-    expected = gradient(lambda top, memory: conditioned_by_transformers(exact, top, memory))
+    sam = transformers_own(exact)
+    expected = gradient(lambda top, memory: conditioned_by_transformers(sam, exact, top, memory))
     for ours, theirs in zip(gradient(exact.condition), expected, strict=True):
         # transformers turns queries and keys in float32 whatever they come in.
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
@@ -227,21 +238,20 @@ def test_nothing_that_the_caller_holds_is_changed(tracker: Sam2Tracker) -> None:
 
 def tables(tracker: Sam2Tracker) -> list[Tensor]:
     backbone = tracker.sam.vision_encoder.backbone
-    zeros = torch.zeros(1, 1, 1, 2)
     return [
         tracker.sine_top,
         tracker.sine_memory,
         tracker.rotary,
-        tracker.sam.get_image_wide_positional_embeddings(),
-        tracker.sam.prompt_encoder.shared_embedding(zeros + 37, (192, 192)),
-        refervos.sam2.hiera.positions(backbone, 48, 48),
+        tracker._image_positions(),
+        tracker.sam.shared_image_embedding(torch.tensor([37 / 192, 37 / 192])),
+        backbone.positions(48, 48),
     ]
 
 
 def test_positions_stay_exact_in_bfloat16() -> None:
     plain, rounded = tracker_of(torch.float32), tracker_of(torch.float32).compute_in(torch.bfloat16)
     assert rounded.dtype == torch.bfloat16
-    assert rounded.sam.memory_attention.layers[0].linear1.weight.dtype == torch.bfloat16
+    assert rounded.sam.get_parameter("memory_attention.layers.0.linear1.weight").dtype == torch.bfloat16
     for ours, expected in zip(tables(rounded), tables(plain), strict=True):
         assert torch.equal(ours, expected)
     assert list(rounded.state_dict()) == list(plain.state_dict())
@@ -285,5 +295,82 @@ def test_bfloat16_rounds_and_no_more(tracker: Sam2Tracker) -> None:
 def test_patches_of_any_type(tracker: Sam2Tracker) -> None:
     backbone = copy.deepcopy(tracker).compute_in(torch.bfloat16).sam.vision_encoder.backbone
     with torch.inference_mode():
-        tokens = embed_patches(backbone, pixels(torch.float32), Derived())
-        assert run_stage(backbone.blocks[:2], tokens, Derived()).dtype == torch.bfloat16
+        tokens = backbone.embed_patches(pixels(torch.float32))
+        assert backbone.run_stage(1, backbone.run_stage(0, tokens)).dtype == torch.bfloat16
+
+
+# The decoder, clicks and the memory encoder, in float64.
+
+
+def test_clicks_masks_and_positions_as_transformers(exact: Sam2Tracker) -> None:
+    sam = transformers_own(exact)
+    torch.manual_seed(4)
+    points, labels = torch.rand(2, 3, 2).double() * 192, torch.tensor([[1, 0, 2], [3, -1, 1]])
+    mask = torch.rand(2, 1, 192, 192).double()
+    with torch.no_grad():
+        expected, _ = sam.prompt_encoder(points.unsqueeze(1), labels.unsqueeze(1), None, None)
+        torch.testing.assert_close(exact.embed_points(points, labels), expected.squeeze(1), rtol=0, atol=1e-9)
+        dense = sam.prompt_encoder.mask_embed(sam.mask_downsample(mask))
+        torch.testing.assert_close(exact.embed_mask(mask), dense, rtol=0, atol=1e-9)
+        places = sam.get_image_wide_positional_embeddings().flatten(2)[0].t()
+        torch.testing.assert_close(exact._image_positions(), places, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("multimask", [False, True])
+def test_the_decoder_as_transformers(exact: Sam2Tracker, multimask: bool) -> None:
+    sam = transformers_own(exact)
+    torch.manual_seed(5)
+    prompts = torch.randn(2, 4, CONFIG.hidden).double()
+    dense = torch.randn(2, CONFIG.hidden, CONFIG.grid, CONFIG.grid).double()
+    with torch.no_grad():
+        features = exact.pyramid(exact.encode(pixels(torch.float64, 2)))
+        masks, ious, tokens, scores = sam.mask_decoder(
+            image_embeddings=features.top,
+            image_positional_embeddings=sam.get_image_wide_positional_embeddings().repeat(2, 1, 1, 1),
+            sparse_prompt_embeddings=prompts.unsqueeze(1),
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+            high_resolution_features=[features.fine, features.middle],
+        )
+        decoded = exact.decode(features.top, features, prompts, dense=dense, multimask=multimask)
+    assert decoded.mask_logits.std() > 0.01
+    for ours, theirs in (
+        (decoded.mask_logits, masks[:, 0]),
+        (decoded.ious, ious[:, 0]),
+        (decoded.tokens, tokens[:, 0]),
+        (decoded.score, scores.flatten()),
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_the_memory_encoder_as_transformers(exact: Sam2Tracker) -> None:
+    sam = transformers_own(exact)
+    torch.manual_seed(6)
+    logits, top = 5 * torch.randn(2, 1, 192, 192).double(), top_of(torch.float64)
+    with torch.no_grad():
+        expected, _ = sam.memory_encoder(top, torch.sigmoid(logits) * 20 - 10)
+        expected[1] += sam.occlusion_spatial_embedding_parameter.reshape(-1, 1, 1)
+        ours = exact.remember(top, logits, torch.tensor([1.0, -1.0]).double())
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
+
+
+def test_names_and_shapes_are_those_of_transformers(exact: Sam2Tracker) -> None:
+    theirs = transformers_own(exact)
+    shapes = {name: tensor.shape for name, tensor in theirs.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in exact.sam.state_dict().items()} == shapes
+    parameters = {name for name, _ in theirs.named_parameters()}
+    assert {name for name, _ in exact.sam.named_parameters()} == parameters
+
+
+def test_new_weights_are_drawn_as_transformers_draws_them() -> None:
+    """Means and deviations of every tensor, as far as so many numbers tell them."""
+    torch.manual_seed(7)
+    ours, theirs = Sam2Tracker(CONFIG).sam.state_dict(), Sam2VideoModel(hf_config(CONFIG)).state_dict()
+    for name, tensor in ours.items():
+        if name.endswith("scale"):
+            continue  # published as 1e-6, which transformers then forgets
+        other, noise = theirs[name], 6 / tensor.numel() ** 0.5
+        spread = float(other.std()) if other.numel() > 1 else 1.0
+        assert abs(float(tensor.mean() - other.mean())) <= noise * max(spread, 1e-9) * 2, name
+        if other.numel() > 100:
+            assert abs(float(tensor.std()) - spread) <= noise * max(spread, 1e-9), name

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from weakref import ref
 
 import torch
 from torch import Tensor
+
+from refervos.precision import without_autocast
 
 Value = TypeVar("Value")
 
@@ -59,8 +62,9 @@ class Derived:
             return compute()
         entry = self.entries.get(name)
         if entry is None or not entry.holds(weights):
-            # Outside inference mode, so that what is kept can also be used where gradients are wanted.
-            with torch.inference_mode(False), torch.no_grad():
+            # What is kept must be exact, and must be of use where gradients are wanted.
+            exact = without_autocast(weights[0]) if weights else nullcontext()
+            with torch.inference_mode(False), torch.no_grad(), exact:
                 value = compute()
             entry = _Entry(tuple(map(ref, weights)), tuple(map(_state, weights)), value)
             self.entries[name] = entry

@@ -48,6 +48,25 @@ def config_from_mapping(cls: type[Config], values: Mapping[str, Any], where: str
     return cls(**arguments)
 
 
+def looked_up(values: Mapping[str, Any], path: str, default: Any) -> Any:
+    """Look a value up in nested mappings.
+
+    Args:
+        values: The outermost mapping.
+        path: Names separated by dots.
+        default: What it is where a mapping on the way leaves it out or has null.
+
+    Returns:
+        The value.
+    """
+    value: Any = values
+    for name in path.split("."):
+        if not isinstance(value, Mapping) or value.get(name) is None:
+            return default
+        value = value[name]
+    return value
+
+
 def _needed(field: dataclasses.Field[Any]) -> bool:
     return field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 

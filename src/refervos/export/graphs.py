@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from refervos.sam2.memory_attention import look_back
-from refervos.sam2.tracker import FrameFeatures, Sam2Tracker, sine_of_age
+from refervos.sam2.positions import sine_of_age
+from refervos.sam2.tracker import FrameFeatures, Sam2Tracker, tokens_of
 from refervos.samwise.cmt import Adapted
 from refervos.samwise.model import Samwise
 from refervos.samwise.track import SamwiseTrack
@@ -168,23 +168,21 @@ def _condition(
 ) -> Tensor:
     """Memory attention, ``Sam2Tracker.condition`` over any number of maps and pointers."""
     config, sam = tracker.config, tracker.sam
-    sine = tracker.sine_memory.flatten(2)[0].t()  # (g*g, 64)
-    codes = sine + sam.memory_temporal_positional_encoding[slots, 0]  # (M, g*g, 64)
+    codes = tokens_of(tracker.sine_memory) + sam.memory_temporal_positional_encoding[slots, 0]  # (M, g*g, 64)
     split = config.hidden // config.memory_width
     tokens = pointers.unflatten(-1, (split, config.memory_width)).flatten(1, 2)  # (N, P*split, 64)
     positions = torch.zeros_like(tokens[0])
-    if config.pointer_time_encoding:
+    projection = sam.temporal_positional_encoding_projection_layer
+    if projection is not None:
         waves = sine_of_age(ages.to(top.dtype) / (config.pointer_limit - 1), config.hidden)  # (P, C)
-        told = sam.temporal_positional_encoding_projection_layer(waves)  # (P, 64)
-        positions = told.unsqueeze(1).expand(-1, split, -1).flatten(0, 1)  # (P*split, 64)
-    conditioned = look_back(
-        sam.memory_attention,
-        (top + 0.1 * tracker.sine_top).flatten(2).transpose(1, 2),  # (N, g*g, C)
-        maps=[maps.transpose(1, 2).flatten(2)],  # (N, 64, M*g*g)
-        codes=[codes.flatten(0, 1)],
-        pointers=(tokens, positions),
-        rotary=tracker.rotary,
-        derived=tracker.derived,
+        positions = projection(waves).unsqueeze(1).expand(-1, split, -1).flatten(0, 1)  # (P*split, 64)
+    conditioned: Tensor = sam.memory_attention.over(
+        tokens_of(top + 0.1 * tracker.sine_top),  # (N, g*g, C)
+        maps.flatten(3).transpose(2, 3),  # (N, M, g*g, 64)
+        codes,
+        tokens,
+        positions,
+        tracker.rotary,
     )  # (N, g*g, C)
     return conditioned.transpose(1, 2).unflatten(2, top.shape[2:])
 

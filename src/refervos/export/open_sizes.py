@@ -12,10 +12,9 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from refervos.derived import Derived
-from refervos.sam2 import hiera, memory_attention
+from refervos.sam2 import hiera
 from refervos.samwise import cmt
 
 
@@ -26,7 +25,6 @@ def open_sizes() -> Iterator[None]:
         for module, name, function in (
             (cmt, "windows_before", _window_before_one_frame),
             (cmt, "rows_at_once", _all_rows),
-            (memory_attention, "_rotated", _rotated_grids),
             (hiera, "len", _length),
         ):
             stack.enter_context(patch.object(module, name, function, create=name == "len"))
@@ -41,15 +39,6 @@ def _window_before_one_frame(x: Tensor, past: Tensor | None, reach: int) -> list
 def _all_rows(window: Tensor, side: int) -> int:
     """``cmt.rows_at_once`` where memory is no matter."""
     return window.shape[2]
-
-
-def _rotated_grids(x: Tensor, projection: nn.Linear, rotary: Tensor, derived: Derived) -> Tensor:
-    """``memory_attention._rotated`` for any number of grids, one after the other in x (..., M*g*g, C)."""
-    grids = x.unflatten(-2, (-1, rotary.shape[1]))  # (..., M, g*g, C)
-    return _rotated(grids, projection, rotary, derived).flatten(-3, -2)
-
-
-_rotated = memory_attention._rotated
 
 
 def _length(sequence: Any) -> Any:

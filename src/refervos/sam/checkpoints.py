@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from refervos.errors import CheckpointError, ConfigError
-from refervos.sam.config import SamConfig, hf_config
+from refervos.sam.config import SamConfig, config_from_folder
 from refervos.sam.model import Sam
 from refervos.sam_names import MASK_DECODER_TO_META, PROMPT_ENCODER_TO_META, heads_to_meta, load_hf_tensors
 from refervos.typed_config import config_from_mapping
@@ -17,7 +16,6 @@ from refervos.weights import (
     CONFIG,
     Rules,
     Undrawn,
-    first_line,
     load_renamed,
     model_tensors,
     read_header,
@@ -178,46 +176,9 @@ def _load_hf_folder(folder: Path) -> Sam:
 
 
 def _read_hf_config(folder: Path) -> SamConfig:
-    """Our configuration of a folder that transformers wrote, which fills in what ``config.json`` leaves out."""
-    from transformers import SamConfig as HfSamConfig
-
+    """Our configuration of a folder that transformers wrote."""
     file = folder / CONFIG
     try:
-        hf = HfSamConfig.from_pretrained(str(folder))
-    except Exception as error:
-        raise CheckpointError(f"{file} is not a readable configuration ({first_line(error)}).") from error
-    vision, decoder = hf.vision_config, hf.mask_decoder_config
-    values = {
-        "image_size": vision.image_size,
-        "patch": vision.patch_size,
-        "vit_width": vision.hidden_size,
-        "vit_layers": vision.num_hidden_layers,
-        "vit_heads": vision.num_attention_heads,
-        "vit_global_blocks": tuple(vision.global_attn_indexes),
-        "vit_window": vision.window_size,
-        "hidden": vision.output_channels,
-        "decoder_layers": decoder.num_hidden_layers,
-        "decoder_heads": decoder.num_attention_heads,
-        "decoder_feedforward": decoder.mlp_dim,
-        "decoder_downsample": decoder.attention_downsample_rate,
-    }
-    try:
-        config = config_from_mapping(SamConfig, values, str(file))
+        return config_from_folder(read_header(folder, "give a SAM folder"), str(file))
     except ConfigError as error:
         raise CheckpointError(f"{file} does not fit: {error}") from error
-    ours = _behaviour(hf_config(config))
-    for name, value in _behaviour(hf).items():
-        if value != ours[name]:
-            raise CheckpointError(f"{file} has {name} {value}; only {ours[name]} is supported.")
-    return config
-
-
-def _behaviour(hf: Any) -> dict[str, Any]:
-    """Everything in a ``transformers.SamConfig`` that says how a trained model computes."""
-    ignored = {"initializer_range", "attention_dropout", "mlp_ratio"}  # the first two in training, the last by mlp_dim
-    return {
-        f"{section}.{name}": list(value) if isinstance(value := getattr(part, name), tuple) else value
-        for section in ("vision_config", "prompt_encoder_config", "mask_decoder_config")
-        for part in [getattr(hf, section)]
-        for name in sorted(set(type(part).__annotations__) - ignored)
-    }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from refervos.errors import ConfigError
+from refervos.typed_config import config_from_mapping, looked_up
 
 
 @dataclass(frozen=True)
@@ -80,38 +82,70 @@ SAM_PRESETS: dict[str, SamConfig] = {
 """The published sizes."""
 
 
-def hf_config(config: SamConfig) -> Any:
-    """The transformers configuration that builds these modules.
+FIELDS_IN_FOLDERS: dict[str, str] = {
+    "image_size": "vision_config.image_size",
+    "patch": "vision_config.patch_size",
+    "vit_width": "vision_config.hidden_size",
+    "vit_layers": "vision_config.num_hidden_layers",
+    "vit_heads": "vision_config.num_attention_heads",
+    "vit_global_blocks": "vision_config.global_attn_indexes",
+    "vit_window": "vision_config.window_size",
+    "hidden": "vision_config.output_channels",
+    "decoder_layers": "mask_decoder_config.num_hidden_layers",
+    "decoder_heads": "mask_decoder_config.num_attention_heads",
+    "decoder_feedforward": "mask_decoder_config.mlp_dim",
+    "decoder_downsample": "mask_decoder_config.attention_downsample_rate",
+}
+"""For each field of ours, its name in the ``config.json`` of a Hugging Face folder. What such a file leaves out is as
+in ViT-B, which is what our own defaults are too."""
+
+
+def config_from_folder(header: Mapping[str, Any], where: str) -> SamConfig:
+    """Read our configuration off the ``config.json`` of a Hugging Face SAM folder.
 
     Args:
-        config: The shape.
+        header: What the file holds.
+        where: The file, for error messages.
 
     Returns:
-        A ``transformers.SamConfig``.
-    """
-    from transformers import SamConfig as HfSamConfig
-    from transformers import SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
+        The shape.
 
-    return HfSamConfig(
-        vision_config=SamVisionConfig(
-            hidden_size=config.vit_width,
-            output_channels=config.hidden,
-            num_hidden_layers=config.vit_layers,
-            num_attention_heads=config.vit_heads,
-            image_size=config.image_size,
-            patch_size=config.patch,
-            window_size=config.vit_window,
-            global_attn_indexes=list(config.vit_global_blocks),
-            num_pos_feats=config.hidden // 2,
-        ).to_dict(),
-        prompt_encoder_config=SamPromptEncoderConfig(
-            hidden_size=config.hidden, image_size=config.image_size, patch_size=config.patch
-        ).to_dict(),
-        mask_decoder_config=SamMaskDecoderConfig(
-            hidden_size=config.hidden,
-            mlp_dim=config.decoder_feedforward,
-            num_hidden_layers=config.decoder_layers,
-            num_attention_heads=config.decoder_heads,
-            attention_downsample_rate=config.decoder_downsample,
-        ).to_dict(),
-    )
+    Raises:
+        ConfigError: When a value has the wrong type, or says that the model computes in a way that we do not know.
+    """
+    found = {ours: looked_up(header, theirs, None) for ours, theirs in FIELDS_IN_FOLDERS.items()}
+    config = config_from_mapping(SamConfig, {n: v for n, v in found.items() if v is not None}, where)
+    for name, wanted in _behaviour(config).items():
+        value = looked_up(header, name, wanted)
+        if value != wanted:
+            raise ConfigError(f"it has {name} {value}; only {wanted} is supported.")
+    return config
+
+
+def _behaviour(config: SamConfig) -> dict[str, Any]:
+    """What must stand in ``config.json`` where it stands there at all, for a model of this shape."""
+    vision, prompts, decoder = "vision_config", "prompt_encoder_config", "mask_decoder_config"
+    return {
+        f"{vision}.num_channels": 3,
+        f"{vision}.hidden_act": "gelu",
+        f"{vision}.layer_norm_eps": 1e-6,
+        f"{vision}.qkv_bias": True,
+        f"{vision}.use_abs_pos": True,
+        f"{vision}.use_rel_pos": True,
+        f"{vision}.num_pos_feats": config.hidden // 2,
+        f"{vision}.mlp_dim": 4 * config.vit_width,
+        f"{prompts}.hidden_size": config.hidden,
+        f"{prompts}.image_size": config.image_size,
+        f"{prompts}.patch_size": config.patch,
+        f"{prompts}.mask_input_channels": 16,
+        f"{prompts}.num_point_embeddings": 4,
+        f"{prompts}.hidden_act": "gelu",
+        f"{prompts}.layer_norm_eps": 1e-6,
+        f"{prompts}.image_embedding_size": config.grid,
+        f"{decoder}.hidden_size": config.hidden,
+        f"{decoder}.hidden_act": "relu",
+        f"{decoder}.num_multimask_outputs": 3,
+        f"{decoder}.iou_head_depth": 3,
+        f"{decoder}.iou_head_hidden_dim": 256,
+        f"{decoder}.layer_norm_eps": 1e-6,
+    }

@@ -1,21 +1,27 @@
-"""SAM's ViT block by block, so that adapters can stand inside a block and the maps between blocks can be read."""
+"""SAM's image encoder, a ViT, block by block, so that adapters can stand inside a block and maps be read between them.
+
+Shapes: N frames or windows, g = grid, D channels.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from refervos.linear import linear
+from refervos.derived import Derived
+from refervos.linear import linear, product
+from refervos.sam.config import SamConfig
+from refervos.sam.layers import NORM_EPSILON, channels_first, channels_last
 
 BIAS_BYTES = 128 * 2**20
 """Bytes of position biases that exist at once at inference: a global block of the published size would need 800 MB."""
 
 
 class BlockAdapters(Protocol):
-    """What may change a block: see ``run_block``."""
+    """What may change a block: see ``VitBlock``."""
 
     def after_attention(self, attended: Tensor) -> Tensor:
         """What replaces the attention's output, same shape."""
@@ -26,59 +32,188 @@ class BlockAdapters(Protocol):
         ...
 
 
-def run_block(block: Any, tokens: Tensor, adapters: BlockAdapters | None = None) -> Tensor:
-    """Run one block of SAM's ViT.
+class PatchEmbedding(nn.Module):
+    """Patches without overlap.
 
     Args:
-        block: A ``SamVisionLayer``; global where its ``window_size`` is 0.
-        tokens: (N, g, g, D).
-        adapters: What changes it; they work on single tokens, so it does not matter that windows are closed already.
-
-    Returns:
-        Same shape.
+        width: Channels D.
+        patch: Side of a patch in pixels.
     """
-    normed = block.layer_norm1(tokens)
-    if block.window_size:
-        windows, padded = block.window_partition(normed, block.window_size)
-        attended = attend(block.attn, windows)
-        attended = block.window_unpartition(attended, block.window_size, padded, normed.shape[1:3])
-    else:
-        attended = attend(block.attn, normed)
-    if adapters is not None:
-        attended = adapters.after_attention(attended)
-    tokens = tokens + attended
-    normed = block.layer_norm2(tokens)
-    output = linear(linear(normed, block.mlp.lin1, "gelu"), block.mlp.lin2)
-    if adapters is not None:
-        output = output + adapters.beside_feedforward(normed)
-    return tokens + output
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(3, width, kernel_size=patch, stride=patch)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(N, 3, S, S) -> (N, g, g, D)."""
+        return channels_last(self.projection(pixels.to(self.projection.weight.dtype)))
 
 
-def attend(attention: Any, tokens: Tensor) -> Tensor:
-    """Attention with SAM's decomposed relative positions.
+class FeedForward(nn.Module):
+    """Two linear layers with GELU between, four times as wide inside.
 
     Args:
-        attention: A ``SamVisionAttention``.
-        tokens: Windows or whole maps (N, h, w, D).
+        width: Channels D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(width, 4 * width)
+        self.lin2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return linear(linear(x, self.lin1, "gelu"), self.lin2)
+
+
+class RelativeAttention(nn.Module):
+    """Attention with decomposed relative positions (Li et al. 2022, arXiv 2112.01526).
+
+    Args:
+        width: Channels D.
+        heads: Attention heads.
+        side: Side of the maps that it is given.
+    """
+
+    def __init__(self, width: int, heads: int, side: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.rel_pos_h, self.rel_pos_w = (nn.Parameter(torch.zeros(2 * side - 1, width // heads)) for _ in range(2))
+        self.derived = Derived()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Windows or whole maps (N, h, w, D) -> the same shape."""
+        count, height, width, _ = tokens.shape
+        packed = linear(tokens, self.qkv).reshape(count, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = packed.flatten(1, 2)  # (N*heads, h*w, d) each
+        step = len(query)
+        if not torch.is_grad_enabled():
+            step = max(1, BIAS_BYTES // ((height * width) ** 2 * query.element_size()))
+        parts = []
+        for some in range(0, len(query), step):
+            rows = slice(some, some + step)
+            bias = self._bias(query[rows], height, width)  # (n, h*w, h*w)
+            # As heads of one image: torch has a kernel for that on a CPU, and none for three axes.
+            q, k, v = (tensor[None, rows] for tensor in (query, key, value))  # (1, n, h*w, d)
+            parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])[0])  # (n, h*w, d)
+        attended = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return linear(attended.unflatten(0, (count, self.heads)).transpose(1, 2).reshape(tokens.shape), self.proj)
+
+    def _bias(self, query: Tensor, height: int, width: int) -> Tensor:
+        """What distances down and across add to the scores of queries (n, h*w, d): (n, h*w, h*w)."""
+        maps = query.unflatten(1, (height, width))  # (n, h, w, d)
+        down = self.derived.get(("down", height), [self.rel_pos_h], lambda: by_distance(self.rel_pos_h, height))
+        across = self.derived.get(("across", width), [self.rel_pos_w], lambda: by_distance(self.rel_pos_w, width))
+        rows = torch.einsum("nhwd,hkd->nhwk", maps, down)  # (n, h, w, h)
+        columns = torch.einsum("nhwd,wkd->nhwk", maps, across)  # (n, h, w, w)
+        return (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(3).flatten(1, 2)
+
+
+def by_distance(table: Tensor, side: int) -> Tensor:
+    """Look embeddings up for every pair of places on a line.
+
+    Args:
+        table: For the distances from -(n - 1) to n - 1 (2n - 1, d); enlarged where ``side`` is not n.
+        side: Places on the line.
 
     Returns:
-        Same shape.
+        (side, side, d): for each query place, the embedding of each key place.
     """
-    count, height, width, _ = tokens.shape
-    heads = attention.num_attention_heads
-    packed = linear(tokens, attention.qkv).reshape(count, height * width, 3, heads, -1).permute(2, 0, 3, 1, 4)
-    query, key, value = packed.flatten(1, 2)  # (N*heads, h*w, d) each
-    step = len(query)
-    if not torch.is_grad_enabled():
-        step = max(1, BIAS_BYTES // ((height * width) ** 2 * query.element_size()))
-    parts = []
-    for some in range(0, len(query), step):
-        rows = slice(some, some + step)
-        bias = attention.get_decomposed_rel_pos(
-            query[rows], attention.rel_pos_h, attention.rel_pos_w, (height, width), (height, width)
-        ).flatten(1, 2)  # (n, h*w, h, w)
-        # As heads of one image: torch has a kernel for that on a CPU, and none for three axes.
-        q, k, v = (tensor[None, rows] for tensor in (query, key, value))  # (1, n, h*w, d)
-        parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=bias.flatten(2)[None])[0])  # (n, h*w, d)
-    attended = torch.cat(parts).unflatten(0, (count, heads)).transpose(1, 2).reshape(tokens.shape)
-    return linear(attended, attention.proj)
+    distances = 2 * side - 1
+    if len(table) != distances:
+        table = F.interpolate(table.t()[None], size=distances, mode="linear")[0].t()
+    places = torch.arange(side, device=table.device)
+    return table[places[:, None] - places[None, :] + side - 1]
+
+
+class VitBlock(nn.Module):
+    """Attention within windows or over the whole map, then a feed-forward network.
+
+    Args:
+        config: The shape.
+        window: Side of the windows, 0 for the whole map.
+    """
+
+    def __init__(self, config: SamConfig, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.layer_norm1 = nn.LayerNorm(config.vit_width, NORM_EPSILON)
+        self.attn = RelativeAttention(config.vit_width, config.vit_heads, window or config.grid)
+        self.layer_norm2 = nn.LayerNorm(config.vit_width, NORM_EPSILON)
+        self.mlp = FeedForward(config.vit_width)
+
+    def forward(self, tokens: Tensor, adapters: BlockAdapters | None = None) -> Tensor:
+        """Run the block.
+
+        Args:
+            tokens: (N, g, g, D).
+            adapters: What changes it; they work on single tokens, so it does not matter that windows are closed
+                already.
+
+        Returns:
+            Same shape.
+        """
+        attended = self._attend(self.layer_norm1(tokens))
+        if adapters is not None:
+            attended = adapters.after_attention(attended)
+        tokens = tokens + attended
+        normed = self.layer_norm2(tokens)
+        output = self.mlp(normed)
+        if adapters is not None:
+            output = output + adapters.beside_feedforward(normed)
+        changed: Tensor = tokens + output
+        return changed
+
+    def _attend(self, tokens: Tensor) -> Tensor:
+        if not self.window:
+            whole: Tensor = self.attn(tokens)
+            return whole
+        count, height, width, _ = tokens.shape
+        side = self.window
+        down, across = -height % side, -width % side
+        padded = F.pad(tokens, (0, 0, 0, across, 0, down))  # zeros, which are keys like others
+        rows, columns = padded.shape[1] // side, padded.shape[2] // side
+        windows = padded.reshape(count, rows, side, columns, side, -1).transpose(2, 3).flatten(0, 2)
+        attended = self.attn(windows).reshape(count, rows, columns, side, side, -1)
+        return attended.transpose(2, 3).reshape(padded.shape)[:, :height, :width]
+
+
+class Neck(nn.Module):
+    """From the ViT's channels to the hidden width.
+
+    Args:
+        inputs: Channels D.
+        outputs: Channels C.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, kernel_size=1, bias=False)
+        self.layer_norm1 = nn.LayerNorm(outputs, NORM_EPSILON)
+        self.conv2 = nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False)
+        self.layer_norm2 = nn.LayerNorm(outputs, NORM_EPSILON)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(N, g, g, D) -> (N, C, g, g)."""
+        x = self.layer_norm1(product(tokens, self.conv1.weight.flatten(1)))
+        return channels_first(self.layer_norm2(channels_last(self.conv2(channels_first(x)))))
+
+
+class ImageEncoder(nn.Module):
+    """Patches, blocks and neck; ``Sam.encode`` runs them.
+
+    Args:
+        config: The shape.
+    """
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbedding(config.vit_width, config.patch)
+        self.pos_embed = nn.Parameter(torch.zeros(1, config.grid, config.grid, config.vit_width))
+        self.layers = nn.ModuleList(
+            VitBlock(config, 0 if index in config.vit_global_blocks else config.vit_window)
+            for index in range(config.vit_layers)
+        )
+        self.neck = Neck(config.vit_width, config.hidden)

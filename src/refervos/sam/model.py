@@ -1,8 +1,5 @@
 """SAM as pure tensor functions: encode, embed prompts, decode. Nothing here keeps state between calls.
 
-The modules are those of transformers' ``SamModel``; its own orchestration is not used: it computes image embeddings
-without gradients, and its decoder neither takes further tokens nor tells what became of them.
-
 Shapes: N rows, V frames, C = ``hidden``, D = ``vit_width``, g = ``grid``, S = ``image_size``.
 """
 
@@ -17,10 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 from refervos.derived import Derived
 from refervos.frames import enlarge
-from refervos.precision import without_autocast
-from refervos.sam.config import SamConfig, hf_config
-from refervos.sam.image_encoder import BlockAdapters, run_block
-from refervos.sam.mask_decoder import Decoded, decode
+from refervos.sam.config import SamConfig
+from refervos.sam.image_encoder import BlockAdapters, ImageEncoder
+from refervos.sam.layers import FourierPositions, PromptEncoder, draw_weights
+from refervos.sam.mask_decoder import Decoded, MaskDecoder
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,8 @@ class ImageFeatures:
     between: tuple[Tensor, ...]
 
 
-class Sam(nn.Module):
-    """SAM's modules behind tensor functions.
+class SamBoxes(nn.Module):
+    """SAM's boxes, named as in the files of transformers; random weights are drawn as before training.
 
     Args:
         config: The shape.
@@ -45,38 +42,48 @@ class Sam(nn.Module):
 
     def __init__(self, config: SamConfig) -> None:
         super().__init__()
-        from transformers import SamModel
+        # One Fourier table serves the image's positions and the clicks'.
+        self.shared_image_embedding = FourierPositions(config.hidden, parameter=True)
+        self.vision_encoder = ImageEncoder(config)
+        self.prompt_encoder = PromptEncoder(
+            config.hidden, config.image_size, self.shared_image_embedding, stacked=False
+        )
+        self.mask_decoder = MaskDecoder(config)
+        self.apply(draw_weights)
 
+
+class Sam(nn.Module):
+    """SAM behind tensor functions.
+
+    Args:
+        config: The shape.
+    """
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__()
         self.config = config
-        self.sam = SamModel(hf_config(config))
-        # One Fourier table serves the image's positions and the clicks'. SAM draws it with deviation 1; transformers,
-        # which always loads it, with half the encoder's width, under which neighbouring places have nothing in common.
-        fourier = self.sam.shared_image_embedding.positional_embedding
-        nn.init.normal_(fourier)
-        fourier.requires_grad_(False)
-        self.sam.prompt_encoder.shared_embedding.positional_embedding = fourier
+        self.sam = SamBoxes(config)
         self.derived = Derived()
 
     @property
-    def vision_encoder(self) -> nn.Module:
+    def vision_encoder(self) -> ImageEncoder:
         """ViT and neck."""
         return self.sam.vision_encoder
 
     @property
-    def prompt_encoder(self) -> nn.Module:
+    def prompt_encoder(self) -> PromptEncoder:
         """Clicks, boxes and masks to tokens and maps."""
         return self.sam.prompt_encoder
 
     @property
-    def mask_decoder(self) -> nn.Module:
+    def mask_decoder(self) -> MaskDecoder:
         """Two-way transformer, upscaling and heads."""
         return self.sam.mask_decoder
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
-        dtype: torch.dtype = self.sam.prompt_encoder.no_mask_embed.weight.dtype
-        return dtype
+        return self.sam.prompt_encoder.no_mask_embed.weight.dtype
 
     def compute_in(self, dtype: torch.dtype) -> Sam:
         """Convert the weights, but not the Fourier table: positions stay exact.
@@ -104,7 +111,7 @@ class Sam(nn.Module):
             The features.
         """
         encoder = self.sam.vision_encoder
-        tokens = encoder.patch_embed(pixels.to(self.dtype)) + encoder.pos_embed  # (V, g, g, D)
+        tokens = encoder.patch_embed(pixels) + encoder.pos_embed  # (V, g, g, D)
         between = []
         learns = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in encoder.parameters())
         for index, block in enumerate(encoder.layers):
@@ -112,9 +119,9 @@ class Sam(nn.Module):
             learns = learns or changed is not None  # before that, gradients would only cost time
             with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
                 if checkpointed and changed is not None and torch.is_grad_enabled():
-                    tokens = checkpoint(run_block, block, tokens, changed, use_reentrant=False)
+                    tokens = checkpoint(block, tokens, changed, use_reentrant=False)
                 else:
-                    tokens = run_block(block, tokens, changed)
+                    tokens = block(tokens, changed)
             if index in self.config.vit_global_blocks[:-1]:
                 between.append(tokens)
         return ImageFeatures(encoder.neck(tokens), tuple(between))
@@ -129,13 +136,7 @@ class Sam(nn.Module):
         Returns:
             Tokens (N, P, C).
         """
-        encoder = self.sam.prompt_encoder
-        size = (self.config.image_size, self.config.image_size)
-        with without_autocast(points):
-            places = encoder.shared_embedding((points + 0.5).unsqueeze(1), size).squeeze(1).to(self.dtype)  # (N, P, C)
-        kinds = torch.cat([embedding.weight for embedding in encoder.point_embed])  # (4, C)
-        known = places + kinds[labels.clamp(min=0)]
-        return torch.where(labels.unsqueeze(-1) < 0, encoder.not_a_point_embed.weight, known)
+        return self.sam.prompt_encoder.embed_points(points, labels)
 
     def embed_mask(self, mask_logits: Tensor) -> Tensor:
         """Dense prompt of low-resolution mask logits, (N, 1, 4g, 4g) -> (N, C, g, g)."""
@@ -144,7 +145,7 @@ class Sam(nn.Module):
 
     def no_mask(self) -> Tensor:
         """The dense prompt where there is no mask, (1, C, 1, 1)."""
-        return self.sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        return self.sam.prompt_encoder.no_mask()
 
     def decode(
         self,
@@ -156,20 +157,10 @@ class Sam(nn.Module):
         shift: Tensor | None = None,
     ) -> Decoded:
         """Turn features with a dense prompt added (N, C, g, g) and tokens (N, P, C) into masks, see ``decode``."""
-        return decode(
-            self.sam.mask_decoder, image, self._image_positions(), prompts, keep, multimask=multimask, shift=shift
-        )
-
-    def _image_positions(self) -> Tensor:
-        """Fourier features of the places of the grid (1, C, g, g), exact whatever the weights' type."""
-        table = self.sam.shared_image_embedding.positional_embedding
-
-        def compute() -> Tensor:
-            with without_autocast(table):
-                positions: Tensor = self.sam.get_image_wide_positional_embeddings()
-            return positions
-
-        return self.derived.get("image positions", [table], compute)
+        positions, side = self.sam.shared_image_embedding, self.config.grid
+        places = self.derived.get("positions", [positions.positional_embedding], lambda: positions.grid(side))
+        decoded: Decoded = self.sam.mask_decoder(image, places, prompts, keep, multimask=multimask, shift=shift)
+        return decoded
 
     def upsample(self, mask_logits: Tensor) -> Tensor:
         """Low-resolution mask logits (N, M, 4g, 4g) to the placed image (N, M, S, S), bilinear."""

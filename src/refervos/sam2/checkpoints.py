@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from refervos.errors import CheckpointError, ConfigError
-from refervos.sam2.config import SAM2_PRESETS, Sam2Config, as_version_2_1, config_from_hf
+from refervos.sam2.config import SAM2_PRESETS, Sam2Config, as_version_2_1, config_from_folder
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.sam_names import MASK_DECODER_TO_META, PROMPT_ENCODER_TO_META, heads_to_meta, load_hf_tensors
 from refervos.weights import Rules, Undrawn, first_line, load_renamed, model_tensors, read_torch_file, rename
@@ -135,20 +135,17 @@ def _load_hf_folder(folder: Path) -> Sam2Tracker:
 
 
 def _read_hf_config(folder: Path) -> Sam2Config:
-    from transformers import Sam2VideoConfig
-
     file = folder / "config.json"
     if not file.is_file():
         raise CheckpointError(f"{folder} has no config.json; give a Hugging Face SAM2 folder.")
     try:
-        kind = json.loads(file.read_text()).get("model_type")
-        # transformers takes any model's configuration, with a warning, and fills the gaps with SAM2.1 tiny.
-        hf = Sam2VideoConfig.from_pretrained(str(folder)) if kind in ("sam2_video", "sam2") else None
+        header = json.loads(file.read_text())
+        kind = header.get("model_type")
     except Exception as error:
         raise CheckpointError(f"{file} is not a readable configuration ({first_line(error)}).") from error
-    if hf is None:
+    if kind not in ("sam2_video", "sam2"):
         raise CheckpointError(f"{file} is of a model of type {kind}; give a Hugging Face SAM2 folder (sam2_video).")
     try:
-        return config_from_hf(hf)
+        return config_from_folder(header)
     except ConfigError as error:
         raise CheckpointError(f"{file} does not fit: {error}") from error

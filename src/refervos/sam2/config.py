@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from refervos.errors import ConfigError
+from refervos.typed_config import config_from_mapping, looked_up
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Sam2Config:
         hiera_global_blocks: Positions (over all blocks) that attend globally.
         hiera_background: Side of the coarse position embedding.
         hidden: Width of everything after the backbone (features, prompts, pointers); a multiple of ``memory_width``.
-        memory_width: Channels of a memory map; transformers' memory attention supports 64 only.
+        memory_width: Channels of a memory map, 64.
         memory_layers: Layers of the memory attention.
         memory_feedforward: Width of their feed-forward networks.
         fuser_feedforward: Width inside the memory encoder's fuser blocks.
@@ -120,69 +122,31 @@ def as_version_2_1(config: Sam2Config) -> Sam2Config:
     return replace(config, occlusion_embedding=True, pointer_time_encoding=True)
 
 
-def hf_config(config: Sam2Config) -> Any:
-    """The transformers configuration that builds this tracker's modules.
-
-    Args:
-        config: The tracker's shape.
-
-    Returns:
-        A ``transformers.Sam2VideoConfig``.
-    """
-    from transformers import Sam2VideoConfig
-    from transformers.models.sam2.configuration_sam2 import Sam2HieraDetConfig, Sam2VisionConfig
-    from transformers.models.sam2_video.configuration_sam2_video import (
-        Sam2VideoMaskDecoderConfig,
-        Sam2VideoPromptEncoderConfig,
-    )
-
-    size, hidden, grid = config.image_size, config.hidden, config.grid
-    backbone = Sam2HieraDetConfig(
-        hidden_size=config.hiera_width,
-        num_attention_heads=config.hiera_heads,
-        image_size=[size, size],
-        blocks_per_stage=list(config.hiera_blocks),
-        embed_dim_per_stage=list(config.stage_widths),
-        num_attention_heads_per_stage=[config.hiera_heads * 2**stage for stage in range(4)],
-        window_size_per_stage=list(config.hiera_windows),
-        global_attention_blocks=list(config.hiera_global_blocks),
-        window_positional_embedding_background_size=[config.hiera_background, config.hiera_background],
-    )
-    vision = Sam2VisionConfig(
-        backbone_config=backbone,
-        backbone_channel_list=list(reversed(config.stage_widths)),
-        backbone_feature_sizes=[[4 * grid, 4 * grid], [2 * grid, 2 * grid], [grid, grid]],
-        fpn_hidden_size=hidden,
-    )
-    # Config objects, never partial dicts: some transformers releases build a dict into the wrong class.
-    return Sam2VideoConfig(
-        vision_config=vision,
-        prompt_encoder_config=Sam2VideoPromptEncoderConfig(hidden_size=hidden, image_size=size),
-        mask_decoder_config=Sam2VideoMaskDecoderConfig(
-            hidden_size=hidden,
-            mlp_dim=config.decoder_feedforward,
-            num_hidden_layers=config.decoder_layers,
-            num_attention_heads=config.decoder_heads,
-            attention_downsample_rate=config.decoder_downsample,
-            iou_head_hidden_dim=hidden,
-            dynamic_multimask_via_stability=config.multimask_stability,
-        ),
-        image_size=size,
-        num_maskmem=config.memory_slots,
-        max_object_pointers_in_encoder=config.pointer_limit,
-        enable_occlusion_spatial_embedding=config.occlusion_embedding,
-        enable_temporal_pos_encoding_for_object_pointers=config.pointer_time_encoding,
-        memory_attention_hidden_size=hidden,
-        memory_attention_num_layers=config.memory_layers,
-        memory_attention_feed_forward_hidden_size=config.memory_feedforward,
-        memory_attention_rope_feat_sizes=[grid, grid],
-        memory_encoder_hidden_size=hidden,
-        memory_encoder_output_channels=config.memory_width,
-        mask_downsampler_embed_dim=hidden,
-        memory_fuser_embed_dim=hidden,
-        memory_fuser_intermediate_dim=config.fuser_feedforward,
-    )
-
+FIELDS_IN_FOLDERS: dict[str, tuple[str, Any]] = {
+    "image_size": ("image_size", 1024),
+    "hiera_width": ("vision_config.backbone_config.hidden_size", 96),
+    "hiera_heads": ("vision_config.backbone_config.num_attention_heads", 1),
+    "hiera_blocks": ("vision_config.backbone_config.blocks_per_stage", (1, 2, 7, 2)),
+    "hiera_windows": ("vision_config.backbone_config.window_size_per_stage", (8, 4, 14, 7)),
+    "hiera_global_blocks": ("vision_config.backbone_config.global_attention_blocks", (5, 7, 9)),
+    "hiera_background": ("vision_config.backbone_config.window_positional_embedding_background_size", (7, 7)),
+    "hidden": ("vision_config.fpn_hidden_size", 256),
+    "memory_width": ("memory_encoder_output_channels", 64),
+    "memory_layers": ("memory_attention_num_layers", 4),
+    "memory_feedforward": ("memory_attention_feed_forward_hidden_size", 2048),
+    "fuser_feedforward": ("memory_fuser_intermediate_dim", 1024),
+    "decoder_layers": ("mask_decoder_config.num_hidden_layers", 2),
+    "decoder_heads": ("mask_decoder_config.num_attention_heads", 8),
+    "decoder_feedforward": ("mask_decoder_config.mlp_dim", 2048),
+    "decoder_downsample": ("mask_decoder_config.attention_downsample_rate", 2),
+    "memory_slots": ("num_maskmem", 7),
+    "pointer_limit": ("max_object_pointers_in_encoder", 16),
+    "occlusion_embedding": ("enable_occlusion_spatial_embedding", True),
+    "pointer_time_encoding": ("enable_temporal_pos_encoding_for_object_pointers", True),
+    "multimask_stability": ("mask_decoder_config.dynamic_multimask_via_stability", True),
+}
+"""For each field of ours, its name in the ``config.json`` of a Hugging Face folder, and what it is where that leaves it
+out: transformers' defaults, which are those of SAM2.1 tiny."""
 
 _PUBLISHED_BEHAVIOUR: dict[str, Any] = {
     "multimask_output_in_sam": True,
@@ -198,46 +162,25 @@ _PUBLISHED_BEHAVIOUR: dict[str, Any] = {
 """Fields of a ``Sam2VideoConfig`` that change what the model does but no shape."""
 
 
-def config_from_hf(hf: Any) -> Sam2Config:
-    """Read our configuration off a ``Sam2VideoConfig`` (the ``config.json`` of a Hugging Face SAM2 folder).
+def config_from_folder(header: Mapping[str, Any]) -> Sam2Config:
+    """Read our configuration off the ``config.json`` of a Hugging Face SAM2 folder.
 
     Args:
-        hf: A ``transformers.Sam2VideoConfig``.
+        header: What the file holds.
 
     Returns:
         The tracker's shape. Fields that we do not model must have their published values: loading the weights
         strictly checks every shape, and what no shape shows is checked here.
 
     Raises:
-        ConfigError: When the model was made to behave in a way that we do not know.
+        ConfigError: When the model was made to behave in a way that we do not know, or a value has the wrong type.
     """
-    for field, published in _PUBLISHED_BEHAVIOUR.items():
-        section, _, name = field.rpartition(".")
-        value = getattr(getattr(hf, section) if section else hf, name)
+    for name, published in _PUBLISHED_BEHAVIOUR.items():
+        value = looked_up(header, name, published)
         if value != published:
-            raise ConfigError(f"{field} is {value}; only the published value {published} is supported.")
-    backbone, decoder = hf.vision_config.backbone_config, hf.mask_decoder_config
-    background = backbone.window_positional_embedding_background_size
-    return Sam2Config(
-        image_size=int(hf.image_size if isinstance(hf.image_size, int) else hf.image_size[0]),
-        hiera_width=backbone.hidden_size,
-        hiera_heads=backbone.num_attention_heads,
-        hiera_blocks=tuple(backbone.blocks_per_stage),
-        hiera_windows=tuple(backbone.window_size_per_stage),
-        hiera_global_blocks=tuple(backbone.global_attention_blocks),
-        hiera_background=int(background[0]),
-        hidden=hf.vision_config.fpn_hidden_size,
-        memory_width=hf.memory_encoder_output_channels,
-        memory_layers=hf.memory_attention_num_layers,
-        memory_feedforward=hf.memory_attention_feed_forward_hidden_size,
-        fuser_feedforward=hf.memory_fuser_intermediate_dim,
-        decoder_layers=decoder.num_hidden_layers,
-        decoder_heads=decoder.num_attention_heads,
-        decoder_feedforward=decoder.mlp_dim,
-        decoder_downsample=decoder.attention_downsample_rate,
-        memory_slots=hf.num_maskmem,
-        pointer_limit=hf.max_object_pointers_in_encoder,
-        occlusion_embedding=hf.enable_occlusion_spatial_embedding,
-        pointer_time_encoding=hf.enable_temporal_pos_encoding_for_object_pointers,
-        multimask_stability=decoder.dynamic_multimask_via_stability,
-    )
+            raise ConfigError(f"{name} is {value}; only the published value {published} is supported.")
+    values = {ours: looked_up(header, theirs, default) for ours, (theirs, default) in FIELDS_IN_FOLDERS.items()}
+    for name in ("image_size", "hiera_background"):  # these may be given as height and width
+        if isinstance(values[name], Sequence) and not isinstance(values[name], str):
+            values[name] = values[name][0]
+    return config_from_mapping(Sam2Config, values, "config.json")

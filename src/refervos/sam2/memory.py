@@ -174,10 +174,15 @@ def stack_readings(readings: Sequence[MemoryReading]) -> MemoryReading:
     first = readings[0]
     return MemoryReading(
         slots=first.slots,
-        maps=[torch.stack(maps) for maps in zip(*(reading.maps for reading in readings), strict=True)],
+        maps=[_stack(maps) for maps in zip(*(reading.maps for reading in readings), strict=True)],
         ages=first.ages,
-        pointers=[torch.stack(vectors) for vectors in zip(*(r.pointers for r in readings), strict=True)],
+        pointers=[_stack(vectors) for vectors in zip(*(reading.pointers for reading in readings), strict=True)],
     )
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Stack along a new first axis; of a single tensor a view."""
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
 
 
 def group_by_layout(readings: Sequence[MemoryReading], kinds: Sequence[Hashable]) -> list[list[int]]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from refervos.frames import as_rgb, stretch
-from refervos.sam2.config import Sam2Config, hf_config
+from refervos.sam2.config import Sam2Config
 
 
 class PlainSam2:
@@ -78,3 +78,70 @@ class PlainSam2:
         session.add_point_inputs(session.obj_id_to_idx(1), 0, click)
         session.obj_with_new_inputs = [1]
         return session
+
+
+def hf_config(config: Sam2Config) -> Any:
+    """Write a tracker's shape as the configuration of transformers' own SAM2.
+
+    Args:
+        config: The tracker's shape.
+
+    Returns:
+        A ``transformers.Sam2VideoConfig``.
+
+    Raises:
+        MissingDependencyError: When transformers is not installed.
+    """
+    from transformers import Sam2VideoConfig
+    from transformers.models.sam2.configuration_sam2 import Sam2HieraDetConfig, Sam2VisionConfig
+    from transformers.models.sam2_video.configuration_sam2_video import (
+        Sam2VideoMaskDecoderConfig,
+        Sam2VideoPromptEncoderConfig,
+    )
+
+    size, hidden, grid = config.image_size, config.hidden, config.grid
+    backbone = Sam2HieraDetConfig(
+        hidden_size=config.hiera_width,
+        num_attention_heads=config.hiera_heads,
+        image_size=[size, size],
+        blocks_per_stage=list(config.hiera_blocks),
+        embed_dim_per_stage=list(config.stage_widths),
+        num_attention_heads_per_stage=[config.hiera_heads * 2**stage for stage in range(4)],
+        window_size_per_stage=list(config.hiera_windows),
+        global_attention_blocks=list(config.hiera_global_blocks),
+        window_positional_embedding_background_size=[config.hiera_background, config.hiera_background],
+    )
+    vision = Sam2VisionConfig(
+        backbone_config=backbone,
+        backbone_channel_list=list(reversed(config.stage_widths)),
+        backbone_feature_sizes=[[4 * grid, 4 * grid], [2 * grid, 2 * grid], [grid, grid]],
+        fpn_hidden_size=hidden,
+    )
+    # Config objects, never partial dicts: some transformers releases build a dict into the wrong class.
+    return Sam2VideoConfig(
+        vision_config=vision,
+        prompt_encoder_config=Sam2VideoPromptEncoderConfig(hidden_size=hidden, image_size=size),
+        mask_decoder_config=Sam2VideoMaskDecoderConfig(
+            hidden_size=hidden,
+            mlp_dim=config.decoder_feedforward,
+            num_hidden_layers=config.decoder_layers,
+            num_attention_heads=config.decoder_heads,
+            attention_downsample_rate=config.decoder_downsample,
+            iou_head_hidden_dim=hidden,
+            dynamic_multimask_via_stability=config.multimask_stability,
+        ),
+        image_size=size,
+        num_maskmem=config.memory_slots,
+        max_object_pointers_in_encoder=config.pointer_limit,
+        enable_occlusion_spatial_embedding=config.occlusion_embedding,
+        enable_temporal_pos_encoding_for_object_pointers=config.pointer_time_encoding,
+        memory_attention_hidden_size=hidden,
+        memory_attention_num_layers=config.memory_layers,
+        memory_attention_feed_forward_hidden_size=config.memory_feedforward,
+        memory_attention_rope_feat_sizes=[grid, grid],
+        memory_encoder_hidden_size=hidden,
+        memory_encoder_output_channels=config.memory_width,
+        mask_downsampler_embed_dim=hidden,
+        memory_fuser_embed_dim=hidden,
+        memory_fuser_intermediate_dim=config.fuser_feedforward,
+    )

@@ -1,7 +1,6 @@
-"""The frozen SAM2 tracker as pure tensor functions: encode (stage by stage), condition, decode, remember.
+"""The SAM2 tracker as pure tensor functions: encode (stage by stage), condition, decode, remember.
 
-The modules are those of transformers' ``Sam2VideoModel``; its own orchestration (sessions, conditioning frames, one
-object at a time, bfloat16 memory, no gradients) is not used. Nothing here keeps state between calls.
+Nothing here keeps state between calls: what a track remembers is handed in, and what is to be remembered comes out.
 
 Shapes: N tracks (or frames), C = ``hidden``, g = ``grid`` (image_size / 16), S = ``image_size``.
 """
@@ -18,12 +17,15 @@ from torch import Tensor, nn
 from refervos.compilation import Stage
 from refervos.derived import Derived
 from refervos.frames import enlarge
-from refervos.linear import product
 from refervos.precision import without_autocast
-from refervos.sam2.config import Sam2Config, hf_config
-from refervos.sam2.hiera import embed_patches, run_stage
+from refervos.sam.layers import FourierPositions, Mlp, PromptEncoder, channels_first, channels_last, draw_weights
+from refervos.sam2.config import Sam2Config
+from refervos.sam2.image_encoder import ImageEncoder
+from refervos.sam2.mask_decoder import Decoded, MaskDecoder
 from refervos.sam2.memory import MemoryReading
-from refervos.sam2.memory_attention import look_back, rotary_tables
+from refervos.sam2.memory_attention import MemoryAttention, rotary_tables
+from refervos.sam2.memory_encoder import MemoryEncoder
+from refervos.sam2.positions import sine_of_age, sine_of_places
 
 NO_OBJECT_LOGIT = -1024.0
 """Mask logit of every pixel where the object score says that the object is absent."""
@@ -48,27 +50,41 @@ class FrameFeatures:
         return FrameFeatures(self.fine[indices], self.middle[indices], self.top[indices])
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """What the mask decoder says, for M candidate masks (one, or three with ``multimask``).
+class Sam2(nn.Module):
+    """SAM2's boxes, named as in the files of transformers; random weights are drawn as before training.
 
-    Attributes:
-        mask_logits: (N, M, 4g, 4g), not gated by the object score, in float32 at least.
-        ious: Predicted quality of each candidate, (N, M).
-        tokens: Output mask tokens (N, M, C).
-        early_tokens: The same tokens as they leave the first layer of the two-way transformer (N, M, C).
-        score: Object score logit (N,), or None when the model has no object score head.
+    Args:
+        config: The shape.
     """
 
-    mask_logits: Tensor
-    ious: Tensor
-    tokens: Tensor
-    early_tokens: Tensor
-    score: Tensor | None
+    def __init__(self, config: Sam2Config) -> None:
+        super().__init__()
+        hidden, width = config.hidden, config.memory_width
+        self.no_memory_embedding = nn.Parameter(torch.zeros(1, 1, hidden))
+        # Never read where a frame without memory skips the memory attention, in Meta's code either.
+        self.no_memory_positional_encoding = nn.Parameter(torch.zeros(1, 1, hidden))
+        self.memory_temporal_positional_encoding = nn.Parameter(torch.zeros(config.memory_slots, 1, 1, width))
+        self.no_object_pointer = nn.Parameter(torch.zeros(1, hidden)) if config.object_score else None
+        self.occlusion_spatial_embedding_parameter = (
+            nn.Parameter(torch.zeros(1, width)) if config.occlusion_embedding else None
+        )
+        # One Fourier table serves the image's positions and the clicks'.
+        self.shared_image_embedding = FourierPositions(hidden)
+        self.vision_encoder = ImageEncoder(config)
+        self.prompt_encoder = PromptEncoder(hidden, config.image_size, self.shared_image_embedding, stacked=True)
+        self.mask_decoder = MaskDecoder(config)
+        self.memory_attention = MemoryAttention(config)
+        self.memory_encoder = MemoryEncoder(config)
+        self.mask_downsample = nn.Conv2d(1, 1, kernel_size=4, stride=4)
+        self.object_pointer_proj = Mlp(hidden, hidden, hidden)
+        self.temporal_positional_encoding_projection_layer = (
+            nn.Linear(hidden, width) if config.pointer_time_encoding else None
+        )
+        self.apply(draw_weights)
 
 
 class Sam2Tracker(nn.Module):
-    """SAM2's modules behind five tensor functions.
+    """SAM2 behind five tensor functions.
 
     Args:
         config: The tracker's shape.
@@ -80,28 +96,13 @@ class Sam2Tracker(nn.Module):
 
     def __init__(self, config: Sam2Config) -> None:
         super().__init__()
-        from transformers import Sam2VideoModel
-
         self.config = config
-        self.sam = Sam2VideoModel(hf_config(config))
-        if not config.object_score:
-            # Referring-image checkpoints are trained without these; absent, they can neither be used nor missed.
-            self.sam.mask_decoder.obj_score_token = None
-            self.sam.mask_decoder.pred_obj_score_head = None
-            self.sam.no_object_pointer = None
-        # Both buffers describe the same Fourier features; with random weights transformers draws them apart, and then
-        # clicks cannot be matched to places.
-        fourier = self.sam.shared_image_embedding.positional_embedding
-        self.sam.prompt_encoder.shared_embedding.positional_embedding = fourier
+        self.sam = Sam2(config)
         # Position maps are computed once, in float32: in bfloat16 they would be wrong by up to 0.15.
-        top = (1, config.hidden, config.grid, config.grid)
-        memory = (1, config.memory_width, config.grid, config.grid)
-        cpu, exact = torch.device("cpu"), torch.float32
-        sine_top = self.sam.vision_encoder.neck.position_encoding(top, cpu, exact)  # (1, C, g, g)
-        sine_memory = self.sam.memory_encoder.position_encoding(memory, cpu, exact)  # (1, 64, g, g)
-        self.register_buffer("sine_top", sine_top.clone(), persistent=False)
-        self.register_buffer("sine_memory", sine_memory.clone(), persistent=False)
-        self.register_buffer("rotary", rotary_tables(self.sam.memory_attention), persistent=False)  # (2, g*g, C/2)
+        for name, width in (("sine_top", config.hidden), ("sine_memory", config.memory_width)):
+            places = sine_of_places(config.grid, width).t().unflatten(1, (config.grid, config.grid))
+            self.register_buffer(name, places.unsqueeze(0), persistent=False)  # (1, width, g, g)
+        self.register_buffer("rotary", rotary_tables(config.grid, config.hidden), persistent=False)  # (2, g*g, C/2)
         self.derived = Derived()
 
     def compute_in(self, dtype: torch.dtype) -> Sam2Tracker:
@@ -115,18 +116,14 @@ class Sam2Tracker(nn.Module):
         Returns:
             Itself.
         """
-        sam = self.sam
-        backbone, rotation = sam.vision_encoder.backbone, sam.memory_attention.rotary_emb
+        backbone = self.sam.vision_encoder.backbone
         exact = {
             id(table)
             for table in (
                 self.sine_top,
                 self.sine_memory,
                 self.rotary,
-                rotation.inv_freq,
-                rotation.original_inv_freq,
-                sam.shared_image_embedding.positional_embedding,
-                sam.prompt_encoder.shared_embedding.positional_embedding,
+                self.sam.shared_image_embedding.positional_embedding,
                 backbone.pos_embed,
                 backbone.pos_embed_window,
             )
@@ -136,8 +133,7 @@ class Sam2Tracker(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
-        dtype: torch.dtype = self.sam.no_memory_embedding.dtype
-        return dtype
+        return self.sam.no_memory_embedding.dtype
 
     def stages_to_compile(self) -> tuple[Stage, ...]:
         """Image stages, memory attention for a full memory, decoder and memory encoder.
@@ -169,7 +165,7 @@ class Sam2Tracker(nn.Module):
         Returns:
             Tokens (N, 4g, 4g, hiera_width), channels last.
         """
-        return embed_patches(self.sam.vision_encoder.backbone, pixels, self.derived)
+        return self.sam.vision_encoder.backbone.embed_patches(pixels)
 
     def encode_stage(self, stage: int, tokens: Tensor) -> Tensor:
         """Run the blocks of one Hiera stage.
@@ -181,9 +177,7 @@ class Sam2Tracker(nn.Module):
         Returns:
             Tokens of this stage, channels last; each stage after the first halves the grid and doubles the channels.
         """
-        backbone = self.sam.vision_encoder.backbone
-        start = 0 if stage == 0 else backbone.stage_ends[stage - 1] + 1
-        return run_stage(backbone.blocks[start : backbone.stage_ends[stage] + 1], tokens, self.derived)
+        return self.sam.vision_encoder.backbone.run_stage(stage, tokens)
 
     def encode(self, pixels: Tensor) -> list[Tensor]:
         """Run the whole image encoder.
@@ -217,30 +211,13 @@ class Sam2Tracker(nn.Module):
 
     def fine_level(self, first: Tensor) -> Tensor:
         """The finest level of the pyramid, from the first stage alone: (N, 4g, 4g, width) -> (N, C/8, 4g, 4g)."""
-        lateral, decoder = self.sam.vision_encoder.neck.convs, self.sam.mask_decoder
-        return self._pointwise(first, lateral[3], decoder.conv_s0).permute(0, 3, 1, 2)
+        return channels_first(self.sam.vision_encoder.neck.lateral(0, first, self.sam.mask_decoder.conv_s0))
 
     def coarse_levels(self, second: Tensor, third: Tensor, fourth: Tensor) -> tuple[Tensor, Tensor]:
         """The other two levels, (N, C/4, 2g, 2g) and (N, C, g, g), from the stages after the first."""
-        lateral, decoder = self.sam.vision_encoder.neck.convs, self.sam.mask_decoder
-        coarse = self._pointwise(fourth, lateral[0])[:, :, None, :, None]  # (N, g/2, 1, g/2, 1, C)
-        top = self._pointwise(third, lateral[1])  # (N, g, g, C)
-        sums = top.reshape(*coarse.shape[:2], 2, coarse.shape[3], 2, -1) + coarse  # (N, g/2, 2, g/2, 2, C)
-        middle = self._pointwise(second, lateral[2], decoder.conv_s1)  # (N, 2g, 2g, C/4)
-        return middle.permute(0, 3, 1, 2), sums.reshape(top.shape).permute(0, 3, 1, 2)
-
-    def _pointwise(self, image: Tensor, *convolutions: Any) -> Tensor:
-        """1 x 1 convolutions, multiplied into one before they meet the image: (N, H, W, C) -> (N, H, W, D)."""
-
-        def multiply() -> tuple[Tensor, Tensor]:
-            weight, bias = convolutions[0].weight.flatten(1), convolutions[0].bias
-            for each in convolutions[1:]:
-                outer = each.weight.flatten(1)
-                weight, bias = outer @ weight, outer @ bias + each.bias
-            return weight, bias
-
-        weights = [tensor for each in convolutions for tensor in (each.weight, each.bias)]
-        return product(image, *self.derived.get(("pointwise", *map(id, convolutions)), weights, multiply))
+        neck = self.sam.vision_encoder.neck
+        middle = neck.lateral(1, second, self.sam.mask_decoder.conv_s1)
+        return channels_first(middle), channels_first(neck.coarsest(third, fourth))
 
     # Condition.
 
@@ -276,14 +253,13 @@ class Sam2Tracker(nn.Module):
         Returns:
             Conditioned features (N, C, g, g).
         """
-        conditioned = look_back(
-            self.sam.memory_attention,
-            (top + 0.1 * self.sine_top).to(top.dtype).flatten(2).transpose(1, 2),  # (N, g*g, C)
-            maps=[features.flatten(2).to(top.dtype) for features in maps],
-            codes=codes,
-            pointers=(pointers, positions) if pointers.shape[1] else None,
-            rotary=self.rotary,
-            derived=self.derived,
+        conditioned = self.sam.memory_attention(
+            tokens_of((top + 0.1 * self.sine_top).to(top.dtype)),  # (N, g*g, C)
+            [tokens_of(features).to(top.dtype) for features in maps],  # (N, g*g, 64) each
+            codes,
+            pointers,
+            positions,
+            self.rotary,
         )  # (N, g*g, C)
         return conditioned.transpose(1, 2).unflatten(2, top.shape[2:])
 
@@ -292,8 +268,7 @@ class Sam2Tracker(nn.Module):
         slots = self.sam.memory_temporal_positional_encoding  # (slots, 1, 1, 64)
 
         def compute() -> Sequence[Tensor]:
-            sine = self.sine_memory.flatten(2)[0].t()  # (g*g, 64)
-            return (sine + slots[:, 0]).to(dtype).unbind()
+            return (tokens_of(self.sine_memory) + slots[:, 0]).to(dtype).unbind()
 
         return self.derived.get(("codes", dtype), [slots, self.sine_memory], compute)
 
@@ -312,19 +287,20 @@ class Sam2Tracker(nn.Module):
         if not memory.pointers:
             return top.new_zeros(len(top), 0, width), top.new_zeros(0, width)
         tokens = torch.stack(memory.pointers, dim=1).to(top.dtype).unflatten(-1, (split, width)).flatten(1, 2)
-        if not self.config.pointer_time_encoding:
+        projection = self.sam.temporal_positional_encoding_projection_layer
+        if projection is None:
             return tokens, tokens.new_zeros(tokens.shape[1:])
         ages = torch.tensor(memory.ages, dtype=torch.float32).to(tokens.device, non_blocking=True)
         with without_autocast(ages):
             waves = sine_of_age(ages / (self.config.pointer_limit - 1), self.config.hidden)  # (P, C)
-        positions = self.sam.temporal_positional_encoding_projection_layer(waves.to(top.dtype))  # (P, 64)
+        positions = projection(waves.to(top.dtype))  # (P, 64)
         return tokens, positions.to(top.dtype).repeat_interleave(split, dim=0)
 
     # Decode.
 
     def padding_points(self, count: int) -> Tensor:
         """The two "not a point" tokens that SAM2 feeds when there are no clicks, (count, 2, C)."""
-        return self.sam.prompt_encoder.not_a_point_embed.weight.expand(count, 2, -1)
+        return self.sam.prompt_encoder.padding(2).expand(count, -1, -1)
 
     def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
         """Prompt tokens of clicks and box corners.
@@ -336,14 +312,14 @@ class Sam2Tracker(nn.Module):
         Returns:
             Tokens (N, P + 1, C), the last one padding.
         """
-        with without_autocast(points):
-            sparse, _ = self.sam.prompt_encoder(points.unsqueeze(1), labels.unsqueeze(1), None, None)
-        tokens: Tensor = sparse.squeeze(1).to(self.dtype)
-        return tokens
+        encoder = self.sam.prompt_encoder
+        tokens = encoder.embed_points(points, labels)
+        return torch.cat([tokens, encoder.padding(1).expand(len(tokens), -1, -1)], dim=1)
 
     def embed_mask(self, mask: Tensor) -> Tensor:
         """Dense prompt of a mask in [0, 1], (N, 1, S, S) -> (N, C, g, g)."""
-        return self.sam.prompt_encoder.mask_embed(self.sam.mask_downsample(mask.to(self.dtype)))
+        dense: Tensor = self.sam.prompt_encoder.mask_embed(self.sam.mask_downsample(mask.to(self.dtype)))
+        return dense
 
     def decode(
         self,
@@ -366,46 +342,15 @@ class Sam2Tracker(nn.Module):
         Returns:
             The decoder's answer.
         """
-        count = conditioned.shape[0]
-        tokens = self._decoder_tokens(sparse)  # (N, 1, K, C)
-        keys, key_positions = self._decoder_image(conditioned, dense)  # (N, 1, g*g, C)
-        decoder = self.sam.mask_decoder
-        transformer = decoder.transformer
-        queries, early = tokens, tokens
-        for depth, layer in enumerate(transformer.layers):
-            queries, keys, _ = layer(queries, keys, tokens, key_positions, None)
-            if depth == 0:
-                early = queries
-        attended, _ = transformer.final_attn_token_to_image(queries + tokens, keys + key_positions, keys)
-        queries = transformer.layer_norm_final_attn(queries + attended)
-
-        image = keys.transpose(2, 3).reshape(conditioned.shape)  # (N, C, g, g)
-        upscaled = decoder.upscale_conv1(image) + features.middle  # (N, C/4, 2g, 2g)
-        upscaled = decoder.activation(decoder.upscale_layer_norm(upscaled))
-        upscaled = decoder.activation(decoder.upscale_conv2(upscaled) + features.fine)  # (N, C/8, 4g, 4g)
-
-        first = self._first_mask_token
-        stability = self.config.multimask_stability and not multimask and not self.training
-        wanted = range(4) if stability else range(1, 4) if multimask else range(1)
-        mask_tokens = queries[:, 0, first : first + 4]  # (N, 4, C)
-        weights = torch.stack(
-            [decoder.output_hypernetworks_mlps[index](mask_tokens[:, index]) for index in wanted], dim=1
-        )  # (N, M, C/8)
-        exact = torch.promote_types(weights.dtype, torch.float32)  # what is compared with zero is not rounded
-        with without_autocast(weights):
-            logits = weights.to(exact) @ upscaled.flatten(2).to(exact)
-        logits = logits.reshape(count, -1, *upscaled.shape[-2:])  # (N, M, 4g, 4g)
-        ious = decoder.iou_prediction_head(queries[:, 0, first - 1])[:, wanted.start : wanted.stop]  # (N, M)
-        if stability:
-            logits, ious = steadiest_mask(logits, ious)
-        chosen = slice(1, 4) if multimask else slice(0, 1)
-        return Decoded(
-            mask_logits=logits,
-            ious=ious,
-            tokens=mask_tokens[:, chosen],
-            early_tokens=early[:, 0, first : first + 4][:, chosen],
-            score=decoder.pred_obj_score_head(queries[:, 0, 0])[:, 0] if self.config.object_score else None,
+        decoded: Decoded = self.sam.mask_decoder(
+            self._with_dense_prompt(conditioned, dense),
+            self._image_positions(),
+            sparse,
+            channels_last(features.middle),
+            channels_last(features.fine),
+            multimask=multimask,
         )
+        return decoded
 
     def early_token(self, conditioned: Tensor, sparse: Tensor) -> Tensor:
         """Mask token 0 as it leaves the decoder's first layer, without the rest of the decoder.
@@ -417,40 +362,17 @@ class Sam2Tracker(nn.Module):
         Returns:
             Tokens (N, C).
         """
-        tokens = self._decoder_tokens(sparse)
-        keys, key_positions = self._decoder_image(conditioned, None)
-        queries, _, _ = self.sam.mask_decoder.transformer.layers[0](tokens, keys, tokens, key_positions, None)
-        return queries[:, 0, self._first_mask_token]
+        image = self._with_dense_prompt(conditioned, None)
+        return self.sam.mask_decoder.early_token(image, self._image_positions(), sparse)
 
-    @property
-    def _first_mask_token(self) -> int:
-        """Position of mask token 0 among the decoder's tokens: after the object score (if any) and the IoU token."""
-        return 2 if self.config.object_score else 1
-
-    def _decoder_tokens(self, sparse: Tensor) -> Tensor:
-        decoder = self.sam.mask_decoder
-        learned = [decoder.iou_token.weight, decoder.mask_tokens.weight]
-        if self.config.object_score:
-            learned.insert(0, decoder.obj_score_token.weight)
-        output = torch.cat(learned).expand(sparse.shape[0], -1, -1)  # (N, 5 or 6, C)
-        return torch.cat([output, sparse.to(output.dtype)], dim=1).unsqueeze(1)  # (N, 1, K, C)
-
-    def _decoder_image(self, conditioned: Tensor, dense: Tensor | None) -> tuple[Tensor, Tensor]:
-        if dense is None:
-            dense = self.sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        keys = (conditioned + dense).flatten(2).transpose(1, 2).unsqueeze(1)  # (N, 1, g*g, C)
-        return keys, self._image_positions().to(keys.dtype)
+    def _with_dense_prompt(self, conditioned: Tensor, dense: Tensor | None) -> Tensor:
+        """Features with a dense prompt added, as tokens (N, g*g, C)."""
+        return tokens_of(conditioned + (self.sam.prompt_encoder.no_mask() if dense is None else dense))
 
     def _image_positions(self) -> Tensor:
-        """Fourier features of the places of the grid (1, 1, g*g, C), exact whatever the weights' type."""
-        table = self.sam.shared_image_embedding.positional_embedding
-
-        def compute() -> Tensor:
-            with without_autocast(table):
-                positions: Tensor = self.sam.get_image_wide_positional_embeddings()  # (1, C, g, g)
-            return positions.flatten(2).transpose(1, 2).unsqueeze(1)
-
-        return self.derived.get("image positions", [table], compute)
+        """Fourier features of the places of the grid (g*g, C), exact whatever the weights' type."""
+        positions, side = self.sam.shared_image_embedding, self.config.grid
+        return self.derived.get("positions", [positions.positional_embedding], lambda: positions.grid(side))
 
     def pointer(self, token: Tensor, score: Tensor | None) -> Tensor:
         """Object pointer of a mask token; the learned "no object" pointer where the object score is not positive.
@@ -462,8 +384,8 @@ class Sam2Tracker(nn.Module):
         Returns:
             Pointers (N, C).
         """
-        pointer = self.sam.object_pointer_proj(token)
-        if score is None or not self.config.object_score:
+        pointer: Tensor = self.sam.object_pointer_proj(token)
+        if score is None or self.sam.no_object_pointer is None:
             return pointer
         return torch.where((score > 0).unsqueeze(1), pointer, self.sam.no_object_pointer)
 
@@ -482,16 +404,21 @@ class Sam2Tracker(nn.Module):
             Memory maps (N, 64, g, g).
         """
         mask = (mask_logits > 0).to(top.dtype) if binary else torch.sigmoid(mask_logits)
-        maps, _ = self.sam.memory_encoder(top, (mask * 20.0 - 10.0).to(top.dtype))
+        scaled = (mask * 20.0 - 10.0).to(top.dtype)
+        maps: Tensor = self.sam.memory_encoder(channels_last(top), channels_last(scaled))  # (N, g, g, 64)
         occlusion = self.sam.occlusion_spatial_embedding_parameter
         if occlusion is not None and score is not None:
-            absent = (score <= 0).to(maps.dtype).reshape(-1, 1, 1, 1)
-            maps = maps + absent * occlusion.reshape(1, -1, 1, 1)
-        return maps
+            maps = maps + (score <= 0).to(maps.dtype).reshape(-1, 1, 1, 1) * occlusion
+        return channels_first(maps)
 
     def upsample(self, mask_logits: Tensor) -> Tensor:
         """Low-resolution mask logits (N, M, 4g, 4g) to the letterboxed image (N, M, S, S), bilinear."""
         return enlarge(mask_logits, self.config.image_size)
+
+
+def tokens_of(features: Tensor) -> Tensor:
+    """(N, C, g, g) -> (N, g*g, C), a view."""
+    return features.flatten(2).transpose(1, 2)
 
 
 def gate(mask_logits: Tensor, score: Tensor | None) -> Tensor:
@@ -507,36 +434,3 @@ def gate(mask_logits: Tensor, score: Tensor | None) -> Tensor:
     if score is None:
         return mask_logits
     return torch.where((score > 0).reshape(-1, 1, 1, 1), mask_logits, NO_OBJECT_LOGIT)
-
-
-def sine_of_age(ages: Tensor, width: int) -> Tensor:
-    """One-dimensional sine encoding of pointer ages (SAM2.1): ages (P,) in [0, 1] -> (P, width)."""
-    half = width // 2
-    powers = 2 * (torch.arange(half, dtype=torch.float32, device=ages.device) // 2) / half
-    angles = ages.unsqueeze(-1) / 10000**powers  # (P, half)
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-
-def steadiest_mask(mask_logits: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
-    """SAM2's ``dynamic_multimask_via_stability``: replace an unstable single mask by the best ambiguity mask.
-
-    A mask is stable when moving its threshold by 0.05 changes its area by less than 2 %.
-
-    Args:
-        mask_logits: The single mask and the three ambiguity masks (N, 4, h, w).
-        ious: Their predicted qualities (N, 4).
-
-    Returns:
-        The chosen mask (N, 1, h, w) and its quality (N, 1).
-    """
-    single = mask_logits[:, :1]
-    inner = (single > 0.05).flatten(1).sum(1).float()
-    outer = (single > -0.05).flatten(1).sum(1).float()
-    stable = torch.where(outer > 0, inner / outer, 1.0) >= 0.98  # (N,)
-    best = ious[:, 1:].argmax(dim=1)  # (N,)
-    rows = torch.arange(len(best), device=best.device)
-    best_mask, best_iou = mask_logits[rows, 1 + best].unsqueeze(1), ious[rows, 1 + best].unsqueeze(1)
-    return (
-        torch.where(stable.reshape(-1, 1, 1, 1), single, best_mask),
-        torch.where(stable.unsqueeze(1), ious[:, :1], best_iou),
-    )

@@ -1,0 +1,174 @@
+"""Small layers that SAM and SAM2 share; parameters are named as in the files of transformers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from refervos.linear import linear
+from refervos.precision import without_autocast
+
+NORM_EPSILON = 1e-6
+"""Epsilon of the layer norms over image features."""
+
+
+class Mlp(nn.Module):
+    """Linear layers with ReLU between: the heads of the mask decoder and the projection of object pointers.
+
+    Args:
+        width: Channels in.
+        inner: Channels between the layers.
+        output: Channels out.
+        layers: Linear layers, at least 2.
+    """
+
+    def __init__(self, width: int, inner: int, output: int, layers: int = 3) -> None:
+        super().__init__()
+        self.proj_in = nn.Linear(width, inner)
+        self.proj_out = nn.Linear(inner, output)
+        self.layers: Any = nn.ModuleList(nn.Linear(inner, inner) for _ in range(layers - 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., output)."""
+        x = linear(x, self.proj_in, "relu")
+        for layer in self.layers:
+            x = linear(x, layer, "relu")
+        return linear(x, self.proj_out)
+
+
+class FourierPositions(nn.Module):
+    """Random Fourier features of places (SAM paper, appendix A; Tancik et al. 2020), exact whatever is computed in.
+
+    Args:
+        width: Channels.
+        parameter: Whether the table counts as a parameter, as in SAM, or as a buffer, as in SAM2.
+    """
+
+    positional_embedding: Tensor
+
+    def __init__(self, width: int, *, parameter: bool = False) -> None:
+        super().__init__()
+        table = torch.randn(2, width // 2)
+        if parameter:
+            self.positional_embedding = nn.Parameter(table, requires_grad=False)
+        else:
+            self.register_buffer("positional_embedding", table)
+
+    def forward(self, places: Tensor) -> Tensor:
+        """Encode places.
+
+        Args:
+            places: x, y over the square's side, so from 0 to 1 (..., 2).
+
+        Returns:
+            (..., width), in the table's type.
+        """
+        table = self.positional_embedding
+        with without_autocast(table):
+            angles = 2 * math.pi * ((2 * places.to(table.dtype) - 1) @ table)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+    def grid(self, side: int) -> Tensor:
+        """Encode the centres of the cells of a grid, row by row: (side * side, width)."""
+        table = self.positional_embedding
+        centres = (torch.arange(side, dtype=table.dtype, device=table.device) + 0.5) / side
+        y, x = torch.meshgrid(centres, centres, indexing="ij")
+        return self(torch.stack([x, y], dim=-1).flatten(0, 1))
+
+
+class MaskEmbedding(nn.Module):
+    """Mask prompts to dense embeddings, in two steps of 2 x 2 pixels (SAM paper, appendix A, "prompt encoder").
+
+    Args:
+        width: Channels C out.
+        inner: Channels before the last convolution.
+    """
+
+    def __init__(self, width: int, inner: int = 16) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, inner // 4, kernel_size=2, stride=2)
+        self.conv2 = nn.Conv2d(inner // 4, inner, kernel_size=2, stride=2)
+        self.conv3 = nn.Conv2d(inner, width, kernel_size=1)
+        self.layer_norm1 = nn.LayerNorm(inner // 4, NORM_EPSILON)
+        self.layer_norm2 = nn.LayerNorm(inner, NORM_EPSILON)
+
+    def forward(self, mask_logits: Tensor) -> Tensor:
+        """(N, 1, 4g, 4g) -> (N, C, g, g)."""
+        x = channels_last(self.conv1(mask_logits))  # (N, 2g, 2g, inner/4)
+        x = channels_first(torch.nn.functional.gelu(self.layer_norm1(x)))
+        x = channels_last(self.conv2(x))  # (N, g, g, inner)
+        x = torch.nn.functional.gelu(self.layer_norm2(x))
+        dense: Tensor = self.conv3(channels_first(x))
+        return dense
+
+
+class PromptEncoder(nn.Module):
+    """Clicks, corners of boxes and masks to prompt tokens and dense embeddings.
+
+    Args:
+        width: Channels C.
+        image_size: Side S of the square.
+        positions: What encodes places, shared with the image's own positions.
+        stacked: Whether the embeddings of the four kinds of points are one table, as in SAM2's files, or four.
+    """
+
+    def __init__(self, width: int, image_size: int, positions: FourierPositions, *, stacked: bool) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.shared_embedding = positions
+        self.mask_embed = MaskEmbedding(width)
+        self.no_mask_embed = nn.Embedding(1, width)
+        self.point_embed: nn.Embedding | nn.ModuleList = (
+            nn.Embedding(4, width) if stacked else nn.ModuleList(nn.Embedding(1, width) for _ in range(4))
+        )
+        self.not_a_point_embed = nn.Embedding(1, width)
+
+    def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
+        """Encode points.
+
+        Args:
+            points: Pixel positions x, y in the square (N, P, 2).
+            labels: 1 on the object, 0 off it, 2 and 3 the corners of a box, -1 padding; (N, P).
+
+        Returns:
+            Tokens (N, P, C).
+        """
+        kinds = torch.cat(list(self.point_embed.parameters()))  # (4, C)
+        places = self.shared_embedding((points + 0.5) / self.image_size).to(kinds.dtype)  # (N, P, C)
+        known = places + kinds[labels.clamp(min=0)]
+        return torch.where(labels.unsqueeze(-1) < 0, self.not_a_point_embed.weight, known)
+
+    def padding(self, count: int) -> Tensor:
+        """The "not a point" token, ``count`` times (1, count, C)."""
+        return self.not_a_point_embed.weight.expand(1, count, -1)
+
+    def no_mask(self) -> Tensor:
+        """The dense embedding where there is no mask (1, C, 1, 1)."""
+        return self.no_mask_embed.weight.reshape(1, -1, 1, 1)
+
+
+def channels_last(image: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, H, W, C), a view."""
+    return image.permute(0, 2, 3, 1)
+
+
+def channels_first(image: Tensor) -> Tensor:
+    """(N, H, W, C) -> (N, C, H, W), a view."""
+    return image.permute(0, 3, 1, 2)
+
+
+def draw_weights(module: nn.Module) -> None:
+    """Draw a layer's weights as the published models' were drawn before training: normal with deviation 0.02, no bias.
+
+    Args:
+        module: Changed in place where it is a linear layer, a convolution or an embedding; for ``nn.Module.apply``.
+    """
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)

@@ -1,0 +1,161 @@
+"""SAM2's mask decoder: SAM's, with finer features of the image encoder and an object score (SAM2 paper, appendix C).
+
+Shapes: N tracks, P prompt tokens, C = hidden width, g = grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from refervos.derived import Derived
+from refervos.sam.layers import NORM_EPSILON, Mlp
+from refervos.sam.two_way import SAM2_NAMES, TwoWayTransformer
+from refervos.sam.upscaling import masks_of, upscaled
+from refervos.sam2.config import Sam2Config
+
+MASKS = 4
+"""Candidates: the single mask, and three for prompts that are ambiguous."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the mask decoder says, for M candidate masks (one, or three with ``multimask``).
+
+    Attributes:
+        mask_logits: (N, M, 4g, 4g), not gated by the object score, in float32 at least.
+        ious: Predicted quality of each candidate, (N, M).
+        tokens: Output mask tokens (N, M, C).
+        early_tokens: The same tokens as they leave the first block of the two-way transformer (N, M, C).
+        score: Object score logit (N,), or None when the model has no object score head.
+    """
+
+    mask_logits: Tensor
+    ious: Tensor
+    tokens: Tensor
+    early_tokens: Tensor
+    score: Tensor | None
+
+
+class MaskDecoder(nn.Module):
+    """The mask decoder.
+
+    Args:
+        config: The tracker's shape.
+    """
+
+    def __init__(self, config: Sam2Config) -> None:
+        super().__init__()
+        hidden = config.hidden
+        self.stability = config.multimask_stability
+        self.iou_token = nn.Embedding(1, hidden)
+        self.mask_tokens = nn.Embedding(MASKS, hidden)
+        self.transformer = TwoWayTransformer(
+            hidden,
+            config.decoder_layers,
+            config.decoder_heads,
+            config.decoder_feedforward,
+            (config.decoder_downsample, config.decoder_downsample),
+            SAM2_NAMES,
+        )
+        self.upscale_conv1 = nn.ConvTranspose2d(hidden, hidden // 4, kernel_size=2, stride=2)
+        self.upscale_conv2 = nn.ConvTranspose2d(hidden // 4, hidden // 8, kernel_size=2, stride=2)
+        self.upscale_layer_norm = nn.LayerNorm(hidden // 4, NORM_EPSILON)
+        self.output_hypernetworks_mlps = nn.ModuleList(Mlp(hidden, hidden, hidden // 8) for _ in range(MASKS))
+        self.iou_prediction_head = Mlp(hidden, hidden, MASKS)
+        # These two belong to the pyramid, which applies them once a frame.
+        self.conv_s0 = nn.Conv2d(hidden, hidden // 8, kernel_size=1)
+        self.conv_s1 = nn.Conv2d(hidden, hidden // 4, kernel_size=1)
+        # Referring-image checkpoints are trained without these; absent, they can neither be used nor missed.
+        self.obj_score_token = nn.Embedding(1, hidden) if config.object_score else None
+        self.pred_obj_score_head = Mlp(hidden, hidden, 1) if config.object_score else None
+        self.derived = Derived()
+
+    def forward(
+        self, image: Tensor, positions: Tensor, prompts: Tensor, middle: Tensor, fine: Tensor, *, multimask: bool
+    ) -> Decoded:
+        """Turn features and prompt tokens into masks.
+
+        Args:
+            image: Features with the dense prompt added (N, g*g, C).
+            positions: Of the image (g*g, C).
+            prompts: Prompt tokens (N, P, C).
+            middle: Stride-8 features (N, 2g, 2g, C/4).
+            fine: Stride-4 features (N, 4g, 4g, C/8).
+            multimask: Return the three ambiguity masks instead of the single one.
+
+        Returns:
+            The decoder's answer.
+        """
+        queries, image, early = self.transformer(self._with_own_tokens(prompts), image, positions)
+        side = middle.shape[1] // 2
+        features = upscaled(
+            image.unflatten(1, (side, side)),
+            self.upscale_conv1,
+            self.upscale_layer_norm,
+            self.upscale_conv2,
+            self.derived,
+            finer=(middle, fine),
+        )  # (N, 4g, 4g, C/8)
+        first = self._first_mask_token
+        mask_tokens = queries[:, first : first + MASKS]  # (N, 4, C)
+        stability = self.stability and not multimask and not self.training
+        wanted = range(MASKS) if stability else range(1, MASKS) if multimask else range(1)
+        weights = [self.output_hypernetworks_mlps[index](mask_tokens[:, index]) for index in wanted]  # (N, C/8) each
+        logits = masks_of(features, torch.stack(weights, dim=1))  # (N, M, 4g, 4g)
+        quality = torch.sigmoid(self.iou_prediction_head(queries[:, first - 1]))  # (N, 4)
+        ious = quality[:, wanted.start : wanted.stop]
+        if stability:
+            logits, ious = steadiest_mask(logits, ious)
+        chosen = slice(1, MASKS) if multimask else slice(0, 1)
+        return Decoded(
+            mask_logits=logits,
+            ious=ious,
+            tokens=mask_tokens[:, chosen],
+            early_tokens=early[:, first : first + MASKS][:, chosen],
+            score=None if self.pred_obj_score_head is None else self.pred_obj_score_head(queries[:, 0])[:, 0],
+        )
+
+    def early_token(self, image: Tensor, positions: Tensor, prompts: Tensor) -> Tensor:
+        """Mask token 0 as it leaves the first block, without the rest of the decoder: (N, C). See ``forward``."""
+        tokens = self.transformer.first_block(self._with_own_tokens(prompts), image, positions)
+        return tokens[:, self._first_mask_token]
+
+    @property
+    def _first_mask_token(self) -> int:
+        """Position of mask token 0 among the tokens: after the object score's (if any) and the IoU's."""
+        return 1 if self.obj_score_token is None else 2
+
+    def _with_own_tokens(self, prompts: Tensor) -> Tensor:
+        """The decoder's own tokens before the prompt's, (N, 5 or 6 + P, C)."""
+        embeddings = [self.obj_score_token, self.iou_token, self.mask_tokens]
+        learned = [embedding.weight for embedding in embeddings if embedding is not None]
+        own = self.derived.get("own tokens", learned, lambda: torch.cat(learned).unsqueeze(0))  # (1, 5 or 6, C)
+        return torch.cat([own.expand(len(prompts), -1, -1), prompts.to(own.dtype)], dim=1)
+
+
+def steadiest_mask(mask_logits: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
+    """SAM2's ``dynamic_multimask_via_stability``: replace an unstable single mask by the best ambiguity mask.
+
+    A mask is stable when moving its threshold by 0.05 changes its area by less than 2 %.
+
+    Args:
+        mask_logits: The single mask and the three ambiguity masks (N, 4, h, w).
+        ious: Their predicted qualities (N, 4).
+
+    Returns:
+        The chosen mask (N, 1, h, w) and its quality (N, 1).
+    """
+    single = mask_logits[:, :1]
+    inner = (single > 0.05).flatten(1).sum(1).float()
+    outer = (single > -0.05).flatten(1).sum(1).float()
+    stable = torch.where(outer > 0, inner / outer, 1.0) >= 0.98  # (N,)
+    best = ious[:, 1:].argmax(dim=1)  # (N,)
+    rows = torch.arange(len(best), device=best.device)
+    best_mask, best_iou = mask_logits[rows, 1 + best].unsqueeze(1), ious[rows, 1 + best].unsqueeze(1)
+    return (
+        torch.where(stable.reshape(-1, 1, 1, 1), single, best_mask),
+        torch.where(stable.unsqueeze(1), ious[:, :1], best_iou),
+    )

@@ -1,0 +1,126 @@
+"""SAM2's memory encoder: a frame and its mask become a small map (SAM2 paper, section 4). Channels last throughout.
+
+Shapes: N tracks, C = hidden width, M = width of a memory map, g = grid, S = image size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from refervos.derived import Derived
+from refervos.linear import linear, product
+from refervos.sam.layers import NORM_EPSILON, channels_first, channels_last
+from refervos.sam2.config import Sam2Config
+
+SCALE_AT_START = 1e-6
+"""What the branches of the fuser are multiplied by before training."""
+
+
+class MaskDownsamplerLayer(nn.Module):
+    """Halve the resolution and quadruple the channels."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel_size=3, stride=2, padding=1)
+        self.layer_norm = nn.LayerNorm(outputs, NORM_EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, inputs) -> (N, H/2, W/2, outputs)."""
+        return F.gelu(self.layer_norm(channels_last(self.conv(channels_first(x)))))
+
+
+class MaskDownsampler(nn.Module):
+    """A mask at full size to the grid, sixteen times coarser in four steps.
+
+    Args:
+        width: Channels C at the end.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(MaskDownsamplerLayer(4**step, 4 ** (step + 1)) for step in range(4))
+        self.final_conv = nn.Conv2d(4**4, width, kernel_size=1)
+
+    def forward(self, mask: Tensor) -> Tensor:
+        """(N, S, S, 1) -> (N, g, g, C)."""
+        for layer in self.layers:
+            mask = layer(mask)
+        return pointwise(mask, self.final_conv)
+
+
+class ConvNextBlock(nn.Module):
+    """A block of ConvNeXt (Liu et al. 2022, arXiv 2201.03545).
+
+    Args:
+        width: Channels C.
+        inner: Channels inside the feed-forward network.
+    """
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.depthwise_conv = nn.Conv2d(width, width, kernel_size=7, padding=3, groups=width)
+        self.layer_norm = nn.LayerNorm(width, NORM_EPSILON)
+        self.pointwise_conv1 = nn.Linear(width, inner)
+        self.pointwise_conv2 = nn.Linear(inner, width)
+        self.scale = nn.Parameter(torch.full((width,), SCALE_AT_START))
+        self.derived = Derived()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) -> the same shape."""
+        second, scale = self.pointwise_conv2, self.scale
+
+        def scaled() -> tuple[Tensor, Tensor]:
+            return second.weight * scale.unsqueeze(1), second.bias * scale
+
+        weight, bias = self.derived.get("scaled", [second.weight, second.bias, scale], scaled)
+        hidden = self.layer_norm(channels_last(self.depthwise_conv(channels_first(x))))
+        return x + product(linear(hidden, self.pointwise_conv1, "gelu"), weight, bias)
+
+
+class Fuser(nn.Module):
+    """Two blocks that mix the frame and its mask."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(ConvNextBlock(width, inner) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) -> the same shape."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class MemoryEncoder(nn.Module):
+    """The memory encoder.
+
+    Args:
+        config: The tracker's shape.
+    """
+
+    def __init__(self, config: Sam2Config) -> None:
+        super().__init__()
+        self.mask_downsampler = MaskDownsampler(config.hidden)
+        self.feature_projection = nn.Conv2d(config.hidden, config.hidden, kernel_size=1)
+        self.memory_fuser = Fuser(config.hidden, config.fuser_feedforward)
+        self.projection = nn.Conv2d(config.hidden, config.memory_width, kernel_size=1)
+
+    def forward(self, top: Tensor, mask: Tensor) -> Tensor:
+        """Encode a frame and its mask.
+
+        Args:
+            top: Stride-16 features (N, g, g, C).
+            mask: (N, S, S, 1).
+
+        Returns:
+            (N, g, g, M).
+        """
+        fused = pointwise(top, self.feature_projection) + self.mask_downsampler(mask)
+        return pointwise(self.memory_fuser(fused), self.projection)
+
+
+def pointwise(image: Tensor, convolution: nn.Conv2d) -> Tensor:
+    """A 1 x 1 convolution, which is a linear layer at each place: (N, H, W, C) -> (N, H, W, D)."""
+    return product(image, convolution.weight.flatten(1), convolution.bias)
