@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from torch import Tensor
 from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, PromptError
 from refervos.text.encoder import TextConfig, TextEncoder
 from refervos.text.pretrained import load_t5, load_text, save_text
-from refervos.text.t5 import T5_PRESETS, T5Config, T5TextEncoder
+from refervos.text.t5 import T5_PRESETS, T5Config, T5TextEncoder, distance_bucket
 from refervos.text.tokenizer import Tokenizer, has_tokenizer
 from refervos.training.recipe import read_recipe
 from refervos.training.stages.language import KINDS, LanguageSettings, LanguageStage, train_unigram
 from refervos.training.trainer import train
 from refervos.weights import count_parameters, read_tensors
 from refervos.worlds import all_sentences
+from text_oracles import SENTENCES, assert_named_and_drawn_alike
 
 TINY = T5Config(vocabulary=500, width=24, head_width=8, heads=4, layers=2, feedforward=32)
 IDS = torch.tensor([[5, 9, 7, 30, 1], [8, 6, 1, 0, 0]])
@@ -66,6 +68,108 @@ def test_a_sentence_reads_the_same_alone_and_padded() -> None:
     assert not torch.allclose(encoder(IDS.flip(0))[0, :3], encoder(IDS)[0, :3])
 
 
+@pytest.mark.parametrize("feed_forward", ["relu", "gated-gelu"])
+def test_the_encoder_is_the_published_one(feed_forward: str) -> None:
+    """Also where sentences are long enough for distances to share a bias."""
+    from transformers import T5EncoderModel
+
+    gated = feed_forward != "relu"
+    torch.manual_seed(0)
+    published = T5EncoderModel(published_shape(feed_forward_proj=feed_forward)).double().eval()
+    encoder = T5TextEncoder(replace(TINY, gated=gated)).double().eval()
+    encoder.t5.load_state_dict(published.encoder.state_dict())
+    ids = torch.randint(1, 500, (2, 300))
+    ids[1, 200:] = 0
+    with torch.no_grad():
+        states = encoder(ids)
+    torch.testing.assert_close(states[ids != 0], published_states(published, ids)[ids != 0], atol=1e-6, rtol=0)
+
+
+def test_gradients_are_the_published_ones() -> None:
+    from transformers import T5EncoderModel
+
+    published = T5EncoderModel(published_shape()).encoder.eval()
+    encoder = T5TextEncoder(TINY)
+    encoder.t5.load_state_dict(published.state_dict())
+    kept = IDS != 0
+    told = torch.randn(2, 5, 24) * kept[..., None]
+    (encoder(IDS) * told).sum().backward()
+    (published(input_ids=IDS, attention_mask=kept.long()).last_hidden_state * told).sum().backward()
+    wanted = dict(published.named_parameters())
+    for name, parameter in encoder.t5.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, wanted[name].grad, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("feed_forward", ["relu", "gated-gelu"])
+def test_names_and_new_weights_are_the_published_ones(feed_forward: str) -> None:
+    from transformers import T5EncoderModel
+
+    torch.manual_seed(0)
+    published = T5EncoderModel(
+        published_shape(feed_forward_proj=feed_forward, d_model=128, d_kv=32, num_heads=64, d_ff=256)
+    )
+    shape = replace(TINY, gated=feed_forward != "relu", width=128, head_width=32, heads=64, feedforward=256)
+    assert_named_and_drawn_alike(T5TextEncoder(shape).t5, published.encoder)
+
+
+@pytest.mark.parametrize(("buckets", "farthest"), [(32, 128), (64, 512), (8, 20), (33, 100), (4, 2)])
+def test_distances_share_biases_as_published(buckets: int, farthest: int) -> None:
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    distance = torch.arange(-1000, 1001)
+    published = T5Attention._relative_position_bucket(distance, True, buckets, farthest)
+    assert torch.equal(distance_bucket(distance, buckets, farthest), published)
+
+
+def beyond_float16(gated: bool) -> T5TextEncoder:
+    """An encoder whose feed-forward networks exceed float16 though no weight does, as the large T5s' do."""
+    torch.manual_seed(0)
+    encoder = T5TextEncoder(replace(TINY, gated=gated)).eval()
+    for name, parameter in encoder.named_parameters():
+        if ".wi" in name:
+            parameter.data.mul_(300 if gated else 10)  # gated, their product is beyond it already
+        elif ".wo." in name and not gated:
+            parameter.data.mul_(3e4)
+        elif "embed_tokens" in name:
+            parameter.data.mul_(400)  # beyond it squared
+    return encoder.half().float()
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+@torch.no_grad()
+def test_float16_does_not_overflow(gated: bool, autocast: bool) -> None:
+    encoder = beyond_float16(gated)
+    added: list[Tensor] = []
+    for name, part in encoder.named_modules():
+        if name.endswith("DenseReluDense"):
+            part.register_forward_hook(lambda part, given, result: added.append(result))
+    exact = encoder(IDS)
+    assert all(result.abs().max() > torch.finfo(torch.float16).max for result in added)
+    with torch.autocast("cpu", torch.float16, enabled=autocast):
+        half = encoder(IDS) if autocast else encoder.half()(IDS)
+    assert autocast or half.dtype == torch.float16
+    torch.testing.assert_close(half[IDS != 0].float(), exact[IDS != 0], atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_padding_changes_nothing_in_half_precision(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    encoder = T5TextEncoder(TINY).eval()
+    exact = encoder(IDS)
+    with torch.autocast("cpu", dtype):
+        cast = encoder(IDS)
+    encoder.to(dtype)
+    alone, padded = encoder(IDS[1:, :3]), encoder(IDS)
+    bound = 1e-2 if dtype == torch.float16 else 8e-2
+    assert padded.isfinite().all()
+    torch.testing.assert_close(padded[1:, :3], alone, atol=bound, rtol=0)
+    for close in (padded, cast):
+        torch.testing.assert_close(close[IDS != 0].float(), exact[IDS != 0], atol=bound, rtol=0)
+
+
 def test_nothing_is_dropped_in_training() -> None:
     encoder = T5TextEncoder(TINY).train()
     assert torch.equal(encoder(IDS), encoder(IDS))
@@ -74,6 +178,12 @@ def test_nothing_is_dropped_in_training() -> None:
 def test_a_shape_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match="layers is 0; a T5 encoder needs at least 1"):
         T5Config(layers=0)
+    with pytest.raises(
+        ConfigError, match="position_buckets is 2 and position_distance 128; a T5 encoder needs at least 4"
+    ):
+        T5Config(position_buckets=2)
+    with pytest.raises(ConfigError, match=r"position_distance 8; .* a distance of more than a quarter of them"):
+        T5Config(position_distance=8)
     with pytest.raises(ConfigError, match="pad is 500; it must be one of the 500 token ids"):
         T5Config(vocabulary=500, pad=500)
 
@@ -174,9 +284,9 @@ def test_an_old_header_without_what_has_a_usual_value(tmp_path: Path, tokenizer:
 
 def test_sentences_end_but_do_not_start_with_a_token(tokenizer: Tokenizer) -> None:
     ids, flags = tokenizer.encode("  The RED \n circle ")
-    assert tokenizer.fast.convert_ids_to_tokens(ids) == ["▁the", "▁red", "▁circle", "</s>"]
+    assert tokenizer.tokens(ids) == ["▁the", "▁red", "▁circle", "</s>"]
     assert not any(flags)
-    assert tokenizer.fast.convert_ids_to_tokens([0, 1, 2, len(tokenizer) - 1]) == [
+    assert tokenizer.tokens([0, 1, 2, len(tokenizer) - 1]) == [
         "<pad>",
         "</s>",
         "<unk>",
@@ -186,7 +296,7 @@ def test_sentences_end_but_do_not_start_with_a_token(tokenizer: Tokenizer) -> No
 
 def test_given_verbs_mark_their_pieces(tokenizer: Tokenizer) -> None:
     ids, flags = tokenizer.encode("the yak moving to the right", ["moving", "yak"])
-    marked = [piece for piece, flag in zip(tokenizer.fast.convert_ids_to_tokens(ids), flags, strict=True) if flag]
+    marked = [piece for piece, flag in zip(tokenizer.tokens(ids), flags, strict=True) if flag]
     assert "".join(marked).replace("▁", " ").split() == ["yak", "moving"]
     with pytest.raises(PromptError, match="the verb 'jumps' is not a word"):
         tokenizer.encode("the square", ["jumps"])
@@ -194,7 +304,7 @@ def test_given_verbs_mark_their_pieces(tokenizer: Tokenizer) -> None:
 
 def test_the_same_sentences_make_the_same_tokenizer(tokenizer: Tokenizer) -> None:
     again = train_unigram(all_sentences(), 1000)
-    assert again.fast.backend_tokenizer.to_str() == tokenizer.fast.backend_tokenizer.to_str()
+    assert again.model.to_str() == tokenizer.model.to_str()
     assert len(train_unigram(all_sentences(), 100)) <= 100
 
 
@@ -212,7 +322,7 @@ def test_a_tokenizer_as_sentencepiece_writes_it(tmp_path: Path, monkeypatch: pyt
     own = Tokenizer.from_pretrained(tmp_path)
     for sentence in all_sentences()[::500]:
         assert own.encode(sentence)[0] == [*written.encode(sentence), 1]
-    assert own.fast.convert_tokens_to_ids("<extra_id_0>") == 249
+    assert own.id_of("<extra_id_0>") == 249
     (tmp_path / "fast").mkdir()
     own.save_pretrained(tmp_path / "fast")
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
@@ -220,6 +330,42 @@ def test_a_tokenizer_as_sentencepiece_writes_it(tmp_path: Path, monkeypatch: pyt
     assert len(again) == len(own) == 250
     assert again.encode("the squares moving up", ["moving"]) == own.encode("the squares moving up", ["moving"])
     with pytest.raises(MissingDependencyError, match=r"pip install 'refervos\[t5\]', or give a folder with"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def sentencepiece_file(folder: Path, **how: Any) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    pytest.importorskip("google.protobuf")
+    kind = {"vocab_size": 250, "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2, **how}
+    sentences = iter([*all_sentences(), *SENTENCES * 5])
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=sentences, model_prefix=str(folder / "spiece"), **kind)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"normalization_rule_name": "identity"}, {"user_defined_symbols": ["circle", "qq"], "control_symbols": "<c>"}],
+)
+def test_a_sentencepiece_file_reads_as_transformers(tmp_path: Path, how: dict[str, Any]) -> None:
+    from transformers import T5TokenizerFast
+
+    sentencepiece_file(tmp_path, **how)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"extra_ids": 7}))
+    own, published = Tokenizer.from_pretrained(tmp_path), T5TokenizerFast.from_pretrained(tmp_path)
+    assert len(own) == 257
+    assert own.model.to_str() == published.backend_tokenizer.to_str()
+    for sentence in SENTENCES:
+        read = published(sentence, return_offsets_mapping=True)
+        encoded = own.model.encode(sentence)
+        assert (encoded.ids, encoded.offsets) == (read["input_ids"], [tuple(span) for span in read["offset_mapping"]])
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [({"model_type": "bpe"}, "spiece.model is no Unigram"), ({"pad_id": -1, "unk_id": 0}, "there is no token <pad>")],
+)
+def test_a_sentencepiece_file_of_another_model(tmp_path: Path, how: dict[str, Any], sentence: str) -> None:
+    sentencepiece_file(tmp_path, **how)
+    with pytest.raises(CheckpointError, match=sentence):
         Tokenizer.from_pretrained(tmp_path)
 
 
@@ -269,8 +415,8 @@ def stage() -> LanguageStage:
 
 
 def test_only_words_are_hidden(stage: LanguageStage) -> None:
-    special = set(stage.tokenizer.fast.all_special_ids)
-    sentinel = stage.tokenizer.fast.convert_tokens_to_ids("<extra_id_0>")
+    special = set(stage.tokenizer.special_ids)
+    sentinel = stage.tokenizer.id_of("<extra_id_0>")
     hidden = 0
     for index in range(200):
         shown, asked, ids = (part.numpy() for part in stage.draw(0, index, (1, 0, 0)))

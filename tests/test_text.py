@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +23,14 @@ from refervos.text.pretrained import load_text
 from refervos.text.tokenizer import Tokenizer
 from refervos.text.verbs import find_verbs
 from scenes import MICRO, micro_model
+from text_oracles import assert_named_and_drawn_alike, assert_reads_as
+
+ASSETS = Path(refervos.__file__).parent / "assets"
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.from_pretrained(Path(refervos.__file__).parent / "assets" / "miniature")
+    return Tokenizer.from_pretrained(ASSETS / "miniature")
 
 
 def test_sentences_are_lower_cased_and_their_spaces_single(tokenizer: Tokenizer) -> None:
@@ -38,8 +45,8 @@ def test_given_verbs_mark_their_tokens(tokenizer: Tokenizer) -> None:
     ids, plain = tokenizer.encode("the square moving to the right")
     assert not any(plain)
     marked = tokenizer.encode("the square moving to the right", ["moving"])[1]
-    words = [tokenizer.fast.decode([i]).strip() for i, flag in zip(ids, marked, strict=True) if flag]
-    assert "".join(words) == "moving"
+    words = tokenizer.tokens([i for i, flag in zip(ids, marked, strict=True) if flag])
+    assert "".join(words).lstrip("Ġ") == "moving"
     assert sum(tokenizer.encode("the square moving to the right", ["Moving", "right"])[1]) > sum(marked)
     with pytest.raises(PromptError, match="the verb 'jumps' is not a word of the expression 'the square'"):
         tokenizer.encode("the square", ["jumps"])
@@ -69,6 +76,101 @@ def test_a_broken_tokenizer_file(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="are not readable"):
         Tokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["miniature", "refsam-miniature"])
+def test_the_bundled_tokenizers_read_as_transformers(name: str) -> None:
+    from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
+
+    published = RobertaTokenizerFast if name == "miniature" else PreTrainedTokenizerFast
+    assert_reads_as(Tokenizer.from_pretrained(ASSETS / name), published.from_pretrained(ASSETS / name))
+
+
+@pytest.mark.parametrize("name", ["miniature", "refsam-miniature"])
+def test_transformers_reads_what_is_saved(tmp_path: Path, name: str) -> None:
+    from transformers import AutoTokenizer
+
+    own = Tokenizer.from_pretrained(ASSETS / name)
+    own.save_pretrained(tmp_path)
+    assert (tmp_path / "tokenizer.json").read_text() == (ASSETS / name / "tokenizer.json").read_text()
+    (tmp_path / "config.json").write_text((ASSETS / name / "config.json").read_text())  # of a type it does not know
+    published = AutoTokenizer.from_pretrained(tmp_path)
+    assert_reads_as(own, published)
+    assert published.pad_token_id == own.id_of("<pad>")
+    assert published.mask_token == ("<mask>" if name == "miniature" else None)
+    assert_reads_as(Tokenizer.from_pretrained(tmp_path), published)
+
+
+def byte_level_files(folder: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Write a tokenizer as the first RoBERTas came, ``vocab.json`` and ``merges.txt``; returns ``tokenizer.json``."""
+    written: dict[str, Any] = json.loads(tokenizer.model.to_str())
+    (folder / "vocab.json").write_text(json.dumps(written["model"]["vocab"]))
+    merges = [" ".join(pair) for pair in written["model"]["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    return written
+
+
+def test_words_and_merges_make_a_roberta_tokenizer(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    from transformers import RobertaTokenizerFast
+
+    byte_level_files(tmp_path, tokenizer)
+    own, published = Tokenizer.from_pretrained(tmp_path), RobertaTokenizerFast.from_pretrained(tmp_path)
+    assert own.model.to_str() == published.backend_tokenizer.to_str() == tokenizer.model.to_str()
+    assert_reads_as(own, published)
+
+
+def test_a_tokenizer_file_as_published_years_ago(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """Merges as strings, spaces before the mask taken off, and a length that it cuts and pads to."""
+    from transformers import RobertaTokenizerFast
+
+    written = byte_level_files(tmp_path, tokenizer)
+    written["model"]["merges"] = [" ".join(pair) for pair in written["model"]["merges"]]
+    written["model"] = {name: written["model"][name] for name in ("type", "vocab", "merges")}
+    written["pre_tokenizer"].pop("use_regex")
+    cut = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    fill = {"strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 1,
+            "pad_type_id": 0, "pad_token": "<pad>"}  # fmt: skip
+    written.update(truncation=cut, padding=fill)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(written))
+    own = Tokenizer.from_pretrained(tmp_path)
+    assert own.encode("a") == tokenizer.encode("a")
+    assert own.encode("the red circle " * 20) == tokenizer.encode("the red circle " * 20)
+    assert_reads_as(own, RobertaTokenizerFast.from_pretrained(tmp_path))
+
+
+def test_tokenizers_of_no_kind_that_is_read(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    from tokenizers import Tokenizer as Any_
+    from tokenizers.models import WordLevel
+
+    Any_(WordLevel({"the": 0, "<unk>": 1}, "<unk>")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(CheckpointError, match="is neither a BPE nor a Unigram but a WordLevel; give the folder"):
+        Tokenizer.from_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    byte_level_files(tmp_path, tokenizer)
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+    del vocabulary["<mask>"]
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(CheckpointError, match=r"are not readable \(there is no token <mask>\)"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def test_tokens_and_ids_that_are_not_there(tokenizer: Tokenizer) -> None:
+    assert tokenizer.tokens([tokenizer.id_of("<mask>"), 0]) == ["<mask>", "<s>"]
+    with pytest.raises(ConfigError, match="the tokenizer has no token '<extra_id_0>'"):
+        tokenizer.id_of("<extra_id_0>")
+    for index in (-1, len(tokenizer)):
+        with pytest.raises(ConfigError, match=r"are not all in the vocabulary, which has \d+ tokens"):
+            tokenizer.tokens([0, index])
+
+
+def test_an_expression_that_is_no_unicode(tokenizer: Tokenizer) -> None:
+    """Such come from a command line in another encoding."""
+    with pytest.raises(PromptError, match=r"'the \\udce9' is no text in Unicode"):
+        tokenizer.encode("the \udce9")
+
+
+def test_a_tokenizer_can_be_sent_to_other_processes(tokenizer: Tokenizer) -> None:
+    assert pickle.loads(pickle.dumps(tokenizer)).encode("the red ball") == tokenizer.encode("the red ball")
 
 
 def test_verbs_without_spacy(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:
@@ -125,17 +227,124 @@ def test_motion_prompt_takes_the_mean_of_the_verbs_and_the_first_in_the_publishe
     assert len(unbiased) == 3
 
 
-def test_layers_in_segments_are_the_whole_encoder() -> None:
-    encoder = TextEncoder(TextConfig(vocabulary=50, width=32, layers=4, heads=2, feedforward=64, positions=20,
-                                     segment_ends=(1, 2, 3, 4))).eval()  # fmt: skip
-    ids = torch.tensor([[0, 5, 6, 7, 2], [0, 8, 2, 1, 1]])
-    keep = ids != 1
-    tokens = encoder.embed(ids)
-    assert not tokens[~keep].any()
+SHAPE = TextConfig(vocabulary=50, width=32, layers=4, heads=2, feedforward=64, positions=20,
+                   segment_ends=(1, 2, 3, 4))  # fmt: skip
+IDS = torch.tensor([[0, 5, 6, 7, 2], [0, 8, 2, 1, 1]])
+KEEP = IDS != 1
+
+
+def published_roberta(**changed: Any) -> Any:
+    """``SHAPE`` as transformers makes it."""
+    from transformers import RobertaConfig, RobertaModel
+
+    shape = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
+             "intermediate_size": 64, "max_position_embeddings": 20, "type_vocab_size": 1, "layer_norm_eps": 1e-5,
+             "pad_token_id": 1}  # fmt: skip
+    return RobertaModel(RobertaConfig(**{**shape, **changed}), add_pooling_layer=False).eval()
+
+
+def same_weights(published: Any, dtype: torch.dtype = torch.float64) -> TextEncoder:
+    """An encoder with the weights of transformers' model, both in one type."""
+    encoder = TextEncoder(SHAPE).eval()
+    encoder.roberta.load_state_dict(published.state_dict())
+    published.to(dtype)
+    return encoder.to(dtype)
+
+
+@torch.no_grad()
+def test_the_encoder_is_the_published_one_also_in_segments() -> None:
+    published = published_roberta()
+    encoder = same_weights(published)
+    tokens = encoder.embed(IDS)
+    assert not tokens[~KEEP].any()
     for segment in range(4):
-        tokens = encoder.run_segment(segment, tokens, keep)
-    whole = encoder.roberta(input_ids=ids, attention_mask=keep.long()).last_hidden_state
-    assert torch.allclose(tokens[keep], whole[keep], atol=1e-5)
+        tokens = encoder.run_segment(segment, tokens, KEEP)
+    assert torch.equal(tokens, encoder(IDS))
+    whole = published(input_ids=IDS, attention_mask=KEEP.long()).last_hidden_state
+    torch.testing.assert_close(tokens[KEEP], whole[KEEP], atol=1e-6, rtol=0)
+
+
+def test_gradients_are_the_published_ones() -> None:
+    published = published_roberta()
+    encoder = same_weights(published, torch.float32)
+    told = torch.randn(2, 5, 32) * KEEP[..., None]
+    (encoder(IDS) * told).sum().backward()
+    (published(input_ids=IDS, attention_mask=KEEP.long()).last_hidden_state * told).sum().backward()
+    wanted = dict(published.named_parameters())
+    for name, parameter in encoder.roberta.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, wanted[name].grad, atol=1e-4, rtol=1e-4)
+
+
+def test_the_same_is_dropped_in_training() -> None:
+    published = published_roberta()
+    encoder = same_weights(published)
+    assert torch.equal(encoder(IDS), encoder(IDS))
+    encoder.train()
+    published.train()
+    torch.manual_seed(1)
+    dropped = encoder(IDS)
+    torch.manual_seed(1)
+    whole = published(input_ids=IDS, attention_mask=KEEP.long()).last_hidden_state
+    torch.testing.assert_close(dropped[KEEP], whole[KEEP], atol=1e-6, rtol=0)
+    assert (encoder.embed(IDS)[KEEP] == 0).any()
+
+
+def test_names_and_new_weights_are_the_published_ones() -> None:
+    torch.manual_seed(0)
+    shape = replace(SHAPE, vocabulary=500, width=512, positions=100)  # wide enough for deviations to be told
+    encoder = TextEncoder(shape)
+    published = published_roberta(vocab_size=500, hidden_size=512, max_position_embeddings=100)
+    assert_named_and_drawn_alike(encoder.roberta, published)
+    for table in (encoder.roberta.embeddings.word_embeddings, encoder.roberta.embeddings.position_embeddings):
+        assert not table.weight[1].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_padding_changes_nothing_in_any_precision(dtype: torch.dtype) -> None:
+    encoder = TextEncoder(SHAPE).eval()
+    exact = encoder(IDS)
+    encoder.to(dtype)
+    padded, alone = encoder(IDS), encoder(IDS[1:, :3])
+    assert padded.dtype == dtype
+    assert padded.isfinite().all()
+    bound = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}[dtype]
+    torch.testing.assert_close(padded[1:, :3], alone, atol=bound, rtol=0)
+    torch.testing.assert_close(padded[KEEP].float(), exact[KEEP], atol=bound, rtol=0)
+    other = encoder(torch.cat([IDS, torch.full((2, 30), 1)], 1))
+    assert other.isfinite().all()
+    torch.testing.assert_close(other[:, :5][KEEP], padded[KEEP], atol=bound, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_autocast_changes_little(dtype: torch.dtype) -> None:
+    encoder = TextEncoder(SHAPE).eval()
+    with torch.autocast("cpu", dtype):
+        cast = encoder(IDS)
+    torch.testing.assert_close(cast[KEEP].float(), encoder(IDS)[KEEP], atol=8e-2, rtol=0)
+
+
+def test_heads_that_do_not_divide_the_width() -> None:
+    with pytest.raises(ConfigError, match="heads is 5; it must divide width = 32"):
+        replace(SHAPE, heads=5)
+
+
+def test_transformers_is_not_imported() -> None:
+    """It takes seconds, and a sentence needs nothing of it."""
+    program = f"""
+import sys, torch
+from refervos.text.encoder import TextConfig, TextEncoder
+from refervos.text.pretrained import load_text
+from refervos.text.t5 import T5Config, T5TextEncoder
+from refervos.text.tokenizer import Tokenizer
+ids = torch.tensor([Tokenizer.from_pretrained({str(ASSETS / "miniature")!r}).encode("the red ball")[0]])
+TextEncoder(TextConfig(vocabulary=1000, width=8, layers=4, heads=2, segment_ends=(1, 2, 3, 4)))(ids)
+T5TextEncoder(T5Config(vocabulary=1000, width=8, layers=1, heads=2))(ids)
+assert "transformers" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize("head", [True, False])

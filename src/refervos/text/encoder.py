@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.errors import ConfigError
+from refervos.linear import linear
+
+DROPOUT = 0.1
+"""Of every sub-layer's result and of the attention weights, in training (Liu et al. 2019, table 9)."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class TextConfig:
     segment_ends: tuple[int, ...] = (1, 4, 8, 12)
 
     def __post_init__(self) -> None:
+        if self.heads < 1 or self.width % self.heads:
+            raise ConfigError(f"heads is {self.heads}; it must divide width = {self.width}.")
         ends = self.segment_ends
         if len(ends) != 4 or list(ends) != sorted(ends) or ends[-1] != self.layers or ends[0] < 0:
             raise ConfigError(
@@ -47,8 +54,32 @@ class TextConfig:
         return self.positions - 2
 
 
-class TextEncoder(nn.Module):
-    """RoBERTa without pooling or language-model head.
+class Embeddings(nn.Module):
+    """Token, position and segment embeddings, summed and normalised (Devlin et al. 2019, figure 2).
+
+    Args:
+        config: The encoder's shape. A RoBERTa has one segment.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.pad = config.pad
+        self.word_embeddings = nn.Embedding(config.vocabulary, config.width, padding_idx=config.pad)
+        self.token_type_embeddings = nn.Embedding(1, config.width)
+        self.LayerNorm = nn.LayerNorm(config.width, eps=1e-5)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.position_embeddings = nn.Embedding(config.positions, config.width, padding_idx=config.pad)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embed token ids: int64 (N, L) to (N, L, width)."""
+        keep = (ids != self.pad).long()
+        positions = keep.cumsum(1) * keep + self.pad  # tokens count from pad + 1 on, padding stays at pad
+        states = self.word_embeddings(ids) + self.token_type_embeddings.weight + self.position_embeddings(positions)
+        return self.dropout(self.LayerNorm(states))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017, section 3.2) up to the concatenated heads.
 
     Args:
         config: The encoder's shape.
@@ -56,23 +87,150 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        from transformers import RobertaConfig, RobertaModel
+        self.heads = config.heads
+        self.query = nn.Linear(config.width, config.width)
+        self.key = nn.Linear(config.width, config.width)
+        self.value = nn.Linear(config.width, config.width)
 
-        self.config = config
-        self.roberta = RobertaModel(
-            RobertaConfig(
-                vocab_size=config.vocabulary,
-                hidden_size=config.width,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                intermediate_size=config.feedforward,
-                max_position_embeddings=config.positions,
-                type_vocab_size=1,
-                layer_norm_eps=1e-5,
-                pad_token_id=config.pad,
-            ),
-            add_pooling_layer=False,
+    def forward(self, states: Tensor, keep: Tensor) -> Tensor:
+        """Attend: states (N, L, width), bool (N, L) where there is a token; returns (N, L, width)."""
+        query, key, value = (
+            linear(states, layer).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, L, width / heads)
+            for layer in (self.query, self.key, self.value)
         )
+        dropout = DROPOUT if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=keep[:, None, None], dropout_p=dropout)
+        return attended.transpose(1, 2).flatten(2)
+
+
+class AddAndNorm(nn.Module):
+    """The end of a sub-layer: its last linear layer, the residual connection, layer normalisation.
+
+    Args:
+        channels: Channels of what the sub-layer computed.
+        width: Channels of a token.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(channels, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=1e-5)
+        self.dropout = nn.Dropout(DROPOUT)
+
+    def forward(self, computed: Tensor, states: Tensor) -> Tensor:
+        """Add what was computed, (N, L, channels), to the states (N, L, width)."""
+        normed: Tensor = self.LayerNorm(self.dropout(linear(computed, self.dense)) + states)
+        return normed
+
+
+class Attention(nn.Module):
+    """The self-attention sub-layer.
+
+    Args:
+        config: The encoder's shape.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.self = SelfAttention(config)
+        self.output = AddAndNorm(config.width, config.width)
+
+    def forward(self, states: Tensor, keep: Tensor) -> Tensor:
+        """Run the sub-layer: states (N, L, width), bool (N, L) where there is a token; returns (N, L, width)."""
+        out: Tensor = self.output(self.self(states, keep), states)
+        return out
+
+
+class Intermediate(nn.Module):
+    """The first linear layer of the feed-forward sub-layer and its GELU.
+
+    Args:
+        config: The encoder's shape.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.width, config.feedforward)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Compute (N, L, feedforward) from (N, L, width)."""
+        return linear(states, self.dense, "gelu")
+
+
+class Layer(nn.Module):
+    """A layer of the encoder: self-attention, then a feed-forward network.
+
+    Args:
+        config: The encoder's shape.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.intermediate = Intermediate(config)
+        self.output = AddAndNorm(config.feedforward, config.width)
+
+    def forward(self, states: Tensor, keep: Tensor) -> Tensor:
+        """Run the layer: states (N, L, width), bool (N, L) where there is a token; returns (N, L, width)."""
+        states = self.attention(states, keep)
+        out: Tensor = self.output(self.intermediate(states), states)
+        return out
+
+
+class Layers(nn.Module):
+    """The layers, of which some are run at a time.
+
+    Args:
+        config: The encoder's shape.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(Layer(config) for _ in range(config.layers))
+
+    def forward(self, states: Tensor, keep: Tensor, start: int, stop: int) -> Tensor:
+        """Run the layers from ``start`` to before ``stop``; see ``Layer``."""
+        for layer in self.layer[start:stop]:
+            states = layer(states, keep)
+        return states
+
+
+class Roberta(nn.Module):
+    """The encoder's parts with the names of published weights; ``TextEncoder`` runs them.
+
+    Args:
+        config: The encoder's shape.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        self.encoder = Layers(config)
+        self.apply(_draw)
+
+
+@torch.no_grad()
+def _draw(module: nn.Module) -> None:
+    """Draw a module's own weights as RoBERTa's are before training."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        module.weight.normal_(std=0.02)
+    if isinstance(module, nn.Linear):
+        module.bias.zero_()
+    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        module.weight[module.padding_idx].zero_()
+
+
+class TextEncoder(nn.Module):
+    """RoBERTa without pooling or language-model head. New weights are drawn as RoBERTa's are.
+
+    Args:
+        config: The encoder's shape.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.roberta = Roberta(config)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Read sentences, all layers at once; padding is neither looked at nor meaningful in the result.
@@ -97,7 +255,8 @@ class TextEncoder(nn.Module):
         Returns:
             (N, L, width).
         """
-        return self.roberta.embeddings(input_ids=ids) * (ids != self.config.pad).unsqueeze(-1)
+        embedded: Tensor = self.roberta.embeddings(ids)
+        return embedded * (ids != self.config.pad).unsqueeze(-1)
 
     def run_segment(self, segment: int, tokens: Tensor, keep: Tensor) -> Tensor:
         """Run the layers of one segment.
@@ -111,11 +270,8 @@ class TextEncoder(nn.Module):
             (N, L, width).
         """
         ends = self.config.segment_ends
-        bias = torch.zeros(keep.shape, dtype=tokens.dtype, device=tokens.device)
-        bias = bias.masked_fill(~keep, torch.finfo(tokens.dtype).min)[:, None, None, :]  # (N, 1, 1, L)
-        for layer in self.roberta.encoder.layer[(ends[segment - 1] if segment else 0) : ends[segment]]:
-            tokens = layer(tokens, bias)
-        return tokens
+        states: Tensor = self.roberta.encoder(tokens, keep, ends[segment - 1] if segment else 0, ends[segment])
+        return states
 
 
 def pad_tokens(sequences: list[Tensor], pad: int) -> Tensor:

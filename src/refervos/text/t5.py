@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.errors import ConfigError
+from refervos.linear import linear, product
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,11 @@ class T5Config:
         for name in ("vocabulary", "width", "head_width", "heads", "layers", "feedforward", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; a T5 encoder needs at least 1.")
+        if self.position_buckets < 4 or self.position_distance <= self.position_buckets // 4:
+            raise ConfigError(
+                f"position_buckets is {self.position_buckets} and position_distance {self.position_distance}; a T5 "
+                "encoder needs at least 4 buckets, and a distance of more than a quarter of them."
+            )
         if not 0 <= self.pad < self.vocabulary:
             raise ConfigError(f"pad is {self.pad}; it must be one of the {self.vocabulary} token ids.")
 
@@ -59,6 +69,202 @@ T5_PRESETS: dict[str, T5Config] = {
 """The published sizes by their names on the hub (arXiv 1910.10683, section 3.7)."""
 
 
+class RmsNorm(nn.Module):
+    """Root mean square layer normalisation (Zhang and Sennrich 2019, arXiv 1910.07467): no mean, no bias.
+
+    Args:
+        width: Channels of a token.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Normalise (..., width), float32 or float64; the result has the weight's type."""
+        normed = states * torch.rsqrt(states.square().mean(-1, keepdim=True) + 1e-6)
+        return normed.to(self.weight.dtype) * self.weight
+
+
+class RelativeSelfAttention(nn.Module):
+    """Multi-head self-attention, unscaled, with a learnt bias for each distance (T5 paper, section 2.1).
+
+    Args:
+        config: The encoder's shape.
+        has_bias: Whether it has the biases, which the first layer has for all.
+    """
+
+    def __init__(self, config: T5Config, has_bias: bool) -> None:
+        super().__init__()
+        self.config = config
+        width, inner = config.width, config.heads * config.head_width
+        self.q = _linear(width, inner, (width * config.head_width) ** -0.5)
+        self.k = _linear(width, inner, width**-0.5)
+        self.v = _linear(width, inner, width**-0.5)
+        self.o = _linear(inner, width, inner**-0.5)
+        if has_bias:
+            self.relative_attention_bias = nn.Embedding(config.position_buckets, config.heads)
+            nn.init.normal_(self.relative_attention_bias.weight, std=width**-0.5)
+
+    def forward(self, states: Tensor, bias: Tensor) -> Tensor:
+        """Attend: states (N, L, width), bias of the scores (N, heads, L, L); returns (N, L, width)."""
+        query, key, value = (
+            linear(states, layer).unflatten(-1, (self.config.heads, -1)).transpose(1, 2)  # (N, heads, L, head_width)
+            for layer in (self.q, self.k, self.v)
+        )
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+        return linear(attended.transpose(1, 2).flatten(2), self.o)
+
+    def distance_bias(self, length: int) -> Tensor:
+        """What a distance adds to the scores, (1, heads, L, L)."""
+        weight = self.relative_attention_bias.weight  # (position_buckets, heads)
+        at = torch.arange(length, device=weight.device)
+        buckets = distance_bucket(at - at[:, None], self.config.position_buckets, self.config.position_distance)
+        return weight[buckets].permute(2, 0, 1)[None]
+
+
+def distance_bucket(distance: Tensor, buckets: int, farthest: int) -> Tensor:
+    """Which of the learnt biases a distance has: a half for each direction, of which half for one distance each.
+
+    Args:
+        distance: The key's position less the query's, int64.
+        buckets: How many biases there are.
+        farthest: Distances from here on share their direction's last bucket.
+
+    Returns:
+        Numbers of biases, int64 of the same shape.
+    """
+    half = buckets // 2
+    exact = half // 2
+    far = distance.abs()
+    # In float32 whatever the weights' type: rounding decides between neighbouring buckets.
+    shared = exact + (torch.log(far.float() / exact) / math.log(farthest / exact) * (half - exact)).long()
+    return torch.where(far < exact, far, shared.clamp(max=half - 1)) + half * (distance > 0)
+
+
+class FeedForward(nn.Module):
+    """The position-wise feed-forward network: ReLU, or gated GELU (Shazeer 2020, arXiv 2002.05202).
+
+    Args:
+        config: The encoder's shape.
+    """
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        width, inner = config.width, config.feedforward
+        self.gated = config.gated
+        if self.gated:
+            self.wi_0 = _linear(width, inner, width**-0.5)
+            self.wi_1 = _linear(width, inner, width**-0.5)
+        else:
+            self.wi = _linear(width, inner, width**-0.5)
+        self.wo = _linear(inner, width, inner**-0.5)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Compute what is added to the states (N, L, width); float32 where it would be float16."""
+        if self.gated:
+            inner = _widen(F.gelu(linear(states, self.wi_0), approximate="tanh")) * linear(states, self.wi_1)
+        else:
+            inner = _widen(linear(states, self.wi, "relu"))  # (N, L, feedforward)
+        with torch.autocast(inner.device.type, enabled=False):  # which would return to float16
+            return product(inner, self.wo.weight.to(inner.dtype))
+
+
+def _widen(states: Tensor) -> Tensor:
+    """From float16 to float32: trained T5s exceed 65504 in their feed-forward networks."""
+    return states.float() if states.dtype == torch.float16 else states
+
+
+class AttentionSublayer(nn.Module):
+    """Self-attention of normalised states, added to them.
+
+    Args:
+        config: The encoder's shape.
+        has_bias: See ``RelativeSelfAttention``.
+    """
+
+    def __init__(self, config: T5Config, has_bias: bool) -> None:
+        super().__init__()
+        self.SelfAttention = RelativeSelfAttention(config, has_bias)
+        self.layer_norm = RmsNorm(config.width)
+
+    def forward(self, states: Tensor, bias: Tensor) -> Tensor:
+        """Attend and add: states (N, L, width), bias of the scores (N, heads, L, L)."""
+        return states + self.SelfAttention(self.layer_norm(states), bias)
+
+
+class FeedForwardSublayer(nn.Module):
+    """The feed-forward network of normalised states, added to them.
+
+    Args:
+        config: The encoder's shape.
+    """
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        self.DenseReluDense = FeedForward(config)
+        self.layer_norm = RmsNorm(config.width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Compute and add: states (N, L, width)."""
+        return states + self.DenseReluDense(self.layer_norm(states))
+
+
+class Block(nn.Module):
+    """A layer of the encoder.
+
+    Args:
+        config: The encoder's shape.
+        has_bias: See ``RelativeSelfAttention``.
+    """
+
+    def __init__(self, config: T5Config, has_bias: bool) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList([AttentionSublayer(config, has_bias), FeedForwardSublayer(config)])
+
+    def forward(self, states: Tensor, bias: Tensor) -> Tensor:
+        """Run the layer: states (N, L, width), bias of the scores (N, heads, L, L)."""
+        attention, feed_forward = self.layer
+        attended: Tensor = feed_forward(attention(states, bias))
+        return attended
+
+
+class Stack(nn.Module):
+    """The encoder with the names of published weights.
+
+    Args:
+        config: The encoder's shape.
+    """
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        self.pad = config.pad
+        self.embed_tokens = nn.Embedding(config.vocabulary, config.width)  # drawn with deviation 1, as T5's
+        self.block = nn.ModuleList(Block(config, has_bias=index == 0) for index in range(config.layers))
+        self.final_layer_norm = RmsNorm(config.width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Read sentences: token ids int64 (N, L) to states (N, L, width)."""
+        states = self.embed_tokens(ids)
+        # What the layers add up is beyond float16 and worth more digits than bfloat16 has.
+        states = states.to(torch.promote_types(states.dtype, torch.float32))
+        blocks: Any = self.block
+        bias = blocks[0].layer[0].SelfAttention.distance_bias(ids.shape[1])  # (1, heads, L, L)
+        padding = (ids == self.pad)[:, None, None]  # (N, 1, 1, L)
+        bias = bias.masked_fill(padding, torch.finfo(bias.dtype).min)  # (N, heads, L, L)
+        for block in blocks:
+            states = block(states, bias)
+        normed: Tensor = self.final_layer_norm(states)
+        return normed
+
+
+def _linear(width: int, out: int, deviation: float) -> nn.Linear:
+    """Make a linear layer without bias whose weights are drawn with a standard deviation."""
+    layer = nn.Linear(width, out, bias=False)
+    nn.init.normal_(layer.weight, std=deviation)
+    return layer
+
+
 class T5TextEncoder(nn.Module):
     """T5 without its decoder, and without dropout: T5 v1.1 was trained without, and RefSAM keeps it frozen.
 
@@ -71,26 +277,8 @@ class T5TextEncoder(nn.Module):
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
-        import transformers
-
         self.config = config
-        # The stack alone: the model around it registers the same embedding under a second name.
-        self.t5 = transformers.T5EncoderModel(
-            transformers.T5Config(
-                vocab_size=config.vocabulary,
-                d_model=config.width,
-                d_kv=config.head_width,
-                num_heads=config.heads,
-                num_layers=config.layers,
-                d_ff=config.feedforward,
-                relative_attention_num_buckets=config.position_buckets,
-                relative_attention_max_distance=config.position_distance,
-                feed_forward_proj="gated-gelu" if config.gated else "relu",
-                layer_norm_epsilon=1e-6,
-                dropout_rate=0.0,
-                pad_token_id=config.pad,
-            )
-        ).encoder
+        self.t5 = Stack(config)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Read sentences; padding is neither looked at nor meaningful in the result.
@@ -101,5 +289,5 @@ class T5TextEncoder(nn.Module):
         Returns:
             States of the tokens (N, L, width).
         """
-        states: Tensor = self.t5(input_ids=ids, attention_mask=(ids != self.config.pad).long()).last_hidden_state
+        states: Tensor = self.t5(ids)
         return states

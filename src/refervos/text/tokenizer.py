@@ -7,9 +7,11 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from refervos.errors import CheckpointError, MissingDependencyError, PromptError
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, PromptError
 from refervos.hub import fetch
 from refervos.prompts import normalise
 from refervos.text.verbs import find_verbs
@@ -17,7 +19,22 @@ from refervos.text.verbs import find_verbs
 FAST, BYTE_LEVEL, SENTENCE_PIECE = ("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",)
 """Any of these sets of files makes a tokenizer: a fast one of either model, RoBERTa's and T5's."""
 
-TOKENIZER_FILES = (*FAST, *BYTE_LEVEL, *SENTENCE_PIECE, "tokenizer_config.json", "special_tokens_map.json")
+SETTINGS = "tokenizer_config.json"
+"""What transformers wants beside them: the class to read them with, and which token has which role."""
+
+TOKENIZER_FILES = (*FAST, *BYTE_LEVEL, *SENTENCE_PIECE, SETTINGS)
+
+ROBERTA_ROLES = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "sep_token": "</s>",
+    "cls_token": "<s>",
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "mask_token": "<mask>",
+}
+T5_ROLES = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+"""The special tokens of each kind by transformers' names of their roles."""
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -30,14 +47,14 @@ def _has(folder: Path, files: Sequence[str]) -> bool:
 
 
 class Tokenizer:
-    """A fast tokenizer of RoBERTa or T5 and the marks for words that tell motion.
+    """A tokenizer of RoBERTa or T5 and the marks for words that tell motion.
 
     Args:
-        fast: A ``transformers.PreTrainedTokenizerFast`` (or one with its interface).
+        model: What splits sentences into tokens.
     """
 
-    def __init__(self, fast: Any) -> None:
-        self.fast = fast
+    def __init__(self, model: tokenizers.Tokenizer) -> None:
+        self.model = model
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str]) -> Tokenizer:
@@ -48,30 +65,65 @@ class Tokenizer:
             MissingDependencyError: When there is only ``spiece.model`` and no package to read it.
         """
         folder = Path(name_or_path)
+        advice = "give the folder of a RoBERTa or T5 tokenizer"
         if not folder.is_dir():
-            advice = "give the folder of a RoBERTa or T5 tokenizer (--tokenizer)"
-            folder = fetch(str(name_or_path), TOKENIZER_FILES, advice)
-        # transformers makes an empty tokenizer, without a word, of a folder that has none of these.
+            folder = fetch(str(name_or_path), TOKENIZER_FILES, f"{advice} (--tokenizer)")
         if not has_tokenizer(folder):
-            raise CheckpointError(
-                f"{folder} has no tokenizer.json or vocab.json, nor a spiece.model; "
-                "give the folder of a RoBERTa or T5 tokenizer."
-            )
+            raise CheckpointError(f"{folder} has no tokenizer.json or vocab.json, nor a spiece.model; {advice}.")
         try:
-            return cls(_fast_class(folder).from_pretrained(str(folder)))
+            model = _read(folder)
         except MissingDependencyError:
             raise
         except Exception as error:  # the tokenizers library raises bare Exception on a broken file
             reason = " ".join(str(error).split())[:160]
             raise CheckpointError(f"the tokenizer files in {folder} are not readable ({reason}).") from error
+        if not isinstance(model.model, models.BPE | models.Unigram):
+            kind = type(model.model).__name__
+            raise CheckpointError(f"the tokenizer in {folder} is neither a BPE nor a Unigram but a {kind}; {advice}.")
+        model.no_truncation()  # a file may say so; here too long a sentence is an error
+        model.no_padding()
+        return cls(model)
 
     def __len__(self) -> int:
         """Number of tokens in the vocabulary."""
-        return len(self.fast)
+        return self.model.get_vocab_size()
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Ids of the tokens that stand for no text, ascending."""
+        return sorted(index for index, token in self.model.get_added_tokens_decoder().items() if token.special)
+
+    def id_of(self, token: str) -> int:
+        """The id of a token.
+
+        Raises:
+            ConfigError: When there is no such token.
+        """
+        index = self.model.token_to_id(token)
+        if index is None:
+            raise ConfigError(f"the tokenizer has no token {token!r}; give one of the text encoder's kind.")
+        return index
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """The tokens with some ids, as the vocabulary spells them.
+
+        Raises:
+            ConfigError: When an id is not in the vocabulary.
+        """
+        found = [self.model.id_to_token(index) if index >= 0 else None for index in ids]
+        known = [token for token in found if token is not None]
+        if len(known) < len(found):
+            raise ConfigError(f"the token ids {list(ids)} are not all in the vocabulary, which has {len(self)} tokens.")
+        return known
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the tokenizer's files into a folder."""
-        self.fast.save_pretrained(str(folder))
+        """Write ``tokenizer.json``, and what transformers takes to read it too, into a folder."""
+        roles = ROBERTA_ROLES if isinstance(self.model.model, models.BPE) else T5_ROLES
+        known = {role: token for role, token in roles.items() if self.model.token_to_id(token) is not None}
+        others = [token for token in self.tokens(self.special_ids) if token not in known.values()]
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", **known, "additional_special_tokens": others}
+        self.model.save(str(folder / FAST[0]))
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     def encode(
         self,
@@ -93,12 +145,15 @@ class Tokenizer:
             Ids, and for each whether it belongs to a word that tells motion.
 
         Raises:
-            PromptError: When the sentence is too long, or a given verb is not in it.
+            PromptError: When the sentence is too long or no Unicode, or a given verb is not in it.
             MissingDependencyError: When verbs must be found and spaCy or its English model is missing.
         """
         sentence = normalise(expression)
-        encoded = self.fast(sentence, return_offsets_mapping=True)
-        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        try:
+            encoded = self.model.encode(sentence)
+        except TypeError as error:
+            raise PromptError(f"the expression {sentence!r} is no text in Unicode (a lone surrogate).") from error
+        ids = encoded.ids
         if len(ids) > limit:
             raise PromptError(f"the expression has {len(ids)} tokens; this model reads at most {limit}.")
         spans: list[tuple[int, int]] = []
@@ -108,31 +163,108 @@ class Tokenizer:
             spans = find_verbs(sentence)
         flags = [
             any(start < stop and start < span_stop and stop > span_start for span_start, span_stop in spans)
-            for start, stop in offsets
+            for start, stop in encoded.offsets
         ]
-        return list(ids), flags
+        return ids, flags
 
 
-def _fast_class(folder: Path) -> Any:
-    """The class of transformers that reads a folder's tokenizer as it was written."""
-    import transformers
-
+def _read(folder: Path) -> tokenizers.Tokenizer:
     if _has(folder, FAST):
-        # T5's own class would rebuild the file with a hundred sentinels, however many it has.
-        written = json.loads((folder / FAST[0]).read_text(encoding="utf-8"))
-        unigram = written.get("model", {}).get("type") == "Unigram"
-        return transformers.PreTrainedTokenizerFast if unigram else transformers.RobertaTokenizerFast
+        return tokenizers.Tokenizer.from_file(str(folder / FAST[0]))
     if _has(folder, BYTE_LEVEL):
-        return transformers.RobertaTokenizerFast
+        return byte_level_bpe(folder / BYTE_LEVEL[0], folder / BYTE_LEVEL[1])
+    return _read_sentence_piece(folder)
+
+
+def _read_sentence_piece(folder: Path) -> tokenizers.Tokenizer:
+    """T5's tokenizer as published: sentencepiece's file, which lists no sentinels."""
     try:
         for needed in ("sentencepiece", "google.protobuf"):
             importlib.import_module(needed)
+        format_ = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
     except ImportError as error:
         raise MissingDependencyError(
             f"{folder} has its tokenizer only as spiece.model, which takes sentencepiece and protobuf to read: "
             "pip install 'refervos[t5]', or give a folder with tokenizer.json."
         ) from error
-    return transformers.T5TokenizerFast
+    written = format_.ModelProto()
+    written.ParseFromString((folder / SENTENCE_PIECE[0]).read_bytes())
+    if written.trainer_spec.model_type != written.trainer_spec.UNIGRAM:
+        raise ValueError("spiece.model is no Unigram, as T5's is")
+    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8")) if _has(folder, (SETTINGS,)) else {}
+    sentinels = [f"<extra_id_{index}>" for index in reversed(range(settings.get("extra_ids", 100)))]
+    control = [piece.piece for piece in written.pieces if piece.type == piece.CONTROL]
+    pieces = [*((piece.piece, piece.score) for piece in written.pieces), *((token, 0.0) for token in sentinels)]
+    model = unigram(pieces, [*control, *sentinels], written.normalizer_spec.precompiled_charsmap)
+    whole = [piece.piece for piece in written.pieces if piece.type == piece.USER_DEFINED]  # words, never split
+    model.add_tokens([tokenizers.AddedToken(piece, normalized=False) for piece in whole])
+    return model
+
+
+def byte_level_bpe(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
+    """Make RoBERTa's tokenizer (Liu et al. 2019, section 4.4) of files.
+
+    Args:
+        vocabulary: The id of each token, JSON.
+        merges: Pairs of tokens, one a line, in the order in which they are merged.
+
+    Returns:
+        It puts a sentence between ``<s>`` and ``</s>``.
+
+    Raises:
+        ValueError: When a special token of RoBERTa is missing.
+    """
+    words = models.BPE.from_file(
+        str(vocabulary), str(merges), continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False
+    )
+    model = tokenizers.Tokenizer(words)
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
+    ids = _mark_special(model, list(ROBERTA_ROLES.values()))
+    model.post_processor = processors.RobertaProcessing(
+        ("</s>", ids["</s>"]), ("<s>", ids["<s>"]), trim_offsets=True, add_prefix_space=False
+    )
+    return model
+
+
+def unigram(
+    pieces: Sequence[tuple[str, float]], special: Sequence[str] = (), charsmap: bytes = b""
+) -> tokenizers.Tokenizer:
+    """Make T5's tokenizer (Kudo 2018, arXiv 1804.10959) of pieces of words.
+
+    Args:
+        pieces: Every token with the logarithm of its likelihood, in the order of the ids; ``▁`` is a space.
+        special: Those that stand for no text, besides T5's own.
+        charsmap: What normalises characters first, as sentencepiece has compiled it.
+
+    Returns:
+        It ends a sentence with ``</s>``.
+
+    Raises:
+        ValueError: When a special token of T5 is missing.
+    """
+    unknown = next((index for index, (piece, _) in enumerate(pieces) if piece == "<unk>"), None)
+    model = tokenizers.Tokenizer(models.Unigram(list(pieces), unk_id=unknown, byte_fallback=False))
+    if charsmap:
+        model.normalizer = normalizers.Precompiled(charsmap)
+    words = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True)
+    model.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
+    model.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always", split=True)
+    ids = _mark_special(model, [*T5_ROLES.values(), *special])
+    model.post_processor = processors.TemplateProcessing(
+        single=["$A", "</s>"], pair=["$A", "</s>", "$B", "</s>"], special_tokens=[("</s>", ids["</s>"])]
+    )
+    return model
+
+
+def _mark_special(model: tokenizers.Tokenizer, special: Sequence[str]) -> dict[str, int]:
+    """Have tokens of the vocabulary recognised as they stand and left out of decoded text; returns their ids."""
+    ids = {token: model.token_to_id(token) for token in special}
+    known = {token: index for token, index in ids.items() if index is not None}
+    if len(known) < len(ids):
+        raise ValueError(f"there is no token {min(ids.keys() - known.keys())}")
+    model.add_special_tokens([tokenizers.AddedToken(token, normalized=False, special=True) for token in special])
+    return known
 
 
 def _span(sentence: str, word: str) -> tuple[int, int]:

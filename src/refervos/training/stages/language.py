@@ -23,7 +23,7 @@ from refervos.errors import TrainingError
 from refervos.text.encoder import TextConfig, TextEncoder, pad_tokens
 from refervos.text.pretrained import load_t5, load_text, save_text
 from refervos.text.t5 import T5Config, T5TextEncoder
-from refervos.text.tokenizer import Tokenizer
+from refervos.text.tokenizer import Tokenizer, unigram
 from refervos.training.distributed import mean_over_processes
 from refervos.training.initialisation import initialise
 from refervos.training.stage import Stage
@@ -91,9 +91,9 @@ class LanguageStage(Stage):
         )
         self.summary = nn.Linear(width, vocabulary)
         self.kind = KINDS[settings.kind]
-        self.mask = tokenizer.fast.convert_tokens_to_ids(self.kind.special_tokens[-1])
+        self.mask = tokenizer.id_of(self.kind.special_tokens[-1])
         # On the CPU, for the processes that draw samples.
-        self.words = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.fast.all_special_ids)
+        self.words = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.special_ids)
 
     @classmethod
     def build(cls, settings: LanguageSettings, init: Mapping[str, Path], seed: int) -> LanguageStage:
@@ -187,7 +187,6 @@ def train_byte_level(sentences: Sequence[str], vocabulary: int) -> Tokenizer:
         The tokenizer.
     """
     from tokenizers import ByteLevelBPETokenizer
-    from transformers import RobertaTokenizerFast
 
     words = ByteLevelBPETokenizer()
     words.train_from_iterator(
@@ -195,8 +194,6 @@ def train_byte_level(sentences: Sequence[str], vocabulary: int) -> Tokenizer:
     )
     with tempfile.TemporaryDirectory() as folder:
         words.save_model(folder)
-        fast = RobertaTokenizerFast(vocab=f"{folder}/vocab.json", merges=f"{folder}/merges.txt")
-        fast.save_pretrained(folder)
         return Tokenizer.from_pretrained(folder)
 
 
@@ -214,7 +211,6 @@ def train_unigram(sentences: Sequence[str], vocabulary: int) -> Tokenizer:
         The tokenizer.
     """
     from tokenizers import SentencePieceBPETokenizer
-    from transformers import T5TokenizerFast
 
     *first, sentinel = T5_TOKENS
     pairs = SentencePieceBPETokenizer()
@@ -225,10 +221,9 @@ def train_unigram(sentences: Sequence[str], vocabulary: int) -> Tokenizer:
     total = counts.total()
     pieces = sorted(pairs.get_vocab(), key=pairs.token_to_id)[len(first) :]
     scores = [(piece, math.log((counts[piece] + 1) / total)) for piece in pieces]
-    special = [(token, 0.0) for token in (*first, sentinel)]
-    fast = T5TokenizerFast(vocab=[*special[:-1], *scores, special[-1]], extra_ids=1)
-    with tempfile.TemporaryDirectory() as folder:
-        fast.save_pretrained(folder)
+    model = unigram([*((token, 0.0) for token in first), *scores, (sentinel, 0.0)], [sentinel])
+    with tempfile.TemporaryDirectory() as folder:  # the file rounds the scores
+        Tokenizer(model).save_pretrained(Path(folder))
         return Tokenizer.from_pretrained(folder)
 
 
