@@ -18,4 +18,5 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
         A context.
     """
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if mixed else nullcontext()
