@@ -50,7 +50,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: A
     Returns:
         (..., D).
     """
-    if x.numel() * len(weight) >= SMALL and _suits(x) and weight.dtype == x.dtype and one_dnn_is_faster(x.dtype):
+    if _suits(x) and _large(x, weight) and weight.dtype == x.dtype and one_dnn_is_faster(x.dtype):
         if not torch.is_grad_enabled():
             return _one_dnn(x, weight, bias, activation)
         x = _Product.apply(x, weight, bias)
@@ -78,6 +78,10 @@ def has_one_dnn(dtype: torch.dtype) -> bool:
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return dtype == torch.float32
+
+
+def _large(x: Tensor, weight: Tensor) -> bool:
+    return x.numel() * len(weight) >= SMALL
 
 
 @cache
