@@ -149,11 +149,12 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     """The command under torchrun, with batch norm, varying counts and accumulation left to two processes of one."""
     stage = toy(settings={"dropout": 0.0})
     (tmp_path / "recipe.yaml").write_text(json.dumps({"name": "test", "seed": 3, "stages": [stage]}))  # JSON is YAML
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
     done = subprocess.run(
         [*launcher, "-m", "refervos", "train", "recipe.yaml", "--out", "two"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         timeout=120,

@@ -23,7 +23,8 @@ from refervos.errors import CheckpointError
 
 STATE = "state.pt"
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+"""1 had other checksums of the frozen weights."""
 PREFIX = "step-"
 UNFINISHED = ".unfinished-"
 
@@ -92,16 +93,20 @@ def read_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | N
         What was saved, or None when there is no checkpoint.
 
     Raises:
-        CheckpointError: When there are checkpoints and all are damaged.
+        CheckpointError: When there are checkpoints and all are damaged, or of another format.
     """
-    candidates = checkpoints_in(folder)
-    for path in reversed(candidates):
+    reasons: list[str] = []
+    for path in reversed(checkpoints_in(folder)):
         try:
             return read_checkpoint(path)
         except CheckpointError as error:
             warn(f"{error} It is passed over.")
-    if candidates:
-        raise CheckpointError(f"no checkpoint in {folder} is intact; start the stage anew with --restart.")
+            reasons.append(str(error))
+    if reasons:
+        raise CheckpointError(
+            f"no checkpoint in {folder} can be gone on from; start the stage anew with --restart "
+            f"(of the newest: {reasons[0].removesuffix('.')})."
+        )
     return None
 
 
