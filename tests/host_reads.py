@@ -22,15 +22,17 @@ class HostReads:
 
     Attributes:
         sizes: Of each tensor whose values were read, how many it had.
+        moved: Of each tensor that was brought to a device, likewise.
         sized: Operations whose result is as large as values tell, indexing by a mask among them.
     """
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        self.moved: list[int] = []
         self.sized: list[str] = []
 
     def __enter__(self) -> HostReads:
-        self._modes = (_Methods(self.sizes), _Operations(self.sized))
+        self._modes = (_Methods(self.sizes, self.moved), _Operations(self.sized))
         for mode in self._modes:
             mode.__enter__()
         return self
@@ -41,9 +43,9 @@ class HostReads:
 
 
 class _Methods(TorchFunctionMode):
-    def __init__(self, sizes: list[int]) -> None:
+    def __init__(self, sizes: list[int], moved: list[int]) -> None:
         super().__init__()
-        self.sizes = sizes
+        self.sizes, self.moved = sizes, moved
 
     def __torch_function__(
         self,
@@ -52,8 +54,12 @@ class _Methods(TorchFunctionMode):
         arguments: Sequence[Any] = (),
         options: Mapping[str, Any] | None = None,
     ) -> Any:
-        if getattr(function, "__name__", "") in READING and arguments and isinstance(arguments[0], Tensor):
-            self.sizes.append(arguments[0].numel())
+        name = getattr(function, "__name__", "")
+        if arguments and isinstance(arguments[0], Tensor):
+            if name in READING:
+                self.sizes.append(arguments[0].numel())
+            elif name == "to" and any(isinstance(part, torch.device) for part in arguments[1:]):
+                self.moved.append(arguments[0].numel())
         return function(*arguments, **(options or {}))
 
 

@@ -213,13 +213,14 @@ class Evaluator:
         merged = GrowingFolder(self.folder.merged(video.id, str(group[0].annotator))) if matching else None
         switches, seconds, index = np.zeros(len(group), dtype=np.int64), 0.0, 0
         for chunk in self._chunks(group, matching):
+            # In the logits' place: a chunk of them is large, and nothing else reads them.
+            probabilities = None if chunk.logits is None else torch.from_numpy(chunk.logits).sigmoid_().numpy()
             for place, of_frame in enumerate(chunk.masks):
                 name = f"{video.frames.names[index]}.png"
                 for folder, mask in zip(masks, of_frame, strict=True):
                     folder.add(name, mask_png(mask))
-                if merged is not None and chunk.logits is not None:
-                    probabilities = torch.from_numpy(chunk.logits[place]).sigmoid().numpy()
-                    merged.add(name, merged_png(probabilities))
+                if merged is not None and probabilities is not None:
+                    merged.add(name, merged_png(probabilities[place]))
                 index += 1
             switches += chunk.switches.sum(axis=0)
             seconds += chunk.seconds
