@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ SIZED_BY_VALUES = {"aten::nonzero", "aten::masked_select", "aten::_unique2"}
 class HostReads:
     """While entered, counts what would wait for a GPU; on a CPU the same calls are made, and nothing waits.
 
+    All tensors count as being on a GPU but for those that ``cpu()`` gave, and what was computed of them.
+
     Attributes:
         sizes: Of each tensor whose values were read, how many it had.
         moved: Of each tensor that was brought to a device, likewise.
@@ -32,7 +34,7 @@ class HostReads:
         self.sized: list[str] = []
 
     def __enter__(self) -> HostReads:
-        self._modes = (_Methods(self.sizes, self.moved), _Operations(self.sized))
+        self._modes = (_Methods(self), _Operations(self))
         for mode in self._modes:
             mode.__enter__()
         return self
@@ -43,9 +45,11 @@ class HostReads:
 
 
 class _Methods(TorchFunctionMode):
-    def __init__(self, sizes: list[int], moved: list[int]) -> None:
+    def __init__(self, reads: HostReads) -> None:
         super().__init__()
-        self.sizes, self.moved = sizes, moved
+        self.reads = reads
+        self.read: dict[int, Tensor] = {}  # kept, so that no other tensor gets their numbers
+        self.on_host = False
 
     def __torch_function__(
         self,
@@ -55,18 +59,28 @@ class _Methods(TorchFunctionMode):
         options: Mapping[str, Any] | None = None,
     ) -> Any:
         name = getattr(function, "__name__", "")
-        if arguments and isinstance(arguments[0], Tensor):
+        host = any(id(tensor) in self.read for tensor in tensors_in(arguments))
+        if not host and arguments and isinstance(arguments[0], Tensor):
             if name in READING:
-                self.sizes.append(arguments[0].numel())
+                self.reads.sizes.append(arguments[0].numel())
             elif name == "to" and any(isinstance(part, torch.device) for part in arguments[1:]):
-                self.moved.append(arguments[0].numel())
-        return function(*arguments, **(options or {}))
+                self.reads.moved.append(arguments[0].numel())
+        before, self.on_host = self.on_host, host
+        try:
+            result = function(*arguments, **(options or {}))
+        finally:
+            self.on_host = before
+        if name == "__iter__":
+            result = list(result)
+        if host or name == "cpu":
+            self.read.update({id(tensor): tensor for tensor in tensors_in(result)})
+        return iter(result) if name == "__iter__" else result
 
 
 class _Operations(TorchDispatchMode):
-    def __init__(self, sized: list[str]) -> None:
+    def __init__(self, reads: HostReads) -> None:
         super().__init__()
-        self.sized = sized
+        self.reads = reads
 
     def __torch_dispatch__(
         self,
@@ -79,6 +93,16 @@ class _Operations(TorchDispatchMode):
         by_mask = name in ("aten::index", "aten::index_put_") and any(
             isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in arguments[1]
         )
-        if name in SIZED_BY_VALUES or by_mask:
-            self.sized.append(name)
+        methods = self.reads._modes[0]
+        if (name in SIZED_BY_VALUES or by_mask) and not methods.on_host:
+            self.reads.sized.append(name)
         return operation(*arguments, **(options or {}))
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested lists and tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors_in(part)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from refervos.errors import TrainingError
+from refervos.training.devices import read_back
 
 STAGES: Mapping[str, str] = {
     "track": "refervos.training.stages.track:TrackStage",
@@ -134,7 +135,8 @@ class Stage(nn.Module, ABC):
         """
         found: dict[str, list[float]] = defaultdict(list)
         for batch in batches:
-            for name, value in self(batch).items():
+            measured = self(batch)
+            for name, value in zip(measured, read_back(list(measured.values())), strict=True):
                 found[name].append(float(value))
         return {name: sum(values) / len(values) for name, values in found.items()}
 

@@ -122,10 +122,12 @@ class PromptedStage(Stage):
         }
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Stack clips; the rows of all clips, M each, become one axis."""
+        """Stack clips; the rows of all clips, M each, become one axis. ``given`` tells at which frames masks are."""
         batch: dict[str, Any] = {name: torch.stack([s[name] for s in samples]) for name in ("pixels", "names")}
         for name in ("points", "labels", "rough", "truth"):
             batch[name] = torch.cat([sample[name] for sample in samples])
+        # Told here, where it costs nothing: a model that asked its device for each frame would wait each time.
+        batch["given"] = batch["rough"].flatten(2).any(2).any(0).tolist()
         return batch | {name: samples[0][name] for name in ("multimask", "conditioning", "teacher")}
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:

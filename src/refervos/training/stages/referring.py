@@ -18,6 +18,7 @@ from refervos.errors import TrainingError
 from refervos.loading import load
 from refervos.text.encoder import pad_tokens
 from refervos.trainable import ClipOutput, TrainableModel
+from refervos.training.devices import read_back
 from refervos.training.losses import frame_losses, visible
 from refervos.training.stage import TRAIN, VALIDATION, Key, Stage
 from refervos.training.stages.asked_clips import BenchmarkClips, BenchmarkSource, ClipSource, Sampling, WorldClips
@@ -222,10 +223,11 @@ class ReferringStage(Stage):
         found: dict[str, list[float]] = defaultdict(list)
         for batch in batches:
             losses, ious = self._measure(batch)
-            for name, value in losses.items():
-                scalars[name].append(float(value))
             counted = visible(batch["truth"], self.settings.least_area)
-            for family, row, seen in zip(batch["families"], ious, counted, strict=True):
+            *values_of_losses, ious, counted = read_back([*losses.values(), ious, counted])
+            for name, value in zip(losses, values_of_losses, strict=True):
+                scalars[name].append(float(value))
+            for family, row, seen in zip(batch["families"], ious, counted.bool(), strict=True):
                 values = row if family == NO_TARGET else row[seen]
                 if len(values):
                     found[family].append(float(values.mean()))
