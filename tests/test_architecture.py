@@ -24,7 +24,7 @@ ALLOWED = {
     "evaluation": BASE
     | {"frames", "prompts", "segmenter", "session", "metrics", "worlds", "loading"}
     | {"data", "video", "weights"},
-    "training": BASE | {"data", "frames", "hub", "loading", "text", "trainable", "weights", "worlds"},
+    "training": BASE | {"data", "frames", "hub", "loading", "metrics", "text", "trainable", "weights", "worlds"},
     "training/stages/track": BASE | STAGE_PARTS | {"sam2"},
     "training/stages/samwise": BASE | STAGE_PARTS | {"sam2", "samwise"},
     "training/stages/sam": BASE | STAGE_PARTS | {"sam"},

@@ -103,7 +103,7 @@ def test_cells_are_named_in_float32() -> None:
 def test_words_are_guessed_in_float32() -> None:
     shape = T5Config(width=32, head_width=8, heads=2, layers=1, feedforward=32)
     stage = LanguageStage.build(LanguageSettings(kind="t5", t5=shape, vocabulary=300), {}, seed=1)
-    batch = stage.collate([stage.draw(0, index, (1, 0, 0)) for index in range(16)])
+    batch = stage.source().collate([stage.source().draw(0, index, (1, 0, 0)) for index in range(16)])
     answers: list[Tensor] = []
     for layer in (stage.guess, stage.summary):
         layer.register_forward_hook(lambda module, given, answer: answers.append(answer))

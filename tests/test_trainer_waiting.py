@@ -55,7 +55,9 @@ def test_a_loss_that_is_not_finite_is_told_with_its_step(step: int, tmp_path: Pa
 
 def test_validation_reads_each_batch_once() -> None:
     stage = ToyStage(ToySettings())
-    batches = [stage.collate([stage.draw(step, index, (1, 0, 1)) for index in range(3)]) for step in range(4)]
+    batches = [
+        stage.source().collate([stage.source().draw(step, index, (1, 0, 1)) for index in range(3)]) for step in range(4)
+    ]
     with torch.no_grad(), HostReads() as reads:
         found = stage.eval().validate(batches)
     assert reads.sizes == [2] * 4  # loss and share
@@ -94,7 +96,7 @@ def test_validation_of_sentences_reads_each_batch_once() -> None:
 def test_nobody_asks_the_device_whether_masks_are_given() -> None:
     settings = TrackSettings(frames=(3,), model=MICRO_SAM2, asked=AskedShares(mask=1.0, click=0.0, box=0.0))
     stage = TrackStage.build(settings, {}, 1)
-    batch = stage.collate([stage.draw(0, index, (1, 0, 0)) for index in range(2)])
+    batch = stage.source().collate([stage.source().draw(0, index, (1, 0, 0)) for index in range(2)])
     assert batch["given"] == [bool(rough.any()) for rough in batch["rough"].unbind(1)]
     assert batch["given"][0]
     with torch.no_grad(), HostReads() as reads:

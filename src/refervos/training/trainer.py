@@ -343,11 +343,11 @@ class StageRun:
 
     def _batches(self, steps: range, purpose: int) -> Any:
         return batches_of(
-            self.stage,
+            self.stage.source(),
             (self.plan.recipe.seed, self.plan.number, purpose),
             self._sampler(steps),
             workers=self.recipe.workers,
-            pin_memory=self.accelerator.device.type == "cuda",
+            device=self.accelerator.device,
         )
 
     # Measuring.
