@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -365,6 +366,28 @@ def test_random_states_survive_a_checkpoint(tmp_path: Path) -> None:
     checkpoint.seed_random(3)
     checkpoint.restore_random_state(checkpoint.read_checkpoint(path)["random"])
     assert draw() == wanted
+
+
+def test_the_random_state_of_any_gpu_survives(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pretend(kind: str | None, **generator: Any) -> None:
+        module = SimpleNamespace(__name__=f"torch.{kind}", **generator)
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: kind is not None)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind or "cpu"))
+        monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+
+    restored: list[Any] = []
+    pretend("mps", get_rng_state=lambda: torch.tensor([7, 1]), set_rng_state=restored.append)
+    state = checkpoint.random_state()
+    checkpoint.restore_random_state(state)
+    assert [part.tolist() for part in restored] == [[7, 1]]
+    pretend("xpu", set_rng_state=restored.append)
+    checkpoint.restore_random_state(state)  # of another kind of GPU
+    pretend(None)
+    checkpoint.restore_random_state(state)
+    assert len(restored) == 1
+    assert checkpoint.random_state()["gpu"] is None
+    pretend("cuda")  # which nobody has set up yet
+    assert checkpoint.random_state()["gpu"] is None
 
 
 def test_checkpoints_do_not_hold_frozen_weights(whole: Path) -> None:

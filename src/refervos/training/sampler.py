@@ -139,7 +139,7 @@ def _context(device: torch.device, source: SampleSource) -> Any:
 def moved(batch: Any, device: torch.device) -> Any:
     """A batch with its tensors on a device; dicts, lists and tuples are entered, anything else stays as it is."""
     if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
+        return batch.to(device, non_blocking=device.type == "cuda")  # elsewhere nobody waits before it is read
     if isinstance(batch, Mapping):
         return {name: moved(part, device) for name, part in batch.items()}
     if isinstance(batch, list | tuple):

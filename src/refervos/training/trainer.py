@@ -214,7 +214,7 @@ class StageRun:
         self.stage = self.plan.kind.build(self.plan.settings, self.plan.init, self.plan.recipe.seed)
         self.recipe = with_steps(self.recipe, self.stage.expect(self.recipe.batch, self.recipe.validation_batches))
         if self.accelerator.num_processes > 1:
-            synchronise_batch_norm(self.stage)
+            synchronise_batch_norm(self.stage, self.accelerator.device)
         recipe = self.recipe.optimiser
         optimiser = optimiser_for(self.stage, lr=recipe.rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
         self.guard = FrozenGuard(self.stage, optimiser)
