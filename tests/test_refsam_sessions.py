@@ -16,7 +16,7 @@ from torch import Tensor
 from refervos import Prompt, Segmentation, load
 from refervos.errors import CheckpointError, ConfigError, PromptError, StateError
 from refervos.refsam.model import RefSam
-from refervos.segmenter import BatchSegmenter
+from refervos.segmenter import CPU_BUDGET, BatchSegmenter
 from refervos.session import Session
 from refsam_models import SENTENCES, TINY, placed, tiny_model
 from scenes import scene
@@ -122,7 +122,7 @@ def test_a_small_memory_budget_cuts_the_batch_and_changes_nothing(videos: int, m
     monkeypatch.setattr(model, "decode", counted)
     whole = answers()
     assert batches == [3, 3]
-    one_track = model.memory_budget // model._tracks_at_once()
+    one_track = CPU_BUDGET // model._tracks_at_once(3, frames_too=videos > 1)
     for budget, expected in ((1, [1] * 6), (2 * one_track, [2, 1] * 2)):
         model.memory_budget = budget
         torch.testing.assert_close(answers(), whole, atol=1e-9, rtol=1e-9)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import refervos.sam2.attention
 import refervos.sam2.hiera
+from refervos.derived import Derived
 from refervos.linear import Activation, linear, product
 from refervos.sam2.attention import attend
 from refervos.sam2.hiera import embed_patches, run_stage
@@ -284,5 +285,5 @@ def test_bfloat16_rounds_and_no_more(tracker: Sam2Tracker) -> None:
 def test_patches_of_any_type(tracker: Sam2Tracker) -> None:
     backbone = copy.deepcopy(tracker).compute_in(torch.bfloat16).sam.vision_encoder.backbone
     with torch.inference_mode():
-        tokens = embed_patches(backbone, pixels(torch.float32))
-        assert run_stage(backbone.blocks[:2], tokens).dtype == torch.bfloat16
+        tokens = embed_patches(backbone, pixels(torch.float32), Derived())
+        assert run_stage(backbone.blocks[:2], tokens, Derived()).dtype == torch.bfloat16

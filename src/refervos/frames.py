@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,9 @@ from refervos.errors import FrameError
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
+
+RESTORED_AT_ONCE = 256 * 2**20
+"""Bytes of mask logits at the frame's size that exist at once where only masks are wanted."""
 
 
 def as_rgb(frame: Any) -> Tensor:
@@ -64,23 +69,25 @@ class Placement:
     image_size: int
     first: tuple[int, int] | None = None
 
-    def place(self, frame: Tensor) -> Tensor:
+    def place(self, frame: Tensor, device: torch.device | None = None) -> Tensor:
         """Resize, normalise and pad a frame.
 
-        The resize is bilinear with antialiasing on bytes, within one grey level of Pillow's (the released code's).
+        The resize is bilinear with antialiasing on bytes, within one grey level of Pillow's (the released code's). It
+        runs where the frame is: of a frame in main memory only the resized bytes go to the device.
 
         Args:
             frame: uint8 (3, H, W).
+            device: Where the result is wanted, default where the frame is.
 
         Returns:
             float32 (3, S, S).
         """
         for size in (self.first, self.resized):
             if size is not None and size != tuple(frame.shape[1:]):
-                frame = F.interpolate(frame.unsqueeze(0), size=size, mode="bilinear", antialias=True)[0]
-        mean = torch.tensor(IMAGE_MEAN, device=frame.device).reshape(3, 1, 1)
-        std = torch.tensor(IMAGE_STD, device=frame.device).reshape(3, 1, 1)
-        pixels = (frame.float() / 255 - mean) / std
+                frame = _resize(frame, size)
+        pixels = _upload(frame, frame.device if device is None else device).float() / 255
+        for channel, mean, std in zip(pixels, IMAGE_MEAN, IMAGE_STD, strict=True):
+            channel.sub_(mean).div_(std)
         height, width = self.resized
         return F.pad(pixels, (0, self.image_size - width, 0, self.image_size - height))
 
@@ -100,6 +107,67 @@ class Placement:
         if self.resized != self.frame_size:
             logits = F.interpolate(logits, size=self.frame_size, mode="bilinear", align_corners=False)
         return logits[0]
+
+    def masks(self, mask_logits: Tensor) -> Tensor:
+        """Bring low-resolution mask logits back to the frame as masks, as few at a time as ``RESTORED_AT_ONCE`` asks.
+
+        Args:
+            mask_logits: (N, h, w) over the whole square.
+
+        Returns:
+            bool (N, H, W).
+        """
+        pixels = self.image_size**2 + self.frame_size[0] * self.frame_size[1]
+        together = max(1, RESTORED_AT_ONCE // (4 * pixels))
+        parts = [self.restore(some) > 0 for some in mask_logits.split(together)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def download(tensors: Sequence[Tensor]) -> list[npt.NDArray[Any]]:
+    """Bring tensors into main memory; from a device in a single copy, for which the device is waited for once.
+
+    Args:
+        tensors: On one device, of types that NumPy has.
+
+    Returns:
+        Arrays of the same shapes and types.
+    """
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        return [tensor.numpy() for tensor in tensors]
+    packed = _packed(tensors).cpu()
+    return [part.numpy() for part in _unpacked(packed, tensors)]
+
+
+def _packed(tensors: Sequence[Tensor]) -> Tensor:
+    """The bytes of tensors one after another, uint8 (B,), those of wide numbers first so that all are aligned."""
+    return torch.cat([tensors[index].contiguous().view(-1).view(torch.uint8) for index in _widest_first(tensors)])
+
+
+def _unpacked(packed: Tensor, likes: Sequence[Tensor]) -> list[Tensor]:
+    """Undo ``_packed``: views of the bytes with the types and shapes of ``likes``."""
+    order = _widest_first(likes)
+    parts = packed.split([likes[index].numel() * likes[index].element_size() for index in order])
+    found = dict(zip(order, parts, strict=True))
+    return [found[index].view(like.dtype).view(like.shape) for index, like in enumerate(likes)]
+
+
+def _widest_first(tensors: Sequence[Tensor]) -> list[int]:
+    return sorted(range(len(tensors)), key=lambda index: -tensors[index].element_size())
+
+
+def _resize(frame: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a uint8 frame (3, H, W); only the CPU has a kernel for bytes, so elsewhere it is done in floats."""
+    if frame.device.type == "cpu":
+        return F.interpolate(frame.unsqueeze(0), size=size, mode="bilinear", antialias=True)[0]
+    resized = F.interpolate(frame.float().unsqueeze(0), size=size, mode="bilinear", antialias=True)[0]
+    return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+def _upload(frame: Tensor, device: torch.device) -> Tensor:
+    """Move a frame; from pinned memory a copy to a GPU does not wait for what the GPU is doing."""
+    if device.type == "cuda" and frame.device.type == "cpu":
+        frame = frame.pin_memory()
+    return frame.to(device, non_blocking=True)
 
 
 def enlarge(mask_logits: Tensor, image_size: int) -> Tensor:

@@ -6,6 +6,7 @@ GELU that costs next to nothing because it is applied while a tile is in the cac
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -56,13 +57,28 @@ def fast(x: Tensor) -> bool:
     return _suits(x) and not torch.is_grad_enabled()
 
 
+@cache
+def has_one_dnn(dtype: torch.dtype) -> bool:
+    """Tell whether oneDNN multiplies matrices of a type on this processor.
+
+    Its bfloat16 products need AVX-512 on x86; without, creating one raises an error. torch then has a slower one.
+
+    Args:
+        dtype: The type of the matrices.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
+
+
 def _suits(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.is_available()
+        and has_one_dnn(x.dtype)
+        and not torch.is_autocast_enabled("cpu")
     )
 
 

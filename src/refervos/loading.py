@@ -12,7 +12,7 @@ from refervos.compilation import compile_stages
 from refervos.errors import CheckpointError, ConfigError
 from refervos.hub import fetch
 from refervos.typed_config import config_from_mapping
-from refervos.weights import CONFIG, WEIGHTS, load_renamed, read_header, read_tensors
+from refervos.weights import CONFIG, WEIGHTS, Undrawn, load_renamed, read_header, read_tensors
 
 if TYPE_CHECKING:
     from refervos.export.onnx_model import OnnxSamwise
@@ -92,11 +92,12 @@ def load(
         model: A folder written by ``save_pretrained``, ``refervos train`` or ``refervos convert``; a Hugging Face SAM2
             folder or Meta ``.pt`` file (for clicks, boxes and masks); a folder written by ``refervos export``; a hub id
             ``owner/name``; or a small model inside the package: ``miniature`` (SAMWISE) or ``refsam-miniature``.
-        device: Where to compute, default a GPU when there is one.
+        device: Where to compute, such as ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; default a GPU when there is one.
         dtype: What to compute in: ``torch.bfloat16``, ``torch.float16`` or their names; default float32.
         backend: ``onnx`` for exported folders, ``torch`` for all others; default what the model is made for.
         compile: Whether the stages are compiled with ``torch.compile``, which makes the first frames slow.
-        memory_budget: Bytes that the sentences of one batch may take while they are encoded; default 1 GiB.
+        memory_budget: Bytes that one batch of sentences may take; default 1 GiB on a CPU and half of what is free on a
+            GPU.
         **overrides: Fields of the model's configuration to change, such as ``protocol="published"``.
 
     Returns:
@@ -107,7 +108,7 @@ def load(
         ConfigError: When an override, the type or the backend is unknown, or the model cannot be loaded that way.
         MissingDependencyError: When an exported folder is given and ONNX Runtime is not installed.
     """
-    compute_dtype = _dtype(dtype)  # before anything large is read
+    compute_dtype, target = _dtype(dtype), _device(device)  # before anything large is read
     if backend not in (None, *get_args(Backend)):
         raise ConfigError(f"backend is {backend!r}; it must be 'torch' or 'onnx'.")
     if memory_budget is not None and memory_budget <= 0:
@@ -119,11 +120,11 @@ def load(
     if backend == "torch" and exported:
         raise CheckpointError(f"{path} is an exported model; give the folder that it was exported from.")
     if exported:
-        if compile or compute_dtype != torch.float32 or torch.device(device or "cpu").type != "cpu":
+        if compile or compute_dtype != torch.float32 or (device is not None and target.type != "cpu"):
             raise ConfigError(f"{path} is an exported model, which computes in float32 on the CPU and is not compiled.")
         return _within(_read_exported(path, overrides), memory_budget)
     loaded: Samwise | Sam2Segmenter | RefSam = _within(_read(path, overrides), memory_budget).compute_in(compute_dtype)
-    loaded = loaded.to(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu").eval()
+    loaded = loaded.to(target).eval()
     if compile:
         compile_stages(loaded)
     return loaded
@@ -146,6 +147,23 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ConfigError(f"dtype is {dtype}; it must be float32, bfloat16 or float16.")
     return dtype
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    """The device that is asked for, or the best that there is."""
+    if device is None:
+        found = [kind for kind, there in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if there.is_available()]
+        return torch.device(found[0] if found else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device is {device!r}; it must be cpu, cuda, cuda:N or mps.") from error
+    available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    available += ["mps"] if torch.backends.mps.is_available() else []
+    name = f"cuda:{chosen.index or 0}" if chosen.type == "cuda" else chosen.type
+    if name not in available:
+        raise ConfigError(f"device is {str(device)!r}, which is not available here; available: {', '.join(available)}.")
+    return chosen
 
 
 def _locate(model: str | os.PathLike[str]) -> Path:
@@ -218,7 +236,8 @@ def _read_own_sam2(path: Path, header: dict[str, Any], overrides: dict[str, Any]
     from refervos.sam2.tracker import Sam2Tracker
 
     config = config_from_mapping(Sam2Config, {**_config_of(header, path), **overrides}, str(path / CONFIG))
-    model = Sam2Segmenter(Sam2Tracker(config))
+    with Undrawn():
+        model = Sam2Segmenter(Sam2Tracker(config))
     load_renamed(model, read_tensors(path), lambda name: (name,), where=str(path / WEIGHTS))
     return model
 
@@ -243,7 +262,9 @@ def _read_family(family: type[Family], config_class: type, path: Path, values: d
     from refervos.text.tokenizer import Tokenizer, has_tokenizer
 
     config: Any = config_from_mapping(config_class, values, str(path / CONFIG))
-    model = family(config, Tokenizer.from_pretrained(path) if has_tokenizer(path) else None)
+    tokenizer = Tokenizer.from_pretrained(path) if has_tokenizer(path) else None
+    with Undrawn():
+        model = family(config, tokenizer)
     load_renamed(model, read_tensors(path), lambda name: (name,), where=str(path / WEIGHTS))
     return model
 

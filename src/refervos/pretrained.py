@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from refervos.compilation import Stage
+from refervos.derived import Derived
 from refervos.session import OpensSessions
 from refervos.weights import fingerprint, write_folder_atomically, write_model
 
@@ -19,8 +20,12 @@ class Pretrained(OpensSessions, nn.Module):
     """What every model can do besides segmenting: open a session, be saved, be published."""
 
     def fingerprint(self) -> str:
-        """SHA-256 of the configuration and the weights."""
-        return fingerprint(self, self.config)
+        """SHA-256 of the configuration and the weights, which are read again only when they have changed."""
+        if self._fingerprints is None:
+            self._fingerprints = Derived()
+        weights = list(self.state_dict(keep_vars=True).values())
+        with torch.no_grad():
+            return self._fingerprints.get(self.config, weights, lambda: fingerprint(self, self.config))
 
     def stages_to_compile(self) -> Sequence[Stage]:
         """Methods in which time goes, for ``compile_stages``; none unless the family names them."""
@@ -70,3 +75,4 @@ class Pretrained(OpensSessions, nn.Module):
 
     model_type: str
     config: Any
+    _fingerprints: Derived | None = None

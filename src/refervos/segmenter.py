@@ -12,8 +12,33 @@ from torch import Tensor
 from refervos.frames import Placement
 from refervos.prompts import Prompt
 
-MEMORY_BUDGET = 2**30
-"""Bytes that the sentences of one batch may take, unless the model is told otherwise."""
+CPU_BUDGET = 2**30
+"""Bytes that one batch may take on a CPU, where larger ones save next to no time."""
+
+SHARE_OF_FREE = 0.5
+"""Share of the free memory of a GPU that one batch may take; other work and fragments need the rest."""
+
+
+def batch_budget(device: torch.device, chosen: int | None = None) -> int:
+    """Choose how much memory one batch may take.
+
+    Args:
+        device: Where it is computed.
+        chosen: What the user set, in bytes; None for a share of what the device has free now.
+
+    Returns:
+        Bytes.
+    """
+    if chosen is not None:
+        return chosen
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(SHARE_OF_FREE * (free + reusable))
+    if device.type == "mps":
+        free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        return max(CPU_BUDGET, int(SHARE_OF_FREE * free))
+    return CPU_BUDGET
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from refervos.errors import ConfigError, FrameError, PromptError, StateError
 from refervos.frame_changes import FrameChanges, Picture
-from refervos.frames import Placement, as_rgb
+from refervos.frames import Placement, as_rgb, download
 from refervos.prompts import Prompt
 from refervos.segmentation import Segmentation
 from refervos.segmenter import FramePrediction, Segmenter
@@ -30,6 +30,15 @@ class _Followed:
 
     prompt: Prompt
     state: Any
+
+
+class _Answer(NamedTuple):
+    """What a model says of one frame in main memory, for N tracks: see ``Segmentation``."""
+
+    masks: npt.NDArray[np.bool_]
+    presence: npt.NDArray[np.float32]
+    switched: npt.NDArray[np.bool_]
+    logits: npt.NDArray[np.float32] | None
 
 
 OnCut = Literal["ignore", "forget"]
@@ -255,7 +264,7 @@ class Session:
         """
         if len(frames) == 0:
             raise FrameError("the clip has no frames; give at least one.")
-        images = [as_rgb(frame).to(self.model.device) for frame in frames]
+        images = [as_rgb(frame) for frame in frames]
         answers: list[Segmentation] = []
         for scene in self._scenes(images):
             answers += self._scene(*scene)
@@ -310,7 +319,8 @@ class Session:
         placements = [self.model.placement((image.shape[1], image.shape[2])) for image in images]
         if not self._tracks:
             return [self._answer(None, placement, after_cut and not at) for at, placement in enumerate(placements)]
-        pixels = torch.stack([place.place(image) for place, image in zip(placements, images, strict=True)])
+        device = self.model.device
+        pixels = torch.stack([place.place(image, device) for place, image in zip(placements, images, strict=True)])
         states = [track.state for track in self._tracks.values()]
         predictions = self.model.segment_clip(pixels, states, placements)
         pairs = zip(predictions, placements, strict=True)
@@ -354,9 +364,7 @@ class Session:
 
     def _answer(self, prediction: FramePrediction | None, placement: Placement, cut: bool = False) -> Segmentation:
         """Bring a prediction to the frame's size and number it."""
-        height, width = placement.frame_size
-        logits = torch.zeros(0, height, width) if prediction is None else placement.restore(prediction.mask_logits)
-        masks = (logits > 0).cpu().numpy()
+        masks, presence, switched, logits = self._download(prediction, placement)
         self._state.placement = placement
         return self._keep(
             Segmentation(
@@ -364,12 +372,29 @@ class Session:
                 track_ids=tuple(self._tracks),
                 expressions=tuple(self.expressions.values()),
                 masks=masks,
-                presence=_presence(prediction, masks),
-                switched=np.zeros(0, dtype=bool) if prediction is None else prediction.switched.cpu().numpy(),
-                logits=logits.cpu().numpy() if self.keep_logits else None,
+                presence=presence,
+                switched=switched,
+                logits=logits,
                 cut=cut,
             )
         )
+
+    def _download(self, prediction: FramePrediction | None, placement: Placement) -> _Answer:
+        """Bring a prediction for N tracks to the frame's size and into main memory, all in one copy."""
+        if prediction is None:
+            none = np.zeros((0, *placement.frame_size), dtype=np.float32)
+            return _Answer(none > 0, none[:, 0, 0], none[:, 0, 0] > 0, none if self.keep_logits else None)
+        score = prediction.score
+        known = [] if score is None else [torch.sigmoid(score.float())]  # (N,)
+        if self.keep_logits:
+            logits = placement.restore(prediction.mask_logits)  # (N, H, W)
+            masks, switched, *others = download([logits > 0, prediction.switched, logits, *known])
+        else:
+            masks, switched, *others = download([placement.masks(prediction.mask_logits), prediction.switched, *known])
+        kept = others.pop(0) if self.keep_logits else None
+        # A model without an object score tells presence by its masks alone.
+        presence = others[0] if others else np.asarray(masks.any(axis=(1, 2)), dtype=np.float32)
+        return _Answer(masks, presence, switched, kept)
 
     def _keep(self, answer: Segmentation) -> Segmentation:
         """Make an answer the last one."""
@@ -385,13 +410,12 @@ class Session:
         if track not in last.track_ids:
             raise PromptError(f"track {track} was not followed in the last frame yet; give the next frame first.")
         row = last.track_ids.index(track)
-        logits = placement.restore(prediction.mask_logits)[0].cpu().numpy()  # (H, W)
+        answer = self._download(prediction, placement)  # of one track
         masks, presence = last.masks.copy(), last.presence.copy()
-        masks[row] = logits > 0
-        presence[row] = _presence(prediction, masks[row : row + 1])[0]
+        masks[row], presence[row] = answer.masks[0], answer.presence[0]
         kept = last.logits if last.logits is None else last.logits.copy()
-        if kept is not None:
-            kept[row] = logits
+        if kept is not None and answer.logits is not None:
+            kept[row] = answer.logits[0]
         return self._keep(replace(last, masks=masks, presence=presence, logits=kept))
 
     # To disk and back.
@@ -481,11 +505,3 @@ def _as_prompt(prompt: Prompt | str) -> Prompt:
     if not isinstance(prompt, Prompt):
         raise PromptError(f"the prompt is a {type(prompt).__name__}; give a sentence or a Prompt.")
     return prompt
-
-
-def _presence(prediction: FramePrediction | None, masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """The presence of N objects, (N,); a model without an object score tells it by its masks (N, H, W) alone."""
-    score: Tensor | None = None if prediction is None else prediction.score
-    if score is None:
-        return np.asarray(masks.any(axis=(1, 2)), dtype=np.float32)
-    return torch.sigmoid(score.float()).cpu().numpy()

@@ -34,6 +34,9 @@ FORMAT = 1
 _DEEPEST = 64
 """Levels of nesting. State is about ten deep; what is deeper holds itself or was made to break the reader."""
 
+IN_MAIN_MEMORY: Mapping[str, Any] = {"device": torch.device("cpu")}
+"""Metadata of a dataclass field whose tensors stay on the CPU wherever the rest of the state goes."""
+
 _TYPES = frozenset(
     {
         *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
@@ -90,7 +93,7 @@ def load_state(
         path: What ``save_state`` wrote.
         types: The dataclasses that may occur, with distinct names.
         kind: What the state must be.
-        device: Where its tensors go. Arrays are always in main memory.
+        device: Where its tensors go, except those of fields that say ``IN_MAIN_MEMORY``. Arrays are always there.
 
     Returns:
         The state, and what was said about it.
@@ -200,7 +203,7 @@ class _Reader:
     types: Mapping[str, type]
     stored: Mapping[str, Tensor]
     device: torch.device
-    tensors: dict[int, Tensor] = field(default_factory=dict)  # made so far, each once
+    tensors: dict[tuple[int, torch.device], Tensor] = field(default_factory=dict)  # made so far, each once
     arrays: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict)
 
     def decode(self, node: Any, depth: int = 0) -> Any:
@@ -234,15 +237,15 @@ class _Reader:
         return [self.decode(item, depth + 1) for item in items]
 
     def _tensor(self, number: int, order: list[int] | None) -> Tensor:
-        if number not in self.tensors:
+        if (number, self.device) not in self.tensors:
             tensor = self.stored[str(number)]
             if order is not None:
                 back = sorted(range(tensor.ndim), key=lambda axis: order[axis])
                 if [order[axis] for axis in back] != list(range(len(order))):
                     raise ValueError("no order of axes")
                 tensor = tensor.permute(back)
-            self.tensors[number] = tensor.to(self.device)
-        return self.tensors[number]
+            self.tensors[number, self.device] = tensor.to(self.device)
+        return self.tensors[number, self.device]
 
     def _object(self, name: str, fields: dict[str, Any], depth: int) -> Any:
         if name not in self.types:
@@ -264,8 +267,9 @@ class _Reader:
                 "save the state again with this version."
             )
         made: Any = object.__new__(cls)
-        for field_name, node in fields.items():
-            object.__setattr__(made, field_name, self.decode(node, depth + 1))  # frozen classes too
+        for entry in dataclasses.fields(cls):
+            reader = dataclasses.replace(self, device=entry.metadata.get("device", self.device))
+            object.__setattr__(made, entry.name, reader.decode(fields[entry.name], depth + 1))  # frozen classes too
         return made
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from refervos.errors import ConfigError
 from refervos.frames import Placement
 from refervos.pretrained import Pretrained
-from refervos.segmenter import MEMORY_BUDGET
 from refervos.text.tokenizer import Tokenizer
 
 
@@ -51,7 +50,7 @@ class TrainableModel(Pretrained):
         self.config = config
         self.tokenizer = tokenizer
         self.compute_dtype = torch.float32
-        self.memory_budget = MEMORY_BUDGET
+        self.memory_budget: int | None = None
 
     def train(self, mode: bool = True) -> Self:
         """Switch the trained parts to training mode; the frozen ones stay in evaluation mode (no dropout)."""

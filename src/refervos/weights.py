@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from refervos.errors import CheckpointError
 
@@ -139,10 +140,11 @@ def load_renamed(
         CheckpointError: Lists missing, unexpected and misshapen tensors.
     """
     filled: dict[str, Tensor] = {}
+    made: dict[int, Tensor] = {}  # what two names share they go on sharing
     used: set[str] = set()
     missing: list[str] = []
     misshapen: list[str] = []
-    for name, target in model.state_dict().items():
+    for name, target in model.state_dict(keep_vars=True).items():
         names = sources_of(name)
         used.update(names)
         absent = [part for part in names if part not in source]
@@ -150,7 +152,7 @@ def load_renamed(
             missing.extend(absent)
             continue
         if not names:
-            filled[name] = torch.zeros_like(target)
+            filled[name] = made.setdefault(id(target), _in_place_of(target, torch.zeros_like(target)))
             continue
         value = source[names[0]] if len(names) == 1 else torch.cat([source[part] for part in names])
         if value.shape != target.shape and value.numel() == target.numel() and _squeezed(value) == _squeezed(target):
@@ -158,7 +160,9 @@ def load_renamed(
         if value.shape != target.shape:
             misshapen.append(f"{names[0]} is {tuple(value.shape)}, {tuple(target.shape)} expected")
             continue
-        filled[name] = value
+        if id(target) not in made:
+            made[id(target)] = _in_place_of(target, value)
+        filled[name] = made[id(target)]
     known = [re.compile(pattern) for pattern in unused]
     unexpected = [n for n in source if n not in used and not any(pattern.fullmatch(n) for pattern in known)]
     problems = [
@@ -168,7 +172,29 @@ def load_renamed(
     ]
     if problems:
         raise CheckpointError(f"{where} does not fit the model; {'; '.join(problems)}.")
-    model.load_state_dict(filled, strict=False)
+    model.load_state_dict(filled, strict=False, assign=True)
+
+
+def _in_place_of(target: Tensor, value: Tensor) -> Tensor:
+    """A value to be assigned instead of a model's tensor: its type and device, and memory apart from any file."""
+    copied = value.detach().to(target.device, target.dtype, copy=True, memory_format=torch.contiguous_format)
+    return nn.Parameter(copied, target.requires_grad) if isinstance(target, nn.Parameter) else copied
+
+
+class Undrawn(TorchDispatchMode):
+    """Build a model without drawing its random weights, because a checkpoint is about to replace them all.
+
+    Drawing the 210 million of base-plus takes seconds. Inside this context memory is allocated for them and not
+    touched; whatever else a model computes when it is built, such as position tables, is computed as ever.
+    """
+
+    _DRAWING = (torch.ops.aten.uniform_.default, torch.ops.aten.normal_.default, torch.ops.aten.erfinv_.default)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Leave tensors that are to be filled with random numbers as they are."""
+        return args[0] if func in self._DRAWING else func(*args, **(kwargs or {}))
 
 
 def _squeezed(tensor: Tensor) -> list[int]:

@@ -184,6 +184,7 @@ def _condition(
         codes=[codes.flatten(0, 1)],
         pointers=(tokens, positions),
         rotary=tracker.rotary,
+        derived=tracker.derived,
     )  # (N, g*g, C)
     return conditioned.transpose(1, 2).unflatten(2, top.shape[2:])
 

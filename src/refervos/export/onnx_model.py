@@ -19,7 +19,7 @@ from refervos.sam2.tracker import Decoded, FrameFeatures, Sam2Tracker
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.streamer import ClipFeatures, SamwiseStreamer
 from refervos.samwise.track import SamwiseTrack, stack_windows
-from refervos.segmenter import MEMORY_BUDGET, FramePrediction
+from refervos.segmenter import FramePrediction
 from refervos.session import OpensSessions
 from refervos.text.tokenizer import Tokenizer, has_tokenizer
 from refervos.typed_config import config_from_mapping
@@ -184,7 +184,7 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
         self.tracker = OnnxTracker(graphs, config)
         self.training = False
         self.compute_dtype = torch.float32
-        self.memory_budget = MEMORY_BUDGET
+        self.memory_budget: int | None = None
         self._source, self._description = source, description
 
     @classmethod

@@ -14,6 +14,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from refervos.derived import Derived
 from refervos.sam2 import hiera, memory_attention
 from refervos.samwise import cmt
 
@@ -42,10 +43,10 @@ def _all_rows(window: Tensor, side: int) -> int:
     return window.shape[2]
 
 
-def _rotated_grids(x: Tensor, projection: nn.Linear, rotary: Tensor) -> Tensor:
+def _rotated_grids(x: Tensor, projection: nn.Linear, rotary: Tensor, derived: Derived) -> Tensor:
     """``memory_attention._rotated`` for any number of grids, one after the other in x (..., M*g*g, C)."""
     grids = x.unflatten(-2, (-1, rotary.shape[1]))  # (..., M, g*g, C)
-    return _rotated(grids, projection, rotary).flatten(-3, -2)
+    return _rotated(grids, projection, rotary, derived).flatten(-3, -2)
 
 
 _rotated = memory_attention._rotated

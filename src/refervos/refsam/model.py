@@ -27,7 +27,7 @@ from refervos.refsam.placement import place_for_sam
 from refervos.refsam.tracking import TrackTokenInteraction, TrackTokenMlp
 from refervos.sam.image_encoder import BlockAdapters
 from refervos.sam.model import Sam
-from refervos.segmenter import FramePrediction
+from refervos.segmenter import FramePrediction, batch_budget
 from refervos.text.t5 import T5TextEncoder
 from refervos.text.tokenizer import Tokenizer
 from refervos.trainable import ClipOutput, TrainableModel
@@ -280,13 +280,12 @@ class RefSam(TrainableModel):
     def _segment_frame(self, frames: Tensor, tracks: Sequence[RefSamTrack]) -> FramePrediction:
         """Answer one frame for all tracks (1, 3, S, S), or one frame for each (N, 3, S, S)."""
         with torch.inference_mode():
-            features = self.encode_frames(frames)
+            shared = self.encode_frames(frames) if len(frames) == 1 else None
             logits = []
-            size = self._tracks_at_once()
+            size = self._tracks_at_once(len(tracks), frames_too=shared is None)
             for start in range(0, len(tracks), size):
-                some = tracks[start : start + size]
-                own = features if len(frames) == 1 else _take(features, slice(start, start + size))
-                logits.append(self._answer(own, some))
+                rows = slice(start, start + size)
+                logits.append(self._answer(shared or self.encode_frames(frames[rows]), tracks[rows]))
         mask_logits = torch.cat(logits) - self.config.mask_threshold  # a pixel is on the object above zero
         return FramePrediction(mask_logits, None, torch.zeros(len(tracks), dtype=torch.bool, device=mask_logits.device))
 
@@ -307,12 +306,22 @@ class RefSam(TrainableModel):
                 track.token = token
         return decoded.mask_logits
 
-    def _tracks_at_once(self) -> int:
-        """How many tracks the memory budget lets decode together."""
+    def _tracks_at_once(self, count: int, *, frames_too: bool) -> int:
+        """How many of some tracks the memory budget lets go through together.
+
+        Args:
+            count: How many there are.
+            frames_too: Whether each has a frame of its own, which is encoded with it.
+        """
+        if count == 1:
+            return 1
+        sam = self.config.sam
         # Dense maps, keys with and without positions and their projections: 8 maps; then 4 times as many pixels with a
         # quarter of the channels and 16 times as many with an eighth, each before and after its activation: 6 more.
-        numbers = 14 * self.config.sam.grid**2 * self.config.sam.hidden
-        return max(1, self.memory_budget // (numbers * self.compute_dtype.itemsize))
+        numbers = 14 * sam.grid**2 * sam.hidden
+        if frames_too:  # inside a block: the tokens, the hidden layer of the feed-forward network twice, and as a sum
+            numbers = max(numbers, 10 * sam.grid**2 * sam.vit_width)
+        return max(1, batch_budget(self.device, self.memory_budget) // (numbers * self.compute_dtype.itemsize))
 
     def correct(self, track: RefSamTrack, prompt: Prompt, placement: Placement) -> FramePrediction:
         """RefSAM knows sentences alone.

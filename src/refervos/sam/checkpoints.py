@@ -16,6 +16,7 @@ from refervos.typed_config import config_from_mapping
 from refervos.weights import (
     CONFIG,
     Rules,
+    Undrawn,
     first_line,
     load_renamed,
     model_tensors,
@@ -81,7 +82,9 @@ def load_sam(path: Path) -> Sam:
         return _load_hf_folder(path)
     if kind != MODEL_TYPE:
         raise CheckpointError(f"{path / CONFIG} is of a model of type {kind}; {advice}.")
-    sam = Sam(config_from_mapping(SamConfig, header.get("config", {}), str(path / CONFIG)))
+    config = config_from_mapping(SamConfig, header.get("config", {}), str(path / CONFIG))
+    with Undrawn():
+        sam = Sam(config)
     load_renamed(sam, read_tensors(path), lambda name: (name,), where=str(path))
     return sam.eval()
 
@@ -159,13 +162,17 @@ def infer_sam_config(names_to_tensors: Mapping[str, Tensor], where: str) -> SamC
 
 def _load_meta_file(path: Path) -> Sam:
     source = model_tensors(read_torch_file(path), path)
-    sam = Sam(infer_sam_config(source, str(path)))
+    config = infer_sam_config(source, str(path))
+    with Undrawn():
+        sam = Sam(config)
     load_renamed(sam.sam, source, lambda name: (meta_name(name),), where=str(path))
     return sam.eval()
 
 
 def _load_hf_folder(folder: Path) -> Sam:
-    sam = Sam(_read_hf_config(folder))
+    config = _read_hf_config(folder)
+    with Undrawn():
+        sam = Sam(config)
     load_hf_tensors(sam.sam, read_tensors(folder), str(folder))
     return sam.eval()
 

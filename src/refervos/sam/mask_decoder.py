@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refervos.linear import linear
+from refervos.precision import without_autocast
 
 OWN_TOKENS = 5
 """The decoder's own tokens: one for the predicted IoU, one for the single mask, three for the ambiguity masks."""
@@ -79,7 +80,8 @@ def decode(
         [decoder.output_hypernetworks_mlps[index](mask_tokens[:, row]) for row, index in enumerate(wanted)], dim=1
     )  # (N, M, C/8)
     exact = torch.promote_types(weights.dtype, torch.float32)  # what is compared with a threshold is not rounded
-    logits = weights.to(exact) @ upscaled.flatten(2).to(exact)
+    with without_autocast(weights):
+        logits = weights.to(exact) @ upscaled.flatten(2).to(exact)
     return Decoded(
         mask_logits=logits.unflatten(2, upscaled.shape[2:]),  # (N, M, 4g, 4g)
         ious=decoder.iou_prediction_head(queries[:, 0])[:, wanted.start : wanted.stop],

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from refervos.derived import Derived
 from refervos.frames import enlarge
+from refervos.precision import without_autocast
 from refervos.sam.config import SamConfig, hf_config
 from refervos.sam.image_encoder import BlockAdapters, run_block
 from refervos.sam.mask_decoder import Decoded, decode
@@ -53,6 +55,7 @@ class Sam(nn.Module):
         nn.init.normal_(fourier)
         fourier.requires_grad_(False)
         self.sam.prompt_encoder.shared_embedding.positional_embedding = fourier
+        self.derived = Derived()
 
     @property
     def vision_encoder(self) -> nn.Module:
@@ -128,7 +131,8 @@ class Sam(nn.Module):
         """
         encoder = self.sam.prompt_encoder
         size = (self.config.image_size, self.config.image_size)
-        places = encoder.shared_embedding((points + 0.5).unsqueeze(1), size).squeeze(1).to(self.dtype)  # (N, P, C)
+        with without_autocast(points):
+            places = encoder.shared_embedding((points + 0.5).unsqueeze(1), size).squeeze(1).to(self.dtype)  # (N, P, C)
         kinds = torch.cat([embedding.weight for embedding in encoder.point_embed])  # (4, C)
         known = places + kinds[labels.clamp(min=0)]
         return torch.where(labels.unsqueeze(-1) < 0, encoder.not_a_point_embed.weight, known)
@@ -152,8 +156,20 @@ class Sam(nn.Module):
         shift: Tensor | None = None,
     ) -> Decoded:
         """Turn features with a dense prompt added (N, C, g, g) and tokens (N, P, C) into masks, see ``decode``."""
-        positions = self.sam.get_image_wide_positional_embeddings()  # (1, C, g, g)
-        return decode(self.sam.mask_decoder, image, positions, prompts, keep, multimask=multimask, shift=shift)
+        return decode(
+            self.sam.mask_decoder, image, self._image_positions(), prompts, keep, multimask=multimask, shift=shift
+        )
+
+    def _image_positions(self) -> Tensor:
+        """Fourier features of the places of the grid (1, C, g, g), exact whatever the weights' type."""
+        table = self.sam.shared_image_embedding.positional_embedding
+
+        def compute() -> Tensor:
+            with without_autocast(table):
+                positions: Tensor = self.sam.get_image_wide_positional_embeddings()
+            return positions
+
+        return self.derived.get("image positions", [table], compute)
 
     def upsample(self, mask_logits: Tensor) -> Tensor:
         """Low-resolution mask logits (N, M, 4g, 4g) to the placed image (N, M, S, S), bilinear."""

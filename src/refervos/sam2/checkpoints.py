@@ -13,7 +13,7 @@ from refervos.errors import CheckpointError, ConfigError
 from refervos.sam2.config import SAM2_PRESETS, Sam2Config, as_version_2_1, config_from_hf
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.sam_names import MASK_DECODER_TO_META, PROMPT_ENCODER_TO_META, heads_to_meta, load_hf_tensors
-from refervos.weights import Rules, first_line, load_renamed, model_tensors, read_torch_file, rename
+from refervos.weights import Rules, Undrawn, first_line, load_renamed, model_tensors, read_torch_file, rename
 
 _TO_META: Rules = (
     *PROMPT_ENCODER_TO_META,
@@ -110,7 +110,9 @@ def load_sam2(path: Path) -> Sam2Tracker:
         return _load_hf_folder(path)
     source = model_tensors(read_torch_file(path), path)
     # Meta's video builder falls back to the ambiguity masks when the single mask is unstable.
-    tracker = Sam2Tracker(replace(infer_sam2_config(source, str(path)), multimask_stability=True))
+    config = replace(infer_sam2_config(source, str(path)), multimask_stability=True)
+    with Undrawn():
+        tracker = Sam2Tracker(config)
     load_renamed(tracker.sam, source, meta_names, where=str(path))
     return tracker.eval()
 
@@ -121,7 +123,9 @@ def _load_hf_folder(folder: Path) -> Sam2Tracker:
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise CheckpointError(f"{folder} has no model.safetensors; give a Hugging Face SAM2 folder.")
-    tracker = Sam2Tracker(_read_hf_config(folder))
+    config = _read_hf_config(folder)
+    with Undrawn():
+        tracker = Sam2Tracker(config)
     try:
         source = load_file(weights)
     except Exception as error:

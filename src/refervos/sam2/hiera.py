@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from refervos.derived import Derived
 from refervos.linear import linear
+from refervos.precision import without_autocast
 from refervos.sam2.attention import attend
 
 TOKENS_AT_ONCE = 4096
@@ -91,12 +93,13 @@ def _cuts(length: int, side: int) -> list[tuple[int, int, int]]:
     return [cut for cut in cuts if cut[1] and cut[2]]
 
 
-def embed_patches(backbone: Any, pixels: Tensor) -> Tensor:
+def embed_patches(backbone: Any, pixels: Tensor, derived: Derived) -> Tensor:
     """Patch embedding with its position embedding.
 
     Args:
         backbone: A ``Sam2HieraDetModel``.
         pixels: Normalised frames (N, 3, S, S).
+        derived: Keeps the position embedding of a size.
 
     Returns:
         Tokens (N, S/4, S/4, C).
@@ -104,7 +107,10 @@ def embed_patches(backbone: Any, pixels: Tensor) -> Tensor:
     projection = backbone.patch_embed.projection
     pixels = pixels.to(projection.weight.dtype).contiguous(memory_format=torch.channels_last)
     tokens = projection(pixels).permute(0, 2, 3, 1)  # (N, H, W, C)
-    return tokens + positions(backbone, tokens.shape[1], tokens.shape[2]).to(tokens.dtype)
+    size = (tokens.shape[1], tokens.shape[2])
+    weights = [backbone.pos_embed, backbone.pos_embed_window]
+    places = derived.get(("patch positions", *size), weights, lambda: positions(backbone, *size))
+    return tokens + places.to(tokens.dtype)
 
 
 def positions(backbone: Any, height: int, width: int) -> Tensor:
@@ -121,8 +127,9 @@ def positions(backbone: Any, height: int, width: int) -> Tensor:
         (H, W, C).
     """
     coarse, window = (part[0].permute(1, 2, 0) for part in (backbone.pos_embed, backbone.pos_embed_window))
-    rows, columns = (_enlarging(coarse, axis, length) for axis, length in enumerate((height, width)))
-    image = columns @ (rows @ coarse.to(rows).flatten(1)).unflatten(1, coarse.shape[1:])  # (H, W, C)
+    with without_autocast(coarse):
+        rows, columns = (_enlarging(coarse, axis, length) for axis, length in enumerate((height, width)))
+        image = columns @ (rows @ coarse.to(rows).flatten(1)).unflatten(1, coarse.shape[1:])  # (H, W, C)
     side = window.shape[0]
     tiles = image.reshape(height // side, side, width // side, side, -1) + window[:, None]
     return tiles.reshape(height, width, -1)
@@ -135,12 +142,13 @@ def _enlarging(coarse: Tensor, axis: int, length: int) -> Tensor:
     return F.interpolate(unit[None, None], size=(length, now), mode="bicubic")[0, 0]
 
 
-def run_stage(blocks: Sequence[Any], image: Tensor) -> Tensor:
+def run_stage(blocks: Sequence[Any], image: Tensor, derived: Derived) -> Tensor:
     """Run the blocks of one stage.
 
     Args:
         blocks: ``Sam2MultiScaleBlock`` modules.
         image: Tokens (N, H, W, C).
+        derived: Keeps the orders of windows.
 
     Returns:
         Tokens (N, H', W', C').
@@ -148,19 +156,19 @@ def run_stage(blocks: Sequence[Any], image: Tensor) -> Tensor:
     height, width = image.shape[1:3]
     frames_at_once = max(1, TOKENS_AT_ONCE // (height * width)) if _frugal(image) else len(image)
     if len(image) > frames_at_once:
-        return torch.cat([run_stage(blocks, frames) for frames in image.split(frames_at_once)])
+        return torch.cat([run_stage(blocks, frames, derived) for frames in image.split(frames_at_once)])
     in_rows = at = Windows(height, width, max(height, width))
     tokens = image.flatten(1, 2)  # (N, M, C)
     for block in blocks:
         if block.window_size or block.query_stride:
             wanted = Windows(at.height, at.width, block.window_size or in_rows.side)
-            tokens, at = _reorder(tokens, at, wanted), wanted
+            tokens, at = _reorder(tokens, at, wanted, derived), wanted
             tokens = _run_block(block, tokens, at.shapes())
         else:  # every token looks at every other, in whatever order
             tokens = _run_block(block, tokens, [WindowShape(1, at.height, at.width, 0)])
         if block.query_stride:
             in_rows, at = in_rows.pooled(), at.pooled()
-    return _reorder(tokens, at, in_rows).unflatten(1, (at.height, at.width))
+    return _reorder(tokens, at, in_rows, derived).unflatten(1, (at.height, at.width))
 
 
 def _frugal(tokens: Tensor) -> bool:
@@ -185,14 +193,18 @@ def _batches(shapes: Sequence[WindowShape]) -> list[list[WindowShape]]:
     return batches
 
 
-def _reorder(tokens: Tensor, at: Windows, wanted: Windows) -> Tensor:
+def _reorder(tokens: Tensor, at: Windows, wanted: Windows, derived: Derived) -> Tensor:
     """Tokens (N, M, C) from the order of some windows into that of others."""
     if at == wanted:
         return tokens
-    order = at.order(tokens.device)
-    now_at = torch.empty_like(order)  # for each place of the image
-    now_at[order] = torch.arange(len(order), device=order.device)
-    return tokens.index_select(1, now_at[wanted.order(tokens.device)])
+
+    def compute() -> Tensor:
+        order = at.order(tokens.device)
+        now_at = torch.empty_like(order)  # for each place of the image
+        now_at[order] = torch.arange(len(order), device=order.device)
+        return now_at[wanted.order(tokens.device)]
+
+    return tokens.index_select(1, derived.get(("order", at, wanted, tokens.device), [], compute))
 
 
 def _run_block(block: Any, tokens: Tensor, shapes: Sequence[WindowShape]) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from refervos.derived import Derived
 from refervos.linear import fast, linear, product
 from refervos.sam2.attention import attend
 
@@ -37,6 +38,7 @@ def look_back(
     codes: Sequence[Tensor],
     pointers: tuple[Tensor, Tensor] | None,
     rotary: Tensor,
+    derived: Derived,
 ) -> Tensor:
     """Let a frame's tokens look at each other and at what is remembered.
 
@@ -47,6 +49,7 @@ def look_back(
         codes: Position of each map's tokens in place and time (g*g, 64).
         pointers: Pointer tokens (N, P, 64) and their positions (P, 64), if there are any.
         rotary: See ``rotary_tables``.
+        derived: Keeps rearranged weights.
 
     Returns:
         (N, g*g, C).
@@ -58,17 +61,17 @@ def look_back(
         own = layer.self_attn
         attended = _attend(
             own,
-            _rotated(normed, own.q_proj, rotary),
-            _rotated(normed, own.k_proj, rotary),
+            _rotated(normed, own.q_proj, rotary, derived),
+            _rotated(normed, own.k_proj, rotary, derived),
             linear(normed, own.v_proj),
         )
         tokens = tokens + layer.dropout1(linear(attended, own.o_proj))
 
         across = layer.cross_attn_image
-        keys = [_rotated(places, across.k_proj, rotary).flatten(1, 2)]  # (N, maps * g*g, C)
+        keys = [_rotated(places, across.k_proj, rotary, derived).flatten(1, 2)]  # (N, maps * g*g, C)
         if pointers:  # these have no place, so they are not rotated
-            keys.append(_paired(pointers[0] + pointers[1], across.k_proj))
-        query = _rotated(layer.layer_norm2(tokens), across.q_proj, rotary)
+            keys.append(_paired(pointers[0] + pointers[1], across.k_proj, derived))
+        query = _rotated(layer.layer_norm2(tokens), across.q_proj, rotary, derived)
         if fast(tokens) and not across.training:
             attended = linear(_attend(across, query, torch.cat(keys, dim=1), values), across.v_proj)
         else:
@@ -88,18 +91,23 @@ def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor
     return attend(query, key, value, dropout=dropout).squeeze(1)
 
 
-def _paired(x: Tensor, projection: nn.Linear) -> Tensor:
+def _paired(x: Tensor, projection: nn.Linear, derived: Derived) -> Tensor:
     """A projection whose even channels come first and then the odd ones, so that pairs lie in two halves.
 
     Queries and keys change places alike, so their products stay the same.
     """
-    weight, bias = (torch.cat([part[0::2], part[1::2]]) for part in (projection.weight, projection.bias))
+
+    def rearrange() -> tuple[Tensor, ...]:
+        return tuple(torch.cat([part[0::2], part[1::2]]) for part in (projection.weight, projection.bias))
+
+    weight, bias = derived.get(("paired", id(projection)), [projection.weight, projection.bias], rearrange)
     return product(x, weight, bias)
 
 
-def _rotated(x: Tensor, projection: nn.Linear, rotary: Tensor) -> Tensor:
+def _rotated(x: Tensor, projection: nn.Linear, rotary: Tensor, derived: Derived) -> Tensor:
     """Queries or keys (N, g*g, C) with their places in them, turned in float32 at least."""
-    first, second = _paired(x, projection).to(torch.promote_types(x.dtype, rotary.dtype)).chunk(2, dim=-1)
+    turning = _paired(x, projection, derived)
+    first, second = turning.to(torch.promote_types(turning.dtype, rotary.dtype)).chunk(2, dim=-1)
     cosines, sines = rotary
     turned = torch.cat([first * cosines - second * sines, first * sines + second * cosines], dim=-1)
-    return turned.to(x.dtype)
+    return turned.to(turning.dtype)

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from refervos.compilation import Stage
+from refervos.derived import Derived
 from refervos.frames import enlarge
 from refervos.linear import product
+from refervos.precision import without_autocast
 from refervos.sam2.config import Sam2Config, hf_config
 from refervos.sam2.hiera import embed_patches, run_stage
 from refervos.sam2.memory import MemoryReading
@@ -100,6 +102,7 @@ class Sam2Tracker(nn.Module):
         self.register_buffer("sine_top", sine_top.clone(), persistent=False)
         self.register_buffer("sine_memory", sine_memory.clone(), persistent=False)
         self.register_buffer("rotary", rotary_tables(self.sam.memory_attention), persistent=False)  # (2, g*g, C/2)
+        self.derived = Derived()
 
     def compute_in(self, dtype: torch.dtype) -> Sam2Tracker:
         """Convert the weights, but not what positions are computed from: those stay exact.
@@ -141,14 +144,16 @@ class Sam2Tracker(nn.Module):
 
         While a memory fills, every frame has a shape of its own.
         """
-        maps, pointers = self.config.memory_slots - 1, self.config.pointer_limit - 1
+        config = self.config
+        maps = config.memory_slots - 1
+        pointers = (config.pointer_limit - 1) * (config.hidden // config.memory_width)
 
-        def memory_is_full(_: Tensor, memory: MemoryReading) -> bool:
-            return len(memory.maps) >= maps and len(memory.pointers) >= pointers
+        def memory_is_full(_: Tensor, remembered: Sequence[Tensor], codes: Any, tokens: Tensor, *others: Any) -> bool:
+            return len(remembered) >= maps and tokens.shape[1] >= pointers
 
         return (
             Stage(self, "encode_stage"),
-            Stage(self, "condition", recurs=memory_is_full),
+            Stage(self, "attend_to_memory", recurs=memory_is_full),
             Stage(self, "decode"),
             Stage(self, "remember"),
         )
@@ -164,7 +169,7 @@ class Sam2Tracker(nn.Module):
         Returns:
             Tokens (N, 4g, 4g, hiera_width), channels last.
         """
-        return embed_patches(self.sam.vision_encoder.backbone, pixels)
+        return embed_patches(self.sam.vision_encoder.backbone, pixels, self.derived)
 
     def encode_stage(self, stage: int, tokens: Tensor) -> Tensor:
         """Run the blocks of one Hiera stage.
@@ -178,7 +183,7 @@ class Sam2Tracker(nn.Module):
         """
         backbone = self.sam.vision_encoder.backbone
         start = 0 if stage == 0 else backbone.stage_ends[stage - 1] + 1
-        return run_stage(backbone.blocks[start : backbone.stage_ends[stage] + 1], tokens)
+        return run_stage(backbone.blocks[start : backbone.stage_ends[stage] + 1], tokens, self.derived)
 
     def encode(self, pixels: Tensor) -> list[Tensor]:
         """Run the whole image encoder.
@@ -213,16 +218,29 @@ class Sam2Tracker(nn.Module):
     def fine_level(self, first: Tensor) -> Tensor:
         """The finest level of the pyramid, from the first stage alone: (N, 4g, 4g, width) -> (N, C/8, 4g, 4g)."""
         lateral, decoder = self.sam.vision_encoder.neck.convs, self.sam.mask_decoder
-        return _pointwise(first, lateral[3], decoder.conv_s0).permute(0, 3, 1, 2)
+        return self._pointwise(first, lateral[3], decoder.conv_s0).permute(0, 3, 1, 2)
 
     def coarse_levels(self, second: Tensor, third: Tensor, fourth: Tensor) -> tuple[Tensor, Tensor]:
         """The other two levels, (N, C/4, 2g, 2g) and (N, C, g, g), from the stages after the first."""
         lateral, decoder = self.sam.vision_encoder.neck.convs, self.sam.mask_decoder
-        coarse = _pointwise(fourth, lateral[0])[:, :, None, :, None]  # (N, g/2, 1, g/2, 1, C)
-        top = _pointwise(third, lateral[1])  # (N, g, g, C)
+        coarse = self._pointwise(fourth, lateral[0])[:, :, None, :, None]  # (N, g/2, 1, g/2, 1, C)
+        top = self._pointwise(third, lateral[1])  # (N, g, g, C)
         sums = top.reshape(*coarse.shape[:2], 2, coarse.shape[3], 2, -1) + coarse  # (N, g/2, 2, g/2, 2, C)
-        middle = _pointwise(second, lateral[2], decoder.conv_s1)  # (N, 2g, 2g, C/4)
+        middle = self._pointwise(second, lateral[2], decoder.conv_s1)  # (N, 2g, 2g, C/4)
         return middle.permute(0, 3, 1, 2), sums.reshape(top.shape).permute(0, 3, 1, 2)
+
+    def _pointwise(self, image: Tensor, *convolutions: Any) -> Tensor:
+        """1 x 1 convolutions, multiplied into one before they meet the image: (N, H, W, C) -> (N, H, W, D)."""
+
+        def multiply() -> tuple[Tensor, Tensor]:
+            weight, bias = convolutions[0].weight.flatten(1), convolutions[0].bias
+            for each in convolutions[1:]:
+                outer = each.weight.flatten(1)
+                weight, bias = outer @ weight, outer @ bias + each.bias
+            return weight, bias
+
+        weights = [tensor for each in convolutions for tensor in (each.weight, each.bias)]
+        return product(image, *self.derived.get(("pointwise", *map(id, convolutions)), weights, multiply))
 
     # Condition.
 
@@ -238,38 +256,69 @@ class Sam2Tracker(nn.Module):
         """
         if memory.empty:
             return self.without_memory(top)
-        tokens = (top + 0.1 * self.sine_top).to(top.dtype).flatten(2).transpose(1, 2)  # (N, g*g, C)
-        sine = self.sine_memory.flatten(2)[0].t()  # (g*g, 64)
-        codes = self.sam.memory_temporal_positional_encoding[:, 0]  # (slots, 1, 64)
+        codes = self._place_and_time_codes(top.dtype)
+        return self.attend_to_memory(
+            top, memory.maps, [codes[slot] for slot in memory.slots], *self._pointer_tokens(memory, top)
+        )
+
+    def attend_to_memory(
+        self, top: Tensor, maps: Sequence[Tensor], codes: Sequence[Tensor], pointers: Tensor, positions: Tensor
+    ) -> Tensor:
+        """Run the memory attention; everything that changes from frame to frame is a tensor.
+
+        Args:
+            top: Stride-16 features (N, C, g, g).
+            maps: M memory maps (N, 64, g, g) each.
+            codes: Position of each map's tokens in place and time (g*g, 64).
+            pointers: Pointer tokens (N, P, 64), P = 0 where there are none.
+            positions: Their positions (P, 64).
+
+        Returns:
+            Conditioned features (N, C, g, g).
+        """
         conditioned = look_back(
             self.sam.memory_attention,
-            tokens,
-            maps=[features.flatten(2).to(top.dtype) for features in memory.maps],
-            codes=[(sine + codes[slot]).to(top.dtype) for slot in memory.slots],
-            pointers=self._pointer_tokens(memory, top.dtype) if memory.pointers else None,
+            (top + 0.1 * self.sine_top).to(top.dtype).flatten(2).transpose(1, 2),  # (N, g*g, C)
+            maps=[features.flatten(2).to(top.dtype) for features in maps],
+            codes=codes,
+            pointers=(pointers, positions) if pointers.shape[1] else None,
             rotary=self.rotary,
+            derived=self.derived,
         )  # (N, g*g, C)
         return conditioned.transpose(1, 2).unflatten(2, top.shape[2:])
+
+    def _place_and_time_codes(self, dtype: torch.dtype) -> Sequence[Tensor]:
+        """For each slot of time, the position of a map's tokens in place and time (g*g, 64)."""
+        slots = self.sam.memory_temporal_positional_encoding  # (slots, 1, 1, 64)
+
+        def compute() -> Sequence[Tensor]:
+            sine = self.sine_memory.flatten(2)[0].t()  # (g*g, 64)
+            return (sine + slots[:, 0]).to(dtype).unbind()
+
+        return self.derived.get(("codes", dtype), [slots, self.sine_memory], compute)
 
     def without_memory(self, top: Tensor) -> Tensor:
         """Features for a frame that looks at no memory: plus the "no memory" embedding, no attention."""
         return top + self.sam.no_memory_embedding.reshape(1, -1, 1, 1)
 
-    def _pointer_tokens(self, memory: MemoryReading, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Split each pointer into memory-wide tokens; SAM2.1 also tells their age.
+    def _pointer_tokens(self, memory: MemoryReading, top: Tensor) -> tuple[Tensor, Tensor]:
+        """Split each pointer into memory-wide tokens; in SAM2.1 their positions encode their age.
 
         Returns:
-            Tokens (N, P*split, 64) and their positions (P*split, 64).
+            Tokens (N, P*split, 64) and their positions (P*split, 64), in the type of ``top``.
         """
         width = self.config.memory_width
         split = self.config.hidden // width
-        tokens = torch.stack(memory.pointers, dim=1).to(dtype).unflatten(-1, (split, width)).flatten(1, 2)
+        if not memory.pointers:
+            return top.new_zeros(len(top), 0, width), top.new_zeros(0, width)
+        tokens = torch.stack(memory.pointers, dim=1).to(top.dtype).unflatten(-1, (split, width)).flatten(1, 2)
         if not self.config.pointer_time_encoding:
             return tokens, tokens.new_zeros(tokens.shape[1:])
-        ages = torch.tensor(memory.ages, dtype=torch.float32, device=tokens.device)
-        waves = sine_of_age(ages / (self.config.pointer_limit - 1), self.config.hidden)  # (P, C)
-        positions = self.sam.temporal_positional_encoding_projection_layer(waves.to(dtype))  # (P, 64)
-        return tokens, positions.repeat_interleave(split, dim=0)
+        ages = torch.tensor(memory.ages, dtype=torch.float32).to(tokens.device, non_blocking=True)
+        with without_autocast(ages):
+            waves = sine_of_age(ages / (self.config.pointer_limit - 1), self.config.hidden)  # (P, C)
+        positions = self.sam.temporal_positional_encoding_projection_layer(waves.to(top.dtype))  # (P, 64)
+        return tokens, positions.to(top.dtype).repeat_interleave(split, dim=0)
 
     # Decode.
 
@@ -287,7 +336,8 @@ class Sam2Tracker(nn.Module):
         Returns:
             Tokens (N, P + 1, C), the last one padding.
         """
-        sparse, _ = self.sam.prompt_encoder(points.unsqueeze(1), labels.unsqueeze(1), None, None)
+        with without_autocast(points):
+            sparse, _ = self.sam.prompt_encoder(points.unsqueeze(1), labels.unsqueeze(1), None, None)
         tokens: Tensor = sparse.squeeze(1).to(self.dtype)
         return tokens
 
@@ -342,7 +392,8 @@ class Sam2Tracker(nn.Module):
             [decoder.output_hypernetworks_mlps[index](mask_tokens[:, index]) for index in wanted], dim=1
         )  # (N, M, C/8)
         exact = torch.promote_types(weights.dtype, torch.float32)  # what is compared with zero is not rounded
-        logits = (weights.to(exact) @ upscaled.flatten(2).to(exact)).to(exact)
+        with without_autocast(weights):
+            logits = weights.to(exact) @ upscaled.flatten(2).to(exact)
         logits = logits.reshape(count, -1, *upscaled.shape[-2:])  # (N, M, 4g, 4g)
         ious = decoder.iou_prediction_head(queries[:, 0, first - 1])[:, wanted.start : wanted.stop]  # (N, M)
         if stability:
@@ -388,8 +439,18 @@ class Sam2Tracker(nn.Module):
         if dense is None:
             dense = self.sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         keys = (conditioned + dense).flatten(2).transpose(1, 2).unsqueeze(1)  # (N, 1, g*g, C)
-        positions = self.sam.get_image_wide_positional_embeddings().to(keys.dtype)  # (1, C, g, g)
-        return keys, positions.flatten(2).transpose(1, 2).unsqueeze(1)  # (1, 1, g*g, C)
+        return keys, self._image_positions().to(keys.dtype)
+
+    def _image_positions(self) -> Tensor:
+        """Fourier features of the places of the grid (1, 1, g*g, C), exact whatever the weights' type."""
+        table = self.sam.shared_image_embedding.positional_embedding
+
+        def compute() -> Tensor:
+            with without_autocast(table):
+                positions: Tensor = self.sam.get_image_wide_positional_embeddings()  # (1, C, g, g)
+            return positions.flatten(2).transpose(1, 2).unsqueeze(1)
+
+        return self.derived.get("image positions", [table], compute)
 
     def pointer(self, token: Tensor, score: Tensor | None) -> Tensor:
         """Object pointer of a mask token; the learned "no object" pointer where the object score is not positive.
@@ -479,12 +540,3 @@ def steadiest_mask(mask_logits: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
         torch.where(stable.reshape(-1, 1, 1, 1), single, best_mask),
         torch.where(stable.unsqueeze(1), ious[:, :1], best_iou),
     )
-
-
-def _pointwise(image: Tensor, *convolutions: Any) -> Tensor:
-    """1 x 1 convolutions, multiplied into one before they meet the image: (N, H, W, C) -> (N, H, W, D)."""
-    weight, bias = convolutions[0].weight.flatten(1), convolutions[0].bias
-    for each in convolutions[1:]:
-        outer = each.weight.flatten(1)
-        weight, bias = outer @ weight, outer @ bias + each.bias
-    return product(image, weight, bias)

@@ -16,7 +16,7 @@ from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.text.encoder import TextConfig
 from refervos.text.tokenizer import Tokenizer
-from refervos.weights import Rules, load_renamed, model_tensors, read_torch_file, rename
+from refervos.weights import Rules, Undrawn, load_renamed, model_tensors, read_torch_file, rename
 
 _TEXT = "text_encoder.model.encoder.sentence_encoder."
 
@@ -152,6 +152,7 @@ def load_official(path: Path, tokenizer: Tokenizer | None = None, **overrides: A
         size = overrides.pop("image_size")
         overrides["sam2"] = replace(config.sam2, image_size=size)
         overrides.setdefault("short_side", round(config.short_side * size / config.sam2.image_size))
-    model = Samwise(replace(config, **overrides), tokenizer)
+    with Undrawn():
+        model = Samwise(replace(config, **overrides), tokenizer)
     load_renamed(model, source, official_names, unused=_UNUSED, where=str(path))
     return model.eval()

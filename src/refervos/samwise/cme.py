@@ -120,7 +120,7 @@ def cme_loss_terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """
     weights = torch.tensor([1.0, 2.0], dtype=logits.dtype, device=logits.device)
     total = F.cross_entropy(logits, labels, weight=weights, ignore_index=IGNORED_LABEL, reduction="sum")
-    return total, weights[labels[labels != IGNORED_LABEL]].sum()
+    return total, (weights[labels.clamp(min=0)] * (labels != IGNORED_LABEL)).sum()
 
 
 def cme_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.attention import MultiheadAttention
+from refervos.derived import Derived
 from refervos.linear import linear, product
 
 CPU_CHUNK = 16 * 2**20
@@ -71,6 +72,7 @@ class CrossModalTemporalAdapter(nn.Module):
         self.vision_to_text = MultiheadAttention(width, heads)
         self.text_to_vision = MultiheadAttention(width, heads)
         self.hsa = HierarchicalSelectiveAttention(width, heads, patch) if patch else None
+        self.derived = Derived()
 
     def forward(
         self,
@@ -99,7 +101,7 @@ class CrossModalTemporalAdapter(nn.Module):
         Returns:
             The changes.
         """
-        x = conv_norm_relu(vision, self.vision_down.weight, self.vision_down_norm)  # (N*T, H, V, A)
+        x = conv_norm_relu(vision, self.vision_down, self.vision_down_norm, self.derived)  # (N*T, H, V, A)
         x = x.unflatten(0, (-1, frames))  # (N, T, H, V, A)
         t = linear(text, self.text_down)  # (R, L, A)
         # Online the windows are those of clips that end with the frame which asks.
@@ -133,7 +135,7 @@ class CrossModalTemporalAdapter(nn.Module):
         tokens = x.reshape(t.shape[0], -1, x.shape[-1])  # (R, N*T/R*h*V, A)
         y = tokens * self.vision_to_text(tokens, t, mask)
         y = y.reshape(-1, *x.shape[2:])  # (N*T, h, V, A)
-        return conv_norm_relu(y, self.vision_up.weight.transpose(0, 1), self.vision_up_norm)  # (N*T, h, V, C)
+        return conv_norm_relu(y, self.vision_up, self.vision_up_norm, self.derived)  # (N*T, h, V, C)
 
 
 class HierarchicalSelectiveAttention(nn.Module):
@@ -154,6 +156,7 @@ class HierarchicalSelectiveAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.attention = MultiheadAttention(width, heads)
         self.linear = nn.Linear(width, width)
+        self.derived = Derived()
 
     def forward(self, window: Tensor, frames: int) -> Tensor:
         """Attend.
@@ -170,7 +173,7 @@ class HierarchicalSelectiveAttention(nn.Module):
         rows, columns = height // side, cells_wide // side
         x = window.reshape(count, length, rows, side, columns, side, width)
         x = x.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, length, side * side, width)  # (N*rows*columns, W, P*P, A)
-        time = time_embedding(length, width).to(x)  # (W, A)
+        time = self.derived.get(("time", length, x.device, x.dtype), [], lambda: time_embedding(length, width).to(x))
         tokens = self.norm(x + self.spatial_embedding + time.unsqueeze(1))  # (..., W, P*P, A)
         asking = tokens[:, -frames:].flatten(1, 2)  # (..., T*P*P, A)
         tokens = linear(self.attention(asking, tokens.flatten(1, 2)), self.linear)  # (..., T*P*P, A)
@@ -194,27 +197,39 @@ def windows_before(x: Tensor, past: Tensor | None, reach: int) -> list[Tensor]:
     return [known[:, max(0, end - reach) : end] for end in ends]
 
 
-def conv_norm_relu(x: Tensor, weight: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+def conv_norm_relu(
+    x: Tensor, convolution: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d, derived: Derived
+) -> Tensor:
     """A 1x1 convolution, batch norm and ReLU, channels last.
 
     With fixed statistics the norm is folded into the convolution, which is then one linear layer.
 
     Args:
         x: (B, H, V, in).
-        weight: (out, in, 1, 1).
+        convolution: Without bias.
         norm: The batch norm; in training mode its statistics are the batch's.
+        derived: Keeps the folded weights.
 
     Returns:
         (B, H, V, out).
     """
+    weight = convolution.weight  # (out, in, 1, 1)
+    if isinstance(convolution, nn.ConvTranspose2d):
+        weight = weight.transpose(0, 1)
     if norm.training:
         mapped = F.conv2d(x.permute(0, 3, 1, 2), weight)  # (B, out, H, V)
         return torch.relu(norm(mapped)).permute(0, 2, 3, 1)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (out,), in the norm's own precision
-    folded, bias = weight[:, :, 0, 0] * scale.unsqueeze(1), norm.bias - norm.running_mean * scale
-    return product(x, folded.to(x.dtype), bias.to(x.dtype), "relu")
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+
+    def fold() -> tuple[Tensor, Tensor]:
+        scale = norm.weight / torch.sqrt(variance + norm.eps)  # (out,), in the norm's own precision
+        folded, bias = weight[:, :, 0, 0] * scale.unsqueeze(1), norm.bias - mean * scale
+        return folded.to(x.dtype), bias.to(x.dtype)
+
+    weights = [convolution.weight, norm.weight, norm.bias, mean, variance]
+    return product(x, *derived.get(("folded", id(convolution), x.dtype), weights, fold), "relu")
 
 
 def rows_at_once(window: Tensor, side: int) -> int:

@@ -19,9 +19,9 @@ from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
 from refervos.samwise.cme import ConditionalMemoryEncoder, cme_labels
 from refervos.samwise.cmt import Adapted, CrossModalTemporalAdapter
 from refervos.samwise.config import SamwiseConfig
-from refervos.samwise.streamer import ClipFeatures, SamwiseStreamer, TrackedFrame
+from refervos.samwise.streamer import ClipFeatures, SamwiseStreamer, TrackedFrame, TrackGroup
 from refervos.samwise.track import SamwiseTrack, stack_windows
-from refervos.segmenter import FramePrediction
+from refervos.segmenter import FramePrediction, batch_budget
 from refervos.text.encoder import TextEncoder
 from refervos.text.tokenizer import Tokenizer
 from refervos.trainable import ClipOutput, TrainableModel
@@ -225,9 +225,9 @@ class Samwise(SamwiseStreamer, TrainableModel):
             elif online:  # from here on the sentence sees the frame
                 text, keep = (tensor.repeat_interleave(frames, dim=0) for tensor in (text, keep))
             adapted = self._adapt(stage - FIRST_ADAPTED_STAGE, vision, text, frames, keep, tracks)
-            by_hand = [row for row, track in enumerate(tracks) if track.by_hand]
-            if by_hand:
-                adapted.vision.unflatten(0, (count, frames))[by_hand] = 0
+            for row, track in enumerate(tracks):
+                if track.by_hand:
+                    adapted.vision.unflatten(0, (count, frames))[row] = 0
             # In place where nobody looks back: the changes are as large as the frames themselves.
             vision = vision + adapted.vision if torch.is_grad_enabled() else adapted.vision.add_(vision)
             text = text + adapted.text
@@ -236,14 +236,18 @@ class Samwise(SamwiseStreamer, TrainableModel):
         return stages, text
 
     def _frames_at_once(self, stage: int) -> int:
-        """How many frames go through an image stage together: all on a GPU and where gradients are wanted; on a CPU so
-        few that their activations stay near the cache.
+        """How many frames go through an image stage together: all where gradients are wanted; on a GPU as many as the
+        memory budget allows; on a CPU so few that their activations stay near the cache.
         """
-        if self.device.type != "cpu" or torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             return 2**31
         sam2 = self.config.sam2
         widest = 4 * sam2.stage_widths[stage] * (4 * sam2.grid >> stage) ** 2  # inside the feed-forward networks
-        return max(1, CPU_ACTIVATIONS // (widest * self.compute_dtype.itemsize))
+        one = widest * self.compute_dtype.itemsize
+        if self.device.type == "cpu":
+            return max(1, CPU_ACTIVATIONS // one)
+        # Beside the widest activations: their activated copy, queries, keys and values, and the tokens themselves.
+        return max(1, batch_budget(self.device, self.memory_budget) // (3 * one))
 
     def _adapt(
         self, index: int, vision: Tensor, text: Tensor, frames: int, keep: Tensor, tracks: Sequence[SamwiseTrack]
@@ -269,11 +273,11 @@ class Samwise(SamwiseStreamer, TrainableModel):
             return plain, plain
         published = self.config.protocol == "published"
         prompts = []
-        for tokens, state, flags in zip(plain, text, verbs, strict=True):
-            moving = state[flags]  # (verbs, D)
-            if len(moving):
-                motion = moving[:1] if published else moving.mean(dim=0, keepdim=True)
-                tokens = torch.cat([tokens, self.motion_prompt(motion)])  # (4, C)
+        for tokens, state, flags in zip(plain, text, verbs.tolist(), strict=True):
+            moving = [word for word, flag in zip(state, flags, strict=True) if flag]  # (D,) each
+            if moving:
+                motion = moving[0] if published else torch.stack(moving).mean(dim=0)
+                tokens = torch.cat([tokens, self.motion_prompt(motion.unsqueeze(0))])  # (4, C)
             prompts.append(tokens)
         return prompts, plain if published else prompts
 
@@ -288,23 +292,23 @@ class Samwise(SamwiseStreamer, TrainableModel):
         """Low-resolution mask logits (N, M, 4g, 4g) to the square (N, M, S, S)."""
         return self.tracker.upsample(mask_logits)
 
-    def _decide(
-        self, frame: TrackedFrame, features: FrameFeatures, prompts: Tensor, tracks: Sequence[SamwiseTrack]
-    ) -> None:
+    def _decide(self, groups: Sequence[TrackGroup]) -> None:
         """In training nothing is rewritten: the CME's decisions are collected with what they should have been."""
-        decide = self._teach_cme if self.training else super()._decide
-        decide(frame, features, prompts, tracks)
+        if not self.training:
+            super()._decide(groups)
+            return
+        for group in groups:
+            self._teach_cme(group)
 
-    def _teach_cme(
-        self, frame: TrackedFrame, features: FrameFeatures, prompts: Tensor, tracks: Sequence[SamwiseTrack]
-    ) -> None:
-        """Collect the CME's decisions and what they should have been; nothing is rewritten in training."""
-        due = [row for row, track in enumerate(tracks) if self.due(track)]
+    def _teach_cme(self, group: TrackGroup) -> None:
+        """Collect the CME's decisions and what they should have been."""
+        frame = group.frame
+        due = [row for row, track in enumerate(group.tracks) if self.due(track)]
         if not due:
             return
         with torch.no_grad():  # only the CME learns from its decision
-            unbiased = self.tracker.without_memory(features.top[due])
-            again = self.tracker.decode(unbiased, features.take(due), prompts[due])
+            unbiased = self.tracker.without_memory(group.features.top[due])
+            again = self.tracker.decode(unbiased, group.features.take(due), group.unbiased_prompts[due])
             labels = cme_labels(
                 frame.memory_logits[due, 0] > 0,
                 self.tracker.upsample(again.mask_logits)[:, 0] > 0,

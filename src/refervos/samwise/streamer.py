@@ -25,7 +25,7 @@ from refervos.sam2.tracker import FrameFeatures, gate
 from refervos.samwise.cme import rewrite_memory_mask
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.track import AdapterWindows, SamwiseTrack
-from refervos.segmenter import FramePrediction, merge_predictions, order_of
+from refervos.segmenter import FramePrediction, batch_budget, merge_predictions, order_of
 from refervos.text.encoder import pad_tokens
 from refervos.text.tokenizer import Tokenizer
 
@@ -71,6 +71,25 @@ class TrackedFrame:
     cme_labels: dict[int, Tensor] = field(default_factory=dict)
 
 
+@dataclass
+class TrackGroup:
+    """The n tracks that go through one frame as one batch, because they remember equally many frames.
+
+    Attributes:
+        tracks: The tracks.
+        features: The frame's features (n, ...).
+        unbiased_prompts: Prompt tokens of the memory-free pass (n, P, C).
+        frame: What became of the frame.
+        remembered: For each track, whether the frame goes into its memory.
+    """
+
+    tracks: list[SamwiseTrack]
+    features: FrameFeatures
+    unbiased_prompts: Tensor
+    frame: TrackedFrame
+    remembered: list[bool]
+
+
 class SamwiseStreamer:
     """What a session asks of SAMWISE; the parts come from the class that inherits this."""
 
@@ -80,7 +99,7 @@ class SamwiseStreamer:
     cme: Any
     training: bool
     compute_dtype: torch.dtype
-    memory_budget: int
+    memory_budget: int | None
 
     # What the parts must do.
 
@@ -305,24 +324,28 @@ class SamwiseStreamer:
         cells = (sam2.image_size // 8) ** 2
         # At the first adapter: the image tokens, what is added to them, and what the adapter makes of them.
         channels = 3 * sam2.stage_widths[1] + 2 * self.config.adapter_width
-        size = max(1, self.memory_budget // (frames * cells * channels * self.compute_dtype.itemsize))
+        one = frames * cells * channels * self.compute_dtype.itemsize
+        size = max(1, batch_budget(self.device, self.memory_budget) // one) if len(tracks) > 1 else 1
         groups: dict[int, list[int]] = {}
         for index, track in enumerate(tracks):
             groups.setdefault(track.windows.length, []).append(index)
         return [members[start : start + size] for members in groups.values() for start in range(0, len(members), size)]
 
     def text_batch(self, tracks: Sequence[SamwiseTrack]) -> tuple[Tensor, Tensor]:
-        """Token ids and verb marks of N tracks, (N, L) each, padded on the right, on the model's device."""
+        """Token ids (N, L) of N tracks on the model's device, padded on the right, and in main memory their verb marks
+        (N, L), which decide how many prompt tokens there are.
+        """
         ids = pad_tokens([track.ids for track in tracks], self.config.text.pad)
         verbs = torch.nn.utils.rnn.pad_sequence([track.verbs for track in tracks], batch_first=True)
-        return ids.to(self.device), verbs.to(self.device)
+        return ids.to(self.device, non_blocking=True), verbs
 
     # The loop over frames.
 
     def track_frame(self, clip: ClipFeatures, time: int, tracks: Sequence[SamwiseTrack]) -> TrackedFrame:
         """Condition, decode, decide and remember one frame; the tracks move on by one.
 
-        Tracks that remember equally many frames are one batch.
+        Tracks that remember equally many frames are one batch. At inference, one decision for all tracks is read back
+        from the device, and a second where the CME fires.
 
         Args:
             clip: The clip's features.
@@ -335,19 +358,26 @@ class SamwiseStreamer:
         features = clip.features[time]
         readings = [track.memory.read(track.frame) for track in tracks]
         prompts, unbiased_prompts = clip.prompts[time], clip.unbiased_prompts[time]
-        groups = group_by_layout(readings, [len(prompt) for prompt in prompts])
-        frames = []
-        for members in groups:
-            mine = features if len(members) == len(tracks) else features.take(members)
-            group = [tracks[index] for index in members]
-            asked = torch.stack([prompts[index] for index in members])  # (n, P, C)
-            conditioned = self.tracker.condition(mine.top, stack_readings([readings[index] for index in members]))
-            frame = self._decode(conditioned, mine, asked)
-            unbiased = torch.stack([unbiased_prompts[index] for index in members])
-            self._decide(frame, mine, unbiased, group)
-            self._remember(frame, mine, group)
-            frames.append(frame)
-        return frames[0] if len(frames) == 1 else _merge(groups, frames)
+        members = group_by_layout(readings, [len(prompt) for prompt in prompts])
+        groups = []
+        for indices in members:
+            mine = features if len(indices) == len(tracks) else features.take(indices)
+            asked = torch.stack([prompts[index] for index in indices])  # (n, P, C)
+            conditioned = self.tracker.condition(mine.top, stack_readings([readings[index] for index in indices]))
+            groups.append(
+                TrackGroup(
+                    tracks=[tracks[index] for index in indices],
+                    features=mine,
+                    unbiased_prompts=torch.stack([unbiased_prompts[index] for index in indices]),
+                    frame=self._decode(conditioned, mine, asked),
+                    remembered=[True] * len(indices),
+                )
+            )
+        self._decide(groups)
+        for group in groups:
+            self._remember(group)
+        frames = [group.frame for group in groups]
+        return frames[0] if len(frames) == 1 else _merge(members, frames)
 
     def _decode(self, conditioned: Tensor, features: FrameFeatures, prompts: Tensor) -> TrackedFrame:
         decoded = self.tracker.decode(conditioned, features, prompts)
@@ -384,55 +414,97 @@ class SamwiseStreamer:
         window = self.config.cme_window
         return self.config.cme and track.frame > window and track.frame - track.last_switch >= window - 1
 
-    def _decide(
-        self, frame: TrackedFrame, features: FrameFeatures, prompts: Tensor, tracks: Sequence[SamwiseTrack]
-    ) -> None:
+    def _decide(self, groups: Sequence[TrackGroup]) -> None:
         """Where the sentence now points elsewhere, change what is remembered (SAMWISE paper, 3.3).
 
         The memory-free pass stops after the decoder's first layer unless it is needed. As published, the mask and the
         pointer of this frame stay, and the other object is added to the mask that goes into memory. With the memory
-        policy ``switch`` the frame's answer becomes the memory-free one, and what was remembered is forgotten.
+        policy ``switch`` the frame's answer becomes the memory-free one, and what was remembered is forgotten. With
+        the other policies than the published one, frames in which nothing is seen are not remembered.
         """
-        due = [row for row, track in enumerate(tracks) if self.due(track)]
-        if not due:
-            return
-        unbiased = self.tracker.without_memory(features.top[due])
-        logits = self.cme(frame.pointer[due], self.tracker.early_token(unbiased, prompts[due]))  # (due, 2)
-        frame.cme_logits = dict(zip(due, logits, strict=True))
+        doubts = []
+        for group in groups:
+            due = [row for row, track in enumerate(group.tracks) if self.due(track)]
+            if due:
+                rows = _rows(due, len(group.tracks))
+                unbiased = self.tracker.without_memory(group.features.top[rows])
+                early = self.tracker.early_token(unbiased, group.unbiased_prompts[rows])
+                logits = self.cme(group.frame.pointer[rows], early)  # (due, 2)
+                group.frame.cme_logits = dict(zip(due, logits, strict=True))
+                doubts.append((group, due, unbiased, logits))
+        gating = self.config.memory_policy != "published"
+        gated = [group for group in groups if gating and group.frame.belief is not None]
         always = self.config.cme_decision == "always"
-        fired = list(range(len(due))) if always else (logits[:, 1] > logits[:, 0]).nonzero()[:, 0].tolist()
+        flags = [group.frame.belief > 0 for group in gated if group.frame.belief is not None]
+        flags += [] if always else [logits[:, 1] > logits[:, 0] for *_, logits in doubts]
+        decisions = _read_back(flags)
+        for group, seen in zip(gated, decisions, strict=False):
+            group.remembered = seen
+        fired = []
+        for index, (group, due, unbiased, _) in enumerate(doubts):
+            fires = [True] * len(due) if always else decisions[len(gated) + index]
+            places = [place for place, fire in enumerate(fires) if fire]
+            if places:
+                fired.append((group, [due[place] for place in places], unbiased[_rows(places, len(due))]))
+        self._switch(fired)
+
+    def _switch(self, fired: Sequence[tuple[TrackGroup, list[int], Tensor]]) -> None:
+        """Change what is remembered of the rows in which the CME fired, given their features without memory."""
         if not fired:
             return
-        rows = [due[index] for index in fired]
-        again = self._decode(unbiased[fired], features.take(rows), prompts[rows])
-        for index, row in enumerate(rows):
-            seen = again.belief is None or bool(again.belief[index] > 0)
-            if not seen and self.config.protocol != "published":
-                continue  # there is nothing to switch to
-            if self.config.memory_policy == "switch":
-                tracks[row].memory.clear()
-                frame.mask_logits[row] = again.mask_logits[index]
-                frame.pointer[row] = again.pointer[index]
-                frame.memory_logits[row] = again.memory_logits[index]
-                for before, after in ((frame.score, again.score), (frame.belief, again.belief)):
-                    if before is not None and after is not None:
-                        before[row] = after[index]
-            else:
-                frame.memory_logits[row] = rewrite_memory_mask(
-                    frame.memory_logits[row], again.memory_logits[index], self.config.switch_memory
-                )
-            frame.switched[row] = True
-            tracks[row].last_switch = tracks[row].frame
+        again = [
+            self._decode(unbiased, group.features.take(rows), group.unbiased_prompts[rows])
+            for group, rows, unbiased in fired
+        ]
+        seen: list[list[bool]] = [[True] * len(rows) for _, rows, _ in fired]
+        if self.config.protocol != "published" and self.config.sam2.object_score:
+            seen = _read_back([each.belief > 0 for each in again if each.belief is not None])
+        for (group, rows, _), other, visible in zip(fired, again, seen, strict=True):
+            for index, (row, is_seen) in enumerate(zip(rows, visible, strict=True)):
+                if is_seen:  # otherwise there is nothing to switch to
+                    self._switch_track(group, row, other, index)
 
-    def _remember(self, frame: TrackedFrame, features: FrameFeatures, tracks: Sequence[SamwiseTrack]) -> None:
-        """Write the frame into the memories, as far as the policy lets it; the tracks move on."""
-        maps = self.tracker.remember(features.top, frame.memory_logits, frame.belief)  # (n, 64, g, g)
-        gated = self.config.memory_policy != "published" and not self.training
-        written = (frame.belief > 0) | frame.switched if gated and frame.belief is not None else None
-        for row, track in enumerate(tracks):
-            if written is None or bool(written[row]):
+    def _switch_track(self, group: TrackGroup, row: int, other: TrackedFrame, index: int) -> None:
+        """Change what is remembered of one track, by a row of the memory-free answer."""
+        frame, track = group.frame, group.tracks[row]
+        if self.config.memory_policy == "switch":
+            track.memory.clear()
+            frame.mask_logits[row] = other.mask_logits[index]
+            frame.pointer[row] = other.pointer[index]
+            frame.memory_logits[row] = other.memory_logits[index]
+            for before, after in ((frame.score, other.score), (frame.belief, other.belief)):
+                if before is not None and after is not None:
+                    before[row] = after[index]
+        else:
+            frame.memory_logits[row] = rewrite_memory_mask(
+                frame.memory_logits[row], other.memory_logits[index], self.config.switch_memory
+            )
+        frame.switched[row] = True
+        group.remembered[row] = True
+        track.last_switch = track.frame
+
+    def _remember(self, group: TrackGroup) -> None:
+        """Write the frame into the memories of the tracks that are to remember it; the tracks move on."""
+        frame = group.frame
+        maps = self.tracker.remember(group.features.top, frame.memory_logits, frame.belief)  # (n, 64, g, g)
+        for row, track in enumerate(group.tracks):
+            if group.remembered[row]:
                 track.memory.store(track.frame, maps[row], frame.pointer[row])
             track.frame += 1
+
+
+def _rows(rows: list[int], count: int) -> list[int] | slice:
+    """An index of some of ``count`` rows; of all, one that neither copies nor sends numbers to the device."""
+    return slice(None) if len(rows) == count else rows
+
+
+def _read_back(flags: Sequence[Tensor]) -> list[list[bool]]:
+    """Bring bool tensors (n,) of one device into main memory, for which it is waited for once."""
+    if not flags:
+        return []
+    together: list[bool] = torch.cat(list(flags)).tolist()
+    rest = iter(together)
+    return [[next(rest) for _ in range(len(each))] for each in flags]
 
 
 def _merge(groups: Sequence[Sequence[int]], frames: Sequence[TrackedFrame]) -> TrackedFrame:

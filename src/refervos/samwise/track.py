@@ -12,6 +12,7 @@ from torch import Tensor
 from refervos.errors import ConfigError
 from refervos.prompts import Prompt
 from refervos.sam2.correction import CorrectableTrack
+from refervos.state_files import IN_MAIN_MEMORY
 
 
 @dataclass
@@ -72,15 +73,15 @@ class SamwiseTrack(CorrectableTrack):
     """One sentence and what has to be remembered for it.
 
     Attributes:
-        ids: Token ids int64 (L,), without padding.
+        ids: Token ids int64 (L,), without padding; always in main memory, as the verb marks are.
         verbs: bool (L,), the tokens that tell motion.
         windows: Online, what the adapters look back at; empty in clips.
         last_switch: Frame at which the CME last fired, 0 before.
         pending: Clicks, a box or a mask on the first frame, which is still to come.
     """
 
-    ids: Tensor
-    verbs: Tensor
+    ids: Tensor = field(metadata=IN_MAIN_MEMORY)
+    verbs: Tensor = field(metadata=IN_MAIN_MEMORY)
     windows: AdapterWindows
     last_switch: int = 0
     pending: Prompt | None = None

@@ -1,0 +1,367 @@
+"""What must hold on any device, seen without one: where frames are resized, what is kept, computed anew and rounded."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch._dynamo
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import refervos.pretrained
+from refervos import compilation, frames, load
+from refervos.derived import Derived
+from refervos.errors import ConfigError
+from refervos.frames import Placement, stretch
+from refervos.prompts import Prompt
+from refervos.sam.config import SamConfig
+from refervos.sam.model import Sam
+from refervos.sam2 import hiera, memory_attention
+from refervos.sam2.config import as_version_2_1
+from refervos.sam2.segmenter import Sam2Segmenter
+from refervos.sam2.tracker import Sam2Tracker
+from refervos.samwise import cmt
+from refervos.samwise.cme import IGNORED_LABEL, cme_loss_terms
+from refervos.segmenter import CPU_BUDGET, SHARE_OF_FREE, batch_budget
+from refervos.state_files import load_state, save_state
+from scenes import CAPTION, MICRO_SAM2, SHORT_CAPTION, micro_model, scene, session_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PLACE = Placement(frame_size=(60, 80), resized=(48, 64), image_size=64)
+
+
+# Frames in, masks out.
+
+
+def test_bytes_are_resized_on_the_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices have a kernel with antialiasing for floating types only."""
+    resized: list[tuple[str, torch.dtype]] = []
+    interpolate = F.interpolate
+
+    def recorded(image: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        resized.append((image.device.type, image.dtype))
+        return interpolate(image, *args, **kwargs)
+
+    monkeypatch.setattr(frames.F, "interpolate", recorded)
+    frame = torch.zeros(3, 60, 80, dtype=torch.uint8)
+    assert PLACE.place(frame, torch.device("meta")).device.type == "meta"  # resized before it goes there
+    assert PLACE.place(frame.to("meta")).shape == (3, 64, 64)  # resized where it is
+    assert resized == [("cpu", torch.uint8), ("meta", torch.float32)]
+
+
+def test_a_frame_resized_in_floats_is_within_a_grey_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = torch.from_numpy(scene(1, 60, 80)[0]).permute(2, 0, 1)
+    own = frames._resize(frame, (48, 64)).int()
+    real = F.interpolate(frame[None].float(), size=(48, 64), mode="bilinear", antialias=True)[0].round().int()
+    assert (own - real).abs().max() <= 1
+
+
+def test_one_download_brings_all_that_is_said_of_a_frame() -> None:
+    said = [torch.rand(3, 5, 7) > 0.5, torch.rand(3), torch.rand(3) > 0.5, torch.rand(3, 5, 7), torch.rand(2).double()]
+    packed = frames._packed(said)
+    assert packed.dtype == torch.uint8
+    for before, after in zip(said, frames._unpacked(packed, said), strict=True):
+        assert before.dtype == after.dtype
+        assert torch.equal(before, after)
+    assert all(np.array_equal(array, tensor.numpy()) for array, tensor in zip(frames.download(said), said, strict=True))
+
+
+def test_masks_of_many_tracks_are_restored_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(7, 16, 16)
+    whole = PLACE.restore(logits) > 0
+    sizes: list[int] = []
+    restore = Placement.restore
+    monkeypatch.setattr(Placement, "restore", lambda self, some: sizes.append(len(some)) or restore(self, some))
+    assert torch.equal(PLACE.masks(logits), whole)
+    assert sizes == [7]
+    monkeypatch.setattr(frames, "RESTORED_AT_ONCE", 4 * 2 * (64 * 64 + 60 * 80))
+    sizes.clear()
+    assert torch.equal(PLACE.masks(logits), whole)
+    assert sizes == [2, 2, 2, 1]
+
+
+# Memory.
+
+
+def test_a_batch_may_take_what_the_device_has_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def of(number: int) -> Any:
+        return lambda device: asked.append(device) or number
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append(device) or (60 * 2**30, 80 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", of(12 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", of(2 * 2**30))
+    device = torch.device("cuda:1")
+    assert batch_budget(device) == SHARE_OF_FREE * 70 * 2**30
+    assert set(asked) == {device}
+    assert batch_budget(device, 5) == 5
+    assert batch_budget(torch.device("cpu")) == CPU_BUDGET
+
+
+# What is computed once.
+
+
+def test_what_follows_from_weights_is_computed_again_when_they_change() -> None:
+    layer, derived, computed = nn.Linear(2, 2), Derived(), Counter[str]()
+
+    def doubled() -> Tensor:
+        computed["doubled"] += 1
+        return 2 * layer.weight
+
+    def get() -> Tensor:
+        return derived.get("doubled", [layer.weight], doubled)
+
+    with torch.inference_mode():
+        first = get()
+        assert get() is first
+    with torch.no_grad():
+        assert get() is first
+        assert not first.is_inference()
+        layer.weight.add_(1)
+        assert torch.equal(get(), 2 * layer.weight)
+        assert computed["doubled"] == 2
+        layer.load_state_dict({"weight": torch.ones(2, 2), "bias": torch.zeros(2)}, assign=True)
+        gc.collect()
+        assert torch.equal(get(), torch.full((2, 2), 2.0))
+        layer.to(torch.float64)
+        assert get().dtype == torch.float64
+    assert get().requires_grad  # with gradients nothing is kept
+    get()
+    assert computed["doubled"] == 6
+
+
+def test_tables_and_folded_weights_are_not_made_for_every_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Counter[str]()
+
+    def count(owner: Any, name: str) -> None:
+        function = getattr(owner, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            made[name] += 1
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    model = micro_model(time="online")
+    count(hiera, "positions")
+    count(hiera.Windows, "order")
+    count(cmt, "time_embedding")
+    count(model.tracker.sam, "get_image_wide_positional_embeddings")
+    folds = torch.sqrt
+    monkeypatch.setattr(cmt.torch, "sqrt", lambda x: made.update(["fold"]) or folds(x))
+    rearranged = torch.cat
+    monkeypatch.setattr(
+        memory_attention.torch,
+        "cat",
+        lambda parts, *args, **kwargs: (
+            made.update(["rearranged"] if isinstance(parts[0], nn.Parameter) or parts[0].stride(0) > 1 else [])
+            or rearranged(parts, *args, **kwargs)
+        ),
+    )
+    session = session_of(model, [CAPTION])
+    film = scene(24)
+    for frame in film[:12]:
+        session.step(frame)
+    assert {"positions", "order", "time_embedding", "get_image_wide_positional_embeddings", "fold"} <= set(made)
+    before = Counter(made)
+    del before["rearranged"], made["rearranged"]
+    for frame in film[12:]:
+        session.step(frame)
+    del made["rearranged"]
+    assert made == before
+
+
+# Rounding.
+
+
+def exactness(mask_logits: Tensor) -> float:
+    """Share of logits that bfloat16 could not have held."""
+    return float((mask_logits != mask_logits.bfloat16().float()).float().mean())
+
+
+def test_positions_and_mask_logits_are_exact_under_autocast() -> None:
+    tracker = micro_model().tracker
+    backbone = tracker.sam.vision_encoder.backbone
+    points, labels = torch.tensor([[[3.0, 100.0], [77.0, 20.0]]]), torch.tensor([[1, 0]])
+
+    def numbers() -> list[Tensor]:
+        tracker.derived = Derived()
+        return [
+            hiera.positions(backbone, 32, 32),
+            tracker._image_positions(),
+            tracker.embed_points(points, labels),
+        ]
+
+    exact = numbers()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = numbers()
+        features = tracker.pyramid(tracker.encode(torch.randn(1, 3, 128, 128)))
+        decoded = tracker.decode(tracker.without_memory(features.top), features, mixed[2])
+    for one, other in zip(exact, mixed, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+    assert exactness(decoded.mask_logits) > 0.9
+
+
+def test_sams_positions_and_mask_logits_are_exact_under_autocast() -> None:
+    torch.manual_seed(0)
+    config = SamConfig(
+        image_size=64, vit_width=32, vit_layers=2, vit_heads=2, vit_global_blocks=(1,), vit_window=2, hidden=32
+    )
+    sam = Sam(replace(config, decoder_heads=2, decoder_feedforward=32)).eval()
+    points, labels = torch.tensor([[[3.0, 60.0], [33.0, 20.0]]]), torch.tensor([[1, 0]])
+
+    def numbers() -> list[Tensor]:
+        sam.derived = Derived()
+        return [sam._image_positions(), sam.embed_points(points, labels)]
+
+    exact = numbers()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = numbers()
+        decoded = sam.decode(sam.encode(torch.randn(1, 3, 64, 64)).top, mixed[1])
+    for one, other in zip(exact, mixed, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+    assert exactness(decoded.mask_logits) > 0.9
+
+
+def test_the_loss_of_the_cme_asks_nothing_of_the_device() -> None:
+    logits, labels = torch.randn(5, 2), torch.tensor([1, 0, IGNORED_LABEL, 1, 0])
+    total, weight = cme_loss_terms(logits, labels)
+    kept = labels != IGNORED_LABEL
+    expected = F.cross_entropy(logits[kept], labels[kept], torch.tensor([1.0, 2.0]))
+    assert float(weight) == 6.0
+    torch.testing.assert_close(total / weight, expected)
+    assert cme_loss_terms(logits.to("meta"), labels.to("meta"))[1].device.type == "meta"  # no size depends on values
+
+
+# State.
+
+
+def test_what_is_read_in_main_memory_stays_there(tmp_path: Path) -> None:
+    """Restored on a GPU, a track must still be a neighbour of one that is added after that."""
+    model = micro_model(time="online")
+    session = session_of(model, [CAPTION])
+    session.clip(scene(3))
+    track = session._tracks[0].state
+    save_state(tmp_path / "track", track, kind="track", about={})
+    restored, _ = load_state(tmp_path / "track", model.state_types, kind="track", device="meta")
+    assert restored.memory.maps[0].features.device.type == "meta"
+    assert restored.windows.frames[0][0].device.type == "meta"
+    assert restored.last.pixels.device.type == "meta"
+    ids, verbs = model.text_batch([restored, model.begin_tokens(SHORT_CAPTION)])
+    assert ids.tolist() == [CAPTION, [*SHORT_CAPTION, *[model.pad] * (len(CAPTION) - len(SHORT_CAPTION))]]
+    assert verbs.shape == ids.shape
+
+
+# Loading.
+
+
+class Drawn(TorchDispatchMode):
+    """Counts the random numbers that are drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.uniform_, torch.ops.aten.normal_, torch.ops.aten.randn):
+            self.numbers += made.numel()
+        return made
+
+
+def test_loading_draws_no_weights(tmp_path: Path) -> None:
+    model = micro_model()
+    model.save_pretrained(tmp_path / "samwise")
+    sam2 = Sam2Segmenter(Sam2Tracker(MICRO_SAM2))
+    sam2.save_pretrained(tmp_path / "sam2")
+    for folder, saved in ((tmp_path / "samwise", model), (tmp_path / "sam2", sam2)):
+        with Drawn() as drawn:
+            loaded = load(folder, device="cpu")
+        assert drawn.numbers < 1000  # of half a million
+        theirs = loaded.state_dict()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in saved.state_dict().items())
+        wanted = {name: parameter.requires_grad for name, parameter in saved.named_parameters()}
+        assert wanted == {name: parameter.requires_grad for name, parameter in loaded.named_parameters()}
+
+
+def test_what_is_loaded_does_not_hang_on_the_file(tmp_path: Path) -> None:
+    micro_model().save_pretrained(tmp_path / "model")
+    loaded = load(tmp_path / "model", device="cpu")
+    before = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
+    file = tmp_path / "model" / "model.safetensors"
+    file.write_bytes(b"\0" * file.stat().st_size)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_weights_are_read_for_a_fingerprint_only_when_they_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    fingerprint = refervos.pretrained.fingerprint
+    monkeypatch.setattr(
+        refervos.pretrained, "fingerprint", lambda *args: read.append(fingerprint(*args)) or read[-1]
+    )
+    model = micro_model()
+    session = session_of(model, [CAPTION])
+    for _ in range(3):
+        session.save(tmp_path / "session")
+    assert len(read) == 1
+    with torch.no_grad():
+        model.text_prompt.layers[0].bias.add_(1)
+    assert model.fingerprint() == fingerprint(model, model.config)
+    assert len(set(read)) == len(read) == 2
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "banana"])
+def test_a_device_that_is_not_there_is_one_sentence(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=rf"device is '{device}'(, which is not available here|; it must be cpu)"):
+        load(device=device)
+
+
+@pytest.mark.parametrize(("cuda", "mps", "chosen"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_the_best_device_is_the_default(cuda: bool, mps: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from refervos import loading
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert loading._device(None) == torch.device(chosen)
+
+
+# Compiled stages.
+
+
+def test_a_click_does_not_have_every_frame_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The age of the clicked frame's pointer grows with every frame; it must not be part of a graph."""
+    monkeypatch.setattr(compilation, "settings", lambda device: {"dynamic": False, "backend": "eager"})
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = Sam2Segmenter(Sam2Tracker(as_version_2_1(MICRO_SAM2)))
+    memory = [stage for stage in model.stages_to_compile() if stage.recurs is not None]
+    monkeypatch.setattr(model, "stages_to_compile", lambda: memory)
+    compilation.compile_stages(model)
+    session = model.open([Prompt(points=[(30, 40)])])
+    film = scene(20 + MICRO_SAM2.pointer_limit)
+    graphs: list[int] = []
+    for frame in film:
+        session.step(frame)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    torch._dynamo.reset()
+    full = MICRO_SAM2.pointer_limit + 1
+    assert graphs[full] > 0  # the full memory was compiled
+    assert graphs[full:] == [graphs[full]] * len(graphs[full:])
+
+
+def test_placements_know_nothing_of_devices() -> None:
+    assert stretch((60, 80), 64).place(torch.zeros(3, 60, 80, dtype=torch.uint8)).device.type == "cpu"
