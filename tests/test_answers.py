@@ -22,7 +22,7 @@ from refervos.prompts import Prompt
 from refervos.segmenter import FramePrediction
 from test_eval_run import SQUARE, answered, oracle
 
-HEIGHT, WIDTH, FRAMES = 6, 8, 10
+HEIGHT, WIDTH, FRAMES, SIDE = 30, 40, 10, 16
 
 
 class Bright:
@@ -32,7 +32,7 @@ class Bright:
     mixes_sentences = False
 
     def placement(self, frame_size: tuple[int, int]) -> Placement:
-        return stretch(frame_size, 16)
+        return stretch(frame_size, SIDE)
 
     def begin(self, prompt: Prompt) -> Prompt:
         return prompt
@@ -54,12 +54,12 @@ def questions(count: int) -> list[Question]:
     return [Question(clip[..., ::-1], Prompt("what is bright")) for clip in drawn]
 
 
-def test_a_batch_goes_to_the_device_and_comes_back_chunk_by_chunk() -> None:
+def test_a_batch_goes_to_the_device_resized_and_comes_back_chunk_by_chunk() -> None:
     asked, model = questions(3), Bright()
     with HostReads() as reads:
         together: Any = answer_together(model, asked, 4)  # type: ignore[arg-type]
     chunks = [4, 4, 2]
-    assert reads.moved == [frames * HEIGHT * WIDTH * 3 for frames in chunks for _ in asked]
+    assert reads.moved == [3 * SIDE * SIDE] * FRAMES * len(asked)
     # The masks of each chunk, and at the end how often memory was rewritten.
     assert reads.sizes == [*(3 * frames * HEIGHT * WIDTH for frames in chunks), len(asked)]
     assert [answer.switches for answer in together] == [FRAMES] * 3

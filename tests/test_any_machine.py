@@ -308,9 +308,7 @@ def test_weights_are_read_for_a_fingerprint_only_when_they_changed(
 ) -> None:
     read: list[str] = []
     fingerprint = refervos.pretrained.fingerprint
-    monkeypatch.setattr(
-        refervos.pretrained, "fingerprint", lambda *args: read.append(fingerprint(*args)) or read[-1]
-    )
+    monkeypatch.setattr(refervos.pretrained, "fingerprint", lambda *args: read.append(fingerprint(*args)) or read[-1])
     model = micro_model()
     session = session_of(model, [CAPTION])
     for _ in range(3):

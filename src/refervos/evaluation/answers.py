@@ -151,8 +151,8 @@ def answer_alone(segmenter: Segmenter[Any], question: Question, clip_length: int
 def answer_together(segmenter: BatchSegmenter[Any], questions: Sequence[Question], clip_length: int) -> list[Answer]:
     """Answer several questions in one batch, each about its own clip (see ``answer``).
 
-    Frames are placed chunk by chunk, so that memory grows with ``clip_length`` and not with T; each chunk of a clip is
-    moved to the device at once, and its masks come back at once.
+    Frames are placed chunk by chunk, so that memory grows with ``clip_length`` and not with T, and the masks of a chunk
+    come back from the device together.
 
     Args:
         segmenter: A model that ``takes_batches``.
@@ -173,15 +173,13 @@ def answer_together(segmenter: BatchSegmenter[Any], questions: Sequence[Question
     switches = torch.zeros(len(questions), dtype=torch.long, device=segmenter.device)
 
     def placed(frames: npt.NDArray[np.uint8]) -> Tensor:
-        frames = np.ascontiguousarray(frames)
-        images = torch.from_numpy(frames if frames.flags.writeable else frames.copy()).to(segmenter.device)
-        return torch.stack([placement.place(as_rgb(image)) for image in images])
+        return torch.stack([placement.place(as_rgb(frame), segmenter.device) for frame in frames])
 
     for chunk in _chunks(length, clip_length):
         pixels = torch.stack([placed(question.frames[chunk]) for question in questions])  # (N, K, 3, S, S)
         answered = []
         for prediction in segmenter.segment_clips(pixels, tracks):
-            answered.append(placement.restore(prediction.mask_logits) > 0)  # (N, H, W)
+            answered.append(placement.masks(prediction.mask_logits))  # (N, H, W)
             switches += prediction.switched
         masks[:, chunk] = torch.stack(answered, dim=1).cpu().numpy()
     seconds = (time.perf_counter() - start) / len(questions)
