@@ -30,7 +30,7 @@ ALLOWED = {
     "training/stages/sam": BASE | STAGE_PARTS | {"sam"},
     "training/stages/refsam": BASE | STAGE_PARTS | {"refsam", "sam"},
     "compilation": BASE,
-    "bench": BASE | {"compilation", "evaluation", "loading", "metrics", "prompts", "text", "video", "worlds"},
+    "bench": BASE | {"compilation", "evaluation", "linear", "loading", "metrics", "prompts", "text", "video", "worlds"},
     "bench/families": BASE | {"refsam", "sam2", "samwise", "text"},
     "export": BASE | {"frames", "loading", "prompts", "sam2", "samwise", "segmenter", "session", "text", "weights"},
     "text": BASE | {"prompts", "hub", "weights"},
