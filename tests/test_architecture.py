@@ -24,13 +24,13 @@ ALLOWED = {
     "evaluation": BASE
     | {"frames", "prompts", "segmenter", "session", "metrics", "worlds", "loading"}
     | {"data", "video", "weights"},
-    "training": BASE | {"data", "frames", "hub", "loading", "text", "trainable", "weights", "worlds"},
+    "training": BASE | {"data", "frames", "hub", "loading", "metrics", "text", "trainable", "weights", "worlds"},
     "training/stages/track": BASE | STAGE_PARTS | {"sam2"},
     "training/stages/samwise": BASE | STAGE_PARTS | {"sam2", "samwise"},
     "training/stages/sam": BASE | STAGE_PARTS | {"sam"},
     "training/stages/refsam": BASE | STAGE_PARTS | {"refsam", "sam"},
     "compilation": BASE,
-    "bench": BASE | {"compilation", "evaluation", "loading", "metrics", "prompts", "text", "video", "worlds"},
+    "bench": BASE | {"compilation", "evaluation", "linear", "loading", "metrics", "prompts", "text", "video", "worlds"},
     "bench/families": BASE | {"refsam", "sam2", "samwise", "text"},
     "export": BASE | {"frames", "loading", "prompts", "sam2", "samwise", "segmenter", "session", "text", "weights"},
     "text": BASE | {"hub", "linear", "prompts", "weights"},

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import refsam_models
 from bench_process import DEADLY, FAULTY, take_memory
-from refervos import cli, compilation
+from refervos import cli, compilation, loading
+from refervos.bench import measuring
 from refervos.bench.cases import (
     DTYPES,
     PLAIN_SAM2,
@@ -40,15 +43,18 @@ from refervos.bench.clock import (
     STAGES,
     TEXT,
     TRACKING,
+    ClockTime,
+    ProcessorTime,
     StageClock,
     StageMethod,
+    time_on,
 )
 from refervos.bench.families import FAMILIES, REFSAM_STAGES, SAMWISE_STAGES, preset_names
-from refervos.bench.machine import Machine, read_cpuinfo
-from refervos.bench.measuring import also_counted, by_onednn, measure
-from refervos.bench.memory import peak_resident_megabytes, resident_megabytes
+from refervos.bench.machine import Machine, default_device, read_cpuinfo, this_machine
+from refervos.bench.measuring import also_counted, by_onednn, measure, peak_operations
+from refervos.bench.memory import peak_device_megabytes, peak_resident_megabytes, resident_megabytes
 from refervos.bench.processes import measured_apart
-from refervos.bench.report import Report, as_json, as_markdown
+from refervos.bench.report import Report, as_json, as_markdown, machine_lines
 from refervos.bench.subjects import HashedWords, draw_material
 from refervos.compilation import compile_stages
 from refervos.errors import ConfigError
@@ -128,6 +134,87 @@ def test_a_call_that_fails_is_over() -> None:
     assert clock.totals() == {DECODER: 3.0, CME: 5.0}
 
 
+class FakeCuda:
+    """Stands in for a machine with several GPUs, and notes which of them is asked for what."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[tuple[str, object]] = []
+        self.now = 0.0
+        fake = self
+
+        class Event:
+            def __init__(self, enable_timing: bool = False) -> None:
+                assert enable_timing
+
+            def record(self, stream: object) -> None:
+                fake.asked.append(("record", stream))
+                self.time = fake.now
+
+            def elapsed_time(self, other: Event) -> float:
+                return other.time - self.time
+
+        def noted(name: str, answer: object) -> Callable[[object], object]:
+            def ask(device: object) -> object:
+                self.asked.append((name, str(device)))
+                return answer
+
+            return ask
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+        monkeypatch.setattr(torch.cuda, "synchronize", noted("synchronize", None))
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", noted("memory", 5_000_000))
+        about = SimpleNamespace(name="Some GPU", total_memory=24_000_000_000)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", noted("properties", about))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.version, "cuda", "12.8")
+
+
+def test_a_gpu_that_is_not_the_current_one_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(monkeypatch)
+    probe = time_on(torch.device("cuda:1"))
+    start = probe.mark()
+    cuda.now = 7.0
+    end = probe.mark()
+    probe.settle()
+    assert probe.between(start, end) == 7.0
+    assert cuda.asked == [*[("record", "the stream of cuda:1")] * 2, ("synchronize", "cuda:1")]
+
+
+def test_gpus_of_other_kinds_are_timed_by_the_clock_when_they_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[str] = []
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
+    monkeypatch.setattr(torch.xpu, "synchronize", lambda device: waited.append(str(device)))
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: 2_000_000 * len(waited))
+    for name in ("mps", "xpu:1"):
+        probe = time_on(torch.device(name))
+        assert probe.between(probe.mark(), probe.mark()) == 2.0
+        probe.settle()
+    assert waited == ["mps", "mps", "xpu:1", "xpu:1"]
+
+
+def test_the_clock_reads_the_device_of_its_model() -> None:
+    assert isinstance(StageClock(Nested(Ticks()), ()).probe, ProcessorTime)
+    elsewhere = StageClock(Nested(Ticks()).to("meta"), ()).probe
+    assert isinstance(elsewhere, ClockTime)
+    assert elsewhere.device == torch.device("meta")
+
+
+def test_the_memory_and_the_name_are_those_of_the_gpu_that_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert peak_device_megabytes("cpu") is None
+    assert peak_device_megabytes("mps") is None  # torch does not tell
+    cuda = FakeCuda(monkeypatch)
+    assert peak_device_megabytes("cuda:1") == 5.0
+    machines = [this_machine(device) for device in ("cuda:1", "cpu", "mps")]
+    assert cuda.asked == [("memory", "cuda:1"), ("properties", "cuda:1"), ("properties", "0")]
+    assert [(machine.gpu, machine.gpu_gigabytes, machine.cuda) for machine in machines] == [
+        *[("Some GPU", 24.0, "12.8")] * 2,
+        ("Apple GPU (mps)", None, None),
+    ]
+    assert "; Some GPU (24 GB, CUDA 12.8)" in machine_lines(machines[0])
+    assert "; Apple GPU (mps)\n" in machine_lines(machines[2])
+
+
 def instance_attributes(model: Samwise) -> dict[str, set[str]]:
     return {name: set(vars(module)) for name, module in model.named_modules()}
 
@@ -175,7 +262,7 @@ WIDER = dataclasses.replace(MICRO_SAM2, hidden=128)
 
 @pytest.fixture(autouse=True)
 def _small_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refervos.bench.measuring.PEAK_SIDE", {"cpu": 64, "cuda": 64})
+    monkeypatch.setattr("refervos.bench.measuring.PEAK_SIDE", {"cpu": 64, "gpu": 64})
 
 
 def test_a_case_is_measured() -> None:
@@ -220,6 +307,36 @@ def test_attention_on_a_cpu_and_linear_layers_by_onednn_are_counted() -> None:
         with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=also_counted()) as counter:
             call()
         assert counter.get_total_flops() == operations
+
+
+@pytest.mark.parametrize(
+    ("there", "dtype", "ways"), [(True, "bfloat16", 2), (False, "bfloat16", 1), (True, "float32", 2)]
+)
+def test_the_peak_is_the_best_of_the_ways_that_there_are(
+    there: bool, dtype: str, ways: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[torch.dtype] = []
+    products: list[str] = []
+
+    def one_dnn(wanted: torch.dtype) -> bool:
+        asked.append(wanted)
+        return there
+
+    class Slow(Ticks):
+        def mark(self) -> float:
+            self.now += 6000
+            return self.now
+
+    monkeypatch.setattr(measuring, "has_one_dnn", one_dnn)
+    monkeypatch.setattr(measuring, "by_onednn", lambda one, other: products.append("oneDNN"))
+    monkeypatch.setattr(torch, "mm", lambda one, other: products.append("torch"))
+    assert peak_operations(dataclasses.replace(MINIATURE, dtype=dtype)) > 0
+    assert asked == [getattr(torch, dtype)]
+    assert products == [name for name in ("torch", "oneDNN")[:ways] for _ in range(10)]
+    products.clear()
+    monkeypatch.setattr(measuring, "time_on", lambda device: Slow())
+    assert peak_operations(dataclasses.replace(MINIATURE, dtype=dtype)) == 2 * 64**3 / 6000 / 1e6
+    assert products == [name for name in ("torch", "oneDNN")[:ways] for _ in range(2)]  # 6 s each are enough
 
 
 def test_random_weights_of_a_size_and_the_baseline_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,7 +502,7 @@ def test_the_processor_is_read_as_linux_tells_it(tmp_path: Path) -> None:
     assert read_cpuinfo(tmp_path / "none") == ("", ())
 
 
-MACHINE = Machine("Some CPU", ("avx2",), 2, 16.0, "Linux", "3.11", "2.13", "5.23", "0.1", None, None, None)
+MACHINE = Machine("Some CPU", ("avx2",), 2, 16.0, "Linux", "3.11", "2.13", "5.23", "0.1", None, None, None, True)
 
 
 def measurement(case: Case, processor: float, **values: object) -> Measurement:
@@ -427,7 +544,7 @@ def test_a_report_tells_speed_stages_floor_and_failures() -> None:
     floor = table[[row[0].strip() for row in table].index("GFLOP/frame (x floor)") :]
     assert {row[0].strip(): row[1].strip() for row in floor}["decoder"] == "3.00 (2.00x)"  # 60 ms where 30 would do
     assert "- 4, online, 16 sentences, float32: no memory" in as_markdown(report)
-    assert "no instructions for bfloat16" in as_markdown(report)
+    assert "- This processor has no instructions for bfloat16: oneDNN emulates it" in as_markdown(report)
 
     read = json.loads(as_json(report))
     assert read["machine"]["processor"] == "Some CPU"
@@ -435,6 +552,52 @@ def test_a_report_tells_speed_stages_floor_and_failures() -> None:
     assert read["results"][1]["latency_milliseconds"]["p50"] == 200
     assert read["results"][1]["case"]["dtype"] == "float32"
     assert read["results"][3]["reason"] == "no memory"
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "mps", "xpu"])
+def test_results_of_any_gpu_are_told_by_its_time(device: str) -> None:
+    case = dataclasses.replace(MINIATURE, device=device, dtype="bfloat16")
+    base = measurement(dataclasses.replace(case, mode=PLAIN_SAM2), 9.0, answers=(50.0, 50.0))
+    asked = measurement(case, 1.0, stages={DECODER: 400.0})
+    assert (asked.frame_cost, base.frame_cost) == (200.0, 50.0)
+    text = as_markdown(Report("refervos bench", MACHINE, [base, asked]))
+    assert "GPU ms/frame" in text
+    assert "x SAM2: the clock's time of a frame" in text
+    assert f"1 thread, {device}." in text
+    assert "bfloat16:" not in text  # which is about processors
+    assert combinations(case, modes=["clip"], sentences=[1], dtypes=["float16"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "one_dnn", "note"),
+    [
+        (("avx2", "avx512f", "avx512_bf16"), True, None),
+        (("amx_bf16",), True, None),
+        (("bf16",), True, None),
+        ((), True, None),  # not known, so nothing is claimed
+        (("avx2", "avx512f"), True, "no instructions for bfloat16: oneDNN emulates it"),
+        (("avx2",), False, "oneDNN multiplies no bfloat16 on this processor"),
+        ((), False, "oneDNN multiplies no bfloat16 on this processor"),
+    ],
+)
+def test_what_is_told_of_bfloat16_is_true(flags: tuple[str, ...], one_dnn: bool, note: str | None) -> None:
+    machine = dataclasses.replace(MACHINE, flags=flags, one_dnn_bfloat16=one_dnn)
+    found = machine.bfloat16_note
+    assert found is None if note is None else note in str(found)
+    text = as_markdown(Report("bench", machine, [measurement(dataclasses.replace(MINIATURE, dtype="bfloat16"), 1.0)]))
+    assert ("multiplies no bfloat16" in text or "emulates" in text) == (note is not None)
+    plain = as_markdown(Report("bench", machine, [measurement(MINIATURE, 1.0)]))
+    assert "bfloat16" not in plain
+
+
+def test_this_machine_tells_what_one_dnn_does_with_bfloat16() -> None:
+    one = torch.ones(4, 4, dtype=torch.bfloat16)
+    try:
+        by_onednn(one, one)
+        works = True
+    except (RuntimeError, AttributeError):
+        works = False
+    assert this_machine().one_dnn_bfloat16 == works
 
 
 def test_a_run_without_any_result_is_still_a_report() -> None:
@@ -464,6 +627,15 @@ def test_the_command_writes_what_it_prints(
     assert result["stage_milliseconds_a_frame"][CONDITION] > 0
     assert run() == 2
     assert capsys.readouterr().err.strip() == "refervos: speed.json exists; give another file or --overwrite."
+
+
+@pytest.mark.parametrize(("cuda", "mps", "chosen"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_the_default_device_is_that_of_load(
+    cuda: bool, mps: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert default_device() == chosen == loading._device(None).type
 
 
 # Compiled stages.

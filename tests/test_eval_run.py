@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from refervos.loading import load
 from refervos.prompts import Prompt
 from refervos.samwise.model import Samwise
 from refervos.segmenter import FramePrediction
-from shared_work import begin_doubling, begin_dying, begin_failing
+from shared_work import begin_doubling, begin_dying, begin_failing, begin_meeting
 
 SIDE = 48
 SQUARE = (SIDE, SIDE)
@@ -310,9 +311,51 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path, monkeypatch:
 
 
 def test_work_is_shared_among_processes() -> None:
-    assert list(share_out(begin_doubling, [3, 4], 1)) == [6, 7, 8, 9]
-    assert sorted(share_out(begin_doubling, [3, 4, 5], 2)) == [6, 7, 8, 9, 10, 11]
-    assert list(share_out(begin_failing, [], 4)) == []
+    assert list(share_out([begin_doubling], [3, 4], 1)) == [6, 7, 8, 9]
+    assert sorted(share_out([begin_doubling], [3, 4, 5], 2)) == [6, 7, 8, 9, 10, 11]
+    assert list(share_out([begin_failing], [], 4)) == []
+
+
+def test_processes_prepare_in_turn(tmp_path: Path) -> None:
+    begins = [partial(begin_meeting, tmp_path, name, 3) for name in ("first GPU", "second GPU")]
+    found = set(share_out(begins, range(30), 3))
+    assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["first GPU", "first GPU", "second GPU"]
+    assert found <= {"first GPU", "second GPU"}
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "processes", "expected"),
+    [
+        (None, 3, 5, ["cuda:0", "cuda:1", "cuda:2"]),
+        ("cuda", 3, 2, ["cuda:0", "cuda:1"]),
+        (None, 1, 2, [None]),
+        ("cuda", 0, 2, ["cuda"]),  # refused by torch where the model is loaded
+        (None, 0, 2, [None]),
+        ("cuda:1", 3, 2, ["cuda:1"]),
+        ("cpu", 3, 2, ["cpu"]),
+        (None, 3, 1, [None]),
+    ],
+)
+def test_processes_are_spread_over_gpus(
+    device: str | None,
+    gpus: int,
+    processes: int,
+    expected: list[str | None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shared: list[tuple[list[str | None], int]] = []
+
+    def share(begins: Sequence[Any], pieces: Sequence[Any], count: int) -> Iterator[int]:
+        shared.append(([getattr(begin, "func", begin).__self__.device for begin in begins], count))
+        return iter(())
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(evaluation, "share_out", share)
+    request = Request("miniature", Part("worlds", None, "motion", 2), tmp_path, device=device)
+    evaluation._answer_waiting(request, request.part.open(), processes, False)
+    assert shared == [(expected, processes)]
+    assert not torch.cuda.is_initialized()
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
@@ -335,7 +378,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("begin", "message"), [(begin_failing, "this is wrong"), (begin_dying, "fewer --processes")])
 def test_what_goes_wrong_in_a_process_is_told(begin: Any, message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
-        list(share_out(begin, [1, 2], 2))
+        list(share_out([begin], [1, 2], 2))
 
 
 @pytest.mark.parametrize(

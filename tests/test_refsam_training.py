@@ -138,7 +138,7 @@ def test_checkpointed_blocks_have_the_same_gradients() -> None:
         stage.expect(2, 0)
         stage.model.checkpointed = checkpointed  # type: ignore[assignment]
         stage.train()
-        batch = stage.collate([stage.draw(0, index, (1, 0, 0)) for index in range(2)])
+        batch = stage.source().collate([stage.source().draw(0, index, (1, 0, 0)) for index in range(2)])
         stage(batch)["loss"].backward()
         found.append([p.grad for p in stage.model.trained_parts()["adapters"].parameters()])
     for plain, again in zip(*found, strict=True):

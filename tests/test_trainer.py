@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -260,7 +261,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(whole: Path, tmp_path: Path)
     environment = {
         **os.environ,
         "TOY_KILL": "SIGKILL",
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path), json.dumps(killed)], env=environment, timeout=120)
@@ -324,7 +325,10 @@ def test_when_all_checkpoints_are_damaged_nothing_is_begun_anew(tmp_path: Path) 
     folder = tmp_path / "toy" / "checkpoints"
     checkpoint.write_checkpoint(folder, 10, {"step": 10}, keep=2)
     (folder / "step-000010" / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is intact; start the stage anew with --restart"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"no checkpoint in .* can be gone on from; start the stage anew with --restart \(.* is incomplete\)\.$",
+    ):
         checkpoint.read_newest(folder, lambda sentence: None)
 
 
@@ -362,6 +366,28 @@ def test_random_states_survive_a_checkpoint(tmp_path: Path) -> None:
     checkpoint.seed_random(3)
     checkpoint.restore_random_state(checkpoint.read_checkpoint(path)["random"])
     assert draw() == wanted
+
+
+def test_the_random_state_of_any_gpu_survives(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pretend(kind: str | None, **generator: Any) -> None:
+        module = SimpleNamespace(__name__=f"torch.{kind}", **generator)
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: kind is not None)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind or "cpu"))
+        monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+
+    restored: list[Any] = []
+    pretend("mps", get_rng_state=lambda: torch.tensor([7, 1]), set_rng_state=restored.append)
+    state = checkpoint.random_state()
+    checkpoint.restore_random_state(state)
+    assert [part.tolist() for part in restored] == [[7, 1]]
+    pretend("xpu", set_rng_state=restored.append)
+    checkpoint.restore_random_state(state)  # of another kind of GPU
+    pretend(None)
+    checkpoint.restore_random_state(state)
+    assert len(restored) == 1
+    assert checkpoint.random_state()["gpu"] is None
+    pretend("cuda")  # which nobody has set up yet
+    assert checkpoint.random_state()["gpu"] is None
 
 
 def test_checkpoints_do_not_hold_frozen_weights(whole: Path) -> None:

@@ -15,16 +15,22 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from refervos.bench.subjects import HashedWords
+from refervos.errors import TrainingError
 from refervos.training.distributed import (
     SyncedBatchNorm2d,
+    make_accelerator,
     mean_over_processes,
     process_count,
     sum_over_processes,
     synchronise_batch_norm,
 )
+from refervos.training.stages.samwise import VideoSettings, VideoStage
+from scenes import micro_model
 from test_trainer import history, run, toy
 
 PROCESSES = 2
+CPU = torch.device("cpu")
 TESTS = Path(__file__).parent
 
 
@@ -60,7 +66,7 @@ def in_one_of_two(rank: int, folder: str) -> None:
     """Run in each process: results go to a file."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
-    layer = synchronise_batch_norm(norm())
+    layer = synchronise_batch_norm(norm(), CPU)
     share = images()[:3] if rank == 0 else images()[3:]
     found = one_pass(layer, share)
     found |= {f"buffer {name}": value.clone() for name, value in layer.named_buffers()}
@@ -124,7 +130,7 @@ def test_a_sum_passes_gradients_to_all_processes(shares: list[dict[str, Tensor]]
 
 def test_one_process_needs_none_of_it() -> None:
     assert process_count() == 1
-    plain, synced = norm(), synchronise_batch_norm(norm())
+    plain, synced = norm(), synchronise_batch_norm(norm(), CPU)
     assert type(synced) is SyncedBatchNorm2d
     assert plain.state_dict().keys() == synced.state_dict().keys()
     assert torch.equal(plain(images()), synced(images()))
@@ -137,23 +143,72 @@ def test_one_process_needs_none_of_it() -> None:
 def test_synchronising_keeps_parameters_and_modes() -> None:
     net = nn.Sequential(nn.Conv2d(3, 3, 1), norm().eval(), nn.Sequential(norm()))
     before = list(net.parameters()), dict(net.state_dict(keep_vars=True))
-    assert synchronise_batch_norm(net) is net
+    assert synchronise_batch_norm(net, CPU) is net
     assert all(one is other for one, other in zip(net.parameters(), before[0], strict=True))
     assert list(net.state_dict()) == list(before[1])
     assert [module.training for module in net.modules()] == [True, True, False, True, True]
     again = net[1]
-    assert synchronise_batch_norm(net)[1] is again  # type: ignore[index]
+    assert synchronise_batch_norm(net, CPU)[1] is again  # type: ignore[index]
+
+
+def test_on_cuda_torch_synchronises_batch_norms() -> None:
+    """Chosen before the model is moved, so that it can be tried without a GPU."""
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), norm().eval(), nn.Sequential(norm()))
+    before = list(net.parameters()), dict(net.state_dict(keep_vars=True))
+    assert synchronise_batch_norm(net, torch.device("cuda:1")) is net
+    assert [type(module) for module in net.modules()].count(nn.SyncBatchNorm) == 2
+    assert all(one is other for one, other in zip(net.parameters(), before[0], strict=True))
+    after = net.state_dict(keep_vars=True)
+    assert list(after) == list(before[1])
+    assert all(after[name] is value for name, value in before[1].items())
+    assert [module.training for module in net.modules()] == [True, True, False, True, True]
+    assert [module.momentum for module in net.modules() if isinstance(module, nn.SyncBatchNorm)] == [0.3, 0.3]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_frozen_norms_stay_frozen_when_they_are_synchronised(device: str) -> None:
+    model = micro_model()
+    model.tokenizer = HashedWords(100, start=(0,), end=(2,))
+    stage = VideoStage(VideoSettings(freeze_norms=True), model)
+    synchronise_batch_norm(stage, torch.device(device))
+    stage.train()
+    norms = [module for module in model.adapters.modules() if isinstance(module, nn.SyncBatchNorm | SyncedBatchNorm2d)]
+    assert norms
+    assert not any(module.training for module in norms)
+
+
+@pytest.mark.parametrize(
+    ("processes", "kind", "on_cpu"),
+    [("1", None, False), ("2", None, True), ("2", "cuda", False), ("1", "mps", False), ("2", "mps", True)],
+)
+def test_several_processes_share_a_cpu_where_no_gpu_can_add_up(
+    processes: str, kind: str | None, on_cpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def refuse(*, cpu: bool, **_: object) -> None:
+        asked.append(cpu)
+        raise ValueError("this is\na test")
+
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    monkeypatch.setattr("accelerate.Accelerator", refuse)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: kind is not None)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind or "cuda"))
+    with pytest.raises(TrainingError, match=r"accelerate cannot be set up \(this is a test\)"):
+        make_accelerator()
+    assert asked == [on_cpu]
 
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     """The command under torchrun, with batch norm, varying counts and accumulation left to two processes of one."""
     stage = toy(settings={"dropout": 0.0})
     (tmp_path / "recipe.yaml").write_text(json.dumps({"name": "test", "seed": 3, "stages": [stage]}))  # JSON is YAML
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
     done = subprocess.run(
         [*launcher, "-m", "refervos", "train", "recipe.yaml", "--out", "two"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         timeout=120,

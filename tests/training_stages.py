@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from refervos.training.distributed import mean_over_processes
-from refervos.training.stage import TRAIN, Key, Stage
+from refervos.training.stage import TRAIN, Key, SampleSource, Stage
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,24 @@ class ToyModel(nn.Module):
         )
 
 
+@dataclass(frozen=True)
+class ToySource(SampleSource):
+    """Images of random numbers."""
+
+    settings: ToySettings
+
+    def draw(self, step: int, index: int, key: Key) -> tuple[Tensor, bool]:
+        if (step, index, key[2]) == (self.settings.kill_at, 0, TRAIN) and "TOY_KILL" in os.environ:
+            os.kill(os.getpid(), getattr(signal, os.environ["TOY_KILL"]))
+        image = torch.from_numpy(np.random.default_rng([*key, step, index]).random((1, 8, 8), np.float32))
+        if step == self.settings.nan_at and key[2] == TRAIN:
+            image = image * float("nan")
+        return image, bool(np.random.default_rng([*key, step]).random() < 0.5)
+
+    def collate(self, samples: list[tuple[Tensor, bool]]) -> dict[str, Any]:
+        return {"image": torch.stack([image for image, _ in samples]), "more": samples[0][1]}
+
+
 class ToyStage(Stage):
     """Learns to blur."""
 
@@ -107,16 +125,8 @@ class ToyStage(Stage):
         self.model.frozen.train(mode and self.settings.leak == "buffer")
         return self
 
-    def draw(self, step: int, index: int, key: Key) -> tuple[Tensor, bool]:
-        if (step, index, key[2]) == (self.settings.kill_at, 0, TRAIN) and "TOY_KILL" in os.environ:
-            os.kill(os.getpid(), getattr(signal, os.environ["TOY_KILL"]))
-        image = torch.from_numpy(np.random.default_rng([*key, step, index]).random((1, 8, 8), np.float32))
-        if step == self.settings.nan_at and key[2] == TRAIN:
-            image = image * float("nan")
-        return image, bool(np.random.default_rng([*key, step]).random() < 0.5)
-
-    def collate(self, samples: list[tuple[Tensor, bool]]) -> dict[str, Any]:
-        return {"image": torch.stack([image for image, _ in samples]), "more": samples[0][1]}
+    def source(self) -> ToySource:
+        return ToySource(self.settings)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         image = batch["image"]

@@ -36,7 +36,7 @@ class Case:
         frames: How many are measured, at least.
         warm_up: How many go before, at least, so that the memory is full.
         threads: Processor threads.
-        device: Where it runs.
+        device: Where it runs, as torch names it: ``cpu``, ``cuda:1``, ``mps`` ...
         stages: Whether stages are timed.
         flops: Whether operations are counted, and the machine's peak measured.
     """
@@ -54,6 +54,11 @@ class Case:
     device: str = "cpu"
     stages: bool = True
     flops: bool = False
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it runs on a GPU, of whatever kind, and not on the processor."""
+        return self.device.partition(":")[0] != "cpu"
 
     @property
     def label(self) -> str:
@@ -81,7 +86,8 @@ class Measurement:
         switches: How often the CME rewrote the memory, over all frames and sentences measured.
         loaded_megabytes: Resident memory with the model loaded; None where the system does not tell.
         peak_megabytes: The most resident memory the process ever had.
-        peak_device_megabytes: The most GPU memory that tensors had; None without a GPU.
+        peak_device_megabytes: The most GPU memory that tensors ever had, loading and warm-up included; None without a
+            GPU, and where torch does not tell, as on a Mac.
         operations: Units of 10^9 floating-point operations a frame of each stage; empty where not counted.
         peak_operations: Units of 10^9 operations in a second of processor time (or the GPU's) that a product of large
             matrices of the same type reaches; None likewise.
@@ -123,7 +129,7 @@ class Measurement:
         """What ratios are taken of: a frame's processor time, which other work on the machine changes less than the
         clock's; on a GPU the clock's.
         """
-        return self.frame_milliseconds if self.case.device.startswith("cuda") else self.frame_processor
+        return self.frame_milliseconds if self.case.on_gpu else self.frame_processor
 
     @property
     def frames_per_second(self) -> float:
@@ -187,7 +193,7 @@ def combinations(
     """
     cases: list[Case] = []
     for dtype in dtypes:
-        if dtype == "float16" and not template.device.startswith("cuda"):
+        if dtype == "float16" and not template.on_gpu:
             raise ConfigError(f"float16 is computed on GPUs only, and the device is {template.device}; give bfloat16.")
         if baseline:
             cases.append(dataclasses.replace(template, mode=PLAIN_SAM2, sentences=1, dtype=dtype, stages=False))

@@ -76,7 +76,7 @@ class Probe(Protocol):
     """What is read when a stage begins and when it ends."""
 
     def mark(self) -> Any:
-        """A reading; cheap, and without waiting for a device."""
+        """A reading; cheap and, where it can be, without waiting for a device."""
         ...
 
     def between(self, start: Any, end: Any) -> float:
@@ -104,12 +104,19 @@ class ProcessorTime:
 
 
 class DeviceTime:
-    """Milliseconds on the current CUDA stream, gaps in which it waits for work included."""
+    """Milliseconds on the current stream of a CUDA GPU, gaps in which it waits for work included.
+
+    Args:
+        device: Which GPU, not necessarily the current one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
 
     def mark(self) -> torch.cuda.Event:
         """An event in the stream."""
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self.device))
         return event
 
     def between(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
@@ -117,8 +124,46 @@ class DeviceTime:
         return float(start.elapsed_time(end))
 
     def settle(self) -> None:
-        """Until the stream has passed every event."""
-        torch.cuda.synchronize()
+        """Until the GPU has passed every event."""
+        torch.cuda.synchronize(self.device)
+
+
+class ClockTime:
+    """Milliseconds by the clock, on GPUs other than CUDA's: each reading waits until the GPU is done.
+
+    Args:
+        device: Which GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def mark(self) -> int:
+        """Nanoseconds, when all work before is done."""
+        synchronise(self.device)
+        return time.perf_counter_ns()
+
+    def between(self, start: int, end: int) -> float:
+        """Milliseconds."""
+        return (end - start) / 1e6
+
+    def settle(self) -> None:
+        """Nothing to wait for."""
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done all its work."""
+    if device.type == "mps":  # there is one, and its module takes none
+        torch.mps.synchronize()
+    else:
+        torch.get_device_module(device).synchronize(device)
+
+
+def time_on(device: torch.device) -> Probe:
+    """What time is on a device: the processor's on CPUs, elsewhere the GPU's."""
+    if device.type == "cpu":
+        return ProcessorTime()
+    return DeviceTime(device) if device.type == "cuda" else ClockTime(device)
 
 
 class Operations:
@@ -165,9 +210,8 @@ class StageClock:
     """
 
     def __init__(self, model: nn.Module, methods: Sequence[StageMethod], probe: Probe | None = None) -> None:
-        on_gpu = next(model.parameters()).is_cuda
         self.model = model
-        self.probe: Probe = probe or (DeviceTime() if on_gpu else ProcessorTime())
+        self.probe: Probe = probe or time_on(next(model.parameters()).device)
         self.methods = methods
         self._calls: list[_Call] = []
         self._open: _Call | None = None

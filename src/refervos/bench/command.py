@@ -34,7 +34,7 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Processor threads; default those that torch would take.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda ...; default a GPU when there is one.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default a GPU when there is one.")] = None,
     stages: Annotated[bool, typer.Option("--stages/--no-stages", help="Whether stages are timed.")] = True,
     flops: Annotated[bool, typer.Option("--flops", help="Count operations and compare with the peak.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for everything measured.")] = None,
@@ -54,7 +54,7 @@ def bench(
 
     from refervos.bench.cases import DTYPES, MODES, Case, chosen, combinations, counts, known_model
     from refervos.bench.families import preset_names
-    from refervos.bench.machine import this_machine
+    from refervos.bench.machine import default_device, this_machine
     from refervos.bench.processes import measured_apart
     from refervos.bench.report import Report, as_json, as_markdown
     from refervos.evaluation.bar import Bar
@@ -69,7 +69,7 @@ def bench(
         frames=frames,
         warm_up=warm_up,
         threads=threads or torch.get_num_threads(),
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=device or default_device(),
         stages=stages,
         flops=flops,
     )
@@ -87,7 +87,7 @@ def bench(
         for number, result in enumerate(measured_apart(cases), 1):
             results.append(result)
             bar.advance(1, cases[number].label if number < len(cases) else "done")
-    report = Report(f"refervos {shlex.join(sys.argv[1:])}", this_machine(), results)
+    report = Report(f"refervos {shlex.join(sys.argv[1:])}", this_machine(template.device), results)
     typer.echo(as_markdown(report))
     if out is not None:
         write_whole(out, as_json(report))

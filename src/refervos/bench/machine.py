@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 
+from refervos.linear import has_one_dnn
+
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "bf16")
 """Instruction sets that matter to matrix products, as Linux names them (the last is ARM's)."""
 
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-"""Any of these multiplies bfloat16; without, it is emulated and slower than float32."""
+"""Any of these multiplies bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,10 @@ class Machine:
         torch: Version.
         transformers: Version.
         refervos: Version.
-        gpu: Name, None without.
-        gpu_gigabytes: Its memory, None without.
+        gpu: Name of the GPU that was measured, or else of the first one; None without.
+        gpu_gigabytes: Its memory, None without or where torch does not tell.
         cuda: Version that torch was built for, None without.
+        one_dnn_bfloat16: Whether oneDNN multiplies bfloat16 on this processor, by instructions for it or by others.
     """
 
     processor: str
@@ -47,22 +50,41 @@ class Machine:
     gpu: str | None
     gpu_gigabytes: float | None
     cuda: str | None
+    one_dnn_bfloat16: bool
 
     @property
-    def multiplies_bfloat16(self) -> bool:
-        """Whether the processor has instructions for bfloat16."""
-        return not BFLOAT16_FLAGS.isdisjoint(self.flags)
+    def bfloat16_note(self) -> str | None:
+        """What a reader of bfloat16 results must know of this processor, as a sentence; None where nothing."""
+        if not self.one_dnn_bfloat16:
+            return (
+                "oneDNN multiplies no bfloat16 on this processor, for want of AVX-512 or ARM's bf16: torch's own "
+                "products do it, many times slower than float32."
+            )
+        if self.flags and BFLOAT16_FLAGS.isdisjoint(self.flags):
+            return "This processor has no instructions for bfloat16: oneDNN emulates it, slower than float32."
+        return None
 
 
-def this_machine() -> Machine:
-    """Describe the machine that this runs on."""
+def default_device() -> str:
+    """Where ``refervos.load`` puts a model when nothing else is said."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def this_machine(device: str = "cpu") -> Machine:
+    """Describe the machine that this runs on.
+
+    Args:
+        device: What was measured, as torch names it.
+    """
     import transformers
 
     import refervos
     from refervos.metrics.parallel import usable_processors
 
     processor, flags = read_cpuinfo(Path("/proc/cpuinfo"))
-    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    gpu, gigabytes, cuda = _gpu(torch.device(device))
     return Machine(
         processor=processor or platform.processor() or platform.machine(),
         flags=flags,
@@ -73,10 +95,22 @@ def this_machine() -> Machine:
         torch=torch.__version__,
         transformers=transformers.__version__,
         refervos=refervos.__version__,
-        gpu=gpu.name if gpu else None,
-        gpu_gigabytes=round(gpu.total_memory / 1e9, 1) if gpu else None,
-        cuda=torch.version.cuda if gpu else None,
+        gpu=gpu,
+        gpu_gigabytes=gigabytes,
+        cuda=cuda,
+        one_dnn_bfloat16=has_one_dnn(torch.bfloat16),
     )
+
+
+def _gpu(device: torch.device) -> tuple[str | None, float | None, str | None]:
+    """Name and memory of a GPU, or of the first one where the device is none, and the version of CUDA."""
+    if device.type == "mps":
+        return "Apple GPU (mps)", None, None
+    if device.type == "cpu" and not torch.cuda.is_available():
+        return None, None, None
+    module = torch.cuda if device.type == "cpu" else torch.get_device_module(device)
+    about = module.get_device_properties(0 if device.type == "cpu" else device)
+    return about.name, round(about.total_memory / 1e9, 1), torch.version.cuda if module is torch.cuda else None
 
 
 def read_cpuinfo(path: Path) -> tuple[str, tuple[str, ...]]:

@@ -26,10 +26,19 @@ def peak_resident_megabytes() -> float:
 
 
 def peak_device_megabytes(device: str) -> float | None:
-    """The most memory that tensors ever had on a GPU, in units of 10^6 bytes; None on other devices."""
+    """The most memory that tensors ever had on a GPU, in units of 10^6 bytes.
+
+    Args:
+        device: As torch names it.
+
+    Returns:
+        None on a CPU, and on GPUs of which torch does not tell.
+    """
     import torch
 
-    return torch.cuda.max_memory_allocated(device) / 1e6 if device.startswith("cuda") else None
+    where = torch.device(device)
+    tell = None if where.type == "cpu" else getattr(torch.get_device_module(where), "max_memory_allocated", None)
+    return None if tell is None else tell(where) / 1e6
 
 
 def _status_line(name: str) -> float | None:

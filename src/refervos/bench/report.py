@@ -94,7 +94,9 @@ def machine_lines(machine: Machine) -> str:
     """What the numbers were taken on, in two lines."""
     flags = ", ".join(machine.flags) or "no flags known"
     memory = "" if machine.memory_gigabytes is None else f", {machine.memory_gigabytes:.0f} GB"
-    gpu = "no GPU" if machine.gpu is None else f"{machine.gpu} ({machine.gpu_gigabytes:.0f} GB, CUDA {machine.cuda})"
+    about = [] if machine.gpu_gigabytes is None else [f"{machine.gpu_gigabytes:.0f} GB"]
+    about += [] if machine.cuda is None else [f"CUDA {machine.cuda}"]
+    gpu = (machine.gpu or "no GPU") + (f" ({', '.join(about)})" if about else "")
     versions = f"torch {machine.torch}, transformers {machine.transformers}, refervos {machine.refervos}"
     return (
         f"- {machine.processor}, {machine.cores} cores ({flags}){memory}; {gpu}\n- Python {machine.python}, {versions}"
@@ -165,14 +167,11 @@ def notes(report: Report) -> str:
         "first answer of all is apart. Switches: how often memory was rewritten.",
     ]
     if len(asked) < len(report.measured):
-        cost = "the clock's time" if case.device.startswith("cuda") else "processor time"
+        cost = "the clock's time" if case.on_gpu else "processor time"
         lines.append(f"- x SAM2: {cost} of a frame against plain SAM2 (random weights, one object) in the same type.")
-    if (
-        not report.machine.multiplies_bfloat16
-        and case.device == "cpu"
-        and "bfloat16" in {r.case.dtype for r in results}
-    ):
-        lines.append("- This processor has no instructions for bfloat16, so it is emulated.")
+    in_bfloat16 = any(result.case.dtype == "bfloat16" and not result.case.on_gpu for result in results)
+    if in_bfloat16 and report.machine.bfloat16_note is not None:
+        lines.append(f"- {report.machine.bfloat16_note}")
     return "\n".join(lines)
 
 
@@ -197,8 +196,7 @@ def _of(stages: dict[str, float], stage: str, frames: int) -> float:
 
 
 def _unit(cases: dict[int, Measurement]) -> str:
-    on_gpu = any(result.case.device.startswith("cuda") for result in cases.values())
-    return "GPU ms/frame" if on_gpu else "CPU ms/frame"
+    return "GPU ms/frame" if any(result.case.on_gpu for result in cases.values()) else "CPU ms/frame"
 
 
 def _with_floor(operations: float, milliseconds: float, peak: float | None) -> str:

@@ -137,7 +137,8 @@ def answer_video(
 
 def _together(sessions: Sequence[Sequence[Any]]) -> npt.NDArray[Any]:
     """Put what sessions say of each frame together: (K, N, ...)."""
-    return np.concatenate([np.stack(frames) for frames in sessions], axis=1)
+    stacked = [np.stack(frames) for frames in sessions]
+    return stacked[0] if len(stacked) == 1 else np.concatenate(stacked, axis=1)
 
 
 def answer_alone(segmenter: Segmenter[Any], question: Question, clip_length: int) -> Answer:
@@ -150,7 +151,8 @@ def answer_alone(segmenter: Segmenter[Any], question: Question, clip_length: int
 def answer_together(segmenter: BatchSegmenter[Any], questions: Sequence[Question], clip_length: int) -> list[Answer]:
     """Answer several questions in one batch, each about its own clip (see ``answer``).
 
-    Frames are placed chunk by chunk, so that memory grows with ``clip_length`` and not with T.
+    Frames are placed chunk by chunk, so that memory grows with ``clip_length`` and not with T, and the masks of a chunk
+    come back from the device together.
 
     Args:
         segmenter: A model that ``takes_batches``.
@@ -171,14 +173,15 @@ def answer_together(segmenter: BatchSegmenter[Any], questions: Sequence[Question
     switches = torch.zeros(len(questions), dtype=torch.long, device=segmenter.device)
 
     def placed(frames: npt.NDArray[np.uint8]) -> Tensor:
-        return torch.stack([placement.place(as_rgb(frame).to(segmenter.device)) for frame in frames])
+        return torch.stack([placement.place(as_rgb(frame), segmenter.device) for frame in frames])
 
     for chunk in _chunks(length, clip_length):
         pixels = torch.stack([placed(question.frames[chunk]) for question in questions])  # (N, K, 3, S, S)
-        for step, prediction in enumerate(segmenter.segment_clips(pixels, tracks)):
-            logits = placement.restore(prediction.mask_logits)  # (N, H, W)
-            masks[:, chunk.start + step] = (logits > 0).cpu().numpy()
+        answered = []
+        for prediction in segmenter.segment_clips(pixels, tracks):
+            answered.append(placement.masks(prediction.mask_logits))  # (N, H, W)
             switches += prediction.switched
+        masks[:, chunk] = torch.stack(answered, dim=1).cpu().numpy()
     seconds = (time.perf_counter() - start) / len(questions)
     return [Answer(own, count, seconds) for own, count in zip(masks, switches.tolist(), strict=True)]
 

@@ -45,8 +45,10 @@ def evaluate(
         typer.Option("--set", help="Change the model's configuration, such as cme=false; repeat.", show_default=False),
     ] = None,
     together: Annotated[int, typer.Option(min=1, help="Expressions asked at once; more need more memory.")] = 8,
-    processes: Annotated[int, typer.Option(min=1, help="Processes that share the videos; each loads the model.")] = 1,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda ...; default a GPU when there is one.")] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that share the videos; each loads the model, on all GPUs in turn.")
+    ] = 1,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default a GPU when there is one.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     quiet: QuietOption = False,
 ) -> None:

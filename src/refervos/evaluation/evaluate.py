@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -137,7 +137,8 @@ def evaluate(request: Request, *, processes: int = 1, show_progress: bool | None
 
     Args:
         request: What is asked of whom.
-        processes: How many share the work; each loads the model.
+        processes: How many share the work; each loads the model, and where there are several GPUs and none is named,
+            they take them in turn.
         show_progress: True or False; default when standard error is a terminal.
 
     Returns:
@@ -171,12 +172,31 @@ def _answer_waiting(request: Request, part: OpenPart, processes: int, show_progr
         if not folder.holds(group, matching)
     ]
     total = sum(len(part.videos[video][0]) * len(groups[video][number]) for video, number in waiting)
-    begin = request.begin if processes > 1 and waiting else partial(request.begin, part)
     if not waiting:
-        begin()  # which makes sure that the results are those of this model and these settings
+        request.begin(part)  # which makes sure that the results are those of this model and these settings
+    if processes > 1:
+        begins = [replace(request, device=device).begin for device in devices_of(request.device, processes)]
+    else:
+        begins = [partial(request.begin, part)]
     with Bar("masks", total, show_progress) as bar:
-        for masks in share_out(begin, waiting, processes):
+        for masks in share_out(begins, waiting, processes):
             bar.advance(masks)
+
+
+def devices_of(device: str | None, processes: int) -> list[str | None]:
+    """Tell which devices several processes take in turn.
+
+    Args:
+        device: As ``refervos.load`` takes it.
+        processes: How many there are.
+
+    Returns:
+        Every GPU, as far as there are processes, where none is named; else the device alone.
+    """
+    if device not in (None, "cuda"):
+        return [device]
+    count = min(torch.cuda.device_count(), processes)  # which sets no GPU up in this process
+    return [f"cuda:{number}" for number in range(count)] if count > 1 else [device]
 
 
 @dataclass(frozen=True)
@@ -213,13 +233,14 @@ class Evaluator:
         merged = GrowingFolder(self.folder.merged(video.id, str(group[0].annotator))) if matching else None
         switches, seconds, index = np.zeros(len(group), dtype=np.int64), 0.0, 0
         for chunk in self._chunks(group, matching):
+            # In the logits' place: a chunk of them is large, and nothing else reads them.
+            probabilities = None if chunk.logits is None else torch.from_numpy(chunk.logits).sigmoid_().numpy()
             for place, of_frame in enumerate(chunk.masks):
                 name = f"{video.frames.names[index]}.png"
                 for folder, mask in zip(masks, of_frame, strict=True):
                     folder.add(name, mask_png(mask))
-                if merged is not None and chunk.logits is not None:
-                    probabilities = torch.from_numpy(chunk.logits[place]).sigmoid().numpy()
-                    merged.add(name, merged_png(probabilities))
+                if merged is not None and probabilities is not None:
+                    merged.add(name, merged_png(probabilities[place]))
                 index += 1
             switches += chunk.switches.sum(axis=0)
             seconds += chunk.seconds

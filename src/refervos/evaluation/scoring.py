@@ -77,7 +77,7 @@ def score(folder: Path, part: Part, *, processes: int = 1, show_progress: bool |
     results: dict[tuple[str, str], ExpressionResult] = {}
     matched: dict[tuple[str, str], MatchedResult] = {}
     with Bar("expressions", sum(len(samples) for _, samples in opened.videos), show_progress) as bar:
-        for result in share_out(begin, range(len(opened.videos)), processes):
+        for result in share_out([begin], range(len(opened.videos)), processes):
             if isinstance(result, MatchedResult):
                 matched[result.video, result.annotator] = result
             else:

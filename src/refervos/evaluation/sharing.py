@@ -6,6 +6,7 @@ import multiprocessing
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import cycle, islice
 from queue import Empty
 from typing import Any, TypeVar
 
@@ -22,13 +23,14 @@ PATIENCE = 1.0
 """Seconds between two looks at whether all processes are alive."""
 
 
-def share_out(begin: Begin[T, R], pieces: Sequence[T], processes: int) -> Iterator[R]:
+def share_out(begins: Sequence[Begin[T, R]], pieces: Sequence[T], processes: int) -> Iterator[R]:
     """Do pieces of work, each in one of several processes.
 
     An error, Ctrl-C or the end of this process ends all others at once, so what they write must bear that.
 
     Args:
-        begin: Called once in each process; with one process, here.
+        begins: One is called in each process, in turn where there are more processes; with one process, the first of
+            them here. They may prepare for different devices, but not for different work.
         pieces: What to do, picklable; given out in order.
         processes: At most how many.
 
@@ -42,7 +44,7 @@ def share_out(begin: Begin[T, R], pieces: Sequence[T], processes: int) -> Iterat
     processes = min(processes, len(pieces))
     if processes <= 1:
         if pieces:
-            work = begin()
+            work = begins[0]()
             for piece in pieces:
                 yield from work(piece)
         return
@@ -54,7 +56,8 @@ def share_out(begin: Begin[T, R], pieces: Sequence[T], processes: int) -> Iterat
         waiting.put(None)
     threads = max(1, usable_processors() // processes)
     workers = [
-        context.Process(target=_work, args=(begin, threads, waiting, done), daemon=True) for _ in range(processes)
+        context.Process(target=_work, args=(begin, threads, waiting, done), daemon=True)
+        for begin in islice(cycle(begins), processes)
     ]
     try:
         with ctrl_c_held_back():

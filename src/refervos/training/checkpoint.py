@@ -23,7 +23,8 @@ from refervos.errors import CheckpointError
 
 STATE = "state.pt"
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+"""1 had other checksums of the frozen weights."""
 PREFIX = "step-"
 UNFINISHED = ".unfinished-"
 
@@ -92,16 +93,20 @@ def read_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | N
         What was saved, or None when there is no checkpoint.
 
     Raises:
-        CheckpointError: When there are checkpoints and all are damaged.
+        CheckpointError: When there are checkpoints and all are damaged, or of another format.
     """
-    candidates = checkpoints_in(folder)
-    for path in reversed(candidates):
+    reasons: list[str] = []
+    for path in reversed(checkpoints_in(folder)):
         try:
             return read_checkpoint(path)
         except CheckpointError as error:
             warn(f"{error} It is passed over.")
-    if candidates:
-        raise CheckpointError(f"no checkpoint in {folder} is intact; start the stage anew with --restart.")
+            reasons.append(str(error))
+    if reasons:
+        raise CheckpointError(
+            f"no checkpoint in {folder} can be gone on from; start the stage anew with --restart "
+            f"(of the newest: {reasons[0].removesuffix('.')})."
+        )
     return None
 
 
@@ -161,6 +166,7 @@ def seed_random(*numbers: int) -> None:
 
 def random_state() -> dict[str, Any]:
     """States of Python's, NumPy's and torch's generators in this process, as tensors and plain values."""
+    gpu = _gpu()
     numpy: dict[str, Any] = np.random.get_state(legacy=False)
     return {
         "python": random.getstate(),
@@ -172,7 +178,8 @@ def random_state() -> dict[str, Any]:
         },
         "torch": torch.get_rng_state(),
         # Of this process's GPU alone: asking the others would set each of them up, in each process.
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "gpu": None if gpu is None else gpu.get_rng_state(),
+        "gpu_kind": None if gpu is None else gpu.__name__,
     }
 
 
@@ -189,5 +196,16 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
         }
     )
     torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    gpu = _gpu()
+    if gpu is not None and gpu.__name__ == state["gpu_kind"]:
+        gpu.set_rng_state(state["gpu"])
+
+
+def _gpu() -> Any:
+    """The module of torch for this machine's kind of GPU, such as ``torch.cuda``; None where there is none in use."""
+    if not torch.accelerator.is_available():
+        return None
+    kind = torch.accelerator.current_accelerator()
+    if kind is None or (kind.type == "cuda" and not torch.cuda.is_initialized()):
+        return None
+    return torch.get_device_module(kind)

@@ -38,10 +38,13 @@ def make_accelerator(precision: str | None = None) -> Accelerator:
     # Precision belongs to a stage, but accelerate keeps it for the whole program unless told to forget it.
     AcceleratorState._reset_state()
     launched = int(os.environ.get("WORLD_SIZE", "1"))
+    # Several processes on CPUs must be told so, else each would believe to be alone. Those of a Mac share its CPU, too:
+    # there is nothing with which its GPU could add up their gradients.
+    gpu = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     try:
         accelerator = Accelerator(
             mixed_precision=precision,
-            cpu=launched > 1 and not torch.accelerator.is_available(),  # else each process would believe to be alone
+            cpu=launched > 1 and (gpu is None or gpu.type == "mps"),
             # Not every part runs on every batch (the conditional memory encoder needs long clips).
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
@@ -136,8 +139,8 @@ def mean_over_processes(total: Tensor, count: Tensor) -> Tensor:
 class SyncedBatchNorm2d(nn.BatchNorm2d):
     """``nn.BatchNorm2d`` whose statistics in training mode come from the batches of all processes.
 
-    torch's own ``SyncBatchNorm`` refuses CPUs. Names in the state dict and behaviour with one process are those of
-    ``nn.BatchNorm2d``.
+    For CPUs, which torch's own ``SyncBatchNorm`` refuses. Names in the state dict and behaviour with one process are
+    those of ``nn.BatchNorm2d``.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -179,15 +182,19 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(variance.to(self.running_var.dtype), weight)
 
 
-def synchronise_batch_norm(module: nn.Module) -> nn.Module:
+def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
     """Replace every ``nn.BatchNorm2d`` by one that takes its statistics from all processes.
 
     Args:
         module: Changed in place; parameters and buffers stay the same objects.
+        device: Where it will be moved. On a CUDA GPU torch's own ``SyncBatchNorm`` takes over, whose kernels are fused.
 
     Returns:
         The module, or its replacement when it is itself a batch norm.
     """
+    if device.type == "cuda":
+        synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        return synchronised
     if type(module) is nn.BatchNorm2d:
         synced = SyncedBatchNorm2d(
             module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
@@ -195,5 +202,5 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
         synced._parameters, synced._buffers = module._parameters, module._buffers
         return synced.train(module.training)
     for name, child in module.named_children():
-        setattr(module, name, synchronise_batch_norm(child))
+        setattr(module, name, synchronise_batch_norm(child, device))
     return module

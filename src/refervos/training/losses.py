@@ -1,4 +1,7 @@
-"""The published mask losses, focal and dice (SAMWISE paper, section 4.1); the CME's is beside the CME."""
+"""The published mask losses, focal and dice (SAMWISE paper, section 4.1); the CME's is beside the CME.
+
+All are computed in float32 at least, also where autocast gives logits in half precision: they sum over many pixels.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refervos.training.distributed import mean_over_processes
+
+
+def exact(values: Tensor) -> Tensor:
+    """Values in float32, or as they are where they have more digits."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def dice_loss(logits: Tensor, targets: Tensor, count: float) -> Tensor:
@@ -22,6 +30,7 @@ def dice_loss(logits: Tensor, targets: Tensor, count: float) -> Tensor:
     Returns:
         A scalar.
     """
+    logits, targets = exact(logits), exact(targets)
     chance = logits.sigmoid()
     overlap = 2 * (chance * targets).sum(1)
     return (1 - (overlap + 1) / (chance.sum(1) + targets.sum(1) + 1)).sum() / count
@@ -42,6 +51,7 @@ def sigmoid_focal_loss(
     Returns:
         A scalar.
     """
+    logits, targets = exact(logits), exact(targets)
     chance = logits.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     wrong = chance * (1 - targets) + (1 - chance) * targets
@@ -70,8 +80,8 @@ def mask_losses(
         height = max(-(-target.shape[1] // 32) * 32 for target in targets)
         width = max(-(-target.shape[2] // 32) * 32 for target in targets)
         targets = [F.pad(t, (0, width - t.shape[2], 0, height - t.shape[1])) for t in targets]
-    focal = dice = mask_logits[0].new_zeros(())
-    for logits, target in zip(mask_logits, targets, strict=True):
+    focal = dice = exact(mask_logits[0].new_zeros(()))
+    for logits, target in zip(map(exact, mask_logits), targets, strict=True):
         if logits.shape[-2:] != target.shape[-2:]:
             logits = F.interpolate(logits[None], size=target.shape[-2:], mode="bilinear", align_corners=False)[0]
         row, truth = logits.reshape(1, -1), target.to(logits.dtype).reshape(1, -1)  # (1, T*H*W)
@@ -103,7 +113,8 @@ def frame_losses(mask_logits: Tensor, score: Tensor | None, truth: Tensor, least
         ``focal``, ``dice`` and ``presence`` (zero without score), scalars; without gradient ``ious`` (R, T),
         and ``iou``, their mean where the object is visible.
     """
-    rows, target = mask_logits.flatten(0, 1).flatten(1), truth.flatten(0, 1).flatten(1).to(mask_logits.dtype)
+    rows = exact(mask_logits).flatten(0, 1).flatten(1)  # (R*T, H*W)
+    target = truth.flatten(0, 1).flatten(1).to(rows.dtype)
     area = truth.flatten(-2).sum(-1).flatten()  # (R*T,)
     seen = visible(truth, least_area).flatten()
     losses = {
@@ -113,7 +124,8 @@ def frame_losses(mask_logits: Tensor, score: Tensor | None, truth: Tensor, least
     }
     if score is not None:
         taught = seen | (area == 0)
-        wrong = F.binary_cross_entropy_with_logits(score.flatten(), seen.to(rows.dtype), reduction="none")
+        scores = exact(score).flatten()
+        wrong = F.binary_cross_entropy_with_logits(scores, seen.to(scores.dtype), reduction="none")
         losses["presence"] = mean_over_processes((wrong * taught).sum(), taught.sum())
     ious = mask_ious(mask_logits.detach() > 0, truth)
     return losses | {"ious": ious, "iou": (ious.flatten() * seen).sum() / seen.sum().clamp(min=1)}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from refervos.errors import TrainingError
-from refervos.training.stage import Key, Stage
+from refervos.metrics.parallel import ctrl_c_held_back
+from refervos.training.stage import Key, SampleSource
 
 
 class ShareSampler(Sampler[list[tuple[int, int]]]):
@@ -52,31 +55,42 @@ class ShareSampler(Sampler[list[tuple[int, int]]]):
 
 
 class DrawnSamples(Dataset[Any]):
-    """What a stage draws, addressed by (step, index).
+    """What a source draws, addressed by (step, index).
 
     Args:
-        stage: The stage.
+        source: The source.
         key: See ``refervos.training.stage.Key``.
     """
 
-    def __init__(self, stage: Stage, key: Key) -> None:
-        self.stage = stage
+    def __init__(self, source: SampleSource, key: Key) -> None:
+        self.source = source
         self.key = tuple(key)
 
     def __getitem__(self, place: tuple[int, int]) -> Any:
         """Draw sample number ``place[1]`` of the batch of step ``place[0]``."""
-        return self.stage.draw(*place, self.key)
+        return self.source.draw(*place, self.key)
 
 
-def batches_of(stage: Stage, key: Key, sampler: ShareSampler, *, workers: int, pin_memory: bool) -> DataLoader[Any]:
+class _Batches(DataLoader[Any]):
+    """A loader whose workers never see Ctrl-C, not even while they start."""
+
+    def __iter__(self) -> Any:
+        """Starts the workers."""
+        with ctrl_c_held_back():
+            return super().__iter__()
+
+
+def batches_of(
+    source: SampleSource, key: Key, sampler: ShareSampler, *, workers: int, device: torch.device
+) -> DataLoader[Any]:
     """Draw and collate batches, in worker processes if wanted.
 
     Args:
-        stage: What draws and collates.
+        source: What draws and collates.
         key: See ``refervos.training.stage.Key``.
         sampler: Which samples.
         workers: Worker processes, 0 to draw in this one.
-        pin_memory: Whether to place batches in memory from which a GPU can copy at once.
+        device: Where the batches will go; for a CUDA GPU they are placed in memory from which it can copy at once.
 
     Returns:
         An iterable of batches on the CPU.
@@ -84,22 +98,48 @@ def batches_of(stage: Stage, key: Key, sampler: ShareSampler, *, workers: int, p
     if workers:
         # A video decoder that is garbage would be freed in the workers too, and wait there for its threads for ever.
         gc.collect()
-    return DataLoader(
-        DrawnSamples(stage, key),
+    return _Batches(
+        DrawnSamples(source, key),
         batch_sampler=sampler,
-        collate_fn=stage.collate,
+        collate_fn=source.collate,
         num_workers=workers,
-        pin_memory=pin_memory,
+        pin_memory=device.type == "cuda",
+        multiprocessing_context=_context(device, source) if workers else None,
         # The loader draws a seed for its workers; from a generator of its own, it does not disturb the global one.
         generator=torch.Generator(),
         worker_init_fn=_leave_signals_to_the_trainer,
     )
 
 
+def start_method(device: torch.device) -> str:
+    """How worker processes start.
+
+    Args:
+        device: What this process computes on.
+
+    Returns:
+        ``fork`` on Linux as long as no GPU is in use: its driver's threads and locks do not survive in a copy of the
+        process. Else ``forkserver`` on Linux, where the copies are of a process that never saw a GPU, and elsewhere
+        ``spawn``: a new process each.
+    """
+    if sys.platform != "linux":
+        return "spawn"
+    return "forkserver" if device.type != "cpu" or torch.cuda.is_initialized() else "fork"
+
+
+def _context(device: torch.device, source: SampleSource) -> Any:
+    """How the loader makes processes."""
+    context: Any = multiprocessing.get_context(start_method(device))
+    if context.get_start_method() == "forkserver":
+        # Imported once, by the process that is copied: importing takes each worker of each validation seconds.
+        context.set_forkserver_preload([type(source).__module__])
+    return context
+
+
 def moved(batch: Any, device: torch.device) -> Any:
     """A batch with its tensors on a device; dicts, lists and tuples are entered, anything else stays as it is."""
     if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
+        return batch.to(device, non_blocking=device.type == "cuda")  # elsewhere nobody waits before it is read
     if isinstance(batch, Mapping):
         return {name: moved(part, device) for name, part in batch.items()}
     if isinstance(batch, list | tuple):

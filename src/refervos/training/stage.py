@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from refervos.errors import TrainingError
+from refervos.training.devices import read_back
 
 STAGES: Mapping[str, str] = {
     "track": "refervos.training.stages.track:TrackStage",
@@ -28,6 +29,31 @@ TRAIN, VALIDATION = 0, 1
 
 Key = Sequence[int]
 """What samples are drawn from: (seed of the recipe, number of the stage, ``TRAIN`` or ``VALIDATION``)."""
+
+
+class SampleSource(ABC):
+    """Where a stage's samples come from: all that drawing and collating takes, and none of the weights.
+
+    It is sent to every worker process, so it must be picklable, and small beside a model.
+    """
+
+    @abstractmethod
+    def draw(self, step: int, index: int, key: Key) -> Any:
+        """Draw a sample, without any random state; it may run in a worker process.
+
+        Args:
+            step: Optimiser steps made before the one that it is for, or the number of a validation batch.
+            index: Its number in the batch of that step over all processes.
+            key: See ``Key``. The sample is a pure function of (key, step, index), and what all samples of a batch
+                share, such as the length of its clips, of (key, step).
+
+        Returns:
+            What ``collate`` takes.
+        """
+
+    @abstractmethod
+    def collate(self, samples: list[Any]) -> Any:
+        """Make a batch of samples: tensors in dicts, lists and tuples; tensors are then moved to the device."""
 
 
 class Stage(nn.Module, ABC):
@@ -75,22 +101,8 @@ class Stage(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def draw(self, step: int, index: int, key: Key) -> Any:
-        """Draw a sample. It may run in a worker process, so it must not use the weights or any random state.
-
-        Args:
-            step: Optimiser steps made before the one that it is for, or the number of a validation batch.
-            index: Its number in the batch of that step over all processes.
-            key: See ``Key``. The sample is a pure function of (key, step, index), and what all samples of a batch
-                share, such as the length of its clips, of (key, step).
-
-        Returns:
-            What ``collate`` takes.
-        """
-
-    @abstractmethod
-    def collate(self, samples: list[Any]) -> Any:
-        """Make a batch of samples: tensors in dicts, lists and tuples; tensors are then moved to the device."""
+    def source(self) -> SampleSource:
+        """What is drawn and collated, without the weights; asked for once ``expect`` was called."""
 
     @abstractmethod
     def forward(self, batch: Any) -> dict[str, Tensor]:
@@ -100,7 +112,7 @@ class Stage(nn.Module, ABC):
         batch; for a mean over something whose number varies there is ``distributed.mean_over_processes``.
 
         Args:
-            batch: What ``collate`` made, on the device.
+            batch: What the source's ``collate`` made, on the device.
 
         Returns:
             ``loss``, the scalar to minimise, and any other scalars to log.
@@ -134,7 +146,8 @@ class Stage(nn.Module, ABC):
         """
         found: dict[str, list[float]] = defaultdict(list)
         for batch in batches:
-            for name, value in self(batch).items():
+            measured = self(batch)
+            for name, value in zip(measured, read_back(list(measured.values())), strict=True):
                 found[name].append(float(value))
         return {name: sum(values) / len(values) for name, values in found.items()}
 

@@ -40,6 +40,7 @@ from refervos.training.checkpoint import (
     seed_random,
     write_checkpoint,
 )
+from refervos.training.devices import device_name, read_back
 from refervos.training.distributed import make_accelerator, synchronise_batch_norm
 from refervos.training.frozen import FrozenGuard
 from refervos.training.history import History, Means
@@ -147,6 +148,7 @@ class StageRun:
         step: Optimiser steps made.
         seconds: Time that all steps took, those of earlier runs included.
         means: Of the training scalars since the last row of the history, in this process.
+        unread: Scalars of steps that were not read from the device yet: the step's number, their names and values.
         history: What was measured.
         board: The same for TensorBoard; None except in the main process.
         progress: What the user sees.
@@ -161,6 +163,7 @@ class StageRun:
         self.main = bool(self.accelerator.is_main_process)
         self._sampler(range(0))  # a batch that cannot be shared out is refused before anything is built or written
         self.step, self.seconds, self.means = 0, 0.0, Means()
+        self.unread: list[tuple[int, list[str], Tensor]] = []
         self.lock: FolderLock | None = None
         self._make_folder()
         self._build()
@@ -211,7 +214,7 @@ class StageRun:
         self.stage = self.plan.kind.build(self.plan.settings, self.plan.init, self.plan.recipe.seed)
         self.recipe = with_steps(self.recipe, self.stage.expect(self.recipe.batch, self.recipe.validation_batches))
         if self.accelerator.num_processes > 1:
-            synchronise_batch_norm(self.stage)
+            synchronise_batch_norm(self.stage, self.accelerator.device)
         recipe = self.recipe.optimiser
         optimiser = optimiser_for(self.stage, lr=recipe.rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
         self.guard = FrozenGuard(self.stage, optimiser)
@@ -243,7 +246,10 @@ class StageRun:
             last = self.step == recipe.steps
             validate = last or (recipe.validate_every is not None and self.step % recipe.validate_every == 0)
             save = last or stop or self.step % recipe.checkpoint_every == 0
-            if last or self.step % recipe.log_every == 0:
+            log = last or self.step % recipe.log_every == 0
+            if log or validate or save:
+                self._read_scalars()
+            if log:
                 self._log()
             if validate or save:
                 self.guard.check(self.step)
@@ -269,16 +275,12 @@ class StageRun:
             with nullcontext() if last else self.accelerator.no_sync(self.ready):
                 scalars += self._add_gradients(next(batches))
         scalars.append(("gradient_norm", self._clip_gradients()))
-        # One copy from the device for each step, which also waits for the step's work, so that times are true.
-        values = torch.stack([value.detach().float().reshape(()) for _, value in scalars]).tolist()
-        measured = [(name, value) for (name, _), value in zip(scalars, values, strict=True)]
-        stop = self._agree(measured)
+        # They stay on the device until a row is due: reading them would wait for the step's work, with nothing to do.
+        values = torch.stack([value.detach().float().reshape(()) for _, value in scalars])
+        self.unread.append((self.step + 1, [name for name, _ in scalars], values))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        for name, value in measured:
-            if math.isfinite(value):  # in fp16 a gradient may be too long; others may have nothing to measure
-                self.means.add(name, value)
-        return stop
+        return self._anywhere(self.interruption.wanted)[0]
 
     def _add_gradients(self, batch: Any) -> list[tuple[str, Tensor]]:
         """Add a batch's gradients to those of the step; returns the scalars that the stage computed."""
@@ -295,24 +297,34 @@ class StageRun:
         norm: Tensor = self.accelerator.clip_grad_norm_(parameters, math.inf if longest is None else longest)
         return norm
 
-    def _agree(self, measured: Sequence[tuple[str, float]]) -> bool:
-        """Agree over all processes on whether to go on; a step that would spoil the weights is not made.
+    def _read_scalars(self) -> None:
+        """Read the scalars of the last steps from the device, all at once, and add them to the means.
 
-        Returns:
-            Whether somebody asked to stop.
+        Nothing is logged, validated or saved before, so that a step that spoilt the weights leaves no trace on disk.
+
+        Raises:
+            TrainingError: When a loss or, unless gradients are scaled, a gradient was not finite in any process.
         """
         # In fp16 gradients are scaled, and the scaler passes over those that are too large.
         watched = {"loss"} if self.accelerator.scaler is not None else {"loss", "gradient_norm"}
-        broken = [name for name, value in measured if name in watched and not math.isfinite(value)]
-        broken_anywhere, stop = self._anywhere(bool(broken), self.interruption.wanted)
-        if broken_anywhere:
+        broken: tuple[int, str] | None = None
+        read = read_back([values for _, _, values in self.unread])
+        for (step, names, _), values in zip(self.unread, read, strict=True):
+            for name, value in zip(names, values.tolist(), strict=True):
+                if math.isfinite(value):  # in fp16 a gradient may be too long; others may have nothing to measure
+                    self.means.add(name, value)
+                elif name in watched and broken is None:
+                    broken = step, name
+        first, last = self.unread[0][0], self.unread[-1][0]
+        self.unread.clear()
+        if self._anywhere(broken is not None)[0]:
+            where = f"one of the steps {first} to {last}" if broken is None else f"step {broken[0]}"
             saved = checkpoints_in(self.plan.checkpoints)
             raise TrainingError(
-                f"the {broken[0].replace('_', ' ') if broken else 'loss'} is not finite at step {self.step + 1} of "
+                f"the {broken[1].replace('_', ' ') if broken else 'loss'} is not finite at {where} of "
                 f"{self.recipe.name} ({f'the last checkpoint is {saved[-1]}' if saved else 'there is no checkpoint'}); "
                 "try a lower rate or clip_norm, or another precision."
             )
-        return stop
 
     def _anywhere(self, *flags: bool) -> list[bool]:
         """Which flags are set in any process."""
@@ -331,11 +343,11 @@ class StageRun:
 
     def _batches(self, steps: range, purpose: int) -> Any:
         return batches_of(
-            self.stage,
+            self.stage.source(),
             (self.plan.recipe.seed, self.plan.number, purpose),
             self._sampler(steps),
             workers=self.recipe.workers,
-            pin_memory=self.accelerator.device.type == "cuda",
+            device=self.accelerator.device,
         )
 
     # Measuring.
@@ -505,8 +517,3 @@ def write_model(save: Callable[[Path], None], folder: Path) -> None:
     if not unfinished.is_dir():
         raise TrainingError(f"the stage's save wrote no folder {unfinished}; it must write the one it is given.")
     os.replace(unfinished, folder)
-
-
-def device_name(device: torch.device) -> str:
-    """What a person calls a device: ``cpu``, or the GPU's name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

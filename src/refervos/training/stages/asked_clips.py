@@ -83,7 +83,7 @@ class ClipSource(Protocol):
         """Draw a sample.
 
         Args:
-            step: As in ``Stage.draw``, like ``index`` and ``key``.
+            step: As in ``SampleSource.draw``, like ``index`` and ``key``.
             index: See ``step``.
             key: See ``step``.
             frames: Length T of the clip.

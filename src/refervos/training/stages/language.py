@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from refervos.text.t5 import T5Config, T5TextEncoder
 from refervos.text.tokenizer import Tokenizer, unigram
 from refervos.training.distributed import mean_over_processes
 from refervos.training.initialisation import initialise
-from refervos.training.stage import Stage
+from refervos.training.stage import SampleSource, Stage
 from refervos.worlds import all_sentences
 
 ROBERTA_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -57,6 +58,53 @@ class LanguageSettings:
     sentences: str | None = None
     hidden: float = 0.2
     summary: float = 1.0
+
+
+@dataclass(frozen=True)
+class SentenceSource(SampleSource):
+    """Sentences with hidden words.
+
+    Attributes:
+        sentences: What is read.
+        tokenizer: Makes tokens of it.
+        words: Ids of the tokens that may be hidden, and stand for others.
+        mask: Id of what hides a word.
+        pad: Id of padding.
+        max_tokens: The longest sequence that the encoder takes.
+        hidden: Share of the words that are to be guessed.
+    """
+
+    sentences: Sequence[str]
+    tokenizer: Tokenizer
+    words: npt.NDArray[np.int64]
+    mask: int
+    pad: int
+    max_tokens: int
+    hidden: float
+
+    def draw(self, step: int, index: int, key: Sequence[int]) -> Any:
+        """One sentence: its tokens with some hidden, and the tokens themselves, int64 (L,) each."""
+        rng = np.random.default_rng([*key, step, index])
+        text = self.sentences[int(rng.integers(len(self.sentences)))]
+        ids = np.array(self.tokenizer.encode(text, limit=self.max_tokens)[0])
+        word = np.isin(ids, self.words)
+        chosen = word & (rng.random(len(ids)) < self.hidden)
+        if not chosen.any():
+            chosen[rng.choice(np.nonzero(word)[0])] = True
+        shown = ids.copy()
+        luck = rng.random(len(ids))  # RoBERTa's 80 % hidden, 10 % another word, 10 % left
+        shown[chosen & (luck < 0.8)] = self.mask
+        other = chosen & (luck >= 0.8) & (luck < 0.9)
+        shown[other] = self.words[rng.integers(len(self.words), size=other.sum())]
+        return torch.from_numpy(shown), torch.from_numpy(np.where(chosen, ids, -100)), torch.from_numpy(ids)
+
+    def collate(self, samples: list[Any]) -> dict[str, Tensor]:
+        """Pad to the longest sentence: ``shown``, ``hidden`` (-100 where there is nothing to guess), ``ids``."""
+        return {
+            "shown": pad_tokens([shown for shown, _, _ in samples], self.pad),
+            "hidden": pad_tokens([hidden for _, hidden, _ in samples], -100),
+            "ids": pad_tokens([ids for _, _, ids in samples], self.pad),
+        }
 
 
 class LanguageStage(Stage):
@@ -105,30 +153,18 @@ class LanguageStage(Stage):
         tokenizer = kind.train_tokenizer(sentences, settings.vocabulary)
         return cls(settings, kind.begin(settings, len(tokenizer)), tokenizer, sentences)
 
-    def draw(self, step: int, index: int, key: Sequence[int]) -> Any:
-        """One sentence: its tokens with some hidden, and the tokens themselves, int64 (L,) each."""
-        rng = np.random.default_rng([*key, step, index])
-        text = self.sentences[int(rng.integers(len(self.sentences)))]
-        ids = np.array(self.tokenizer.encode(text, limit=self.model.config.max_tokens)[0])
-        word = np.isin(ids, self.words)
-        chosen = word & (rng.random(len(ids)) < self.settings.hidden)
-        if not chosen.any():
-            chosen[rng.choice(np.nonzero(word)[0])] = True
-        shown = ids.copy()
-        luck = rng.random(len(ids))  # RoBERTa's 80 % hidden, 10 % another word, 10 % left
-        shown[chosen & (luck < 0.8)] = self.mask
-        other = chosen & (luck >= 0.8) & (luck < 0.9)
-        shown[other] = self.words[rng.integers(len(self.words), size=other.sum())]
-        return torch.from_numpy(shown), torch.from_numpy(np.where(chosen, ids, -100)), torch.from_numpy(ids)
-
-    def collate(self, samples: list[Any]) -> dict[str, Tensor]:
-        """Pad to the longest sentence: ``shown``, ``hidden`` (-100 where there is nothing to guess), ``ids``."""
-        pad = self.model.config.pad
-        return {
-            "shown": pad_tokens([shown for shown, _, _ in samples], pad),
-            "hidden": pad_tokens([hidden for _, hidden, _ in samples], -100),
-            "ids": pad_tokens([ids for _, _, ids in samples], pad),
-        }
+    def source(self) -> SentenceSource:
+        """Sentences with hidden words."""
+        shape = self.model.config
+        return SentenceSource(
+            sentences=self.sentences,
+            tokenizer=self.tokenizer,
+            words=self.words,
+            mask=self.mask,
+            pad=shape.pad,
+            max_tokens=shape.max_tokens,
+            hidden=self.settings.hidden,
+        )
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Cross-entropy of the hidden words, and of what the summary tells about the sentence."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refervos.training.losses import frame_losses, visible
-from refervos.training.stage import Stage
+from refervos.training.stage import SampleSource, Stage
 from refervos.training.stages.pictures import cell_names, draw_framed, place_frames, place_masks
 from refervos.training.stages.questions import AskedShares, ask
 from refervos.training.stages.recognition import RecognitionHead
@@ -77,27 +77,19 @@ class Answers:
     cells: Tensor
 
 
-class PromptedStage(Stage):
-    """Train every parameter of a model that answers clicks, boxes and masks.
+@dataclass(frozen=True)
+class PromptedSource(SampleSource):
+    """Drawn worlds and questions about them.
 
-    Args:
+    Attributes:
         settings: See there.
         image_size: Side S of the model's square.
-        cell: Side in pixels of what a token of ``Answers.cells`` sees.
-        width: Channels of such a token.
+        cell: Side in pixels of the cells that are to be named.
     """
 
-    Settings: ClassVar[type] = PromptedSettings
-
-    def __init__(self, settings: PromptedSettings, *, image_size: int, cell: int, width: int) -> None:
-        super().__init__()
-        self.settings = settings
-        self.image_size, self.cell = image_size, cell
-        self.recogniser = RecognitionHead(width) if settings.recognition else None
-
-    @abstractmethod
-    def answer(self, batch: dict[str, Any]) -> Answers:
-        """Answer a batch of questions, see ``draw``."""
+    settings: PromptedSettings
+    image_size: int
+    cell: int
 
     def draw(self, step: int, index: int, key: Sequence[int]) -> dict[str, Any]:
         """One clip with its questions and answers."""
@@ -122,17 +114,46 @@ class PromptedStage(Stage):
         }
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Stack clips; the rows of all clips, M each, become one axis."""
+        """Stack clips; the rows of all clips, M each, become one axis. ``given`` tells at which frames masks are."""
         batch: dict[str, Any] = {name: torch.stack([s[name] for s in samples]) for name in ("pixels", "names")}
         for name in ("points", "labels", "rough", "truth"):
             batch[name] = torch.cat([sample[name] for sample in samples])
+        # Told here, where it costs nothing: a model that asked its device for each frame would wait each time.
+        batch["given"] = batch["rough"].flatten(2).any(2).any(0).tolist()
         return batch | {name: samples[0][name] for name in ("multimask", "conditioning", "teacher")}
+
+
+class PromptedStage(Stage):
+    """Train every parameter of a model that answers clicks, boxes and masks.
+
+    Args:
+        settings: See there.
+        image_size: Side S of the model's square.
+        cell: Side in pixels of what a token of ``Answers.cells`` sees.
+        width: Channels of such a token.
+    """
+
+    Settings: ClassVar[type] = PromptedSettings
+
+    def __init__(self, settings: PromptedSettings, *, image_size: int, cell: int, width: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.image_size, self.cell = image_size, cell
+        self.recogniser = RecognitionHead(width) if settings.recognition else None
+
+    @abstractmethod
+    def answer(self, batch: dict[str, Any]) -> Answers:
+        """Answer a batch of questions, see ``PromptedSource``."""
+
+    def source(self) -> PromptedSource:
+        """Drawn worlds and questions about them."""
+        return PromptedSource(self.settings, self.image_size, self.cell)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The losses of a batch.
 
         Args:
-            batch: See ``draw``; V clips, R = V * M rows.
+            batch: See ``PromptedSource``; V clips, R = V * M rows.
 
         Returns:
             ``loss``, its parts, and the mean IoU and the share of right object scores.

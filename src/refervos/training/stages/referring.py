@@ -18,8 +18,9 @@ from refervos.errors import TrainingError
 from refervos.loading import load
 from refervos.text.encoder import pad_tokens
 from refervos.trainable import ClipOutput, TrainableModel
+from refervos.training.devices import read_back
 from refervos.training.losses import frame_losses, visible
-from refervos.training.stage import TRAIN, VALIDATION, Key, Stage
+from refervos.training.stage import TRAIN, VALIDATION, Key, SampleSource, Stage
 from refervos.training.stages.asked_clips import BenchmarkClips, BenchmarkSource, ClipSource, Sampling, WorldClips
 from refervos.worlds import FAMILIES, WorldConfig
 
@@ -79,6 +80,52 @@ class ReferringSettings:
             raise TrainingError("validation names a benchmark, but data does not; worlds are validated on worlds.")
 
 
+@dataclass(frozen=True)
+class ReferringSource(SampleSource):
+    """Clips and the sentences asked about them.
+
+    Attributes:
+        settings: See there.
+        clips: What is asked in training and in validation.
+        reader: Makes token ids of sentences, see ``reader_of``.
+    """
+
+    settings: ReferringSettings
+    clips: Mapping[int, ClipSource]
+    reader: TrainableModel
+
+    def draw(self, step: int, index: int, key: Key) -> dict[str, Any]:
+        """One clip with the sentences asked about it."""
+        settings = self.settings
+        shape = np.random.default_rng([*key, step])  # what all clips of the step share
+        frames, chunk = int(shape.choice(settings.frames)), settings.chunks[int(shape.integers(len(settings.chunks)))]
+        asked = self.clips[key[-1]].draw(step, index, key, frames, settings.sentences)
+        tokens = [self.reader.read(text, verbs) for text, verbs in zip(asked.expressions, asked.verbs, strict=True)]
+        return {
+            "pixels": asked.pixels,  # (T, 3, S, S)
+            "ids": [torch.tensor(ids) for ids, _ in tokens],
+            "verbs": [torch.tensor(verbs) for _, verbs in tokens],
+            "truth": asked.masks,  # (M, T, S, S)
+            "inside": [asked.inside] * settings.sentences,
+            "families": asked.families,
+            "chunk": chunk,
+        }
+
+    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Stack clips; the sentences of all clips, M each, become one axis."""
+        ids = [row for sample in samples for row in sample["ids"]]
+        verbs = [row for sample in samples for row in sample["verbs"]]
+        return {
+            "pixels": torch.stack([sample["pixels"] for sample in samples]),  # (B, T, 3, S, S)
+            "ids": pad_tokens(ids, self.reader.pad),  # (B*M, L)
+            "verbs": nn.utils.rnn.pad_sequence(verbs, batch_first=True),  # (B*M, L)
+            "truth": torch.cat([sample["truth"] for sample in samples]),  # (B*M, T, S, S)
+            "inside": [size for sample in samples for size in sample["inside"]],  # (B*M) heights and widths
+            "families": [family for sample in samples for family in sample["families"]],
+            "chunk": samples[0]["chunk"],
+        }
+
+
 class ReferringStage(Stage):
     """Train a model on sentences about clips.
 
@@ -121,7 +168,7 @@ class ReferringStage(Stage):
         settings = self.settings
         if not settings.data:
             worlds = WorldClips(settings.world, settings.aspects, settings.families, self.model.image_size)
-            self.sources: dict[int, ClipSource] = {TRAIN: worlds, VALIDATION: worlds}
+            self.clips: dict[int, ClipSource] = {TRAIN: worlds, VALIDATION: worlds}
             return None
         if validation_batches and not settings.validation:
             raise TrainingError(
@@ -132,45 +179,18 @@ class ReferringStage(Stage):
             BenchmarkClips,
             batch=batch,
             stride=max(settings.frames),
-            placement=self.model.placement,
+            placement=reader_of(self.model).placement,
             sampling=settings.sampling,
         )
         train = benchmarks([source.open() for source in settings.data], flip=settings.flip)
-        self.sources = {TRAIN: train}
+        self.clips = {TRAIN: train}
         if validation_batches:
-            self.sources[VALIDATION] = benchmarks([source.open() for source in settings.validation], flip=0.0)
+            self.clips[VALIDATION] = benchmarks([source.open() for source in settings.validation], flip=0.0)
         return len(train)
 
-    def draw(self, step: int, index: int, key: Key) -> dict[str, Any]:
-        """One clip with the sentences asked about it."""
-        settings = self.settings
-        shape = np.random.default_rng([*key, step])  # what all clips of the step share
-        frames, chunk = int(shape.choice(settings.frames)), settings.chunks[int(shape.integers(len(settings.chunks)))]
-        asked = self.sources[key[-1]].draw(step, index, key, frames, settings.sentences)
-        tokens = [self.model.read(text, verbs) for text, verbs in zip(asked.expressions, asked.verbs, strict=True)]
-        return {
-            "pixels": asked.pixels,  # (T, 3, S, S)
-            "ids": [torch.tensor(ids) for ids, _ in tokens],
-            "verbs": [torch.tensor(verbs) for _, verbs in tokens],
-            "truth": asked.masks,  # (M, T, S, S)
-            "inside": [asked.inside] * settings.sentences,
-            "families": asked.families,
-            "chunk": chunk,
-        }
-
-    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Stack clips; the sentences of all clips, M each, become one axis."""
-        ids = [row for sample in samples for row in sample["ids"]]
-        verbs = [row for sample in samples for row in sample["verbs"]]
-        return {
-            "pixels": torch.stack([sample["pixels"] for sample in samples]),  # (B, T, 3, S, S)
-            "ids": pad_tokens(ids, self.model.pad),  # (B*M, L)
-            "verbs": nn.utils.rnn.pad_sequence(verbs, batch_first=True),  # (B*M, L)
-            "truth": torch.cat([sample["truth"] for sample in samples]),  # (B*M, T, S, S)
-            "inside": [size for sample in samples for size in sample["inside"]],  # (B*M) heights and widths
-            "families": [family for sample in samples for family in sample["families"]],
-            "chunk": samples[0]["chunk"],
-        }
+    def source(self) -> ReferringSource:
+        """Clips and the sentences asked about them."""
+        return ReferringSource(self.settings, self.clips, reader_of(self.model))
 
     # Losses.
 
@@ -222,10 +242,11 @@ class ReferringStage(Stage):
         found: dict[str, list[float]] = defaultdict(list)
         for batch in batches:
             losses, ious = self._measure(batch)
-            for name, value in losses.items():
-                scalars[name].append(float(value))
             counted = visible(batch["truth"], self.settings.least_area)
-            for family, row, seen in zip(batch["families"], ious, counted, strict=True):
+            *values_of_losses, ious, counted = read_back([*losses.values(), ious, counted])
+            for name, value in zip(losses, values_of_losses, strict=True):
+                scalars[name].append(float(value))
+            for family, row, seen in zip(batch["families"], ious, counted.bool(), strict=True):
                 values = row if family == NO_TARGET else row[seen]
                 if len(values):
                     found[family].append(float(values.mean()))
@@ -236,6 +257,23 @@ class ReferringStage(Stage):
 def _place_in_tables(family: str) -> tuple[int, str]:
     """The worlds' families in their own order, those of benchmarks after them by name."""
     return (FAMILIES.index(family) if family in FAMILIES else len(FAMILIES), family)
+
+
+def reader_of(model: TrainableModel) -> TrainableModel:
+    """The same model without its modules, for the processes that draw samples.
+
+    It can place frames and read sentences, for which models ask their configuration and their tokenizer alone.
+
+    Args:
+        model: A model with weights.
+
+    Returns:
+        An instance of its class without any.
+    """
+    reader: TrainableModel = object.__new__(type(model))
+    nn.Module.__init__(reader)
+    reader.config, reader.tokenizer = model.config, model.tokenizer
+    return reader
 
 
 def loaded_as(kind: type[Model], folder: Path) -> Model:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from refervos.errors import TrainingError
 from refervos.sam2.segmenter import Sam2Segmenter
@@ -78,7 +79,8 @@ class _SamwiseStage(ReferringStage):
             module.momentum = settings.norm_momentum
 
     def _norms(self) -> list[Any]:
-        return [module for module in self.model.adapters.modules() if isinstance(module, nn.BatchNorm2d)]
+        # Also those that take their statistics from all processes, of which torch's own is no BatchNorm2d.
+        return [module for module in self.model.adapters.modules() if isinstance(module, _BatchNorm)]
 
     def train(self, mode: bool = True) -> _SamwiseStage:
         """Training mode, but for the frozen parts and, where wanted, the batch norms."""

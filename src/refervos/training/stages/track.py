@@ -108,9 +108,9 @@ class TrackStage(PromptedStage):
     def _decode(self, features: FrameFeatures, memory: MemoryBank, batch: dict[str, Any], time: int) -> Decoded:
         conditioned = self.tracker.condition(features.top, memory.read(time))
         rough = batch["rough"][:, time]  # (R, S, S)
-        given = rough.flatten(1).any(1).reshape(-1, 1, 1, 1)
         dense = None
-        if bool(given.any()):  # seldom after the first frame
+        if batch["given"][time]:  # seldom after the first frame
+            given = rough.flatten(1).any(1).reshape(-1, 1, 1, 1)
             nothing = self.tracker.sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
             dense = torch.where(given, self.tracker.embed_mask(rough.unsqueeze(1).to(features.top.dtype)), nothing)
         sparse = self.tracker.embed_points(batch["points"][:, time], batch["labels"][:, time])

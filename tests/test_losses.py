@@ -1,0 +1,134 @@
+"""Losses under autocast: in float32 whatever the model computed in, and the same as without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from refervos.bench.subjects import HashedWords
+from refervos.samwise.cme import cme_loss
+from refervos.text.t5 import T5Config
+from refervos.trainable import ClipOutput
+from refervos.training.losses import dice_loss, frame_losses, mask_losses, sigmoid_focal_loss
+from refervos.training.stages.language import LanguageSettings, LanguageStage
+from refervos.training.stages.prompted import best_candidate
+from refervos.training.stages.recognition import GROUPS, RecognitionHead
+from refervos.training.stages.samwise import VideoSettings, VideoStage
+from scenes import micro_model
+
+HALF = torch.bfloat16
+
+
+@contextmanager
+def autocast() -> Iterator[None]:
+    with torch.autocast("cpu", dtype=HALF):
+        yield
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    """Logits as a model in half precision gives them."""
+    return (3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))).to(HALF)
+
+
+TRUTH = random(2, 3, 40, 50, seed=1) > 2
+TRUTH[0, 1] = False
+
+
+def all_of_frames(logits: Tensor) -> list[Tensor]:
+    losses = frame_losses(logits, logits[:, :, 0, 0], TRUTH, 12)
+    return [losses[name] for name in ("focal", "dice", "presence", "ious", "iou")]
+
+
+LOSSES: dict[str, Callable[[Tensor], list[Tensor]]] = {
+    "dice": lambda logits: [dice_loss(logits.flatten(1), TRUTH.flatten(1).to(logits.dtype), 2)],
+    "focal": lambda logits: [sigmoid_focal_loss(logits.flatten(1), TRUTH.flatten(1).to(logits.dtype), 2)],
+    "masks": lambda logits: list(mask_losses(logits, list(TRUTH))),
+    "masks, resized": lambda logits: list(mask_losses(logits[..., ::2, ::2], list(TRUTH))),
+    "masks, published": lambda logits: list(mask_losses(logits, list(TRUTH), published=True)),
+    "frames": all_of_frames,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_mask_losses_are_computed_in_float32(name: str) -> None:
+    half = random(2, 3, 40, 50).requires_grad_()
+    exact = half.detach().float().requires_grad_()
+    expected = LOSSES[name](exact)
+    with autocast():
+        found, again = LOSSES[name](half), LOSSES[name](exact)
+    for wanted, value, same in zip(expected, found, again, strict=True):
+        assert value.dtype == same.dtype == torch.float32
+        assert torch.equal(value, wanted)
+        assert torch.equal(same, wanted)
+    sum(found[:2]).backward()  # type: ignore[union-attr]
+    sum(expected[:2]).backward()  # type: ignore[union-attr]
+    assert half.grad is not None
+    assert exact.grad is not None
+    assert torch.equal(half.grad, exact.grad.to(HALF))
+
+
+def test_double_precision_stays() -> None:
+    assert all(loss.dtype == torch.float64 for loss in mask_losses(random(2, 3, 40, 50).double(), list(TRUTH)))
+
+
+def test_the_candidate_is_chosen_in_float32() -> None:
+    """Errors that half precision cannot tell apart: the second candidate is better by one pixel of many."""
+    truth = torch.zeros(1, 64, 64, dtype=torch.bool)
+    first = torch.full((64, 64), -4.0)
+    second = first.clone()
+    first[0, 0] = -3.0
+    with autocast():
+        assert best_candidate(torch.stack([first, second]).unsqueeze(0).to(HALF), truth).tolist() == [1]
+
+
+def test_cells_are_named_in_float32() -> None:
+    head = RecognitionHead(16)
+    names = torch.stack([torch.arange(900).reshape(1, 30, 30) % size for size in GROUPS], dim=-1)
+    answers: list[Tensor] = []
+    head.names.register_forward_hook(lambda module, given, answer: answers.append(answer))
+    with autocast():
+        found = head(random(1, 30, 30, 16).float(), names)
+    (answer,) = answers
+    assert answer.dtype == HALF  # as a linear layer under autocast gives them
+    head.names.register_forward_hook(lambda module, given, _: answer.float())
+    assert found.dtype == torch.float32
+    assert torch.equal(found, head(random(1, 30, 30, 16).float(), names))
+
+
+def test_words_are_guessed_in_float32() -> None:
+    shape = T5Config(width=32, head_width=8, heads=2, layers=1, feedforward=32)
+    stage = LanguageStage.build(LanguageSettings(kind="t5", t5=shape, vocabulary=300), {}, seed=1)
+    batch = stage.source().collate([stage.source().draw(0, index, (1, 0, 0)) for index in range(16)])
+    answers: list[Tensor] = []
+    for layer in (stage.guess, stage.summary):
+        layer.register_forward_hook(lambda module, given, answer: answers.append(answer))
+    with autocast():
+        found = stage(batch)
+    assert {answer.dtype for answer in answers} == {HALF}
+    left = iter(answers)
+    for layer in (stage.guess, stage.summary):
+        layer.register_forward_hook(lambda module, given, _: next(left).float())
+    expected = stage(batch)
+    for name in ("loss", "guess", "summary"):
+        assert found[name].dtype == torch.float32
+        assert torch.equal(found[name], expected[name]), name
+
+
+def test_decisions_of_the_cme_are_taught_in_float32() -> None:
+    model = micro_model()
+    model.tokenizer = HashedWords(100, start=(0,), end=(2,))
+    stage = VideoStage(VideoSettings(), model)
+    output: Any = ClipOutput(random(1, 1, 4, 4), None)
+    output.cme_logits = random(200, 2)
+    output.cme_labels = torch.arange(200) % 3 - 1
+    losses = {"loss": torch.zeros(())}
+    with autocast():
+        stage.add_losses(losses, output)
+    expected = cme_loss(output.cme_logits.float(), output.cme_labels)
+    assert losses["cme"].dtype == torch.float32
+    assert torch.equal(losses["cme"], expected)

@@ -1,0 +1,230 @@
+"""Worker processes that draw samples: what they are sent, how they start, and that they draw what one process draws."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import pickle
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from layouts import write_mevis
+from layouts_images import write_refcoco
+from refervos.frames import Placement, letterbox
+from refervos.loading import ASSETS, MINIATURE_FOLDER, load
+from refervos.sam2.config import Sam2Config
+from refervos.text.encoder import TextConfig
+from refervos.text.t5 import T5Config
+from refervos.training import sampler
+from refervos.training.sampler import ShareSampler, batches_of, start_method
+from refervos.training.stage import TRAIN, Key, SampleSource, Stage
+from refervos.training.stages.asked_clips import BenchmarkClips, BenchmarkSource
+from refervos.training.stages.language import LanguageSettings, LanguageStage
+from refervos.training.stages.refsam import RefSamSettings, RefSamStage
+from refervos.training.stages.sam import SamSettings, SamStage
+from refervos.training.stages.samwise import ImagesSettings, ImagesStage, VideoSettings, VideoStage
+from refervos.training.stages.track import TrackSettings, TrackStage
+from refsam_models import TINY
+from test_every_layout import WRITERS
+from test_trainer import assert_same_result, run, toy
+
+CPU = torch.device("cpu")
+KEY = (3, 0, TRAIN)
+
+
+def samwise() -> Any:
+    """The configuration and the folder of the miniature."""
+    return replace(load(device="cpu").config), {"model": MINIATURE_FOLDER}
+
+
+def refsam() -> Any:
+    return load("refsam-miniature", device="cpu").config, {"model": ASSETS / "refsam-miniature"}
+
+
+def track(data: Path) -> Stage:
+    shape = Sam2Config(image_size=128, hidden=64)
+    return TrackStage.build(TrackSettings(model=shape, frames=(2,), recognition=1.0), {}, 1)
+
+
+def sam(data: Path) -> Stage:
+    return SamStage.build(SamSettings(model=TINY.sam), {}, 1)
+
+
+def roberta(data: Path) -> Stage:
+    shape = TextConfig(width=128, heads=4, layers=4, feedforward=512, segment_ends=(1, 2, 3, 4))
+    return LanguageStage.build(LanguageSettings(model=shape), {}, 1)
+
+
+def t5(data: Path) -> Stage:
+    shape = T5Config(width=128, head_width=32, heads=4, layers=4, feedforward=512)
+    return LanguageStage.build(LanguageSettings(kind="t5", t5=shape), {}, 1)
+
+
+def images(data: Path) -> Stage:
+    model, init = samwise()
+    write_refcoco(data / "refer", "refcoco", ("train", "val"), "unc")
+    source = BenchmarkSource("refcoco", str(data / "refer"))
+    return ImagesStage.build(ImagesSettings(model=model, data=(source,), frames=(1,)), init, 1)
+
+
+def video(data: Path) -> Stage:
+    model, init = samwise()
+    write_mevis(data / "mevis", "train", videos=2, frames=9)
+    source = BenchmarkSource("mevis", str(data / "mevis"))
+    return VideoStage.build(VideoSettings(model=model, data=(source,), frames=(4,)), init, 1)
+
+
+def worlds(data: Path) -> Stage:
+    model, init = samwise()
+    return VideoStage.build(VideoSettings(model=model, frames=(2,)), init, 1)
+
+
+def refsam_clips(data: Path) -> Stage:
+    model, init = refsam()
+    return RefSamStage.build(RefSamSettings(model=model, frames=(2,)), init, 1)
+
+
+STAGES: dict[str, Callable[[Path], Stage]] = {
+    made.__name__: made for made in (track, sam, roberta, t5, images, video, worlds, refsam_clips)
+}
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stage]:
+    made = {name: make(tmp_path_factory.mktemp(name)) for name, make in STAGES.items()}
+    for stage in made.values():
+        stage.expect(2, 0)
+    return made
+
+
+@dataclass(frozen=True)
+class Square:
+    """Places frames as a model of this image size does."""
+
+    side: int
+
+    def place(self, frame_size: tuple[int, int]) -> Placement:
+        return letterbox(frame_size, self.side, self.side)
+
+
+class WeightsFound(pickle.Pickler):
+    """Pickles, and notes every parameter on the way."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.weights: list[tuple[int, ...]] = []
+
+    def reducer_override(self, thing: Any) -> Any:
+        if isinstance(thing, nn.Parameter):
+            self.weights.append(tuple(thing.shape))
+        return NotImplemented
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_workers_are_sent_no_weights(name: str, stages: dict[str, Stage]) -> None:
+    stage = stages[name]
+    loader = batches_of(stage.source(), KEY, ShareSampler(range(2), 2), workers=1, device=CPU)
+    file = io.BytesIO()
+    pickler = WeightsFound(file)
+    pickler.dump((loader.dataset, loader.collate_fn))  # what a process that is not forked is sent
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in stage.parameters())
+    assert pickler.weights == []
+    assert file.tell() < weights / 8, (file.tell(), weights)
+    dataset, collate = pickle.loads(file.getvalue())
+    again = collate([dataset[0, index] for index in range(2)])
+    assert same(again, collate([loader.dataset[0, index] for index in range(2)]))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_data_set_can_be_sent(name: str, tmp_path: Path) -> None:
+    split, write = WRITERS[name]
+    write(tmp_path)
+    source = BenchmarkSource(name, str(tmp_path), split)
+    clips = BenchmarkClips([source.open()], batch=2, stride=2, placement=Square(64).place)
+    drawn = clips.draw(0, 0, KEY, 2, 1)
+    again = pickle.loads(pickle.dumps(clips)).draw(0, 0, KEY, 2, 1)
+    assert same(vars(drawn), vars(again))
+
+
+@dataclass(frozen=True)
+class Together(SampleSource):
+    """All sources at once, so that one process can be asked for all."""
+
+    sources: Mapping[str, SampleSource]
+
+    def draw(self, step: int, index: int, key: Key) -> dict[str, Any]:
+        found = {name: source.draw(step, index, key) for name, source in self.sources.items()}
+        return found | {"process": multiprocessing.current_process().name}
+
+    def collate(self, samples: list[Any]) -> dict[str, Any]:
+        batch = {name: source.collate([sample[name] for sample in samples]) for name, source in self.sources.items()}
+        return batch | {"process": [sample["process"] for sample in samples]}
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two batches are the same, to the last bit."""
+    if isinstance(one, Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"] if sys.platform == "linux" else ["spawn"])
+def test_processes_of_their_own_draw_the_same(
+    method: str, stages: dict[str, Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Together({name: stage.source() for name, stage in stages.items()})
+    asked = ShareSampler(range(3, 5), 4, accumulate=2)
+    here = list(batches_of(source, KEY, asked, workers=0, device=CPU))
+    monkeypatch.setattr(sampler, "start_method", lambda device: method)
+    there = list(batches_of(source, KEY, asked, workers=1, device=CPU))
+    assert {name for batch in here for name in batch.pop("process")} == {"MainProcess"}
+    assert "MainProcess" not in {name for batch in there for name in batch.pop("process")}
+    assert len(here) == len(there) == 4
+    assert all(map(same, here, there))
+    assert not same(here[0], here[1])
+
+
+def test_training_with_processes_of_their_own_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "one", toy(steps=4, validate_every=2))
+    monkeypatch.setattr(sampler, "start_method", lambda device: "spawn")
+    run(tmp_path / "two", toy(steps=4, validate_every=2, workers=1))
+    assert_same_result(tmp_path / "one" / "toy", tmp_path / "two" / "toy")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has what is copied here")
+def test_what_is_copied_has_imported_what_draws(stages: dict[str, Stage], monkeypatch: pytest.MonkeyPatch) -> None:
+    preloaded: list[str] = []
+    server: Any = multiprocessing.get_context("forkserver")
+    monkeypatch.setattr(type(server), "set_forkserver_preload", lambda self, modules: preloaded.extend(modules))
+    for device in ("cpu", "cuda"):
+        batches_of(stages["sam"].source(), KEY, ShareSampler(range(1), 2), workers=1, device=torch.device(device))
+    assert preloaded == ["refervos.training.stages.prompted"]
+
+
+def test_processes_are_forked_only_where_no_gpu_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    found = [start_method(torch.device(name)) for name in ("cpu", "cuda:1", "xpu")]
+    assert found == ["fork", "forkserver", "forkserver"]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert start_method(CPU) == "forkserver"
+    for platform in ("darwin", "win32"):
+        monkeypatch.setattr(sys, "platform", platform)
+        assert {start_method(torch.device(name)) for name in ("cpu", "cuda", "mps")} == {"spawn"}
+
+
+def test_the_loader_starts_processes_that_way(stages: dict[str, Stage]) -> None:
+    for workers, method in ((1, start_method(CPU)), (0, None)):
+        loader = batches_of(stages["sam"].source(), KEY, ShareSampler(range(1), 2), workers=workers, device=CPU)
+        context = loader.multiprocessing_context
+        assert (None if context is None else context.get_start_method()) == method
