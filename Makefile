@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= out/gpu
+OPTIONS ?=
 
 .PHONY: install demo test slow lint format parity gpu gpu-wheels clean
 
@@ -40,7 +41,7 @@ parity: install
 
 # With the Python that has torch for the GPU, not with .venv: docs/speed.md tells how.
 gpu:
-	$(PYTHON) benchmarks/gpu.py --out $(OUT)
+	$(PYTHON) benchmarks/gpu.py --out $(OUT) $(OPTIONS)
 
 gpu-wheels:
 	$(PYTHON) benchmarks/on_gpu/wheels.py

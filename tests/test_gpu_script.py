@@ -144,7 +144,6 @@ def test_a_part_that_fails_sets_the_exit_code(
 ) -> None:
     broken = runner.Part("broken", "which the script has no function for", 20)
     monkeypatch.setattr(gpu, "PARTS", {broken: "nowhere", runner.Part("resize", "resizing", 60): "on_gpu.speed"})
-    monkeypatch.setattr(sys, "path", [*sys.path])
     options = argparse.Namespace(
         commit="1234", device="cpu", quick=True, minutes=5.0, parts=["broken", "resize"], out=tmp_path
     )

@@ -1,7 +1,7 @@
 """What a machine with a GPU but without a package registry lacks, brought along as wheels.
 
     python benchmarks/on_gpu/wheels.py              # where there is a registry: wheels for the other one, into wheels/
-    python benchmarks/on_gpu/wheels.py --install    # on the other one: what is missing, into build/gpu-packages
+    python benchmarks/on_gpu/wheels.py --install    # on the other one: what is missing, into build/
 
 ``benchmarks/gpu.py`` does the second by itself. What a machine has is left alone, torch above all.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 WHEELS = ROOT / "wheels"
-PACKAGES = ROOT / "build" / "gpu-packages"
+PACKAGES = ROOT / "build" / f"gpu-packages-{sys.version_info.major}.{sys.version_info.minor}"
 
 NEEDED = ("av", "pycocotools", "tqdm", "typer", "pyyaml", "pytest", "pytest-timeout")
 """What measuring and the tests import, besides torch, transformers and what these bring."""
