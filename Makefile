@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OUT ?= out/gpu
+OPTIONS ?=
 
-.PHONY: install demo test slow lint format parity clean
+.PHONY: install demo test slow lint format parity gpu gpu-wheels clean
 
 install: $(STAMP)
 
@@ -36,6 +38,13 @@ format: install
 
 parity: install
 	$(BIN)/python -m pytest -s -m "slow or not slow" tests/test_parity.py tests/test_parity_filmed.py
+
+# With the Python that has torch for the GPU, not with .venv: docs/speed.md tells how.
+gpu:
+	$(PYTHON) benchmarks/gpu.py --out $(OUT) $(OPTIONS)
+
+gpu-wheels:
+	$(PYTHON) benchmarks/on_gpu/wheels.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache demo_output

@@ -208,7 +208,8 @@ def follow_golden(
     for start, stop in clips:
         images = [torch.from_numpy(frame(t)).permute(2, 0, 1) for t in range(start, stop)]
         places = [model.placement((image.shape[1], image.shape[2])) for image in images]
-        pixels = torch.stack([place.place(image) for place, image in zip(places, images, strict=True)]).to(dtype)
+        pixels = torch.stack([place.place(image) for place, image in zip(places, images, strict=True)])
+        pixels = pixels.to(model.device, dtype)
         with Probe(model) as probe:
             predictions = list(model.segment_clip(pixels, [track], places))
         for t, recorded, prediction, place in zip(range(start, stop), probe.frames, predictions, places, strict=True):

@@ -1,0 +1,202 @@
+"""How fast it is on this device, what memory it takes, and where frames are best resized."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from on_gpu.context import Context, Values, clear_memory, table
+
+# Speed.
+
+LEAST_SECONDS = {False: 8.0, True: 40.0}
+"""No further case is begun when less is left; compiled ones take longer."""
+
+
+def speed(context: Context) -> Values:
+    """Time SAMWISE against transformers' SAM2 in one process: one sentence and several, online and clips, compiled."""
+    from refervos.bench.machine import this_machine
+    from refervos.bench.report import Report, as_json, floor_table, speed_table, stage_table
+
+    machine = this_machine()
+    results: dict[tuple[str, str], list[Any]] = {}
+    skipped: list[str] = []
+
+    def keep() -> Values:
+        values: Values = {"models": {}, "not run": skipped}
+        blocks = []
+        for (model, kind), found in results.items():
+            report = Report(f"benchmarks/gpu.py: {model}, {kind}", machine, found)
+            values["models"].setdefault(model, {})[kind] = json.loads(as_json(report))["results"]
+            if report.measured:
+                tables = [speed_table(report)] if kind == "speed" else [stage_table(report), floor_table(report)]
+                blocks += [f"{model}, {TABLES[kind]}:", *tables]
+            blocks += [f"- {model}, {each.case.label}: {each.reason}" for each in failures(found)]
+        blocks += [f"- {label}: not run, no time left" for label in skipped]
+        every = [each for found in results.values() for each in found]
+        broken = failures(every)
+        values["short"] = f"{len(every) - len(broken)} cases measured, {len(broken)} failed, {len(skipped)} not run"
+        values["failures"] = [f"{each.case.model}, {each.case.label}: {each.reason}" for each in broken]
+        values["markdown"] = "\n\n".join(blocks)
+        return context.keep(values)
+
+    values = keep()
+    for kind, case in speed_cases(context):
+        if context.left() < LEAST_SECONDS[case.compiled]:
+            skipped.append(f"{case.model}, {case.label}")
+        else:
+            results.setdefault((case.model, kind), []).append(measured(case, context))
+        values = keep()
+    if values["failures"]:
+        raise RuntimeError(f"{len(values['failures'])} cases failed, the first: {values['failures'][0]}")
+    return values
+
+
+TABLES = {"speed": "the stage clock left out", "stages": "where the time goes, eager, and how far from its floor"}
+
+
+def failures(results: Sequence[Any]) -> list[Any]:
+    """The cases that could not be measured."""
+    from refervos.bench.cases import Failure
+
+    return [result for result in results if isinstance(result, Failure)]
+
+
+def speed_cases(context: Context) -> Iterator[tuple[str, Any]]:
+    """What is timed, the most important first.
+
+    Yields:
+        Which table a case belongs to, and the case.
+    """
+    from refervos.bench.cases import PLAIN_SAM2, Case
+
+    models = ("miniature",) if context.quick else ("base-plus", "tiny")
+    asked = [(mode, count) for count in (1, 2 if context.quick else 8) for mode in ("online", "clip")]
+    once = asked[:1] if context.quick else asked
+
+    def case(model: str, mode: str, sentences: int = 1, **changes: Any) -> Case:
+        counts = {"frames": 2, "warm_up": 1} if context.quick else {"frames": 96, "warm_up": 32}
+        settings: Values = {"dtype": "bfloat16", "device": context.device, "stages": False, **counts, **changes}
+        return Case(model=model, mode=mode, sentences=sentences, threads=torch.get_num_threads(), **settings)
+
+    for model in models:
+        yield "speed", case(model, PLAIN_SAM2)
+        for mode, count in asked:
+            yield "speed", case(model, mode, count)
+    for model in models:
+        for mode, count in once:
+            # Quick in float32: many processors lack bfloat16, and the product of large matrices would take long.
+            few: Values = {"dtype": "float32"} if context.quick else {"frames": 24, "warm_up": 16}
+            yield "stages", case(model, mode, count, stages=True, flops=True, **few)
+        for mode, count in once:
+            yield "speed", case(model, mode, count, compiled=True)
+
+
+def measured(case: Any, context: Context) -> Any:
+    """Measure a case in this process, with the GPU's memory and the compiler as fresh as a process of its own."""
+    from refervos.bench.cases import Failure
+    from refervos.bench.measuring import measure
+
+    torch.compiler.reset()  # it compiles a function for a few shapes only, whichever model asks
+    clear_memory(context)
+    as_it_is = torch.compiler.set_stance("force_eager") if context.quick and case.compiled else nullcontext()
+    try:
+        with as_it_is:
+            return measure(case)
+    except Exception as error:
+        return Failure(case, " ".join(f"{type(error).__name__}: {error}".split())[:200])
+
+
+# Memory over many frames.
+
+GROWTH = 1.01
+"""How much higher the last frames' peak may be than the first ones'."""
+
+
+def memory(context: Context) -> Values:
+    """Run one session for 500 frames and watch the peak of each hundred."""
+    from refervos.bench.cases import Case
+    from refervos.bench.memory import resident_megabytes
+    from refervos.bench.subjects import draw_material, open_subject, portions
+
+    model, hundred = ("miniature", 4) if context.quick else ("base-plus", 100)
+    case = Case(model=model, mode="online", dtype="bfloat16", device=context.device, threads=torch.get_num_threads())
+    frames, prompts = draw_material(case)
+    subject = open_subject(case, prompts)
+    source = portions(frames, subject.portion)
+    peaks: list[float] = []
+    for _ in range(5):
+        clear_memory(context)
+        highest = 0.0
+        for _ in range(hundred):
+            subject.answer(next(source))
+            highest = max(highest, resident_megabytes() or 0.0)
+        peaks.append(torch.cuda.max_memory_allocated() / 1e6 if context.on_gpu else highest)
+    told = [f"{peak:.1f}" for peak in peaks]
+    what = f"{model}, {'GPU' if context.on_gpu else 'resident'} MB, peak of each {hundred} frames"
+    values = {
+        "model": model,
+        "megabytes": peaks,
+        "short": f"{what}: {told[0]} first, {told[-1]} last",
+        "markdown": table([what, "1st", "2nd", "3rd", "4th", "5th"], [["", *told]]),
+    }
+    context.keep(values)
+    # What a process has resident tells little over so few frames; benchmarks/soak.py watches it for long enough.
+    if context.on_gpu and not flat(peaks):
+        raise AssertionError(f"memory grows: {values['short']}")
+    return values
+
+
+def flat(peaks: Sequence[float]) -> bool:
+    """Whether the last peak is about as high as the first."""
+    return peaks[-1] <= GROWTH * peaks[0]
+
+
+# Resizing.
+
+
+def resize(context: Context) -> Values:
+    """Time bringing a frame to the model's size before the upload, and after it."""
+    import numpy as np
+
+    from refervos.frames import as_rgb, letterbox
+    from refervos.samwise.config import SAMWISE_PRESETS
+
+    config = SAMWISE_PRESETS["base-plus"]
+    rng = np.random.default_rng(0)
+    values: Values = {"frames": {}}
+    rows = []
+    for height, width in ((480, 854), (1080, 1920)):
+        placement = letterbox((height, width), config.sam2.image_size, config.short_side)
+        frame = as_rgb(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        ways: dict[str, Callable[[], torch.Tensor]] = {
+            "before": lambda p=placement, f=frame: p.place(f).to(context.device),  # type: ignore[misc]
+            "after": lambda p=placement, f=frame: p.place(f.to(context.device)),  # type: ignore[misc]
+        }
+        taken = {name: milliseconds(way, context) for name, way in ways.items()}
+        off = float((ways["before"]() - ways["after"]()).abs().max())
+        faster = min(taken, key=lambda name: taken[name])
+        values["frames"][f"{width}x{height}"] = {**taken, "faster": faster, "largest difference": off}
+        rows.append([f"{width} x {height}", f"{taken['before']:.2f}", f"{taken['after']:.2f}", faster, f"{off:.1e}"])
+    columns = ["frame", "ms, resized before the upload", "ms, after it", "faster", "largest difference"]
+    values["short"] = "; ".join(f"{size}: {found['faster']} the upload" for size, found in values["frames"].items())
+    values["markdown"] = table(columns, rows)
+    return context.keep(values)
+
+
+def milliseconds(way: Callable[[], torch.Tensor], context: Context) -> float:
+    """Median time of a call, waiting for the device."""
+    taken = []
+    for _ in range(3 if context.quick else 55):
+        begun = time.perf_counter()
+        way()
+        if context.on_gpu:
+            torch.cuda.synchronize()
+        taken.append(1000 * (time.perf_counter() - begun))
+    return statistics.median(taken[1 if context.quick else 5 :])  # the first ones are not warm
