@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import golden
+from imitated_device import DEVICE, Imitation, imitation
 from refervos.samwise.checkpoints import load_official
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
@@ -82,3 +83,35 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+DEVICES = ("imitated", "cuda", "mps")
+"""Where the tests that take a ``device`` run, unless they say otherwise; those that the machine lacks are skipped."""
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Each device in turn; ``imitated`` stands in for an accelerator where there is none (see ``imitated_device``)."""
+    if request.param == "imitated":
+        with imitation():
+            yield DEVICE
+        return
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    if request.param == "mps" and not torch.backends.mps.is_available():
+        pytest.skip("no MPS device")
+    if request.param != "cuda":
+        yield torch.device(request.param)
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False  # plain float32, so that only the order of summation differs
+    yield torch.device("cuda", 0)
+    matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+@pytest.fixture
+def imitated() -> Iterator[Imitation]:
+    """The imitated device alone, which tells what is fetched back from it."""
+    with imitation() as found:
+        yield found

@@ -1,0 +1,312 @@
+"""A frame's work on an accelerator that is not there: nothing mixes devices, nothing waits for an answer in between.
+
+On the imitated device (see ``imitated_device``, which also says why it is not torch's ``FakeTensorMode``) whole
+sessions run with their values and all decisions. What is seen: tensors of two devices in one operation, operations on
+integers for which CUDA has no kernel, and every place in which the CPU has to wait for a result. What is not seen: the
+kernels themselves, their rounding, their speed, and shapes or types that only they refuse; for those
+``test_devices.py`` must run on a machine that has the device.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from device_models import (
+    MINIATURES,
+    SENTENCES,
+    SIZE,
+    circle,
+    devices_of,
+    packaged,
+    packaged_on,
+    placed,
+    sam2_model,
+    shapes,
+)
+from imitated_device import DEVICE, Imitation
+from refervos.frames import Placement, as_rgb, letterbox
+from refervos.prompts import Prompt
+from refervos.refsam.placement import place_for_sam
+from refervos.samwise.model import Samwise
+from refervos.segmenter import Segmenter
+from refervos.session import Session
+from scenes import CAPTION, SHORT_CAPTION, micro_model
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _prepared(one_thread: None) -> None:
+    """Small models compute soonest in one thread, and are built soonest before the imitation."""
+    for name in MINIATURES:
+        packaged(name)
+    packaged("miniature", time="clip", memory_policy="gated", cme_window=2)
+    sam2_model(torch.float32)
+
+
+# The imitation itself: it refuses what CUDA refuses and sees what CUDA waits for.
+
+
+def test_it_carries_values(imitated: Imitation) -> None:
+    numbers = torch.tensor([[1.0, 2.0], [3.0, 4.0]], device=DEVICE)
+    assert numbers.device == DEVICE
+    assert (numbers @ numbers)[[1, 0], 1:].cpu().tolist() == [[22.0], [10.0]]
+    numbers[0] = numbers[1] * 2
+    moved = torch.nn.Linear(2, 1, bias=False).to(DEVICE)
+    assert {parameter.device for parameter in moved.parameters()} == {DEVICE}
+    moved(numbers).sum().backward()
+    assert moved.weight.grad is not None
+    assert moved.weight.grad.tolist() == [[9.0, 12.0]]
+    with torch.inference_mode():
+        attended = F.scaled_dot_product_attention(numbers[None, None], numbers[None, None], numbers[None, None])
+        assert attended.to(numbers).device == DEVICE
+
+
+MIXTURES: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "add": lambda here, there: here + there,
+    "cat": lambda here, there: torch.cat([here, there]),
+    "stack of numbers": lambda here, there: torch.stack([here[0], there[0]]),
+    "where": lambda here, there: torch.where(here > 0, here, there),
+    "linear": lambda here, there: F.linear(here, torch.ones(2, 3)),
+    "indices on the device": lambda here, there: there[torch.tensor([0], device=DEVICE)],
+    "number on the device": lambda here, there: here[0] * there,
+    "in place": lambda here, there: there.add_(here),
+}
+
+
+@pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES)
+def test_it_refuses_to_mix_devices(mixture: Callable[[Tensor, Tensor], object], imitated: Imitation) -> None:
+    here, there = torch.ones(3, device=DEVICE), torch.ones(3)
+    with pytest.raises(RuntimeError, match="same device"):
+        mixture(here, there)
+
+
+def test_it_allows_what_cuda_allows(imitated: Imitation) -> None:
+    """Numbers of the CPU, indices on the CPU, copies either way."""
+    here, there = torch.ones(3, device=DEVICE), torch.ones(3)
+    assert (here * torch.tensor(2.0)).device == DEVICE
+    assert here[torch.tensor([0, 2])].shape == (2,)
+    here[1:] = there[1:]
+    assert there.copy_(here).device.type == "cpu"
+
+
+def test_it_refuses_types_without_a_kernel(imitated: Imitation) -> None:
+    image = torch.zeros(1, 3, 8, 8, dtype=torch.uint8, device=DEVICE)
+    with pytest.raises(NotImplementedError, match=r"_upsample_bilinear2d_aa.*uint8"):
+        F.interpolate(image, size=(4, 4), mode="bilinear", antialias=True)
+    F.interpolate(image.float(), size=(4, 4), mode="bilinear", antialias=True)
+    F.interpolate(image.cpu(), size=(4, 4), mode="bilinear", antialias=True)
+    with pytest.raises(NotImplementedError, match="mm"):
+        torch.ones(2, 2, dtype=torch.long, device=DEVICE) @ torch.ones(2, 2, dtype=torch.long, device=DEVICE)
+    with pytest.raises(RuntimeError, match="for generator but found 'cpu'"):
+        torch.rand(3, device=DEVICE, generator=torch.Generator())
+
+
+def test_it_sees_what_is_waited_for(imitated: Imitation) -> None:
+    here = torch.arange(4.0, device=DEVICE)
+    assert imitated.reads == []  # to the device is no wait
+    waits: dict[str, Any] = {
+        "bool": lambda: bool(here.sum() > 0),
+        "number": lambda: here[0].item(),
+        "list": lambda: here.tolist(),
+        "array": lambda: here.cpu().numpy(),
+        "copy": lambda: torch.zeros(4).copy_(here),
+        "mask": lambda: here[here > 1],
+        "assigned by mask": lambda: here.index_put_((here > 1,), torch.zeros((), device=DEVICE)),
+        "nonzero": lambda: here.nonzero(),
+        "repeat": lambda: here.repeat_interleave(torch.ones(4, dtype=torch.long, device=DEVICE)),
+        "equal": lambda: torch.equal(here, here),
+    }
+    for name, wait in waits.items():
+        imitated.reads.clear()
+        wait()
+        assert len(imitated.reads) == 1, name
+        assert imitated.reads[0].where.startswith("test_fake_cuda.py:"), imitated.reads
+    imitated.reads.clear()
+    for free in (lambda: here[[0, 2]], lambda: here[1:], lambda: torch.where(here > 1, here, 0), lambda: here.max(0)):
+        free()
+    assert imitated.reads == []
+
+
+# Frames in, masks out.
+
+
+FRAMES: dict[str, Any] = {
+    "colour": shapes(1)[0],
+    "gray": shapes(1)[0][..., 0],
+    "read backwards": shapes(1)[0][::-1, ::-1],
+    "tensor": torch.from_numpy(shapes(1)[0]),
+}
+
+PLACEMENTS = {
+    "letterbox": letterbox(SIZE, 64, 60),
+    "enlarged": letterbox(SIZE, 256, 250),
+    "same size": Placement(SIZE, SIZE, 128),
+    "detour": place_for_sam(SIZE, 64, first_short_side=80),
+}
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS.values(), ids=PLACEMENTS)
+@pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
+def test_a_frame_is_placed(frame: Any, placement: Placement, imitated: Imitation) -> None:
+    """On any device, within a grey level of what the CPU makes of it (two where it is resized twice)."""
+    image = as_rgb(frame)
+    pixels = placement.place(image.to(DEVICE))
+    assert pixels.device == DEVICE
+    assert imitated.reads == []
+    levels = 2 if placement.first else 1
+    difference = (pixels.cpu() - placement.place(image)).abs().max()
+    assert float(difference) <= levels / 255 / 0.224 + 1e-5
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS.values(), ids=PLACEMENTS)
+def test_logits_are_restored(placement: Placement, imitated: Imitation) -> None:
+    logits = torch.linspace(-3, 3, 2 * 32 * 32).reshape(2, 32, 32)
+    restored = placement.restore(logits.to(DEVICE))
+    assert restored.device == DEVICE
+    assert imitated.reads == []
+    torch.testing.assert_close(restored.cpu(), placement.restore(logits))
+
+
+# A frame's work.
+
+
+@contextmanager
+def waiting_at_most(imitated: Imitation, times: int) -> Iterator[None]:
+    """Fail where the CPU waits for the device more often."""
+    before = len(imitated.reads)
+    yield
+    waits = imitated.reads[before:]
+    assert len(waits) <= times, Counter((read.operation, read.where) for read in waits)
+
+
+def follow(model: Segmenter[Any], tracks: Sequence[Any], count: int, imitated: Imitation, waits: int) -> list[Tensor]:
+    """Follow tracks through frames one by one; returns where each frame switched, (N,) each."""
+    pixels = placed(model, shapes(count))
+    switched = []
+    for time in range(count):
+        with waiting_at_most(imitated, waits):
+            (prediction,) = model.segment_clip(pixels[time : time + 1], tracks, [model.placement(SIZE)])
+        for tensor in (prediction.mask_logits, prediction.switched, prediction.score):
+            assert tensor is None or tensor.device == DEVICE
+        switched.append(prediction.switched.cpu())
+    return switched
+
+
+POLICIES = ("published", "gated", "switch")
+
+
+def deciding(policy: str, *, switch: bool) -> tuple[Any, list[Any]]:
+    """A model whose CME looks at the fourth frame, and always or never wants to switch; and three sentences."""
+    model = micro_model(time="online", memory_policy=policy, cme_window=2)
+    with torch.no_grad():
+        model.cme.head.bias.copy_(torch.tensor([0.0, 100.0] if switch else [100.0, 0.0]))
+    tracks = [model.begin_tokens(caption) for caption in (CAPTION, SHORT_CAPTION, [0, 50, 51, 2])]
+    return model.to(DEVICE), tracks
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_frame_of_samwise_waits_for_one_decision(policy: str, imitated: Imitation) -> None:
+    """Whether to switch, and whether to remember: for all sentences at once, not one by one."""
+    model, tracks = deciding(policy, switch=False)
+    switched = follow(model, tracks, 4, imitated, waits=1)
+    assert not any(frame.any() for frame in switched)
+    assert model.due(tracks[0])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_switch_waits_for_the_other_answer_too(policy: str, imitated: Imitation) -> None:
+    """What the frame shows without memory is computed after the decision, and there must be an object in it."""
+    model, tracks = deciding(policy, switch=True)
+    switched = follow(model, tracks, 4, imitated, waits=2)
+    assert switched[-1].any()
+
+
+def test_verbs_are_not_looked_for_on_the_device(imitated: Imitation) -> None:
+    """Which tokens tell motion is known before any frame."""
+    model = micro_model(motion_prompt=True, time="online").to(DEVICE)
+    marks = [False, True, True] + [False] * (len(CAPTION) - 3)
+    tracks = [model.begin_tokens(CAPTION, marks), model.begin_tokens(SHORT_CAPTION)]
+    follow(model, tracks, 2, imitated, waits=1)
+
+
+def test_clips_wait_once_a_frame(imitated: Imitation) -> None:
+    model = packaged_on(DEVICE, "miniature", time="clip", memory_policy="gated", cme_window=2)
+    tracks = [model.begin(Prompt(sentence)) for sentence in SENTENCES]
+    pixels = placed(model, shapes(4))
+    with waiting_at_most(imitated, 4):
+        predictions = list(model.segment_clip(pixels, tracks, [model.placement(SIZE)] * 4))
+    assert {prediction.mask_logits.device for prediction in predictions} == {DEVICE}
+
+
+def test_a_frame_of_refsam_waits_for_nothing(imitated: Imitation) -> None:
+    model = packaged_on(DEVICE, "refsam-miniature")
+    follow(model, [model.begin(Prompt(sentence)) for sentence in SENTENCES], 2, imitated, waits=0)
+
+
+def test_a_frame_of_sam2_waits_for_nothing(imitated: Imitation) -> None:
+    """Clicks, a box and a mask on the first frame, then memory alone; a correction asks whether the object changed."""
+    model = sam2_model(torch.float32).to(DEVICE)
+    prompts = [
+        Prompt(points=[(30, 45)]),
+        Prompt(points=[(30, 45), (5, 5)], labels=[1, 0]),
+        Prompt(box=(85, 58, 115, 88), points=[(100, 70)]),
+        Prompt(mask=circle(0)),
+    ]
+    tracks = [model.begin(prompt) for prompt in prompts]
+    follow(model, tracks, 3, imitated, waits=0)
+    for prompt in (prompts[0], Prompt(mask=circle(2))):
+        with waiting_at_most(imitated, 1):
+            assert model.correct(tracks[0], prompt, model.placement(SIZE)).mask_logits.device == DEVICE
+
+
+# State on disk.
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_what_is_asked_of_a_restored_session_lies_where_the_rest_does(
+    name: str, tmp_path: Path, imitated: Imitation
+) -> None:
+    """Sentences that were saved and those that are new go through the model together, and nothing is fetched back."""
+    model = packaged_on(DEVICE, name)
+    session = model.open(list(SENTENCES))
+    session.step(shapes(1)[0])
+    fresh = devices_of(session)
+    session.save(tmp_path / "session")
+    for change in (
+        lambda restored: restored.add("the circle"),
+        lambda restored: restored.rename(0, "the square"),
+        lambda restored: restored.rename(1, "the square"),
+    ):
+        restored = model.restore(tmp_path / "session")
+        change(restored)
+        assert sentences_of(restored) == sentences_of(session), "sentences lie on different devices"
+        assert devices_of(restored) == fresh
+        tracks = [track.state for track in restored._tracks.values()]
+        with waiting_at_most(imitated, 1):
+            list(model.segment_clip(placed(model, shapes(1)), tracks, [model.placement(SIZE)]))
+
+
+def sentences_of(session: Session) -> set[torch.device]:
+    """Where what was read of a session's sentences is."""
+    states = [track.state for track in session._tracks.values()]
+    names = ("ids", "verbs", "words", "sentence")
+    return {getattr(state, name).device for state in states for name in names if hasattr(state, name)}
+
+
+def test_a_samwise_is_whole_on_its_device(imitated: Imitation) -> None:
+    """No tensor stays behind when a model is moved, also none that is no parameter."""
+    model = micro_model(motion_prompt=True).to(DEVICE)
+    assert isinstance(model, Samwise)
+    for module in model.modules():
+        for name, value in vars(module).items():
+            assert not isinstance(value, Tensor) or value.device == DEVICE, f"{type(module).__name__}.{name}"
+    assert np.isfinite(model.tracker.sine_top.cpu().numpy()).all()
