@@ -56,7 +56,8 @@ def step(make: Callable[[], Stage], dtype: torch.dtype | None) -> dict[str, floa
     torch.manual_seed(0)
     stage = make().train()
     stage.expect(1, 0)
-    batch = stage.collate([stage.draw(0, 0, (1, 0, TRAIN))])
+    source = stage.source()
+    batch = source.collate([source.draw(0, 0, (1, 0, TRAIN))])
     learning = [parameter for parameter in stage.parameters() if parameter.requires_grad]
 
     def loss() -> torch.Tensor:

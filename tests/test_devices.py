@@ -368,7 +368,8 @@ def one_step(plan: Plan, device: torch.device, dtype: torch.dtype | None = None)
     """The losses of a batch and the length of their gradient; a step of the optimiser must change what learns."""
     stage = stage_of(plan).to(device).train()
     without_dropout(stage)
-    batch = stage.collate([stage.draw(0, index, (1, plan.number, TRAIN)) for index in range(2)])
+    source = stage.source()
+    batch = source.collate([source.draw(0, index, (1, plan.number, TRAIN)) for index in range(2)])
     optimiser = optimiser_for(stage, lr=1e-3)
     with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
         losses = stage(moved(batch, device))

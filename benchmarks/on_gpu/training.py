@@ -172,6 +172,8 @@ def published_stage(recipe: Any, context: Context) -> Any:
 
 def random_batch(stage: Any, clips: int) -> Any:
     """A batch of random clips of the stage's length, each with a box as the true mask, on the CPU."""
+    from refervos.training.stages.referring import ReferringSource
+
     settings, model = stage.settings, stage.model
     frames, side = max(settings.frames), model.image_size
     height, width = model.placement(FRAME).resized
@@ -186,4 +188,5 @@ def random_batch(stage: Any, clips: int) -> Any:
         "families": ["random"] * settings.sentences,
         "chunk": None,
     }
-    return stage.collate([{**sample, "pixels": torch.randn(frames, 3, side, side)} for _ in range(clips)])
+    source = ReferringSource(settings, {}, model)
+    return source.collate([{**sample, "pixels": torch.randn(frames, 3, side, side)} for _ in range(clips)])
