@@ -72,8 +72,9 @@ class Placement:
     def place(self, frame: Tensor, device: torch.device | None = None) -> Tensor:
         """Resize, normalise and pad a frame.
 
-        The resize is bilinear with antialiasing on bytes, within one grey level of Pillow's (the released code's). It
-        runs where the frame is: of a frame in main memory only the resized bytes go to the device.
+        The resize is bilinear with antialiasing, within one grey level of Pillow's (the released code's). It runs on
+        the CPU, on bytes, and only what is resized goes to the device; but for a CUDA device, which resizes in floats
+        and is much faster at that (an H200: 0.4 ms for 854 x 480 where 16 cores took 8.2).
 
         Args:
             frame: uint8 (3, H, W).
@@ -82,10 +83,13 @@ class Placement:
         Returns:
             float32 (3, S, S).
         """
+        device = frame.device if device is None else device
+        if device.type == "cuda":
+            frame = _upload(frame, device)
         for size in (self.first, self.resized):
             if size is not None and size != tuple(frame.shape[1:]):
                 frame = _resize(frame, size)
-        pixels = _upload(frame, frame.device if device is None else device).float() / 255
+        pixels = _upload(frame, device).float() / 255
         for channel, mean, std in zip(pixels, IMAGE_MEAN, IMAGE_STD, strict=True):
             channel.sub_(mean).div_(std)
         height, width = self.resized
@@ -156,7 +160,7 @@ def _widest_first(tensors: Sequence[Tensor]) -> list[int]:
 
 
 def _resize(frame: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize a uint8 frame (3, H, W); only the CPU has a kernel for bytes, so elsewhere it is done in floats."""
+    """Resize a uint8 frame (3, H, W); only the CPU has a kernel for bytes, elsewhere it is done in floats."""
     if frame.device.type == "cpu":
         return F.interpolate(frame.unsqueeze(0), size=size, mode="bilinear", antialias=True)[0]
     resized = F.interpolate(frame.float().unsqueeze(0), size=size, mode="bilinear", antialias=True)[0]

@@ -12,13 +12,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+import refervos
 from refervos.data.sample import Sample
 from refervos.errors import EvaluationError, PromptError
 from refervos.evaluation.answers import ChunkAnswer, answer_video
@@ -107,7 +107,7 @@ class Request:
             "dtype": self.dtype,
             **({} if config is None else _flat(dataclasses.asdict(config))),
             "weights": weights_digest(model) if isinstance(model, torch.nn.Module) else model.fingerprint(),
-            "version": version("refervos"),
+            "version": refervos.__version__,
         }
 
 

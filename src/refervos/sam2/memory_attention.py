@@ -59,11 +59,12 @@ class RotaryAttention(nn.Module):
         self.k_proj = nn.Linear(memory_width, width)
         self.v_proj = nn.Linear(memory_width, width)
         self.o_proj = nn.Linear(width, width)
+        self.dropout_p = DROPOUT
         self.derived = Derived()
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend with what is projected and rotated already, (N, ., C) each."""
-        dropout = DROPOUT if self.training else 0.0
+        dropout = self.dropout_p if self.training else 0.0
         return attend(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), dropout=dropout).squeeze(1)
 
     def paired(self, x: Tensor, *projections: nn.Linear) -> Tensor:

@@ -91,6 +91,7 @@ class SelfAttention(nn.Module):
         self.query = nn.Linear(config.width, config.width)
         self.key = nn.Linear(config.width, config.width)
         self.value = nn.Linear(config.width, config.width)
+        self.dropout_p = DROPOUT
 
     def forward(self, states: Tensor, keep: Tensor) -> Tensor:
         """Attend: states (N, L, width), bool (N, L) where there is a token; returns (N, L, width)."""
@@ -98,7 +99,7 @@ class SelfAttention(nn.Module):
             linear(states, layer).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, L, width / heads)
             for layer in (self.query, self.key, self.value)
         )
-        dropout = DROPOUT if self.training else 0.0
+        dropout = self.dropout_p if self.training else 0.0
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=keep[:, None, None], dropout_p=dropout)
         return attended.transpose(1, 2).flatten(2)
 
