@@ -32,9 +32,9 @@ from on_gpu.wheels import PACKAGES, install_missing
 PARTS = {
     Part("twins", "tests that exist for each device", 120): "on_gpu.checks",
     Part("parity", "goldens in float32, bfloat16 against float32", 60): "on_gpu.checks",
-    Part("speed", "SAMWISE against plain SAM2, by stage, compiled", 165): "on_gpu.speed",
-    Part("memory", "peak over 500 frames", 30): "on_gpu.speed",
-    Part("training", "one step of each published recipe", 80): "on_gpu.training",
+    Part("speed", "SAMWISE against plain SAM2, by stage, compiled", 160): "on_gpu.speed",
+    Part("memory", "peak over 500 frames", 60): "on_gpu.speed",
+    Part("training", "one step of each published recipe", 60): "on_gpu.training",
     Part("resize", "frames resized before or after the upload", 15): "on_gpu.speed",
 }
 """The parts, the most important first, each with the seconds kept for it and the module that has its function."""

@@ -1,4 +1,4 @@
-"""Compile the stages of a model in which time goes: ``torch.compile`` with static shapes."""
+"""Make the stages of a model faster in which time goes: CUDA graphs on a GPU, ``torch.compile`` elsewhere."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from refervos.cuda_graphs import Recorded
 from refervos.errors import ConfigError
 
 
@@ -21,11 +22,14 @@ class Stage:
         method: Its name.
         recurs: Tells from the method's arguments whether calls with these shapes come again and again, default always.
             Others run as they are: compiling each of them would take longer than it could save.
+        launches_only: Whether it takes many launches and little arithmetic, so that recording it pays and compiling
+            does not.
     """
 
     owner: nn.Module
     method: str
     recurs: Callable[..., bool] | None = None
+    launches_only: bool = False
 
 
 class Compilable(Protocol):
@@ -42,11 +46,12 @@ class Compilable(Protocol):
 
 
 def compile_stages(model: Compilable) -> None:
-    """Compile the stages of this model.
+    """Compile the stages of this model, or on a CUDA device have them recorded as CUDA graphs.
 
-    Nothing is compiled yet: the first clips do that, once for every number of frames and sentences, which takes seconds
-    to minutes. Shapes that turn up after torch's limit (8 for each method) run as if not compiled. Weights, their names
-    and what is saved stay as they are; a model that is compiled already stays so.
+    Nothing is compiled yet: the first clips do that, once for every number of frames and sentences. ``torch.compile``
+    takes seconds to minutes, recording well under a second. Shapes
+    that turn up after a limit (8 or ``cuda_graphs.SHAPES`` for each method) run as they are. Weights, their names and
+    what is saved stay as they are, and must not be changed any more; a model that is compiled already stays so.
 
     Args:
         model: In evaluation mode and on its device.
@@ -57,23 +62,19 @@ def compile_stages(model: Compilable) -> None:
     stages = model.stages_to_compile()
     if not stages:
         raise ConfigError(f"{type(model).__name__} has no stages to compile; load it without compiling.")
+    pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
     for stage in stages:
         if stage.method in vars(stage.owner):
             continue
         eager = getattr(stage.owner, stage.method)
-        compiled = torch.compile(eager, **settings(model.device))
+        if pool is not None:
+            setattr(stage.owner, stage.method, Recorded(eager, pool))
+            continue
+        if stage.launches_only:
+            continue
+        compiled = torch.compile(eager, dynamic=False)
         guarded = compiled if stage.recurs is None else where_shapes_recur(stage.recurs, eager, compiled)
         setattr(stage.owner, stage.method, guarded)
-
-
-def settings(device: torch.device) -> dict[str, Any]:
-    """What ``torch.compile`` is told on a device.
-
-    CUDA graphs are left out: they hand out the same memory with every call, and memory maps must outlive that.
-    """
-    if device.type == "cuda":
-        return {"dynamic": False, "mode": "max-autotune-no-cudagraphs"}
-    return {"dynamic": False}
 
 
 def where_shapes_recur(

@@ -17,6 +17,9 @@ from refervos.errors import FrameError
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 
+CUDA_SHRINKING = 32.0
+"""CUDA resizes frames up to this many times as long as wanted; its kernel refuses what is about 94 times as long."""
+
 RESTORED_AT_ONCE = 256 * 2**20
 """Bytes of mask logits at the frame's size that exist at once where only masks are wanted."""
 
@@ -84,7 +87,10 @@ class Placement:
             float32 (3, S, S).
         """
         device = frame.device if device is None else device
-        if device.type == "cuda":
+        shrinking = max(
+            before / after for before, after in zip(frame.shape[1:], self.first or self.resized, strict=True)
+        )
+        if device.type == "cuda" and shrinking <= CUDA_SHRINKING:
             frame = _upload(frame, device)
         for size in (self.first, self.resized):
             if size is not None and size != tuple(frame.shape[1:]):

@@ -161,7 +161,8 @@ def random_model(family: Family, case: Case) -> Any:
     """A case's preset with random weights, on the case's device."""
     torch.manual_seed(0)
     config = family.for_case(family.presets[case.model], case)
-    model = family.build(config, HashedWords(config.text.vocabulary, family.start, family.end))
+    with torch.device(case.device):  # a GPU draws so many numbers in no time
+        model = family.build(config, HashedWords(config.text.vocabulary, family.start, family.end))
     return model.compute_in(getattr(torch, case.dtype)).to(case.device).eval()
 
 

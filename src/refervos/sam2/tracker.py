@@ -148,9 +148,14 @@ class Sam2Tracker(nn.Module):
             return len(remembered) >= maps and tokens.shape[1] >= pointers
 
         return (
+            Stage(self, "embed_patches", launches_only=True),
             Stage(self, "encode_stage"),
+            Stage(self, "fine_level", launches_only=True),
+            Stage(self, "coarse_levels", launches_only=True),
             Stage(self, "attend_to_memory", recurs=memory_is_full),
             Stage(self, "decode"),
+            Stage(self, "early_token", launches_only=True),
+            Stage(self, "pointer", launches_only=True),
             Stage(self, "remember"),
         )
 

@@ -358,8 +358,14 @@ class Samwise(SamwiseStreamer, TrainableModel):
     # What it is.
 
     def stages_to_compile(self) -> Sequence[Stage]:
-        """Those of the tracker."""
-        return self.tracker.stages_to_compile()
+        """Those of the tracker, and where a GPU would wait for launches: text layers, adapters and small heads."""
+        small = [*self.adapters, self.text_prompt, self.motion_prompt, self.cme]
+        return (
+            *self.tracker.stages_to_compile(),
+            Stage(self.text, "embed", launches_only=True),
+            Stage(self.text, "run_segment", launches_only=True),
+            *(Stage(part, "forward", launches_only=True) for part in small if part is not None),
+        )
 
     def describe(self) -> dict[str, Any]:
         """Parts and parameter counts."""
