@@ -64,6 +64,17 @@ def test_neither_layout_nor_place_in_memory_matters() -> None:
     assert checksum(odd) == checksum(images)
 
 
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_gpu_comes_to_the_same(dtype: torch.dtype) -> None:
+    device = torch.accelerator.current_accelerator()
+    if dtype == torch.float64 and device is not None and device.type == "mps":
+        pytest.skip("it has no float64")
+    for shape in ((), (3, 5), (1001, 999)):
+        tensor = some(dtype, *shape)
+        assert checksum(tensor.to(device)) == checksum(tensor)
+
+
 @pytest.mark.parametrize("dtype", TYPES)
 def test_every_bit_counts(dtype: torch.dtype) -> None:
     tensor = some(dtype, 3, 3)

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from host_reads import HostReads
 from refervos.errors import TrainingError
+from refervos.text.t5 import T5Config
 from refervos.training import trainer
 from refervos.training.devices import device_name, read_back
 from refervos.training.losses import visible
+from refervos.training.stages.language import LanguageSettings, LanguageStage
 from refervos.training.stages.questions import AskedShares
 from refervos.training.stages.referring import NO_TARGET, ReferringStage
 from refervos.training.stages.refsam import RefSamSettings, RefSamStage
@@ -104,6 +106,17 @@ def test_nobody_asks_the_device_whether_masks_are_given() -> None:
         everywhere = stage.answer({**batch, "given": [True] * 3}).mask_logits
     assert reads.sizes == []
     torch.testing.assert_close(found, everywhere)
+
+
+def test_a_step_of_language_does_not_bring_its_words_to_the_device() -> None:
+    shape = T5Config(width=32, head_width=8, heads=2, layers=1, feedforward=32)
+    stage = LanguageStage.build(LanguageSettings(kind="t5", t5=shape, vocabulary=300), {}, seed=1)
+    source = stage.source()
+    batch = source.collate([source.draw(0, index, (1, 0, 0)) for index in range(4)])
+    with HostReads() as reads:
+        stage(batch)
+    assert len(stage.words) not in reads.moved
+    assert not [name for name in stage.state_dict() if "word" in name]  # checkpoints need not hold it
 
 
 def test_what_is_read_back_is_what_was_there() -> None:

@@ -31,7 +31,7 @@ app = typer.Typer(
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="Model folder, SAM2 checkpoint, hub id, 'miniature' or 'refsam-miniature'.")
 ]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default a GPU when there is one.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default a GPU when there is one.")]
 
 
 class Output(StrEnum):

@@ -34,7 +34,9 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Processor threads; default those that torch would take.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default a GPU when there is one.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default a GPU when there is one.")
+    ] = None,
     stages: Annotated[bool, typer.Option("--stages/--no-stages", help="Whether stages are timed.")] = True,
     flops: Annotated[bool, typer.Option("--flops", help="Count operations and compare with the peak.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for everything measured.")] = None,

@@ -48,7 +48,9 @@ def evaluate(
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that share the videos; each loads the model, on all GPUs in turn.")
     ] = 1,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default a GPU when there is one.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default a GPU when there is one.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     quiet: QuietOption = False,
 ) -> None:

@@ -54,7 +54,9 @@ def diagnose(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file of results that exists.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Clips answered at once; does not change results.")] = 8,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default a GPU when there is one.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default a GPU when there is one.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:

@@ -142,6 +142,9 @@ class LanguageStage(Stage):
         self.mask = tokenizer.id_of(self.kind.special_tokens[-1])
         # On the CPU, for the processes that draw samples.
         self.words = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.special_ids)
+        # And where the model is, so that no step has to bring them there.
+        self.word_ids: Tensor
+        self.register_buffer("word_ids", torch.from_numpy(self.words), persistent=False)
 
     @classmethod
     def build(cls, settings: LanguageSettings, init: Mapping[str, Path], seed: int) -> LanguageStage:
@@ -173,11 +176,10 @@ class LanguageStage(Stage):
         known = hidden != -100
         answers = self.guess(states)  # (N, L, vocabulary)
         wrong = F.cross_entropy(answers.flatten(0, 1), hidden.flatten(), ignore_index=-100, reduction="sum")
-        words = torch.from_numpy(self.words).to(states.device)
         present = torch.zeros(answers.shape[0], answers.shape[2], device=states.device)
-        present = present.scatter(1, batch["ids"], 1.0)[:, words]
+        present = present.scatter(1, batch["ids"], 1.0)[:, self.word_ids]
         summary = self.kind.summarise(states, batch["shown"] != self.model.config.pad)  # (N, width)
-        told = F.binary_cross_entropy_with_logits(self.summary(summary)[:, words], present, reduction="none")
+        told = F.binary_cross_entropy_with_logits(self.summary(summary)[:, self.word_ids], present, reduction="none")
         guess_loss = mean_over_processes(wrong, known.sum())
         summary_loss = told.sum(1).mean()
         right = ((answers.argmax(-1) == hidden) & known).sum() / known.sum()
