@@ -85,8 +85,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-DEVICES = ("cpu", "imitated", "cuda", "mps")
-"""Where the tests that take a ``device`` run; those that the machine lacks are skipped."""
+DEVICES = ("imitated", "cuda", "mps")
+"""Where the tests that take a ``device`` run, unless they say otherwise; those that the machine lacks are skipped."""
 
 
 @pytest.fixture(params=DEVICES)
@@ -100,10 +100,14 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
         pytest.skip("no CUDA device")
     if request.param == "mps" and not torch.backends.mps.is_available():
         pytest.skip("no MPS device")
-    with pytest.MonkeyPatch.context() as patch:  # plain float32, so that only the order of summation differs
-        patch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-        patch.setattr(torch.backends.cudnn, "allow_tf32", False)
-        yield torch.device(request.param, 0) if request.param == "cuda" else torch.device(request.param)
+    if request.param != "cuda":
+        yield torch.device(request.param)
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False  # plain float32, so that only the order of summation differs
+    yield torch.device("cuda", 0)
+    matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def synthetic_frame(t: int, height: int = 144, width: int = 256) -> np.ndarray:
 
 def deviation(golden: Mapping[str, np.ndarray], key: str, value: Tensor) -> float:
     """Largest absolute difference to a golden tensor, stored whole or as a probe of recorded places."""
-    mine = value.detach().double().cpu().contiguous().numpy()
+    mine = value.detach().cpu().double().contiguous().numpy()
     if key in golden:
         return float(np.abs(golden[key].astype(np.float64).reshape(-1) - mine.reshape(-1)).max(initial=0.0))
     assert tuple(golden[f"{key}.shape"]) == mine.shape, f"{key}: {golden[f'{key}.shape']} against {mine.shape}"
@@ -208,7 +208,8 @@ def follow_golden(
     for start, stop in clips:
         images = [torch.from_numpy(frame(t)).permute(2, 0, 1) for t in range(start, stop)]
         places = [model.placement((image.shape[1], image.shape[2])) for image in images]
-        pixels = torch.stack([place.place(image) for place, image in zip(places, images, strict=True)]).to(dtype)
+        pixels = torch.stack([place.place(image) for place, image in zip(places, images, strict=True)])
+        pixels = pixels.to(model.device, dtype)
         with Probe(model) as probe:
             predictions = list(model.segment_clip(pixels, [track], places))
         for t, recorded, prediction, place in zip(range(start, stop), probe.frames, predictions, places, strict=True):
@@ -230,7 +231,9 @@ def follow_golden(
             }
             if f"{key}mem.low_res_masks.f16" in golden and not golden.has(f"{key}mem.low_res_masks"):
                 stored = golden[f"{key}mem.low_res_masks.f16"].astype(np.float64)
-                row["mem.low_res_masks"] = float(np.abs(stored - prediction.mask_logits[0].double().numpy()).max())
+                row["mem.low_res_masks"] = float(
+                    np.abs(stored - prediction.mask_logits[0].cpu().double().numpy()).max()
+                )
             if f"{prefix}final_masks_packed" in golden:
                 row["final_pixels"] = _final_mask_pixels(golden, prefix, t, prediction.mask_logits, place)
             row["switch"] = float(bool(prediction.switched[0]) != bool(golden[f"{key}switch"]))
@@ -243,7 +246,7 @@ def _final_mask_pixels(golden: Golden, prefix: str, t: int, mask_logits: Tensor,
     _, height, width = golden.meta["final_shape"]
     mine = Placement((height, width), place.resized, place.image_size).restore(mask_logits)[0] > 0
     theirs = np.unpackbits(golden[f"{prefix}final_masks_packed"][t])[: height * width].reshape(height, width)
-    return float((mine.numpy() != theirs.astype(bool)).sum())
+    return float((mine.cpu().numpy() != theirs.astype(bool)).sum())
 
 
 def worst(rows: Sequence[Mapping[str, float]], names: Sequence[str], start: int = 0, stop: int | None = None) -> float:

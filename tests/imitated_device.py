@@ -46,6 +46,7 @@ FLOATING_ALONE = frozenset(
         *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "_upsample_lanczos2d_aa"),
         *("upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d", "grid_sampler_2d"),
         *("mm", "bmm", "addmm", "baddbmm", "addbmm", "addmv", "mv", "dot", "convolution"),
+        *("linear", "matmul", "conv2d", "conv_transpose2d", "layer_norm"),
         *("native_layer_norm", "native_batch_norm", "_softmax", "_log_softmax", "gelu", "sigmoid_", "avg_pool2d"),
     }
 )
@@ -59,6 +60,14 @@ FETCHING = frozenset(
     }
 )
 """Operations whose result, or its size, is known on the CPU only after the device has been waited for."""
+
+WHOLE = frozenset(
+    {
+        *("linear", "matmul", "conv2d", "conv_transpose2d", "layer_norm", "scaled_dot_product_attention"),
+        *("reshape", "flatten", "unflatten", "transpose", "chunk", "contiguous", "narrow", "softmax"),
+    }
+)
+"""Operations that are defined by others but fetch nothing and mix nothing inside: done in one go, for speed."""
 
 INDEXING = frozenset({"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put"})
 COPYING = frozenset({"copy_", "_to_copy", "copy"})
@@ -164,11 +173,12 @@ class Imitation(TorchDispatchMode):
         if not here and not any(_is_device(given) for given in (target, *args)):
             assert all(tensor.device != DEVICE for tensor in tensors), f"{func} on a tensor without values"
             return func(*args, **kwargs)
-        if _is_composite(func):  # in inference mode these come here whole
+        name = func.overloadpacket.__name__
+        if _is_composite(func) and name not in WHOLE:  # in inference mode these are not taken apart before
             with self:
                 return func._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
-        name = func.overloadpacket.__name__
-        _check_devices(name, args, kwargs)
+        if len(here) < len(tensors):
+            _check_devices(name, args, kwargs)
         _check_types(name, here)
         if self._fetches(name, args, target):
             self.reads.append(Read(name, tuple(here[0].shape), _where()))
@@ -193,7 +203,7 @@ class Imitation(TorchDispatchMode):
 
 def _is_device(value: Any) -> bool:
     """Whether something is the imitated device, or its name."""
-    return value == (DEVICE if isinstance(value, torch.device) else DEVICE.type)
+    return value == DEVICE if isinstance(value, torch.device) else isinstance(value, str) and value == DEVICE.type
 
 
 @cache

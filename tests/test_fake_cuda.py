@@ -21,9 +21,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from device_models import MINIATURES, SENTENCES, SIZE, circle, devices_of, placed, sam2_model, shapes
+from device_models import (
+    MINIATURES,
+    SENTENCES,
+    SIZE,
+    circle,
+    devices_of,
+    packaged,
+    packaged_on,
+    placed,
+    sam2_model,
+    shapes,
+)
 from imitated_device import DEVICE, Imitation
-from refervos import load
 from refervos.frames import Placement, as_rgb, letterbox
 from refervos.prompts import Prompt
 from refervos.refsam.placement import place_for_sam
@@ -33,9 +43,13 @@ from refervos.session import Session
 from scenes import CAPTION, SHORT_CAPTION, micro_model
 
 
-@pytest.fixture(autouse=True)
-def _quick(one_thread: None) -> None:
-    """Small models compute soonest in one thread."""
+@pytest.fixture(autouse=True, scope="module")
+def _prepared(one_thread: None) -> None:
+    """Small models compute soonest in one thread, and are built soonest before the imitation."""
+    for name in MINIATURES:
+        packaged(name)
+    packaged("miniature", time="clip", memory_policy="gated", cme_window=2)
+    sam2_model(torch.float32)
 
 
 # The imitation itself: it refuses what CUDA refuses and sees what CUDA waits for.
@@ -190,25 +204,30 @@ def follow(model: Segmenter[Any], tracks: Sequence[Any], count: int, imitated: I
 POLICIES = ("published", "gated", "switch")
 
 
+def deciding(policy: str, *, switch: bool) -> tuple[Any, list[Any]]:
+    """A model whose CME looks at the fourth frame, and always or never wants to switch; and three sentences."""
+    model = micro_model(time="online", memory_policy=policy, cme_window=2)
+    with torch.no_grad():
+        model.cme.head.bias.copy_(torch.tensor([0.0, 100.0] if switch else [100.0, 0.0]))
+    tracks = [model.begin_tokens(caption) for caption in (CAPTION, SHORT_CAPTION, [0, 50, 51, 2])]
+    return model.to(DEVICE), tracks
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_frame_of_samwise_waits_for_one_decision(policy: str, imitated: Imitation) -> None:
     """Whether to switch, and whether to remember: for all sentences at once, not one by one."""
-    model: Any = load("miniature", device=DEVICE, memory_policy=policy)
-    tracks = [model.begin(Prompt(sentence)) for sentence in (*SENTENCES, "the circle")]
-    switched = follow(model, tracks, 7, imitated, waits=1)
+    model, tracks = deciding(policy, switch=False)
+    switched = follow(model, tracks, 4, imitated, waits=1)
     assert not any(frame.any() for frame in switched)
-    assert model.due(tracks[0])  # the last of these frames were decided on
+    assert model.due(tracks[0])
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_switch_waits_for_the_other_answer_too(policy: str, imitated: Imitation) -> None:
     """What the frame shows without memory is computed after the decision, and there must be an object in it."""
-    model: Any = load("miniature", device=DEVICE, memory_policy=policy)
-    with torch.no_grad():
-        model.cme.head.bias.copy_(torch.tensor([-100.0, 100.0]))  # it always wants to
-    tracks = [model.begin(Prompt(sentence)) for sentence in SENTENCES]
-    switched = follow(model, tracks, 6, imitated, waits=2)
-    assert switched[-1].all()
+    model, tracks = deciding(policy, switch=True)
+    switched = follow(model, tracks, 4, imitated, waits=2)
+    assert switched[-1].any()
 
 
 def test_verbs_are_not_looked_for_on_the_device(imitated: Imitation) -> None:
@@ -220,16 +239,16 @@ def test_verbs_are_not_looked_for_on_the_device(imitated: Imitation) -> None:
 
 
 def test_clips_wait_once_a_frame(imitated: Imitation) -> None:
-    model: Any = load("miniature", device=DEVICE, time="clip", memory_policy="gated")
+    model = packaged_on(DEVICE, "miniature", time="clip", memory_policy="gated", cme_window=2)
     tracks = [model.begin(Prompt(sentence)) for sentence in SENTENCES]
-    pixels = placed(model, shapes(8))
-    with waiting_at_most(imitated, 8):
-        predictions = list(model.segment_clip(pixels, tracks, [model.placement(SIZE)] * 8))
+    pixels = placed(model, shapes(4))
+    with waiting_at_most(imitated, 4):
+        predictions = list(model.segment_clip(pixels, tracks, [model.placement(SIZE)] * 4))
     assert {prediction.mask_logits.device for prediction in predictions} == {DEVICE}
 
 
 def test_a_frame_of_refsam_waits_for_nothing(imitated: Imitation) -> None:
-    model: Any = load("refsam-miniature", device=DEVICE)
+    model = packaged_on(DEVICE, "refsam-miniature")
     follow(model, [model.begin(Prompt(sentence)) for sentence in SENTENCES], 2, imitated, waits=0)
 
 
@@ -257,7 +276,7 @@ def test_what_is_asked_of_a_restored_session_lies_where_the_rest_does(
     name: str, tmp_path: Path, imitated: Imitation
 ) -> None:
     """Sentences that were saved and those that are new go through the model together, and nothing is fetched back."""
-    model: Any = load(name, device=DEVICE)
+    model = packaged_on(DEVICE, name)
     session = model.open(list(SENTENCES))
     session.step(shapes(1)[0])
     fresh = devices_of(session)
@@ -271,11 +290,9 @@ def test_what_is_asked_of_a_restored_session_lies_where_the_rest_does(
         change(restored)
         assert sentences_of(restored) == sentences_of(session), "sentences lie on different devices"
         assert devices_of(restored) == fresh
-        pixels = placed(model, shapes(1))
         tracks = [track.state for track in restored._tracks.values()]
         with waiting_at_most(imitated, 1):
-            list(model.segment_clip(pixels, tracks, [model.placement(SIZE)]))
-        assert restored.step(shapes(1)[0]).masks.shape == (len(tracks), *SIZE)
+            list(model.segment_clip(placed(model, shapes(1)), tracks, [model.placement(SIZE)]))
 
 
 def sentences_of(session: Session) -> set[torch.device]:
