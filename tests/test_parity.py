@@ -83,13 +83,13 @@ def test_video_with_three_switches(switching: tuple[Samwise, Golden]) -> None:
 
 def test_video_where_the_object_is_mostly_absent(absent: tuple[Samwise, Golden]) -> None:
     model, golden = absent
-    rows = follow_golden(model, golden, synthetic_frame, (*CLIPS[:1], (8, 12)))
+    rows = follow_golden(model.double(), golden, synthetic_frame, (*CLIPS[:1], (8, 12)))
     assert worst(rows, ["switch"]) == 0
     assert worst(rows, ["mem.sparse"]) < 1.1e-5
-    assert worst(rows, ["mem.low_res_masks", "pred_mask", "mem.raw_logits", "nomem.raw_logits"]) < 4.5e-4  # 2.0e-4
+    assert worst(rows, ["mem.low_res_masks", "pred_mask", "mem.raw_logits", "nomem.raw_logits"]) < 4.5e-4  # 1.6e-4
     assert worst(rows, ["mem.obj_ptr", "mem.early_obj_ptr", "nomem.early_obj_ptr"]) < 2.1e-4  # 7e-5
-    assert worst(rows, [OBJECT_SCORE, "cme_logits", "memcond", "high_res_after"]) < 4e-4  # 1.4e-4
-    assert worst(rows, ["maskmem_features"]) < 1e-3  # 3.5e-4
+    assert worst(rows, [OBJECT_SCORE, "cme_logits", "memcond", "high_res_after"]) < 4e-4  # 1.2e-4
+    assert worst(rows, ["maskmem_features"]) < 1e-3  # 2.3e-4
 
 
 def test_float32_takes_the_same_decisions(switching: tuple[Samwise, Golden]) -> None:
