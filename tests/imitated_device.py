@@ -50,8 +50,8 @@ FLOATING_ALONE = frozenset(
         *("native_layer_norm", "native_batch_norm", "_softmax", "_log_softmax", "gelu", "sigmoid_", "avg_pool2d"),
     }
 )
-"""Operations that have CUDA kernels for floating-point numbers and none for integers, though the CPU has both for
-some. (torch 2.6 to 2.13: ``AT_DISPATCH_FLOATING_TYPES...`` in ``aten/src/ATen/native/cuda``.)"""
+"""Operations whose CUDA kernels are for floating-point numbers alone (torch's ``aten/src/ATen/native/cuda`` says for
+which types each is made), though the CPU's may take integers too."""
 
 FETCHING = frozenset(
     {
@@ -140,8 +140,8 @@ class _Calls(TorchFunctionMode):
         if args and isinstance(args[0], OnDevice):
             if func is Tensor.new_tensor:
                 return torch.tensor(*args[1:], **{"dtype": args[0].dtype, "device": DEVICE, **kwargs})
-            if func is Tensor.tolist:
-                return args[0].cpu().tolist()
+            if func is Tensor.tolist or (func is Tensor.numpy and kwargs.pop("force", False)):
+                return func(args[0].cpu())
             if func in (Tensor.__getitem__, Tensor.__setitem__):
                 args = (args[0], _indices(args[1]), *args[2:])
         return func(*args, **kwargs)

@@ -110,6 +110,11 @@ def test_it_refuses_types_without_a_kernel(imitated: Imitation) -> None:
         torch.rand(3, device=DEVICE, generator=torch.Generator())
 
 
+def test_it_has_no_arrays(imitated: Imitation) -> None:
+    with pytest.raises((RuntimeError, TypeError), match="numpy"):
+        torch.ones(3, device=DEVICE).numpy()
+
+
 def test_it_sees_what_is_waited_for(imitated: Imitation) -> None:
     here = torch.arange(4.0, device=DEVICE)
     assert imitated.reads == []  # to the device is no wait
@@ -118,6 +123,7 @@ def test_it_sees_what_is_waited_for(imitated: Imitation) -> None:
         "number": lambda: here[0].item(),
         "list": lambda: here.tolist(),
         "array": lambda: here.cpu().numpy(),
+        "array by force": lambda: here.numpy(force=True),
         "copy": lambda: torch.zeros(4).copy_(here),
         "mask": lambda: here[here > 1],
         "assigned by mask": lambda: here.index_put_((here > 1,), torch.zeros((), device=DEVICE)),

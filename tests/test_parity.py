@@ -7,12 +7,14 @@ times as large.
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from golden import (
     DATA,
@@ -81,13 +83,13 @@ def test_video_with_three_switches(switching: tuple[Samwise, Golden]) -> None:
 
 def test_video_where_the_object_is_mostly_absent(absent: tuple[Samwise, Golden]) -> None:
     model, golden = absent
-    rows = follow_golden(model, golden, synthetic_frame, (*CLIPS[:1], (8, 12)))
+    rows = follow_golden(model.double(), golden, synthetic_frame, (*CLIPS[:1], (8, 12)))
     assert worst(rows, ["switch"]) == 0
     assert worst(rows, ["mem.sparse"]) < 1.1e-5
-    assert worst(rows, ["mem.low_res_masks", "pred_mask", "mem.raw_logits", "nomem.raw_logits"]) < 4.5e-4  # 2.0e-4
+    assert worst(rows, ["mem.low_res_masks", "pred_mask", "mem.raw_logits", "nomem.raw_logits"]) < 4.5e-4  # 1.6e-4
     assert worst(rows, ["mem.obj_ptr", "mem.early_obj_ptr", "nomem.early_obj_ptr"]) < 2.1e-4  # 7e-5
-    assert worst(rows, [OBJECT_SCORE, "cme_logits", "memcond", "high_res_after"]) < 4e-4  # 1.4e-4
-    assert worst(rows, ["maskmem_features"]) < 1e-3  # 3.5e-4
+    assert worst(rows, [OBJECT_SCORE, "cme_logits", "memcond", "high_res_after"]) < 4e-4  # 1.2e-4
+    assert worst(rows, ["maskmem_features"]) < 1e-3  # 2.3e-4
 
 
 def test_float32_takes_the_same_decisions(switching: tuple[Samwise, Golden]) -> None:
@@ -98,6 +100,15 @@ def test_float32_takes_the_same_decisions(switching: tuple[Samwise, Golden]) -> 
     assert worst(rows, ["mem.low_res_masks"]) < 0.12  # 3.7e-2 with fused kernels, of a largest logit of 10
 
 
+def patches_in_float64(embed: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Patch embeddings without rounding to speak of, and for each the sum of the sizes of what it is a sum of."""
+    exact = copy.deepcopy(embed).double()
+    sizes = copy.deepcopy(exact)
+    for parameter in sizes.parameters():
+        parameter.abs_()
+    return exact(pixels.double()), sizes(pixels.double().abs())
+
+
 def test_early_fusion(switching: tuple[Samwise, Golden]) -> None:
     model, golden = switching
     images = [torch.from_numpy(synthetic_frame(t)).permute(2, 0, 1) for t in range(8)]
@@ -105,13 +116,18 @@ def test_early_fusion(switching: tuple[Samwise, Golden]) -> None:
     pixels = torch.stack([place.place(image) for image in images])
     ids = torch.from_numpy(golden["input_ids"])
     with torch.no_grad():
-        patches = model.tracker.sam.vision_encoder.backbone.patch_embed(pixels)
+        embed = model.tracker.sam.vision_encoder.backbone.patch_embed
+        patches, exact, magnitudes = embed(pixels), *patches_in_float64(embed, pixels)
         first = model.tracker.encode_stage(0, model.tracker.embed_patches(pixels)).unsqueeze(0)
         _, second = model.encode_shared(pixels.unsqueeze(0))
         adapted, _ = model.encode_stages(second, ids)
         stages = [first, *adapted]
         features = model.tracker.pyramid([stage.flatten(0, 1) for stage in stages])
-    assert deviation(golden, "clip0/patch_embed", patches) == 0
+    # The order in which a kernel adds up is its own, so bits are one machine's. In float64 none shows: what is left is
+    # the golden's rounding, 7.8e-7 by measurement. Ours is bounded for every order by the sizes of what is added.
+    assert deviation(golden, "clip0/patch_embed", exact) < 2.4e-6
+    terms, unit = embed.projection.weight[0].numel() + 1, 2.0**-24
+    assert bool(((patches - exact).abs() <= terms * unit / (1 - terms * unit) * magnitudes).all())
     # A LayerNorm epsilon of 1e-5 instead of 1e-6 would show here and nowhere else.
     for stage in range(4):
         assert deviation(golden, f"clip0/stage{stage}", stages[stage][0].permute(0, 3, 1, 2)) < 1.5e-5
