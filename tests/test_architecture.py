@@ -14,7 +14,10 @@ import refervos
 ROOT = Path(refervos.__file__).parent
 
 BASE = {"errors", "folder_lock", "segmentation", "typed_config"}
-MODEL_PARTS = {"attention", "compilation", "frames", "linear", "pretrained", "prompts", "segmenter", "weights"}
+MODEL_PARTS = {
+    *("attention", "compilation", "derived", "frames", "linear", "precision"),
+    *("pretrained", "prompts", "segmenter", "state_files", "weights"),
+}
 STAGE_PARTS = {"loading", "text", "worlds"}
 ALLOWED = {
     "video": BASE,
@@ -29,7 +32,10 @@ ALLOWED = {
     "training/stages/samwise": BASE | STAGE_PARTS | {"sam2", "samwise"},
     "training/stages/sam": BASE | STAGE_PARTS | {"sam"},
     "training/stages/refsam": BASE | STAGE_PARTS | {"refsam", "sam"},
-    "compilation": BASE,
+    "compilation": BASE | {"cuda_graphs"},
+    "cuda_graphs": BASE,
+    "derived": BASE | {"precision"},
+    "precision": BASE,
     "bench": BASE | {"compilation", "evaluation", "linear", "loading", "metrics", "prompts", "text", "video", "worlds"},
     "bench/families": BASE | {"refsam", "sam2", "samwise", "text"},
     "export": BASE | {"frames", "loading", "prompts", "sam2", "samwise", "segmenter", "session", "text", "weights"},
@@ -40,13 +46,13 @@ ALLOWED = {
     "prompts": BASE,
     "segmenter": BASE | {"frames", "prompts"},
     "session": BASE | {"frames", "prompts", "segmenter", "frame_changes", "state_files"},
-    "pretrained": BASE | {"compilation", "prompts", "session", "segmenter", "weights"},
+    "pretrained": BASE | {"compilation", "derived", "prompts", "session", "segmenter", "weights"},
     "linear": BASE,
     "attention": BASE | {"linear"},
     "trainable": BASE | {"frames", "pretrained", "segmenter", "text"},
     "sam_names": BASE | {"weights"},
     "sam": BASE | MODEL_PARTS | {"sam_names"},
-    "sam2": BASE | MODEL_PARTS | {"sam_names"},
+    "sam2": BASE | MODEL_PARTS | {"sam", "sam_names"},
     "samwise": BASE | MODEL_PARTS | {"session", "text", "trainable", "sam2"},
     "refsam": BASE | MODEL_PARTS | {"session", "text", "trainable", "sam"},
     "pipeline": BASE | {"session", "video"},
