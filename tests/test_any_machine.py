@@ -357,14 +357,12 @@ def test_the_best_device_is_the_default(cuda: bool, mps: bool, chosen: str, monk
 
 def test_a_click_does_not_have_every_frame_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """The age of the clicked frame's pointer grows with every frame; it must not be part of a graph."""
-    by_inductor = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, **options: by_inductor(function, backend="eager", **options))
     torch._dynamo.reset()
     torch.manual_seed(0)
     model = Sam2Segmenter(Sam2Tracker(as_version_2_1(MICRO_SAM2)))
     memory = [stage for stage in model.stages_to_compile() if stage.recurs is not None]
     monkeypatch.setattr(model, "stages_to_compile", lambda: memory)
-    compilation.compile_stages(model)
+    compilation.compile_stages(model, "eager")
     session = model.open([Prompt(points=[(30, 40)])])
     film = scene(20 + MICRO_SAM2.pointer_limit)
     graphs: list[int] = []

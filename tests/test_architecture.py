@@ -39,7 +39,7 @@ ALLOWED = {
     "bench": BASE | {"compilation", "evaluation", "linear", "loading", "metrics", "prompts", "text", "video", "worlds"},
     "bench/families": BASE | {"refsam", "sam2", "samwise", "text"},
     "export": BASE | {"frames", "loading", "prompts", "sam2", "samwise", "segmenter", "session", "text", "weights"},
-    "text": BASE | {"hub", "linear", "prompts", "weights"},
+    "text": BASE | {"hub", "linear", "precision", "prompts", "weights"},
     "frames": BASE,
     "frame_changes": BASE,
     "state_files": BASE | {"video"},

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import refsam_models
 from bench_process import DEADLY, FAULTY, take_memory
-from refervos import cli, compilation, loading
+from refervos import cli, loading
 from refervos.bench import measuring
 from refervos.bench.cases import (
     DTYPES,
@@ -679,9 +679,7 @@ def compiled_run() -> CompiledRun:
     counter = CompileCounter()
     torch._dynamo.reset()
     model = short_memory()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compilation, "settings", lambda device: {"dynamic": False, "backend": counter})
-        compile_stages(model)
+    compile_stages(model, counter)
     session = session_of(model, [CAPTION])
     logits, graphs = [], []
     with StageClock(model, SAMWISE_STAGES) as clock:
@@ -720,7 +718,7 @@ def test_compiling_leaves_weights_and_saving_alone(compiled_run: CompiledRun, tm
 
 def test_a_compiled_model_is_not_compiled_again(compiled_run: CompiledRun) -> None:
     before = compiled_methods(compiled_run.model)
-    assert set(before) == {"encode_stage", "condition", "decode", "remember"}
+    assert set(before) == {"encode_stage", "attend_to_memory", "decode", "remember"}
     compile_stages(compiled_run.model)
     assert compiled_methods(compiled_run.model) == before
 

@@ -45,7 +45,7 @@ class Compilable(Protocol):
         ...
 
 
-def compile_stages(model: Compilable) -> None:
+def compile_stages(model: Compilable, backend: str | Callable[..., Any] = "inductor") -> None:
     """Compile the stages of this model, or on a CUDA device have them recorded as CUDA graphs.
 
     Nothing is compiled yet: the first clips do that, once for every number of frames and sentences. ``torch.compile``
@@ -55,6 +55,7 @@ def compile_stages(model: Compilable) -> None:
 
     Args:
         model: In evaluation mode and on its device.
+        backend: What ``torch.compile`` makes of the traced stages; not used on a CUDA device.
 
     Raises:
         ConfigError: When the model has no stages to compile.
@@ -72,7 +73,7 @@ def compile_stages(model: Compilable) -> None:
             continue
         if stage.launches_only:
             continue
-        compiled = torch.compile(eager, dynamic=False)
+        compiled = torch.compile(eager, dynamic=False, backend=backend)
         guarded = compiled if stage.recurs is None else where_shapes_recur(stage.recurs, eager, compiled)
         setattr(stage.owner, stage.method, guarded)
 
@@ -84,7 +85,7 @@ def where_shapes_recur(
 
     Args:
         recurs: Tells such calls, see ``Stage``.
-        eager: The method.
+        eager: The method, which returns images (N, C, H, W).
         compiled: The same, compiled.
 
     Returns:
@@ -93,6 +94,7 @@ def where_shapes_recur(
 
     def either(*arguments: Any) -> Tensor:
         answer = compiled(*arguments) if recurs(*arguments) else eager(*arguments)
-        return answer.contiguous()  # in one layout always, or what comes next would be compiled for each
+        # In the layout of image features always, or what comes next would be compiled for each.
+        return answer.clone(memory_format=torch.channels_last)
 
     return either

@@ -161,7 +161,7 @@ def _device(device: str | torch.device | None) -> torch.device:
     available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     available += ["mps"] if torch.backends.mps.is_available() else []
     name = f"cuda:{chosen.index or 0}" if chosen.type == "cuda" else chosen.type
-    if name not in available:
+    if chosen.type in ("cuda", "mps") and name not in available:
         raise ConfigError(f"device is {str(device)!r}, which is not available here; available: {', '.join(available)}.")
     return chosen
 

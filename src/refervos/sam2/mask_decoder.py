@@ -133,7 +133,7 @@ class MaskDecoder(nn.Module):
         embeddings = [self.obj_score_token, self.iou_token, self.mask_tokens]
         learned = [embedding.weight for embedding in embeddings if embedding is not None]
         own = self.derived.get("own tokens", learned, lambda: torch.cat(learned).unsqueeze(0))  # (1, 5 or 6, C)
-        return torch.cat([own.expand(len(prompts), -1, -1), prompts.to(own.dtype)], dim=1)
+        return torch.cat([own.expand(prompts.shape[0], -1, -1), prompts.to(own.dtype)], dim=1)
 
 
 def steadiest_mask(mask_logits: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:

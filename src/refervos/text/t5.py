@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from refervos.errors import ConfigError
 from refervos.linear import linear, product
+from refervos.precision import without_autocast
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class FeedForward(nn.Module):
             inner = _widen(F.gelu(linear(states, self.wi_0), approximate="tanh")) * linear(states, self.wi_1)
         else:
             inner = _widen(linear(states, self.wi, "relu"))  # (N, L, feedforward)
-        with torch.autocast(inner.device.type, enabled=False):  # which would return to float16
+        with without_autocast(inner):  # which would return to float16
             return product(inner, self.wo.weight.to(inner.dtype))
 
 
