@@ -27,7 +27,7 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch and transformers only when a model is asked for, so that ``refervos --help`` is quick."""
+    """Import torch only when a model is asked for, so that ``refervos --help`` is quick."""
     if name in _ROOMS:
         from importlib import import_module
 

@@ -24,9 +24,9 @@ FUSER_SCALE = 0.1
 def initialise(part: nn.Module) -> None:
     """Draw the weights of a SAM, a SAM2 tracker or a text encoder anew, before it is trained from nothing.
 
-    transformers draws normals of 0.02 throughout. In layers 64 wide such signals fade, and training sits for thousands
-    of steps where every object is selected whatever the prompt; with PyTorch's own initialisation, which looks at the
-    width, it does not.
+    New models draw normals of 0.02 throughout, as published. In layers 64 wide such signals fade, and training sits for
+    thousands of steps where every object is selected whatever the prompt; with PyTorch's own initialisation, which
+    looks at the width, it does not.
 
     Args:
         part: Changed in place.
