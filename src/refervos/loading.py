@@ -108,7 +108,7 @@ def load(
         ConfigError: When an override, the type or the backend is unknown, or the model cannot be loaded that way.
         MissingDependencyError: When an exported folder is given and ONNX Runtime is not installed.
     """
-    compute_dtype, target = _dtype(dtype), _device(device)  # before anything large is read
+    compute_dtype = _dtype(dtype)  # before anything large is read
     if backend not in (None, *get_args(Backend)):
         raise ConfigError(f"backend is {backend!r}; it must be 'torch' or 'onnx'.")
     if memory_budget is not None and memory_budget <= 0:
@@ -120,9 +120,10 @@ def load(
     if backend == "torch" and exported:
         raise CheckpointError(f"{path} is an exported model; give the folder that it was exported from.")
     if exported:
-        if compile or compute_dtype != torch.float32 or (device is not None and target.type != "cpu"):
+        if compile or compute_dtype != torch.float32 or str(device or "cpu") != "cpu":
             raise ConfigError(f"{path} is an exported model, which computes in float32 on the CPU and is not compiled.")
         return _within(_read_exported(path, overrides), memory_budget)
+    target = _device(device)
     loaded: Samwise | Sam2Segmenter | RefSam = _within(_read(path, overrides), memory_budget).compute_in(compute_dtype)
     loaded = loaded.to(target).eval()
     if compile:
