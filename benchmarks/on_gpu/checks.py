@@ -14,7 +14,7 @@ from typing import Any
 from on_gpu.context import ROOT, Context, Values, table
 
 TESTS = ROOT / "tests"
-TWINS = TESTS / "test_devices.py"
+TWINS = (TESTS / "test_devices.py", TESTS / "test_cuda_graphs.py", TESTS / "test_trainer_frozen.py")
 
 # Tests.
 
@@ -60,10 +60,12 @@ def twins(context: Context) -> Values:
     """Run the tests that exist for each device, on this one; quick only finds them, for the test suite runs them."""
     import pytest
 
-    if not TWINS.is_file():
-        raise FileNotFoundError(f"{TWINS.relative_to(ROOT)} is missing")
+    for file in TWINS:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file.relative_to(ROOT)} is missing")
     tally = Tally(context)
-    options = [str(TWINS), "-k", "cuda" if context.on_gpu else "cpu", "-p", "no:cacheprovider"]
+    chosen = "cuda or gpu or recorded" if context.on_gpu else "cpu"
+    options = [*map(str, TWINS), "-k", chosen, "-p", "no:cacheprovider"]
     code = int(pytest.main([*options, *(["--collect-only"] if context.quick else [])], plugins=[tally]))
     values = tally.values()
     if code or values["failed"]:

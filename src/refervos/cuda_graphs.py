@@ -41,7 +41,7 @@ class Recorded:
         given = (arguments, named)
         tensors: list[Tensor] = []
         outline = outline_of(given, tensors)
-        if torch.is_grad_enabled() or not tensors or not all(tensor.is_cuda for tensor in tensors):
+        if torch.is_grad_enabled() or not on_cuda(tensors):
             return self.function(*arguments, **named)
         if outline not in self.recordings:
             if len(self.recordings) < SHAPES:
@@ -87,6 +87,11 @@ class _Recording:
         copies = [torch.empty_like(output) for output in self.outputs]
         torch._foreach_copy_(copies, self.outputs)
         return rebuilt(self.results, iter(copies))
+
+
+def on_cuda(tensors: Sequence[Tensor]) -> bool:
+    """Whether there are tensors and all of them are on a CUDA device."""
+    return bool(tensors) and all(tensor.is_cuda for tensor in tensors)
 
 
 def outline_of(value: Any, tensors: list[Tensor]) -> Hashable:
