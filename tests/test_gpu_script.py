@@ -41,9 +41,8 @@ def test_every_part_runs_on_a_cpu(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     found = json.loads((tmp_path / "gpu.json").read_text())
     told = {name: part["status"] for name, part in found["parts"].items()}
-    twins = "ok" if checks.TWINS.is_file() else "failed"
-    assert told == {part.name: "ok" for part in gpu.PARTS} | {"twins": twins}, result.stdout + result.stderr
-    assert result.returncode == (twins != "ok")
+    assert told == {part.name: "ok" for part in gpu.PARTS}, result.stdout + result.stderr
+    assert result.returncode == 0
     assert found["commit"] == "here"
     assert f"torch {torch.__version__.partition('+')[0]}" in found["machine"]["versions"]
     assert found["goal"]["reached"] is None  # that is base-plus's, which quick does not run
@@ -59,7 +58,7 @@ def test_every_part_runs_on_a_cpu(tmp_path: Path) -> None:
     assert set(parts["resize"]["frames"]) == {"854x480", "1920x1080"}
     page = (tmp_path / "gpu.md").read_text()
     assert page.strip() in result.stdout
-    assert all(f"## {part.name}: {part.title}" in page for part in gpu.PARTS if part.name != "twins")
+    assert all(f"## {part.name}: {part.title}" in page for part in gpu.PARTS)
     assert "**not measured**" in page
 
 
@@ -188,7 +187,7 @@ def test_the_twins_must_run(kind: str, tmp_path: Path) -> None:
     )
     program = (
         "import sys; sys.path.append(sys.argv[1]); from pathlib import Path; from on_gpu import checks, context; "
-        "checks.ROOT = Path(sys.argv[2]); checks.TWINS = checks.ROOT / 'test_twins.py'; "
+        "checks.ROOT = Path(sys.argv[2]); checks.TWINS = (checks.ROOT / 'test_twins.py',); "
         "print(checks.twins(context.Context('cpu'))['short'])"
     )
     result = subprocess.run(
