@@ -58,7 +58,9 @@ def test_every_part_runs_on_a_cpu(tmp_path: Path) -> None:
     assert set(parts["resize"]["frames"]) == {"854x480", "1920x1080"}
     page = (tmp_path / "gpu.md").read_text()
     assert page.strip() in result.stdout
-    assert all(f"## {part.name}: {part.title}" in page for part in gpu.PARTS)
+    assert all(
+        f"## {part.name}: {part.title}" in page for part in gpu.PARTS if part.name != "twins"
+    )  # which has no table
     assert "**not measured**" in page
 
 
