@@ -21,9 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/python examples/demo.py --out demo_output
 
-# Two processes of one thread each; one that is done takes tests from the other.
+# Two processes of one thread each; the tests of a file stay together, because they share what is slow to build.
 test: install lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 slow: install
 	$(BIN)/python -m pytest -m slow

@@ -18,6 +18,30 @@ from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 
 
+SLOW_FILES = (
+    "test_export_onnx.py",
+    "test_gpu_script.py",
+    "test_devices.py",
+    "test_stages.py",
+    "test_bench.py",
+    "test_parity.py",
+    "test_refsam_training.py",
+    "test_eval_run.py",
+    "test_session.py",
+    "test_other_cpus.py",
+    "test_training_workers.py",
+    "test_trainer_distributed.py",
+    "test_examples.py",
+)
+"""Files that take longest, in this order."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that two processes are done at about the same time."""
+    places = {name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 @pytest.fixture(scope="session")
 def official_states() -> Callable[[str], dict[str, Tensor]]:
     """Official state dicts, each rebuilt once."""
