@@ -17,7 +17,6 @@ from refervos.samwise.checkpoints import load_official
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 
-
 SLOW_FILES = (
     "test_export_onnx.py",
     "test_gpu_script.py",
