@@ -151,7 +151,7 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
 
 
 def _device(device: str | torch.device | None) -> torch.device:
-    """The device that is asked for, or the best that there is."""
+    """Check the requested device, or choose the best available one."""
     if device is None:
         found = [kind for kind, there in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if there.is_available()]
         return torch.device(found[0] if found else "cpu")

@@ -12,7 +12,7 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Compute in the types of the operands, also under autocast, which would multiply in bfloat16 or float16.
 
     Args:
-        x: Tells the device.
+        x: A tensor on the device in question.
 
     Returns:
         A context.

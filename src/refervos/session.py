@@ -392,7 +392,7 @@ class Session:
         else:
             masks, switched, *others = download([placement.masks(prediction.mask_logits), prediction.switched, *known])
         kept = others.pop(0) if self.keep_logits else None
-        # A model without an object score tells presence by its masks alone.
+        # Without an object score, an object is present where its mask is not empty.
         presence = others[0] if others else np.asarray(masks.any(axis=(1, 2)), dtype=np.float32)
         return _Answer(masks, presence, switched, kept)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from refervos.linear import product
 from refervos.refsam.config import Fusion
+from refervos.sam.layers import pointwise
 
 
 def attention_over_words(visual: Tensor, rows: Tensor, keep: Tensor) -> Tensor:
@@ -81,20 +82,15 @@ class Laterals(nn.Module):
 
     def __init__(self, count: int, vision_width: int, width: int, *, norm: bool) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(nn.Conv2d(vision_width, width, kernel_size=1) for _ in range(count))
+        self.levels: Any = nn.ModuleList(nn.Conv2d(vision_width, width, kernel_size=1) for _ in range(count))
         self.smooth = nn.Conv2d(width, width, kernel_size=3, padding=1)
         self.norm = norm
 
     def forward(self, between: Sequence[Tensor]) -> Tensor:
         """Maps (V, g, g, D), channels last -> (V, C, g, g)."""
-        levels = [_pointwise(lateral, tokens) for lateral, tokens in zip(self.levels, between, strict=True)]
+        levels = [pointwise(tokens, lateral) for lateral, tokens in zip(self.levels, between, strict=True)]
         merged: Tensor = self.smooth(torch.stack(levels).sum(0).permute(0, 3, 1, 2))
         return F.normalize(merged, dim=1) if self.norm else merged
-
-
-def _pointwise(convolution: Any, tokens: Tensor) -> Tensor:
-    """A 1 x 1 convolution on maps with channels last."""
-    return product(tokens, convolution.weight.flatten(1), convolution.bias)
 
 
 class HierarchicalDenseAttention(nn.Module):

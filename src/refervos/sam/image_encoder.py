@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.derived import Derived
-from refervos.linear import linear, product
+from refervos.linear import linear
 from refervos.sam.config import SamConfig
-from refervos.sam.layers import NORM_EPSILON, channels_first, channels_last
+from refervos.sam.layers import NORM_EPSILON, channels_first, channels_last, pointwise
 
 BIAS_BYTES = 128 * 2**20
 """Bytes of position biases that exist at once at inference: a global block of the published size would need 800 MB."""
@@ -197,7 +197,7 @@ class Neck(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(N, g, g, D) -> (N, C, g, g)."""
-        x = self.layer_norm1(product(tokens, self.conv1.weight.flatten(1)))
+        x = self.layer_norm1(pointwise(tokens, self.conv1))
         return channels_first(self.layer_norm2(channels_last(self.conv2(channels_first(x)))))
 
 

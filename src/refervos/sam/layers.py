@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refervos.linear import linear
+from refervos.linear import linear, product
 from refervos.precision import without_autocast
 
 NORM_EPSILON = 1e-6
@@ -158,6 +158,11 @@ def channels_last(image: Tensor) -> Tensor:
 def channels_first(image: Tensor) -> Tensor:
     """(N, H, W, C) -> (N, C, H, W), a view."""
     return image.permute(0, 3, 1, 2)
+
+
+def pointwise(image: Tensor, convolution: nn.Conv2d) -> Tensor:
+    """Apply a 1 x 1 convolution, which is a linear layer at each place: (N, H, W, C) -> (N, H, W, D)."""
+    return product(image, convolution.weight.flatten(1), convolution.bias)
 
 
 def draw_weights(module: nn.Module) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from refervos.derived import Derived
 from refervos.linear import linear, product
-from refervos.sam.layers import NORM_EPSILON, channels_first, channels_last
+from refervos.sam.layers import NORM_EPSILON, channels_first, channels_last, pointwise
 from refervos.sam2.config import Sam2Config
 
 SCALE_AT_START = 1e-6
@@ -119,8 +119,3 @@ class MemoryEncoder(nn.Module):
         """
         fused = pointwise(top, self.feature_projection) + self.mask_downsampler(mask)
         return pointwise(self.memory_fuser(fused), self.projection)
-
-
-def pointwise(image: Tensor, convolution: nn.Conv2d) -> Tensor:
-    """A 1 x 1 convolution, which is a linear layer at each place: (N, H, W, C) -> (N, H, W, D)."""
-    return product(image, convolution.weight.flatten(1), convolution.bias)

@@ -78,7 +78,7 @@ def answer_points(
         placement: Where the frame lies in the square.
     """
     points, labels = zip(*(place_points(prompt, placement) for prompt in prompts), strict=True)
-    weights = tracker.sine_top  # tells the device, and the type of positions
+    weights = tracker.sine_top  # on the weights' device, in the type of positions
     sparse = tracker.embed_points(torch.stack(points).to(weights), torch.stack(labels).to(weights.device))
     multimask = len(labels[0]) <= MULTIMASK_POINTS
     return answer_best(tracker, tracker.without_memory(features.top), features, sparse, multimask=multimask)
