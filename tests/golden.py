@@ -129,7 +129,7 @@ class Probe:
         self._current: dict[str, Tensor] = {}
         tracker = model.tracker
         self._condition, self._decode, self._remember = tracker.condition, tracker.decode, tracker.remember
-        self._early, self._cme = tracker.early_token, model.cme.forward
+        self._cme = model.cme.forward
 
     def __enter__(self) -> Probe:
         tracker = self.model.tracker
@@ -150,14 +150,11 @@ class Probe:
                 f"{call}.early_obj_ptr": decoded.early_tokens[:, 0],
                 f"{call}.obj_ptr": tracker.pointer(decoded.tokens[:, 0], decoded.score),
             }
+            if decoded.early_token_beside is not None:
+                self._current[f"{MEMORY_FREE}.early_obj_ptr"] = decoded.early_token_beside
             if decoded.score is not None:
                 self._current[f"{call}.object_score_logits"] = decoded.score.unsqueeze(1)
             return decoded
-
-        def early(*args: Any) -> Tensor:
-            token = self._early(*args)
-            self._current[f"{MEMORY_FREE}.early_obj_ptr"] = token
-            return token
 
         def cme(*args: Any) -> Tensor:
             self._current["cme_logits"] = self._cme(*args)
@@ -168,12 +165,12 @@ class Probe:
             self._current["maskmem_features"] = self._remember(top, logits, *args, **kwargs)
             return self._current["maskmem_features"]
 
-        tracker.__dict__.update(condition=condition, decode=decode, remember=remember, early_token=early)
+        tracker.__dict__.update(condition=condition, decode=decode, remember=remember)
         self.model.cme.__dict__["forward"] = cme
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in ("condition", "decode", "remember", "early_token"):
+        for name in ("condition", "decode", "remember"):
             del self.model.tracker.__dict__[name]
         del self.model.cme.__dict__["forward"]
 

@@ -375,5 +375,28 @@ def test_a_click_does_not_have_every_frame_compiled_anew(monkeypatch: pytest.Mon
     assert graphs[full:] == [graphs[full]] * len(graphs[full:])
 
 
+@pytest.mark.parametrize(("time", "cme"), [pytest.param("clip", True, marks=pytest.mark.slow), ("online", False)])
+def test_every_stage_is_one_graph(time: str, cme: bool) -> None:
+    """Compiled without a break, once for each number of tracks and memories, as CUDA graphs need it."""
+    torch._dynamo.reset()
+    short = replace(MICRO_SAM2, memory_slots=3, pointer_limit=3)
+    model, plain = (micro_model(sam2=short, time=time, cme=cme, clip_length=2) for _ in range(2))
+    for stage in model.stages_to_compile():
+        method = getattr(stage.owner, stage.method)
+        compiled = torch.compile(method, fullgraph=True, dynamic=False, backend="eager")
+        setattr(stage.owner, stage.method, compiled)
+    sentences = [CAPTION, SHORT_CAPTION]
+    session, expected = session_of(model, sentences), session_of(plain, sentences)
+    graphs: list[int] = []
+    with torch._dynamo.config.patch(cache_size_limit=64):
+        for frame in scene(10):
+            assert np.array_equal(session.step(frame).masks, expected.step(frame).masks)
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    breaks = dict(torch._dynamo.utils.counters["graph_break"])
+    torch._dynamo.reset()
+    assert not breaks
+    assert graphs[-1] == graphs[-4] > 0  # nothing is new once the memory is full
+
+
 def test_placements_know_nothing_of_devices() -> None:
     assert stretch((60, 80), 64).place(torch.zeros(3, 60, 80, dtype=torch.uint8)).device.type == "cpu"

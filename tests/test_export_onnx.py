@@ -119,7 +119,8 @@ def test_masks_presence_and_switches_are_those_of_the_model(folders: tuple[Path,
     ours, theirs = (load(folder, device="cpu", **policy) for folder in reversed(folders))
     assert isinstance(ours, OnnxSamwise)
     assert isinstance(theirs, Samwise)
-    told, expected = (answers(model, scene(FRAMES)) for model in (ours, theirs))
+    # Exact, so that the bound is that of the graphs' rounding alone: over eight frames untrained weights amplify it.
+    told, expected = (answers(model, scene(FRAMES)) for model in (ours, theirs.double()))
     check_same(told, expected)
     assert any(answer.switched.any() for answer in expected) == policy.get("cme", True)
 

@@ -36,10 +36,24 @@ class MultiheadAttention(nn.Module):
         Returns:
             (B, Q, width).
         """
-        width = query.shape[-1]
-        weight, bias = self.in_proj.weight, self.in_proj.bias
-        q = product(query, weight[:width], bias[:width])
-        k, v = product(memory, weight[width:], bias[width:]).chunk(2, dim=-1)
-        q, k, v = (tensor.unflatten(-1, (self.heads, -1)).transpose(1, 2) for tensor in (q, k, v))  # (B, h, *, width/h)
+        return self.attend(self.queries(query), *self.keys_and_values(memory), mask)
+
+    def queries(self, x: Tensor) -> Tensor:
+        """Project queries: (..., width) -> (..., width)."""
+        width = x.shape[-1]
+        return product(x, self.in_proj.weight[:width], self.in_proj.bias[:width])
+
+    def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Project keys and values: (..., width) -> (..., width) each."""
+        width = x.shape[-1]
+        key, value = product(x, self.in_proj.weight[width:], self.in_proj.bias[width:]).chunk(2, dim=-1)
+        return key, value
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend with what is projected already; see ``forward``."""
+        q, k, v = (
+            x.view(*x.shape[:-1], self.heads, x.shape[-1] // self.heads).transpose(1, 2)  # (B, heads, *, width / heads)
+            for x in (query, key, value)
+        )
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return linear(attended.transpose(1, 2).flatten(2), self.out_proj)  # (B, Q, width)

@@ -25,11 +25,12 @@ class _Entry:
     value: Any
 
     def holds(self, weights: Sequence[Tensor]) -> bool:
-        return (
-            len(self.weights) == len(weights)
-            and all(kept() is weight for kept, weight in zip(self.weights, weights, strict=True))
-            and self.states == tuple(map(_state, weights))
-        )
+        if len(self.weights) != len(weights):
+            return False
+        for kept, state, weight in zip(self.weights, self.states, weights, strict=True):  # a loop: it runs every frame
+            if kept() is not weight or state != _state(weight):
+                return False
+        return True
 
 
 @dataclass

@@ -11,6 +11,7 @@ import torch
 from refervos.compilation import compile_stages
 from refervos.errors import CheckpointError, ConfigError
 from refervos.hub import fetch
+from refervos.linear import lay_out
 from refervos.typed_config import config_from_mapping
 from refervos.weights import CONFIG, WEIGHTS, Undrawn, load_renamed, read_header, read_tensors
 
@@ -126,6 +127,7 @@ def load(
     target = _device(device)
     loaded: Samwise | Sam2Segmenter | RefSam = _within(_read(path, overrides), memory_budget).compute_in(compute_dtype)
     loaded = loaded.to(target).eval()
+    lay_out(loaded)
     if compile:
         compile_stages(loaded)
     return loaded

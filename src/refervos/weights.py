@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from refervos.errors import CheckpointError
 
@@ -181,20 +181,27 @@ def _in_place_of(target: Tensor, value: Tensor) -> Tensor:
     return nn.Parameter(copied, target.requires_grad) if isinstance(target, nn.Parameter) else copied
 
 
-class Undrawn(TorchDispatchMode):
+class Undrawn(TorchFunctionMode):
     """Build a model without drawing its random weights, because a checkpoint is about to replace them all.
 
     Drawing the 210 million of base-plus takes seconds. Inside this context memory is allocated for them and not
     touched; whatever else a model computes when it is built, such as position tables, is computed as ever.
     """
 
-    _DRAWING = (torch.ops.aten.uniform_.default, torch.ops.aten.normal_.default, torch.ops.aten.erfinv_.default)
+    # Of ``nn.init`` those that torch hands over as a whole; the others come down to the tensors' own methods.
+    _DRAWING = (
+        *(Tensor.uniform_, Tensor.normal_, Tensor.erfinv_),
+        *(nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_),
+    )
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Leave tensors that are to be filled with random numbers as they are."""
-        return args[0] if func in self._DRAWING else func(*args, **(kwargs or {}))
+        given = kwargs or {}
+        if func in self._DRAWING:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def _squeezed(tensor: Tensor) -> list[int]:

@@ -130,7 +130,6 @@ SAMWISE_STAGES = (
     StageMethod("tracker", "condition", CONDITION),
     StageMethod("tracker", "decode", DECODER),
     StageMethod("tracker", "pointer", DECODER),
-    StageMethod("tracker", "early_token", CME),
     StageMethod("cme", "forward", CME),
     StageMethod("tracker", "remember", REMEMBER),
     StageMethod("tracker", "upsample", MASKS),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ class Machine:
         system: Operating system and release.
         python: Version.
         torch: Version.
-        transformers: Version.
+        transformers: Version, None where it is not installed.
         refervos: Version.
         gpu: Name of the GPU that was measured, or else of the first one; None without.
         gpu_gigabytes: Its memory, None without or where torch does not tell.
@@ -45,7 +46,7 @@ class Machine:
     system: str
     python: str
     torch: str
-    transformers: str
+    transformers: str | None
     refervos: str
     gpu: str | None
     gpu_gigabytes: float | None
@@ -78,8 +79,6 @@ def this_machine(device: str = "cpu") -> Machine:
     Args:
         device: What was measured, as torch names it.
     """
-    import transformers
-
     import refervos
     from refervos.metrics.parallel import usable_processors
 
@@ -93,13 +92,21 @@ def this_machine(device: str = "cpu") -> Machine:
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         torch=torch.__version__,
-        transformers=transformers.__version__,
+        transformers=_version("transformers"),
         refervos=refervos.__version__,
         gpu=gpu,
         gpu_gigabytes=gigabytes,
         cuda=cuda,
         one_dnn_bfloat16=has_one_dnn(torch.bfloat16),
     )
+
+
+def _version(package: str) -> str | None:
+    """The version of a package, None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _gpu(device: torch.device) -> tuple[str | None, float | None, str | None]:

@@ -97,7 +97,8 @@ def machine_lines(machine: Machine) -> str:
     about = [] if machine.gpu_gigabytes is None else [f"{machine.gpu_gigabytes:.0f} GB"]
     about += [] if machine.cuda is None else [f"CUDA {machine.cuda}"]
     gpu = (machine.gpu or "no GPU") + (f" ({', '.join(about)})" if about else "")
-    versions = f"torch {machine.torch}, transformers {machine.transformers}, refervos {machine.refervos}"
+    transformers = "" if machine.transformers is None else f"transformers {machine.transformers}, "
+    versions = f"torch {machine.torch}, {transformers}refervos {machine.refervos}"
     return (
         f"- {machine.processor}, {machine.cores} cores ({flags}){memory}; {gpu}\n- Python {machine.python}, {versions}"
     )

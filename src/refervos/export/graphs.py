@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from refervos.sam2.positions import sine_of_age
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker, tokens_of
 from refervos.samwise.cmt import Adapted
+from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.samwise.track import SamwiseTrack
 
@@ -76,8 +77,8 @@ def streaming_step(model: Samwise) -> list[Graph]:
     if config.motion_prompt:
         asked["verbs"] = ("sentences", "tokens")
     past = {
-        f"past_{index}": ("sentences", "window", cells, cells, config.adapter_width)
-        for index, cells in enumerate(window_grids(grid))
+        f"past_{index}": ("sentences" if index else 1, patches, "window", tokens, config.adapter_width)
+        for index, (patches, tokens) in enumerate(window_patches(config))
     }
     remembered = {
         "maps": ("sentences", "maps", sam2.memory_width, grid, grid),
@@ -110,9 +111,13 @@ def streaming_step(model: Samwise) -> list[Graph]:
     ]
 
 
-def window_grids(grid: int) -> tuple[int, ...]:
-    """Side of the image tokens at each adapter."""
-    return tuple(2 * grid >> index for index in range(ADAPTERS))
+def window_patches(config: SamwiseConfig) -> list[tuple[int, int]]:
+    """How many patches the image tokens at each adapter are in, and how many tokens a patch has."""
+    sizes = []
+    for index in range(ADAPTERS):
+        cells, side = 2 * config.sam2.grid >> index, config.hsa_patches[index] if config.hsa else 1
+        sizes.append(((cells // side) ** 2, side**2))
+    return sizes
 
 
 def _shared(tracker: Sam2Tracker, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,7 +161,7 @@ class _Step(Samwise):
         assert isinstance(tracks, _StackedWindows)
         adapter, reach = self.adapters[index], self.config.clip_length
         adapted: Adapted = adapter(vision, text, frames, keep, past=tracks.past[index], reach=reach)
-        tracks.inside.append(adapted.inside[:, 0])  # (N, H, V, A)
+        tracks.inside.append(adapted.inside[:, 0])  # (N, P, S, A), at the first adapter (1, P, S, A)
         return adapted
 
     def _frames_at_once(self, stage: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, PromptError
-from refervos.export.graphs import window_grids
+from refervos.export.graphs import window_patches
 from refervos.frames import Placement
 from refervos.prompts import Prompt
 from refervos.sam2.memory import MemoryReading
@@ -132,16 +132,22 @@ class OnnxTracker:
         """See ``Sam2Tracker.without_memory``."""
         return self.graphs.run("without_memory", top=top)[0]
 
-    def decode(self, conditioned: Tensor, features: FrameFeatures, sparse: Tensor) -> Decoded:
+    def decode(
+        self,
+        conditioned: Tensor,
+        features: FrameFeatures,
+        sparse: Tensor,
+        *,
+        beside: tuple[Tensor, Tensor] | None = None,
+    ) -> Decoded:
         """See ``Sam2Tracker.decode``."""
         masks, ious, tokens, early, *score = self.graphs.run(
             "decode", conditioned=conditioned, fine=features.fine, middle=features.middle, prompts=sparse
         )
-        return Decoded(masks, ious, tokens, early, score[0] if score else None)
-
-    def early_token(self, conditioned: Tensor, sparse: Tensor) -> Tensor:
-        """See ``Sam2Tracker.early_token``."""
-        return self.graphs.run("early_token", conditioned=conditioned, prompts=sparse)[0]
+        others = None
+        if beside is not None:
+            (others,) = self.graphs.run("early_token", conditioned=beside[0], prompts=beside[1])
+        return Decoded(masks, ious, tokens, early, score[0] if score else None, others)
 
     def pointer(self, token: Tensor, score: Tensor | None) -> Tensor:
         """See ``Sam2Tracker.pointer``."""
@@ -242,7 +248,7 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
                 **self._past(tracks),
             )
             for index, frames in enumerate(inside):
-                for track, frame in zip(tracks, frames, strict=True):
+                for track, frame in zip(tracks, frames.expand(len(tracks), -1, -1, -1), strict=True):
                     track.windows.append(index, frame.unsqueeze(0))
             clip.features.append(FrameFeatures(fine[:, time].expand(len(ids), -1, -1, -1), middle, top))
             moving = verbs.any(dim=1) & self.config.motion_prompt
@@ -254,9 +260,10 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
     def _past(self, tracks: Sequence[SamwiseTrack]) -> dict[str, Tensor]:
         """The tracks' windows, empty ones too."""
         past = {}
-        for index, cells in enumerate(window_grids(self.config.sam2.grid)):
-            kept = stack_windows([track.windows for track in tracks], index)
-            none = torch.zeros(len(tracks), 0, cells, cells, self.config.adapter_width)
+        for index, (patches, tokens) in enumerate(window_patches(self.config)):
+            sharing = 1 if index else len(tracks)  # the first adapter's images know no sentence
+            kept = stack_windows([track.windows for track in tracks], index, sharing)
+            none = torch.zeros(len(tracks) // sharing, patches, 0, tokens, self.config.adapter_width)
             past[f"past_{index}"] = none if kept is None else kept
         return past
 

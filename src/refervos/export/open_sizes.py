@@ -24,7 +24,7 @@ def open_sizes() -> Iterator[None]:
     with ExitStack() as stack:
         for module, name, function in (
             (cmt, "windows_before", _window_before_one_frame),
-            (cmt, "rows_at_once", _all_rows),
+            (cmt, "patches_at_once", _all_patches),
             (hiera, "len", _length),
         ):
             stack.enter_context(patch.object(module, name, function, create=name == "len"))
@@ -33,12 +33,12 @@ def open_sizes() -> Iterator[None]:
 
 def _window_before_one_frame(x: Tensor, past: Tensor | None, reach: int) -> list[Tensor]:
     """``cmt.windows_before`` for a single frame whose past is no longer than it may be."""
-    return [x if past is None else torch.cat([past, x], dim=1)]
+    return [x if past is None else torch.cat([past, x], dim=2)]
 
 
-def _all_rows(window: Tensor, side: int) -> int:
-    """``cmt.rows_at_once`` where memory is no matter."""
-    return window.shape[2]
+def _all_patches(window: Tensor) -> int:
+    """``cmt.patches_at_once`` where memory is no matter."""
+    return window.shape[1]
 
 
 def _length(sequence: Any) -> Any:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.derived import Derived
-from refervos.linear import linear, product
+from refervos.linear import laid_out, linear, product
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,13 @@ class TwoWayTransformer(nn.Module):
         self.derived = Derived()
 
     def forward(
-        self, tokens: Tensor, image: Tensor, positions: Tensor, keep: Tensor | None = None
+        self,
+        tokens: Tensor,
+        image: Tensor,
+        positions: Tensor,
+        keep: Tensor | None = None,
+        *,
+        first_block_only: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the transformer.
 
@@ -202,16 +208,22 @@ class TwoWayTransformer(nn.Module):
             image: (N, P, C).
             positions: Of the image (P, C).
             keep: bool (N, 1, 1, K), which tokens may be looked at; default all.
+            first_block_only: How many of the N rows, the last ones, stop after the first block.
 
         Returns:
-            Tokens (N, K, C), the image (N, P, C), and the tokens as they leave the first block (N, K, C).
+            Tokens (n, K, C) and the image (n, P, C) of the other rows, and the tokens of all rows as they leave the
+            first block (N, K, C).
         """
         queries, early = tokens, tokens
+        rows = tokens.shape[0] - first_block_only
         for depth, block in enumerate(self.layers):
             queries, asking = block.update_tokens(queries, tokens, image, positions, keep, first=depth == 0)
-            image = block.update_image(queries, tokens, image, asking, keep)
             if depth == 0:
                 early = queries
+                if first_block_only:
+                    queries, tokens, image, asking = queries[:rows], tokens[:rows], image[:rows], asking[:rows]
+                    keep = None if keep is None else keep[:rows]
+            image = block.update_image(queries, tokens, image, asking, keep)
         last = self.final_attn_token_to_image
         key, value = project_image(self.derived, image, positions, placed=[last.k_proj], plain=[last.v_proj])
         attended = last.attend(linear(queries + tokens, last.q_proj), key, value)
@@ -237,7 +249,7 @@ def project(derived: Derived, x: Tensor, layers: Sequence[nn.Linear]) -> tuple[T
     """
 
     def join() -> tuple[Tensor, Tensor]:
-        return torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        return laid_out(torch.cat([layer.weight for layer in layers])), torch.cat([layer.bias for layer in layers])
 
     weights = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
     joined = derived.get(("joined", *map(id, layers)), weights, join)
@@ -274,7 +286,7 @@ def project_image(
             else layer.bias.expand(len(positions), -1)
             for layer in layers
         ]
-        return torch.cat([layer.weight for layer in layers]), torch.cat(offsets, dim=1)  # (P, D * layers)
+        return laid_out(torch.cat([layer.weight for layer in layers])), torch.cat(offsets, dim=1)  # (P, D * layers)
 
     weights = [positions, *(tensor for layer in layers for tensor in (layer.weight, layer.bias))]
     weight, offset = derived.get(("image", *map(id, layers)), weights, join)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.derived import Derived
-from refervos.linear import product
+from refervos.linear import laid_out, product
 from refervos.precision import without_autocast
 
 
@@ -27,7 +27,8 @@ def upscale(image: Tensor, convolution: nn.ConvTranspose2d, derived: Derived) ->
 
     def rearrange() -> tuple[Tensor, Tensor]:
         assert convolution.bias is not None
-        return convolution.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous(), convolution.bias.repeat(4)
+        weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
+        return laid_out(weight), convolution.bias.repeat(4)
 
     weights = [convolution.weight, *([] if convolution.bias is None else [convolution.bias])]
     weight, bias = derived.get(("upscale", id(convolution)), weights, rearrange)

@@ -32,10 +32,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, dropout: float = 0.0) -
         (B, h, Q, e).
     """
     length = key.shape[2]
-    if dropout or not fast(query) or (length <= SHORT and query.dtype == torch.float32):
+    alike = value.shape[3] == query.shape[3]  # otherwise torch has no fused kernel
+    if dropout or not fast(query) or (alike and length <= SHORT and query.dtype == torch.float32):
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
     query = query * query.shape[-1] ** -0.5
-    if length <= SHORT:
+    few = query.shape[:3].numel() * length * query.element_size() <= SCORES_AT_ONCE // 8
+    if length <= SHORT or few:
         return torch.matmul(torch.softmax(torch.matmul(query, key.transpose(2, 3)), dim=-1), value)
     rows = max(32, min(256, SCORES_AT_ONCE // (length * query.element_size())))
     attended = query.new_empty(*query.shape[:3], value.shape[3])

@@ -30,6 +30,7 @@ class Decoded:
         tokens: Output mask tokens (N, M, C).
         early_tokens: The same tokens as they leave the first block of the two-way transformer (N, M, C).
         score: Object score logit (N,), or None when the model has no object score head.
+        early_token_beside: Mask token 0 of other rows as it leaves that block (K, C), None where none were given.
     """
 
     mask_logits: Tensor
@@ -37,6 +38,7 @@ class Decoded:
     tokens: Tensor
     early_tokens: Tensor
     score: Tensor | None
+    early_token_beside: Tensor | None = None
 
 
 class MaskDecoder(nn.Module):
@@ -74,7 +76,15 @@ class MaskDecoder(nn.Module):
         self.derived = Derived()
 
     def forward(
-        self, image: Tensor, positions: Tensor, prompts: Tensor, middle: Tensor, fine: Tensor, *, multimask: bool
+        self,
+        image: Tensor,
+        positions: Tensor,
+        prompts: Tensor,
+        middle: Tensor,
+        fine: Tensor,
+        *,
+        multimask: bool,
+        beside: tuple[Tensor, Tensor] | None = None,
     ) -> Decoded:
         """Turn features and prompt tokens into masks.
 
@@ -85,11 +95,23 @@ class MaskDecoder(nn.Module):
             middle: Stride-8 features (N, 2g, 2g, C/4).
             fine: Stride-4 features (N, 4g, 4g, C/8).
             multimask: Return the three ambiguity masks instead of the single one.
+            beside: Features and prompts of K other rows, for which ``early_token`` is computed in the same go.
 
         Returns:
             The decoder's answer.
         """
-        queries, image, early = self.transformer(self._with_own_tokens(prompts), image, positions)
+        count, others = image.shape[0], 0
+        beside_token: Tensor | None = None
+        if beside is not None and beside[1].shape[1:] == prompts.shape[1:]:
+            others = beside[0].shape[0]
+            image, prompts = torch.cat([image, beside[0]]), torch.cat([prompts, beside[1]])
+        elif beside is not None:
+            beside_token = self.early_token(beside[0], positions, beside[1])
+        queries, image, early = self.transformer(
+            self._with_own_tokens(prompts), image, positions, first_block_only=others
+        )
+        if others:
+            beside_token = early[count:, self._first_mask_token]
         side = middle.shape[1] // 2
         features = upscaled(
             image.unflatten(1, (side, side)),
@@ -114,8 +136,9 @@ class MaskDecoder(nn.Module):
             mask_logits=logits,
             ious=ious,
             tokens=mask_tokens[:, chosen],
-            early_tokens=early[:, first : first + MASKS][:, chosen],
+            early_tokens=early[:count, first : first + MASKS][:, chosen],
             score=None if self.pred_obj_score_head is None else self.pred_obj_score_head(queries[:, 0])[:, 0],
+            early_token_beside=beside_token,
         )
 
     def early_token(self, image: Tensor, positions: Tensor, prompts: Tensor) -> Tensor:

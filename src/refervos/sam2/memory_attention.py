@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from refervos.derived import Derived
-from refervos.linear import fast, linear, product
+from refervos.linear import fast, laid_out, linear, product
 from refervos.sam2.attention import attend
 from refervos.sam2.config import Sam2Config
 
@@ -67,10 +67,10 @@ class RotaryAttention(nn.Module):
         dropout = self.dropout_p if self.training else 0.0
         return attend(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), dropout=dropout).squeeze(1)
 
-    def paired(self, x: Tensor, *projections: nn.Linear) -> Tensor:
-        """Project with the channels of each projection rearranged: even ones first, then odd ones.
+    def projected(self, x: Tensor, *projections: nn.Linear) -> Tensor:
+        """Project with the channels of each projection in the order in which ``turned`` wants pairs.
 
-        Pairs then lie in two halves. Queries and keys are rearranged alike, so their products stay the same.
+        Queries and keys are ordered alike, so their products do not depend on it.
 
         Args:
             x: (..., C).
@@ -80,13 +80,15 @@ class RotaryAttention(nn.Module):
             (..., projections, C).
         """
         weights = [tensor for each in projections for tensor in (each.weight, each.bias)]
+        halves = not fast(x)
 
-        def rearrange() -> tuple[Tensor, Tensor]:
-            even_odd = [torch.cat([part[0::2], part[1::2]]) for part in weights]
-            return torch.cat(even_odd[0::2]), torch.cat(even_odd[1::2])
+        def join() -> tuple[Tensor, Tensor]:
+            ordered = [torch.cat([part[0::2], part[1::2]]) for part in weights] if halves else weights
+            return laid_out(torch.cat(ordered[0::2])), torch.cat(ordered[1::2])
 
-        weight, bias = self.derived.get(("paired", *map(id, projections)), weights, rearrange)
-        return product(x, weight, bias).unflatten(-1, (len(projections), -1))
+        weight, bias = self.derived.get(("projected", halves, *map(id, projections)), weights, join)
+        both = product(x, weight, bias)
+        return both.view(*x.shape[:-1], len(projections), both.shape[-1] // len(projections))
 
     def rotated(self, x: Tensor, rotary: Tensor, *projections: nn.Linear) -> Tensor:
         """Project and turn by place.
@@ -94,28 +96,39 @@ class RotaryAttention(nn.Module):
         Args:
             x: (..., P, C).
             rotary: See ``rotary_tables``.
-            projections: See ``paired``.
+            projections: See ``projected``.
 
         Returns:
             (..., P, projections, C).
         """
-        return turned(self.paired(x, *projections), rotary)
+        projected = self.projected(x, *projections)
+        if not fast(x):
+            return turned(projected, rotary)
+        exact = projected.to(torch.promote_types(torch.promote_types(projected.dtype, rotary.dtype), torch.float32))
+        table = self.derived.get(
+            ("turns", exact.dtype), [rotary], lambda: torch.complex(*rotary.to(exact.dtype)).unsqueeze(1)
+        )  # (P, 1, C/2)
+        pairs = torch.view_as_complex(exact.view(*exact.shape[:-1], -1, 2))  # (..., P, projections, C/2)
+        return torch.view_as_real(pairs * table).flatten(-2).to(projected.dtype)
 
 
-def turned(paired: Tensor, rotary: Tensor) -> Tensor:
+def turned(halves: Tensor, rotary: Tensor) -> Tensor:
     """Rotate channel pairs that lie in two halves, in float32 at least.
 
+    On a CPU at inference pairs are neighbours instead and turned as complex numbers, in a quarter of the time; neither
+    ONNX nor every compiler knows those.
+
     Args:
-        paired: (..., P, n, C).
+        halves: (..., P, n, C).
         rotary: See ``rotary_tables``.
 
     Returns:
         Same shape and type.
     """
-    first, second = paired.to(torch.promote_types(paired.dtype, rotary.dtype)).chunk(2, dim=-1)
+    first, second = halves.to(torch.promote_types(halves.dtype, rotary.dtype)).chunk(2, dim=-1)
     cosines, sines = rotary.unsqueeze(2)  # (P, 1, C/2) each
     both = torch.cat([first * cosines - second * sines, first * sines + second * cosines], dim=-1)
-    return both.to(paired.dtype)
+    return both.to(halves.dtype)
 
 
 class MemoryAttentionLayer(nn.Module):
@@ -156,7 +169,7 @@ class MemoryAttentionLayer(nn.Module):
         across = self.cross_attn_image
         keys = across.rotated(places, rotary, across.k_proj).squeeze(-2).flatten(1, 2)  # (N, M*P, C)
         # Pointers have no place, so they are not rotated.
-        keys = torch.cat([keys, across.paired(pointers, across.k_proj).squeeze(-2)], dim=1)  # (N, M*P + L, C)
+        keys = torch.cat([keys, across.projected(pointers, across.k_proj).squeeze(-2)], dim=1)  # (N, M*P + L, C)
         query = across.rotated(self.layer_norm2(tokens), rotary, across.q_proj).squeeze(-2)
         if fast(tokens) and not self.training:
             attended = linear(across.attend(query, keys, values), across.v_proj)

@@ -10,9 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.derived import Derived
-from refervos.linear import linear, product
+from refervos.linear import fast, laid_out, linear, product
 from refervos.sam.layers import NORM_EPSILON, channels_first, channels_last, pointwise
 from refervos.sam2.config import Sam2Config
+
+SMALL = 2**15
+"""Values of a small mask or image (of 181 x 181 pixels)."""
+
+PATCHES_PAY = 16
+"""From so many channels on the patches under a kernel are cheaper to line up than oneDNN is to call, and rows are long
+enough for torch's layer norm."""
 
 SCALE_AT_START = 1e-6
 """What the branches of the fuser are multiplied by before training."""
@@ -25,10 +32,24 @@ class MaskDownsamplerLayer(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel_size=3, stride=2, padding=1)
         self.layer_norm = nn.LayerNorm(outputs, NORM_EPSILON)
+        self.derived = Derived()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, inputs) -> (N, H/2, W/2, outputs)."""
-        return F.gelu(self.layer_norm(channels_last(self.conv(channels_first(x)))))
+        if not fast(x) or x.numel() > SMALL:
+            return F.gelu(self.layer_norm(channels_last(self.conv(channels_first(x)))))
+        # Of small masks torch takes slow ways by itself: a convolution without oneDNN, a norm row by row.
+        weight, bias, norm = self.conv.weight, self.conv.bias, self.layer_norm
+        assert bias is not None
+        if x.shape[-1] < PATCHES_PAY:
+            image = torch.mkldnn_convolution(channels_first(x), weight, bias, [1, 1], [2, 2], [1, 1], 1).contiguous()
+            image = image - image.mean(1, keepdim=True)  # (N, outputs, H/2, W/2)
+            image = image * torch.rsqrt(image.square().mean(1, keepdim=True) + norm.eps)
+            return channels_last(F.gelu(torch.addcmul(norm.bias[:, None, None], image, norm.weight[:, None, None])))
+        cells = F.pad(x, (0, 0, 1, 0, 1, 0)).unfold(1, 3, 2).unfold(2, 3, 2)  # (N, H/2, W/2, inputs, 3, 3)
+        patches = cells.movedim(3, -1).flatten(3)  # (N, H/2, W/2, 9 * inputs)
+        flat = self.derived.get("flat", [weight], lambda: weight.permute(0, 2, 3, 1).flatten(1).t().contiguous().t())
+        return F.gelu(norm(F.linear(patches, flat, bias)))
 
 
 class MaskDownsampler(nn.Module):
@@ -72,7 +93,7 @@ class ConvNextBlock(nn.Module):
         second, scale = self.pointwise_conv2, self.scale
 
         def scaled() -> tuple[Tensor, Tensor]:
-            return second.weight * scale.unsqueeze(1), second.bias * scale
+            return laid_out(second.weight * scale.unsqueeze(1)), second.bias * scale
 
         weight, bias = self.derived.get("scaled", [second.weight, second.bias, scale], scaled)
         hidden = self.layer_norm(channels_last(self.depthwise_conv(channels_first(x))))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from refervos.errors import MissingDependencyError
 from refervos.frames import as_rgb, stretch
 from refervos.sam2.config import Sam2Config
 
@@ -21,17 +22,18 @@ class PlainSam2:
         config: Shape of the tracker.
         dtype: Type of weights and frames.
         device: Where it runs.
+
+    Raises:
+        MissingDependencyError: When transformers is not installed.
     """
 
     def __init__(
         self, config: Sam2Config, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
     ) -> None:
-        from transformers import Sam2VideoModel
-
         self.config = config
         self.dtype = dtype
         self.device = torch.device(device)
-        self.model = Sam2VideoModel(hf_config(config)).to(self.device, dtype).eval()
+        self.model = _transformers().Sam2VideoModel(hf_config(config)).to(self.device, dtype).eval()
         self._session: Any = None
 
     @property
@@ -92,7 +94,7 @@ def hf_config(config: Sam2Config) -> Any:
     Raises:
         MissingDependencyError: When transformers is not installed.
     """
-    from transformers import Sam2VideoConfig
+    library = _transformers()
     from transformers.models.sam2.configuration_sam2 import Sam2HieraDetConfig, Sam2VisionConfig
     from transformers.models.sam2_video.configuration_sam2_video import (
         Sam2VideoMaskDecoderConfig,
@@ -118,7 +120,7 @@ def hf_config(config: Sam2Config) -> Any:
         fpn_hidden_size=hidden,
     )
     # Config objects, never partial dicts: some transformers releases build a dict into the wrong class.
-    return Sam2VideoConfig(
+    return library.Sam2VideoConfig(
         vision_config=vision,
         prompt_encoder_config=Sam2VideoPromptEncoderConfig(hidden_size=hidden, image_size=size),
         mask_decoder_config=Sam2VideoMaskDecoderConfig(
@@ -145,3 +147,18 @@ def hf_config(config: Sam2Config) -> Any:
         memory_fuser_embed_dim=hidden,
         memory_fuser_intermediate_dim=config.fuser_feedforward,
     )
+
+
+def _transformers() -> Any:
+    """The package, which the bench alone needs.
+
+    Raises:
+        MissingDependencyError: When it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingDependencyError(
+            "comparing with SAM2 as transformers has it needs that package: pip install 'refervos[transformers]'."
+        ) from error
+    return transformers

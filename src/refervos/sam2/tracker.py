@@ -154,7 +154,6 @@ class Sam2Tracker(nn.Module):
             Stage(self, "coarse_levels", launches_only=True),
             Stage(self, "attend_to_memory", recurs=memory_is_full),
             Stage(self, "decode"),
-            Stage(self, "early_token", launches_only=True),
             Stage(self, "pointer", launches_only=True),
             Stage(self, "remember"),
         )
@@ -334,6 +333,7 @@ class Sam2Tracker(nn.Module):
         *,
         dense: Tensor | None = None,
         multimask: bool = False,
+        beside: tuple[Tensor, Tensor] | None = None,
     ) -> Decoded:
         """Turn conditioned features and prompt tokens into masks.
 
@@ -343,6 +343,8 @@ class Sam2Tracker(nn.Module):
             sparse: Prompt tokens (N, P, C), for instance two padding points and a text token.
             dense: Dense prompt (N, C, g, g), default SAM2's "no mask" embedding.
             multimask: Return the three ambiguity masks instead of the single one.
+            beside: Features (K, C, g, g) and prompt tokens (K, P, C) of other rows, for which ``early_token`` is
+                computed in the same go.
 
         Returns:
             The decoder's answer.
@@ -354,6 +356,7 @@ class Sam2Tracker(nn.Module):
             channels_last(features.middle),
             channels_last(features.fine),
             multimask=multimask,
+            beside=None if beside is None else (self._with_dense_prompt(beside[0], None), beside[1]),
         )
         return decoded
 

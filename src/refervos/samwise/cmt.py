@@ -1,7 +1,10 @@
 """CMT, the Cross-Modal Temporal adapter: language and time inside the frozen encoders (SAMWISE paper, section 3.2).
 
-Shapes: N tracks; T frames; W frames in a window of time; H x V image tokens of C channels a frame; R texts of L tokens
-of D channels; A channels inside the adapter.
+Inside an adapter the image tokens lie in the order of HSA's patches, so that they are moved once on the way in and once
+on the way out.
+
+Shapes: N tracks about V videos; T frames; W frames in a window of time; H x B image tokens of C channels a frame, in P
+patches of S tokens; R texts of L tokens of D channels; A channels inside the adapter.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 
 from refervos.attention import MultiheadAttention
 from refervos.derived import Derived
-from refervos.linear import linear, product
+from refervos.linear import laid_out, linear, product
 
 CPU_CHUNK = 16 * 2**20
 """Bytes of image tokens that a CPU adapts at once: more would cost memory and save no time."""
@@ -27,9 +30,9 @@ class Adapted:
     """What an adapter says.
 
     Attributes:
-        vision: To be added to the image tokens (N*T, H, V, C).
+        vision: To be added to the image tokens (N*T, H, B, C).
         text: To be added to the text tokens (R, L, D).
-        inside: The image tokens inside the adapter (N, T, H, V, A): what later frames may look back at.
+        inside: The image tokens inside the adapter (V, T, P, S, A): what later frames may look back at.
     """
 
     vision: Tensor
@@ -45,7 +48,7 @@ class CrossModalTemporalAdapter(nn.Module):
         text_width: Channels D of the text encoder.
         width: Channels A inside the adapter.
         heads: Attention heads.
-        patch: Side P of the patches of Hierarchical Selective Attention, or None to leave it out.
+        patch: Side of the patches of Hierarchical Selective Attention, or None to leave it out.
         text_to_visual: Whether the image tokens change; without, HSA has no effect either.
         visual_to_text: Whether the text tokens change.
     """
@@ -87,72 +90,100 @@ class CrossModalTemporalAdapter(nn.Module):
         """What to add to the image tokens and to the text tokens.
 
         In clips (``reach`` is None) all frames see each other, and there is one text for them all: R = N. Online, each
-        frame sees itself and up to ``reach - 1`` frames before it, and has a text of its own: R = N*T.
+        frame sees itself and up to ``reach - 1`` frames before it, and has a text of its own: R = N*T. Where image
+        tokens have not met a sentence yet there are those of V videos, N / V neighbouring tracks about each: what does
+        not depend on the sentence is then computed once.
 
         Args:
-            vision: Image tokens, channels last (N*T, H, V, C).
+            vision: Image tokens, channels last (V*T, H, B, C).
             text: Text tokens (R, L, D).
             frames: T.
             keep: bool (R, L), True where there is a text token; default: padding is looked at like text, as the
                 released code does.
-            past: Online, what this adapter left of the frames before (N, P, H, V, A), default none.
+            past: Online, what this adapter left of the frames before (V, P, W, S, A), default none.
             reach: Online, how many frames a frame sees, itself included.
 
         Returns:
             The changes.
         """
-        x = conv_norm_relu(vision, self.vision_down, self.vision_down_norm, self.derived)  # (N*T, H, V, A)
-        x = x.unflatten(0, (-1, frames))  # (N, T, H, V, A)
+        height, width = vision.shape[1:3]
+        side = 1 if self.hsa is None else self.hsa.side
+        inside = conv_norm_relu(vision, self.vision_down, self.vision_down_norm, self.derived)  # (V*T, H, B, A)
+        inside = into_patches(inside, side).unflatten(0, (-1, frames))  # (V, T, P, S, A)
+        x = inside.transpose(1, 2)  # (V, P, T, S, A)
         t = linear(text, self.text_down)  # (R, L, A)
         # Online the windows are those of clips that end with the frame which asks.
-        windows = [x] if reach is None else windows_before(x, past, reach)  # (N, W, H, V, A) each
+        windows = [x] if reach is None else windows_before(x, past, reach)  # (V, P, W, S, A) each
         asking = frames if reach is None else 1
 
         if self.changes_text:
-            seen = torch.stack([window.mean(dim=1) for window in windows], dim=1)  # (N, R/N, H, V, A)
-            text_delta = linear(t * self.text_to_vision(t, seen.flatten(2, 3).flatten(0, 1)), self.text_up)
+            seen = torch.stack([window.mean(dim=2) for window in windows], dim=1).flatten(2, 3)  # (V, R/N, P*S, A)
+            key, value = (
+                for_each_sentence(part, t.shape[0]) for part in self.text_to_vision.keys_and_values(seen)
+            )  # (R, P*S, A) each
+            attended = self.text_to_vision.attend(self.text_to_vision.queries(t), key, value)
+            text_delta = linear(t * attended, self.text_up)
         else:
             text_delta = torch.zeros_like(text)
         if not self.changes_vision:
-            return Adapted(torch.zeros_like(vision), text_delta, x)
+            count = t.shape[0] * frames // (1 if reach is None else frames)
+            return Adapted(vision.new_zeros(count, *vision.shape[1:]), text_delta, inside)
         mask = None if keep is None else keep[:, None, None, :]  # (R, 1, 1, L)
-        rows = rows_at_once(windows[-1], 1 if self.hsa is None else self.hsa.patch)
-        if rows >= x.shape[2]:
-            return Adapted(self._change_vision(x, windows, asking, t, mask), text_delta, x)
-        vision_delta = torch.empty_like(vision)
-        for top in range(0, x.shape[2], rows):
-            around = [window[:, :, top : top + rows] for window in windows]
-            part = self._change_vision(x[:, :, top : top + rows], around, asking, t, mask)
-            vision_delta[:, top : top + rows] = part
-        return Adapted(vision_delta, text_delta, x)
+        some = patches_at_once(windows[-1])
+        changes = []
+        for start in range(0, x.shape[1], some):
+            part = slice(start, start + some)
+            around = [window[:, part] for window in windows]
+            changes.append(self._change_vision(x[:, part], around, asking, t, mask))
+        vision_delta = changes[0] if len(changes) == 1 else torch.cat(changes, dim=1)  # (N*T, P, S, C)
+        return Adapted(out_of_patches(vision_delta, side, height, width), text_delta, inside)
 
     def _change_vision(
         self, x: Tensor, windows: Sequence[Tensor], asking: int, t: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """Adapt some rows of the image, (N, T, h, V, A): what to add to them, (N*T, h, V, C)."""
+        """Adapt some patches of the image, (V, p, T, S, A): what to add to them, (N*T, p, S, C)."""
         if self.hsa is not None:
-            x = x + torch.cat([self.hsa(window, asking) for window in windows], dim=1)
-        tokens = x.reshape(t.shape[0], -1, x.shape[-1])  # (R, N*T/R*h*V, A)
-        y = tokens * self.vision_to_text(tokens, t, mask)
-        y = y.reshape(-1, *x.shape[2:])  # (N*T, h, V, A)
-        return conv_norm_relu(y, self.vision_up, self.vision_up_norm, self.derived)  # (N*T, h, V, C)
+            looked = [self.hsa(window, asking) for window in windows]
+            x = x + (looked[0] if len(looked) == 1 else torch.cat(looked, dim=2))
+        texts = len(windows)  # of a track
+        tokens = x.transpose(1, 2).reshape(x.shape[0], texts, -1, x.shape[-1])  # (V, R/N, N*T/R*p*S, A)
+        queries = for_each_sentence(self.vision_to_text.queries(tokens), t.shape[0])  # (R, N*T/R*p*S, A)
+        tokens = for_each_sentence(tokens, t.shape[0])
+        y = tokens * self.vision_to_text.attend(queries, *self.vision_to_text.keys_and_values(t), mask)
+        y = y.reshape(-1, x.shape[1], *x.shape[3:])  # (N*T, p, S, A)
+        return conv_norm_relu(y, self.vision_up, self.vision_up_norm, self.derived)  # (N*T, p, S, C)
+
+
+def for_each_sentence(videos: Tensor, rows: int) -> Tensor:
+    """Repeat what belongs to videos for their sentences.
+
+    Args:
+        videos: (V, n, ...), for instance n frames.
+        rows: How many rows there are in all, N * n; N / V neighbours are about the same video.
+
+    Returns:
+        (N * n, ...), a view where V is 1 or N.
+    """
+    repeats = rows // (videos.shape[0] * videos.shape[1])
+    repeated = videos.unsqueeze(1).expand(-1, repeats, *videos.shape[1:])  # (V, N/V, n, ...)
+    return repeated.reshape(rows, *videos.shape[2:])
 
 
 class HierarchicalSelectiveAttention(nn.Module):
     """HSA: self-attention over time inside patches, whose size in the image halves from adapter to adapter.
 
-    Every P x P patch, over all frames of the window, is one sequence of W*P*P tokens.
+    Every patch, over all frames of the window, is one sequence of W*S tokens.
 
     Args:
         width: Channels A.
         heads: Attention heads.
-        patch: Patch side P, which must divide the grid.
+        side: Of a patch, which must divide the grid.
     """
 
-    def __init__(self, width: int, heads: int, patch: int) -> None:
+    def __init__(self, width: int, heads: int, side: int) -> None:
         super().__init__()
-        self.patch = patch
-        self.spatial_embedding = nn.Parameter(torch.empty(patch * patch, width).normal_(std=0.02))
+        self.side = side
+        self.spatial_embedding = nn.Parameter(torch.empty(side * side, width).normal_(std=0.02))
         self.norm = nn.LayerNorm(width)
         self.attention = MultiheadAttention(width, heads)
         self.linear = nn.Linear(width, width)
@@ -162,39 +193,56 @@ class HierarchicalSelectiveAttention(nn.Module):
         """Attend.
 
         Args:
-            window: (N, W, H, V, A), with H and V multiples of the patch side.
+            window: (V, P, W, S, A).
             frames: T, how many of the window's last frames ask; the earlier ones are only looked at.
 
         Returns:
-            What to add to the last T frames, (N, T, H, V, A).
+            What to add to the last T frames, (V, P, T, S, A).
         """
-        count, length, height, cells_wide, width = window.shape
-        side = self.patch
-        rows, columns = height // side, cells_wide // side
-        x = window.reshape(count, length, rows, side, columns, side, width)
-        x = x.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, length, side * side, width)  # (N*rows*columns, W, P*P, A)
-        time = self.derived.get(("time", length, x.device, x.dtype), [], lambda: time_embedding(length, width).to(x))
-        tokens = self.norm(x + self.spatial_embedding + time.unsqueeze(1))  # (..., W, P*P, A)
-        asking = tokens[:, -frames:].flatten(1, 2)  # (..., T*P*P, A)
-        tokens = linear(self.attention(asking, tokens.flatten(1, 2)), self.linear)  # (..., T*P*P, A)
-        tokens = tokens.reshape(count, rows, columns, frames, side, side, width)
-        return tokens.permute(0, 3, 1, 4, 2, 5, 6).reshape(count, frames, height, cells_wide, width)
+        tokens = self.norm(window + self._positions(window)).flatten(0, 1)  # (V*P, W, S, A)
+        asking = tokens[:, -frames:].flatten(1, 2)  # (V*P, T*S, A)
+        looked = linear(self.attention(asking, tokens.flatten(1, 2)), self.linear)  # (V*P, T*S, A)
+        return looked.reshape(*window.shape[:2], frames, *window.shape[3:])
+
+    def _positions(self, window: Tensor) -> Tensor:
+        """Embedding of a token's place in its patch and of its time in the window, (W, S, A)."""
+        length = window.shape[2]
+
+        def compute() -> Tensor:
+            time = time_embedding(length, window.shape[-1]).to(window)
+            return self.spatial_embedding + time.unsqueeze(1)
+
+        return self.derived.get(("positions", length, window.dtype), [self.spatial_embedding], compute)
+
+
+def into_patches(image: Tensor, side: int) -> Tensor:
+    """Put image tokens into the order of square patches: (n, height, width, A) -> (n, P, side * side, A)."""
+    batch, height, width, channels = image.shape
+    cut = image.reshape(batch, height // side, side, width // side, side, channels)
+    return cut.transpose(2, 3).reshape(batch, -1, side * side, channels)
+
+
+def out_of_patches(patches: Tensor, side: int, height: int, width: int) -> Tensor:
+    """Put them back into rows and columns: (n, P, side * side, C) -> (n, height, width, C)."""
+    batch, channels = patches.shape[0], patches.shape[-1]
+    cut = patches.reshape(batch, height // side, width // side, side, side, channels)
+    return cut.transpose(2, 3).reshape(batch, height, width, channels)
 
 
 def windows_before(x: Tensor, past: Tensor | None, reach: int) -> list[Tensor]:
     """What each frame sees online: itself, last, and up to ``reach - 1`` frames before it.
 
     Args:
-        x: The frames (N, T, ...).
-        past: The frames before them (N, P, ...), or None.
+        x: The frames (V, P, T, ...).
+        past: The frames before them (V, P, W, ...), or None.
         reach: Longest window.
 
     Returns:
-        T windows (N, W, ...), W from 1 to ``reach``.
+        T windows (V, P, W, ...), W from 1 to ``reach``.
     """
-    known = x if past is None else torch.cat([past, x], dim=1)  # (N, P + T, ...)
-    ends = range(known.shape[1] - x.shape[1] + 1, known.shape[1] + 1)
-    return [known[:, max(0, end - reach) : end] for end in ends]
+    known = x if past is None else torch.cat([past, x], dim=2)  # (N, P, W + T, ...)
+    ends = range(known.shape[2] - x.shape[2] + 1, known.shape[2] + 1)
+    return [known[:, :, max(0, end - reach) : end] for end in ends]
 
 
 def conv_norm_relu(
@@ -205,19 +253,19 @@ def conv_norm_relu(
     With fixed statistics the norm is folded into the convolution, which is then one linear layer.
 
     Args:
-        x: (B, H, V, in).
+        x: (n, H, B, in).
         convolution: Without bias.
         norm: The batch norm; in training mode its statistics are the batch's.
         derived: Keeps the folded weights.
 
     Returns:
-        (B, H, V, out).
+        (n, H, B, out).
     """
     weight = convolution.weight  # (out, in, 1, 1)
     if isinstance(convolution, nn.ConvTranspose2d):
         weight = weight.transpose(0, 1)
     if norm.training:
-        mapped = F.conv2d(x.permute(0, 3, 1, 2), weight)  # (B, out, H, V)
+        mapped = F.conv2d(x.permute(0, 3, 1, 2), weight)  # (n, out, H, B)
         return torch.relu(norm(mapped)).permute(0, 2, 3, 1)
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None
@@ -226,21 +274,20 @@ def conv_norm_relu(
     def fold() -> tuple[Tensor, Tensor]:
         scale = norm.weight / torch.sqrt(variance + norm.eps)  # (out,), in the norm's own precision
         folded, bias = weight[:, :, 0, 0] * scale.unsqueeze(1), norm.bias - mean * scale
-        return folded.to(x.dtype), bias.to(x.dtype)
+        return laid_out(folded.to(x.dtype)), bias.to(x.dtype)
 
     weights = [convolution.weight, norm.weight, norm.bias, mean, variance]
     return product(x, *derived.get(("folded", id(convolution), x.dtype), weights, fold), "relu")
 
 
-def rows_at_once(window: Tensor, side: int) -> int:
-    """How many of the H rows of image tokens (N, W, H, V, A) are adapted at once: all, but on a CPU only so many as
-    fill ``CPU_CHUNK``; a multiple of the patch side.
+def patches_at_once(window: Tensor) -> int:
+    """How many of the P patches of image tokens (V, P, W, S, A) are adapted at once: all, but on a CPU only so many as
+    fill ``CPU_CHUNK``.
     """
-    height = window.shape[2]
+    patches = window.shape[1]
     if window.device.type != "cpu" or window.requires_grad:
-        return height
-    row = window.element_size() * window.numel() // height
-    return max(side, CPU_CHUNK // row // side * side)
+        return patches
+    return max(1, CPU_CHUNK * patches // (window.element_size() * window.numel()))
 
 
 def time_embedding(frames: int, width: int) -> Tensor:

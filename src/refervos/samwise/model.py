@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from refervos.compilation import Stage
 from refervos.errors import PromptError
@@ -214,12 +215,12 @@ class Samwise(SamwiseStreamer, TrainableModel):
         frames, count = second.shape[1], ids.shape[0]
         online = self.config.time == "online"
         keep = ids != self.config.text.pad  # (N, L)
-        text = self.text.run_segment(0, self.text.embed(ids), keep)  # (N, L, D)
-        vision = _for_each_sentence(second, count).flatten(0, 1)  # (N*T, 2g, 2g, w): from here on it reads the sentence
+        text = self._before_any_frame(ids, keep, tracks)  # (N, L, D)
+        vision = second.flatten(0, 1)  # (V*T, 2g, 2g, w)
         stages = []
         for stage in range(FIRST_ADAPTED_STAGE, 4):
-            text = self.text.run_segment(stage, text, keep)
             if stage > FIRST_ADAPTED_STAGE:
+                text = self.text.run_segment(stage, text, keep)
                 rows = vision.split(self._frames_at_once(stage))
                 vision = together([self.tracker.encode_stage(stage, some) for some in rows])
             elif online:  # from here on the sentence sees the frame
@@ -228,12 +229,31 @@ class Samwise(SamwiseStreamer, TrainableModel):
             for row, track in enumerate(tracks):
                 if track.by_hand:
                     adapted.vision.unflatten(0, (count, frames))[row] = 0
+            if stage == FIRST_ADAPTED_STAGE:  # from here on the image depends on the sentence
+                vision = _for_each_sentence(second, count).flatten(0, 1)  # (N*T, 2g, 2g, w)
             # In place where nobody looks back: the changes are as large as the frames themselves.
             vision = vision + adapted.vision if torch.is_grad_enabled() else adapted.vision.add_(vision)
             text = text + adapted.text
             del adapted
             stages.append(vision.unflatten(0, (count, frames)))
         return stages, text
+
+    def _before_any_frame(self, ids: Tensor, keep: Tensor, tracks: Sequence[SamwiseTrack]) -> Tensor:
+        """Text states as the first adapter meets them (N, L, D); for running tracks they are computed once."""
+        # As published, padding is read like text, so that other sentences' lengths matter.
+        if torch.is_grad_enabled() or not tracks or (self.mixes_sentences and len(tracks) > 1):
+            return self._read_alone(ids, keep)
+        for track in tracks:
+            if track.text is None:
+                own = track.ids.to(self.device).unsqueeze(0)  # (1, L)
+                track.text = self._read_alone(own, torch.ones_like(own, dtype=torch.bool))[0]
+        states = [track.text for track in tracks if track.text is not None]
+        return states[0].unsqueeze(0) if len(states) == 1 else pad_sequence(states, batch_first=True)
+
+    def _read_alone(self, ids: Tensor, keep: Tensor) -> Tensor:
+        """The text segments that stand before the first adapter: (N, L) -> (N, L, D)."""
+        text = self.text.run_segment(0, self.text.embed(ids), keep)
+        return self.text.run_segment(FIRST_ADAPTED_STAGE, text, keep)
 
     def _frames_at_once(self, stage: int) -> int:
         """How many frames go through an image stage together: all where gradients are wanted; on a GPU as many as the
@@ -258,10 +278,12 @@ class Samwise(SamwiseStreamer, TrainableModel):
             return adapter(vision, text, frames)
         if self.config.time == "clip":
             return adapter(vision, text, frames, keep)
-        past = stack_windows([track.windows for track in tracks], index)
+        # Tracks about the same video whose windows are equally long hold the same frames.
+        sharing = len(tracks) * frames // len(vision)
+        past = stack_windows([track.windows for track in tracks], index, sharing)
         adapted: Adapted = adapter(vision, text, frames, keep, past=past, reach=self.config.clip_length)
-        for track, inside in zip(tracks, adapted.inside, strict=True):
-            track.windows.append(index, inside)
+        for number, track in enumerate(tracks):
+            track.windows.append(index, adapted.inside[number // sharing])
         return adapted
 
     def _prompt_tokens(self, text: Tensor, verbs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -302,13 +324,11 @@ class Samwise(SamwiseStreamer, TrainableModel):
 
     def _teach_cme(self, group: TrackGroup) -> None:
         """Collect the CME's decisions and what they should have been."""
-        frame = group.frame
-        due = [row for row, track in enumerate(group.tracks) if self.due(track)]
-        if not due:
+        frame, due = group.frame, group.due
+        if group.unbiased is None:
             return
         with torch.no_grad():  # only the CME learns from its decision
-            unbiased = self.tracker.without_memory(group.features.top[due])
-            again = self.tracker.decode(unbiased, group.features.take(due), group.unbiased_prompts[due])
+            again = self.tracker.decode(group.unbiased, group.features.take(due), group.unbiased_prompts[due])
             labels = cme_labels(
                 frame.memory_logits[due, 0] > 0,
                 self.tracker.upsample(again.mask_logits)[:, 0] > 0,

@@ -19,6 +19,7 @@ from refervos.errors import PromptError
 from refervos.frames import Placement, letterbox
 from refervos.prompts import Prompt
 from refervos.sam2.correction import STATE_TYPES, correct, keep_last, undo
+from refervos.sam2.mask_decoder import Decoded
 from refervos.sam2.memory import MemoryBank, group_by_layout, stack_readings
 from refervos.sam2.prompting import check_geometry, check_within
 from refervos.sam2.tracker import FrameFeatures, gate
@@ -79,6 +80,9 @@ class TrackGroup:
         tracks: The tracks.
         features: The frame's features (n, ...).
         unbiased_prompts: Prompt tokens of the memory-free pass (n, P, C).
+        due: The rows at which the CME looks.
+        unbiased: Their features without memory (K, C, g, g), None where there are none.
+        early: Their mask token as it leaves the decoder's first layer without memory (K, C), None in training.
         frame: What became of the frame.
         remembered: For each track, whether the frame goes into its memory.
     """
@@ -86,6 +90,9 @@ class TrackGroup:
     tracks: list[SamwiseTrack]
     features: FrameFeatures
     unbiased_prompts: Tensor
+    due: list[int]
+    unbiased: Tensor | None
+    early: Tensor | None
     frame: TrackedFrame
     remembered: list[bool]
 
@@ -212,7 +219,7 @@ class SamwiseStreamer:
         if prompt.geometric:
             raise PromptError("a track is renamed with a sentence; correct it with clicks, a box or a mask.")
         named = self.begin_tokens(*self._read(prompt))
-        track.ids, track.verbs, track.by_hand = named.ids, named.verbs, False
+        track.ids, track.verbs, track.text, track.by_hand = named.ids, named.verbs, None, False
 
     def restart(self, track: SamwiseTrack) -> None:
         """Forget all that was seen; the sentence stays."""
@@ -357,19 +364,30 @@ class SamwiseStreamer:
         """
         features = clip.features[time]
         readings = [track.memory.read(track.frame) for track in tracks]
-        prompts, unbiased_prompts = clip.prompts[time], clip.unbiased_prompts[time]
-        members = group_by_layout(readings, [len(prompt) for prompt in prompts])
+        members = group_by_layout(readings, [len(prompt) for prompt in clip.prompts[time]])
         groups = []
         for indices in members:
             mine = features if len(indices) == len(tracks) else features.take(indices)
-            asked = torch.stack([prompts[index] for index in indices])  # (n, P, C)
+            asked, unbiased_prompts = (
+                torch.stack([each[index] for index in indices])
+                for each in (clip.prompts[time], clip.unbiased_prompts[time])
+            )  # (n, P, C) each
+            due = [row for row, index in enumerate(indices) if self.due(tracks[index])]
+            rows = _rows(due, len(indices))
+            unbiased = self.tracker.without_memory(mine.top[rows]) if due else None
             conditioned = self.tracker.condition(mine.top, stack_readings([readings[index] for index in indices]))
+            # The memory-free pass stops after the decoder's first layer, which both passes go through together.
+            beside = None if unbiased is None or self.training else (unbiased, unbiased_prompts[rows])
+            decoded = self.tracker.decode(conditioned, mine, asked, beside=beside)
             groups.append(
                 TrackGroup(
                     tracks=[tracks[index] for index in indices],
                     features=mine,
-                    unbiased_prompts=torch.stack([unbiased_prompts[index] for index in indices]),
-                    frame=self._decode(conditioned, mine, asked),
+                    unbiased_prompts=unbiased_prompts,
+                    due=due,
+                    unbiased=unbiased,
+                    early=decoded.early_token_beside,
+                    frame=self._answer(decoded),
                     remembered=[True] * len(indices),
                 )
             )
@@ -379,8 +397,8 @@ class SamwiseStreamer:
         frames = [group.frame for group in groups]
         return frames[0] if len(frames) == 1 else _merge(members, frames)
 
-    def _decode(self, conditioned: Tensor, features: FrameFeatures, prompts: Tensor) -> TrackedFrame:
-        decoded = self.tracker.decode(conditioned, features, prompts)
+    def _answer(self, decoded: Decoded) -> TrackedFrame:
+        """What the decoder's answer says of the frame."""
         # Calibrated and gated at inference only, so that training sees where an object was missed.
         score = belief = decoded.score
         shown = remembered = decoded.mask_logits
@@ -424,14 +442,10 @@ class SamwiseStreamer:
         """
         doubts = []
         for group in groups:
-            due = [row for row, track in enumerate(group.tracks) if self.due(track)]
-            if due:
-                rows = _rows(due, len(group.tracks))
-                unbiased = self.tracker.without_memory(group.features.top[rows])
-                early = self.tracker.early_token(unbiased, group.unbiased_prompts[rows])
-                logits = self.cme(group.frame.pointer[rows], early)  # (due, 2)
-                group.frame.cme_logits = dict(zip(due, logits, strict=True))
-                doubts.append((group, due, unbiased, logits))
+            if group.early is not None and group.unbiased is not None:
+                logits = self.cme(group.frame.pointer[_rows(group.due, len(group.tracks))], group.early)  # (due, 2)
+                group.frame.cme_logits = dict(zip(group.due, logits, strict=True))
+                doubts.append((group, group.due, group.unbiased, logits))
         gating = self.config.memory_policy != "published"
         gated = [group for group in groups if gating and group.frame.belief is not None]
         always = self.config.cme_decision == "always"
@@ -453,7 +467,7 @@ class SamwiseStreamer:
         if not fired:
             return
         again = [
-            self._decode(unbiased, group.features.take(rows), group.unbiased_prompts[rows])
+            self._answer(self.tracker.decode(unbiased, group.features.take(rows), group.unbiased_prompts[rows]))
             for group, rows, unbiased in fired
         ]
         seen: list[list[bool]] = [[True] * len(rows) for _, rows, _ in fired]

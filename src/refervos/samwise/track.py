@@ -22,7 +22,7 @@ class AdapterWindows:
     Attributes:
         adapters: How many adapters there are.
         limit: How many frames are kept.
-        frames: For each adapter, the image tokens inside it (H, V, A), oldest first.
+        frames: For each adapter, the image tokens inside it in patches (P, S, A), oldest first.
     """
 
     adapters: int
@@ -38,7 +38,7 @@ class AdapterWindows:
         return len(self.frames[-1])
 
     def append(self, adapter: int, inside: Tensor) -> None:
-        """Keep what an adapter left of T frames, (T, H, V, A)."""
+        """Keep what an adapter left of T frames, (T, P, S, A)."""
         self.frames[adapter].extend(inside)
 
     def clear(self) -> None:
@@ -47,15 +47,16 @@ class AdapterWindows:
             kept.clear()
 
 
-def stack_windows(windows: Sequence[AdapterWindows], adapter: int) -> Tensor | None:
+def stack_windows(windows: Sequence[AdapterWindows], adapter: int, sharing: int = 1) -> Tensor | None:
     """What one adapter left of the frames before, for N tracks at once.
 
     Args:
         windows: The tracks' windows, all of the same length.
         adapter: Which adapter.
+        sharing: How many neighbouring tracks have the same windows there.
 
     Returns:
-        (N, P, H, V, A), or None where there is nothing.
+        (N / sharing, P, W, S, A), or None where there is nothing.
 
     Raises:
         ConfigError: When the lengths differ, or there are no tracks.
@@ -65,7 +66,8 @@ def stack_windows(windows: Sequence[AdapterWindows], adapter: int) -> Tensor | N
         raise ConfigError(f"the tracks look back at {sorted(lengths)} frames; online, a batch needs equal windows.")
     if lengths == {0}:
         return None
-    return torch.stack([torch.stack(list(window.frames[adapter])) for window in windows])
+    each = [torch.stack(list(window.frames[adapter]), dim=1) for window in windows[::sharing]]  # (P, W, S, A)
+    return each[0].unsqueeze(0) if len(each) == 1 else torch.stack(each)
 
 
 @dataclass(kw_only=True)
@@ -76,6 +78,7 @@ class SamwiseTrack(CorrectableTrack):
         ids: Token ids int64 (L,), without padding; always in main memory, as the verb marks are.
         verbs: bool (L,), the tokens that tell motion.
         windows: Online, what the adapters look back at; empty in clips.
+        text: Text states (L, D) as the first adapter meets them, which no frame changes; None until they are needed.
         last_switch: Frame at which the CME last fired, 0 before.
         pending: Clicks, a box or a mask on the first frame, which is still to come.
     """
@@ -83,6 +86,7 @@ class SamwiseTrack(CorrectableTrack):
     ids: Tensor = field(metadata=IN_MAIN_MEMORY)
     verbs: Tensor = field(metadata=IN_MAIN_MEMORY)
     windows: AdapterWindows
+    text: Tensor | None = None
     last_switch: int = 0
     pending: Prompt | None = None
 
