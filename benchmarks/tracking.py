@@ -117,8 +117,7 @@ class Sentences:
         for method in ("fine_level", "coarse_levels"):
             clock.wrap(tracker, method, lambda *args: who + "pyramid")
         clock.wrap(tracker, "condition", lambda *args: who + "memory attention")
-        for method in ("decode", "early_token"):
-            clock.wrap(tracker, method, lambda *args: who + "decoder")
+        clock.wrap(tracker, "decode", lambda *args: who + "decoder")
         clock.wrap(tracker, "upsample", lambda *args: who + "masks to full size")
         clock.wrap(tracker, "remember", lambda *args: who + "memory encoder")
         self.restore = partial(self._restore, clock, who + "masks to full size")

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from refervos.errors import TrainingError
+from refervos.errors import ConfigError, TrainingError
 from refervos.loading import MINIATURE_FOLDER, load
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.text.pretrained import load_text
 from refervos.training.recipe import read_recipe
+from refervos.training.stages.prompted import PromptedSettings, PromptedSource
 from refervos.training.stages.questions import PADDING, AskedShares, ask, roughen
 from refervos.training.stages.samwise import ImagesSettings, build_samwise
+from refervos.training.stages.track import TrackSettings, TrackStage
 from refervos.training.trainer import train
+from refervos.worlds import WorldConfig, draw_clip
 
 ROOT = Path(__file__).parents[1]
 SIDE = 64
@@ -163,3 +166,40 @@ def test_what_image_training_has_not_learnt_begins_anew() -> None:
 def test_an_unknown_family_is_named() -> None:
     with pytest.raises(TrainingError, match="no family 'shape'"):
         ImagesSettings(families={"shape": 1.0})
+
+
+def test_frames_of_a_training_clip_may_be_far_apart() -> None:
+    """Neighbours are what they were without gaps; with gaps the same clip is drawn longer and thinned out."""
+    near, far = (
+        PromptedSource(PromptedSettings(frames=(4,), gap=gap), image_size=64, cell=16) for gap in ((1, 1), (3, 6))
+    )
+    rng = np.random.default_rng(0)
+    assert near._times(4, rng).tolist() == [0, 1, 2, 3]
+    gaps = [np.diff(far._times(4, rng)) for _ in range(50)]
+    assert {int(gap) for each in gaps for gap in each} == {3, 4, 5, 6}
+    sample = far.draw(0, 0, (1, 2, 0))
+    assert sample["pixels"].shape == (4, 3, 64, 64)
+    assert sample["truth"].shape[1] == sample["names"].shape[0] == 4
+    mixed = PromptedSource(PromptedSettings(frames=(4,), gap=(3, 6), gapped=0.5), image_size=64, cell=16)
+    neighbours = [mixed._times(4, rng).tolist() == [0, 1, 2, 3] for _ in range(60)]
+    assert 15 < sum(neighbours) < 45
+    with pytest.raises(ConfigError, match=r"gap is \(0, 3\); a least and a greatest number"):
+        PromptedSettings(gap=(0, 3))
+
+
+def test_frames_of_a_clip_keep_what_belongs_to_them() -> None:
+    clip = draw_clip(3, WorldConfig(frames=9, height=48, width=64))
+    some = clip.at(np.array([1, 4, 8]))
+    assert np.array_equal(some.frames, clip.frames[[1, 4, 8]])
+    assert np.array_equal(some.masks, clip.masks[:, [1, 4, 8]])
+    assert np.array_equal(some.visible, clip.visible[:, [1, 4, 8]])
+    assert some.centres.shape[1] == some.radii.shape[1] == some.angles.shape[1] == len(some.camera) == 3
+
+
+def test_a_tracker_goes_on_from_the_one_inside_a_model() -> None:
+    packaged = load(device="cpu")
+    assert isinstance(packaged, Samwise)
+    stage = TrackStage.build(TrackSettings(), {"model": MINIATURE_FOLDER}, 1)
+    expected = packaged.tracker.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in stage.tracker.state_dict().items())
+    assert all(parameter.requires_grad for parameter in stage.tracker.parameters())

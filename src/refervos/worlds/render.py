@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,20 @@ class Clip:
     def visible(self) -> Ints:
         """Pixels of each object that can be seen (K, T)."""
         return self.areas - self.covered.sum(axis=1)
+
+    def at(self, times: npt.NDArray[np.int64]) -> Clip:
+        """Keep some of the frames, int64 (t,) in ascending order."""
+        return replace(
+            self,
+            frames=self.frames[times],
+            camera=self.camera[times],
+            masks=self.masks[:, times],
+            centres=self.centres[:, times],
+            radii=self.radii[:, times],
+            angles=self.angles[:, times],
+            areas=self.areas[:, times],
+            covered=self.covered[:, :, times],
+        )
 
     def target_masks(self, referral: Referral) -> Bools:
         """What a sentence is about.

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from refervos.errors import ConfigError
 from refervos.training.losses import frame_losses, visible
 from refervos.training.stage import SampleSource, Stage
 from refervos.training.stages.pictures import cell_names, draw_framed, place_frames, place_masks
@@ -27,6 +29,9 @@ class PromptedSettings:
     Attributes:
         world: What scenes are like.
         frames: Lengths of the clips; one is drawn for each step.
+        gap: Least and greatest number of frames from one frame of a clip to its next, drawn for each. Frames far apart
+            teach a tracker to find objects by their look: of neighbours it learns that they are where they were.
+        gapped: Share of clips to which ``gap`` applies; the others have neighbouring frames.
         aspects: Width over height of the clips; one is drawn for each clip.
         asked: How often each kind of question is asked.
         objects: Questions about each clip, all answered over the same features.
@@ -46,6 +51,8 @@ class PromptedSettings:
 
     world: WorldConfig = field(default_factory=WorldConfig)
     frames: tuple[int, ...] = (1,)
+    gap: tuple[int, int] = (1, 1)
+    gapped: float = 1.0
     aspects: tuple[float, ...] = (1.0, 4 / 3, 16 / 9, 3 / 4)
     asked: AskedShares = field(default_factory=AskedShares)
     objects: int = 3
@@ -58,6 +65,11 @@ class PromptedSettings:
     dice: float = 1.0
     quality: float = 0.5
     presence: float = 0.5
+
+    def __post_init__(self) -> None:
+        least, greatest = self.gap
+        if not 1 <= least <= greatest:
+            raise ConfigError(f"gap is {self.gap}; a least and a greatest number are needed, such as [1, 12].")
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,8 @@ class PromptedSource(SampleSource):
         frames = int(shape.choice(settings.frames))
         points = int(shape.integers(2, 4))
         rng = np.random.default_rng([*key, step, index, 2])
-        clip = draw_framed([*key, step, index], settings.world, frames, settings.aspects, side)
+        times = self._times(frames, np.random.default_rng([*key, step, index, 3]))
+        clip = draw_framed([*key, step, index], settings.world, int(times[-1]) + 1, settings.aspects, side).at(times)
         masks = place_masks(clip.masks, side).numpy()
         rows = [ask(masks, settings.asked, points, rng, settings.least_area) for _ in range(settings.objects)]
         return {
@@ -112,6 +125,13 @@ class PromptedSource(SampleSource):
             "conditioning": bool(shape.random() < settings.conditioning),
             "teacher": bool(shape.random() < settings.teacher),
         }
+
+    def _times(self, frames: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Which frames of a drawn clip the T frames are, int64 (T,); the first one may be any of the first few."""
+        least, greatest = self.settings.gap if rng.random() < self.settings.gapped else (1, 1)
+        gaps = rng.integers(least, greatest + 1, frames)
+        gaps[0] = rng.integers(0, min(greatest, 4))
+        return np.cumsum(gaps)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Stack clips; the rows of all clips, M each, become one axis. ``given`` tells at which frames masks are."""

@@ -56,13 +56,15 @@ class TrackStage(PromptedStage):
 
     @classmethod
     def build(cls, settings: TrackSettings, init: Mapping[str, Path], seed: int) -> TrackStage:
-        """From an earlier track stage or a SAM2 checkpoint (``model``), otherwise from random weights."""
+        """From an earlier track stage, a SAM2 checkpoint or a model over a SAM2 (``model``), or from random weights."""
         torch.manual_seed(seed)
         if "model" in init:
-            loaded = load(init["model"], device="cpu")
-            if not isinstance(loaded, Sam2Segmenter):
-                raise TrainingError(f"{init['model']} is no SAM2; the track stage starts from one, or from nothing.")
-            return cls(settings, loaded.tracker)
+            tracker = getattr(load(init["model"], device="cpu"), "tracker", None)
+            if not isinstance(tracker, Sam2Tracker):
+                raise TrainingError(
+                    f"{init['model']} has no SAM2; the track stage starts from one, or from a model over one."
+                )
+            return cls(settings, tracker)
         tracker = Sam2Tracker(settings.model)
         initialise(tracker)
         return cls(settings, tracker)
@@ -89,7 +91,7 @@ class TrackStage(PromptedStage):
             best = best_candidate(upsampled, batch["truth"][:, time])
             rows = torch.arange(len(best), device=best.device)
             mask = upsampled[rows, best]  # (R, S, S)
-            if frames > 1:
+            if time + 1 < frames:  # nobody reads what the last frame would leave
                 first = time == 0 and batch["conditioning"]
                 pointer = self.tracker.pointer(decoded.tokens[rows, best], decoded.score)
                 remembered, score = mask.unsqueeze(1), decoded.score
