@@ -66,6 +66,13 @@ class OnRepeat(StrEnum):
     reuse = "reuse"
 
 
+class Borders(StrEnum):
+    """How masks are brought to the frame's size."""
+
+    bilinear = "bilinear"
+    frame = "frame"
+
+
 class Late(StrEnum):
     """What can happen to frames that come faster than they can be processed."""
 
@@ -149,6 +156,12 @@ def segment(
         Path | None,
         typer.Option("--session", help="Go on with the session in this file if there is one, and save it there."),
     ] = None,
+    borders: Annotated[
+        Borders | None,
+        typer.Option(
+            help="frame: borders of masks follow the frame's edges; bilinear: as published; default the model's."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no summary.")] = False,
 ) -> None:
@@ -191,7 +204,13 @@ def segment(
                 session.add(prompt)
         else:
             forget = on_cut is OnCut.forget if on_cut else source.info.live
-            session = loaded.open(prompts, on_cut="forget" if forget else "ignore", on_repeat=on_repeat.value)
+            session = loaded.open(
+                prompts,
+                on_cut="forget" if forget else "ignore",
+                on_repeat=on_repeat.value,
+                borders=borders and borders.value,
+                border_cells=3 if source.info.live else 7,  # a stream has no time to look further
+            )
         sinks = open_sinks(save or [Output.overlay, Output.rle], target, source, overwrite)
         report = run(source, session, sinks, clip_length=clip, limit=frames, show_progress=False if quiet else None)
     if session_file is not None:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from refervos.borders import FrameGuide, follow_frame
 from refervos.errors import FrameError
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -101,11 +102,12 @@ class Placement:
         height, width = self.resized
         return F.pad(pixels, (0, self.image_size - width, 0, self.image_size - height))
 
-    def restore(self, mask_logits: Tensor) -> Tensor:
+    def restore(self, mask_logits: Tensor, guide: FrameGuide | None = None) -> Tensor:
         """Bring low-resolution mask logits back to the frame: up to the square, crop, then to the frame's size.
 
         Args:
             mask_logits: (N, h, w) over the whole square.
+            guide: The frame, where borders are to follow its edges; default bilinear alone.
 
         Returns:
             float32 (N, H, W).
@@ -114,22 +116,29 @@ class Placement:
         square = (self.image_size, self.image_size)
         logits = F.interpolate(logits, size=square, mode="bilinear", align_corners=False)
         logits = logits[..., : self.resized[0], : self.resized[1]]
+        if guide is not None:
+            frame = guide.frame.to(logits.device)
+            resized = frame if self.resized == self.frame_size else _resize(frame, self.resized)
+            logits = follow_frame(
+                logits[0], mask_logits, resized, self.image_size // mask_logits.shape[1], guide.cells
+            ).unsqueeze(0)
         if self.resized != self.frame_size:
             logits = F.interpolate(logits, size=self.frame_size, mode="bilinear", align_corners=False)
         return logits[0]
 
-    def masks(self, mask_logits: Tensor) -> Tensor:
+    def masks(self, mask_logits: Tensor, guide: FrameGuide | None = None) -> Tensor:
         """Bring low-resolution mask logits back to the frame as masks, as few at a time as ``RESTORED_AT_ONCE`` asks.
 
         Args:
             mask_logits: (N, h, w) over the whole square.
+            guide: See ``restore``.
 
         Returns:
             bool (N, H, W).
         """
         pixels = self.image_size**2 + self.frame_size[0] * self.frame_size[1]
         together = max(1, RESTORED_AT_ONCE // (4 * pixels))
-        parts = [self.restore(some) > 0 for some in mask_logits.split(together)]
+        parts = [self.restore(some, guide) > 0 for some in mask_logits.split(together)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from refervos.borders import Borders
 from refervos.compilation import Stage
 from refervos.derived import Derived
 from refervos.session import OpensSessions
@@ -26,6 +27,11 @@ class Pretrained(OpensSessions, nn.Module):
         weights = list(self.state_dict(keep_vars=True).values())
         with torch.no_grad():
             return self._fingerprints.get(self.config, weights, lambda: fingerprint(self, self.config))
+
+    @property
+    def borders(self) -> Borders:
+        """How sessions bring masks to the frame's size unless they say otherwise."""
+        return getattr(self.config, "borders", "bilinear")
 
     def stages_to_compile(self) -> Sequence[Stage]:
         """Methods in which time goes, for ``compile_stages``; none unless the family names them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
@@ -13,13 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from refervos.borders import Borders, FrameGuide
 from refervos.errors import ConfigError, FrameError, PromptError, StateError
 from refervos.frame_changes import FrameChanges, Picture
 from refervos.frames import Placement, as_rgb, download
 from refervos.prompts import Prompt
 from refervos.segmentation import Segmentation
 from refervos.segmenter import FramePrediction, Segmenter
-from refervos.state_files import load_state, save_state
+from refervos.state_files import IN_MAIN_MEMORY, load_state, save_state
 
 Item = TypeVar("Item")
 
@@ -63,7 +64,7 @@ class StreamCounts:
 
 @dataclass
 class _State:
-    """Everything that a session remembers."""
+    """Everything that a session remembers; the last frame, uint8 (3, H, W), where borders follow it."""
 
     tracks: dict[int, _Followed]
     changes: FrameChanges
@@ -72,6 +73,7 @@ class _State:
     next_track: int = 0
     placement: Placement | None = None
     last: Segmentation | None = None
+    image: Tensor | None = field(default=None, metadata=IN_MAIN_MEMORY)
 
 
 class Session:
@@ -88,6 +90,9 @@ class Session:
             sentence is asked anew; ``ignore`` does not look.
         on_repeat: ``reuse`` looks for frames that repeat the one before and gives them the same answer, without work
             and without a second place in memory; ``answer`` does not look.
+        borders: ``frame`` has the borders of masks follow the frame's edges (see ``refervos.borders``), ``bilinear``
+            enlarges masks as published; default what the model's configuration says.
+        border_cells: How many cells across a border looks at: 3 is quick, 7 is finer.
 
     Raises:
         ConfigError: When the model is in training mode, or there is no such policy.
@@ -102,6 +107,8 @@ class Session:
         keep_logits: bool = False,
         on_cut: OnCut = "ignore",
         on_repeat: OnRepeat = "answer",
+        borders: Borders | None = None,
+        border_cells: int = 3,
     ) -> None:
         if getattr(model, "training", False):
             raise ConfigError("the model is in training mode; call model.eval() before opening a session.")
@@ -109,8 +116,14 @@ class Session:
             raise ConfigError(f"on_cut is {on_cut!r}; it must be 'ignore' or 'forget'.")
         if on_repeat not in get_args(OnRepeat):
             raise ConfigError(f"on_repeat is {on_repeat!r}; it must be 'answer' or 'reuse'.")
+        if borders not in (None, *get_args(Borders)):
+            raise ConfigError(f"borders is {borders!r}; it must be 'bilinear' or 'frame'.")
+        if border_cells < 1 or border_cells % 2 == 0:
+            raise ConfigError(f"border_cells is {border_cells}; it must be odd, such as 3.")
         self.model = model
         self.keep_logits = keep_logits
+        self.borders: Borders = getattr(model, "borders", "bilinear") if borders is None else borders
+        self.border_cells = border_cells
         self.on_cut, self.on_repeat = on_cut, on_repeat
         self._state = _State({}, FrameChanges(), StreamCounts())
         for prompt in prompts:
@@ -318,13 +331,14 @@ class Session:
                 self.model.restart(followed.state)
         placements = [self.model.placement((image.shape[1], image.shape[2])) for image in images]
         if not self._tracks:
-            return [self._answer(None, placement, after_cut and not at) for at, placement in enumerate(placements)]
+            pairs = zip(images, placements, strict=True)
+            return [self._answer(None, *pair, after_cut and not at) for at, pair in enumerate(pairs)]
         device = self.model.device
         pixels = torch.stack([place.place(image, device) for place, image in zip(placements, images, strict=True)])
         states = [track.state for track in self._tracks.values()]
         predictions = self.model.segment_clip(pixels, states, placements)
-        pairs = zip(predictions, placements, strict=True)
-        return [self._answer(prediction, place, after_cut and not at) for at, (prediction, place) in enumerate(pairs)]
+        answers = zip(predictions, images, placements, strict=True)
+        return [self._answer(*answer, after_cut and not at) for at, answer in enumerate(answers)]
 
     def stream(self, frames: Iterable[Any], clip_length: int | None = None) -> Iterator[Segmentation]:
         """Segment an iterable of frames, clip by clip.
@@ -362,10 +376,13 @@ class Session:
         while clip := list(islice(source, length)):
             yield clip
 
-    def _answer(self, prediction: FramePrediction | None, placement: Placement, cut: bool = False) -> Segmentation:
+    def _answer(
+        self, prediction: FramePrediction | None, image: Tensor, placement: Placement, cut: bool = False
+    ) -> Segmentation:
         """Bring a prediction to the frame's size and number it."""
-        masks, presence, switched, logits = self._download(prediction, placement)
         self._state.placement = placement
+        self._state.image = image if self.borders == "frame" else None
+        masks, presence, switched, logits = self._download(prediction, placement)
         return self._keep(
             Segmentation(
                 frame_index=self.frame_index,
@@ -384,13 +401,15 @@ class Session:
         if prediction is None:
             none = np.zeros((0, *placement.frame_size), dtype=np.float32)
             return _Answer(none > 0, none[:, 0, 0], none[:, 0, 0] > 0, none if self.keep_logits else None)
-        score = prediction.score
+        image, score = self._state.image, prediction.score
+        guide = None if image is None else FrameGuide(image, self.border_cells)
         known = [] if score is None else [torch.sigmoid(score.float())]  # (N,)
         if self.keep_logits:
-            logits = placement.restore(prediction.mask_logits)  # (N, H, W)
+            logits = placement.restore(prediction.mask_logits, guide)  # (N, H, W)
             masks, switched, *others = download([logits > 0, prediction.switched, logits, *known])
         else:
-            masks, switched, *others = download([placement.masks(prediction.mask_logits), prediction.switched, *known])
+            shown = placement.masks(prediction.mask_logits, guide)
+            masks, switched, *others = download([shown, prediction.switched, *known])
         kept = others.pop(0) if self.keep_logits else None
         # Without an object score, an object is present where its mask is not empty.
         presence = others[0] if others else np.asarray(masks.any(axis=(1, 2)), dtype=np.float32)
@@ -430,6 +449,7 @@ class Session:
             StateError: When it cannot be written.
         """
         about = {"model": self.model.fingerprint(), "on_cut": self.on_cut, "on_repeat": self.on_repeat}
+        about |= {"borders": self.borders, "border_cells": str(self.border_cells)}
         about["keep_logits"] = str(self.keep_logits)
         save_state(path, self._state, kind=_KIND, about=about)
 
@@ -459,6 +479,8 @@ class Session:
             keep_logits=about["keep_logits"] == "True",
             on_cut=cast(OnCut, about["on_cut"]),
             on_repeat=cast(OnRepeat, about["on_repeat"]),
+            borders=cast(Borders, about["borders"]),
+            border_cells=int(about["border_cells"]),
         )
         session._state = state
         return session
@@ -478,6 +500,8 @@ class OpensSessions:
         keep_logits: bool = False,
         on_cut: OnCut = "ignore",
         on_repeat: OnRepeat = "answer",
+        borders: Borders | None = None,
+        border_cells: int = 3,
     ) -> Session:
         """Start a session on this model.
 
@@ -486,13 +510,23 @@ class OpensSessions:
             keep_logits: Also return mask logits.
             on_cut: See ``Session``.
             on_repeat: See ``Session``.
+            borders: See ``Session``.
+            border_cells: See ``Session``.
 
         Returns:
             The session, which holds all state; the model is not changed by it.
         """
         model = cast(Segmenter[Any], self)  # every model that inherits this is one
         asked = [prompts] if isinstance(prompts, str) else prompts
-        return Session(model, asked, keep_logits=keep_logits, on_cut=on_cut, on_repeat=on_repeat)
+        return Session(
+            model,
+            asked,
+            keep_logits=keep_logits,
+            on_cut=on_cut,
+            on_repeat=on_repeat,
+            borders=borders,
+            border_cells=border_cells,
+        )
 
     def restore(self, path: str | os.PathLike[str]) -> Session:
         """Go on with a session of this model that was saved to a file (see ``Session.restore``)."""

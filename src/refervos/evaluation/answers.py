@@ -15,11 +15,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from refervos.borders import FrameGuide
 from refervos.errors import ConfigError
-from refervos.frames import as_rgb
+from refervos.frames import Placement, as_rgb
 from refervos.prompts import Prompt
 from refervos.segmenter import BatchSegmenter, Segmenter
 from refervos.session import Session
+
+BORDER_CELLS = 7
+"""How many cells across a border of a recording looks at, where borders follow the frame."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ def answer_video(
         PromptError: When the model cannot be asked with a prompt.
     """
     asked = [[prompt] for prompt in prompts] if segmenter.mixes_sentences else [prompts]
-    sessions = [Session(segmenter, some, keep_logits=keep_logits) for some in asked]
+    sessions = [Session(segmenter, some, keep_logits=keep_logits, border_cells=BORDER_CELLS) for some in asked]
     for chunk in sessions[0].cut(frames, clip_length):
         start = time.perf_counter()
         answered = [session.clip(chunk) for session in sessions]
@@ -171,6 +175,7 @@ def answer_together(segmenter: BatchSegmenter[Any], questions: Sequence[Question
     tracks = [segmenter.begin(question.prompt) for question in questions]
     masks = np.empty((len(questions), length, height, width), dtype=np.bool_)
     switches = torch.zeros(len(questions), dtype=torch.long, device=segmenter.device)
+    follows = getattr(segmenter, "borders", "bilinear") == "frame"
 
     def placed(frames: npt.NDArray[np.uint8]) -> Tensor:
         return torch.stack([placement.place(as_rgb(frame), segmenter.device) for frame in frames])
@@ -178,12 +183,21 @@ def answer_together(segmenter: BatchSegmenter[Any], questions: Sequence[Question
     for chunk in _chunks(length, clip_length):
         pixels = torch.stack([placed(question.frames[chunk]) for question in questions])  # (N, K, 3, S, S)
         answered = []
-        for prediction in segmenter.segment_clips(pixels, tracks):
-            answered.append(placement.masks(prediction.mask_logits))  # (N, H, W)
+        for time_of_chunk, prediction in enumerate(segmenter.segment_clips(pixels, tracks)):
+            images = [as_rgb(question.frames[chunk][time_of_chunk]) for question in questions] if follows else []
+            answered.append(_masks(placement, prediction.mask_logits, images))  # (N, H, W)
             switches += prediction.switched
         masks[:, chunk] = torch.stack(answered, dim=1).cpu().numpy()
     seconds = (time.perf_counter() - start) / len(questions)
     return [Answer(own, count, seconds) for own, count in zip(masks, switches.tolist(), strict=True)]
+
+
+def _masks(placement: Placement, mask_logits: Tensor, images: Sequence[Tensor]) -> Tensor:
+    """Masks of N clips' frames (N, H, W), whose borders follow the frames where these are given."""
+    if not images:
+        return placement.masks(mask_logits)
+    guided = zip(mask_logits.split(1), images, strict=True)
+    return torch.cat([placement.masks(logits, FrameGuide(image, BORDER_CELLS)) for logits, image in guided])
 
 
 def _chunks(length: int, size: int) -> Iterator[slice]:

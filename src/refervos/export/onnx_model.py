@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from refervos.borders import Borders
 from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, PromptError
 from refervos.export.graphs import window_patches
 from refervos.frames import Placement
@@ -26,6 +27,7 @@ from refervos.typed_config import config_from_mapping
 from refervos.weights import CONFIG
 
 OUTSIDE_THE_GRAPHS = {
+    "borders",
     "cme",
     "cme_decision",
     "cme_window",
@@ -221,6 +223,11 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
         return cls(config, words, GraphFolder(folder, threads), source=source, description=description)
 
     # The parts.
+
+    @property
+    def borders(self) -> Borders:
+        """See ``Pretrained``."""
+        return self.config.borders
 
     @property
     def device(self) -> torch.device:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from refervos.borders import Borders
 from refervos.errors import ConfigError
 from refervos.sam.config import SAM_PRESETS, SamConfig
 from refervos.text.t5 import T5Config
@@ -51,6 +52,7 @@ class RefSamConfig:
         mask_threshold: A pixel is on the object where its mask logit is above this (released Ref-YouTube-VOS script).
         first_short_side: Bring the short side of frames to this many pixels before they are brought to SAM's size, as
             the released Ref-YouTube-VOS script does with 360; None to leave that out.
+        borders: Not in the paper. ``frame`` has the borders of masks follow the frame's edges (``refervos.borders``).
     """
 
     sam: SamConfig = field(default_factory=SamConfig)
@@ -69,6 +71,7 @@ class RefSamConfig:
     tracking_token: bool = True
     mask_threshold: float = 0.01
     first_short_side: int | None = None
+    borders: Borders = "bilinear"
 
     def __post_init__(self) -> None:
         if not 0 < self.adapter_ratio <= 1:

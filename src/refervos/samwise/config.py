@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from refervos.borders import Borders
 from refervos.errors import ConfigError
 from refervos.sam2.config import SAM2_PRESETS, Sam2Config
 from refervos.samwise.cme import SwitchMode
@@ -53,6 +54,7 @@ class SamwiseConfig:
         protocol: ``default`` does the right thing; ``published`` also reproduces the released code's accidents (a
             one-frame clip wipes the memory, padding leaks into the adapters, only the first verb counts and the
             memory-free pass ignores it, a switch to nothing still pauses the CME), for comparing numbers.
+        borders: Not published. ``frame`` has the borders of masks follow the frame's edges (``refervos.borders``).
     """
 
     sam2: Sam2Config = field(default_factory=Sam2Config)
@@ -77,6 +79,7 @@ class SamwiseConfig:
     clip_length: int = 8
     short_side: int = 1020
     protocol: Protocol = "default"
+    borders: Borders = "bilinear"
 
     def __post_init__(self) -> None:
         if len(self.hsa_patches) != 3:
@@ -89,6 +92,8 @@ class SamwiseConfig:
                 )
         if self.clip_length < 1:
             raise ConfigError(f"clip_length is {self.clip_length}; it must be at least 1.")
+        if self.borders == "frame" and self.protocol == "published":
+            raise ConfigError("borders is 'frame', which the published protocol does not know; it takes 'bilinear'.")
         if self.time == "online" and self.protocol == "published":
             raise ConfigError("time is 'online', which the published protocol does not know; it takes clips.")
         if not 0 < self.presence_threshold < 1:
@@ -98,6 +103,7 @@ class SamwiseConfig:
 
 
 AS_PUBLISHED: dict[str, str | float] = {
+    "borders": "bilinear",
     "time": "clip",
     "memory_policy": "published",
     "presence_scale": 1.0,
