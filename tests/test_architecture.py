@@ -15,7 +15,7 @@ ROOT = Path(refervos.__file__).parent
 
 BASE = {"errors", "folder_lock", "segmentation", "typed_config"}
 MODEL_PARTS = {
-    *("attention", "compilation", "derived", "frames", "linear", "precision"),
+    *("attention", "borders", "compilation", "derived", "frames", "linear", "precision"),
     *("pretrained", "prompts", "segmenter", "state_files", "weights"),
 }
 STAGE_PARTS = {"loading", "text", "worlds"}
@@ -25,7 +25,7 @@ ALLOWED = {
     "metrics": BASE,
     "worlds": BASE,
     "evaluation": BASE
-    | {"frames", "prompts", "segmenter", "session", "metrics", "worlds", "loading"}
+    | {"borders", "frames", "prompts", "segmenter", "session", "metrics", "worlds", "loading"}
     | {"data", "video", "weights"},
     "training": BASE | {"data", "frames", "hub", "loading", "metrics", "text", "trainable", "weights", "worlds"},
     "training/stages/track": BASE | STAGE_PARTS | {"sam2"},
@@ -38,15 +38,17 @@ ALLOWED = {
     "precision": BASE,
     "bench": BASE | {"compilation", "evaluation", "linear", "loading", "metrics", "prompts", "text", "video", "worlds"},
     "bench/families": BASE | {"refsam", "sam2", "samwise", "text"},
-    "export": BASE | {"frames", "loading", "prompts", "sam2", "samwise", "segmenter", "session", "text", "weights"},
+    "export": BASE
+    | {"borders", "frames", "loading", "prompts", "sam2", "samwise", "segmenter", "session", "text", "weights"},
     "text": BASE | {"hub", "linear", "precision", "prompts", "weights"},
-    "frames": BASE,
+    "borders": BASE,
+    "frames": BASE | {"borders"},
     "frame_changes": BASE,
     "state_files": BASE | {"video"},
     "prompts": BASE,
     "segmenter": BASE | {"frames", "prompts"},
-    "session": BASE | {"frames", "prompts", "segmenter", "frame_changes", "state_files"},
-    "pretrained": BASE | {"compilation", "derived", "prompts", "session", "segmenter", "weights"},
+    "session": BASE | {"borders", "frames", "prompts", "segmenter", "frame_changes", "state_files"},
+    "pretrained": BASE | {"borders", "compilation", "derived", "prompts", "session", "segmenter", "weights"},
     "linear": BASE,
     "attention": BASE | {"linear"},
     "trainable": BASE | {"frames", "pretrained", "segmenter", "text"},

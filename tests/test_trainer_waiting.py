@@ -108,6 +108,17 @@ def test_nobody_asks_the_device_whether_masks_are_given() -> None:
     torch.testing.assert_close(found, everywhere)
 
 
+def test_a_step_of_a_prompted_stage_waits_for_nothing() -> None:
+    settings = TrackSettings(frames=(2,), model=MICRO_SAM2, recognition=1.0)
+    stage = TrackStage.build(settings, {}, 1)
+    batch = stage.source().collate([stage.source().draw(0, index, (1, 0, 0)) for index in range(2)])
+    with HostReads() as reads:
+        losses = stage(batch)
+        losses["loss"].backward()
+    assert reads.sizes == []
+    assert reads.sized == []
+
+
 def test_a_step_of_language_does_not_bring_its_words_to_the_device() -> None:
     shape = T5Config(width=32, head_width=8, heads=2, layers=1, feedforward=32)
     stage = LanguageStage.build(LanguageSettings(kind="t5", t5=shape, vocabulary=300), {}, seed=1)

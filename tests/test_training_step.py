@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from golden import manifest
+from refervos.sam2.tracker import Sam2Tracker
 from refervos.samwise.cme import IGNORED_LABEL, cme_loss
 from refervos.samwise.config import SAMWISE_PRESETS
 from refervos.samwise.model import Samwise
@@ -166,3 +169,20 @@ def test_the_cme_can_be_made_to_fire_always() -> None:
         fired[decision] = [bool(answer.switched[0]) for answer in answers]
     assert not any(fired["learned"])
     assert fired["always"] == [False] * 5 + [True, False, False]
+
+
+def test_nothing_is_remembered_that_no_frame_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = micro_model()
+    written: list[int] = []
+    remember = Sam2Tracker.remember
+
+    def counted(tracker: Sam2Tracker, top: Tensor, *others: Any, **options: Any) -> Tensor:
+        written.append(len(top))
+        return remember(tracker, top, *others, **options)
+
+    monkeypatch.setattr(Sam2Tracker, "remember", counted)
+    pixels = torch.zeros(1, 3, 3, model.image_size, model.image_size)
+    model(pixels, torch.tensor([CAPTION]))
+    assert written == [1, 1]  # of three frames
+    model(pixels[:, :1], torch.tensor([CAPTION]))
+    assert written == [1, 1]  # an image needs no memory

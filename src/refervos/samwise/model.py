@@ -357,9 +357,11 @@ class Samwise(SamwiseStreamer, TrainableModel):
             verbs = torch.zeros_like(ids, dtype=torch.bool)
         tracks = [self.begin_tokens(row.tolist()) for row in ids]
         frames: list[TrackedFrame] = []
-        for part in pixels.split(chunk or pixels.shape[1], dim=1):
+        length = pixels.shape[1]
+        for part in pixels.split(chunk or length, dim=1):
             clip = self.encode(part, ids, verbs, tracks)
-            frames += [self.track_frame(clip, time, tracks) for time in range(part.shape[1])]
+            for time in range(part.shape[1]):
+                frames.append(self.track_frame(clip, time, tracks, remember=len(frames) + 1 < length))
         decisions = [
             (frame.cme_logits[row], frame.cme_labels[row])
             for row in range(len(tracks))

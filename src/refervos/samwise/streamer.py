@@ -348,7 +348,9 @@ class SamwiseStreamer:
 
     # The loop over frames.
 
-    def track_frame(self, clip: ClipFeatures, time: int, tracks: Sequence[SamwiseTrack]) -> TrackedFrame:
+    def track_frame(
+        self, clip: ClipFeatures, time: int, tracks: Sequence[SamwiseTrack], *, remember: bool = True
+    ) -> TrackedFrame:
         """Condition, decode, decide and remember one frame; the tracks move on by one.
 
         Tracks that remember equally many frames are one batch. At inference, one decision for all tracks is read back
@@ -358,6 +360,7 @@ class SamwiseStreamer:
             clip: The clip's features.
             time: Which frame of the clip.
             tracks: The N tracks.
+            remember: Whether the frame goes into memory; it need not where no frame comes after it.
 
         Returns:
             The frame for all N tracks, in their order.
@@ -393,7 +396,7 @@ class SamwiseStreamer:
             )
         self._decide(groups)
         for group in groups:
-            self._remember(group)
+            self._remember(group, remember)
         frames = [group.frame for group in groups]
         return frames[0] if len(frames) == 1 else _merge(members, frames)
 
@@ -497,13 +500,15 @@ class SamwiseStreamer:
         group.remembered[row] = True
         track.last_switch = track.frame
 
-    def _remember(self, group: TrackGroup) -> None:
-        """Write the frame into the memories of the tracks that are to remember it; the tracks move on."""
+    def _remember(self, group: TrackGroup, remember: bool) -> None:
+        """Write the frame into the memories of the tracks that are to remember it, if any; the tracks move on."""
         frame = group.frame
-        maps = self.tracker.remember(group.features.top, frame.memory_logits, frame.belief)  # (n, 64, g, g)
-        for row, track in enumerate(group.tracks):
-            if group.remembered[row]:
-                track.memory.store(track.frame, maps[row], frame.pointer[row])
+        if remember:
+            maps = self.tracker.remember(group.features.top, frame.memory_logits, frame.belief)  # (n, 64, g, g)
+            for row, track in enumerate(group.tracks):
+                if group.remembered[row]:
+                    track.memory.store(track.frame, maps[row], frame.pointer[row])
+        for track in group.tracks:
             track.frame += 1
 
 

@@ -30,10 +30,15 @@ def dice_loss(logits: Tensor, targets: Tensor, count: float) -> Tensor:
     Returns:
         A scalar.
     """
+    return dice_of_rows(logits, targets).sum() / count
+
+
+def dice_of_rows(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice loss of each row: mask logits (R, P) and targets (R, P) in {0, 1} -> (R,)."""
     logits, targets = exact(logits), exact(targets)
     chance = logits.sigmoid()
     overlap = 2 * (chance * targets).sum(1)
-    return (1 - (overlap + 1) / (chance.sum(1) + targets.sum(1) + 1)).sum() / count
+    return 1 - (overlap + 1) / (chance.sum(1) + targets.sum(1) + 1)
 
 
 def sigmoid_focal_loss(
@@ -119,7 +124,8 @@ def frame_losses(mask_logits: Tensor, score: Tensor | None, truth: Tensor, least
     seen = visible(truth, least_area).flatten()
     losses = {
         "focal": sigmoid_focal_loss(rows, target, len(rows)),
-        "dice": mean_over_processes(dice_loss(rows[seen], target[seen], 1.0), seen.sum()),
+        # Not of rows[seen]: how many these are a GPU would have to be asked.
+        "dice": mean_over_processes((dice_of_rows(rows, target) * seen).sum(), seen.sum()),
         "presence": rows.new_zeros(()),
     }
     if score is not None:

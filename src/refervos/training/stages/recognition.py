@@ -52,5 +52,6 @@ class RecognitionHead(nn.Module):
             label = labels[:, group]
             known = label != UNCLEAR
             wrong = F.cross_entropy(answer, label, classes, ignore_index=UNCLEAR, reduction="sum")
-            total = total + weight * mean_over_processes(wrong, classes[label[known]].sum())
+            weights = classes[label.clamp(min=0)] * known  # of all: how many are known a GPU would have to be asked
+            total = total + weight * mean_over_processes(wrong, weights.sum())
         return total
