@@ -19,6 +19,7 @@ from refervos.prompts import Prompt
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.samwise.config import SamwiseConfig
+from refervos.samwise.model import Samwise
 from refervos.session import Session
 from refervos.worlds import Clip, WorldConfig, draw_clip
 from scenes import CAPTION, MICRO_SAM2, SHORT_CAPTION, micro_model, scene, session_of
@@ -130,10 +131,8 @@ def test_logits_of_any_type(dtype: torch.dtype) -> None:
 def test_a_session_follows_the_frame_when_it_is_told_to() -> None:
     model = load(device="cpu")
     clip = draw_clip(5, WorldConfig(height=96, width=160, frames=4))
-    plain, crisp, fine = (
-        model.open(named(clip), keep_logits=True, borders=borders, border_cells=cells)
-        for borders, cells in (("bilinear", 3), ("frame", 3), ("frame", 7))
-    )
+    plain = model.open(named(clip), keep_logits=True, borders="bilinear")
+    crisp, fine = (model.open(named(clip), keep_logits=True, borders="frame", border_cells=cells) for cells in (3, 7))
     for frame in clip.frames:
         answers = [session.step(frame) for session in (plain, crisp, fine)]
         for answer in answers:
@@ -159,13 +158,15 @@ def test_it_goes_on_from_a_file_and_corrects_with_the_same_borders(tmp_path: Pat
 
 
 def test_clips_frame_by_frame_and_together_agree() -> None:
-    model = load(device="cpu", borders="frame")
+    model, plain = (load(device="cpu", borders=borders) for borders in ("frame", "bilinear"))
+    assert isinstance(model, Samwise)
+    assert isinstance(plain, Samwise)
     clip = draw_clip(5, WorldConfig(height=96, width=128, frames=4))
     questions = [Question(clip.frames, Prompt(text)) for text in named(clip)]
     together = answer_together(model, questions, 1)
     for question, answer in zip(questions, together, strict=True):
         assert np.mean(answer.masks != answer_alone(model, question, 1).masks) < 1e-4
-    bilinear = answer_together(load(device="cpu", borders="bilinear"), questions, 1)
+    bilinear = answer_together(plain, questions, 1)
     assert any(not np.array_equal(a.masks, b.masks) for a, b in zip(together, bilinear, strict=True))
 
 

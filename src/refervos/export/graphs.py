@@ -156,7 +156,14 @@ class _Step(Samwise):
         return *levels, torch.cat(prompts, dim=1), *windows.inside
 
     def _adapt(
-        self, index: int, vision: Tensor, text: Tensor, frames: int, keep: Tensor, tracks: Sequence[SamwiseTrack]
+        self,
+        index: int,
+        vision: Tensor,
+        text: Tensor,
+        frames: int,
+        keep: Tensor,
+        tracks: Sequence[SamwiseTrack],
+        motion: Tensor | None = None,
     ) -> Adapted:
         assert isinstance(tracks, _StackedWindows)
         adapter, reach = self.adapters[index], self.config.clip_length

@@ -86,6 +86,7 @@ class CrossModalTemporalAdapter(nn.Module):
         *,
         past: Tensor | None = None,
         reach: int | None = None,
+        motion: Tensor | None = None,
     ) -> Adapted:
         """What to add to the image tokens and to the text tokens.
 
@@ -102,6 +103,7 @@ class CrossModalTemporalAdapter(nn.Module):
                 released code does.
             past: Online, what this adapter left of the frames before (V, P, W, S, A), default none.
             reach: Online, how many frames a frame sees, itself included.
+            motion: Movement features to be added inside (V*T, H, B, A), default none.
 
         Returns:
             The changes.
@@ -109,6 +111,7 @@ class CrossModalTemporalAdapter(nn.Module):
         height, width = vision.shape[1:3]
         side = 1 if self.hsa is None else self.hsa.side
         inside = conv_norm_relu(vision, self.vision_down, self.vision_down_norm, self.derived)  # (V*T, H, B, A)
+        inside = inside if motion is None else inside + motion
         inside = into_patches(inside, side).unflatten(0, (-1, frames))  # (V, T, P, S, A)
         x = inside.transpose(1, 2)  # (V, P, T, S, A)
         t = linear(text, self.text_down)  # (R, L, A)

@@ -54,6 +54,8 @@ class SamwiseConfig:
         protocol: ``default`` does the right thing; ``published`` also reproduces the released code's accidents (a
             one-frame clip wipes the memory, padding leaks into the adapters, only the first verb counts and the
             memory-free pass ignores it, a switch to nothing still pauses the CME), for comparing numbers.
+        motion_features: Not published. Whether the first adapter also sees how the frame differs from earlier ones
+            (``samwise.motion``).
         borders: Not published. ``frame`` has the borders of masks follow the frame's edges (``refervos.borders``).
     """
 
@@ -80,6 +82,7 @@ class SamwiseConfig:
     short_side: int = 1020
     protocol: Protocol = "default"
     borders: Borders = "bilinear"
+    motion_features: bool = False
 
     def __post_init__(self) -> None:
         if len(self.hsa_patches) != 3:
@@ -94,6 +97,8 @@ class SamwiseConfig:
             raise ConfigError(f"clip_length is {self.clip_length}; it must be at least 1.")
         if self.borders == "frame" and self.protocol == "published":
             raise ConfigError("borders is 'frame', which the published protocol does not know; it takes 'bilinear'.")
+        if self.motion_features and self.protocol == "published":
+            raise ConfigError("motion_features are on, which the published protocol does not know; leave them off.")
         if self.time == "online" and self.protocol == "published":
             raise ConfigError("time is 'online', which the published protocol does not know; it takes clips.")
         if not 0 < self.presence_threshold < 1:

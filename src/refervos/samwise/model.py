@@ -20,6 +20,7 @@ from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
 from refervos.samwise.cme import ConditionalMemoryEncoder, cme_labels
 from refervos.samwise.cmt import Adapted, CrossModalTemporalAdapter
 from refervos.samwise.config import SamwiseConfig
+from refervos.samwise.motion import MotionFeatures, small_frames
 from refervos.samwise.streamer import ClipFeatures, SamwiseStreamer, TrackedFrame, TrackGroup
 from refervos.samwise.track import SamwiseTrack, stack_windows
 from refervos.segmenter import FramePrediction, batch_budget
@@ -88,6 +89,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
             )
             for index in range(3)
         )
+        self.motion_features = MotionFeatures(config.adapter_width) if config.motion_features else None
         self.text_prompt = PromptMLP(config.text.width, config.sam2.hidden)
         self.motion_prompt = PromptMLP(config.text.width, config.sam2.hidden) if config.motion_prompt else None
         self.cme = ConditionalMemoryEncoder(config.sam2.hidden, feedforward=config.cme_feedforward)
@@ -103,6 +105,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
         """The parts that train, by name."""
         parts = {
             "adapters": self.adapters,
+            "motion features": self.motion_features,
             "text prompt": self.text_prompt,
             "motion prompt": self.motion_prompt,
             "CME": self.cme if self.config.cme else None,
@@ -126,7 +129,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
             Itself.
         """
         self.tracker.compute_in(dtype)
-        for part in (self.text, self.adapters, self.text_prompt, self.motion_prompt, self.cme):
+        for part in (self.text, self.adapters, self.motion_features, self.text_prompt, self.motion_prompt, self.cme):
             if part is not None:
                 part.to(dtype)
         for module in self.adapters.modules():
@@ -165,7 +168,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
         """
         return self.encode_tracks(self.encode_shared(pixels), ids, verbs, tracks)
 
-    def encode_shared(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_shared(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """See ``SamwiseStreamer``; few frames at a time, of which only what is needed is kept."""
         videos, frames = pixels.shape[:2]
         fine, second = [], []
@@ -173,15 +176,16 @@ class Samwise(SamwiseStreamer, TrainableModel):
             first = self.tracker.encode_stage(0, self.tracker.embed_patches(some))
             fine.append(self.tracker.fine_level(first))
             second.append(self.tracker.encode_stage(1, first))
-        return together(fine).unflatten(0, (videos, frames)), together(second).unflatten(0, (videos, frames))
+        shared = [together(part).unflatten(0, (videos, frames)) for part in (fine, second)]
+        return (*shared, small_frames(pixels)) if self.motion_features is not None else tuple(shared)
 
     def encode_tracks(
         self, shared: Sequence[Tensor], ids: Tensor, verbs: Tensor, tracks: Sequence[SamwiseTrack] = ()
     ) -> ClipFeatures:
         """The rest of ``encode``, from what is shared on (see ``SamwiseStreamer``)."""
-        fine, second = shared
+        fine, second, *pictures = shared
         frames, count = fine.shape[1], len(ids)
-        stages, text = self.encode_stages(second, ids, tracks)
+        stages, text = self.encode_stages(second, ids, tracks, *pictures)
         features = [
             FrameFeatures(
                 _for_each_sentence(fine[:, time], count),
@@ -200,7 +204,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
         )
 
     def encode_stages(
-        self, second: Tensor, ids: Tensor, tracks: Sequence[SamwiseTrack] = ()
+        self, second: Tensor, ids: Tensor, tracks: Sequence[SamwiseTrack] = (), pictures: Tensor | None = None
     ) -> tuple[list[Tensor], Tensor]:
         """Image stages and text layers, each adapting the other.
 
@@ -208,6 +212,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
             second: Output of the second image stage (V, T, ...), see ``encode_shared``.
             ids: Token ids (N, L).
             tracks: See ``encode_tracks``.
+            pictures: Small frames (V, T, 3, S/2, S/2), where the model has movement features.
 
         Returns:
             The three adapted stages, channels last (N, T, ...); and the last text state (N, L, D), online (N*T, L, D).
@@ -217,6 +222,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
         keep = ids != self.config.text.pad  # (N, L)
         text = self._before_any_frame(ids, keep, tracks)  # (N, L, D)
         vision = second.flatten(0, 1)  # (V*T, 2g, 2g, w)
+        motion = None if pictures is None else self._motion_of(pictures, tracks)  # (V*T, 2g, 2g, A)
         stages = []
         for stage in range(FIRST_ADAPTED_STAGE, 4):
             if stage > FIRST_ADAPTED_STAGE:
@@ -225,7 +231,8 @@ class Samwise(SamwiseStreamer, TrainableModel):
                 vision = together([self.tracker.encode_stage(stage, some) for some in rows])
             elif online:  # from here on the sentence sees the frame
                 text, keep = (tensor.repeat_interleave(frames, dim=0) for tensor in (text, keep))
-            adapted = self._adapt(stage - FIRST_ADAPTED_STAGE, vision, text, frames, keep, tracks)
+            adapted = self._adapt(stage - FIRST_ADAPTED_STAGE, vision, text, frames, keep, tracks, motion)
+            motion = None
             for row, track in enumerate(tracks):
                 if track.by_hand:
                     adapted.vision.unflatten(0, (count, frames))[row] = 0
@@ -237,6 +244,21 @@ class Samwise(SamwiseStreamer, TrainableModel):
             del adapted
             stages.append(vision.unflatten(0, (count, frames)))
         return stages, text
+
+    def _motion_of(self, pictures: Tensor, tracks: Sequence[SamwiseTrack]) -> Tensor:
+        """Movement features of small frames (V, T, 3, s, s); online the tracks' windows know those before, and keep
+        these.
+        """
+        assert self.motion_features is not None
+        past = None
+        if self.config.time == "online":
+            sharing = len(tracks) // len(pictures)
+            known = [torch.stack(list(track.windows.pictures)) for track in tracks[::sharing] if track.windows.pictures]
+            past = torch.stack(known) if known else None  # (V, P, 3, s, s)
+            for number, track in enumerate(tracks):
+                track.windows.pictures.extend(pictures[number // sharing])
+        moved: Tensor = self.motion_features(pictures, past)
+        return moved
 
     def _before_any_frame(self, ids: Tensor, keep: Tensor, tracks: Sequence[SamwiseTrack]) -> Tensor:
         """Text states as the first adapter meets them (N, L, D); for running tracks they are computed once."""
@@ -270,18 +292,25 @@ class Samwise(SamwiseStreamer, TrainableModel):
         return max(1, batch_budget(self.device, self.memory_budget) // (3 * one))
 
     def _adapt(
-        self, index: int, vision: Tensor, text: Tensor, frames: int, keep: Tensor, tracks: Sequence[SamwiseTrack]
+        self,
+        index: int,
+        vision: Tensor,
+        text: Tensor,
+        frames: int,
+        keep: Tensor,
+        tracks: Sequence[SamwiseTrack],
+        motion: Tensor | None = None,
     ) -> Adapted:
         """Run one adapter; online it looks back at the tracks' windows, and what it leaves goes into them."""
         adapter = self.adapters[index]
         if self.config.protocol == "published":
             return adapter(vision, text, frames)
         if self.config.time == "clip":
-            return adapter(vision, text, frames, keep)
+            return adapter(vision, text, frames, keep, motion=motion)
         # Tracks about the same video whose windows are equally long hold the same frames.
         sharing = len(tracks) * frames // len(vision)
         past = stack_windows([track.windows for track in tracks], index, sharing)
-        adapted: Adapted = adapter(vision, text, frames, keep, past=past, reach=self.config.clip_length)
+        adapted: Adapted = adapter(vision, text, frames, keep, past=past, reach=self.config.clip_length, motion=motion)
         for number, track in enumerate(tracks):
             track.windows.append(index, adapted.inside[number // sharing])
         return adapted
@@ -395,6 +424,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
             "SAM2 (frozen)": self.tracker,
             "text encoder (frozen)": self.text,
             "CMT adapters": self.adapters,
+            "motion features": self.motion_features,
             "text prompt MLP": self.text_prompt,
             "motion prompt MLP": self.motion_prompt,
             "CME": self.cme,

@@ -119,15 +119,16 @@ class SamwiseStreamer:
         """No gradients."""
         return torch.inference_mode()
 
-    def encode_shared(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_shared(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """What does not depend on the sentence: patch embedding and the first two image stages.
 
         Args:
             pixels: Placed frames (V, T, 3, S, S).
 
         Returns:
-            The finest level of the feature pyramid (V, T, C/8, 4g, 4g), which is the first stage's, and the output of
-            the second stage, channels last and not adapted yet (V, T, 2g, 2g, w).
+            The finest level of the feature pyramid (V, T, C/8, 4g, 4g), which is the first stage's; the output of the
+            second stage, channels last and not adapted yet (V, T, 2g, 2g, w); and small frames (V, T, 3, S/2, S/2)
+            where the model has movement features.
         """
         raise NotImplementedError
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from refervos.errors import ConfigError
 from refervos.prompts import Prompt
 from refervos.sam2.correction import CorrectableTrack
+from refervos.samwise.motion import LAGS
 from refervos.state_files import IN_MAIN_MEMORY
 
 
@@ -23,13 +24,16 @@ class AdapterWindows:
         adapters: How many adapters there are.
         limit: How many frames are kept.
         frames: For each adapter, the image tokens inside it in patches (P, S, A), oldest first.
+        pictures: The last small frames (3, s, s), oldest first, where the model has movement features.
     """
 
     adapters: int
     limit: int
     frames: list[deque[Tensor]] = field(init=False)
+    pictures: deque[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.pictures = deque(maxlen=max(LAGS))
         self.frames = [deque(maxlen=self.limit) for _ in range(self.adapters)]
 
     @property
@@ -43,7 +47,7 @@ class AdapterWindows:
 
     def clear(self) -> None:
         """Forget everything."""
-        for kept in self.frames:
+        for kept in (*self.frames, self.pictures):
             kept.clear()
 
 

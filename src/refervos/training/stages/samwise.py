@@ -177,7 +177,7 @@ def build_samwise(
     fill(model.tracker, tracker.state_dict())
     fill(model.text, text.state_dict())
     if earlier is not None:
-        for part in ("adapters", "text_prompt", "motion_prompt", "cme"):
+        for part in ("adapters", "motion_features", "text_prompt", "motion_prompt", "cme"):
             source, target = getattr(earlier, part), getattr(model, part)
             if source is not None and target is not None:
                 fill(target, source.state_dict(), partly=True)

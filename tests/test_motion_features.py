@@ -1,0 +1,157 @@
+"""Movement features: what changed in the small frame as an input of the first adapter; off as published."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from refervos.errors import ConfigError
+from refervos.loading import MINIATURE_FOLDER, load
+from refervos.samwise.config import SamwiseConfig
+from refervos.samwise.model import Samwise
+from refervos.samwise.motion import MotionFeatures, small_frames
+from refervos.session import Session
+from refervos.training.stages.samwise import build_samwise
+from scenes import CAPTION, SHORT_CAPTION, micro_model, scene, session_of
+
+FRAMES = 7
+
+
+def moving_model(**changes: Any) -> Samwise:
+    """A small model whose movement features are not zero, in double precision."""
+    model = micro_model(motion_features=True, time="online", clip_length=3, **changes)
+    assert model.motion_features is not None
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.motion_features.third.weight, std=0.5)
+    return model.double()
+
+
+def placed(model: Samwise, seed: int = 0) -> Tensor:
+    place = model.placement((96, 128))
+    frames = [torch.from_numpy(frame).permute(2, 0, 1) for frame in scene(FRAMES, seed=seed)]
+    return torch.stack([place.place(frame) for frame in frames]).double()
+
+
+def logits_of(model: Samwise, pixels: Tensor, at_once: int = 1) -> Tensor:
+    """Mask logits (T, N, h, w), frames given ``at_once`` at a time."""
+    tracks = [model.begin_tokens(caption) for caption in (CAPTION, SHORT_CAPTION)]
+    place = model.placement((96, 128))
+    parts = [model.segment_clip(some, tracks, [place] * len(some)) for some in pixels.split(at_once)]
+    return torch.stack([answer.mask_logits for part in parts for answer in part])
+
+
+def test_a_frame_is_compared_with_three_before_it() -> None:
+    features = MotionFeatures(8).double()
+    torch.nn.init.normal_(features.third.weight)
+    pixels = torch.rand(1, 6, 3, 32, 32, dtype=torch.float64)
+    small = small_frames(pixels)
+    assert small.shape == (1, 6, 3, 16, 16)
+    found = features(small)
+    assert found.shape == (6, 4, 4, 8)
+    for time in range(6):
+        earlier = [small[:, max(0, time - lag)] for lag in (1, 2, 4)]
+        seen = torch.cat([small[:, time], *(small[:, time] - frame for frame in earlier)], dim=1)
+        expected = features.third(torch.relu(features.second(torch.relu(features.first(seen)))))
+        torch.testing.assert_close(found[time], expected[0].permute(1, 2, 0))
+    torch.testing.assert_close(features(small[:, 4:], small[:, :4]), found[4:])
+
+
+def test_an_adapter_goes_on_as_it_was_until_they_are_trained() -> None:
+    shipped = load(device="cpu")
+    assert isinstance(shipped, Samwise)
+    config = replace(shipped.config, motion_features=True)
+    model = build_samwise(config, {"model": MINIATURE_FOLDER}, seed=1, cme=True)
+    assert model.motion_features is not None
+    assert sum(parameter.numel() for parameter in model.motion_features.parameters()) < 66_000
+    assert "motion features" in model.trained_parts()
+    frames = scene(3)
+    ours, theirs = (each.open("the red circle", keep_logits=True) for each in (model.eval(), shipped))
+    for frame in frames:
+        mine, expected = ours.step(frame), theirs.step(frame)
+        assert mine.logits is not None
+        assert expected.logits is not None
+        np.testing.assert_allclose(mine.logits, expected.logits, atol=2e-3)
+
+
+@pytest.mark.parametrize("at_once", [2, FRAMES])
+def test_frames_given_together_are_frames_given_one_by_one(at_once: int) -> None:
+    model = moving_model()
+    pixels = placed(model)
+    torch.testing.assert_close(logits_of(model, pixels, at_once), logits_of(model, pixels), atol=1e-8, rtol=1e-8)
+
+
+def test_they_look_back_and_never_ahead() -> None:
+    model = moving_model()
+    pixels = placed(model)
+    before = logits_of(model, pixels)
+    later, earlier = pixels.clone(), pixels.clone()
+    later[4] = later[4].flip(-1)
+    earlier[0] = earlier[0].flip(-1)
+    changed = (logits_of(model, later) - before).abs().amax(dim=(1, 2, 3))
+    assert changed[:4].max() == 0
+    assert changed[4] > 1e-3
+    shows = (logits_of(model, earlier) - before).abs().amax(dim=(1, 2, 3))
+    assert shows[4] > 1e-6  # four frames later
+
+
+def test_sentences_added_later_and_cuts() -> None:
+    """A new track knows no earlier frames, and after a gap nobody does."""
+    model = moving_model().float()
+    session = session_of(model, [CAPTION])
+    film = scene(6)
+    for frame in film[:3]:
+        session.step(frame)
+    session._tracks[1] = replace(session._tracks[0], state=model.begin_tokens(SHORT_CAPTION))
+    for frame in film[3:]:
+        assert session.step(frame).masks.shape[0] == 2
+    lengths = [len(track.state.windows.pictures) for track in session._tracks.values()]
+    assert lengths == [4, 3]
+    session.note_gap()
+    assert [len(track.state.windows.pictures) for track in session._tracks.values()] == [0, 0]
+    session.step(film[0])
+
+
+def test_a_session_goes_on_from_a_file(tmp_path: Path) -> None:
+    model = moving_model().float()
+    session = session_of(model, [CAPTION, SHORT_CAPTION])
+    film = scene(4)
+    for frame in film[:3]:
+        session.step(frame)
+    session.save(tmp_path / "session")
+    other = Session.restore(tmp_path / "session", model)
+    mine, theirs = session.step(film[3]).logits, other.step(film[3]).logits
+    assert mine is not None
+    assert theirs is not None
+    assert np.array_equal(mine, theirs)
+
+
+def test_training_reaches_them() -> None:
+    model = moving_model().float().train()
+    output = model(torch.rand(2, 3, 3, model.image_size, model.image_size), torch.tensor([CAPTION, CAPTION]))
+    output.mask_logits.square().mean().backward()
+    assert model.motion_features is not None
+    for name, parameter in model.motion_features.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    model = moving_model().float()
+    model.save_pretrained(tmp_path / "model")
+    loaded = load(tmp_path / "model", device="cpu")
+    assert isinstance(loaded, Samwise)
+    assert loaded.config.motion_features
+    state = loaded.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_published_protocol_has_none() -> None:
+    with pytest.raises(ConfigError, match="motion_features are on, which the published protocol does not know"):
+        SamwiseConfig(motion_features=True, protocol="published")
+    assert not any(name.startswith("motion_features") for name in micro_model().state_dict())
