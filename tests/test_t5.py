@@ -346,8 +346,11 @@ def sentencepiece_file(folder: Path, **how: Any) -> None:
     [{}, {"normalization_rule_name": "identity"}, {"user_defined_symbols": ["circle", "qq"], "control_symbols": "<c>"}],
 )
 def test_a_sentencepiece_file_reads_as_transformers(tmp_path: Path, how: dict[str, Any]) -> None:
+    import transformers
     from transformers import T5TokenizerFast
 
+    if how.get("normalization_rule_name") and transformers.__version__ < "5.20":
+        pytest.skip("transformers before 5.20 cannot read a file without normalisation itself")
     sentencepiece_file(tmp_path, **how)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"extra_ids": 7}))
     own, published = Tokenizer.from_pretrained(tmp_path), T5TokenizerFast.from_pretrained(tmp_path)
