@@ -175,4 +175,6 @@ def test_a_cpu_adapts_large_images_in_pieces(time: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(cmt, "CPU_CHUNK", 1)
     monkeypatch.setattr(CrossModalTemporalAdapter, "_change_vision", counted)
     assert torch.equal(logits_of(model, pixels, [CAPTION, SHORT_CAPTION], model.clip_length), whole)
-    assert set(pieces) == {1}  # patch by patch
+    grid = model.config.sam2.grid
+    rows = {(2 * grid >> index) // side for index, side in enumerate(model.config.hsa_patches)}
+    assert set(pieces) == rows  # one row of patches after another

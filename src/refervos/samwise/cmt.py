@@ -132,14 +132,20 @@ class CrossModalTemporalAdapter(nn.Module):
             count = t.shape[0] * frames // (1 if reach is None else frames)
             return Adapted(vision.new_zeros(count, *vision.shape[1:]), text_delta, inside)
         mask = None if keep is None else keep[:, None, None, :]  # (R, 1, 1, L)
-        some = patches_at_once(windows[-1])
-        changes = []
-        for start in range(0, x.shape[1], some):
-            part = slice(start, start + some)
+        columns = width // side  # of patches; some rows of them at a time
+        some = max(1, patches_at_once(windows[-1]) // columns)
+        if some * columns >= x.shape[1]:
+            change = self._change_vision(x, windows, asking, t, mask)  # (N*T, P, S, C)
+            return Adapted(out_of_patches(change, side, height, width), text_delta, inside)
+        tracks = t.shape[0] * asking  # N*T
+        vision_delta = vision.new_empty(tracks, *vision.shape[1:])  # (N*T, H, B, C)
+        for top in range(0, height // side, some):
+            part = slice(top * columns, (top + some) * columns)
             around = [window[:, part] for window in windows]
-            changes.append(self._change_vision(x[:, part], around, asking, t, mask))
-        vision_delta = changes[0] if len(changes) == 1 else torch.cat(changes, dim=1)  # (N*T, P, S, C)
-        return Adapted(out_of_patches(vision_delta, side, height, width), text_delta, inside)
+            change = self._change_vision(x[:, part], around, asking, t, mask)
+            rows = vision_delta[:, top * side : (top + some) * side]
+            rows.copy_(out_of_patches(change, side, rows.shape[1], width))
+        return Adapted(vision_delta, text_delta, inside)
 
     def _change_vision(
         self, x: Tensor, windows: Sequence[Tensor], asking: int, t: Tensor, mask: Tensor | None
