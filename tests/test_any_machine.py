@@ -82,9 +82,9 @@ def test_masks_of_many_tracks_are_restored_a_few_at_a_time(monkeypatch: pytest.M
     sizes: list[int] = []
     restore = Placement.restore
 
-    def counted(place: Placement, some: Tensor) -> Tensor:
+    def counted(place: Placement, some: Tensor, *others: Any) -> Tensor:
         sizes.append(len(some))
-        return restore(place, some)
+        return restore(place, some, *others)
 
     monkeypatch.setattr(Placement, "restore", counted)
     assert torch.equal(PLACE.masks(logits), whole)

@@ -298,9 +298,11 @@ def test_operations_are_counted_whoever_does_them() -> None:
     assert near.operations == pytest.approx(plain.operations)
 
 
-def test_attention_on_a_cpu_and_linear_layers_by_onednn_are_counted() -> None:
+def test_what_torch_does_not_count_is_counted() -> None:
     tokens, weight = torch.zeros(1, 2, 10, 32), torch.zeros(5, 32)
+    image, kernel = torch.zeros(2, 3, 8, 8), torch.zeros(5, 3, 3, 3)
     for call, operations in (
+        (lambda: torch.mkldnn_convolution(image, kernel, None, [1, 1], [2, 2], [1, 1], 1), 2 * 2 * 5 * 4 * 4 * 3 * 9),
         (lambda: torch.nn.functional.scaled_dot_product_attention(tokens, tokens, tokens), 2 * 4 * 10 * 10 * 32),
         (lambda: by_onednn(tokens, weight), 2 * 2 * 10 * 32 * 5),
     ):

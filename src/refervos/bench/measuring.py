@@ -113,7 +113,7 @@ def count_operations(subject: Subject, source: Iterator[list[np.ndarray]]) -> di
 
 
 def also_counted() -> dict[Any, Callable[..., int]]:
-    """How to count what torch's counter knows nothing of: attention on CPUs, and linear layers by oneDNN."""
+    """How to count what torch's counter knows nothing of: attention on CPUs, linear layers, convolutions by oneDNN."""
 
     def attention(query: Shape, key: Shape, value: Shape, *_: object, **__: object) -> int:
         return int(sdpa_flop_count(query, key, value))
@@ -121,9 +121,13 @@ def also_counted() -> dict[Any, Callable[..., int]]:
     def linear(x: Shape, weight: Shape, *_: object, **__: object) -> int:
         return 2 * math.prod(x) * weight[0]
 
+    def convolution(x: Shape, weight: Shape, *_: object, out_shape: Shape, **__: object) -> int:
+        return 2 * math.prod(out_shape) * math.prod(weight[1:])
+
     known: dict[Any, Callable[..., int]] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
     if torch.backends.mkldnn.is_available():
         known[torch.ops.mkldnn._linear_pointwise] = linear
+        known[torch.ops.aten.mkldnn_convolution] = convolution
     return known
 
 
