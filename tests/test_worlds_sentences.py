@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
 import pytest
 
+from refervos.training.stages.asked_clips import WorldClips
 from refervos.worlds import (
     FAMILIES,
     Claim,
@@ -19,8 +21,11 @@ from refervos.worlds import (
     Referral,
     Scene,
     Thing,
+    WorldConfig,
+    draw_clip,
     draw_scene,
     referrals,
+    some_referrals,
 )
 from refervos.worlds.facts import CLAIM_FAMILIES, FALSE, TRUE, UNCLEAR, WITH_REFERENCE
 from refervos.worlds.sentences import family_of
@@ -484,3 +489,69 @@ def test_no_sentence_says_that_something_is_beside_itself() -> None:
         for referral in asked(clip, [seed]):
             if isinstance(referral.description, Description) and referral.description.claim is not None:
                 assert referral.description.claim.reference != referral.description.noun, referral.text
+
+
+# Near misses.
+
+
+def differences(one: Description, other: Description) -> int:
+    """In how many things two descriptions differ."""
+    changed = sum(getattr(one.noun, name) != getattr(other.noun, name) for name in ("colour", "texture", "kind"))
+    if one.claim is None or other.claim is None:
+        return changed + (one.claim is not other.claim)
+    changed += one.claim.word != other.claim.word
+    first, second = one.claim.reference or Noun(), other.claim.reference or Noun()
+    return changed + sum(getattr(first, name) != getattr(second, name) for name in ("colour", "texture", "kind"))
+
+
+def test_a_near_miss_follows_its_sentence_and_is_true_of_nothing() -> None:
+    kinds = {"none", "group"}
+    families = {family: 1.0 for family in FAMILIES if family not in kinds}
+    found: list[tuple[str, Description, Description]] = []
+    for seed in range(30):
+        clip = draw_clip(seed, WorldConfig(frames=8))
+        facts = Facts.of(clip)
+        chosen = some_referrals(clip, np.random.default_rng(seed), 4, families, pairs=1.0)
+        assert 1 <= len(chosen) <= 4
+        for true, near in itertools.pairwise(chosen):
+            if near.targets or not true.targets:
+                continue
+            assert near.family == "none"
+            assert isinstance(true.description, Description)
+            assert isinstance(near.description, Description)
+            assert differences(true.description, near.description) == 1
+            assert (facts.describe(near.description) == FALSE).all()
+            assert near.text != true.text
+            found.append((true.family, true.description, near.description))
+    assert len(found) > 40
+    assert {family for family, _, _ in found} == set(families)
+    assert any(one.claim != other.claim for _, one, other in found)
+    assert any(one.noun != other.noun for _, one, other in found)
+
+
+def test_pairs_come_as_often_as_is_said_and_change_nothing_when_off() -> None:
+    clips = [draw_clip(seed, WorldConfig(frames=1)) for seed in range(40)]
+    families = {"colour+kind": 1.0, "kind": 1.0}
+
+    def texts(pairs: float) -> list[list[str]]:
+        rngs = [np.random.default_rng(seed) for seed in range(len(clips))]
+        asked = [some_referrals(c, rng, 3, families, pairs=pairs) for c, rng in zip(clips, rngs, strict=True)]
+        return [[referral.family for referral in each] for each in asked]
+
+    plain = [
+        [r.family for r in some_referrals(clip, np.random.default_rng(seed), 3, families)]
+        for seed, clip in enumerate(clips)
+    ]
+    assert texts(0.0) == plain
+    few, often = (sum(each.count("none") for each in texts(share)) for share in (0.0, 0.5))
+    always = sum(each.count("none") for each in texts(1.0))
+    assert few < often < always
+    assert all(each[1] == "none" for each in texts(1.0) if len(each) > 1)
+
+
+def test_training_asks_pairs() -> None:
+    clips = WorldClips(WorldConfig(), (1.0,), {"colour+kind": 1.0, "kind": 1.0}, side=64, pairs=1.0)
+    families = [clips.draw(0, index, (1, 2, 0), 1, 3).families for index in range(8)]
+    assert sum(each.count("none") for each in families) >= 8
+    masks = clips.draw(0, 0, (1, 2, 0), 1, 3).masks
+    assert [bool(mask.any()) for mask in masks] == [family != "none" for family in families[0]]

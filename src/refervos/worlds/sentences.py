@@ -71,6 +71,7 @@ def some_referrals(
     count: int,
     families: Mapping[str, float] | None = None,
     subjects: Sequence[str] = (),
+    pairs: float = 0.0,
 ) -> list[Referral]:
     """A few sentences about a clip, chosen by family and about different targets; much cheaper than all of them.
 
@@ -81,14 +82,18 @@ def some_referrals(
         families: Weight of each family, by name; default all alike. A family that the clip has no sentence of is passed
             over.
         subjects: See ``referrals``.
+        pairs: Share of the sentences about one object that are followed by their near miss: the same sentence with one
+            thing changed, so that it is true of nothing. Who hears both about one picture must tell them apart.
 
     Returns:
-        At most ``count`` sentences, no two with the same targets; at least one.
+        At most ``count`` sentences, at least one; but for near misses no two have the same targets.
     """
     speaker = _Speaker(clip, rng)
     weights = families or dict.fromkeys(FAMILIES, 1.0)
     chosen: list[Referral] = []
     for _ in range(count):
+        if len(chosen) == count:  # near misses came with some
+            break
         left = {family: weight for family, weight in weights.items() if weight > 0}
         taken = {referral.targets for referral in chosen}
         while left:
@@ -99,6 +104,8 @@ def some_referrals(
                 chosen.append(fresh[int(rng.integers(len(fresh)))])
                 break
             del left[family]
+        if pairs and left and len(chosen) < count and rng.random() < pairs:
+            chosen += speaker.near_miss(chosen[-1])
     return chosen or speaker.absent(subjects)[:1]
 
 
@@ -322,6 +329,32 @@ class _Speaker:
                 asked.setdefault(text, Referral(text, (), "none", description))
         return list(asked.values())
 
+    def near_miss(self, referral: Referral) -> list[Referral]:
+        """A sentence about one object with one thing changed that makes it false of everything; nothing if none is."""
+        description = referral.description
+        if len(referral.targets) != 1 or not isinstance(description, Description):
+            return []
+        for changed in self._shuffled(self._changed(description)):
+            if not self._circular(changed) and (self._answers(changed) == FALSE).all():
+                text = word_description(changed, self.rng, self.generic)
+                return [Referral(text, (), "none", changed)]
+        return []
+
+    def _changed(self, description: Description) -> Iterator[Description]:
+        """Descriptions that differ from one in a single thing."""
+        noun, claim = description.noun, description.claim
+        for other in _other_nouns(noun):
+            yield replace(description, noun=other)
+        if claim is None:
+            return
+        for word, family in CLAIM_FAMILIES.items():
+            alike = family == CLAIM_FAMILIES[claim.word] and (word in WITH_REFERENCE) == (claim.word in WITH_REFERENCE)
+            if alike and word != claim.word:
+                yield replace(description, claim=replace(claim, word=word))
+        if claim.reference is not None:
+            for reference in _other_nouns(claim.reference):
+                yield replace(description, claim=replace(claim, reference=reference))
+
     def _nearly(self, subjects: Sequence[str]) -> Description:
         """A description of something that may or may not be there."""
         rng = self.rng
@@ -348,3 +381,12 @@ class _Speaker:
         family = str(rng.choice(("place", "relation", "motion", "motion")))
         claims = [claim for claim in self.claims if CLAIM_FAMILIES[claim.word] == family]
         return Description(noun, self._shuffled(claims)[0]) if claims else Description(noun)
+
+
+def _other_nouns(noun: Noun) -> Iterator[Noun]:
+    """Noun phrases that say the same but for another colour, texture or kind."""
+    for name, words in (("colour", COLOURS), ("texture", TEXTURES), ("kind", KINDS)):
+        said = getattr(noun, name)
+        for word in words:
+            if said and word != said:
+                yield replace(noun, **{name: word})

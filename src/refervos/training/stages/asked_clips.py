@@ -101,18 +101,20 @@ class WorldClips:
         aspects: Width over height; one is drawn for each clip.
         families: How often each family of sentences is asked.
         side: Side S of the model's square.
+        pairs: Share of the sentences that are followed by their near miss, see ``some_referrals``.
     """
 
     world: WorldConfig
     aspects: tuple[float, ...]
     families: Mapping[str, float]
     side: int
+    pairs: float = 0.0
 
     def draw(self, step: int, index: int, key: Key, frames: int, sentences: int) -> AskedClip:
         """Draw a clip that fills the square's long side, and sentences about different objects where possible."""
         rng = np.random.default_rng([*key, step, index, 2])
         clip = draw_framed([*key, step, index], self.world, frames, self.aspects, self.side)
-        asked = _as_many(some_referrals(clip, rng, sentences, self.families), sentences)
+        asked = _as_many(some_referrals(clip, rng, sentences, self.families, pairs=self.pairs), sentences)
         return AskedClip(
             pixels=place_frames(clip.frames, self.side),
             masks=torch.stack([place_masks(clip.target_masks(referral), self.side) for referral in asked]),

@@ -46,6 +46,8 @@ class ReferringSettings:
         sentences: Sentences asked about each clip, about different objects where possible: over the same pixels,
             nothing but the words tells the masks apart.
         families: How often each family of the worlds' sentences is asked, by name; default all alike.
+        pairs: Share of the worlds' sentences about one object that are followed by their near miss, the same sentence
+            with one thing changed so that it is true of nothing.
         published_losses: Focal and dice loss as published for the model, with weights 1 and nothing else. Otherwise
             every frame counts alike and the object score, if any, learns to say "not there" (see ``frame_losses``).
         least_area: Pixels (of the square) from which on an object counts as visible.
@@ -65,6 +67,7 @@ class ReferringSettings:
     flip: float = 0.5
     sentences: int = 2
     families: Mapping[str, float] = field(default_factory=dict)
+    pairs: float = 0.0
     published_losses: bool = False
     least_area: int = 12
     focal: float = 20.0
@@ -167,7 +170,9 @@ class ReferringStage(Stage):
         """Open the benchmarks, if any."""
         settings = self.settings
         if not settings.data:
-            worlds = WorldClips(settings.world, settings.aspects, settings.families, self.model.image_size)
+            worlds = WorldClips(
+                settings.world, settings.aspects, settings.families, self.model.image_size, settings.pairs
+            )
             self.clips: dict[int, ClipSource] = {TRAIN: worlds, VALIDATION: worlds}
             return None
         if validation_batches and not settings.validation:
