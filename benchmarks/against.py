@@ -32,6 +32,8 @@ from refervos.worlds import WorldConfig, draw_clip
 frames = list(draw_clip(3, WorldConfig(height=320, width=480, frames=16)).frames)
 model = refervos.load(device="cpu")
 sessions = {{count: model.open({SENTENCES!r}[:count]) for count in (1, 4)}}
+for session in sessions.values():
+    session.borders = "bilinear"  # the same masks in every version
 for frame in frames:
     for session in sessions.values():
         session.step(frame)
