@@ -186,3 +186,14 @@ def test_nothing_is_remembered_that_no_frame_reads(monkeypatch: pytest.MonkeyPat
     assert written == [1, 1]  # of three frames
     model(pixels[:, :1], torch.tensor([CAPTION]))
     assert written == [1, 1]  # an image needs no memory
+
+
+def test_padding_is_not_read_where_no_gradients_are_wanted() -> None:
+    """As in validation: what a track keeps of its sentence must not depend on how long other sentences are."""
+    model = micro_model().double()
+    pixels = torch.rand(1, 2, 3, model.image_size, model.image_size, dtype=torch.float64)
+    padded = torch.tensor([SHORT_CAPTION + [model.pad] * 4])
+    with torch.no_grad():
+        alone, among = (model(pixels, ids).mask_logits for ids in (torch.tensor([SHORT_CAPTION]), padded))
+    torch.testing.assert_close(among, alone)
+    torch.testing.assert_close(model(pixels, padded).mask_logits.detach(), alone)

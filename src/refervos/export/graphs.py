@@ -161,7 +161,7 @@ class _Step(Samwise):
         vision: Tensor,
         text: Tensor,
         frames: int,
-        keep: Tensor,
+        keep: Tensor | None,
         tracks: Sequence[SamwiseTrack],
         motion: Tensor | None = None,
     ) -> Adapted:

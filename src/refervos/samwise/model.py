@@ -219,7 +219,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
         """
         frames, count = second.shape[1], ids.shape[0]
         online = self.config.time == "online"
-        keep = ids != self.config.text.pad  # (N, L)
+        keep = self._kept(ids, tracks)  # (N, L)
         text = self._before_any_frame(ids, keep, tracks)  # (N, L, D)
         vision = second.flatten(0, 1)  # (V*T, 2g, 2g, w)
         motion = None if pictures is None else self._motion_of(pictures, tracks)  # (V*T, 2g, 2g, A)
@@ -230,7 +230,8 @@ class Samwise(SamwiseStreamer, TrainableModel):
                 rows = vision.split(self._frames_at_once(stage))
                 vision = together([self.tracker.encode_stage(stage, some) for some in rows])
             elif online:  # from here on the sentence sees the frame
-                text, keep = (tensor.repeat_interleave(frames, dim=0) for tensor in (text, keep))
+                text = text.repeat_interleave(frames, dim=0)
+                keep = None if keep is None else keep.repeat_interleave(frames, dim=0)
             adapted = self._adapt(stage - FIRST_ADAPTED_STAGE, vision, text, frames, keep, tracks, motion)
             motion = None
             for row, track in enumerate(tracks):
@@ -260,7 +261,14 @@ class Samwise(SamwiseStreamer, TrainableModel):
         moved: Tensor = self.motion_features(pictures, past)
         return moved
 
-    def _before_any_frame(self, ids: Tensor, keep: Tensor, tracks: Sequence[SamwiseTrack]) -> Tensor:
+    def _kept(self, ids: Tensor, tracks: Sequence[SamwiseTrack]) -> Tensor | None:
+        """Where there are text tokens and no padding, bool (N, L); None where that is everywhere, which is quicker."""
+        pad = self.config.text.pad
+        if tracks and all(len(track.ids) == ids.shape[1] and pad not in track.ids.tolist() for track in tracks):
+            return None
+        return ids != pad
+
+    def _before_any_frame(self, ids: Tensor, keep: Tensor | None, tracks: Sequence[SamwiseTrack]) -> Tensor:
         """Text states as the first adapter meets them (N, L, D); for running tracks they are computed once."""
         # As published, padding is read like text, so that other sentences' lengths matter.
         if torch.is_grad_enabled() or not tracks or (self.mixes_sentences and len(tracks) > 1):
@@ -268,11 +276,11 @@ class Samwise(SamwiseStreamer, TrainableModel):
         for track in tracks:
             if track.text is None:
                 own = track.ids.to(self.device).unsqueeze(0)  # (1, L)
-                track.text = self._read_alone(own, torch.ones_like(own, dtype=torch.bool))[0]
+                track.text = self._read_alone(own, self._kept(own, [track]))[0]
         states = [track.text for track in tracks if track.text is not None]
         return states[0].unsqueeze(0) if len(states) == 1 else pad_sequence(states, batch_first=True)
 
-    def _read_alone(self, ids: Tensor, keep: Tensor) -> Tensor:
+    def _read_alone(self, ids: Tensor, keep: Tensor | None) -> Tensor:
         """The text segments that stand before the first adapter: (N, L) -> (N, L, D)."""
         text = self.text.run_segment(0, self.text.embed(ids), keep)
         return self.text.run_segment(FIRST_ADAPTED_STAGE, text, keep)
@@ -297,7 +305,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
         vision: Tensor,
         text: Tensor,
         frames: int,
-        keep: Tensor,
+        keep: Tensor | None,
         tracks: Sequence[SamwiseTrack],
         motion: Tensor | None = None,
     ) -> Adapted:

@@ -93,14 +93,15 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(config.width, config.width)
         self.dropout_p = DROPOUT
 
-    def forward(self, states: Tensor, keep: Tensor) -> Tensor:
-        """Attend: states (N, L, width), bool (N, L) where there is a token; returns (N, L, width)."""
+    def forward(self, states: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Attend: states (N, L, width), bool (N, L) where there is a token, or None; returns (N, L, width)."""
         query, key, value = (
             linear(states, layer).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, L, width / heads)
             for layer in (self.query, self.key, self.value)
         )
         dropout = self.dropout_p if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=keep[:, None, None], dropout_p=dropout)
+        mask = None if keep is None else keep[:, None, None]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         return attended.transpose(1, 2).flatten(2)
 
 
@@ -136,8 +137,8 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = AddAndNorm(config.width, config.width)
 
-    def forward(self, states: Tensor, keep: Tensor) -> Tensor:
-        """Run the sub-layer: states (N, L, width), bool (N, L) where there is a token; returns (N, L, width)."""
+    def forward(self, states: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Run the sub-layer: states (N, L, width), bool (N, L) where there is a token, or None; gives (N, L, width)."""
         out: Tensor = self.output(self.self(states, keep), states)
         return out
 
@@ -171,8 +172,8 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(config)
         self.output = AddAndNorm(config.feedforward, config.width)
 
-    def forward(self, states: Tensor, keep: Tensor) -> Tensor:
-        """Run the layer: states (N, L, width), bool (N, L) where there is a token; returns (N, L, width)."""
+    def forward(self, states: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Run the layer: states (N, L, width), bool (N, L) where there is a token, or None; returns (N, L, width)."""
         states = self.attention(states, keep)
         out: Tensor = self.output(self.intermediate(states), states)
         return out
@@ -189,7 +190,7 @@ class Layers(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.layers))
 
-    def forward(self, states: Tensor, keep: Tensor, start: int, stop: int) -> Tensor:
+    def forward(self, states: Tensor, keep: Tensor | None, start: int, stop: int) -> Tensor:
         """Run the layers from ``start`` to before ``stop``; see ``Layer``."""
         for layer in self.layer[start:stop]:
             states = layer(states, keep)
@@ -259,13 +260,13 @@ class TextEncoder(nn.Module):
         embedded: Tensor = self.roberta.embeddings(ids)
         return embedded * (ids != self.config.pad).unsqueeze(-1)
 
-    def run_segment(self, segment: int, tokens: Tensor, keep: Tensor) -> Tensor:
+    def run_segment(self, segment: int, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
         """Run the layers of one segment.
 
         Args:
             segment: 0 to 3.
             tokens: (N, L, width).
-            keep: bool (N, L), True where there is a token and not padding.
+            keep: bool (N, L), True where there is a token and not padding; default everywhere.
 
         Returns:
             (N, L, width).
