@@ -118,27 +118,27 @@ class CrossModalTemporalAdapter(nn.Module):
         # Online the windows are those of clips that end with the frame which asks.
         windows = [x] if reach is None else windows_before(x, past, reach)  # (V, P, W, S, A) each
         asking = frames if reach is None else 1
+        tracks = t.shape[0] // len(windows)
 
         if self.changes_text:
             seen = torch.stack([window.mean(dim=2) for window in windows], dim=1).flatten(2, 3)  # (V, R/N, P*S, A)
             key, value = (
-                for_each_sentence(part, t.shape[0]) for part in self.text_to_vision.keys_and_values(seen)
-            )  # (R, P*S, A) each
+                for_each_sentence(part, tracks).flatten(0, 1)  # (R, P*S, A) each
+                for part in self.text_to_vision.keys_and_values(seen)
+            )
             attended = self.text_to_vision.attend(self.text_to_vision.queries(t), key, value)
             text_delta = linear(t * attended, self.text_up)
         else:
             text_delta = torch.zeros_like(text)
         if not self.changes_vision:
-            count = t.shape[0] * frames // (1 if reach is None else frames)
-            return Adapted(vision.new_zeros(count, *vision.shape[1:]), text_delta, inside)
+            return Adapted(vision.new_zeros(tracks * frames, *vision.shape[1:]), text_delta, inside)
         mask = None if keep is None else keep[:, None, None, :]  # (R, 1, 1, L)
         columns = width // side  # of patches; some rows of them at a time
         some = max(1, patches_at_once(windows[-1]) // columns)
         if some * columns >= x.shape[1]:
             change = self._change_vision(x, windows, asking, t, mask)  # (N*T, P, S, C)
             return Adapted(out_of_patches(change, side, height, width), text_delta, inside)
-        tracks = t.shape[0] * asking  # N*T
-        vision_delta = vision.new_empty(tracks, *vision.shape[1:])  # (N*T, H, B, C)
+        vision_delta = vision.new_empty(tracks * frames, *vision.shape[1:])  # (N*T, H, B, C)
         for top in range(0, height // side, some):
             part = slice(top * columns, (top + some) * columns)
             around = [window[:, part] for window in windows]
@@ -156,26 +156,19 @@ class CrossModalTemporalAdapter(nn.Module):
             x = x + (looked[0] if len(looked) == 1 else torch.cat(looked, dim=2))
         texts = len(windows)  # of a track
         tokens = x.transpose(1, 2).reshape(x.shape[0], texts, -1, x.shape[-1])  # (V, R/N, N*T/R*p*S, A)
-        queries = for_each_sentence(self.vision_to_text.queries(tokens), t.shape[0])  # (R, N*T/R*p*S, A)
-        tokens = for_each_sentence(tokens, t.shape[0])
+        queries, tokens = (
+            for_each_sentence(part, t.shape[0] // texts).flatten(0, 1)  # (R, N*T/R*p*S, A) each
+            for part in (self.vision_to_text.queries(tokens), tokens)
+        )
         y = tokens * self.vision_to_text.attend(queries, *self.vision_to_text.keys_and_values(t), mask)
         y = y.reshape(-1, x.shape[1], *x.shape[3:])  # (N*T, p, S, A)
         return conv_norm_relu(y, self.vision_up, self.vision_up_norm, self.derived)  # (N*T, p, S, C)
 
 
-def for_each_sentence(videos: Tensor, rows: int) -> Tensor:
-    """Repeat what belongs to videos for their sentences.
-
-    Args:
-        videos: (V, n, ...), for instance n frames.
-        rows: How many rows there are in all, N * n; N / V neighbours are about the same video.
-
-    Returns:
-        (N * n, ...), a view where V is 1 or N.
-    """
-    repeats = rows // (videos.shape[0] * videos.shape[1])
-    repeated = videos.unsqueeze(1).expand(-1, repeats, *videos.shape[1:])  # (V, N/V, n, ...)
-    return repeated.reshape(rows, *videos.shape[2:])
+def for_each_sentence(videos: Tensor, count: int) -> Tensor:
+    """Repeat what belongs to V videos for their sentences: (V, ...) -> (count, ...), without copying for V = 1."""
+    repeats = count // videos.shape[0]
+    return videos.unsqueeze(1).expand(-1, repeats, *videos.shape[1:]).flatten(0, 1)
 
 
 class HierarchicalSelectiveAttention(nn.Module):

@@ -18,7 +18,7 @@ from refervos.compilation import Stage
 from refervos.errors import PromptError
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
 from refervos.samwise.cme import ConditionalMemoryEncoder, cme_labels
-from refervos.samwise.cmt import Adapted, CrossModalTemporalAdapter
+from refervos.samwise.cmt import Adapted, CrossModalTemporalAdapter, for_each_sentence
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.motion import MotionFeatures, small_frames
 from refervos.samwise.streamer import ClipFeatures, SamwiseStreamer, TrackedFrame, TrackGroup
@@ -188,7 +188,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
         stages, text = self.encode_stages(second, ids, tracks, *pictures)
         features = [
             FrameFeatures(
-                _for_each_sentence(fine[:, time], count),
+                for_each_sentence(fine[:, time], count),
                 *self.tracker.coarse_levels(*(stage[:, time] for stage in stages)),
             )
             for time in range(frames)
@@ -238,7 +238,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
                 if track.by_hand:
                     adapted.vision.unflatten(0, (count, frames))[row] = 0
             if stage == FIRST_ADAPTED_STAGE:  # from here on the image depends on the sentence
-                vision = _for_each_sentence(second, count).flatten(0, 1)  # (N*T, 2g, 2g, w)
+                vision = for_each_sentence(second, count).flatten(0, 1)  # (N*T, 2g, 2g, w)
             # In place where nobody looks back: the changes are as large as the frames themselves.
             vision = vision + adapted.vision if torch.is_grad_enabled() else adapted.vision.add_(vision)
             text = text + adapted.text
@@ -453,12 +453,6 @@ class Samwise(SamwiseStreamer, TrainableModel):
                 "tokenizer": self.tokenizer is not None,
             },
         }
-
-
-def _for_each_sentence(videos: Tensor, count: int) -> Tensor:
-    """Repeat what belongs to V videos for their sentences: (V, ...) -> (count, ...), without copying for V = 1."""
-    repeats = count // videos.shape[0]
-    return videos.unsqueeze(1).expand(-1, repeats, *videos.shape[1:]).flatten(0, 1)
 
 
 def together(parts: Sequence[Tensor]) -> Tensor:
