@@ -14,7 +14,7 @@ from refervos.bench.subjects import HashedWords
 from refervos.samwise.cme import cme_loss
 from refervos.text.t5 import T5Config
 from refervos.trainable import ClipOutput
-from refervos.training.losses import dice_loss, frame_losses, mask_losses, sigmoid_focal_loss
+from refervos.training.losses import around_hiding, dice_loss, frame_losses, mask_losses, sigmoid_focal_loss
 from refervos.training.stages.language import LanguageSettings, LanguageStage
 from refervos.training.stages.prompted import best_candidate
 from refervos.training.stages.recognition import GROUPS, RecognitionHead
@@ -132,3 +132,27 @@ def test_decisions_of_the_cme_are_taught_in_float32() -> None:
     expected = cme_loss(output.cme_logits.float(), output.cme_labels)
     assert losses["cme"].dtype == torch.float32
     assert torch.equal(losses["cme"], expected)
+
+
+def test_frames_around_hiding_are_those_hidden_after_being_seen_and_the_next_four() -> None:
+    areas = ["..##..####", "####......", "##.#######", ".........."]
+    truth = torch.tensor([[letter == "#" for letter in row] for row in areas])[..., None, None].expand(-1, -1, 4, 4)
+    found = around_hiding(truth, 12)
+    told = ["".join("x" if value else "-" for value in row) for row in found.tolist()]
+    assert told == ["----xxxxxx", "----xxxxxx", "--xxxxx---", "----------"]
+
+
+def test_a_frames_weight_is_that_of_its_mask_alone() -> None:
+    logits = random(2, 3, 40, 50).float()
+    weight = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    plain = frame_losses(logits, logits[:, :, 0, 0], TRUTH, 12)
+    found = frame_losses(logits, logits[:, :, 0, 0], TRUTH, 12, weight)
+    assert torch.equal(found["presence"], plain["presence"])
+    assert torch.equal(found["ious"], plain["ious"])
+    kept = weight.bool()
+    apart = frame_losses(logits[kept].unsqueeze(0), None, TRUTH[kept].unsqueeze(0), 12)
+    for name in ("focal", "dice"):
+        torch.testing.assert_close(found[name], apart[name])
+    twice = frame_losses(logits, logits[:, :, 0, 0], TRUTH, 12, torch.full((2, 3), 2.0))
+    for name in ("focal", "dice"):
+        torch.testing.assert_close(twice[name], plain[name])

@@ -56,6 +56,11 @@ def sigmoid_focal_loss(
     Returns:
         A scalar.
     """
+    return focal_of_rows(logits, targets, alpha, gamma).sum() / count
+
+
+def focal_of_rows(logits: Tensor, targets: Tensor, alpha: float | None = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss of each row, mean over its pixels: mask logits (R, P) and targets (R, P) in {0, 1} -> (R,)."""
     logits, targets = exact(logits), exact(targets)
     chance = logits.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -63,7 +68,7 @@ def sigmoid_focal_loss(
     loss = entropy * wrong**gamma
     if alpha is not None:
         loss = loss * (alpha * targets + (1 - alpha) * (1 - targets))
-    return loss.mean(1).sum() / count
+    return loss.mean(1)
 
 
 def mask_losses(
@@ -100,7 +105,26 @@ def visible(truth: Tensor, least_area: int) -> Tensor:
     return truth.flatten(-2).sum(-1) >= least_area
 
 
-def frame_losses(mask_logits: Tensor, score: Tensor | None, truth: Tensor, least_area: int) -> dict[str, Tensor]:
+def around_hiding(truth: Tensor, least_area: int, after: int = 4) -> Tensor:
+    """Find the frames in which an object is hidden after it was seen, and the first ones after it comes back.
+
+    Args:
+        truth: Masks, bool (R, T, H, W).
+        least_area: Pixels from which on an object counts as visible.
+        after: How many frames count after it comes back.
+
+    Returns:
+        bool (R, T).
+    """
+    seen = visible(truth, least_area)
+    hidden = ~seen & (seen.cumsum(1) > 0)
+    late = F.pad(hidden, (after, 0)).unfold(1, after + 1, 1).any(-1)  # (R, T)
+    return late
+
+
+def frame_losses(
+    mask_logits: Tensor, score: Tensor | None, truth: Tensor, least_area: int, weight: Tensor | None = None
+) -> dict[str, Tensor]:
     """Focal and dice loss with every frame a row of its own, and the object score's cross-entropy.
 
     The published losses take a clip for one row and leave the object score alone, whose head comes trained. Here a
@@ -113,6 +137,7 @@ def frame_losses(mask_logits: Tensor, score: Tensor | None, truth: Tensor, least
         truth: Masks, bool (R, T, H, W).
         least_area: Pixels from which on an object counts as visible; with fewer, but some, neither dice nor the score
             is taught.
+        weight: How much each frame's mask counts, float (R, T); default all alike. The object score does not ask.
 
     Returns:
         ``focal``, ``dice`` and ``presence`` (zero without score), scalars; without gradient ``ious`` (R, T),
@@ -122,10 +147,12 @@ def frame_losses(mask_logits: Tensor, score: Tensor | None, truth: Tensor, least
     target = truth.flatten(0, 1).flatten(1).to(rows.dtype)
     area = truth.flatten(-2).sum(-1).flatten()  # (R*T,)
     seen = visible(truth, least_area).flatten()
+    weights = torch.ones_like(rows[:, 0]) if weight is None else weight.flatten().to(rows.dtype)  # (R*T,)
+    asked = weights * seen
     losses = {
-        "focal": sigmoid_focal_loss(rows, target, len(rows)),
+        "focal": mean_over_processes((focal_of_rows(rows, target) * weights).sum(), weights.sum()),
         # Not of rows[seen]: how many these are a GPU would have to be asked.
-        "dice": mean_over_processes((dice_of_rows(rows, target) * seen).sum(), seen.sum()),
+        "dice": mean_over_processes((dice_of_rows(rows, target) * asked).sum(), asked.sum()),
         "presence": rows.new_zeros(()),
     }
     if score is not None:

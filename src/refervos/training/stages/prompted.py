@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refervos.errors import ConfigError
-from refervos.training.losses import frame_losses, visible
+from refervos.training.losses import around_hiding, frame_losses, visible
 from refervos.training.stage import SampleSource, Stage
 from refervos.training.stages.pictures import cell_names, draw_framed, place_frames, place_masks
 from refervos.training.stages.questions import AskedShares, ask
@@ -47,6 +47,8 @@ class PromptedSettings:
         dice: Weight of the dice loss.
         quality: Weight of the error of the predicted IoU.
         presence: Weight of the object score's cross-entropy.
+        hiding: How much more than others a frame's mask counts in which the object is hidden after it was seen, or
+            which is one of the four after that.
     """
 
     world: WorldConfig = field(default_factory=WorldConfig)
@@ -65,6 +67,7 @@ class PromptedSettings:
     dice: float = 1.0
     quality: float = 0.5
     presence: float = 0.5
+    hiding: float = 1.0
 
     def __post_init__(self) -> None:
         least, greatest = self.gap
@@ -180,7 +183,9 @@ class PromptedStage(Stage):
         """
         settings, truth = self.settings, batch["truth"]
         answers = self.answer(batch)
-        losses = frame_losses(answers.mask_logits, answers.score, truth, settings.least_area)
+        hiding = around_hiding(truth, settings.least_area)  # (R, T)
+        weight = torch.where(hiding, settings.hiding, 1.0)
+        losses = frame_losses(answers.mask_logits, answers.score, truth, settings.least_area, weight)
         reached = losses.pop("ious")  # (R, T)
         losses["quality"] = (answers.ious - reached).abs().mean()
         losses["loss"] = (
