@@ -377,7 +377,13 @@ class Samwise(SamwiseStreamer, TrainableModel):
         frame.cme_labels = dict(zip(due, labels, strict=True))
 
     def forward(
-        self, pixels: Tensor, ids: Tensor, verbs: Tensor | None = None, *, chunk: int | None = None
+        self,
+        pixels: Tensor,
+        ids: Tensor,
+        verbs: Tensor | None = None,
+        *,
+        chunk: int | None = None,
+        answered: int | None = None,
     ) -> SamwiseOutput:
         """A training clip for each of N sentences; memory starts empty (SAMWISE paper, section 4.1).
 
@@ -386,6 +392,8 @@ class Samwise(SamwiseStreamer, TrainableModel):
             ids: Token ids (N, L), padded on the right.
             verbs: bool (N, L), tokens that tell motion, default none.
             chunk: Frames that the adapters see at once, with one memory throughout; default all T.
+            answered: Only so many frames at the end are answered, each by itself and without memory; default all, each
+                with what is remembered of those before.
 
         Returns:
             Masks, object scores, and the CME's decisions with their labels.
@@ -394,11 +402,14 @@ class Samwise(SamwiseStreamer, TrainableModel):
             verbs = torch.zeros_like(ids, dtype=torch.bool)
         tracks = [self.begin_tokens(row.tolist()) for row in ids]
         frames: list[TrackedFrame] = []
-        length = pixels.shape[1]
+        length, number = pixels.shape[1], 0
         for part in pixels.split(chunk or length, dim=1):
             clip = self.encode(part, ids, verbs, tracks)
             for time in range(part.shape[1]):
-                frames.append(self.track_frame(clip, time, tracks, remember=len(frames) + 1 < length))
+                number += 1
+                if answered is None or length - number < answered:
+                    remember = answered is None and number < length
+                    frames.append(self.track_frame(clip, time, tracks, remember=remember))
         decisions = [
             (frame.cme_logits[row], frame.cme_labels[row])
             for row in range(len(tracks))

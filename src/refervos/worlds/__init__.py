@@ -13,7 +13,7 @@ from refervos.worlds.facts import Facts
 from refervos.worlds.motion import Motion
 from refervos.worlds.render import Clip, draw_clip, draw_scene
 from refervos.worlds.scene import BACKGROUNDS, Scene, Thing, WorldConfig, random_scene
-from refervos.worlds.sentences import referrals, some_referrals
+from refervos.worlds.sentences import decidable_from, referrals, some_referrals
 from refervos.worlds.shapes import COLOURS, KINDS, TEXTURES
 from refervos.worlds.sprites import Sprite, Sprites
 from refervos.worlds.wording import all_sentences
@@ -38,6 +38,7 @@ __all__ = [
     "Thing",
     "WorldConfig",
     "all_sentences",
+    "decidable_from",
     "draw_clip",
     "draw_scene",
     "random_scene",

@@ -20,6 +20,7 @@ from refervos.worlds.facts import (
     WITH_REFERENCE,
     Facts,
 )
+from refervos.worlds.movement_facts import FEWEST_FRAMES
 from refervos.worlds.render import Clip
 from refervos.worlds.scene import Thing
 from refervos.worlds.shapes import COLOURS, KINDS, TEXTURES
@@ -107,6 +108,35 @@ def some_referrals(
         if pairs and left and len(chosen) < count and rng.random() < pairs:
             chosen += speaker.near_miss(chosen[-1])
     return chosen or speaker.absent(subjects)[:1]
+
+
+def decidable_from(clip: Clip, referral: Referral, every: int = 2) -> int:
+    """Find the first frame from which what was seen so far settles which objects a sentence is about.
+
+    Sentences that tell no motion are settled at once. For the others the facts of the clip's beginnings are asked:
+    before, several objects may still turn out to be meant, and no model that sees the frames as they arrive can know.
+
+    Args:
+        clip: The clip, of T frames.
+        referral: A sentence about it.
+        every: Beginnings whose length is a multiple of this are tried.
+
+    Returns:
+        The frame's index, at most T - 1.
+    """
+    parts = referral.description
+    descriptions = (parts.first, parts.second) if isinstance(parts, Pair) else (parts,)
+    claims = [description.claim for description in descriptions if description.claim is not None]
+    last = len(clip.frames) - 1
+    if not any(CLAIM_FAMILIES[claim.word] == "motion" for claim in claims):
+        return 0
+    for length in range(FEWEST_FRAMES, last + 1, every):
+        facts = Facts.of(clip.at(np.arange(length)))
+        truths = np.stack([facts.describe(description) for description in descriptions]).max(axis=0)
+        settled = referral.targets or (truths == FALSE).all()
+        if settled and tuple(np.flatnonzero(truths == TRUE)) == referral.targets:
+            return length - 1
+    return last
 
 
 def family_of(facts: Facts, description: Description) -> str:

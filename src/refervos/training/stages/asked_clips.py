@@ -20,8 +20,8 @@ from refervos.data.sample import Dataset, Mask, Sample
 from refervos.errors import DataError, TrainingError
 from refervos.frames import Placement
 from refervos.training.stage import Key
-from refervos.training.stages.pictures import draw_framed, place_frames, place_masks
-from refervos.worlds import WorldConfig, some_referrals
+from refervos.training.stages.pictures import cell_movements, draw_framed, place_frames, place_masks
+from refervos.worlds import WorldConfig, decidable_from, some_referrals
 
 Item = TypeVar("Item")
 
@@ -66,6 +66,9 @@ class AskedClip:
         expressions: The sentences.
         verbs: For each sentence its words that tell motion; None where they are to be found.
         families: For each sentence the kind of it that results are told by.
+        decidable: For each sentence the first frame from which what was seen settles what it is about.
+        movements: How what fills each cell moves, float32 (T, n, n, 6), see ``cell_movements``; None where that is not
+            known.
     """
 
     pixels: Tensor
@@ -74,6 +77,8 @@ class AskedClip:
     expressions: tuple[str, ...]
     verbs: tuple[tuple[str, ...] | None, ...]
     families: tuple[str, ...]
+    decidable: tuple[int, ...]
+    movements: Tensor | None = None
 
 
 class ClipSource(Protocol):
@@ -102,6 +107,9 @@ class WorldClips:
         families: How often each family of sentences is asked.
         side: Side S of the model's square.
         pairs: Share of the sentences that are followed by their near miss, see ``some_referrals``.
+        movements: Side in pixels of the cells whose movement is told, and frames in a window; None to leave it out.
+        stride: Share of the clips in which every second frame is left out, so that what happens slowly can happen.
+        decidable: Whether it is found out from which frame on a sentence is decidable, which takes a while.
     """
 
     world: WorldConfig
@@ -109,11 +117,17 @@ class WorldClips:
     families: Mapping[str, float]
     side: int
     pairs: float = 0.0
+    movements: tuple[int, int] | None = None
+    stride: float = 0.0
+    decidable: bool = False
 
     def draw(self, step: int, index: int, key: Key, frames: int, sentences: int) -> AskedClip:
         """Draw a clip that fills the square's long side, and sentences about different objects where possible."""
         rng = np.random.default_rng([*key, step, index, 2])
-        clip = draw_framed([*key, step, index], self.world, frames, self.aspects, self.side)
+        stride = 2 if self.stride and np.random.default_rng([*key, step, index, 3]).random() < self.stride else 1
+        clip = draw_framed([*key, step, index], self.world, (frames - 1) * stride + 1, self.aspects, self.side)
+        if stride > 1:
+            clip = clip.at(np.arange(frames) * stride)
         asked = _as_many(some_referrals(clip, rng, sentences, self.families, pairs=self.pairs), sentences)
         return AskedClip(
             pixels=place_frames(clip.frames, self.side),
@@ -122,6 +136,8 @@ class WorldClips:
             expressions=tuple(referral.text for referral in asked),
             verbs=tuple(tuple(referral.verbs) for referral in asked),
             families=tuple(referral.family for referral in asked),
+            decidable=tuple(decidable_from(clip, referral) if self.decidable else 0 for referral in asked),
+            movements=None if self.movements is None else cell_movements(clip, self.side, *self.movements),
         )
 
 
@@ -221,6 +237,7 @@ class BenchmarkClips:
             expressions=tuple(mirrored(s.expression) if mirror else s.expression for s in asked),
             verbs=(None,) * len(asked),
             families=tuple("none" if sample.has_target is False else sample.kind or "all" for sample in asked),
+            decidable=(0,) * len(asked),
         )
 
 

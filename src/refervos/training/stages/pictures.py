@@ -66,6 +66,43 @@ def place_masks(masks: npt.NDArray[np.bool_], image_size: int) -> Tensor:
     return F.pad(torch.from_numpy(masks), (0, image_size - width, 0, image_size - height))
 
 
+MOVEMENTS = 6
+"""Numbers that tell how what fills a cell moves, see ``cell_movements``."""
+
+
+def cell_movements(clip: Clip, image_size: int, cell: int, reach: int) -> Tensor:
+    """Tell how what fills each square cell moves.
+
+    Args:
+        clip: The clip.
+        image_size: Side S of the model's square.
+        cell: Side of a cell in pixels.
+        reach: Frames in a window, the frame itself included.
+
+    Returns:
+        float32 (T, S/cell, S/cell, 6), each of them around one for what moves clearly: the way over the window along x
+        and y, the last step along x and y, growth over the window, and the last turn. NaN where the background or the
+        border of an object is, and in the first frame.
+    """
+    cover = F.avg_pool2d(place_masks(clip.masks, image_size).float(), cell)  # (K, T, n, n)
+    most, which = cover.max(dim=0)  # (T, n, n)
+    times = np.arange(len(clip.frames))
+    first, before = np.maximum(times - reach + 1, 0), np.maximum(times - 1, 0)
+    moved = np.concatenate(
+        [
+            4 * (clip.centres - clip.centres[:, first]),
+            30 * (clip.centres - clip.centres[:, before]),
+            5 * np.log(clip.radii / clip.radii[:, first])[..., None],
+            5 * (clip.angles - clip.angles[:, before])[..., None],
+        ],
+        axis=-1,
+    )  # (K, T, 6)
+    movements = torch.from_numpy(moved.astype(np.float32))[which, torch.arange(len(times))[:, None, None]]
+    movements[most <= 0.4] = torch.nan
+    movements[0] = torch.nan
+    return movements
+
+
 def cell_names(clip: Clip, image_size: int, cell: int) -> Tensor:
     """What fills each of the square cells that the recognition loss names.
 

@@ -48,6 +48,9 @@ class ReferringSettings:
         families: How often each family of the worlds' sentences is asked, by name; default all alike.
         pairs: Share of the worlds' sentences about one object that are followed by their near miss, the same sentence
             with one thing changed so that it is true of nothing.
+        stride: Share of the worlds' clips in which every second frame is left out.
+        from_decidable: Teach the mask of a sentence about motion only from the first frame on from which what was seen
+            settles which object is meant; before it, the object score alone. Not with ``published_losses``.
         published_losses: Focal and dice loss as published for the model, with weights 1 and nothing else. Otherwise
             every frame counts alike and the object score, if any, learns to say "not there" (see ``frame_losses``).
         least_area: Pixels (of the square) from which on an object counts as visible.
@@ -68,6 +71,8 @@ class ReferringSettings:
     sentences: int = 2
     families: Mapping[str, float] = field(default_factory=dict)
     pairs: float = 0.0
+    stride: float = 0.0
+    from_decidable: bool = False
     published_losses: bool = False
     least_area: int = 12
     focal: float = 20.0
@@ -111,22 +116,27 @@ class ReferringSource(SampleSource):
             "truth": asked.masks,  # (M, T, S, S)
             "inside": [asked.inside] * settings.sentences,
             "families": asked.families,
+            "decidable": torch.tensor(asked.decidable),  # (M,)
             "chunk": chunk,
-        }
+        } | ({} if asked.movements is None else {"movements": asked.movements})  # (T, n, n, 6)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Stack clips; the sentences of all clips, M each, become one axis."""
         ids = [row for sample in samples for row in sample["ids"]]
         verbs = [row for sample in samples for row in sample["verbs"]]
-        return {
+        batch = {
             "pixels": torch.stack([sample["pixels"] for sample in samples]),  # (B, T, 3, S, S)
             "ids": pad_tokens(ids, self.reader.pad),  # (B*M, L)
             "verbs": nn.utils.rnn.pad_sequence(verbs, batch_first=True),  # (B*M, L)
             "truth": torch.cat([sample["truth"] for sample in samples]),  # (B*M, T, S, S)
             "inside": [size for sample in samples for size in sample["inside"]],  # (B*M) heights and widths
             "families": [family for sample in samples for family in sample["families"]],
+            "decidable": torch.cat([sample["decidable"] for sample in samples]),  # (B*M,)
             "chunk": samples[0]["chunk"],
         }
+        if "movements" in samples[0]:
+            batch["movements"] = torch.stack([sample["movements"] for sample in samples])  # (B, T, n, n, 6)
+        return batch
 
 
 class ReferringStage(Stage):
@@ -171,7 +181,14 @@ class ReferringStage(Stage):
         settings = self.settings
         if not settings.data:
             worlds = WorldClips(
-                settings.world, settings.aspects, settings.families, self.model.image_size, settings.pairs
+                settings.world,
+                settings.aspects,
+                settings.families,
+                self.model.image_size,
+                settings.pairs,
+                movements=self.movements(),
+                stride=settings.stride,
+                decidable=settings.from_decidable,
             )
             self.clips: dict[int, ClipSource] = {TRAIN: worlds, VALIDATION: worlds}
             return None
@@ -193,6 +210,10 @@ class ReferringStage(Stage):
             self.clips[VALIDATION] = benchmarks([source.open() for source in settings.validation], flip=0.0)
         return len(train)
 
+    def movements(self) -> tuple[int, int] | None:
+        """Side in pixels of the cells whose movement the stage teaches, and frames in a window; None for none."""
+        return None
+
     def source(self) -> ReferringSource:
         """Clips and the sentences asked about them."""
         return ReferringSource(self.settings, self.clips, reader_of(self.model))
@@ -204,10 +225,16 @@ class ReferringStage(Stage):
         return self._measure(batch)[0]
 
     def _measure(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
-        settings, truth = self.settings, batch["truth"]
-        output: ClipOutput = self.model(batch["pixels"], batch["ids"], batch["verbs"], chunk=batch["chunk"])
+        settings = self.settings
+        output = self.answer(batch)
         logits = self.model.upsample(output.mask_logits)  # (N, T, S, S)
-        losses = frame_losses(logits, output.score, truth, settings.least_area)
+        first = batch["truth"].shape[1] - logits.shape[1]
+        truth = batch["truth"][:, first:]
+        weight: Tensor | None = None
+        if settings.from_decidable:
+            times = torch.arange(first, batch["truth"].shape[1], device=truth.device)
+            weight = (times >= batch["decidable"].unsqueeze(1)).to(logits.dtype)  # (N, T)
+        losses = frame_losses(logits, output.score, truth, settings.least_area, weight)
         ious = losses.pop("ious")  # (N, T)
         if settings.published_losses:
             inside = [
@@ -222,8 +249,13 @@ class ReferringStage(Stage):
                 + settings.dice * losses["dice"]
                 + settings.presence * losses["presence"]
             )
-        self.add_losses(losses, output)
+        self.add_losses(losses, output, batch)
         return losses, ious
+
+    def answer(self, batch: dict[str, Any]) -> ClipOutput:
+        """Answer a batch, see ``ReferringSource``: all frames of the clips, or the last ones."""
+        output: ClipOutput = self.model(batch["pixels"], batch["ids"], batch["verbs"], chunk=batch["chunk"])
+        return output
 
     @abstractmethod
     def published_losses(self, logits: Sequence[Tensor], truths: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -234,7 +266,7 @@ class ReferringStage(Stage):
             truths: The masks, bool (T, H, W).
         """
 
-    def add_losses(self, losses: dict[str, Tensor], output: ClipOutput) -> None:
+    def add_losses(self, losses: dict[str, Tensor], output: ClipOutput, batch: dict[str, Any]) -> None:
         """Add what the model learns besides masks to the losses, and to ``loss``. Default nothing."""
 
     @torch.no_grad()
@@ -247,7 +279,7 @@ class ReferringStage(Stage):
         found: dict[str, list[float]] = defaultdict(list)
         for batch in batches:
             losses, ious = self._measure(batch)
-            counted = visible(batch["truth"], self.settings.least_area)
+            counted = visible(batch["truth"], self.settings.least_area)[:, -ious.shape[1] :]
             *values_of_losses, ious, counted = read_back([*losses.values(), ious, counted])
             for name, value in zip(losses, values_of_losses, strict=True):
                 scalars[name].append(float(value))

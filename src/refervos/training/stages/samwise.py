@@ -19,11 +19,12 @@ from refervos.errors import TrainingError
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.samwise.cme import IGNORED_LABEL, cme_loss_terms
 from refervos.samwise.config import SamwiseConfig
-from refervos.samwise.model import Samwise
+from refervos.samwise.model import Samwise, SamwiseOutput
 from refervos.text.pretrained import load_text
 from refervos.text.tokenizer import Tokenizer
 from refervos.training.distributed import mean_over_processes
 from refervos.training.losses import mask_losses
+from refervos.training.stages.movement import MovementHeads
 from refervos.training.stages.referring import ReferringSettings, ReferringStage, fill, loaded_as
 
 
@@ -36,12 +37,26 @@ class SamwiseSettings(ReferringSettings):
         cme_weight: Weight of the CME's cross-entropy.
         freeze_norms: Keep the running statistics of the adapters' batch norms.
         norm_momentum: How fast these follow; small batches want a longer average.
+        movement: Weight of the auxiliary movement loss over the first two adapters, which must have HSA.
+        answered: Frames at the end of each clip that are answered, each by itself and without memory, which is cheap;
+            default all, each with what is remembered of those before.
     """
 
     model: SamwiseConfig = field(default_factory=SamwiseConfig)
     cme_weight: float = 1.0
     freeze_norms: bool = False
     norm_momentum: float = 0.1
+    movement: float = 0.0
+    answered: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.movement and (self.data or not self.model.hsa):
+            raise TrainingError("movement is taught on drawn worlds, to adapters with HSA; set movement to 0.")
+        if self.answered is not None and not 1 <= self.answered <= min(self.frames):
+            raise TrainingError(
+                f"answered is {self.answered}; it must be between 1 and the shortest clip's {min(self.frames)}."
+            )
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,25 @@ class _SamwiseStage(ReferringStage):
         super().__init__(settings, model)
         for module in self._norms():
             module.momentum = settings.norm_momentum
+        some: Any = model.adapters[:2]
+        self.mover = MovementHeads(some, model.config.adapter_width) if settings.movement else None
+
+    def movements(self) -> tuple[int, int] | None:
+        """Cells as large as a token of the second adapter."""
+        if self.mover is None:
+            return None
+        return 16, self.model.config.clip_length
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The movement heads learn as well."""
+        heads = [] if self.mover is None else [{"params": list(self.mover.parameters()), "rate_scale": 1.0}]
+        return [*super().parameter_groups(), *heads]
+
+    def answer(self, batch: dict[str, Any]) -> SamwiseOutput:
+        """The last frames alone where the settings say so."""
+        return self.model(
+            batch["pixels"], batch["ids"], batch["verbs"], chunk=batch["chunk"], answered=self.settings.answered
+        )
 
     def _norms(self) -> list[Any]:
         # Also those that take their statistics from all processes, of which torch's own is no BatchNorm2d.
@@ -94,8 +128,11 @@ class _SamwiseStage(ReferringStage):
         """All frames of a clip together."""
         return mask_losses(logits, truths)
 
-    def add_losses(self, losses: dict[str, Tensor], output: Any) -> None:
-        """The CME's cross-entropy, and how often it should have switched."""
+    def add_losses(self, losses: dict[str, Tensor], output: Any, batch: dict[str, Any]) -> None:
+        """The movement loss; the CME's cross-entropy, and how often it should have switched."""
+        if self.mover is not None and self.training:
+            losses["movement"] = self.mover(batch["movements"])
+            losses["loss"] = losses["loss"] + self.settings.movement * losses["movement"]
         if not self.model.config.cme:
             return
         logits, labels = output.cme_logits, output.cme_labels

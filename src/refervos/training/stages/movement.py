@@ -1,0 +1,80 @@
+"""An auxiliary task for the adapters: tell how what fills each cell moves.
+
+A sentence about movement says which object is meant once in a clip; that is little to learn seeing movement from. These
+heads read displacement, growth and turning from what Hierarchical Selective Attention leaves of a frame, and are thrown
+away afterwards. The idea is that of auxiliary dense prediction; the published training has no such loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from refervos.samwise.cmt import (
+    CrossModalTemporalAdapter,
+    HierarchicalSelectiveAttention,
+    for_each_sentence,
+    out_of_patches,
+)
+from refervos.training.distributed import mean_over_processes
+from refervos.training.stages.pictures import MOVEMENTS
+
+
+class MovementHeads(nn.Module):
+    """A small network for each of some adapters over its image tokens after HSA.
+
+    Args:
+        adapters: The adapters; each must have HSA.
+        width: Channels A inside them.
+    """
+
+    def __init__(self, adapters: Sequence[CrossModalTemporalAdapter], width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, MOVEMENTS))
+            for _ in adapters
+        )
+        self._seen: list[list[Tensor]] = [[] for _ in adapters]
+        self._sides: list[int] = []
+        self._hooks: list[RemovableHandle] = []
+        for number, adapter in enumerate(adapters):
+            assert adapter.hsa is not None
+            self._sides.append(adapter.hsa.side)
+            self._hooks.append(adapter.hsa.register_forward_hook(self._keep(number)))
+
+    def _keep(self, number: int):  # type: ignore[no-untyped-def]
+        def hook(_: HierarchicalSelectiveAttention, given: tuple[Tensor, int], change: Tensor) -> None:
+            if self.training:
+                window, frames = given
+                self._seen[number].append(window[:, :, -frames:] + change)  # (V, P, T, S, A)
+
+        return hook
+
+    def forward(self, movements: Tensor) -> Tensor:
+        """Compare what the heads read from the last pass through the adapters with what moved.
+
+        Args:
+            movements: (V, T, n, n, 6), NaN where nothing is taught, see ``cell_movements``.
+
+        Returns:
+            A scalar: the smooth L1 loss, summed over the adapters. What was kept of the pass is dropped.
+        """
+        videos, _, cells = movements.shape[:3]
+        total = movements.new_zeros(())
+        for head, seen, side in zip(self.heads, self._seen, self._sides, strict=True):
+            tokens = torch.cat(seen, dim=2)  # (N, P, T, S, A)
+            seen.clear()
+            count, patches, frames, _, _ = tokens.shape
+            grid = round((patches * side * side) ** 0.5)
+            tokens = out_of_patches(tokens.transpose(1, 2).flatten(0, 1), side, grid, grid)  # (N*T, g, g, A)
+            tokens = F.avg_pool2d(tokens.permute(0, 3, 1, 2), grid // cells).permute(0, 2, 3, 1)  # (N*T, n, n, A)
+            read = head(tokens).unflatten(0, (count, frames))  # (N, T, n, n, 6)
+            true = for_each_sentence(movements, count)[:, -frames:] if count > videos else movements[:, -frames:]
+            known = ~true.isnan()
+            wrong = F.smooth_l1_loss(read, torch.where(known, true, read.detach()), reduction="none")
+            total = total + mean_over_processes((wrong * known).sum(), known.sum())
+        return total
