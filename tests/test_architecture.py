@@ -29,6 +29,7 @@ ALLOWED = {
     | {"data", "video", "weights"},
     "training": BASE | {"data", "frames", "hub", "loading", "metrics", "text", "trainable", "weights", "worlds"},
     "training/stages/track": BASE | STAGE_PARTS | {"sam2"},
+    "training/stages/movement": BASE | STAGE_PARTS | {"samwise"},
     "training/stages/samwise": BASE | STAGE_PARTS | {"sam2", "samwise"},
     "training/stages/sam": BASE | STAGE_PARTS | {"sam"},
     "training/stages/refsam": BASE | STAGE_PARTS | {"refsam", "sam"},

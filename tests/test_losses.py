@@ -128,7 +128,7 @@ def test_decisions_of_the_cme_are_taught_in_float32() -> None:
     output.cme_labels = torch.arange(200) % 3 - 1
     losses = {"loss": torch.zeros(())}
     with autocast():
-        stage.add_losses(losses, output)
+        stage.add_losses(losses, output, {})
     expected = cme_loss(output.cme_logits.float(), output.cme_labels)
     assert losses["cme"].dtype == torch.float32
     assert torch.equal(losses["cme"], expected)

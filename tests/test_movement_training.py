@@ -1,0 +1,192 @@
+"""What helps adapters to learn movement: how cells move, from which frame a sentence is decidable, few answers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from refervos.bench.subjects import HashedWords
+from refervos.errors import TrainingError
+from refervos.samwise.config import SamwiseConfig
+from refervos.samwise.model import Samwise
+from refervos.training.stages.asked_clips import WorldClips
+from refervos.training.stages.pictures import cell_movements
+from refervos.training.stages.samwise import VideoSettings, VideoStage
+from refervos.worlds import (
+    Claim,
+    Clip,
+    Description,
+    Motion,
+    Noun,
+    Referral,
+    Scene,
+    Thing,
+    WorldConfig,
+    decidable_from,
+    draw_scene,
+)
+from scenes import micro_model
+
+FRAMES = 12
+NARROW = WorldConfig(objects=(2, 3), twins=0.9)
+
+
+def square(x: float, y: float, vx: float = 0.0, vy: float = 0.0, **motion: Any) -> Thing:
+    return Thing("square", "red", 0.13, Motion((x, y), (vx, vy), **motion))
+
+
+def draw(*things: Thing) -> Clip:
+    return draw_scene(Scene(things, background="checks"), FRAMES, (96, 96))
+
+
+def told(word: str, *targets: int) -> Referral:
+    return Referral(f"a square that {word}", targets, "motion", Description(Noun(kind="square"), Claim(word)))
+
+
+def test_a_sentence_is_decidable_once_what_was_seen_settles_it() -> None:
+    left, back = square(0.8, 0.3, -0.04), square(0.2, 0.7, 0.04, pace=((7, -1.0),))
+    clip = draw(left, back)
+    assert decidable_from(clip, told("moves left", 0), every=1) == 3
+    # Until it has come back a good way it merely moves right.
+    assert 8 <= decidable_from(clip, told("turns back", 1), every=1) < FRAMES - 1
+    looks = Referral("the square", (0,), "kind", Description(Noun(kind="square")))
+    assert decidable_from(clip, looks) == 0
+    # A circle is at no time among them, so that nothing is to be waited for after the first word on motion.
+    nothing = Referral("x", (), "none", Description(Noun(kind="circle"), Claim("moves left")))
+    assert decidable_from(clip, nothing, every=1) == 3
+    never = Referral("x", (0, 1), "group", Description(Noun(kind="square"), Claim("moves left")))
+    assert decidable_from(clip, never) == FRAMES - 1
+
+
+def test_cells_tell_how_what_fills_them_moves() -> None:
+    clip = draw(
+        square(0.25, 0.25, 0.02, 0.0),
+        square(0.75, 0.75, 0.0, -0.01, growth=1.03, spin=0.1),
+    )
+    found = cell_movements(clip, 96, 16, reach=4)
+    assert found.shape == (FRAMES, 6, 6, 6)
+    assert found[0].isnan().all()
+    assert found[5, 0, 5].isnan().all()  # background
+    row = found[5, int(0.25 * 6), int((0.25 + 5 * 0.02) * 6)]
+    torch.testing.assert_close(row, torch.tensor([4 * 0.06, 0.0, 30 * 0.02, 0.0, 0.0, 0.0]), atol=2e-6, rtol=1e-5)
+    row = found[2, int((0.75 - 2 * 0.01) * 6), int(0.75 * 6)]
+    # Only two frames are before the third: the way is theirs.
+    wanted = [0.0, -4 * 0.02, 0.0, -30 * 0.01, 5 * 2 * math.log(1.03), 5 * 0.1]
+    torch.testing.assert_close(row, torch.tensor(wanted), atol=2e-6, rtol=1e-5)
+
+
+def test_every_second_frame_may_be_left_out() -> None:
+    config = WorldConfig(objects=(2, 2))
+    near, far = (
+        WorldClips(config, (1.0,), {}, 64, stride=stride, movements=(16, 8)).draw(0, 0, (1, 2, 0), 4, 2)
+        for stride in (0.0, 1.0)
+    )
+    assert near.pixels.shape == far.pixels.shape
+    whole = WorldClips(config, (1.0,), {}, 64).draw(0, 0, (1, 2, 0), 7, 2)
+    assert torch.equal(far.pixels, whole.pixels[::2])
+    assert far.movements is not None
+    assert far.movements.shape == (4, 4, 4, 6)
+
+
+def stage_of(**changes: Any) -> VideoStage:
+    torch.manual_seed(0)
+    model = micro_model(motion_features=True, time="online", clip_length=4, cme=False)
+    model.tokenizer = HashedWords(100, start=(0,), end=(2,))
+    settings = VideoSettings(world=NARROW, frames=(5,), sentences=2, families={"motion": 1.0})
+    stage = VideoStage(replace(settings, **changes), model)
+    stage.expect(2, 0)
+    return stage
+
+
+def batch_of(stage: VideoStage) -> dict[str, Any]:
+    source = stage.source()
+    return source.collate([source.draw(0, index, (1, 2, 0)) for index in range(2)])
+
+
+def test_only_the_last_frames_are_answered_each_without_memory() -> None:
+    stage = stage_of(answered=2)
+    batch = batch_of(stage)
+    model: Samwise = stage.model
+    model.eval()
+    answered = model(batch["pixels"], batch["ids"], batch["verbs"], answered=2)
+    assert answered.mask_logits.shape[:2] == (4, 2)
+    # The first frame of a clip has no memory either: a clip that ends with it is answered alike.
+    last = model(batch["pixels"], batch["ids"], batch["verbs"], answered=1)
+    torch.testing.assert_close(last.mask_logits[:, 0], answered.mask_logits[:, 1])
+    whole = model(batch["pixels"], batch["ids"], batch["verbs"])
+    assert whole.mask_logits.shape[1] == 5
+    assert not torch.equal(whole.mask_logits[:, -1], answered.mask_logits[:, -1])
+    assert stage(batch)["loss"].isfinite()
+    assert stage.validate([batch])["loss"] > 0
+
+
+def test_masks_count_from_the_first_decidable_frame_on() -> None:
+    stage = stage_of(from_decidable=True)
+    batch = batch_of(stage)
+    assert batch["decidable"].shape == (4,)
+    assert batch["decidable"].max() > 0  # of motion there is nothing to see in the first frame
+    seen: list[Tensor] = []
+
+    def loss(decidable: int) -> float:
+        torch.manual_seed(0)
+        found = stage(batch | {"decidable": torch.full((4,), decidable)})
+        seen.append(found["presence"])
+        return float(found["focal"].detach())
+
+    stage.eval()
+    before, after = loss(0), loss(4)
+    assert before != after
+    assert torch.equal(seen[0], seen[1])
+    assert loss(-3) == before
+
+
+def test_movement_is_taught_to_the_first_two_adapters() -> None:
+    stage = stage_of(movement=1.0)
+    batch = batch_of(stage)
+    assert batch["movements"].shape[:2] == (2, 5)
+    stage.train()
+    losses = stage(batch)
+    assert losses["movement"] > 0
+    losses["movement"].backward()
+    model: Samwise = stage.model
+    gradients = dict(model.adapters.named_parameters())
+    for number in ("0", "1"):
+        gradient = gradients[f"{number}.hsa.linear.weight"].grad
+        assert gradient is not None
+        assert gradient.abs().max() > 0
+    assert gradients["2.hsa.linear.weight"].grad is None
+    assert model.motion_features is not None
+    assert model.motion_features.third.weight.grad is not None
+    # What a pass left is read once: another pass does not see it.
+    again = stage(batch)["movement"]
+    assert again.isfinite()
+    # The heads are no part of the model, but learn.
+    names = {id(parameter) for group in stage.parameter_groups() for parameter in group["params"]}
+    assert stage.mover is not None
+    assert {id(parameter) for parameter in stage.mover.parameters()} <= names
+    assert not any(name.startswith("mover") for name in model.state_dict())
+    stage.eval()
+    assert "movement" not in stage(batch)
+
+
+def test_the_loss_of_cells_that_tell_nothing_is_zero() -> None:
+    stage = stage_of(movement=1.0)
+    batch = batch_of(stage)
+    stage.train()
+    nothing = torch.full_like(batch["movements"], torch.nan)
+    losses = stage(batch | {"movements": nothing})
+    assert losses["movement"] == 0
+    losses["loss"].backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in stage.parameters())
+
+
+def test_what_cannot_be_taught_is_refused() -> None:
+    with pytest.raises(TrainingError, match="movement is taught on drawn worlds, to adapters with HSA"):
+        VideoSettings(movement=1.0, model=SamwiseConfig(hsa=False))
+    with pytest.raises(TrainingError, match="answered is 6; it must be between 1 and the shortest clip's 4"):
+        VideoSettings(frames=(4, 8), answered=6)
