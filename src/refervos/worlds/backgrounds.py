@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -40,6 +41,31 @@ def draw_background(
     if style in _PATTERNS:
         canvas += strength * _PATTERNS[style](rng, x, y)
     return np.clip(canvas, _DARKEST, _BRIGHTEST, out=canvas)
+
+
+def crop_photograph(photograph: npt.NDArray[np.uint8], seed: int, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Cut a canvas out of a photograph, at a random place and scale, mirrored or not.
+
+    Args:
+        photograph: RGB (h, w, 3).
+        seed: Place and scale follow from it.
+        size: Height and width of the canvas, pixels.
+
+    Returns:
+        RGB in grey levels (H, W, 3), no darker and no brighter than a drawn background.
+    """
+    rng = np.random.default_rng(seed)
+    height, width = size
+    rows, columns = photograph.shape[:2]
+    most = min(rows / height, columns / width)
+    scale = most * float(rng.uniform(0.3, 1.0))  # pixels of the photograph per pixel of the canvas
+    high, wide = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = int(rng.integers(rows - high + 1)), int(rng.integers(columns - wide + 1))
+    cut = Image.fromarray(photograph[top : top + high, left : left + wide])
+    canvas = np.asarray(cut.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0), np.float32)
+    if rng.random() < 0.5:
+        canvas = canvas[:, ::-1]
+    return np.clip(canvas * np.float32(rng.uniform(0.7, 1.0)), _DARKEST, _BRIGHTEST)
 
 
 def _noise(rng: np.random.Generator, x: Floats, y: Floats) -> Floats:

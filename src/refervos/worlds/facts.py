@@ -34,8 +34,10 @@ from refervos.worlds.movement_facts import (
     movement_facts,
     path_length,
 )
+from refervos.worlds.nouns import may_be
 from refervos.worlds.render import Clip
-from refervos.worlds.shapes import COLOURS, KINDS, ROUND_KINDS, TEXTURES
+from refervos.worlds.scene import Thing
+from refervos.worlds.shapes import COLOURS, ROUND_KINDS, TEXTURES
 
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
@@ -151,7 +153,7 @@ class Facts:
         if noun not in self.answered:
             truths = [
                 min(
-                    _colour(noun.colour, thing.colour),
+                    _colour(noun.colour, thing),
                     _texture(noun.texture, thing.texture),
                     _kind(noun.kind, thing.kind),
                 )
@@ -365,10 +367,12 @@ def _leads(better: Truths, noun: Truths) -> Truths:
     ).astype(np.int8)
 
 
-def _colour(word: str, colour: str) -> int:
-    if not word or word == colour:
+def _colour(word: str, thing: Thing) -> int:
+    if not word or word == thing.colour:
         return TRUE
-    return FALSE if colour in COLOURS else UNCLEAR
+    if thing.sprite is not None:
+        return UNCLEAR if thing.sprite.may_be_called(word) else FALSE
+    return FALSE if thing.colour in COLOURS else UNCLEAR
 
 
 def _texture(word: str, texture: str) -> int:
@@ -380,6 +384,4 @@ def _texture(word: str, texture: str) -> int:
 def _kind(word: str, kind: str) -> int:
     if not word or word == kind:
         return TRUE
-    # A sprite of a "ball" may be called what circles are called.
-    called, calls = KINDS.get(kind, (kind,)), KINDS.get(word, (word,))
-    return UNCLEAR if set(called) & set(calls) else FALSE
+    return UNCLEAR if may_be(word, kind) else FALSE

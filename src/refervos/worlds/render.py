@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from refervos.worlds.backgrounds import draw_background
+from refervos.worlds.backgrounds import crop_photograph, draw_background
 from refervos.worlds.descriptions import Referral
 from refervos.worlds.motion import camera_path
 from refervos.worlds.scene import Scene, Thing, WorldConfig, random_scene, tracks_of
@@ -94,7 +94,7 @@ def draw_clip(seed: int | Sequence[int], config: WorldConfig, sprites: Sprites |
         The clip.
     """
     if sprites is None and config.sprites is not None:
-        sprites = Sprites.open(config.sprites)
+        sprites = Sprites.open(config.sprites, config.designs)
     scene = random_scene(np.random.default_rng(seed), config, sprites)
     return draw_scene(scene, config.frames, (config.height, config.width))
 
@@ -141,13 +141,11 @@ def _backgrounds(scene: Scene, camera: Floats, size: tuple[int, int]) -> Iterato
     short = min(size)
     offsets = (camera - camera.min(axis=0)) * short
     reach = np.ceil(offsets.max(axis=0)).astype(int) + (offsets.max(axis=0) > 0)  # one more to interpolate with
-    background = draw_background(
-        scene.background,
-        scene.background_seed,
-        scene.background_strength,
-        (height + int(reach[1]), width + int(reach[0])),
-        short,
-    )
+    extent = (height + int(reach[1]), width + int(reach[0]))
+    if scene.ground is not None:
+        background = crop_photograph(scene.ground, scene.background_seed, extent)
+    else:
+        background = draw_background(scene.background, scene.background_seed, scene.background_strength, extent, short)
     for x, y in offsets:
         yield _shifted(_shifted(background, float(y), height, 0), float(x), width, 1).copy()
 
@@ -194,14 +192,18 @@ def _draw(
     view = frame[box]
     if shadow:
         sx, sy = x - np.float32(0.6 * drop), y - np.float32(drop)
-        shade = _shade(thing, cos * sx + sin * sy, cos * sy - sin * sx, radius)
+        if thing.sprite is not None:
+            shade = thing.sprite.cover(box, (cx + 0.6 * drop, cy + drop), radius, angle)
+        else:
+            shade = _shade(thing, cos * sx + sin * sy, cos * sy - sin * sx, radius)
         view *= 1 - np.float32(_SHADOW_STRENGTH) * shade[..., None]
-    u, v = cos * x + sin * y, cos * y - sin * x  # in the object's own frame
     if thing.sprite is not None:
-        colours, alpha = thing.sprite.sample(u, v, radius)
+        picture = thing.sprite.draw(box, (cx, cy), radius, angle)
+        alpha = picture[..., 3]
         view *= 1 - alpha[..., None]
-        view += colours
+        view += picture[..., :3]
         return box, alpha >= 0.5
+    u, v = cos * x + sin * y, cos * y - sin * x  # in the object's own frame
     distance = distance_to(thing.kind, u, v, radius)
     cover = np.clip(np.float32(0.5) - distance, 0, 1)
     light = 1 - np.float32(0.14 / radius) * y  # lit from above
@@ -213,8 +215,6 @@ def _draw(
 
 
 def _shade(thing: Thing, u: Floats, v: Floats, radius: float) -> Floats:
-    """How dark an object's shadow is at points of its own frame, in [0, 1]."""
-    if thing.sprite is not None:
-        return thing.sprite.sample(u, v, radius)[1]
+    """How dark a shape's shadow is at points of its own frame, in [0, 1]."""
     distance = distance_to(thing.kind, u, v, radius)
     return np.clip(np.float32(0.5) - distance / np.float32(0.2 * radius), 0, 1)

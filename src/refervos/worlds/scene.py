@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from refervos.errors import ConfigError
 from refervos.worlds.motion import Floats, Motion, camera_path, follow
@@ -25,7 +26,7 @@ class Thing:
 
     Attributes:
         kind: One of ``KINDS``, or what the sprite shows.
-        colour: One of ``COLOURS``, or empty when it is not known (sprites).
+        colour: One of ``COLOURS``, or empty when no word is beyond doubt (sprites).
         radius: Of the circle around it at frame 0, in short sides.
         motion: How it moves.
         texture: One of ``TEXTURES``, or empty when it is not known (sprites).
@@ -55,6 +56,7 @@ class Scene:
         background_strength: Of its pattern, in grey levels.
         pan: Camera motion over the background, in short sides per frame.
         shadows: Whether objects throw soft shadows.
+        ground: A photograph, RGB (h, w, 3), from which the background is cut instead of being drawn.
     """
 
     objects: tuple[Thing, ...]
@@ -63,6 +65,7 @@ class Scene:
     background_strength: float = 12.0
     pan: tuple[float, float] = (0.0, 0.0)
     shadows: bool = True
+    ground: npt.NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class WorldConfig:
         radius: Least and greatest radius of the circle around an object.
         speed: Least and greatest speed of what moves, per frame.
         sprites: A folder of cut-outs with an alpha channel, see ``Sprites.open``.
+        designs: Sub-folders of it to draw from, default all.
+        photographs: Clips whose background is cut out of one of the folder's photographs, where it has any.
         sprite_share: How many of the objects are sprites, where there is a folder.
         alike: Clips whose objects share one colour.
         same_kind: Clips whose objects share one kind.
@@ -108,6 +113,8 @@ class WorldConfig:
     radius: tuple[float, float] = (0.11, 0.24)
     speed: tuple[float, float] = (0.018, 0.05)
     sprites: str | None = None
+    designs: tuple[str, ...] = ()
+    photographs: float = 0.3
     sprite_share: float = 0.5
     alike: float = 0.08
     same_kind: float = 0.08
@@ -172,7 +179,18 @@ _PATHS = ("still", "turn_back", "curve", "pace", "late", "leave", "leave_and_ret
 
 SHARES = (
     *_PATHS,
-    *("sprite_share", "alike", "same_kind", "near_misses", "twins", "textured", "bounce", "grow", "spin"),
+    *(
+        "sprite_share",
+        "photographs",
+        "alike",
+        "same_kind",
+        "near_misses",
+        "twins",
+        "textured",
+        "bounce",
+        "grow",
+        "spin",
+    ),
     *("occlude", "pan", "shadows"),
 )
 """The fields of ``WorldConfig`` that are probabilities."""
@@ -209,6 +227,9 @@ def random_scene(rng: np.random.Generator, config: WorldConfig, sprites: Sprites
         things.append(replace(thing, radius=radius, motion=motion))
     if config.frames > 1 and len(things) > 1 and rng.random() < config.occlude:
         things = _lead_behind(rng, config, things)
+    ground = None
+    if sprites is not None and sprites.grounds and rng.random() < config.photographs:
+        ground = sprites.grounds[int(rng.integers(len(sprites.grounds)))]
     return Scene(
         tuple(things),
         background=str(rng.choice(config.backgrounds)),
@@ -216,6 +237,7 @@ def random_scene(rng: np.random.Generator, config: WorldConfig, sprites: Sprites
         background_strength=float(rng.uniform(*config.background_strength)),
         pan=pan,
         shadows=bool(rng.random() < config.shadows),
+        ground=ground,
     )
 
 
@@ -235,7 +257,12 @@ def _looks(rng: np.random.Generator, config: WorldConfig, sprites: Sprites | Non
                 break
         if things and rng.random() < config.twins:
             other = things[int(rng.integers(len(things)))]
-            thing = replace(thing, kind=other.kind, colour=other.colour, texture=other.texture, sprite=other.sprite)
+            # A twin among cut-outs is another picture of the same, so that only its name is shared.
+            sprite = other.sprite
+            if sprites is not None and sprite is not None and rng.random() < 0.5:
+                sprite = _one_of(rng, sprites.by_subject[sprite.subject])
+            colour = other.colour if sprite is None else sprite.colour
+            thing = replace(thing, kind=other.kind, colour=colour, texture=other.texture, sprite=sprite)
         things.append(thing)
     return things
 
@@ -256,11 +283,13 @@ def _look(
     nowhere = Motion((0.0, 0.0))
     if sprites is not None and rng.random() < config.sprite_share:
         # A subject first: a subject with many pictures is not more frequent.
-        subject = str(rng.choice(sprites.subjects))
-        pictures = [picture for picture in sprites.pictures if picture.subject == subject]
-        picture = pictures[int(rng.integers(len(pictures)))]
+        subject = sprites.subjects[int(rng.integers(len(sprites.subjects)))]
+        cut_outs = [thing for thing in others if thing.sprite is not None]
+        if cut_outs and rng.random() < config.near_misses:
+            subject = cut_outs[int(rng.integers(len(cut_outs)))].kind
+        picture = _one_of(rng, sprites.by_subject[subject])
         angle = float(rng.uniform(-0.25, 0.25))
-        return Thing(subject, "", 0.0, nowhere, texture="", angle=angle, sprite=picture)
+        return Thing(subject, picture.colour, 0.0, nowhere, texture="", angle=angle, sprite=picture)
     colour, kind = str(rng.choice(colours)), str(rng.choice(kinds))
     texture = str(rng.choice(TEXTURES[1:])) if rng.random() < config.textured else TEXTURES[0]
     shapes = [thing for thing in others if thing.sprite is None]
@@ -282,6 +311,10 @@ def _look(
         angle=float(rng.uniform(-0.4, 0.4)),
         tint=(float(rng.uniform(-9, 9)), float(rng.uniform(-9, 9)), float(rng.uniform(-9, 9))),
     )
+
+
+def _one_of(rng: np.random.Generator, pictures: Sequence[Sprite]) -> Sprite:
+    return pictures[int(rng.integers(len(pictures)))]
 
 
 def random_motion(

@@ -24,7 +24,7 @@ from refervos.worlds.movement_facts import FEWEST_FRAMES
 from refervos.worlds.render import Clip
 from refervos.worlds.scene import Thing
 from refervos.worlds.shapes import COLOURS, KINDS, TEXTURES
-from refervos.worlds.wording import GENERIC, PLURAL_PHRASES, word_description, word_group
+from refervos.worlds.wording import GENERIC, PLURAL_PHRASES, Lexicon, word_description, word_group
 
 Truths = npt.NDArray[np.int8]
 Item = TypeVar("Item")
@@ -40,6 +40,9 @@ NONE_LEAST, NONE_MOST = 2, 6
 
 _AMONG = frozenset({*EXTREMES, *SIZES, "fastest", "nearest to"})
 """The words that compare with what else the noun may mean."""
+
+_OTHER_KINDS = 8
+"""Of so many of what sprites show a near miss may speak instead."""
 
 _REDUNDANT = 0.2
 """How often a claim is made although the noun phrase tells enough, as people do."""
@@ -57,12 +60,12 @@ def referrals(clip: Clip, rng: np.random.Generator, subjects: Sequence[str] = ()
         About each object that shows enough, at most ``PER_FAMILY`` sentences of each family; then at most ``GROUPS``
         about several objects, and ``NONE_LEAST`` to ``NONE_MOST`` about nothing that is there.
     """
-    speaker = _Speaker(clip, rng)
+    speaker = _Speaker(clip, rng, subjects)
     asked: list[Referral] = []
     for index in np.flatnonzero(speaker.facts.target):
         asked += speaker.about(int(index))
     asked += speaker.groups()
-    asked += speaker.absent(subjects)
+    asked += speaker.absent()
     return asked
 
 
@@ -89,7 +92,7 @@ def some_referrals(
     Returns:
         At most ``count`` sentences, at least one; but for near misses no two have the same targets.
     """
-    speaker = _Speaker(clip, rng)
+    speaker = _Speaker(clip, rng, subjects)
     weights = families or dict.fromkeys(FAMILIES, 1.0)
     chosen: list[Referral] = []
     for _ in range(count):
@@ -100,14 +103,14 @@ def some_referrals(
         while left:
             odds = np.array(list(left.values()))
             family = list(left)[int(rng.choice(len(left), p=odds / odds.sum()))]
-            fresh = speaker.of_family(family, taken, subjects)
+            fresh = speaker.of_family(family, taken)
             if fresh:
                 chosen.append(fresh[int(rng.integers(len(fresh)))])
                 break
             del left[family]
         if pairs and left and len(chosen) < count and rng.random() < pairs:
             chosen += speaker.near_miss(chosen[-1])
-    return chosen or speaker.absent(subjects)[:1]
+    return chosen or speaker.absent()[:1]
 
 
 def decidable_from(clip: Clip, referral: Referral, every: int = 2) -> int:
@@ -171,16 +174,21 @@ class _Speaker:
         facts: What is true.
         rng: Chooses what is said and how.
         things: The objects.
-        generic: Nouns for objects of any kind.
+        subjects: What sprites show, from which the nouns of what is absent are chosen as well.
+        lexicon: What things are called.
         claims: Answers for all claims that do not depend on the noun phrase.
     """
 
-    def __init__(self, clip: Clip, rng: np.random.Generator) -> None:
+    def __init__(
+        self, clip: Clip, rng: np.random.Generator, subjects: Sequence[str] = (), *, unseen: bool = False
+    ) -> None:
         self.facts = Facts.of(clip)
         self.rng = rng
         self.things = clip.scene.objects
         cut_outs = any(thing.sprite is not None for thing in self.things)
-        self.generic = tuple(word for word in GENERIC if not (cut_outs and word == "shape"))
+        self.subjects = subjects
+        generic = tuple(word for word in GENERIC if not (cut_outs and word == "shape"))
+        self.lexicon = Lexicon(generic, unseen)
         everything = self.facts.noun(Noun())
         self.claims: dict[Claim, Truths] = {
             claim: self.facts.claim(claim, everything) for claim in self._all_claims() if claim.word not in _AMONG
@@ -226,10 +234,10 @@ class _Speaker:
         pool = list(items)
         return [pool[i] for i in self.rng.permutation(len(pool))]
 
-    def of_family(self, family: str, taken: Collection[tuple[int, ...]], subjects: Sequence[str]) -> list[Referral]:
+    def of_family(self, family: str, taken: Collection[tuple[int, ...]]) -> list[Referral]:
         """Sentences of one family whose targets are not taken yet: all about one object, except for "group"."""
         if family == "none":
-            return [] if () in taken else self.absent(subjects)
+            return [] if () in taken else self.absent()
         if family == "group":
             return [referral for referral in self.groups() if referral.targets not in taken]
         for index in self._shuffled(np.flatnonzero(self.facts.target)):
@@ -259,7 +267,7 @@ class _Speaker:
                 continue
             family = family_of(self.facts, description)
             if len(asked.setdefault(family, [])) < PER_FAMILY:
-                text = word_description(description, self.rng, self.generic)
+                text = word_description(description, self.rng, self.lexicon)
                 asked[family].append(Referral(text, (index,), family, description))
         return [referral for family in asked.values() for referral in family]
 
@@ -320,7 +328,7 @@ class _Speaker:
             if not self.facts.target[list(targets)].all():
                 continue
             seen.add(targets)
-            text = word_group(description, len(targets), self.rng, self.generic)
+            text = word_group(description, len(targets), self.rng, self.lexicon)
             asked.append(Referral(text, targets, "group", description))
         asked = self._shuffled(asked)[: GROUPS - 1]
         return asked + self._pairs()
@@ -335,18 +343,18 @@ class _Speaker:
         if len(named) < 2:
             return []
         (one, first), (two, second) = self._shuffled(named)[:2]
-        words = [word_description(each, self.rng, self.generic) for each in (first, second)]
+        words = [word_description(each, self.rng, self.lexicon) for each in (first, second)]
         words = [text if text.startswith(("the ", "a ", "an ")) else f"the {text}" for text in words]
         pair = Pair(first, second)
         return [Referral(" and ".join(words), (min(one, two), max(one, two)), "group", pair)]
 
-    def absent(self, subjects: Sequence[str]) -> list[Referral]:
+    def absent(self) -> list[Referral]:
         """Sentences that are clearly false of everything: most are nearly true of something."""
         asked: dict[str, Referral] = {}
         for _ in range(8 * NONE_MOST):
-            description = self._nearly(subjects)
+            description = self._nearly()
             if not self._circular(description) and (self._answers(description) == FALSE).all():
-                text = word_description(description, self.rng, self.generic)
+                text = word_description(description, self.rng, self.lexicon)
                 asked.setdefault(text, Referral(text, (), "none", description))
             if len(asked) == NONE_MOST:
                 break
@@ -355,7 +363,7 @@ class _Speaker:
             colour, kind = next(looks)
             description = Description(Noun(colour=colour, kind=kind))
             if (self.facts.describe(description) == FALSE).all():
-                text = word_description(description, self.rng, self.generic)
+                text = word_description(description, self.rng, self.lexicon)
                 asked.setdefault(text, Referral(text, (), "none", description))
         return list(asked.values())
 
@@ -366,14 +374,14 @@ class _Speaker:
             return []
         for changed in self._shuffled(self._changed(description)):
             if not self._circular(changed) and (self._answers(changed) == FALSE).all():
-                text = word_description(changed, self.rng, self.generic)
+                text = word_description(changed, self.rng, self.lexicon)
                 return [Referral(text, (), "none", changed)]
         return []
 
     def _changed(self, description: Description) -> Iterator[Description]:
         """Descriptions that differ from one in a single thing."""
         noun, claim = description.noun, description.claim
-        for other in _other_nouns(noun):
+        for other in self._other_nouns(noun):
             yield replace(description, noun=other)
         if claim is None:
             return
@@ -382,15 +390,27 @@ class _Speaker:
             if alike and word != claim.word:
                 yield replace(description, claim=replace(claim, word=word))
         if claim.reference is not None:
-            for reference in _other_nouns(claim.reference):
+            for reference in self._other_nouns(claim.reference):
                 yield replace(description, claim=replace(claim, reference=reference))
 
-    def _nearly(self, subjects: Sequence[str]) -> Description:
+    def _other_nouns(self, noun: Noun) -> Iterator[Noun]:
+        """Noun phrases that say the same but for another colour, texture or kind."""
+        kinds: Iterable[str] = KINDS
+        if noun.kind not in KINDS and self.subjects:
+            kinds = [self.subjects[int(index)] for index in self.rng.integers(len(self.subjects), size=_OTHER_KINDS)]
+        for name, words in (("colour", COLOURS), ("texture", TEXTURES), ("kind", kinds)):
+            said = getattr(noun, name)
+            for word in words:
+                if said and word != said:
+                    yield replace(noun, **{name: word})
+
+    def _nearly(self) -> Description:
         """A description of something that may or may not be there."""
         rng = self.rng
         thing, other = (self.things[int(rng.integers(len(self.things)))] for _ in range(2))
         colour, texture = str(rng.choice(list(COLOURS))), str(rng.choice(TEXTURES))
-        kind = str(rng.choice([*KINDS, *subjects]))
+        kinds = (*KINDS, *self.subjects)
+        kind = kinds[int(rng.integers(len(kinds)))]
         luck = rng.random()
         if luck < 0.1:  # far off
             return Description(Noun(colour=colour, kind=kind if kind in KINDS else ""))
@@ -411,12 +431,3 @@ class _Speaker:
         family = str(rng.choice(("place", "relation", "motion", "motion")))
         claims = [claim for claim in self.claims if CLAIM_FAMILIES[claim.word] == family]
         return Description(noun, self._shuffled(claims)[0]) if claims else Description(noun)
-
-
-def _other_nouns(noun: Noun) -> Iterator[Noun]:
-    """Noun phrases that say the same but for another colour, texture or kind."""
-    for name, words in (("colour", COLOURS), ("texture", TEXTURES), ("kind", KINDS)):
-        said = getattr(noun, name)
-        for word in words:
-            if said and word != said:
-                yield replace(noun, **{name: word})

@@ -1,13 +1,16 @@
 """Cut-out pictures of real things as objects of a clip: a folder of images with an alpha channel.
 
 The name says what a picture shows: ``cat.png``, ``cat_2.png`` and ``red fox-01.png`` show a cat, a cat and a red fox.
-A picture in a sub-folder shows what the sub-folder is named after.
+A picture in a sub-folder shows what the sub-folder is named after. A folder ``grounds`` holds photographs for the
+background instead.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,34 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from refervos.errors import ConfigError
+from refervos.worlds.shapes import COLOURS
 
 Floats = npt.NDArray[np.floating[Any]]
 
 LONGEST_SIDE = 512
 """Pictures are kept at this many pixels at most: more than a clip of 720 lines can show."""
 
+GROUNDS = "grounds"
+"""The sub-folder of photographs for backgrounds."""
+
 _SUFFIXES = {".png", ".webp"}
+_PHOTOGRAPHS = {".jpg", ".jpeg", ".png", ".webp"}
+_GROUND_SIDE = 640  # pixels of a photograph's short side that are kept
 _FEWEST_PIXELS = 4  # a level of the pyramid narrower than this shows nothing
+
+_HUES: tuple[tuple[str, float, float], ...] = (
+    ("red", 345, 12),
+    ("orange", 20, 38),
+    ("yellow", 44, 62),
+    ("green", 80, 160),
+    ("blue", 190, 250),
+    ("purple", 260, 295),
+    ("pink", 305, 340),
+)
+"""The colour words and the degrees of hue for which each is beyond doubt; what lies between has no name."""
+
+_MOSTLY = 0.7  # share of the picture that a colour must have to name it ...
+_HARDLY = 0.04  # ... and that another must not have, for the picture not to be called by it
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,42 +56,67 @@ class Sprite:
     Attributes:
         subject: The noun for it, such as "red fox".
         name: The file it came from.
-        levels: The picture at full, half, quarter ... size: RGBA float32 (h, w, 4), colours in grey levels multiplied
-            by alpha, alpha in [0, 1]; cropped to what is not transparent.
+        levels: The picture at full, half, quarter ... size, colours multiplied by alpha (PIL's mode ``RGBa``), cropped
+            to what is not transparent and with a transparent border of one pixel.
+        colours: Share of the picture in each colour word that is in it.
     """
 
     subject: str
     name: str
-    levels: tuple[Floats, ...]
+    levels: tuple[Image.Image, ...]
+    colours: Mapping[str, float] = field(default_factory=dict)
 
-    def sample(self, x: Floats, y: Floats, radius: float) -> tuple[Floats, Floats]:
-        """Look the picture up.
+    @cached_property
+    def colour(self) -> str:
+        """The colour word that nearly all of the picture has, or empty."""
+        most = max(self.colours, key=lambda word: self.colours[word], default="")
+        return most if most and self.colours[most] >= _MOSTLY else ""
+
+    def may_be_called(self, colour: str) -> bool:
+        """Tell whether it is unclear that the picture does not have a colour."""
+        return not self.colour or self.colours.get(colour, 0.0) > _HARDLY
+
+    def draw(self, box: tuple[slice, slice], centre: tuple[float, float], radius: float, angle: float) -> Floats:
+        """Draw the picture into a box of a frame.
 
         Args:
-            x: To the right of the centre before turning, pixels (..., broadcasts with ``y``).
-            y: Below the centre, pixels.
+            box: Rows and columns.
+            centre: Where the picture's centre is in the frame: x and y in pixels.
             radius: Half the picture's diagonal as it is shown, pixels.
+            angle: How far it is turned clockwise, radians.
 
         Returns:
-            Colours (..., 3) in grey levels multiplied by alpha, and alpha (...) in [0, 1].
+            float32 (h, w, 4): colours in grey levels multiplied by alpha, and alpha in [0, 1].
         """
-        picture = self.levels[0]
-        scale = 0.5 * float(np.hypot(*picture.shape[:2])) / radius  # pixels of the picture per pixel of the frame
+        return np.asarray(self._turned(box, centre, radius, angle), np.float32) * _SCALE
+
+    def cover(self, box: tuple[slice, slice], centre: tuple[float, float], radius: float, angle: float) -> Floats:
+        """Draw the alpha channel alone, see ``draw``: float32 (h, w) in [0, 1]."""
+        turned = self._turned(box, centre, radius, angle)
+        return np.asarray(turned, np.float32)[..., 3] / np.float32(255)
+
+    def _turned(
+        self, box: tuple[slice, slice], centre: tuple[float, float], radius: float, angle: float
+    ) -> Image.Image:
+        width, height = (side - 2 for side in self.levels[0].size)
+        scale = 0.5 * float(np.hypot(width, height)) / radius  # pixels of the picture per pixel of the frame
         level = min(max(int(np.floor(np.log2(max(scale, 1e-6)))), 0), len(self.levels) - 1)
         picture = self.levels[level]
-        height, width = picture.shape[:2]
-        scale = 0.5 * float(np.hypot(height, width)) / radius
-        column, row = np.broadcast_arrays(x * scale + (0.5 * width - 0.5), y * scale + (0.5 * height - 0.5))
-        left, top = np.floor(column).astype(np.intp), np.floor(row).astype(np.intp)
-        right_share, lower_share = (column - left)[..., None], (row - top)[..., None]
-        padded = np.pad(picture, ((1, 1), (1, 1), (0, 0)))  # transparent beyond the edge
-        left, top = np.clip(left + 1, 0, width), np.clip(top + 1, 0, height)
-        upper = padded[top, left] * (1 - right_share) + padded[top, left + 1] * right_share
-        lower = padded[top + 1, left] * (1 - right_share) + padded[top + 1, left + 1] * right_share
-        mixed = upper * (1 - lower_share) + lower * lower_share
-        outside = (column < -1) | (column >= width) | (row < -1) | (row >= height)
-        mixed[outside] = 0
-        return mixed[..., :3], mixed[..., 3]
+        width, height = (side - 2 for side in picture.size)
+        scale = 0.5 * float(np.hypot(width, height)) / radius
+        rows, columns = box
+        # From a point of the box to a point of the picture: move to the centre, turn back, scale.
+        cos, sin = scale * float(np.cos(angle)), scale * float(np.sin(angle))
+        x, y = columns.start - centre[0], rows.start - centre[1]
+        matrix = (
+            *(cos, sin, cos * x + sin * y + 0.5 * width + 1),
+            *(-sin, cos, cos * y - sin * x + 0.5 * height + 1),
+        )
+        size = (columns.stop - columns.start, rows.stop - rows.start)
+        return picture.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+
+
+_SCALE = np.array([1, 1, 1, 1 / 255], np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,21 +125,32 @@ class Sprites:
 
     Attributes:
         pictures: All of them, in the order of their paths.
+        grounds: Photographs for backgrounds, uint8 RGB (H, W, 3) each.
     """
 
     pictures: tuple[Sprite, ...]
+    grounds: tuple[npt.NDArray[np.uint8], ...] = ()
 
-    @property
+    @cached_property
     def subjects(self) -> tuple[str, ...]:
         """What the pictures show, each named once, in alphabetical order."""
-        return tuple(sorted({picture.subject for picture in self.pictures}))
+        return tuple(sorted(self.by_subject))
+
+    @cached_property
+    def by_subject(self) -> Mapping[str, Sequence[Sprite]]:
+        """The pictures of each subject."""
+        found: dict[str, list[Sprite]] = {}
+        for picture in self.pictures:
+            found.setdefault(picture.subject, []).append(picture)
+        return found
 
     @classmethod
-    def open(cls, folder: str | Path) -> Sprites:
+    def open(cls, folder: str | Path, designs: Sequence[str] = ()) -> Sprites:
         """Read every PNG and WebP picture of a folder and of its sub-folders.
 
         Args:
             folder: The folder.
+            designs: Names of its sub-folders to read, default all of it. Those of ``grounds`` are always read.
 
         Returns:
             The pictures; they stay in memory.
@@ -103,10 +162,21 @@ class Sprites:
         root = Path(folder)
         if not root.is_dir():
             raise ConfigError(f"{folder}: no such folder of sprites; give one that holds PNG or WebP cut-outs.")
-        files = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+        for design in designs:
+            if not (root / design).is_dir():
+                known = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) or "none"
+                raise ConfigError(f"{folder}: has no sub-folder {design!r}; its sub-folders are {known}.")
+        roots = [root / design for design in designs] if designs else [root]
+        files = sorted(
+            path
+            for some in roots
+            for path in some.rglob("*")
+            if path.suffix.lower() in _SUFFIXES and path.is_file() and path.relative_to(root).parts[0] != GROUNDS
+        )
         if not files:
             raise ConfigError(f"{folder}: holds no PNG or WebP files; sprites are such files with an alpha channel.")
-        return cls(tuple(_read(path, root) for path in files))
+        photographs = sorted(path for path in (root / GROUNDS).glob("*") if path.suffix.lower() in _PHOTOGRAPHS)
+        return cls(tuple(_read(path, root) for path in files), tuple(_read_photograph(path) for path in photographs))
 
 
 def subject_of(name: str) -> str:
@@ -118,7 +188,7 @@ def subject_of(name: str) -> str:
     Returns:
         Words in lower case, without numbers; empty when nothing is left.
     """
-    words = re.split(r"[\s_\-.()]+", name.lower())
+    words = re.split(r"[\s_.()]+|-(?![a-z])|(?<![a-z])-", name.lower())
     return " ".join(word for word in words if word and not word.isdigit())
 
 
@@ -139,18 +209,52 @@ def _read(path: Path, root: Path) -> Sprite:
         raise ConfigError(f"{path}: is transparent everywhere; sprites need pixels with an alpha of at least a half.")
     picture = picture.crop(box)
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-    pixels = np.asarray(picture, np.float32)
-    alpha = pixels[..., 3:] / np.float32(255)
-    level = np.concatenate((pixels[..., :3] * alpha, alpha), axis=2)
-    levels = [level]
-    while min(level.shape[:2]) >= 2 * _FEWEST_PIXELS:
+    level = picture.convert("RGBa")
+    levels = [_bordered(level)]
+    while min(level.size) >= 2 * _FEWEST_PIXELS:
         level = _halved(level)
-        levels.append(level)
-    return Sprite(subject, path.name, tuple(levels))
+        levels.append(_bordered(level))
+    return Sprite(subject, path.name, tuple(levels), _colours(picture))
 
 
-def _halved(picture: Floats) -> Floats:
+def _bordered(picture: Image.Image) -> Image.Image:
+    """A picture with a transparent border of one pixel, into which its edge fades."""
+    width, height = picture.size
+    bordered = Image.new("RGBa", (width + 2, height + 2))
+    bordered.paste(picture, (1, 1))
+    return bordered
+
+
+def _halved(picture: Image.Image) -> Image.Image:
     """The mean of every two by two pixels; an odd last row or column is paired with transparency."""
-    height, width = picture.shape[:2]
-    even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)))
-    return even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, 4).mean(axis=(1, 3), dtype=np.float32)
+    width, height = picture.size
+    even = Image.new("RGBa", (width + width % 2, height + height % 2))
+    even.paste(picture, (0, 0))
+    return even.reduce(2)
+
+
+def _colours(picture: Image.Image) -> dict[str, float]:
+    """Which share of what is opaque has each colour word."""
+    opaque = np.asarray(picture.getchannel("A")) >= 128
+    hue, saturation, value = np.moveaxis(np.asarray(picture.convert("RGB").convert("HSV"), np.float32)[opaque], -1, 0)
+    degrees = hue * np.float32(360 / 256)
+    vivid = (saturation > 0.42 * 255) & (value > 0.45 * 255)
+    shares = {"white": float(((saturation < 0.12 * 255) & (value > 0.85 * 255)).mean())}
+    for word, first, last in _HUES:
+        inside = (degrees >= first) & (degrees <= last) if first < last else (degrees >= first) | (degrees <= last)
+        shares[word] = float((inside & vivid).mean())
+    return {word: share for word, share in shares.items() if share > 0 and word in COLOURS}
+
+
+def _read_photograph(path: Path) -> npt.NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read as an image ({error}); give a photograph.") from error
+    scale = _GROUND_SIDE / min(picture.size)
+    if scale < 1:
+        picture = picture.resize(
+            (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS, reducing_gap=3.0
+        )
+    return np.asarray(picture)

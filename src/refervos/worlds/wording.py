@@ -5,11 +5,14 @@ In ``PHRASES`` a ``{}`` stands for the noun phrase and ``{ref}`` for the other o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from refervos.worlds.descriptions import Claim, Description, Noun
+from refervos.worlds.nouns import is_plural, names_of, plural
 from refervos.worlds.shapes import COLOURS, KINDS, TEXTURES
 
 GENERIC = ("object", "one", "shape", "thing")
@@ -98,61 +101,71 @@ PLURAL_PHRASES: dict[str, tuple[str, ...]] = {
 _COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 
-def plural(noun: str) -> str:
-    """A noun for several: "crosses", "boxes", "butterflies"."""
-    if noun.endswith(("s", "x", "ch", "sh")):
-        return noun + "es"
-    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
-        return noun[:-1] + "ies"
-    return noun + "s"
+@dataclass(frozen=True)
+class Lexicon:
+    """What things are called.
+
+    Attributes:
+        generic: The nouns to choose from when the kind is left open.
+        unseen: Call things by the synonyms that training never uses, where there are any.
+    """
+
+    generic: Sequence[str] = GENERIC
+    unseen: bool = False
+
+    def names(self, kind: str) -> Sequence[str]:
+        """The nouns for a kind; for an empty one the generic nouns."""
+        return names_of(kind, unseen=self.unseen) if kind else self.generic
 
 
-def word_noun(noun: Noun, rng: np.random.Generator, several: bool = False, generic: Sequence[str] = GENERIC) -> str:
+LEXICON = Lexicon()
+
+
+def word_noun(noun: Noun, rng: np.random.Generator, several: bool = False, lexicon: Lexicon = LEXICON) -> str:
     """A noun phrase without an article, such as "striped red circle".
 
     Args:
         noun: What it says.
         rng: Chooses among synonyms and orders.
         several: Whether it is about several objects.
-        generic: The nouns to choose from when the kind is left open.
+        lexicon: What things are called.
 
     Returns:
         The words.
     """
-    nouns = KINDS.get(noun.kind, (noun.kind,)) if noun.kind else generic
-    head = str(rng.choice(nouns))
+    head = str(rng.choice(lexicon.names(noun.kind)))
     before = [word for word in (noun.colour, noun.texture) if word]
     if len(before) > 1 and rng.random() < 0.5:
         before.reverse()
     return " ".join([*before, plural(head) if several else head])
 
 
-def word_description(description: Description, rng: np.random.Generator, generic: Sequence[str] = GENERIC) -> str:
+def word_description(description: Description, rng: np.random.Generator, lexicon: Lexicon = LEXICON) -> str:
     """A sentence about one object.
 
     Args:
         description: What it says.
         rng: Chooses among paraphrases.
-        generic: The nouns to choose from when a kind is left open.
+        lexicon: What things are called.
 
     Returns:
         The sentence.
     """
     if description.claim is None:
-        return _word_look(description.noun, rng, generic)
-    noun = word_noun(description.noun, rng, generic=generic)
-    sentence = _word_claim(PHRASES, description.claim, noun, rng, generic)
+        return _word_look(description.noun, rng, lexicon)
+    noun = word_noun(description.noun, rng, lexicon=lexicon)
+    sentence = _word_claim(PHRASES, description.claim, noun, rng, lexicon)
     return f"the {sentence}" if rng.random() < 0.85 else sentence
 
 
-def word_group(description: Description, count: int, rng: np.random.Generator, generic: Sequence[str] = GENERIC) -> str:
+def word_group(description: Description, count: int, rng: np.random.Generator, lexicon: Lexicon = LEXICON) -> str:
     """A sentence about several objects.
 
     Args:
         description: What it says; a claim is one of ``PLURAL_PHRASES``.
         count: How many objects there are, at least 2.
         rng: Chooses among paraphrases.
-        generic: The nouns to choose from when a kind is left open.
+        lexicon: What things are called.
 
     Returns:
         The sentence.
@@ -160,35 +173,39 @@ def word_group(description: Description, count: int, rng: np.random.Generator, g
     noun, claim = description.noun, description.claim
     luck = rng.random()
     if luck < 0.3 and noun == Noun():
-        return "everything" if claim is None else _word_claim(PHRASES, claim, "everything", rng, generic, tails=True)
+        return "everything" if claim is None else _word_claim(PHRASES, claim, "everything", rng, lexicon, tails=True)
     if luck < 0.45 and noun.kind:
         each = str(rng.choice(("every {}", "each {}"))).format(word_noun(noun, rng))
-        return each if claim is None else _word_claim(PHRASES, claim, each, rng, generic, tails=True)
+        return each if claim is None else _word_claim(PHRASES, claim, each, rng, lexicon, tails=True)
     if noun == Noun():
-        generic = [word for word in generic if word != "one"]  # "all ones"
+        # "all ones" is no English.
+        lexicon = replace(lexicon, generic=[word for word in lexicon.generic if word != "one"])
     starts = ["the {}", "all the {}", "all {}"]
     if count in _COUNTS:
         starts.append(f"the {_COUNTS[count]} {{}}")
     if count == 2:
         starts.append("both {}")
-    words = word_noun(noun, rng, several=True, generic=generic)
+    words = word_noun(noun, rng, several=True, lexicon=lexicon)
     if claim is not None:
-        words = _word_claim(PLURAL_PHRASES, claim, words, rng, generic)
+        words = _word_claim(PLURAL_PHRASES, claim, words, rng, lexicon)
     return str(rng.choice(starts)).format(words)
 
 
-def _word_look(noun: Noun, rng: np.random.Generator, generic: Sequence[str]) -> str:
+def _word_look(noun: Noun, rng: np.random.Generator, lexicon: Lexicon) -> str:
     """A sentence from looks alone: "the red circle", "a circle that is red", "something striped"."""
-    words = [word_noun(noun, rng, generic=generic)] * 3
+    words = [word_noun(noun, rng, lexicon=lexicon)] * 3
     rest = Noun(kind=noun.kind)
     if noun.colour:
         rest = Noun(texture=noun.texture, kind=noun.kind)
-        words += [f"{word_noun(rest, rng, generic=generic)} {verb} {noun.colour}" for verb in ("that is", "which is")]
+        for pronoun in ("that", "which"):
+            head = word_noun(rest, rng, lexicon=lexicon)
+            words.append(f"{head} {pronoun} {_to_be(head)} {noun.colour}")
     elif noun.texture:
-        words.append(f"{word_noun(rest, rng, generic=generic)} that is {noun.texture}")
+        head = word_noun(rest, rng, lexicon=lexicon)
+        words.append(f"{head} that {_to_be(head)} {noun.texture}")
     if noun.texture:
         rest = Noun(colour=noun.colour, kind=noun.kind)
-        words += [f"{word_noun(rest, rng, generic=generic)} {TEXTURE_TAILS[noun.texture]}"] * 2
+        words += [f"{word_noun(rest, rng, lexicon=lexicon)} {TEXTURE_TAILS[noun.texture]}"] * 2
     phrase = str(rng.choice(words))
     luck = rng.random()
     if not noun.kind and luck < 0.15 and bool(noun.colour) != bool(noun.texture):
@@ -200,25 +217,52 @@ def _word_look(noun: Noun, rng: np.random.Generator, generic: Sequence[str]) -> 
     return phrase
 
 
+def _to_be(noun: str) -> str:
+    return "are" if _of_many(noun) else "is"
+
+
 def _word_claim(
     phrases: dict[str, tuple[str, ...]],
     claim: Claim,
     noun: str,
     rng: np.random.Generator,
-    generic: Sequence[str],
+    lexicon: Lexicon,
     tails: bool = False,
 ) -> str:
     """A noun with a claim; with ``tails`` only paraphrases that begin with the noun."""
     options = [phrase for phrase in phrases[claim.word] if not tails or phrase.startswith("{}")]
-    other = "" if claim.reference is None else f"the {word_noun(claim.reference, rng, generic=generic)}"
-    return str(rng.choice(options)).format(noun, ref=other)
+    other = "" if claim.reference is None else f"the {word_noun(claim.reference, rng, lexicon=lexicon)}"
+    phrase = str(rng.choice(options))
+    return (_for_many(phrase) if _of_many(noun) else phrase).format(noun, ref=other)
+
+
+def _for_many(phrase: str) -> str:
+    """A phrase about one thing as it is said of "scissors": "{} that move"."""
+    start, that, end = phrase.partition(" that ")
+    return start + that + " ".join(_OF_MANY.get(word, word) for word in end.split(" "))
+
+
+_OF_MANY = {"is": "are", "does": "do", "goes": "go", "passes": "pass"} | {
+    verb: verb.removesuffix("s")
+    for verb in (
+        *("moves", "stays", "rises", "falls", "turns", "bounces", "grows", "gets", "shrinks", "spins", "rotates"),
+        *("speeds", "accelerates", "stops", "waits", "starts", "sets", "enters", "comes", "leaves", "returns"),
+    )
+}
+"""Verbs of the phrases in the third person, of one thing and of several."""
 
 
 def with_article(phrase: str) -> str:
-    """The phrase after "a" or "an"; after "the" when it begins with "one", for which neither will do."""
-    if phrase.split()[0] == "one":
+    """The phrase after "a" or "an"; after "the" where neither will do: with "one" and with "scissors"."""
+    if phrase.split()[0] == "one" or _of_many(re.split(r" (?:that|which|with|without) ", phrase)[0]):
         return f"the {phrase}"
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def _of_many(noun: str) -> bool:
+    """Whether a noun phrase, such as "red scissors", ends with a noun that is a plural itself."""
+    words = noun.split()
+    return any(is_plural(" ".join(words[-count:])) for count in (1, 2, 3))
 
 
 def all_sentences(subjects: Sequence[str] = ()) -> list[str]:

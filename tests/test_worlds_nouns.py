@@ -1,0 +1,258 @@
+"""Everyday nouns: the table, what things are called, and the build step that makes their drawings."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import tarfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from refervos.errors import ConfigError, DataError
+from refervos.worlds import (
+    KINDS,
+    Claim,
+    Description,
+    Facts,
+    Motion,
+    Noun,
+    Scene,
+    Sprites,
+    Thing,
+    WorldConfig,
+    draw_clip,
+    draw_scene,
+    referrals,
+    some_referrals,
+)
+from refervos.worlds.drawings import DESIGNS, UNSEEN_DESIGN, Design, main, make_drawings
+from refervos.worlds.facts import FALSE, TRUE, UNCLEAR
+from refervos.worlds.nouns import everyday_nouns, may_be, names_of, plural
+from refervos.worlds.sprites import GROUNDS, Sprite
+from refervos.worlds.wording import PHRASES, Lexicon, word_description
+
+NOUNS = everyday_nouns()
+
+
+def test_the_table_is_large_and_consistent() -> None:
+    assert len(NOUNS) >= 500
+    assert sum(len(noun.unseen) for noun in NOUNS.values()) >= 30
+    names = Counter(name for noun in NOUNS.values() for name in (noun.word, *noun.synonyms, *noun.unseen))
+    assert not [name for name, count in names.items() if count > 1], "a word that means two things"
+    shapes = {name for kind, called in KINDS.items() for name in (kind, *called)}
+    assert not shapes & set(names)
+    for noun in NOUNS.values():
+        assert noun.drawings, noun.word
+        assert noun.like <= set(NOUNS) | set(KINDS), noun.word
+    codes = Counter(code for noun in NOUNS.values() for code in noun.drawings)
+    assert not [code for code, count in codes.items() if count > 1]
+
+
+@pytest.mark.parametrize(
+    ("noun", "several"),
+    [("mouse", "mice"), ("cup of tea", "cups of tea"), ("berry", "berries"), ("box", "boxes"), ("sheep", "sheep")],
+)
+def test_plurals(noun: str, several: str) -> None:
+    assert plural(noun) == several
+
+
+def test_what_things_are_called() -> None:
+    assert set(names_of("car")) == {"car"}
+    assert names_of("car", unseen=True) == ("automobile",)
+    assert names_of("gorilla", unseen=True) == names_of("gorilla") == ("gorilla", "ape")
+    assert names_of("red fox") == ("red fox",)
+
+
+def test_a_noun_that_may_mean_another_is_not_denied() -> None:
+    for one, other in (("car", "police car"), ("dog", "poodle"), ("circle", "football")):
+        assert may_be(one, other), (one, other)
+        assert may_be(other, one), (one, other)
+    assert not may_be("dog", "cat")
+    picture = Sprite("police car", "x", (Image.new("RGBa", (12, 12), (9, 9, 9, 255)),))
+    things = tuple(
+        Thing(kind, "", 0.15, Motion((0.25 + 0.5 * index, 0.5)), texture="", sprite=picture)
+        for index, kind in enumerate(("police car", "cat"))
+    )
+    facts = Facts.of(draw_scene(Scene(things), 4, (64, 64)))
+    assert facts.noun(Noun(kind="car")).tolist() == [UNCLEAR, FALSE]
+    assert facts.noun(Noun(kind="police car")).tolist() == [TRUE, FALSE]
+
+
+def test_verbs_and_articles_agree_with_scissors() -> None:
+    rng = np.random.default_rng(0)
+    for word in PHRASES:
+        reference = Noun(kind="dog") if any("{ref}" in phrase for phrase in PHRASES[word]) else None
+        for _ in range(12):
+            text = word_description(Description(Noun("red", "", "scissors"), Claim(word, reference)), rng)
+            end = text.partition(" that ")[2].split()
+            assert not end or end[0] not in {"is", "moves", "does", "stays", "goes", "grows", "leaves", "comes"}, text
+    looks = {word_description(Description(Noun("red", "", "scissors")), rng) for _ in range(60)}
+    assert not any(text.startswith("a ") for text in looks), looks
+    assert {"the red scissors", "the scissors that are red", "red scissors"} <= looks
+    assert word_description(Description(Noun(kind="car")), rng, Lexicon(unseen=True)).endswith("automobile")
+
+
+def cut_out(path: Path, colour: tuple[int, int, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.new("RGBA", (40, 40))
+    ImageDraw.Draw(picture).rounded_rectangle((4, 4, 35, 35), 8, fill=(*colour, 255))
+    picture.save(path)
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    """Two designs of four things, and a photograph."""
+    for design in ("one", "two"):
+        for index, word in enumerate(("car", "dog", "cup of tea", "scissors")):
+            cut_out(tmp_path / design / word / "0.png", (220, 30, 30) if index % 2 else (30, 60, 230))
+    (tmp_path / GROUNDS).mkdir()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (90, 160, 3), dtype=np.uint8)).save(tmp_path / GROUNDS / "wood.jpg")
+    return tmp_path
+
+
+def test_designs_are_chosen_by_name(drawn: Path) -> None:
+    everything, one = Sprites.open(drawn), Sprites.open(drawn, ["one"])
+    assert len(everything.pictures) == 8
+    assert len(one.pictures) == 4
+    assert everything.subjects == one.subjects == ("car", "cup of tea", "dog", "scissors")
+    assert len(one.grounds) == 1
+    with pytest.raises(ConfigError, match="has no sub-folder 'three'; its sub-folders are grounds, one, two"):
+        Sprites.open(drawn, ["three"])
+
+
+def test_photographs_become_backgrounds(drawn: Path) -> None:
+    sprites = Sprites.open(drawn)
+    config = WorldConfig(height=48, width=64, frames=3, pan=1.0, sprites=str(drawn), photographs=1.0)
+    config = replace(config, background_strength=(0.0, 0.0))
+    clips = [draw_clip(seed, config, sprites) for seed in range(6)]
+    plain = [draw_clip(seed, replace(config, photographs=0.0), sprites) for seed in range(6)]
+    for clip, other in zip(clips, plain, strict=True):
+        assert clip.scene.ground is not None
+        assert other.scene.ground is None
+        ground = clip.frames[0][~clip.masks[:, 0].any(axis=0)].astype(int)
+        smooth = other.frames[0][~other.masks[:, 0].any(axis=0)].astype(int)
+        assert (
+            np.abs(np.diff(ground, axis=0)).mean() > 2 * np.abs(np.diff(smooth, axis=0)).mean()
+        )  # noise, not a gradient
+        assert ground.min() >= 20
+    assert not np.array_equal(clips[0].frames[0], clips[0].frames[2])  # the camera moves over it
+
+
+def test_training_never_says_an_unseen_synonym(drawn: Path) -> None:
+    sprites = Sprites.open(drawn)
+    unseen = {name for noun in NOUNS.values() for name in noun.unseen}
+    config = WorldConfig(height=48, width=64, frames=4, sprites=str(drawn), sprite_share=1.0)
+    texts = set()
+    for seed in range(60):
+        clip, rng = draw_clip(seed, config, sprites), np.random.default_rng(seed)
+        texts |= {referral.text for referral in referrals(clip, rng, sprites.subjects)}
+        texts |= {referral.text for referral in some_referrals(clip, rng, 4, subjects=sprites.subjects, pairs=0.5)}
+    words = {word for text in texts for word in text.split()}
+    assert not words & unseen, words & unseen
+    assert {"car", "dog", "scissors", "tea"} <= words
+
+
+def test_near_misses_of_cut_outs_name_other_things(drawn: Path) -> None:
+    sprites = Sprites.open(drawn)
+    config = WorldConfig(height=48, width=64, frames=1, sprites=str(drawn), sprite_share=1.0, objects=(2, 2))
+    kinds = set()
+    for seed in range(80):
+        clip = draw_clip(seed, config, sprites)
+        asked = some_referrals(clip, np.random.default_rng(seed), 2, {"kind": 1.0}, sprites.subjects, pairs=1.0)
+        for near in asked[1:]:  # after the sentence that it nearly is
+            assert isinstance(near.description, Description)
+            noun = near.description.noun
+            kinds.add(noun.kind)
+            assert not any((noun.colour in ("", t.colour)) and noun.kind == t.kind for t in clip.scene.objects)
+    assert kinds == set(sprites.subjects), kinds
+
+
+# The build step, against archives that are laid out as the registry's.
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as packed:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            packed.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def icons(names: dict[str, str], listed: dict[str, str], aliases: dict[str, dict[str, str]] | None = None) -> bytes:
+    bodies = {name: {"body": f'<circle cx="64" cy="64" r="50" fill="{colour}"/>'} for name, colour in names.items()}
+    index = {"prefix": "x", "icons": bodies, "aliases": aliases or {}, "width": 128, "height": 128}
+    files = {"package/icons.json": json.dumps(index).encode(), "package/chars.json": json.dumps(listed).encode()}
+    return archive(files)
+
+
+def picture(colour: tuple[int, int, int]) -> bytes:
+    image, out = Image.new("RGBA", (64, 64)), io.BytesIO()
+    ImageDraw.Draw(image).ellipse((5, 5, 58, 58), fill=(*colour, 255))
+    image.save(out, "WEBP", lossless=True)
+    return out.getvalue()
+
+
+def published(name: str, package: str, data: bytes) -> tuple[Design, bytes]:
+    digest = base64.b64encode(hashlib.sha512(data).digest()).decode()
+    return Design(name, package, "1.0.0", digest, "MIT", "nobody"), data
+
+
+def test_drawings_are_made_of_archives(tmp_path: Path) -> None:
+    pytest.importorskip("resvg_py")
+    rendered = {f"package/assets/{code}.webp": picture((230, 30, 30)) for code in ("1f697", "1f436")}
+    pairs = [
+        published("rendered", "@a/rendered", archive(rendered)),
+        published(
+            "listing",
+            "@a/listing",
+            icons({"car": "#e01010", "dog-face": "#888"}, {"1f697": "car", "1f436-fe0f": "dog-face"}),
+        ),
+        # This one lists no code points: its drawings are found by the names that others give them, or their aliases.
+        published("silent", "@a/silent", icons({"autocar": "#1010e0"}, {}, {"car": {"parent": "autocar"}})),
+    ]
+    by_address = {design.address: data for design, data in pairs}
+    assert "https://registry.npmjs.org/@a/listing/-/listing-1.0.0.tgz" in by_address
+    few = {word: NOUNS[word] for word in ("car", "dog", "cat")}
+    said: list[str] = []
+    counts = make_drawings(
+        tmp_path, size=32, designs=[d for d, _ in pairs], nouns=few, fetch=by_address.__getitem__, say=said.append
+    )
+    # A car stays a car in another colour: three more of each; the grey dog has no hue to turn, and may not.
+    assert counts == {"rendered": 5, "listing": 5, "silent": 4}
+    assert len(said) == 3
+    sprites = Sprites.open(tmp_path)
+    assert sprites.subjects == ("car", "dog")
+    colours = {picture.colour for picture in Sprites.open(tmp_path, ["listing"]).by_subject["car"]}
+    assert "red" in colours
+    assert len(colours) >= 3
+    assert "@a/silent 1.0.0" in (tmp_path / "LICENCES.md").read_text()
+
+
+def test_another_archive_than_the_published_one_is_refused(tmp_path: Path) -> None:
+    design, data = published("rendered", "@a/rendered", archive({}))
+    with pytest.raises(DataError, match="is not the archive that was published"):
+        make_drawings(tmp_path, designs=[design], fetch=lambda address: data + b"x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_build_step_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("refervos.worlds.drawings.REGISTRY", "http://127.0.0.1:9")
+    assert main([str(tmp_path)]) == 2
+    assert "cannot be fetched" in capsys.readouterr().err
+
+
+def test_the_design_for_testing_is_one_of_six() -> None:
+    assert len(DESIGNS) == 6
+    assert UNSEEN_DESIGN in {design.name for design in DESIGNS}
