@@ -17,7 +17,7 @@ from refervos.trainable import ClipOutput
 from refervos.training.losses import around_hiding, dice_loss, frame_losses, mask_losses, sigmoid_focal_loss
 from refervos.training.stages.language import LanguageSettings, LanguageStage
 from refervos.training.stages.prompted import best_candidate
-from refervos.training.stages.recognition import GROUPS, RecognitionHead
+from refervos.training.stages.recognition import RecognitionHead
 from refervos.training.stages.samwise import VideoSettings, VideoStage
 from scenes import micro_model
 
@@ -88,7 +88,7 @@ def test_the_candidate_is_chosen_in_float32() -> None:
 
 def test_cells_are_named_in_float32() -> None:
     head = RecognitionHead(16)
-    names = torch.stack([torch.arange(900).reshape(1, 30, 30) % size for size in GROUPS], dim=-1)
+    names = torch.stack([torch.arange(900).reshape(1, 30, 30) % size for size in head.groups], dim=-1)
     answers: list[Tensor] = []
     head.names.register_forward_hook(lambda module, given, answer: answers.append(answer))
     with autocast():

@@ -318,6 +318,24 @@ def test_a_sprites_mask_is_its_cut_out(cut_outs: Path, angle: float) -> None:
     np.testing.assert_allclose(clip.frames[0][inner], [[200, 30, 30]] * int(inner.sum()), atol=1)
 
 
+def test_a_mirrored_sprite_is_the_mirror_image(cut_outs: Path) -> None:
+    corner = next(picture for picture in Sprites.open(cut_outs).pictures if picture.subject == "iron angle")
+    plain, mirrored = (
+        draw_scene(
+            Scene(
+                (Thing("l", "", 0.3, Motion((0.5, 0.5)), texture="", angle=turn, sprite=corner, mirrored=swapped),),
+                background_strength=0.0,
+                shadows=True,
+            ),
+            1,
+            (96, 96),
+        )
+        for swapped, turn in ((False, 0.3), (True, -0.3))
+    )
+    assert np.array_equal(mirrored.masks[0, 0], plain.masks[0, 0][:, ::-1])
+    assert not np.array_equal(mirrored.masks, plain.masks)
+
+
 @pytest.mark.parametrize("scale", [0.2, 0.5, 1.0, 3.0])
 def test_sprites_scale(cut_outs: Path, scale: float) -> None:
     bar = Sprites.open(cut_outs).pictures[1]

@@ -193,12 +193,12 @@ def _draw(
     if shadow:
         sx, sy = x - np.float32(0.6 * drop), y - np.float32(drop)
         if thing.sprite is not None:
-            shade = thing.sprite.cover(box, (cx + 0.6 * drop, cy + drop), radius, angle)
+            shade = thing.sprite.cover(box, (cx + 0.6 * drop, cy + drop), radius, angle, thing.mirrored)
         else:
             shade = _shade(thing, cos * sx + sin * sy, cos * sy - sin * sx, radius)
         view *= 1 - np.float32(_SHADOW_STRENGTH) * shade[..., None]
     if thing.sprite is not None:
-        picture = thing.sprite.draw(box, (cx, cy), radius, angle)
+        picture = thing.sprite.draw(box, (cx, cy), radius, angle, thing.mirrored)
         alpha = picture[..., 3]
         view *= 1 - alpha[..., None]
         view += picture[..., :3]

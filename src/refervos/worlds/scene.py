@@ -33,6 +33,7 @@ class Thing:
         angle: Rotation at frame 0, in radians, clockwise.
         tint: Added to the colour's RGB.
         sprite: The picture, when the object is a cut-out.
+        mirrored: Whether the picture is shown with left and right exchanged.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Thing:
     angle: float = 0.0
     tint: tuple[float, float, float] = (0.0, 0.0, 0.0)
     sprite: Sprite | None = None
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class WorldConfig:
         speed: Least and greatest speed of what moves, per frame.
         sprites: A folder of cut-outs with an alpha channel, see ``Sprites.open``.
         designs: Sub-folders of it to draw from, default all.
+        mirrored: Cut-outs that are shown mirrored.
         photographs: Clips whose background is cut out of one of the folder's photographs, where it has any.
         sprite_share: How many of the objects are sprites, where there is a folder.
         alike: Clips whose objects share one colour.
@@ -114,6 +117,7 @@ class WorldConfig:
     speed: tuple[float, float] = (0.018, 0.05)
     sprites: str | None = None
     designs: tuple[str, ...] = ()
+    mirrored: float = 0.3
     photographs: float = 0.3
     sprite_share: float = 0.5
     alike: float = 0.08
@@ -179,19 +183,8 @@ _PATHS = ("still", "turn_back", "curve", "pace", "late", "leave", "leave_and_ret
 
 SHARES = (
     *_PATHS,
-    *(
-        "sprite_share",
-        "photographs",
-        "alike",
-        "same_kind",
-        "near_misses",
-        "twins",
-        "textured",
-        "bounce",
-        "grow",
-        "spin",
-    ),
-    *("occlude", "pan", "shadows"),
+    *("sprite_share", "alike", "same_kind", "near_misses", "twins", "textured", "bounce", "grow", "spin"),
+    *("occlude", "pan", "shadows", "mirrored", "photographs"),
 )
 """The fields of ``WorldConfig`` that are probabilities."""
 
@@ -289,7 +282,8 @@ def _look(
             subject = cut_outs[int(rng.integers(len(cut_outs)))].kind
         picture = _one_of(rng, sprites.by_subject[subject])
         angle = float(rng.uniform(-0.25, 0.25))
-        return Thing(subject, picture.colour, 0.0, nowhere, texture="", angle=angle, sprite=picture)
+        look = Thing(subject, picture.colour, 0.0, nowhere, texture="", angle=angle, sprite=picture)
+        return replace(look, mirrored=bool(rng.random() < config.mirrored))
     colour, kind = str(rng.choice(colours)), str(rng.choice(kinds))
     texture = str(rng.choice(TEXTURES[1:])) if rng.random() < config.textured else TEXTURES[0]
     shapes = [thing for thing in others if thing.sprite is None]

@@ -76,7 +76,14 @@ class Sprite:
         """Tell whether it is unclear that the picture does not have a colour."""
         return not self.colour or self.colours.get(colour, 0.0) > _HARDLY
 
-    def draw(self, box: tuple[slice, slice], centre: tuple[float, float], radius: float, angle: float) -> Floats:
+    def draw(
+        self,
+        box: tuple[slice, slice],
+        centre: tuple[float, float],
+        radius: float,
+        angle: float,
+        mirrored: bool = False,
+    ) -> Floats:
         """Draw the picture into a box of a frame.
 
         Args:
@@ -84,19 +91,27 @@ class Sprite:
             centre: Where the picture's centre is in the frame: x and y in pixels.
             radius: Half the picture's diagonal as it is shown, pixels.
             angle: How far it is turned clockwise, radians.
+            mirrored: Whether left and right are exchanged, before it is turned.
 
         Returns:
             float32 (h, w, 4): colours in grey levels multiplied by alpha, and alpha in [0, 1].
         """
-        return np.asarray(self._turned(box, centre, radius, angle), np.float32) * _SCALE
+        return np.asarray(self._turned(box, centre, radius, angle, mirrored), np.float32) * _SCALE
 
-    def cover(self, box: tuple[slice, slice], centre: tuple[float, float], radius: float, angle: float) -> Floats:
+    def cover(
+        self,
+        box: tuple[slice, slice],
+        centre: tuple[float, float],
+        radius: float,
+        angle: float,
+        mirrored: bool = False,
+    ) -> Floats:
         """Draw the alpha channel alone, see ``draw``: float32 (h, w) in [0, 1]."""
-        turned = self._turned(box, centre, radius, angle)
+        turned = self._turned(box, centre, radius, angle, mirrored)
         return np.asarray(turned, np.float32)[..., 3] / np.float32(255)
 
     def _turned(
-        self, box: tuple[slice, slice], centre: tuple[float, float], radius: float, angle: float
+        self, box: tuple[slice, slice], centre: tuple[float, float], radius: float, angle: float, mirrored: bool
     ) -> Image.Image:
         width, height = (side - 2 for side in self.levels[0].size)
         scale = 0.5 * float(np.hypot(width, height)) / radius  # pixels of the picture per pixel of the frame
@@ -108,8 +123,9 @@ class Sprite:
         # From a point of the box to a point of the picture: move to the centre, turn back, scale.
         cos, sin = scale * float(np.cos(angle)), scale * float(np.sin(angle))
         x, y = columns.start - centre[0], rows.start - centre[1]
+        side = -1 if mirrored else 1
         matrix = (
-            *(cos, sin, cos * x + sin * y + 0.5 * width + 1),
+            *(side * cos, side * sin, side * (cos * x + sin * y) + 0.5 * width + 1),
             *(-sin, cos, cos * y - sin * x + 0.5 * height + 1),
         )
         size = (columns.stop - columns.start, rows.stop - rows.start)

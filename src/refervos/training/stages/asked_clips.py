@@ -21,7 +21,7 @@ from refervos.errors import DataError, TrainingError
 from refervos.frames import Placement
 from refervos.training.stage import Key
 from refervos.training.stages.pictures import cell_movements, draw_framed, place_frames, place_masks
-from refervos.worlds import WorldConfig, decidable_from, some_referrals
+from refervos.worlds import Sprites, WorldConfig, decidable_from, some_referrals
 
 Item = TypeVar("Item")
 
@@ -110,6 +110,7 @@ class WorldClips:
         movements: Side in pixels of the cells whose movement is told, and frames in a window; None to leave it out.
         stride: Share of the clips in which every second frame is left out, so that what happens slowly can happen.
         decidable: Whether it is found out from which frame on a sentence is decidable, which takes a while.
+        sprites: The world's cut-outs, if any.
     """
 
     world: WorldConfig
@@ -120,15 +121,18 @@ class WorldClips:
     movements: tuple[int, int] | None = None
     stride: float = 0.0
     decidable: bool = False
+    sprites: Sprites | None = None
 
     def draw(self, step: int, index: int, key: Key, frames: int, sentences: int) -> AskedClip:
         """Draw a clip that fills the square's long side, and sentences about different objects where possible."""
         rng = np.random.default_rng([*key, step, index, 2])
         stride = 2 if self.stride and np.random.default_rng([*key, step, index, 3]).random() < self.stride else 1
-        clip = draw_framed([*key, step, index], self.world, (frames - 1) * stride + 1, self.aspects, self.side)
+        length = (frames - 1) * stride + 1
+        clip = draw_framed([*key, step, index], self.world, length, self.aspects, self.side, self.sprites)
         if stride > 1:
             clip = clip.at(np.arange(frames) * stride)
-        asked = _as_many(some_referrals(clip, rng, sentences, self.families, pairs=self.pairs), sentences)
+        subjects = () if self.sprites is None else self.sprites.subjects
+        asked = _as_many(some_referrals(clip, rng, sentences, self.families, subjects, self.pairs), sentences)
         return AskedClip(
             pixels=place_frames(clip.frames, self.side),
             masks=torch.stack([place_masks(clip.target_masks(referral), self.side) for referral in asked]),

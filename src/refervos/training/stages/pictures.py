@@ -12,12 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refervos.frames import letterbox
-from refervos.worlds import COLOURS, KINDS, TEXTURES, Clip, WorldConfig, draw_clip
+from refervos.worlds import COLOURS, KINDS, TEXTURES, Clip, Sprites, WorldConfig, draw_clip
 
 UNCLEAR = -100
 """Label of a cell whose content is no clear case (``cross_entropy`` ignores it)."""
 
-KIND_NAMES, COLOUR_NAMES, TEXTURE_NAMES = tuple(KINDS), tuple(COLOURS), tuple(TEXTURES)
+COLOUR_NAMES, TEXTURE_NAMES = tuple(COLOURS), tuple(TEXTURES)
+
+
+def open_sprites(world: WorldConfig) -> Sprites | None:
+    """Read the cut-outs of a world once for a whole stage; None where it has none."""
+    return None if world.sprites is None else Sprites.open(world.sprites, world.designs)
+
+
+def kind_names(sprites: Sprites | None) -> tuple[str, ...]:
+    """Every kind of thing that a world may show: the shapes, then what the cut-outs show."""
+    return (*KINDS, *(() if sprites is None else sprites.subjects))
 
 
 def frame_size(image_size: int, aspect: float) -> tuple[int, int]:
@@ -34,7 +44,12 @@ def frame_size(image_size: int, aspect: float) -> tuple[int, int]:
 
 
 def draw_framed(
-    seed: Sequence[int], world: WorldConfig, frames: int, aspects: Sequence[float], image_size: int
+    seed: Sequence[int],
+    world: WorldConfig,
+    frames: int,
+    aspects: Sequence[float],
+    image_size: int,
+    sprites: Sprites | None = None,
 ) -> Clip:
     """Draw a clip in one of several aspect ratios.
 
@@ -44,13 +59,32 @@ def draw_framed(
         frames: Length.
         aspects: Width over height, one is chosen.
         image_size: Side of the model's square, the clip's long side.
+        sprites: The world's cut-outs, see ``open_sprites``.
 
     Returns:
         The clip.
     """
     rng = np.random.default_rng([*seed, 1])
     height, width = frame_size(image_size, float(rng.choice(aspects)))
-    return draw_clip([*seed, 0], replace(world, height=height, width=width, frames=frames))
+    return draw_clip([*seed, 0], replace(world, height=height, width=width, frames=frames), sprites)
+
+
+def recoloured(frames: npt.NDArray[np.uint8], strength: float, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Mix the colour channels of a clip a little, and make it brighter or darker.
+
+    Args:
+        frames: RGB (T, H, W, 3).
+        strength: Standard deviation of what each channel gets of each other and of itself; 0 leaves all as it is.
+        rng: Chooses; the same for all frames.
+
+    Returns:
+        RGB (T, H, W, 3).
+    """
+    if not strength:
+        return frames
+    mixed = np.eye(3, dtype=np.float32) + strength * rng.standard_normal((3, 3)).astype(np.float32)
+    lighter = np.float32(100 * strength * rng.standard_normal())
+    return (frames.astype(np.float32) @ mixed + lighter).clip(0, 255).astype(np.uint8)
 
 
 def place_frames(frames: npt.NDArray[np.uint8], image_size: int) -> Tensor:
@@ -103,16 +137,17 @@ def cell_movements(clip: Clip, image_size: int, cell: int, reach: int) -> Tensor
     return movements
 
 
-def cell_names(clip: Clip, image_size: int, cell: int) -> Tensor:
+def cell_names(clip: Clip, image_size: int, cell: int, kinds: Sequence[str] = tuple(KINDS)) -> Tensor:
     """What fills each of the square cells that the recognition loss names.
 
     Args:
         clip: The clip.
         image_size: Side S of the model's square.
         cell: Side of a cell in pixels.
+        kinds: The kinds that are named, see ``kind_names``.
 
     Returns:
-        int64 (T, S/cell, S/cell, 3): position of the kind in ``KIND_NAMES`` (their count for background), of the
+        int64 (T, S/cell, S/cell, 3): position of the kind in ``kinds`` (their count for background), of the
         colour in ``COLOUR_NAMES`` and of the texture in ``TEXTURE_NAMES``; ``UNCLEAR`` where there is none or it is
         unclear.
     """
@@ -122,11 +157,11 @@ def cell_names(clip: Clip, image_size: int, cell: int) -> Tensor:
     clear = most > 0.35
     labels = []
     for names, words in (
-        (KIND_NAMES, [thing.kind for thing in objects]),
+        (kinds, [thing.kind for thing in objects]),
         (COLOUR_NAMES, [thing.colour for thing in objects]),
         (TEXTURE_NAMES, [thing.texture for thing in objects]),
     ):
-        known = torch.tensor([names.index(word) if word in names else UNCLEAR for word in words])
+        known = torch.tensor([list(names).index(word) if word in names else UNCLEAR for word in words])
         labels.append(torch.where(clear, known[which], UNCLEAR))
-    labels[0] = torch.where(cover.sum(0) < 0.02, len(KIND_NAMES), labels[0])
+    labels[0] = torch.where(cover.sum(0) < 0.02, len(kinds), labels[0])
     return torch.stack(labels, dim=-1)

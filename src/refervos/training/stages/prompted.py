@@ -16,10 +16,18 @@ from torch import Tensor
 from refervos.errors import ConfigError
 from refervos.training.losses import around_hiding, frame_losses, visible
 from refervos.training.stage import SampleSource, Stage
-from refervos.training.stages.pictures import cell_names, draw_framed, place_frames, place_masks
+from refervos.training.stages.pictures import (
+    cell_names,
+    draw_framed,
+    kind_names,
+    open_sprites,
+    place_frames,
+    place_masks,
+    recoloured,
+)
 from refervos.training.stages.questions import AskedShares, ask
 from refervos.training.stages.recognition import RecognitionHead
-from refervos.worlds import WorldConfig
+from refervos.worlds import Sprites, WorldConfig
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class PromptedSettings:
             memory can be learnt before what is written there is any good.
         least_area: Pixels (of the square) from which on an object counts as visible; with fewer, but some, its
             presence is not taught.
+        colours: How strongly the colours of each clip are changed at random, 0 for not at all; 0.1 turns them a little.
         recognition: Weight of the auxiliary recognition loss.
         focal: Weight of the focal loss.
         dice: Weight of the dice loss.
@@ -62,6 +71,7 @@ class PromptedSettings:
     conditioning: float = 0.4
     teacher: float = 0.0
     least_area: int = 12
+    colours: float = 0.0
     recognition: float = 0.0
     focal: float = 20.0
     dice: float = 1.0
@@ -100,11 +110,13 @@ class PromptedSource(SampleSource):
         settings: See there.
         image_size: Side S of the model's square.
         cell: Side in pixels of the cells that are to be named.
+        sprites: The world's cut-outs, if any.
     """
 
     settings: PromptedSettings
     image_size: int
     cell: int
+    sprites: Sprites | None = None
 
     def draw(self, step: int, index: int, key: Sequence[int]) -> dict[str, Any]:
         """One clip with its questions and answers."""
@@ -114,16 +126,19 @@ class PromptedSource(SampleSource):
         points = int(shape.integers(2, 4))
         rng = np.random.default_rng([*key, step, index, 2])
         times = self._times(frames, np.random.default_rng([*key, step, index, 3]))
-        clip = draw_framed([*key, step, index], settings.world, int(times[-1]) + 1, settings.aspects, side).at(times)
+        last = int(times[-1])
+        clip = draw_framed([*key, step, index], settings.world, last + 1, settings.aspects, side, self.sprites)
+        clip = clip.at(times)
+        pictures = recoloured(clip.frames, settings.colours, np.random.default_rng([*key, step, index, 4]))
         masks = place_masks(clip.masks, side).numpy()
         rows = [ask(masks, settings.asked, points, rng, settings.least_area) for _ in range(settings.objects)]
         return {
-            "pixels": place_frames(clip.frames, side),  # (T, 3, S, S)
+            "pixels": place_frames(pictures, side),  # (T, 3, S, S)
             "points": torch.from_numpy(np.stack([row.points for row in rows])),  # (M, T, P, 2)
             "labels": torch.from_numpy(np.stack([row.labels for row in rows])),  # (M, T, P)
             "rough": torch.from_numpy(np.stack([row.rough for row in rows])),  # (M, T, S, S)
             "truth": torch.from_numpy(np.stack([row.truth for row in rows])),  # (M, T, S, S)
-            "names": cell_names(clip, side, self.cell),  # (T, n, n, 3)
+            "names": cell_names(clip, side, self.cell, kind_names(self.sprites)),  # (T, n, n, 3)
             "multimask": bool(shape.random() < settings.multimask),
             "conditioning": bool(shape.random() < settings.conditioning),
             "teacher": bool(shape.random() < settings.teacher),
@@ -162,7 +177,8 @@ class PromptedStage(Stage):
         super().__init__()
         self.settings = settings
         self.image_size, self.cell = image_size, cell
-        self.recogniser = RecognitionHead(width) if settings.recognition else None
+        self.sprites = open_sprites(settings.world)
+        self.recogniser = RecognitionHead(width, len(kind_names(self.sprites))) if settings.recognition else None
 
     @abstractmethod
     def answer(self, batch: dict[str, Any]) -> Answers:
@@ -170,7 +186,7 @@ class PromptedStage(Stage):
 
     def source(self) -> PromptedSource:
         """Drawn worlds and questions about them."""
-        return PromptedSource(self.settings, self.image_size, self.cell)
+        return PromptedSource(self.settings, self.image_size, self.cell, self.sprites)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The losses of a batch.

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.training.distributed import mean_over_processes
-from refervos.training.stages.pictures import COLOUR_NAMES, KIND_NAMES, TEXTURE_NAMES, UNCLEAR
+from refervos.training.stages.pictures import COLOUR_NAMES, TEXTURE_NAMES, UNCLEAR
+from refervos.worlds import KINDS
 
-GROUPS = (len(KIND_NAMES) + 1, len(COLOUR_NAMES), len(TEXTURE_NAMES))
 GROUP_WEIGHTS = (1.0, 0.3, 0.3)
 BACKGROUND_WEIGHT = 0.1
 """There is much background, so it counts little."""
@@ -25,12 +25,14 @@ class RecognitionHead(nn.Module):
 
     Args:
         width: Channels of a token.
+        kinds: How many kinds of things there are to name.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, kinds: int = len(KINDS)) -> None:
         super().__init__()
+        self.groups = (kinds + 1, len(COLOUR_NAMES), len(TEXTURE_NAMES))
         self.norm = nn.LayerNorm(width)
-        self.names = nn.Linear(width, sum(GROUPS))
+        self.names = nn.Linear(width, sum(self.groups))
 
     def forward(self, tokens: Tensor, names: Tensor) -> Tensor:
         """Cross-entropy of kind, colour and texture of each cell.
@@ -42,11 +44,11 @@ class RecognitionHead(nn.Module):
         Returns:
             A scalar.
         """
-        answers = self.names(self.norm(tokens)).flatten(0, -2)  # (N*g*g, sum(GROUPS))
+        answers = self.names(self.norm(tokens)).flatten(0, -2)  # (N*g*g, sum of groups)
         labels = names.flatten(0, -2)  # (N*g*g, 3)
         total = tokens.new_zeros(())
-        for group, (answer, weight) in enumerate(zip(answers.split(GROUPS, dim=1), GROUP_WEIGHTS, strict=True)):
-            classes = torch.ones(GROUPS[group], device=tokens.device)
+        for group, (answer, weight) in enumerate(zip(answers.split(self.groups, dim=1), GROUP_WEIGHTS, strict=True)):
+            classes = torch.ones(self.groups[group], device=tokens.device)
             if group == 0:
                 classes[-1] = BACKGROUND_WEIGHT
             label = labels[:, group]

@@ -22,6 +22,7 @@ from refervos.training.devices import read_back
 from refervos.training.losses import frame_losses, visible
 from refervos.training.stage import TRAIN, VALIDATION, Key, SampleSource, Stage
 from refervos.training.stages.asked_clips import BenchmarkClips, BenchmarkSource, ClipSource, Sampling, WorldClips
+from refervos.training.stages.pictures import open_sprites
 from refervos.worlds import FAMILIES, WorldConfig
 
 Model = TypeVar("Model")
@@ -189,6 +190,7 @@ class ReferringStage(Stage):
                 movements=self.movements(),
                 stride=settings.stride,
                 decidable=settings.from_decidable,
+                sprites=open_sprites(settings.world),
             )
             self.clips: dict[int, ClipSource] = {TRAIN: worlds, VALIDATION: worlds}
             return None

@@ -6,12 +6,14 @@ later frames are conditioned on memory and sometimes asked again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from refervos.errors import TrainingError
 from refervos.loading import load
@@ -49,8 +51,8 @@ class TrackStage(PromptedStage):
     model: Sam2Segmenter
 
     def __init__(self, settings: TrackSettings, tracker: Sam2Tracker) -> None:
-        shape = tracker.config  # Hiera's third stage is what is recognised from
-        super().__init__(settings, image_size=shape.image_size, cell=16, width=shape.stage_widths[2])
+        shape = tracker.config  # Hiera's last two stages are what is recognised from
+        super().__init__(settings, image_size=shape.image_size, cell=16, width=sum(shape.stage_widths[2:]))
         self.model = Sam2Segmenter(tracker)
         tracker.requires_grad_(True)
 
@@ -105,7 +107,7 @@ class TrackStage(PromptedStage):
             ious.append(decoded.ious[rows, best])
             scores.append(decoded.score)
         score = torch.stack([s for s in scores if s is not None], 1) if config.object_score else None  # (R, T)
-        return Answers(torch.stack(logits, 1), torch.stack(ious, 1), score, cells=stages[2])
+        return Answers(torch.stack(logits, 1), torch.stack(ious, 1), score, cells=_cells(stages))
 
     def _decode(self, features: FrameFeatures, memory: MemoryBank, batch: dict[str, Any], time: int) -> Decoded:
         conditioned = self.tracker.condition(features.top, memory.read(time))
@@ -117,3 +119,10 @@ class TrackStage(PromptedStage):
             dense = torch.where(given, self.tracker.embed_mask(rough.unsqueeze(1).to(features.top.dtype)), nothing)
         sparse = self.tracker.embed_points(batch["points"][:, time], batch["labels"][:, time])
         return self.tracker.decode(conditioned, features, sparse, dense=dense, multimask=batch["multimask"])
+
+
+def _cells(stages: Sequence[Tensor]) -> Tensor:
+    """Tokens of Hiera's third stage beside those of the fourth that cover them, each normalised: (N, n, n, D)."""
+    fine, coarse = stages[2], stages[3]
+    coarse = F.interpolate(coarse.permute(0, 3, 1, 2), size=fine.shape[1:3], mode="bilinear").permute(0, 2, 3, 1)
+    return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in (fine, coarse)], dim=-1)
