@@ -21,11 +21,12 @@ import layouts_images as layouts
 from layouts_images import HEIGHT, WIDTH, Asked
 from refervos.data import frames as frames_module
 from refervos.data.coco_video import read_coco_video
-from refervos.data.cvat import read_cvat, read_xml
+from refervos.data.cvat import read_cvat
 from refervos.data.files import Problems
 from refervos.data.frames import VideoDecoder, VideoFileFrames
 from refervos.data.json_lines import read_json_lines
 from refervos.data.sample import Dataset
+from refervos.data.xml_files import read_xml
 from refervos.errors import DataError
 from video_files import number_of, write_video
 

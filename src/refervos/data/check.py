@@ -34,6 +34,7 @@ class SplitCheck:
         secret: Expressions whose target is kept secret.
         invisible: Expressions with a target that no mask shows, as video and id; empty unless masks were decoded.
         problems: Sentences, each naming a file.
+        notes: Sentences about what was assumed or should be looked at, likewise.
     """
 
     split: str
@@ -46,6 +47,7 @@ class SplitCheck:
     secret: int = 0
     invisible: tuple[tuple[str, str], ...] = ()
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ def _check_split(dataset: Dataset, problems: Problems, decode: bool, show_progre
         secret=sum(sample.has_target is None for sample in samples),
         invisible=tuple(invisible),
         problems=tuple(dict.fromkeys(problems.found)),
+        notes=tuple(dict.fromkeys(problems.notes)),
     )
 
 

@@ -68,6 +68,7 @@ def report(found: DatasetCheck) -> Iterator[str]:
     invisible = [f"{split.split}/{'/'.join(key)}" for split in found.splits for key in split.invisible]
     yield from _some(invisible, "expression has", "expressions have", "a target that no mask shows")
     yield from _some(found.unlisted, "image or folder is", "images and folders are", "listed nowhere")
+    yield from (f"note: {note}" for note in dict.fromkeys(note for split in found.splits for note in split.notes))
     looked = "every frame and mask was decoded" if found.decoded else "no frame and no mask was decoded"
     if not found.problems:
         yield f"nothing is wrong; {looked}"

@@ -23,6 +23,12 @@ from refervos.video.frames import rgb_from_pil
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """What frames are stored as, in lower case."""
 
+LONGEST_NAME = 255
+"""How many bytes the name of a file may have."""
+
+LONGEST_PATH = 4000
+"""How many letters a path that annotations tell may have."""
+
 _LYING = range(5, 9)  # the orientations of EXIF in which rows are stored as columns
 
 
@@ -31,11 +37,22 @@ class Problems:
 
     Args:
         collect: Collect instead of raising; whoever reports a problem goes on without the item concerned.
+        allow_outside: Read files that annotations name although they are outside the data set's folder.
     """
 
-    def __init__(self, *, collect: bool = False) -> None:
+    def __init__(self, *, collect: bool = False, allow_outside: bool = False) -> None:
         self.collect = collect
+        self.allow_outside = allow_outside
         self.found: list[str] = []
+        self.notes: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        """Note what may be right but should be looked at, such as an assumption.
+
+        Args:
+            sentence: One sentence: which file, what was found, what it was taken for.
+        """
+        self.notes.append(sentence)
 
     def report(self, sentence: str) -> None:
         """Tell one problem.
@@ -227,6 +244,38 @@ def read_indices(path: Path) -> npt.NDArray[np.uint8]:
             return np.array(image, dtype=np.uint8)
         except (OSError, ValueError, SyntaxError) as error:
             raise DataError(f"{path} is damaged: {error}.") from error
+
+
+def inside(base: Path, told: str, where: str, problems: Problems) -> Path:
+    """Find a file that annotations name, which they may do only inside their data set.
+
+    Args:
+        base: What it is relative to; nothing outside of it is read, not by ``..``, nor by an absolute path, nor by a
+            link.
+        told: The path that is told.
+        where: What to call the place where it is told in an error.
+        problems: Knows whether files outside are allowed.
+
+    Returns:
+        The path, whether it is there or not.
+
+    Raises:
+        DataError: When it leads outside, or can be no path.
+    """
+    shown = told if len(told) <= 100 else f"{told[:100]}..."
+    try:
+        too_long = any(len(os.fsencode(part)) > LONGEST_NAME for part in Path(told).parts) or len(told) > LONGEST_PATH
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: {shown!a} can be no path; it has half a character (a lone surrogate).") from None
+    if too_long or "\0" in told:
+        raise DataError(f"{where}: {shown!r} can be no path; it is too long, or has a character that no path has.")
+    path = base / told
+    try:
+        if problems.allow_outside or path.resolve().is_relative_to(base.resolve()):
+            return path
+    except (OSError, RuntimeError):  # links that lead to themselves
+        raise DataError(f"{where}: {path} cannot be followed; it leads through links without end.") from None
+    raise DataError(f"{where}: {shown!r} leads out of {base}; files outside are read only where that is allowed.")
 
 
 def report_missing(folder: Path, names: Iterable[str], problems: Problems) -> bool:

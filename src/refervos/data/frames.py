@@ -60,7 +60,9 @@ def image_files(folder: Path) -> tuple[str, ...]:
         names = [name for name in os.listdir(folder) if not name.startswith(".")]
     except OSError as error:
         raise DataError(f"{folder} is no folder that can be read ({error.strerror}).") from error
-    found = sorted((name for name in names if name.lower().endswith(IMAGE_SUFFIXES)), key=natural_key)
+    found = sorted(
+        (name for name in names if name.lower().endswith(IMAGE_SUFFIXES)), key=lambda name: (natural_key(name), name)
+    )
     if not found:
         raise DataError(f"{folder} holds no images; frames are {', '.join(IMAGE_SUFFIXES)} files.")
     stems: dict[str, str] = {}
@@ -203,3 +205,28 @@ class VideoFileFrames:
 
 FileFrames = ImageFrames | VideoFileFrames
 """Frames of either kind."""
+
+
+def fitting(frames: FileFrames, index: int, told: tuple[int, int] | None, where: str) -> tuple[int, int]:
+    """Make sure that a frame has the size that annotations tell, before anything of that size is made.
+
+    Args:
+        frames: The frames.
+        index: Which one.
+        told: Height and width that are told; None where they are not.
+        where: What to call the annotations in an error.
+
+    Returns:
+        Height and width of the frame.
+
+    Raises:
+        DataError: When the frame has another size or cannot be read.
+    """
+    if isinstance(frames, ImageFrames):
+        name = str(frames.folder / frames.files[index])
+        size = frames.size if index == 0 else image_size(frames.folder / frames.files[index])
+    else:
+        name, size = str(frames.path), frames.size
+    if told is not None and told != size:
+        raise DataError(f"{where} is about {told[1]}x{told[0]} pixels, but {name} is {size[1]}x{size[0]}.")
+    return size
