@@ -294,7 +294,10 @@ def write_json_lines(root: Path) -> list[Asked]:
     every_second = {"masks": "masks/shapes"}
     told: list[tuple[dict[str, Any], np.ndarray | None]] = [
         ({**folder, "expression": "the circle", **every_second, "value": 1, "split": "train"}, circle[::2]),
-        ({**folder, "expression": "everything", **every_second, "split": "val"}, (circle | square)[::2]),
+        (
+            {**folder, "expression": "everything", **every_second, "value": [2, 1], "split": "val"},
+            (circle | square)[::2],
+        ),
         ({**folder, "expression": "both", **every_second, "value": [1, 2]}, (circle | square)[::2]),
         ({**folder, "expression": "a triangle", "no_target": True, "kind": "absent"}, none),
         ({**folder, "expression": "whatever comes next"}, None),

@@ -117,6 +117,8 @@ def _videos(content: Any, file: Path, split: str, problems: Problems) -> dict[st
             size, names = take_size(record, where), take(record, "file_names", list, where)
             if not names or not all(isinstance(name, str) and name for name in names):
                 raise DataError(f"{where}: 'file_names' must list the file of each frame.")
+            if "length" in record and record["length"] != len(names):
+                raise DataError(f"{where} is {record['length']} frames long, but its 'file_names' are {len(names)}.")
             if len({PurePosixPath(name).stem for name in names}) < len(names):
                 raise DataError(f"{where}: two of its 'file_names' have the same stem; each frame needs its own.")
             root = root or _image_folder(file, split, names[0])

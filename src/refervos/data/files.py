@@ -238,9 +238,8 @@ def read_indices(path: Path) -> npt.NDArray[np.uint8]:
     with _opened(path) as image:
         try:
             if image.mode not in ("P", "L", "1"):
-                raise DataError(
-                    f"{path} stores colours (mode {image.mode}); a mask image has a palette or grey levels."
-                )
+                stored = "16 bits a pixel" if image.mode.startswith("I") else f"colours (mode {image.mode})"
+                raise DataError(f"{path} stores {stored}; a mask image has a palette or 8-bit grey levels.")
             return np.array(image, dtype=np.uint8)
         except (OSError, ValueError, SyntaxError) as error:
             raise DataError(f"{path} is damaged: {error}.") from error
@@ -276,6 +275,29 @@ def inside(base: Path, told: str, where: str, problems: Problems) -> Path:
     except (OSError, RuntimeError):  # links that lead to themselves
         raise DataError(f"{where}: {path} cannot be followed; it leads through links without end.") from None
     raise DataError(f"{where}: {shown!r} leads out of {base}; files outside are read only where that is allowed.")
+
+
+def binary_mask(numbers: npt.NDArray[np.uint8], path: Path, advice: str = "") -> Mask:
+    """Take an image of numbers for the mask of one object: 0 and 255, or 0 and 1.
+
+    Args:
+        numbers: uint8 (H, W), as ``read_indices`` reads them.
+        path: The image, for an error.
+        advice: What else may be done, for an error.
+
+    Returns:
+        bool (H, W).
+
+    Raises:
+        DataError: When it holds other numbers, such as several objects, smoothed edges or pixels that do not count.
+    """
+    mask = numbers != 0
+    highest = int(numbers.max(initial=0))
+    if highest not in (0, 1, 255) or (numbers[mask] != highest).any():
+        held = np.unique(numbers)
+        told = ", ".join(map(str, held[:4])) + (f" and {len(held) - 4} more" if len(held) > 4 else "")
+        raise DataError(f"{path} is not binary; a mask holds 0 and 255, or 0 and 1, and this one {told}{advice}.")
+    return mask
 
 
 def report_missing(folder: Path, names: Iterable[str], problems: Problems) -> bool:

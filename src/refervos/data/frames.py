@@ -41,6 +41,8 @@ class ImageFrames:
 
     def read(self, index: int) -> ImageArray:
         """Read one frame, uint8 RGB (H, W, 3); DataError where the file is missing or no image."""
+        if index >= len(self.files):
+            raise DataError(f"{self.folder} has {len(self.files)} frames, none of index {index}.")
         return read_frame(self.folder / self.files[index])
 
 

@@ -52,7 +52,12 @@ class PuppetMasks:
         """Indices of the frames that are scored; DataError where the file is damaged."""
         if self.chosen is not None:
             return self.chosen
-        return range(min(len(self.frames.files), _masks_in(self.file).shape[2]))
+        masked = _masks_in(self.file).shape[2]
+        if masked > len(self.frames.files):
+            raise DataError(
+                f"{self.file} has masks of {masked} frames, {self.frames.folder} has {len(self.frames.files)} frames."
+            )
+        return range(masked)
 
     def mask(self, index: int) -> Mask:
         """Read the mask in one annotated frame, bool (H, W); DataError where it is damaged."""
@@ -104,9 +109,15 @@ def read_jhmdb_sentences(folder: Path, split: str, problems: Problems) -> Datase
 def _by_video(folder: Path) -> dict[str, Path]:
     """The folders of the videos, which are in folders of their actions."""
     try:
-        return {entry.name: entry for action in folder.iterdir() if action.is_dir() for entry in action.iterdir()}
+        entries = [entry for action in sorted(folder.iterdir()) if action.is_dir() for entry in action.iterdir()]
     except OSError:
         raise DataError(f"{folder} is missing.") from None
+    videos: dict[str, Path] = {}
+    for entry in entries:
+        other = videos.setdefault(entry.name, entry)
+        if other != entry and entry.is_dir():
+            raise DataError(f"{folder} holds both {other} and {entry}; a video belongs to one action.")
+    return videos
 
 
 def _read_chosen(file: Path) -> dict[str, set[str]]:

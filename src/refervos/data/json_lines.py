@@ -11,8 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from refervos.data.files import IMAGE_SUFFIXES, Problems, decode_rle, read_indices, read_text, without_repetition
+from refervos.data.files import (
+    IMAGE_SUFFIXES,
+    Problems,
+    binary_mask,
+    decode_rle,
+    read_indices,
+    read_text,
+    without_repetition,
+)
 from refervos.data.frames import FileFrames, ImageFrames, VideoDecoder, VideoFileFrames, image_files
 from refervos.data.records import take, take_id
 from refervos.data.sample import Dataset, Mask, Sample, Video
@@ -23,7 +32,7 @@ NAME = "json-lines"
 FILE = "expressions.jsonl"
 """The file that is read from a folder."""
 
-FIELDS = ("video", "expression", "masks", "value", "no_target", "video_id", "expression_id", "split", "kind")
+FIELDS = ("video", "expression", "masks", "value", "void", "no_target", "video_id", "expression_id", "split", "kind")
 
 ALL = "all"
 """The split that every line belongs to."""
@@ -128,7 +137,8 @@ class _StoredAsTold:
     Attributes:
         source: The video.
         masks: As the line tells them; None where nothing is meant in any frame.
-        values: What the pixels meant are in mask images; none for all but 0.
+        values: What the pixels meant are in mask images; none where these are masks of the object alone.
+        voids: What the pixels that do not count are in mask images.
         base: What paths are relative to.
         where: What to call the line in an error.
     """
@@ -136,6 +146,7 @@ class _StoredAsTold:
     source: _Opened
     masks: Any
     values: Sequence[int]
+    voids: Sequence[int]
     base: Path
     where: str
 
@@ -151,15 +162,26 @@ class _StoredAsTold:
             return np.zeros(size, dtype=np.bool_)
         if isinstance(stored, dict):
             return decode_rle(stored, f"{self.where}, frame {self.source.frames.names[index]}", size)
-        values = read_indices(stored)
-        if values.shape != size:
-            height, width = values.shape
-            raise DataError(f"{stored} is {width}x{height}, the frames of {self.source.path} are {size[1]}x{size[0]}.")
-        return np.isin(values, self.values) if self.values else values > 0
+        numbers = self._numbers(stored, size)
+        if self.values:
+            return np.isin(numbers, self.values)
+        numbers[np.isin(numbers, self.voids)] = 0
+        return binary_mask(numbers, stored, "; 'value' tells which are meant, 'void' which do not count")
 
-    def void(self, index: int) -> None:
-        """All pixels count."""
-        return None
+    def void(self, index: int) -> Mask | None:
+        """Pixels of one annotated frame that do not count, bool (H, W); None where all do."""
+        stored = self._by_frame[index]
+        if not self.voids or not isinstance(stored, Path):
+            return None
+        return np.isin(self._numbers(stored, self.source.frames.size), self.voids)
+
+    def _numbers(self, stored: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """Read a mask image, uint8 (H, W)."""
+        numbers = read_indices(stored)
+        if numbers.shape != size:
+            height, width = numbers.shape
+            raise DataError(f"{stored} is {width}x{height}, the frames of {self.source.path} are {size[1]}x{size[0]}.")
+        return numbers
 
     @cached_property
     def _by_frame(self) -> dict[int, dict[str, Any] | Path | None]:
@@ -231,9 +253,14 @@ def _sample(record: dict[str, Any], id: str, source: _Opened, base: Path, where:
         raise DataError(f"{where}: 'no_target' must be true or false, and true only where there are no masks.")
     if not isinstance(masks, str | list | dict | None):
         raise DataError(f"{where}: 'masks' must be a list, an object by frames, or the path of a folder or PNG file.")
+    if masks is not None and len(masks) == 0:
+        raise DataError(f"{where}: 'masks' annotates no frame; leave it out where the answer is not known.")
     truth = None
     if masks is not None or no_target:
-        truth = _StoredAsTold(source, masks, _values(record, where), base, where)
+        values, voids = _values(record, "value", where), _values(record, "void", where)
+        if set(values) & set(voids):
+            raise DataError(f"{where}: 'value' and 'void' both tell {min(set(values) & set(voids))}.")
+        truth = _StoredAsTold(source, masks, values, voids, base, where)
         if isinstance(source.frames, ImageFrames):
             _ = truth.annotated  # costs nothing here, and tells what is wrong before anything is run
     return Sample(
@@ -251,9 +278,10 @@ def _tells_anything(masks: str | list[Any] | dict[str, Any] | None) -> bool:
     return any(mask is not None for mask in told)
 
 
-def _values(record: dict[str, Any], where: str) -> Sequence[int]:
-    value = record.get("value")
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(value, int) and 0 < value < 256 for value in values):
-        raise DataError(f"{where}: 'value' must be a number from 1 to 255, or a list of such.")
+def _values(record: dict[str, Any], name: str, where: str) -> Sequence[int]:
+    """Numbers in mask images that a line tells."""
+    told = record.get(name)
+    values = told if isinstance(told, list) else [] if told is None else [told]
+    if not all(type(value) is int and 0 < value < 256 for value in values):  # true is no number
+        raise DataError(f"{where}: {name!r} must be a number from 1 to 255, or a list of such.")
     return values

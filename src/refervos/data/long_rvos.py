@@ -64,12 +64,12 @@ def read_long_rvos(folder: Path, split: str, problems: Problems) -> Dataset:
                     continue
                 id = take_id(expression.fields, "obj_id", expression.where)
                 if id not in truths:
-                    truths[id] = _truth(annotations / video.id / id, frames)
+                    truths[id] = _truth(annotations / video.id / id, frames, problems)
                 samples.append(Sample(read, expression.id, expression.text, truths[id], True, kind, (id,)))
     return Dataset(NAME, split, tuple(samples))
 
 
-def _truth(folder: Path, frames: ImageFrames) -> NumberedPixels:
+def _truth(folder: Path, frames: ImageFrames, problems: Problems) -> NumberedPixels:
     try:
         there = {name.removesuffix(".png") for name in os.listdir(folder) if name.endswith(".png")}
     except OSError:
@@ -77,6 +77,14 @@ def _truth(folder: Path, frames: ImageFrames) -> NumberedPixels:
     unseen = frozenset(frames.names) - there
     if len(unseen) == len(frames.names):
         raise DataError(f"{folder} has no mask of any frame of {frames.folder}.")
+    strange = sorted(there - frozenset(frames.names))
+    if strange:
+        # A frame without a mask is one in which the object is not seen, unless its mask has another name.
+        numbers = {int(name) for name in unseen if name.isdecimal()}
+        misnamed = [name for name in strange if name.isdecimal() and int(name) in numbers]
+        if misnamed:
+            raise DataError(f"{folder / misnamed[0]}.png is a mask of no frame; it must have the frame's whole name.")
+        problems.note(f"{folder} has {len(strange)} masks of frames that are not listed, such as {strange[0]}.png.")
     return NumberedPixels(folder, frames, unseen=unseen)
 
 

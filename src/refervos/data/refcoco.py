@@ -153,6 +153,10 @@ def _sentences_of(ref: dict[str, Any], where: str) -> Iterator[_Sentence]:
     told = ref.get("ann_id")
     ids = told if isinstance(told, list) else [take(ref, "ann_id", int, where)]
     objects = tuple(str(id) for id in ids if id != -1)
+    if len(objects) < len(ids) and objects:
+        raise DataError(f"{where}: 'ann_id' is {ids}; -1, which means nothing, stands alone.")
+    if objects and ref.get("no_target") is True:
+        raise DataError(f"{where} has 'no_target', but its 'ann_id' is {ids}; where nothing is meant, it is [-1].")
     for sentence in take(ref, "sentences", list, where):
         yield _Sentence(take_id(sentence, "sent_id", where), take(sentence, "sent", str, where), image, objects)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from refervos.data.files import decode_rle, read_indices
+from refervos.data.files import binary_mask, decode_rle, read_indices
 from refervos.data.frames import ImageFrames
 from refervos.data.sample import Mask
 from refervos.errors import DataError
@@ -89,7 +89,7 @@ class NumberedPixels:
     Attributes:
         folder: Where the images are, each a PNG named after its frame.
         frames: The video's frames, whose size the images must have.
-        number: Of the object meant; None where every number but 0 means it.
+        number: Of the object meant; None where the images are masks of that object alone.
         void_number: Of the pixels that do not count; None where all do.
         unseen: Frames without an image, because the object is not seen in them.
     """
@@ -120,7 +120,9 @@ class NumberedPixels:
     def mask(self, index: int) -> Mask:
         """Read the mask in one frame, bool (H, W); DataError where the image is damaged."""
         numbers = self.numbers(index)
-        return numbers > 0 if self.number is None else numbers == self.number
+        if self.number is None:
+            return binary_mask(numbers, self.folder / f"{self.frames.names[index]}.png")
+        return numbers == self.number
 
     def void(self, index: int) -> Mask | None:
         """Pixels that do not count, bool (H, W); None where all do."""

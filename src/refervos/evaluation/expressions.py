@@ -11,7 +11,7 @@ import numpy as np
 
 from refervos.data.revos import RevosTruth
 from refervos.data.sample import Mask, Sample, Truth
-from refervos.errors import ConfigError, EvaluationError
+from refervos.errors import ConfigError, DataError, EvaluationError
 from refervos.evaluation.predictions import Predictions
 from refervos.metrics.images import PRECISION_THRESHOLDS
 from refervos.metrics.longvideo import temporal_iou, video_iou
@@ -132,6 +132,10 @@ def score_expression(
     there = predictions.names(sample)
     truth = sample.truth
     scored = range(len(names)) if truth is None else truth.annotated
+    if scored and scored[-1] >= len(names):
+        raise DataError(
+            f"video {sample.video.id} has {len(names)} frames, but there is a mask of frame {scored[-1] + 1}."
+        )
     missing = sum(names[index] not in there for index in scored)
     frames: list[_Frame] = []
     if truth is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from refervos.data.files import read_indices
+from refervos.data.files import binary_mask, read_indices
 from refervos.data.sample import Mask, Sample
 from refervos.errors import DataError, EvaluationError
 
@@ -93,12 +93,11 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> Mask:
     Raises:
         EvaluationError: When it is missing, damaged, not binary or of another size.
     """
-    values = read_numbers(path, size)
-    mask = values != 0
-    highest = int(values.max(initial=0))
-    if highest not in (0, 1, 255) or (values[mask] != highest).any():
-        raise EvaluationError(f"{path} is not binary; a mask holds 0 and 255, or 0 and 1.")
-    return mask
+    numbers = read_numbers(path, size)
+    try:
+        return binary_mask(numbers, path)
+    except DataError as error:
+        raise EvaluationError(str(error)) from error
 
 
 def read_numbers(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:

@@ -1,0 +1,210 @@
+"""Mask images are read as strictly as predictions: nothing but 0 and one other number is taken for a mask."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import layouts
+import layouts_images
+from refervos.data.catalogue import open_dataset
+from refervos.data.check import check_dataset
+from refervos.data.files import Problems
+from refervos.data.json_lines import read_json_lines
+from refervos.data.sample import Sample
+from refervos.errors import DataError, EvaluationError
+from refervos.evaluation.datasets import Part
+from refervos.evaluation.predictions import read_mask
+from refervos.evaluation.scoring import score
+
+SIZE = (48, 64)
+
+
+def meant() -> np.ndarray:
+    mask = np.zeros(SIZE, bool)
+    mask[10:30, 20:44] = True
+    return mask
+
+
+def edged(border: int = 2) -> np.ndarray:
+    """Pixels around the mask, as DAVIS marks those that do not count."""
+    around = np.zeros(SIZE, bool)
+    around[10 - border : 30 + border, 20 - border : 44 + border] = True
+    return around & ~meant()
+
+
+def smoothed() -> np.ndarray:
+    image = Image.fromarray(meant().astype(np.uint8) * 255)
+    large = image.resize((2 * SIZE[1], 2 * SIZE[0]), Image.Resampling.BICUBIC)
+    return np.asarray(large.resize((SIZE[1], SIZE[0]), Image.Resampling.BICUBIC))
+
+
+IMAGES: dict[str, np.ndarray] = {
+    "0 and 255": meant() * np.uint8(255),
+    "0 and 1": meant().astype(np.uint8),
+    "nothing": np.zeros(SIZE, np.uint8),
+    "everything": np.full(SIZE, 255, np.uint8),
+    "void": meant() + edged() * np.uint8(255),
+    "smoothed": smoothed(),
+    "two objects": meant() + edged() * np.uint8(2),
+    "one number": meant() * np.uint8(3),
+    "a single pixel": np.maximum(meant() * np.uint8(255), np.eye(*SIZE, dtype=np.uint8)),
+}
+
+
+def write(root: Path, image: np.ndarray, **line: Any) -> Path:
+    (root / "v").mkdir()
+    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(root / "v" / "0.jpg")
+    Image.fromarray(image).save(root / "mask.png")
+    record = {"video": "v", "expression": "it", "masks": ["mask.png"], **line}
+    (root / "expressions.jsonl").write_text(json.dumps(record))
+    return root
+
+
+def only(root: Path) -> Sample:
+    (sample,) = read_json_lines(root, "all", Problems()).samples
+    return sample
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_truth_is_read_where_the_same_image_is_read_as_a_prediction(tmp_path: Path, name: str) -> None:
+    truth = only(write(tmp_path, IMAGES[name])).truth
+    assert truth is not None
+    try:
+        predicted = read_mask(tmp_path / "mask.png", SIZE)
+    except EvaluationError:
+        with pytest.raises(DataError, match=r"mask\.png is not binary.*'value'.*'void'"):
+            truth.mask(0)
+        assert any("mask.png is not binary" in problem for problem in check_dataset("json-lines", tmp_path).problems)
+    else:
+        assert np.array_equal(truth.mask(0), predicted)
+
+
+def test_pixels_that_do_not_count_are_named(tmp_path: Path) -> None:
+    truth = only(write(tmp_path, IMAGES["void"], void=255)).truth
+    assert truth is not None
+    assert np.array_equal(truth.mask(0), meant())
+    void = truth.void(0)
+    assert void is not None
+    assert np.array_equal(void, edged())
+
+
+def test_an_object_is_named_beside_others_and_beside_pixels_that_do_not_count(tmp_path: Path) -> None:
+    image = np.where(edged(), np.uint8(255), IMAGES["two objects"])
+    image[40:44, 40:44] = 7
+    truth = only(write(tmp_path, image, value=1, void=[255, 7])).truth
+    assert truth is not None
+    assert np.array_equal(truth.mask(0), meant())
+    void = truth.void(0)
+    assert void is not None
+    assert np.array_equal(void, np.isin(image, [255, 7]))
+
+
+def test_pixels_that_do_not_count_cost_nothing_when_masks_are_scored(tmp_path: Path) -> None:
+    write(tmp_path, IMAGES["void"], void=255)
+    answers = tmp_path / "answers" / "v" / "0"
+    answers.mkdir(parents=True)
+    Image.fromarray((meant() | edged()) * np.uint8(255)).save(answers / "0.png")
+    (result,) = score(tmp_path / "answers", Part("json-lines", tmp_path), show_progress=False).summary.results
+    assert result.scores is not None
+    assert result.scores.j == 1.0
+
+
+def test_sixteen_bits_are_called_so(tmp_path: Path) -> None:
+    truth = only(write(tmp_path, meant().astype(np.uint16))).truth
+    assert truth is not None
+    with pytest.raises(DataError, match="16 bits a pixel"):
+        truth.mask(0)
+
+
+def test_masks_of_single_objects_in_a_benchmark_are_binary_too(tmp_path: Path) -> None:
+    layouts.write_long_rvos(tmp_path)
+    file = next((tmp_path / "valid" / "Annotations").rglob("*.png"))
+    Image.fromarray(smoothed()).save(file)
+    assert any(f"{file} is not binary" in problem for problem in check_dataset("long-rvos", tmp_path).problems)
+
+
+# Frames of which masks tell, but which are not there.
+
+
+def more_puppet_masks(root: Path) -> str:
+    import scipy.io
+
+    layouts.write_jhmdb_sentences(root, chosen=False)
+    file = next((root / "puppet_mask").rglob("puppet_mask.mat"))
+    masks = scipy.io.loadmat(file)["part_mask"]
+    scipy.io.savemat(file, {"part_mask": np.concatenate([masks] * 3, axis=2)})
+    return "has masks of 15 frames"
+
+
+def a_video_of_two_actions(root: Path) -> str:
+    layouts.write_jhmdb_sentences(root)
+    (root / "Rename_Images" / "wave" / "jhmdb00").rename(root / "Rename_Images" / "wave" / "kept")
+    for action in ("walk", "run"):
+        folder = root / "Rename_Images" / action / "jhmdb00"
+        folder.parent.mkdir()
+        folder.symlink_to(root / "Rename_Images" / "wave" / "kept")
+    return "both"
+
+
+def masks_of_other_names(root: Path) -> str:
+    layouts.write_long_rvos(root)
+    file = next((root / "valid" / "Annotations").rglob("*.png"))
+    short = file.with_name(f"{int(file.stem)}.png")
+    file.rename(short)
+    return f"{short} is a mask of no frame"
+
+
+def another_length(root: Path) -> str:
+    layouts_images.write_coco_video(root)
+    layouts.change_json(root / "train" / "instances.json", lambda content: content["videos"][0].update(length=9))
+    return "9"
+
+
+def a_target_and_none(root: Path) -> str:
+    layouts_images.write_grefcoco(root)
+    layouts.change_json(root / "grefcoco" / "grefs(unc).json", lambda refs: refs[0].update(no_target=True, ann_id=[2]))
+    return "'no_target'"
+
+
+def nothing_and_a_target(root: Path) -> str:
+    layouts_images.write_grefcoco(root)
+    layouts.change_json(root / "grefcoco" / "grefs(unc).json", lambda refs: refs[0].update(ann_id=[-1, 2]))
+    return "-1, which means nothing, stands alone"
+
+
+WRONG: list[tuple[str, str | None, Callable[[Path], str]]] = [
+    ("jhmdb-sentences", "test", more_puppet_masks),
+    ("jhmdb-sentences", "test", a_video_of_two_actions),
+    ("long-rvos", "valid", masks_of_other_names),
+    ("coco-video", "train", another_length),
+    ("grefcoco", "train", a_target_and_none),
+    ("grefcoco", "train", nothing_and_a_target),
+]
+
+
+@pytest.mark.parametrize(("name", "split", "spoil"), WRONG, ids=lambda value: getattr(value, "__name__", value))
+def test_what_does_not_fit_together_is_found_by_the_check(
+    tmp_path: Path, name: str, split: str | None, spoil: Callable[[Path], str]
+) -> None:
+    said = spoil(tmp_path)
+    assert any(said in problem for problem in check_dataset(name, tmp_path, split).problems)
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_a_mask_behind_the_end_of_a_video_is_told_when_masks_are_scored(tmp_path: Path, images: bool) -> None:
+    layouts.write_a2d_sentences(tmp_path / "data", images=images, videos=1)
+    masks = next((tmp_path / "data" / "text_annotations" / "a2d_annotation_with_instances").rglob("00002.h5"))
+    masks.rename(masks.with_name("00042.h5"))
+    (tmp_path / "answers").mkdir()
+    with pytest.raises(DataError, match="frame 42"):
+        score(tmp_path / "answers", Part("a2d-sentences", tmp_path / "data"), show_progress=False)
+    dataset = open_dataset("a2d-sentences", tmp_path / "data")
+    with pytest.raises(DataError):
+        dataset.samples[0].video.frames.read(41)
