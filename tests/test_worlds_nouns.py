@@ -32,7 +32,7 @@ from refervos.worlds import (
     referrals,
     some_referrals,
 )
-from refervos.worlds.drawings import DESIGNS, UNSEEN_DESIGN, Design, main, make_drawings
+from refervos.worlds.drawings import DESIGNS, PHOTOGRAPHS, UNSEEN_DESIGN, Design, main, make_drawings, make_photographs
 from refervos.worlds.facts import FALSE, TRUE, UNCLEAR
 from refervos.worlds.nouns import everyday_nouns, may_be, names_of, plural
 from refervos.worlds.sprites import GROUNDS, Sprite
@@ -236,6 +236,23 @@ def test_drawings_are_made_of_archives(tmp_path: Path) -> None:
     assert "red" in colours
     assert len(colours) >= 3
     assert "@a/silent 1.0.0" in (tmp_path / "LICENCES.md").read_text()
+
+
+def test_photographs_come_out_of_a_debian_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {f"./usr/share/backgrounds/{name}": name.encode() for name, _ in PHOTOGRAPHS}
+    members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", "data.tar.xz": archive(files)}
+    package = b"!<arch>\n"
+    for name, data in members.items():
+        package += (
+            f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
+        )
+    with pytest.raises(DataError, match="is not the package that was published"):
+        make_photographs(tmp_path, fetch=lambda address: package)
+    monkeypatch.setattr("refervos.worlds.drawings.PHOTOGRAPH_DIGEST", hashlib.sha256(package).hexdigest())
+    assert make_photographs(tmp_path, fetch=lambda address: package) == len(PHOTOGRAPHS)
+    for name, _ in PHOTOGRAPHS:
+        assert (tmp_path / GROUNDS / name).read_text() == name
+        assert name in (tmp_path / "LICENCES.md").read_text()
 
 
 def test_another_archive_than_the_published_one_is_refused(tmp_path: Path) -> None:

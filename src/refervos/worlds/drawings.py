@@ -6,7 +6,8 @@ cut-outs named after the nouns of ``nouns.txt``. Nothing of them is part of this
     pip install 'refervos[drawings]'
     python -m refervos.worlds.drawings out/drawings
 
-makes ``out/drawings/<design>/<noun>/<drawing>.png`` and ``out/drawings/LICENCES.md``.
+makes ``out/drawings/<design>/<noun>/<drawing>.png``, a few photographs for backgrounds in ``out/drawings/grounds``, and
+``out/drawings/LICENCES.md``.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ from PIL import Image
 
 from refervos.errors import DataError, MissingDependencyError, RefervosError
 from refervos.worlds.nouns import EverydayNoun, everyday_nouns
-from refervos.worlds.sprites import Sprites
+from refervos.worlds.sprites import GROUNDS, Sprites
 
 REGISTRY = "https://registry.npmjs.org"
+LICENCES = "LICENCES.md"
 
 UNSEEN_DESIGN = "twemoji"
 """The design that no model of the project is ever trained on: it is the test of drawings never seen."""
@@ -115,6 +117,21 @@ DESIGNS = (
         "Twemoji, Twitter, https://github.com/twitter/twemoji",
     ),
 )
+
+PHOTOGRAPHS = (
+    ("aitzgorri_by_Aitzol_Berasategi.jpg", "CC-BY-4.0"),
+    ("life_by_Aitzol_Berasategi.jpg", "CC-BY-4.0"),
+    ("picosdeeuropa_by_Aitzol_Berasategi.jpg", "CC-BY-4.0"),
+    ("seeding_by_Clements_Engelhardt.jpg", "CC0-1.0"),
+    ("sunset_by_Aitzol_Berasategi.jpg", "CC-BY-4.0"),
+)
+"""Landscapes for backgrounds, in which nothing of the table of nouns stands out, and their licences."""
+
+PHOTOGRAPH_PACKAGE = (
+    "http://deb.debian.org/debian/pool/main/l/lomiri-wallpapers/lomiri-wallpapers-16.04_20.04.0-2_all.deb"
+)
+PHOTOGRAPH_DIGEST = "a99ff6a3bfe451e4cc0682ecb3cc82e71740626d59e4845ae34a0a0e45421eab"
+"""The Debian package that has them, and its SHA-256."""
 
 TURNS = (0.25, 0.5, 0.75)
 """Parts of the colour circle by which a drawing in one clear colour is turned, where the thing may have any colour."""
@@ -209,10 +226,49 @@ def make_drawings(
         f"- `{design.name}`: {design.source}; {design.licence}; npm {design.package} {design.version}"
         for design in designs
     ]
-    (folder / "LICENCES.md").write_text(
-        "# Where the drawings come from\n\n" + "\n".join(lines) + "\n", encoding="utf-8"
-    )
+    (folder / LICENCES).write_text("# Where the drawings come from\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
     return counts
+
+
+def make_photographs(folder: Path, *, fetch: Callable[[str], bytes] | None = None) -> int:
+    """Fetch the photographs for backgrounds and write them into the sub-folder ``grounds``.
+
+    Args:
+        folder: Of the drawings.
+        fetch: Gets the package's bytes by its address, default over the network.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        DataError: When the package cannot be fetched or is not the one that was published.
+    """
+    data = (fetch or _download)(PHOTOGRAPH_PACKAGE)
+    found = hashlib.sha256(data).hexdigest()
+    if found != PHOTOGRAPH_DIGEST:
+        raise DataError(f"{PHOTOGRAPH_PACKAGE} is not the package that was published: its SHA-256 is {found}.")
+    grounds = folder / GROUNDS
+    grounds.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(fileobj=io.BytesIO(_contents(data))) as archive:
+        for name, _ in PHOTOGRAPHS:
+            member = archive.extractfile(f"./usr/share/backgrounds/{name}")
+            assert member is not None  # the digest says so
+            (grounds / name).write_bytes(member.read())
+    lines = [f"- `{GROUNDS}/{name}`: {licence}; Debian lomiri-wallpapers-16.04" for name, licence in PHOTOGRAPHS]
+    with (folder / LICENCES).open("a", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+    return len(PHOTOGRAPHS)
+
+
+def _contents(package: bytes) -> bytes:
+    """The tar archive of a Debian package's files: one member of an ar archive (deb(5))."""
+    place = len(b"!<arch>\n")
+    while place + 60 <= len(package):
+        name, size = package[place : place + 16].strip(), int(package[place + 48 : place + 58])
+        if name.startswith(b"data.tar"):
+            return package[place + 60 : place + 60 + size]
+        place += 60 + size + size % 2
+    raise DataError("the Debian package has no data.tar.")
 
 
 def _download(address: str) -> bytes:
@@ -301,6 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         make_drawings(options.folder, size=options.size)
+        make_photographs(options.folder)
     except RefervosError as error:
         print(error, file=sys.stderr)
         return 2
