@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+_LONGEST = 2000
+"""Letters of an error's sentence that are shown."""
+
 
 class RefervosError(Exception):
-    """Base of every error that is the input's fault, not the program's. The command line exits with code 2 on it."""
+    """Base of every error that is the input's fault, not the program's. The command line exits with code 2 on it.
+
+    What it says can quote names and texts that someone else wrote. As text it is one line without control characters,
+    which a terminal would obey, and not much longer than a screen.
+    """
+
+    def __str__(self) -> str:
+        """What is wrong, safe to print."""
+        return readable(super().__str__(), _LONGEST)
+
+
+def readable(text: str, longest: int) -> str:
+    """Spell out what a terminal would obey or could not show, and cut what is too long.
+
+    Args:
+        text: Any text, such as the name of a file.
+        longest: Letters that are kept, half of them from the end.
+
+    Returns:
+        One line of printable letters; control characters, lone surrogates and the like as ``\\x1b`` or ``\\ud800``.
+    """
+    if len(text) > longest:
+        text = f"{text[: longest // 2]} ... {text[-(longest // 2) :]}"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 class VideoError(RefervosError):

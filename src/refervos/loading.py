@@ -13,7 +13,7 @@ from refervos.errors import CheckpointError, ConfigError
 from refervos.hub import fetch
 from refervos.linear import lay_out
 from refervos.typed_config import config_from_mapping
-from refervos.weights import CONFIG, WEIGHTS, Undrawn, load_renamed, read_header, read_tensors
+from refervos.weights import CONFIG, WEIGHTS, Undrawn, check_finite, load_renamed, read_header, read_tensors
 
 if TYPE_CHECKING:
     from refervos.export.onnx_model import OnnxSamwise
@@ -126,6 +126,9 @@ def load(
         return _within(_read_exported(path, overrides), memory_budget)
     target = _device(device)
     loaded: Samwise | Sam2Segmenter | RefSam = _within(_read(path, overrides), memory_budget).compute_in(compute_dtype)
+    if compute_dtype != torch.float32:
+        name = str(compute_dtype).removeprefix("torch.")
+        check_finite(loaded, f"{path}, in {name},", "its weights are too large for that type, load it in float32")
     loaded = loaded.to(target).eval()
     lay_out(loaded)
     if compile:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
+from refervos.errors import CheckpointError
 from refervos.frames import Placement
 from refervos.prompts import Prompt
 
@@ -54,6 +55,28 @@ class FramePrediction:
     mask_logits: Tensor
     score: Tensor | None
     switched: Tensor
+
+    @property
+    def broken(self) -> Tensor:
+        """Whether there is a NaN in it, bool () on its device: it would show as an empty mask. See ``check_numbers``"""
+        broken = self.mask_logits.isnan().any()
+        return broken if self.score is None else broken | self.score.isnan().any()
+
+
+def check_numbers(broken: bool) -> None:
+    """Refuse an answer that has no meaning.
+
+    Args:
+        broken: See ``FramePrediction.broken``.
+
+    Raises:
+        CheckpointError: When it is.
+    """
+    if broken:
+        raise CheckpointError(
+            "the model answers with NaN instead of numbers; its weights are damaged, or what it computes is too large "
+            "for float16: load it in bfloat16 or float32, or take another checkpoint."
+        )
 
 
 def merge_predictions(groups: Sequence[Sequence[int]], parts: Sequence[FramePrediction]) -> FramePrediction:

@@ -19,7 +19,7 @@ from refervos.frame_changes import FrameChanges, Picture
 from refervos.frames import Placement, as_rgb, download
 from refervos.prompts import Prompt
 from refervos.segmentation import Segmentation
-from refervos.segmenter import FramePrediction, Segmenter
+from refervos.segmenter import FramePrediction, Segmenter, check_numbers
 from refervos.state_files import IN_MAIN_MEMORY, load_state, save_state
 
 Item = TypeVar("Item")
@@ -260,6 +260,7 @@ class Session:
 
         Raises:
             FrameError: When the frame is something else.
+            CheckpointError: When the model answers with NaN.
         """
         return self.clip([frame])[0]
 
@@ -274,6 +275,7 @@ class Session:
 
         Raises:
             FrameError: When a frame is no 8-bit image, or there is none; nothing has moved on then.
+            CheckpointError: When the model answers with NaN.
         """
         if len(frames) == 0:
             raise FrameError("the clip has no frames; give at least one.")
@@ -404,12 +406,14 @@ class Session:
         image, score = self._state.image, prediction.score
         guide = None if image is None else FrameGuide(image, self.border_cells)
         known = [] if score is None else [torch.sigmoid(score.float())]  # (N,)
+        told = [prediction.broken, prediction.switched]
         if self.keep_logits:
             logits = placement.restore(prediction.mask_logits, guide)  # (N, H, W)
-            masks, switched, *others = download([logits > 0, prediction.switched, logits, *known])
+            masks, broken, switched, *others = download([logits > 0, *told, logits, *known])
         else:
             shown = placement.masks(prediction.mask_logits, guide)
-            masks, switched, *others = download([shown, prediction.switched, *known])
+            masks, broken, switched, *others = download([shown, *told, *known])
+        check_numbers(bool(broken))
         kept = others.pop(0) if self.keep_logits else None
         # Without an object score, an object is present where its mask is not empty.
         presence = others[0] if others else np.asarray(masks.any(axis=(1, 2)), dtype=np.float32)

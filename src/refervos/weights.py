@@ -23,6 +23,12 @@ WEIGHTS = "model.safetensors"
 PICKLED_WEIGHTS = "pytorch_model.bin"
 CONFIG = "config.json"
 
+NUMBERS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+"""Types in which weights are stored. Narrower ones mean something only together with scales that stand elsewhere."""
+
+_NAMED = 20
+"""How many tensors an error names, of each kind of fault."""
+
 Rules = Sequence[tuple[str, str]]
 """Regular expressions and what each is replaced by, applied in order."""
 
@@ -137,13 +143,16 @@ def load_renamed(
         where: The checkpoint, for error messages.
 
     Raises:
-        CheckpointError: Lists missing, unexpected and misshapen tensors.
+        CheckpointError: Lists missing, unexpected and misshapen tensors, those of a type that holds no weights, and
+            those with numbers that are not finite.
     """
     filled: dict[str, Tensor] = {}
     made: dict[int, Tensor] = {}  # what two names share they go on sharing
     used: set[str] = set()
     missing: list[str] = []
     misshapen: list[str] = []
+    mistyped: list[str] = []
+    infinite: list[str] = []
     for name, target in model.state_dict(keep_vars=True).items():
         names = sources_of(name)
         used.update(names)
@@ -154,6 +163,10 @@ def load_renamed(
         if not names:
             filled[name] = made.setdefault(id(target), _in_place_of(target, torch.zeros_like(target)))
             continue
+        wrong = [part for part in names if not _right_type(source[part], target)]
+        if wrong:
+            mistyped.extend(f"{part} is {_type_name(source[part])}, {_type_name(target)} expected" for part in wrong)
+            continue
         value = source[names[0]] if len(names) == 1 else torch.cat([source[part] for part in names])
         if value.shape != target.shape and value.numel() == target.numel() and _squeezed(value) == _squeezed(target):
             value = value.reshape(target.shape)  # only axes of length one differ
@@ -162,17 +175,60 @@ def load_renamed(
             continue
         if id(target) not in made:
             made[id(target)] = _in_place_of(target, value)
+            if not is_finite(made[id(target)]):
+                infinite.append(" + ".join(names))
         filled[name] = made[id(target)]
     known = [re.compile(pattern) for pattern in unused]
     unexpected = [n for n in source if n not in used and not any(pattern.fullmatch(n) for pattern in known)]
-    problems = [
-        f"{len(names)} {kind}: {', '.join(sorted(set(names)))}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
-        if names
-    ]
+    found = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "misshapen": misshapen,
+        "of another type": mistyped,
+        "with NaN or infinity": infinite,
+    }
+    problems = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in found.items() if names]
     if problems:
         raise CheckpointError(f"{where} does not fit the model; {'; '.join(problems)}.")
     model.load_state_dict(filled, strict=False, assign=True)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(bool(bound.isfinite()) for bound in tensor.detach().aminmax())  # one pass that takes no memory
+
+
+def check_finite(model: nn.Module, where: str, advice: str) -> None:
+    """Check that a model's weights are numbers, after they were converted to another type.
+
+    Args:
+        model: The model.
+        where: What holds them, for the error.
+        advice: What would be right.
+
+    Raises:
+        CheckpointError: Names the tensors that hold NaN or infinity.
+    """
+    infinite = [name for name, tensor in model.state_dict().items() if not is_finite(tensor)]
+    if infinite:
+        raise CheckpointError(f"{where} has NaN or infinity in {_listed(infinite)}; {advice}.")
+
+
+def _right_type(value: Tensor, target: Tensor) -> bool:
+    """Whether a stored tensor can fill a model's: any type of weights for weights, and its own for anything else."""
+    return value.dtype in NUMBERS if target.is_floating_point() else value.dtype == target.dtype
+
+
+def _type_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names in order, the first of many."""
+    every = sorted(set(names))
+    return ", ".join(every[:_NAMED]) + (f" and {len(every) - _NAMED} more" if len(every) > _NAMED else "")
 
 
 def _in_place_of(target: Tensor, value: Tensor) -> Tensor:
@@ -245,6 +301,9 @@ def write_model(folder: Path, model: nn.Module, model_type: str, config: Any, dt
         model_type: What ``config.json`` says that it is.
         config: A dataclass, the model's shape.
         dtype: Round the weights to this type; default as they are.
+
+    Raises:
+        CheckpointError: When a weight is NaN or infinite, perhaps only once it is rounded.
     """
     from safetensors.torch import save_file
 
@@ -257,6 +316,13 @@ def write_model(folder: Path, model: nn.Module, model_type: str, config: Any, dt
     }
     (folder / CONFIG).write_text(json.dumps(header, indent=2) + "\n")
     tensors = {name: _rounded(tensor, dtype) for name, tensor in model.state_dict().items()}
+    infinite = [name for name, tensor in tensors.items() if not is_finite(tensor)]
+    if infinite:
+        kind = "" if dtype is None else f" in {str(dtype).removeprefix('torch.')}"
+        raise CheckpointError(
+            f"the weights are not written: {_listed(infinite)} would hold NaN or infinity{kind}; a model that answers "
+            "with numbers can be saved, in a type that holds them."
+        )
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     # safetensors makes files that only their owner can read; this one is as public as its neighbour.
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)

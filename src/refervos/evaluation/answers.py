@@ -19,7 +19,7 @@ from refervos.borders import FrameGuide
 from refervos.errors import ConfigError
 from refervos.frames import Placement, as_rgb
 from refervos.prompts import Prompt
-from refervos.segmenter import BatchSegmenter, Segmenter
+from refervos.segmenter import BatchSegmenter, Segmenter, check_numbers
 from refervos.session import Session
 
 BORDER_CELLS = 7
@@ -168,6 +168,7 @@ def answer_together(segmenter: BatchSegmenter[Any], questions: Sequence[Question
 
     Raises:
         PromptError: When the model cannot be asked with a prompt.
+        CheckpointError: When it answers with NaN.
     """
     start = time.perf_counter()
     length, height, width = questions[0].frames.shape[:3]
@@ -175,6 +176,7 @@ def answer_together(segmenter: BatchSegmenter[Any], questions: Sequence[Question
     tracks = [segmenter.begin(question.prompt) for question in questions]
     masks = np.empty((len(questions), length, height, width), dtype=np.bool_)
     switches = torch.zeros(len(questions), dtype=torch.long, device=segmenter.device)
+    broken = torch.zeros((), dtype=torch.bool, device=segmenter.device)
     follows = getattr(segmenter, "borders", "bilinear") == "frame"
 
     def placed(frames: npt.NDArray[np.uint8]) -> Tensor:
@@ -187,8 +189,10 @@ def answer_together(segmenter: BatchSegmenter[Any], questions: Sequence[Question
             images = [as_rgb(question.frames[chunk][time_of_chunk]) for question in questions] if follows else []
             answered.append(_masks(placement, prediction.mask_logits, images))  # (N, H, W)
             switches += prediction.switched
+            broken |= prediction.broken
         masks[:, chunk] = torch.stack(answered, dim=1).cpu().numpy()
     seconds = (time.perf_counter() - start) / len(questions)
+    check_numbers(bool(broken))
     return [Answer(own, count, seconds) for own, count in zip(masks, switches.tolist(), strict=True)]
 
 
