@@ -138,6 +138,40 @@ def test_a_sentence_may_come_with_a_click(miniature: Samwise) -> None:
         miniature.open([Prompt("the shape", points=[(500, 3)])]).step(clip.frames[0])
 
 
+@pytest.mark.parametrize("how", ["correction", "first click"])
+@pytest.mark.parametrize("ways", [{"points": [(40, 40)]}, {"box": (20, 20, 60, 60)}])
+def test_presence_after_a_click_is_calibrated_and_gates_the_mask(how: str, ways: dict[str, Any]) -> None:
+    def asked(**calibration: float) -> Segmentation:
+        session = session_of(micro_model(**calibration), [CAPTION])
+        if how == "correction":
+            session.step(scene(1)[0])
+            return session.correct(0, **ways)
+        session._tracks[0].state.pending = Prompt(**ways)
+        return session.step(scene(1)[0])
+
+    raw = asked()
+    logit = float(np.log(raw.presence[0] / (1 - raw.presence[0])))
+    assert logit > 0
+    assert raw.masks.any()
+    scale, shift = 0.5, -0.5 * logit - 1.0  # what the model scores by `logit` is present with a logit of -1
+    for threshold, shown in ((0.2, True), (0.4, False)):
+        found = asked(presence_scale=scale, presence_shift=shift, presence_threshold=threshold)
+        assert found.presence[0] == pytest.approx(1 / (1 + np.e), abs=1e-4)
+        assert bool(found.masks.any()) is shown
+        if shown:
+            assert np.array_equal(found.masks, raw.masks)
+
+
+def test_a_mask_that_the_user_gave_is_shown_whatever_the_model_believes() -> None:
+    session = session_of(micro_model(presence_shift=-50.0), [CAPTION])
+    assert not session.step(scene(1)[0]).masks.any()
+    mask = np.zeros((96, 128), bool)
+    mask[20:60, 30:70] = True
+    found = session.correct(0, mask=mask)
+    assert overlap(found.masks[0], mask) > 0.9
+    assert found.presence[0] > 0.99
+
+
 def test_corrections_do_not_pile_up() -> None:
     session = session_of(micro_model(), [CAPTION])
     kept = []

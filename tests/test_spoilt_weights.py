@@ -94,7 +94,7 @@ def test_weights_too_large_for_half_precision_are_refused_there_alone(folder: Pa
 
 
 def test_a_model_that_is_no_numbers_is_not_saved(tmp_path: Path) -> None:
-    model = micro_model()
+    model: Any = micro_model()
     model.text_prompt.layers[0].weight.data[0, 0] = 1e6
     model.save_pretrained(tmp_path / "fits")
     with pytest.raises(CheckpointError, match=rf"not written: {WEIGHT} would hold NaN or infinity in float16"):

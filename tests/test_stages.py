@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from refervos.bench.subjects import HashedWords
 from refervos.errors import ConfigError, TrainingError
 from refervos.loading import MINIATURE_FOLDER, load
 from refervos.samwise.config import SamwiseConfig
@@ -17,10 +20,13 @@ from refervos.text.pretrained import load_text
 from refervos.training.recipe import read_recipe
 from refervos.training.stages.prompted import PromptedSettings, PromptedSource
 from refervos.training.stages.questions import PADDING, AskedShares, ask, roughen
-from refervos.training.stages.samwise import ImagesSettings, build_samwise
+from refervos.training.stages.refsam import RefSamSettings, RefSamStage
+from refervos.training.stages.samwise import ImagesSettings, VideoSettings, VideoStage, build_samwise
 from refervos.training.stages.track import TrackSettings, TrackStage
 from refervos.training.trainer import train
 from refervos.worlds import WorldConfig, draw_clip
+from refsam_models import tiny_model
+from scenes import MICRO_SAM2, micro_model
 
 ROOT = Path(__file__).parents[1]
 SIDE = 64
@@ -104,6 +110,24 @@ def test_rough_masks_are_near_the_true_ones() -> None:
         ious.append((rough & mask).sum() / (rough | mask).sum())
     assert 0.5 < np.mean(ious) < 0.98
     assert len({round(float(iou), 3) for iou in ious}) > 5
+
+
+def samwise_stage(blind: bool = False) -> VideoStage:
+    """A stage over a model that shows every mask, or none because it takes nothing to be present."""
+    model = micro_model(cme=False, presence_shift=-100.0 if blind else 100.0)
+    model.tokenizer = HashedWords(100, start=(0,), end=(2,))
+    stage = VideoStage(VideoSettings(world=WorldConfig(objects=(2, 3)), frames=(2,), sentences=2), model)
+    stage.expect(2, 1)
+    return stage
+
+
+def refsam_stage(blind: bool = False) -> RefSamStage:
+    """The same over a model without an object score, which shows pixels above a threshold."""
+    torch.manual_seed(0)
+    model = tiny_model(mask_threshold=1000.0 if blind else -1000.0)
+    stage = RefSamStage(RefSamSettings(world=WorldConfig(objects=(2, 3)), frames=(2,), sentences=2), model)
+    stage.expect(2, 1)
+    return stage
 
 
 def losses_of(folder: Path) -> list[float]:
@@ -203,3 +227,44 @@ def test_a_tracker_goes_on_from_the_one_inside_a_model() -> None:
     expected = packaged.tracker.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in stage.tracker.state_dict().items())
     assert all(parameter.requires_grad for parameter in stage.tracker.parameters())
+
+
+def test_a_tracker_learns_with_dropout_and_without_choosing_the_steadiest_mask() -> None:
+    model = replace(MICRO_SAM2, multimask_stability=True)
+    stage = TrackStage.build(TrackSettings(frames=(3,), model=model, multimask=0.0), {}, 1)
+    batch = stage.source().collate([stage.source().draw(0, 0, (1, 0, 0))])
+
+    def answers(mode: bool) -> list[torch.Tensor]:
+        stage.train(mode)
+        with torch.no_grad():
+            return [stage.answer(batch).mask_logits for _ in range(2)]
+
+    learning, watching = answers(True), answers(False)
+    assert torch.equal(*watching)
+    assert torch.equal(learning[0][:, 0], learning[1][:, 0])  # nothing is remembered yet, so nothing can drop out
+    assert not torch.equal(learning[0][:, 1:], learning[1][:, 1:])
+    # Untrained masks are unsteady: in evaluation another one takes the place of the one that is asked for.
+    assert not torch.equal(learning[0][:, 0], watching[0][:, 0])
+    single = stage.tracker.sam.mask_decoder
+    single.stability = False
+    assert torch.equal(learning[0][:, 0], answers(False)[0][:, 0])
+
+
+@pytest.mark.parametrize("stage_of", [samwise_stage, refsam_stage])
+def test_validation_measures_losses_before_the_gate_and_masks_behind_it(stage_of: Any) -> None:
+    """A frame that is missed costs what it costs in training; the IoUs are those of the masks that a session shows."""
+    plain = stage_of()
+    batch = plain.source().collate([plain.source().draw(0, index, (1, 0, 1)) for index in range(2)])
+    with torch.no_grad():
+        plain.eval()
+        open_ = plain.validate([batch])
+        blind = stage_of(blind=True).eval()
+        found = blind.validate([batch])
+    for name in ("focal", "dice", "presence", "loss"):
+        assert found[name] == pytest.approx(open_[name], rel=1e-5), name
+    families = {name for name in open_ if name.startswith("iou ")}
+    assert {found[name] for name in families - {"iou none"}} == {0.0}
+    assert any(open_[name] > 0 for name in families)
+    assert found["iou"] == 0.0
+    if "iou none" in families:
+        assert found["iou none"] == 1.0

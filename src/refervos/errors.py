@@ -26,7 +26,7 @@ def readable(text: str, longest: int) -> str:
         longest: Letters that are kept, half of them from the end.
 
     Returns:
-        One line of printable letters; control characters, lone surrogates and the like as ``\\x1b`` or ``\\ud800``.
+        One line of printable letters; control characters, lone surrogates and the like as Python's ``ascii`` has them.
     """
     if len(text) > longest:
         text = f"{text[: longest // 2]} ... {text[-(longest // 2) :]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -22,11 +22,13 @@ class ClipOutput:
 
     Attributes:
         mask_logits: Low-resolution logits, not gated by anything (N, T, h, w).
-        score: Object score logits (N, T), or None.
+        score: Object score logits (N, T) as the decoder gives them, or None.
+        shown: In evaluation mode the logits whose sign is the mask that a session shows (N, T, h, w).
     """
 
     mask_logits: Tensor
     score: Tensor | None
+    shown: Tensor | None = field(default=None, kw_only=True)
 
 
 class TrainableModel(Pretrained):

@@ -394,7 +394,10 @@ class RefSam(TrainableModel):
             decoded = self.decode(_take(features, slice(time, None, frames)), sentences, tokens)
             tokens = decoded.tokens
             logits.append(decoded.mask_logits)
-        return ClipOutput(mask_logits=torch.stack(logits, dim=1), score=None)
+        stacked = torch.stack(logits, dim=1)  # (N, T, 4g, 4g)
+        return ClipOutput(
+            mask_logits=stacked, score=None, shown=None if self.training else stacked - self.config.mask_threshold
+        )
 
     # What it is.
 

@@ -8,7 +8,7 @@ would pull it back to where the sentence was misread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +19,14 @@ from refervos.frames import Placement
 from refervos.prompts import Prompt
 from refervos.sam2.memory import MemoryBank, MemoryMap, ObjectPointer
 from refervos.sam2.prompting import answer_masks, answer_points, check_geometry, check_within
-from refervos.sam2.tracker import Sam2Tracker
+from refervos.sam2.tracker import Sam2Tracker, gate
 from refervos.segmenter import FramePrediction
 
 SAME_OBJECT = 0.1
 """Masks whose intersection is a smaller share of the smaller one show different objects."""
+
+Calibration = Callable[[Tensor | None], tuple[Tensor | None, Tensor | None]]
+"""From object scores (n,) to the logit of the presence, and by how much that is above the threshold's, (n,) each."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class LastFrame:
     Attributes:
         pixels: The placed frame (3, S, S).
         mask_logits: The answer (1, 1, 4g, 4g).
-        score: Its object score logit (1,), or None.
+        score: Its object score logit (1,) as the model shows it, so calibrated where it is; or None.
     """
 
     pixels: Tensor
@@ -101,7 +104,13 @@ def keep_last(tracks: Sequence[CorrectableTrack], pixels: Tensor, prediction: Fr
         track.last = LastFrame(kept[min(row, len(kept) - 1)], prediction.mask_logits[row : row + 1].unsqueeze(1), score)
 
 
-def correct(tracker: Sam2Tracker, track: CorrectableTrack, prompt: Prompt, placement: Placement) -> FramePrediction:
+def correct(
+    tracker: Sam2Tracker,
+    track: CorrectableTrack,
+    prompt: Prompt,
+    placement: Placement,
+    calibrated: Calibration | None = None,
+) -> FramePrediction:
     """Answer a track's last frame again, by what the user says.
 
     Args:
@@ -109,6 +118,8 @@ def correct(tracker: Sam2Tracker, track: CorrectableTrack, prompt: Prompt, place
         track: The track; its memory of that frame changes.
         prompt: Clicks, a box or a mask on that frame; its expression is not read.
         placement: Where the frame lies in the square.
+        calibrated: What object scores say of presence; default what they are themselves. As on any other frame, masks
+            are shown by it, and memory goes by the score as it is.
 
     Returns:
         The new answer for this track alone.
@@ -133,7 +144,11 @@ def correct(tracker: Sam2Tracker, track: CorrectableTrack, prompt: Prompt, place
     maps = tracker.remember(features.top, answer.memory_logits, answer.score, binary=True)
     track.memory.forget_frame(frame)
     track.memory.store(frame, maps[0], answer.pointer[0], conditioning=True)
-    track.last = LastFrame(last.pixels, answer.mask_logits, answer.score)
+    shown, score = answer.mask_logits, answer.score
+    if calibrated is not None and answer.ungated is not None:
+        score, certain = calibrated(answer.score)
+        shown = gate(answer.ungated, certain)
+    track.last = LastFrame(last.pixels, shown, score)
     track.by_hand = True
     return track.last.prediction
 

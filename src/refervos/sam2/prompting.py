@@ -38,12 +38,15 @@ class Answer:
         memory_logits: What the memory encoder sees, (n, 1, S, S).
         pointer: (n, C).
         score: Object score logits (n,), or None.
+        ungated: (n, 1, 4g, 4g), the mask logits before the gate; None for masks that the user gave, whose score is not
+            the model's either.
     """
 
     mask_logits: Tensor
     memory_logits: Tensor
     pointer: Tensor
     score: Tensor | None
+    ungated: Tensor | None = None
 
 
 def answer_best(
@@ -61,9 +64,10 @@ def answer_best(
     decoded = tracker.decode(conditioned, features, sparse, multimask=multimask)
     best = decoded.ious.argmax(dim=1)  # (n,), 0 where there is one candidate only
     rows = torch.arange(len(best), device=best.device)
-    logits = gate(decoded.mask_logits[rows, best].unsqueeze(1), decoded.score)  # (n, 1, 4g, 4g)
+    ungated = decoded.mask_logits[rows, best].unsqueeze(1)  # (n, 1, 4g, 4g)
+    logits = gate(ungated, decoded.score)
     pointer = tracker.pointer(decoded.tokens[rows, best], decoded.score)
-    return Answer(logits, tracker.upsample(logits), pointer, decoded.score)
+    return Answer(logits, tracker.upsample(logits), pointer, decoded.score, ungated)
 
 
 def answer_points(

@@ -416,10 +416,11 @@ class Samwise(SamwiseStreamer, TrainableModel):
             for frame in frames
             if row in frame.cme_labels
         ]
-        scores = [frame.score for frame in frames if frame.score is not None]
+        scores = [frame.belief for frame in frames if frame.belief is not None]
         none = pixels.new_zeros(0, 2)
         return SamwiseOutput(
-            mask_logits=torch.cat([frame.mask_logits for frame in frames], dim=1),
+            mask_logits=torch.cat([frame.ungated for frame in frames], dim=1),
+            shown=None if self.training else torch.cat([frame.mask_logits for frame in frames], dim=1),
             score=torch.stack(scores, dim=1) if scores else None,
             cme_logits=torch.stack([logits for logits, _ in decisions]) if decisions else none,
             cme_labels=torch.stack([label for _, label in decisions]) if decisions else none[:, 0].long(),

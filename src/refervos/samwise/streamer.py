@@ -53,6 +53,7 @@ class TrackedFrame:
 
     Attributes:
         mask_logits: (n, 1, 4g, 4g), gated by the presence at inference.
+        ungated: The same before the gate.
         score: Object score logits (n,), or None; at inference calibrated: the logit of the presence.
         belief: The object score as it is (n,), or None: by its sign the memory takes the object to be there.
         pointer: What the object looks like (n, C).
@@ -63,6 +64,7 @@ class TrackedFrame:
     """
 
     mask_logits: Tensor
+    ungated: Tensor
     score: Tensor | None
     belief: Tensor | None
     pointer: Tensor
@@ -238,7 +240,7 @@ class SamwiseStreamer:
         and with the adapters 0.28.
         """
         with self.inference():
-            return correct(self.tracker, track, prompt, placement)
+            return correct(self.tracker, track, prompt, placement, self.calibrated)
 
     def undo(self, track: SamwiseTrack) -> FramePrediction | None:
         """Take the last correction back (see ``sam2.correction.undo``)."""
@@ -319,7 +321,7 @@ class SamwiseStreamer:
                 keep_last(tracks, clips[:, time], prediction)
                 for row, track in enumerate(tracks):
                     if track.pending is not None:
-                        answer = correct(self.tracker, track, track.pending, placements[time])
+                        answer = self.correct(track, track.pending, placements[time])
                         track.pending = track.before = None
                         prediction.mask_logits[row] = answer.mask_logits[0]
                         if prediction.score is not None and answer.score is not None:
@@ -411,6 +413,7 @@ class SamwiseStreamer:
             shown, remembered = gate(decoded.mask_logits, certain), gate(decoded.mask_logits, belief)
         return TrackedFrame(
             mask_logits=shown,
+            ungated=decoded.mask_logits,
             score=score,
             belief=belief,
             pointer=self.tracker.pointer(decoded.tokens[:, 0], belief),
@@ -488,6 +491,7 @@ class SamwiseStreamer:
         if self.config.memory_policy == "switch":
             track.memory.clear()
             frame.mask_logits[row] = other.mask_logits[index]
+            frame.ungated[row] = other.ungated[index]
             frame.pointer[row] = other.pointer[index]
             frame.memory_logits[row] = other.memory_logits[index]
             for before, after in ((frame.score, other.score), (frame.belief, other.belief)):
@@ -545,6 +549,7 @@ def _merge(groups: Sequence[Sequence[int]], frames: Sequence[TrackedFrame]) -> T
     beliefs = [frame.belief for frame in frames if frame.belief is not None]
     return TrackedFrame(
         mask_logits=in_order([frame.mask_logits for frame in frames]),
+        ungated=in_order([frame.ungated for frame in frames]),
         score=in_order(scores) if scores else None,
         belief=in_order(beliefs) if beliefs else None,
         pointer=in_order([frame.pointer for frame in frames]),

@@ -123,7 +123,12 @@ def around_hiding(truth: Tensor, least_area: int, after: int = 4) -> Tensor:
 
 
 def frame_losses(
-    mask_logits: Tensor, score: Tensor | None, truth: Tensor, least_area: int, weight: Tensor | None = None
+    mask_logits: Tensor,
+    score: Tensor | None,
+    truth: Tensor,
+    least_area: int,
+    weight: Tensor | None = None,
+    shown: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Focal and dice loss with every frame a row of its own, and the object score's cross-entropy.
 
@@ -138,6 +143,7 @@ def frame_losses(
         least_area: Pixels from which on an object counts as visible; with fewer, but some, neither dice nor the score
             is taught.
         weight: How much each frame's mask counts, float (R, T); default all alike. The object score does not ask.
+        shown: Logits of the masks that the IoUs are of (R, T, H, W), where they are others than those of the losses.
 
     Returns:
         ``focal``, ``dice`` and ``presence`` (zero without score), scalars; without gradient ``ious`` (R, T),
@@ -160,7 +166,7 @@ def frame_losses(
         scores = exact(score).flatten()
         wrong = F.binary_cross_entropy_with_logits(scores, seen.to(scores.dtype), reduction="none")
         losses["presence"] = mean_over_processes((wrong * taught).sum(), taught.sum())
-    ious = mask_ious(mask_logits.detach() > 0, truth)
+    ious = mask_ious((mask_logits if shown is None else shown).detach() > 0, truth)
     return losses | {"ious": ious, "iou": (ious.flatten() * seen).sum() / seen.sum().clamp(min=1)}
 
 

@@ -236,7 +236,8 @@ class ReferringStage(Stage):
         if settings.from_decidable:
             times = torch.arange(first, batch["truth"].shape[1], device=truth.device)
             weight = (times >= batch["decidable"].unsqueeze(1)).to(logits.dtype)  # (N, T)
-        losses = frame_losses(logits, output.score, truth, settings.least_area, weight)
+        shown = None if output.shown is None else self.model.upsample(output.shown)
+        losses = frame_losses(logits, output.score, truth, settings.least_area, weight, shown)
         ious = losses.pop("ious")  # (N, T)
         if settings.published_losses:
             inside = [
@@ -273,7 +274,10 @@ class ReferringStage(Stage):
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Any]) -> dict[str, float]:
-        """Besides the losses, the IoU of each family as at inference: gated by the object score, the CME at work.
+        """Besides the losses, the IoU of each family as at inference: gated by the presence, the CME at work.
+
+        The losses are those of training, before any gate: behind it a frame that was missed would cost hundreds of
+        times what it costs there.
 
         For sentences true of nothing it is the share of frames that are rightly left empty.
         """

@@ -76,6 +76,14 @@ class TrackStage(PromptedStage):
         """What learns."""
         return self.model.tracker
 
+    def train(self, mode: bool = True) -> TrackStage:
+        """Training mode for the tracker too, which a ``Sam2Segmenter`` keeps out of it: dropout in the memory
+        attention, and each of the decoder's masks learns from its own error (Ravi et al. 2024, appendix D).
+        """
+        super().train(mode)
+        self.tracker.train(mode)
+        return self
+
     def answer(self, batch: dict[str, Any]) -> Answers:
         """Answer frame by frame, each conditioned on what is remembered of those before."""
         settings, pixels = self.settings, batch["pixels"]
