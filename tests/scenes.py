@@ -117,6 +117,9 @@ class Uncorrectable:
     state_types: tuple[type, ...] = ()
     mixes_sentences = False
 
+    def check(self, track: Any, frame_size: tuple[int, int]) -> None:
+        raise NotImplementedError
+
     def correct(self, track: Any, prompt: Any, placement: Any) -> Any:
         raise NotImplementedError
 

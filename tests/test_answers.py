@@ -60,8 +60,8 @@ def test_a_batch_goes_to_the_device_resized_and_comes_back_chunk_by_chunk() -> N
         together: Any = answer_together(model, asked, 4)  # type: ignore[arg-type]
     chunks = [4, 4, 2]
     assert reads.moved == [3 * SIDE * SIDE] * FRAMES * len(asked)
-    # The masks of each chunk, and at the end how often memory was rewritten.
-    assert reads.sizes == [*(3 * frames * HEIGHT * WIDTH for frames in chunks), len(asked)]
+    # The masks of each chunk, and at the end how often memory was rewritten and whether all were numbers.
+    assert reads.sizes == [*(3 * frames * HEIGHT * WIDTH for frames in chunks), len(asked) + 1]
     assert [answer.switches for answer in together] == [FRAMES] * 3
     for question, answer in zip(asked, together, strict=True):
         alone = [chunk.masks[:, 0] for chunk in answer_video(model, question.frames, [question.prompt], 1)]  # type: ignore[arg-type]

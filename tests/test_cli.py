@@ -261,6 +261,8 @@ def test_what_is_no_video(make: Callable[[Path], Path], run: Run, tmp_path: Path
         (("the dog", "--model", "nowhere"), "nowhere does not exist"),
         (("the dog", "--box", "1,2,3"), "--box is '1,2,3'; give 4 numbers separated by commas"),
         (("--point", "a,b"), "--point is 'a,b'; give 2 or 3 numbers"),
+        (("--point", "10,20,0.5"), "--point is '10,20,0.5'; its third number is 0.5 and must be 0 or 1"),
+        (("--point", "nan,20"), "--point is 'nan,20'; give 2 or 3 numbers"),
         (("--box", "1,2,30,40"), "SAMWISE is asked with a sentence, not with box alone"),
         (("the dog", "--protocol", "odd"), "protocol is 'odd' where one of 'default', 'published' is expected"),
         (("the dog", "--verb", "runs"), "the verb 'runs' is a word of no expression"),
@@ -420,6 +422,25 @@ def test_a_click_goes_with_the_sentence(run: Run, tmp_path: Path) -> None:
     code, _, error = run("segment", path, "the shape", "the dog", "--point", "60,40", "--out", tmp_path / "q")
     assert code == 2
     assert "there are 2" in error
+
+
+def test_the_same_sentences_again_go_on_and_are_not_added_again(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "v"
+    path.mkdir()
+    for index, image in enumerate(scene(2)):
+        Image.fromarray(image).save(path / f"{index}.png")
+    session = ("--session", tmp_path / "s.refervos", "--save", "rle", "--quiet", "--overwrite")
+
+    def tracks(*asked: str) -> list[tuple[int, str]]:
+        assert run("segment", path, *asked, "--out", tmp_path / "r", *session)[0] == 0
+        lines = [json.loads(line) for line in (tmp_path / "r" / "masks.jsonl").read_text().splitlines()]
+        return sorted({(line["track"], line["expression"]) for line in lines})
+
+    first = [(0, "The red circle"), (1, "the blue star")]
+    assert tracks("The red circle", "the blue star") == first
+    assert tracks("The red circle", "the blue star") == first
+    assert tracks("the blue star", "the green square") == [*first, (2, "the green square")]
+    assert tracks() == [*first, (2, "the green square")]
 
 
 def test_a_session_goes_on_with_the_next_file(run: Run, tmp_path: Path) -> None:

@@ -172,6 +172,30 @@ def test_a_mask_that_the_user_gave_is_shown_whatever_the_model_believes() -> Non
     assert found.presence[0] > 0.99
 
 
+@pytest.mark.parametrize("wrong", [{"points": [(500, 3)]}, {"box": (0, 0, 129, 5)}, {"mask": np.ones((96, 100), bool)}])
+@pytest.mark.parametrize("policies", [{}, {"on_cut": "forget", "on_repeat": "reuse"}])
+def test_a_first_click_outside_the_frame_stops_its_own_track_alone(
+    miniature: Samwise, wrong: dict[str, Any], policies: dict[str, Any]
+) -> None:
+    frames = scene(4)
+    plain, session = (miniature.open("the red circle", keep_logits=True, **policies) for _ in range(2))
+    for frame in frames[:2]:
+        plain.step(frame)
+        session.step(frame)
+    added = session.add(Prompt("the blue star", **wrong))
+    good = session.add("the green square")
+    plain.add("the green square")
+    with pytest.raises(PromptError, match=rf"frame.*\. Track {added} is dropped\."):
+        session.step(frames[2])
+    assert list(session.expressions) == [0, good]
+    assert session.frame_index == 2
+    for frame in frames[2:]:
+        found = session.step(frame)
+        assert np.array_equal(found.logits, plain.step(frame).logits)  # type: ignore[arg-type]
+        assert found.frame_index == plain.frame_index - 1
+        assert found.track_ids == (0, good)
+
+
 def test_corrections_do_not_pile_up() -> None:
     session = session_of(micro_model(), [CAPTION])
     kept = []

@@ -318,7 +318,6 @@ def test_group_by_layout() -> None:
         (Prompt(points=[[5, 5], [160, 20]]), "click at x 160, y 20 .* x must be from 0 to 159 and y from 0 to 89"),
         (Prompt(points=[[20, 90]]), "click at x 20, y 90"),
         (Prompt(points=[[-0.5, 20]]), "click at x -0.5, y 20"),
-        (Prompt(points=[[float("nan"), 20]]), "click at x nan, y 20"),
         (Prompt(box=[10, 10, 161, 40]), "x 161, y 40 reaches outside the frame; x must be from 0 to 160"),
         (Prompt(box=[10, -1, 30, 40]), "x 10, y -1 .* reaches outside"),
         (Prompt(mask=np.ones((160, 90), dtype=bool)), "mask prompt is 90 x 160 pixels and the frame 160 x 90"),

@@ -533,11 +533,17 @@ def test_palette_images(tmp_path: Path) -> None:
     assert not np.asarray(Image.open(tmp_path / "00012.png")).any()
 
 
-def test_too_many_tracks_for_a_palette(tmp_path: Path) -> None:
-    masks = np.zeros((256, 4, 4), bool)
-    with pytest.raises(VideoError, match="More than 255 tracks"), PaletteSink(tmp_path) as sink:
-        sink.write(Frame(0, np.zeros((4, 4, 3), np.uint8)), segmentation(0, masks))
-    assert list(tmp_path.iterdir()) == []
+def test_a_palette_has_no_track_where_davis_has_pixels_that_do_not_count(tmp_path: Path) -> None:
+    masks = np.zeros((254, 16, 16), bool)
+    masks.reshape(254, 256)[range(254), range(254)] = True
+    with PaletteSink(tmp_path / "most") as sink:
+        sink.write(Frame(0, np.zeros((16, 16, 3), np.uint8)), segmentation(0, masks))
+    indices = np.asarray(Image.open(next((tmp_path / "most").iterdir())))
+    assert indices.max() == 254
+    assert np.array_equal(indices.ravel()[:254], np.arange(1, 255))
+    with pytest.raises(VideoError, match="More than 254 tracks"), PaletteSink(tmp_path / "more") as sink:
+        sink.write(Frame(0, np.zeros((4, 4, 3), np.uint8)), segmentation(0, np.zeros((255, 4, 4), bool)))
+    assert list((tmp_path / "more").iterdir()) == []
 
 
 def test_binary_images(tmp_path: Path) -> None:

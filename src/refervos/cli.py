@@ -171,22 +171,22 @@ def segment(
     """
     from refervos import load
     from refervos.pipeline import segment as run
-    from refervos.prompts import Prompt
+    from refervos.prompts import Prompt, parse_box, parse_click
     from refervos.video import Reconnect, open_source
 
     prompts = [Prompt(expression, verbs=spoken) for expression, spoken in verbs_of(expressions or [], verb)]
     if point or box:
         if len(prompts) > 1:
             raise PromptError(f"--point and --box go with one sentence or none, and there are {len(prompts)}.")
-        clicks = [numbers(text, "--point", (2, 3)) for text in point or ()]
+        clicks = [parse_click(text, "--point") for text in point or ()]
         asked = prompts[0] if prompts else None
         prompts = [
             Prompt(
                 asked.expression if asked else None,
                 asked.verbs if asked else None,
                 points=[click[:2] for click in clicks] or None,
-                labels=[int(click[2]) if len(click) == 3 else 1 for click in clicks] or None,
-                box=numbers(box, "--box", (4,)) if box else None,
+                labels=[click[2] for click in clicks] or None,
+                box=parse_box(box, "--box") if box else None,
             )
         ]
     going_on = session_file is not None and session_file.exists()
@@ -200,8 +200,7 @@ def segment(
         loaded = load(model, device=device, dtype=dtype.value, **overrides)
         if session_file is not None and going_on:
             session = loaded.restore(session_file)
-            for prompt in prompts:
-                session.add(prompt)
+            session.add_missing(prompts)
         else:
             forget = on_cut is OnCut.forget if on_cut else source.info.live
             session = loaded.open(
@@ -250,29 +249,6 @@ def verbs_of(expressions: list[str], verbs: list[str] | None) -> list[tuple[str,
                 f"the verb {verb!r} is a word of no expression; give words as they stand in the sentence."
             )
     return [(e, [v for v in verbs if v.lower() in sentence]) for e, sentence in zip(expressions, words, strict=True)]
-
-
-def numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:
-    """Read comma-separated numbers.
-
-    Args:
-        text: Such as ``10,20``.
-        option: Name in error messages.
-        counts: How many there may be.
-
-    Returns:
-        The numbers.
-
-    Raises:
-        PromptError: When they are no numbers, or not that many.
-    """
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in counts:
-        raise PromptError(f"{option} is {text!r}; give {' or '.join(map(str, counts))} numbers separated by commas.")
-    return values
 
 
 def result_name(name: str) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from refervos.errors import PromptError
+
+MOST_POINTS = 256
+"""Clicks in a prompt. Each is a token that attends to the whole frame; who means more can draw a mask."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,10 @@ class Prompt:
         points: Clicks as x, y in pixels of the frame, (P, 2).
         labels: 1 for a click on the object, 0 for one off it, length P; default all 1.
         box: x0, y0, x1, y1 in pixels of the frame.
-        mask: bool (H, W) at the frame's size.
+        mask: bool (H, W) at the frame's size; whole numbers count as True where they are not 0.
+
+    Raises:
+        PromptError: When something is given that is none of these.
     """
 
     expression: str | None = None
@@ -36,31 +44,39 @@ class Prompt:
         given = [name for name in ("expression", "points", "box", "mask") if getattr(self, name) is not None]
         if not given:
             raise PromptError("the prompt is empty; give an expression, points, a box or a mask.")
-        if self.expression is not None and not self.expression.strip():
-            raise PromptError("the expression is empty; give a sentence that refers to an object.")
+        if self.expression is not None:
+            _check_words("expression", self.expression)
+            if not self.expression.strip():
+                raise PromptError("the expression is empty; give a sentence that refers to an object.")
+        if self.verbs is not None:
+            if isinstance(self.verbs, str) or not isinstance(self.verbs, Sequence):
+                raise PromptError(f"verbs is {_short(self.verbs)}; give a list of words of the expression.")
+            for verb in self.verbs:
+                _check_words("verb", verb)
         if "mask" in given and len(given) > 1 and given != ["expression", "mask"]:
             raise PromptError("a mask prompt stands alone; give either a mask, or points and a box.")
+        # What is given may be lists, arrays or tensors; what is kept is plain.
         if self.points is not None:
-            self._check_points(self.points)
-        elif self.labels is not None:
-            raise PromptError("labels are given without points; give one label for each point.")
+            self._keep(points=_points(self.points))
+        if self.labels is not None:
+            self._keep(labels=_labels(self.labels, self.points))
         if self.box is not None:
-            if len(self.box) != 4:
-                raise PromptError(f"the box has {len(self.box)} numbers; it must be x0, y0, x1, y1.")
-            x0, y0, x1, y1 = self.box
-            if not (x0 < x1 and y0 < y1):
-                raise PromptError(f"the box {tuple(self.box)} is empty; x0 < x1 and y0 < y1 must hold.")
-        if self.mask is not None and np.asarray(self.mask).ndim != 2:
-            raise PromptError(f"the mask has shape {np.asarray(self.mask).shape}; it must be (height, width).")
+            self._keep(box=_box(self.box))
+        if self.mask is not None:
+            self._keep(mask=_mask(self.mask))
 
-    def _check_points(self, points: Sequence[Sequence[float]]) -> None:
-        if not len(points) or any(len(point) != 2 for point in points):
-            raise PromptError("points must be a non-empty list of x, y pairs.")
-        labels = self.labels
-        if labels is not None and (len(labels) != len(points) or any(label not in (0, 1) for label in labels)):
-            raise PromptError(
-                f"there are {len(points)} points and labels {list(labels)}; give a 0 or 1 for each point."
-            )
+    def _keep(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)  # the class is frozen
+
+    def asks_the_same(self, other: Prompt) -> bool:
+        """Whether another prompt is this one, word for word and point for point."""
+        return self._facts() == other._facts()
+
+    def _facts(self) -> tuple[Any, ...]:
+        mask = None if self.mask is None else (self.mask.shape, np.packbits(self.mask).tobytes())
+        verbs = None if self.verbs is None else tuple(self.verbs)
+        return self.expression, verbs, self.points, self.labels, self.box, mask
 
     @property
     def geometric(self) -> bool:
@@ -69,9 +85,9 @@ class Prompt:
 
     @property
     def description(self) -> str:
-        """A few words to show beside the mask."""
+        """A few words to show beside the mask: the expression as the user wrote it, where there is one."""
         if self.expression is not None:
-            return normalise(self.expression)
+            return self.expression
         parts = [name for name in ("points", "box", "mask") if getattr(self, name) is not None]
         return " and ".join(parts)
 
@@ -79,3 +95,120 @@ class Prompt:
 def normalise(expression: str) -> str:
     """Lower-case a sentence and single its spaces, as the models were trained."""
     return " ".join(expression.lower().split())
+
+
+def parse_click(text: str, option: str = "the click") -> tuple[float, float, int]:
+    """Read a click as a person writes it.
+
+    Args:
+        text: ``x,y`` for a click on the object, or ``x,y,1`` or ``x,y,0`` for one off it.
+        option: What is read, for the error.
+
+    Returns:
+        x, y and the label, 1 or 0.
+
+    Raises:
+        PromptError: When it is something else.
+    """
+    values = _parsed(text)
+    if len(values) not in (2, 3):
+        raise PromptError(f"{option} is {_short(text)}; give 2 or 3 numbers separated by commas: x,y or x,y,0.")
+    label = values[2] if len(values) == 3 else 1.0
+    if label not in (0.0, 1.0):
+        raise PromptError(f"{option} is {_short(text)}; its third number is {label:g} and must be 0 or 1.")
+    return values[0], values[1], int(label)
+
+
+def parse_box(text: str, option: str = "the box") -> tuple[float, ...]:
+    """Read a box as a person writes it.
+
+    Args:
+        text: ``x0,y0,x1,y1``.
+        option: What is read, for the error.
+
+    Returns:
+        The four numbers.
+
+    Raises:
+        PromptError: When they are no four numbers.
+    """
+    values = _parsed(text)
+    if len(values) != 4:
+        raise PromptError(f"{option} is {_short(text)}; give 4 numbers separated by commas: x0,y0,x1,y1.")
+    return values
+
+
+def _parsed(text: str) -> tuple[float, ...]:
+    """Numbers between commas; none at all where one of them is none, or not finite."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        return ()
+    return values if np.isfinite(values).all() else ()
+
+
+def _check_words(what: str, words: Any) -> None:
+    if not isinstance(words, str):
+        raise PromptError(f"the {what} is a {type(words).__name__}; give words.")
+    try:
+        words.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(f"the {what} {_short(words)} is no text in Unicode (a lone surrogate).") from error
+
+
+def _numbers(values: Any) -> npt.NDArray[np.float64] | None:
+    """Finite numbers in an array, None where something is none."""
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # tensors on another device are a TypeError
+        return None
+    return array if np.isfinite(array).all() else None
+
+
+def _points(points: Any) -> tuple[tuple[float, float], ...]:
+    array = _numbers(points)
+    if array is None or array.ndim != 2 or array.shape[1] != 2 or not len(array):
+        raise PromptError(f"points must be a non-empty list of x, y pairs of numbers; it is {_short(points)}.")
+    if len(array) > MOST_POINTS:
+        raise PromptError(f"there are {len(array)} points; at most {MOST_POINTS} are read. Give a mask instead.")
+    return tuple((x, y) for x, y in array.tolist())
+
+
+def _labels(labels: Any, points: Any) -> tuple[int, ...]:
+    if points is None:
+        raise PromptError("labels are given without points; give one label for each point.")
+    array = _numbers(labels)
+    if array is None or array.shape != (len(points),) or not np.isin(array, (0, 1)).all():
+        shown = _short(list(labels) if isinstance(labels, Sequence | np.ndarray) else labels)
+        raise PromptError(f"there are {len(points)} points and labels {shown}; give a 0 or 1 for each point.")
+    return tuple(int(label) for label in array)
+
+
+def _box(box: Any) -> tuple[float, ...]:
+    array = _numbers(box)
+    if array is None or array.ndim != 1:
+        raise PromptError(f"the box is {_short(box)}; it must be x0, y0, x1, y1 in numbers.")
+    if len(array) != 4:
+        raise PromptError(f"the box has {len(array)} numbers; it must be x0, y0, x1, y1.")
+    x0, y0, x1, y1 = array.tolist()
+    if not (x0 < x1 and y0 < y1):
+        raise PromptError(f"the box {(x0, y0, x1, y1)} is empty; x0 < x1 and y0 < y1 must hold.")
+    return x0, y0, x1, y1
+
+
+def _mask(mask: Any) -> npt.NDArray[np.bool_]:
+    try:
+        array = np.asarray(mask)
+    except (TypeError, ValueError, RuntimeError):
+        array = np.asarray(None)
+    if array.dtype.kind not in "biuf":
+        raise PromptError(f"the mask is {_short(mask)}; it must be True and False, (height, width).")
+    if array.ndim != 2:
+        raise PromptError(f"the mask has shape {array.shape}; it must be (height, width).")
+    if array.dtype.kind == "f" and not np.isin(array, (0, 1)).all():
+        raise PromptError("the mask holds fractions; it must be True and False, so compare it with a threshold.")
+    return array if array.dtype == np.bool_ else array != 0
+
+
+def _short(value: Any) -> str:
+    return reprlib.repr(value)

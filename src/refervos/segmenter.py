@@ -139,6 +139,14 @@ class Segmenter(Protocol[Track]):
         """
         ...
 
+    def check(self, track: Track, frame_size: tuple[int, int]) -> None:
+        """Check that the clicks, box or mask of a track that has seen no frame fit its first one, if there are any.
+
+        Raises:
+            PromptError: When they do not.
+        """
+        ...
+
     def correct(self, track: Track, prompt: Prompt, placement: Placement) -> FramePrediction:
         """Answer the track's last frame again, by clicks, a box or a mask on it; returns one row."""
         ...

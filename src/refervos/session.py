@@ -166,6 +166,29 @@ class Session:
         self._state.next_track += 1
         return number
 
+    def add_missing(self, prompts: Iterable[Prompt | str]) -> list[int]:
+        """Follow what is not followed yet, as a session that was restored is asked again for the same things.
+
+        Args:
+            prompts: Sentences and prompts. One that a track is asked by already, word for word, is not added; given
+                twice, it is followed twice.
+
+        Returns:
+            The numbers of the new tracks.
+
+        Raises:
+            PromptError: When the model cannot be asked with one of them.
+        """
+        followed = [track.prompt for track in self._tracks.values()]
+        new = []
+        for prompt in map(_as_prompt, prompts):
+            same = next((known for known in followed if known.asks_the_same(prompt)), None)
+            if same is None:
+                new.append(self.add(prompt))
+            else:
+                followed.remove(same)
+        return new
+
     def drop(self, track: int) -> None:
         """Stop following a track.
 
@@ -275,15 +298,29 @@ class Session:
 
         Raises:
             FrameError: When a frame is no 8-bit image, or there is none; nothing has moved on then.
+            PromptError: When a new track's click, box or mask does not fit the first frame: the track is dropped, and
+                nothing else has changed, so that the same frames can be given again.
             CheckpointError: When the model answers with NaN.
         """
         if len(frames) == 0:
             raise FrameError("the clip has no frames; give at least one.")
         images = [as_rgb(frame) for frame in frames]
+        self._drop_misplaced((images[0].shape[1], images[0].shape[2]))
         answers: list[Segmentation] = []
         for scene in self._scenes(images):
             answers += self._scene(*scene)
         return answers
+
+    def _drop_misplaced(self, frame_size: tuple[int, int]) -> None:
+        """Drop a track that cannot be asked about the frame it waits for: it would hold all others up for ever."""
+        for number, followed in list(self._tracks.items()):
+            if not followed.prompt.geometric:
+                continue
+            try:
+                self.model.check(followed.state, frame_size)
+            except PromptError as error:
+                self.drop(number)
+                raise PromptError(f"{error} Track {number} is dropped.") from error
 
     def _scenes(self, images: list[Tensor]) -> Iterator[tuple[list[Tensor], bool, bool]]:
         """Cut a clip where a scene ends or a frame repeats the one before.

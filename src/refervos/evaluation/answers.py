@@ -192,8 +192,9 @@ def answer_together(segmenter: BatchSegmenter[Any], questions: Sequence[Question
             broken |= prediction.broken
         masks[:, chunk] = torch.stack(answered, dim=1).cpu().numpy()
     seconds = (time.perf_counter() - start) / len(questions)
-    check_numbers(bool(broken))
-    return [Answer(own, count, seconds) for own, count in zip(masks, switches.tolist(), strict=True)]
+    *counts, nan = torch.cat([switches, broken.long().reshape(1)]).tolist()
+    check_numbers(bool(nan))
+    return [Answer(own, count, seconds) for own, count in zip(masks, counts, strict=True)]
 
 
 def _masks(placement: Placement, mask_logits: Tensor, images: Sequence[Tensor]) -> Tensor:

@@ -323,6 +323,9 @@ class RefSam(TrainableModel):
             numbers = max(numbers, 10 * sam.grid**2 * sam.vit_width)
         return max(1, batch_budget(self.device, self.memory_budget) // (numbers * self.compute_dtype.itemsize))
 
+    def check(self, track: RefSamTrack, frame_size: tuple[int, int]) -> None:
+        """Sentences fit every frame."""
+
     def correct(self, track: RefSamTrack, prompt: Prompt, placement: Placement) -> FramePrediction:
         """RefSAM knows sentences alone.
 

@@ -116,10 +116,14 @@ class Sam2Segmenter(Pretrained):
             PromptError: At once, before any track has moved, when a new track's click or box lies outside the first
                 frame or its mask has another size.
         """
-        for track in tracks:
-            if track.frame == 0 and placements:
-                check_within(track.prompt, placements[0].frame_size)
+        for track in tracks if placements else ():
+            self.check(track, placements[0].frame_size)
         return self._segment(pixels, tracks, placements)
+
+    def check(self, track: Sam2Track, frame_size: tuple[int, int]) -> None:
+        """Check that a new track's prompt fits its first frame (see ``Segmenter``)."""
+        if track.frame == 0:
+            check_within(track.prompt, frame_size)
 
     @torch.inference_mode()
     def _segment(

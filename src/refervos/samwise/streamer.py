@@ -270,9 +270,13 @@ class SamwiseStreamer:
                 frame or its mask has another size.
         """
         for track in tracks:
-            if track.pending is not None:
-                check_within(track.pending, placements[0].frame_size)
+            self.check(track, placements[0].frame_size)
         return self._segment(pixels.unsqueeze(0), tracks, placements)
+
+    def check(self, track: SamwiseTrack, frame_size: tuple[int, int]) -> None:
+        """Check that what a track waits to ask about its first frame fits it (see ``Segmenter``)."""
+        if track.pending is not None:
+            check_within(track.pending, frame_size)
 
     def _segment(
         self, clips: Tensor, tracks: Sequence[SamwiseTrack], placements: Sequence[Placement] = ()

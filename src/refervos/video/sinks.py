@@ -129,7 +129,7 @@ class PaletteSink(_FolderSink):
     """One indexed PNG per frame, folder/<name>.png, with the palette of the DAVIS benchmark.
 
     Index 0 is background, k + 1 the k-th track in order of first appearance; where tracks overlap, the later
-    one lies above.
+    one lies above. Index 255 is left out: DAVIS means by it pixels that do not count.
     """
 
     def _write(self, frame: Frame, segmentation: Segmentation, name: str) -> None:
@@ -141,8 +141,8 @@ class PaletteSink(_FolderSink):
             ),
             key=lambda pair: pair[0],
         ):
-            if number > 254:
-                raise VideoError("More than 255 tracks do not fit into a palette image; use RleSink or BinarySink.")
+            if number > 253:
+                raise VideoError("More than 254 tracks do not fit into a palette image; use RleSink or BinarySink.")
             indices[mask] = number + 1
         image = Image.fromarray(indices)
         image.putpalette(davis_palette().tobytes())
