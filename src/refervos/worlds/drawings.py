@@ -6,8 +6,8 @@ cut-outs named after the nouns of ``nouns.txt``. Nothing of them is part of this
     pip install 'refervos[drawings]'
     python -m refervos.worlds.drawings out/drawings
 
-makes ``out/drawings/<design>/<noun>/<drawing>.png``, a few photographs for backgrounds in ``out/drawings/grounds``, and
-``out/drawings/LICENCES.md``.
+makes ``out/drawings/<design>/<noun>/<drawing>.png``, a few photographs for backgrounds in ``out/drawings/grounds``, a
+list of words in ``out/drawings/words.txt``, and ``out/drawings/LICENCES.md``.
 """
 
 from __future__ import annotations
@@ -117,6 +117,16 @@ DESIGNS = (
         "Twemoji, Twitter, https://github.com/twitter/twemoji",
     ),
 )
+
+WORDS = Design(
+    "words",
+    "emojibase-data",
+    "17.0.0",
+    "Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==",
+    "MIT",
+    "emojibase, https://github.com/milesj/emojibase",
+)
+"""Names and tags of emoji: some thousand everyday words, from which a text encoder learns what is near to what."""
 
 PHOTOGRAPHS = (
     ("aitzgorri_by_Aitzol_Berasategi.jpg", "CC-BY-4.0"),
@@ -228,6 +238,28 @@ def make_drawings(
     ]
     (folder / LICENCES).write_text("# Where the drawings come from\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
     return counts
+
+
+def make_words(folder: Path, *, fetch: Callable[[str], bytes] | None = None) -> int:
+    """Fetch a list of everyday words and write it as ``words.txt``, one a line.
+
+    Args:
+        folder: Of the drawings.
+        fetch: Gets the archive's bytes by its address, default over the network.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        DataError: When the archive cannot be fetched or is not the one that was published.
+    """
+    files = _unpacked(WORDS, fetch or _download)
+    entries = json.loads(files["package/en/data.json"])
+    told = {word.lower() for entry in entries for word in (entry["label"], *entry.get("tags", ()))}
+    words = sorted(word for word in told if re.fullmatch(r"[a-z]{2,}( [a-z]{2,})?", word))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "words.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    return len(words)
 
 
 def make_photographs(folder: Path, *, fetch: Callable[[str], bytes] | None = None) -> int:
@@ -358,6 +390,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         make_drawings(options.folder, size=options.size)
         make_photographs(options.folder)
+        make_words(options.folder)
     except RefervosError as error:
         print(error, file=sys.stderr)
         return 2

@@ -28,7 +28,9 @@ from refervos.text.tokenizer import Tokenizer, unigram
 from refervos.training.distributed import mean_over_processes
 from refervos.training.initialisation import initialise
 from refervos.training.stage import SampleSource, Stage
+from refervos.training.stages.word_meanings import MeaningHeads, WordMeanings, word_sample
 from refervos.worlds import all_sentences
+from refervos.worlds.nouns import everyday_nouns
 
 ROBERTA_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 T5_TOKENS = ("<pad>", "</s>", "<unk>", "<extra_id_0>")
@@ -46,6 +48,11 @@ class LanguageSettings:
         t5: Shape of a T5 encoder; likewise.
         vocabulary: Most tokens that the tokenizer may learn.
         sentences: A text file with one sentence a line; default those of the worlds.
+        nouns: Whether the worlds' sentences speak of everyday nouns and their synonyms as well as of shapes.
+        teacher: Folder of a sentence encoder whose vectors of words are learnt as well; see ``WordMeanings``.
+        words: A text file with more words to learn the meaning of, one a line.
+        meaning: Weight of learning these.
+        about_words: Share of the sentences that are made about one of these words.
         hidden: Share of the words that are to be guessed.
         summary: Weight of a second task: the vector from which prompts are made (a RoBERTa's first token, the mean of
             a T5's tokens) tells which tokens the sentence has.
@@ -56,6 +63,11 @@ class LanguageSettings:
     t5: T5Config = field(default_factory=T5Config)
     vocabulary: int = 1000
     sentences: str | None = None
+    nouns: bool = False
+    teacher: str | None = None
+    words: str | None = None
+    meaning: float = 4.0
+    about_words: float = 0.5
     hidden: float = 0.2
     summary: float = 1.0
 
@@ -72,6 +84,8 @@ class SentenceSource(SampleSource):
         pad: Id of padding.
         max_tokens: The longest sequence that the encoder takes.
         hidden: Share of the words that are to be guessed.
+        taught: Words whose meaning is learnt, if any.
+        about_words: Share of the sentences that are made about one of them.
     """
 
     sentences: Sequence[str]
@@ -81,29 +95,43 @@ class SentenceSource(SampleSource):
     pad: int
     max_tokens: int
     hidden: float
+    taught: Sequence[str] = ()
+    about_words: float = 0.0
 
     def draw(self, step: int, index: int, key: Sequence[int]) -> Any:
-        """One sentence: its tokens with some hidden, and the tokens themselves, int64 (L,) each."""
+        """One sentence: its tokens with some hidden, what these are, the tokens themselves, int64 (L,) each; where the
+        word is whose meaning is learnt, bool (L,), and which it is, -1 for none.
+        """
         rng = np.random.default_rng([*key, step, index])
-        text = self.sentences[int(rng.integers(len(self.sentences)))]
-        ids = np.array(self.tokenizer.encode(text, limit=self.max_tokens)[0])
-        word = np.isin(ids, self.words)
+        if self.taught and rng.random() < self.about_words:
+            ids, inside, which = word_sample(self.taught, self.tokenizer, self.max_tokens, rng)
+        else:
+            text = self.sentences[int(rng.integers(len(self.sentences)))]
+            ids = np.array(self.tokenizer.encode(text, limit=self.max_tokens)[0])
+            inside, which = np.zeros(len(ids), np.bool_), -1
+        word = np.isin(ids, self.words) & ~inside  # what is to be understood must be seen
         chosen = word & (rng.random(len(ids)) < self.hidden)
-        if not chosen.any():
+        if not chosen.any() and word.any():
             chosen[rng.choice(np.nonzero(word)[0])] = True
         shown = ids.copy()
         luck = rng.random(len(ids))  # RoBERTa's 80 % hidden, 10 % another word, 10 % left
         shown[chosen & (luck < 0.8)] = self.mask
         other = chosen & (luck >= 0.8) & (luck < 0.9)
         shown[other] = self.words[rng.integers(len(self.words), size=other.sum())]
-        return torch.from_numpy(shown), torch.from_numpy(np.where(chosen, ids, -100)), torch.from_numpy(ids)
+        hidden = np.where(chosen, ids, -100)
+        return *(torch.from_numpy(array) for array in (shown, hidden, ids, inside)), which
 
     def collate(self, samples: list[Any]) -> dict[str, Tensor]:
-        """Pad to the longest sentence: ``shown``, ``hidden`` (-100 where there is nothing to guess), ``ids``."""
+        """Pad to the longest sentence: ``shown``, ``hidden`` (-100 where there is nothing to guess), ``ids``,
+        ``inside`` (the tokens of the word whose meaning is learnt); and ``word``, which that is.
+        """
+        shown, hidden, ids, inside, which = (list(part) for part in zip(*samples, strict=True))
         return {
-            "shown": pad_tokens([shown for shown, _, _ in samples], self.pad),
-            "hidden": pad_tokens([hidden for _, hidden, _ in samples], -100),
-            "ids": pad_tokens([ids for _, _, ids in samples], self.pad),
+            "shown": pad_tokens(shown, self.pad),
+            "hidden": pad_tokens(hidden, -100),
+            "ids": pad_tokens(ids, self.pad),
+            "inside": nn.utils.rnn.pad_sequence(inside, batch_first=True),
+            "word": torch.tensor(which),
         }
 
 
@@ -115,6 +143,7 @@ class LanguageStage(Stage):
         encoder: The weights to start from.
         tokenizer: Its tokenizer.
         sentences: What to read.
+        meanings: What words mean to a teacher, if any.
     """
 
     name: ClassVar[str] = "language"
@@ -127,6 +156,7 @@ class LanguageStage(Stage):
         encoder: TextEncoder | T5TextEncoder,
         tokenizer: Tokenizer,
         sentences: Sequence[str],
+        meanings: WordMeanings | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings
@@ -138,6 +168,8 @@ class LanguageStage(Stage):
             nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width), nn.Linear(width, vocabulary)
         )
         self.summary = nn.Linear(width, vocabulary)
+        self.taught = () if meanings is None else meanings.words
+        self.meaning = None if meanings is None else MeaningHeads(width, meanings)
         self.kind = KINDS[settings.kind]
         self.mask = tokenizer.id_of(self.kind.special_tokens[-1])
         # On the CPU, for the processes that draw samples.
@@ -150,11 +182,17 @@ class LanguageStage(Stage):
     def build(cls, settings: LanguageSettings, init: Mapping[str, Path], seed: int) -> LanguageStage:
         """From an earlier language stage (``model``), otherwise from random weights and a new tokenizer."""
         torch.manual_seed(seed)
-        sentences, kind = read_sentences(settings.sentences), KINDS[settings.kind]
+        sentences, kind = read_sentences(settings.sentences, nouns=settings.nouns), KINDS[settings.kind]
+        meanings: WordMeanings | None = None
+        if settings.teacher is not None:
+            words = None if settings.words is None else Path(settings.words).expanduser()
+            meanings = WordMeanings.of(Path(settings.teacher).expanduser(), words)
         if "model" in init:
-            return cls(settings, *kind.load(init["model"]), sentences)
-        tokenizer = kind.train_tokenizer(sentences, settings.vocabulary)
-        return cls(settings, kind.begin(settings, len(tokenizer)), tokenizer, sentences)
+            return cls(settings, *kind.load(init["model"]), sentences, meanings)
+        known = [] if meanings is None else [f"the {word}" for word in meanings.words for _ in range(2)]
+        tokenizer = kind.train_tokenizer([*sentences, *known], settings.vocabulary)
+        torch.manual_seed(seed)
+        return cls(settings, kind.begin(settings, len(tokenizer)), tokenizer, sentences, meanings)
 
     def source(self) -> SentenceSource:
         """Sentences with hidden words."""
@@ -167,6 +205,8 @@ class LanguageStage(Stage):
             pad=shape.pad,
             max_tokens=shape.max_tokens,
             hidden=self.settings.hidden,
+            taught=self.taught,
+            about_words=self.settings.about_words,
         )
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -182,20 +222,29 @@ class LanguageStage(Stage):
         told = F.binary_cross_entropy_with_logits(self.summary(summary)[:, self.word_ids], present, reduction="none")
         guess_loss = mean_over_processes(wrong, known.sum())
         summary_loss = told.sum(1).mean()
-        right = ((answers.argmax(-1) == hidden) & known).sum() / known.sum()
-        loss = guess_loss + self.settings.summary * summary_loss
-        return {"loss": loss, "guess": guess_loss, "summary": summary_loss, "right": right}
+        right = ((answers.argmax(-1) == hidden) & known).sum() / known.sum().clamp(min=1)
+        losses = {
+            "loss": guess_loss + self.settings.summary * summary_loss,
+            "guess": guess_loss,
+            "summary": summary_loss,
+            "right": right,
+        }
+        if self.meaning is not None:
+            losses |= self.meaning(states, summary, batch["inside"], batch["word"])
+            losses["loss"] = losses["loss"] + self.settings.meaning * losses["meaning"]
+        return losses
 
     def save(self, folder: Path) -> None:
         """Write the encoder and its tokenizer."""
         save_text(self.model, self.tokenizer, folder)
 
 
-def read_sentences(file: str | None) -> list[str]:
+def read_sentences(file: str | None, *, nouns: bool = False) -> list[str]:
     """The sentences of a text file, one a line, or of the worlds.
 
     Args:
         file: Path, or None.
+        nouns: Whether the worlds' sentences speak of everyday nouns too; half of them then still speak of shapes.
 
     Returns:
         At least one sentence.
@@ -204,7 +253,12 @@ def read_sentences(file: str | None) -> list[str]:
         TrainingError: When the file is unreadable or empty.
     """
     if file is None:
-        return all_sentences()
+        shapes = all_sentences()
+        if not nouns:
+            return shapes
+        names = [name for noun in everyday_nouns().values() for name in (noun.word, *noun.synonyms)]
+        things = all_sentences(names)
+        return things + shapes * (len(things) // len(shapes))
     try:
         lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

@@ -1,0 +1,125 @@
+"""What words mean to a large text encoder, as a lesson for a small one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from refervos.errors import TrainingError
+from refervos.text.encoder import TextConfig
+from refervos.training.stages.language import LanguageSettings, LanguageStage, read_sentences, train_byte_level
+from refervos.training.stages.word_meanings import MeaningHeads, WordMeanings, sentence_about, word_sample, words_of
+from refervos.worlds.nouns import everyday_nouns
+
+transformers = pytest.importorskip("transformers")
+
+SHAPE = TextConfig(width=32, layers=4, heads=2, feedforward=32, positions=66, segment_ends=(1, 2, 3, 4))
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT with random weights and a tokenizer of single letters, in a folder as the hub has them."""
+    folder = tmp_path_factory.mktemp("teacher")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), "-"]
+    (folder / "vocab.txt").write_text("\n".join(pieces))
+    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(pieces), hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    transformers.BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("words") / "words.txt"
+    file.write_text("bunny\nautomobile\nblanket\n\ncar\n")
+    return file
+
+
+def test_the_words_are_those_of_the_worlds_and_of_a_file(words: Path) -> None:
+    plain, more = words_of(None), words_of(words)
+    assert {"circle", "red", "car", "rabbit", "scissors", "smartphone"} <= set(plain)
+    assert set(more) - set(plain) == {"bunny", "automobile", "blanket"}
+    assert len(set(more)) == len(more)
+    unseen = {name for noun in everyday_nouns().values() for name in noun.unseen}
+    assert not unseen & set(plain)
+    with pytest.raises(TrainingError, match="is not readable as UTF-8 text"):
+        words_of(words.parent / "nothing.txt")
+
+
+def test_a_teachers_vectors_are_means_over_its_tokens(teacher: Path, words: Path) -> None:
+    meanings = WordMeanings.of(teacher, words)
+    assert meanings.vectors.shape == (len(meanings.words), 24)
+    torch.testing.assert_close(meanings.vectors.norm(dim=1), torch.ones(len(meanings.words)))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(teacher)
+    model = transformers.AutoModel.from_pretrained(teacher).eval()
+    alone = []
+    for word in meanings.words:
+        with torch.no_grad():
+            alone.append(model(**tokenizer(word, return_tensors="pt")).last_hidden_state[0].mean(0))
+    vectors = torch.stack(alone)
+    expected = torch.nn.functional.normalize(vectors - vectors.mean(0), dim=1)
+    torch.testing.assert_close(meanings.vectors, expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(TrainingError, match="is no sentence encoder that transformers reads"):
+        WordMeanings.of(words.parent, None)
+
+
+def test_a_word_is_found_in_its_sentence() -> None:
+    tokenizer = train_byte_level([*read_sentences(None), "the tin can", "the car", "the bunny"], 600)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        ids, inside, which = word_sample(["car", "tin can", "bunny"], tokenizer, 66, rng)
+        word = ["car", "tin can", "bunny"][which]
+        assert tokenizer.model.decode(ids[inside].tolist()).strip() == word
+    sentences = {sentence_about("car", np.random.default_rng(seed)) for seed in range(200)}
+    assert any("car" in text.partition("thing")[2] for text in sentences)  # as what something is related to
+    assert all("{" not in text and "  " not in text for text in sentences)
+
+
+def test_a_small_encoder_learns_what_a_teacher_says(teacher: Path, words: Path) -> None:
+    settings = LanguageSettings(model=SHAPE, vocabulary=1200, nouns=True, teacher=str(teacher), words=str(words))
+    stage = LanguageStage.build(settings, {}, seed=1)
+    source = stage.source()
+    assert {"bunny", "car"} <= set(source.taught)
+    optimiser = torch.optim.AdamW(stage.parameters(), 3e-3)
+    few = ["car", "rabbit", "red", "scissors"]
+    values = []
+    for step in range(60):
+        samples = []
+        for index in range(16):
+            rng = np.random.default_rng([step, index])
+            ids, inside, which = word_sample(few, stage.tokenizer, 66, rng)
+            taught = stage.taught.index(few[which])
+            tokens = torch.from_numpy(ids)
+            samples.append((tokens, torch.full_like(tokens, -100), tokens, torch.from_numpy(inside), taught))
+        losses = stage(source.collate(samples))
+        optimiser.zero_grad()
+        losses["meaning"].backward()
+        optimiser.step()
+        values.append(float(losses["meaning"].detach()))
+    assert np.mean(values[-5:]) < 0.4 * np.mean(values[:5])
+    assert not any("meaning" in name for name in stage.model.state_dict())
+    mixed = source.collate([source.draw(0, index, (1, 2, 0)) for index in range(40)])
+    told = mixed["word"] >= 0
+    assert 8 < int(told.sum()) < 32
+    assert torch.equal(mixed["inside"].any(1), told)
+    assert ((mixed["shown"] == mixed["ids"]) | ~mixed["inside"]).all()  # the word itself is never hidden
+    assert stage(mixed)["loss"].isfinite()
+
+
+def test_a_sentence_without_a_word_teaches_nothing_about_words() -> None:
+    heads = MeaningHeads(8, WordMeanings(("a", "b"), torch.eye(2, 4)))
+    states, summary = torch.randn(3, 5, 8), torch.randn(3, 8)
+    inside = torch.zeros(3, 5, dtype=torch.bool)
+    inside[0, 2] = True
+    one = heads(states, summary, inside, torch.tensor([1, -1, -1]))
+    alone = heads(states[:1], summary[:1], inside[:1], torch.tensor([1]))
+    torch.testing.assert_close(one["meaning"], alone["meaning"])
+    nothing = heads(states, summary, torch.zeros_like(inside), torch.full((3,), -1))
+    assert nothing["meaning"] == 0
