@@ -24,7 +24,7 @@ class Report:
         away: Seconds that it was away, all outages together.
         visible: For each expression, the frames in which its mask is not empty.
         written: Files and folders.
-        warnings: Sentences about what was not as it should be.
+        warnings: Sentences about what was not as it should be, and about how the source was read.
         interrupted: Whether the user stopped it.
     """
 
@@ -119,7 +119,7 @@ def segment(
             report.interrupted = True
     losses = source.losses
     report.dropped, report.outages, report.away = losses.late, losses.outages, losses.away
-    report.warnings.extend(source.warnings)
+    report.warnings.extend([*getattr(source, "notes", []), *source.warnings])
     for sink in sinks:
         report.warnings.extend(getattr(sink, "warnings", []))
     return report

@@ -43,6 +43,11 @@ class BufferedReader(Reader):
         self._thread.start()
 
     @property
+    def notes(self) -> list[str]:
+        """Sentences on how it is read, where one may not expect that; nothing has gone wrong."""
+        return self._source.notes
+
+    @property
     def warnings(self) -> list[str]:
         """Sentences on what has gone wrong so far without stopping the reading."""
         return self._source.warnings

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from refervos.errors import VideoError
+from refervos.pictures import ImageArray, flattened, rgb_from_pil
 
-ImageArray = npt.NDArray[np.uint8]
+__all__ = ["Frame", "ImageArray", "SourceInfo", "counted", "rgb_from_array", "rgb_from_pil", "time_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +47,8 @@ class SourceInfo:
         frame_count: Number of frames, exact or estimated; None while unknown.
         live: True for a camera or a live network stream, which ends only when it is closed.
         path: The media file, whose audio may be copied; None where there is no such file.
+        url: The address of a recording, whose audio may be copied; it may hold a password and is not for messages.
+        has_sound: Whether there is sound beside the frames.
         start_time: Seconds on the media file's own clock at which its first frame is shown. Needed to keep
             the audio in step.
     """
@@ -59,6 +61,8 @@ class SourceInfo:
     live: bool = False
     path: Path | None = None
     start_time: float = 0.0
+    url: str | None = field(default=None, repr=False)
+    has_sound: bool = False
 
 
 def counted(count: int) -> str:
@@ -66,8 +70,13 @@ def counted(count: int) -> str:
     return "1 frame" if count == 1 else f"{count} frames"
 
 
+def time_of(index: int, fps: Fraction | None) -> float | None:
+    """When a frame is shown that carries no time of its own, in seconds since the first; None without a rate."""
+    return None if fps is None else float(index / fps)
+
+
 def rgb_from_array(array: Any, described: str) -> ImageArray:
-    """Turns a gray, RGB or RGBA picture into RGB; alpha is dropped.
+    """Turns a gray, RGB or RGBA picture into RGB; what is transparent lies on white ground.
 
     Args:
         array: uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a PIL image.
@@ -96,23 +105,4 @@ def rgb_from_array(array: Any, described: str) -> ImageArray:
         raise VideoError(f"{described} has shape {np.shape(array)}; it must be {wanted}, channels last.")
     if picture.shape[2] == 1:
         return np.repeat(picture, 3, axis=2)
-    return np.ascontiguousarray(picture[:, :, :3])
-
-
-def rgb_from_pil(image: Image.Image) -> ImageArray:
-    """Turns a PIL image of any mode into an upright RGB array, following its EXIF orientation.
-
-    Args:
-        image: The image; 16-bit gray keeps its upper eight bits, alpha is dropped.
-
-    Returns:
-        uint8 (H, W, 3).
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        # PIL clips values above 255 to white when converting 16-bit gray, so the upper byte is taken here.
-        gray = np.asarray(image)
-        deep = image.mode != "I" or int(gray.max(initial=0)) > 255
-        gray = (gray >> 8 if deep else gray).clip(0, 255).astype(np.uint8)
-        return np.repeat(gray[:, :, None], 3, axis=2)
-    return np.array(image.convert("RGB"))
+    return flattened(picture) if picture.shape[2] == 4 else np.ascontiguousarray(picture)

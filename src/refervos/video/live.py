@@ -88,6 +88,11 @@ class LiveReader(Reader):
         self._end: str | None = None
 
     @property
+    def notes(self) -> list[str]:
+        """Sentences on how it is read, where one may not expect that; nothing has gone wrong."""
+        return self._connection.notes
+
+    @property
     def warnings(self) -> list[str]:
         """Sentences on what has gone wrong so far without stopping the reading."""
         described = self._connection.described

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-import re
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -13,20 +12,21 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import av
-import numpy as np
 from av.error import FFmpegError
 from av.format import Flags as ContainerFlags
-from av.sidedata.sidedata import Type as SideDataType
 
 from refervos.errors import VideoError
+from refervos.pictures import MAX_PIXELS, refuse_large
+from refervos.video.addresses import HOW_TO_WRITE, LIVE_SCHEMES, described, name_of, scheme_of
+from refervos.video.colours import Converter
 from refervos.video.containers import open_input
-from refervos.video.frames import Frame, ImageArray, SourceInfo, counted
+from refervos.video.fields import Deinterlacer
+from refervos.video.frames import Frame, SourceInfo, counted
 from refervos.video.reader import Reader
 from refervos.video.timeline import Timeline
-from refervos.video.truncation import cut_short
+from refervos.video.truncation import cut_short, is_still
 
 # A damaged file may fail at several packets in a row before the demuxer finds its feet again; a broken one
 # never does.
@@ -35,16 +35,21 @@ _NETWORK_TIMEOUT = 15.0
 # Pictures over HTTP one after the other carry no times, and FFmpeg makes some up; when they arrive is nearer the truth.
 _CLOCKLESS = {"mpjpeg"}
 _MICROSECOND = Fraction(1, 1_000_000)
-_LIVE_SCHEMES = {"rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt"}
-_SCHEMES = {*_LIVE_SCHEMES, "http", "https"}
-_SCHEME_OPTIONS = {
-    # Over TCP a lossy network delays a camera's pictures instead of smearing them.
-    "rtsp": {"rtsp_transport": "tcp"},
-    "rtsps": {"rtsp_transport": "tcp"},
-    # Packets that come faster than they are read are lost, but the stream goes on.
-    "udp": {"overrun_nonfatal": "1"},
-}
+_DEVICES = {"v4l2", "dshow", "avfoundation"}
 _VIDEO_KINDS = "mp4, mov, mkv, webm, avi or gif"
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What is done to decoded pictures.
+
+    Attributes:
+        deinterlace: Whether the half pictures of interlaced ones are joined; None where pictures say that they are.
+        square_pixels: Whether pixels that are not square are stretched.
+    """
+
+    deinterlace: bool | None = None
+    square_pixels: bool = True
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class _Opened:
     name: str
     path: Path | None
     live: bool
+    url: str | None = None
 
 
 class MediaReader(Reader):
@@ -72,7 +78,16 @@ class MediaReader(Reader):
         end: Why the stream broke off; None while it has not, or where it ended as it should.
     """
 
-    def __init__(self, opened: _Opened, *, fps: Fraction | None, start: int = 0, stop: int | None = None) -> None:
+    def __init__(
+        self,
+        opened: _Opened,
+        *,
+        fps: Fraction | None,
+        start: int = 0,
+        stop: int | None = None,
+        treatment: Treatment | None = None,
+    ) -> None:
+        treatment = treatment or Treatment()
         self._opened = opened
         self.described = opened.described
         self._start, self._stop = start, stop
@@ -83,7 +98,20 @@ class MediaReader(Reader):
         try:
             self._stream = _video_stream(opened)
             self._cut = cut_short(opened.path) if opened.path is not None else None
+            codec = self._stream.codec_context
+            refuse_large(self.described, codec.width, codec.height)
+            # Those that grow on the way are refused by the decoder, before it makes room for them.
+            codec.options = {"max_pixels": str(MAX_PIXELS)}
+            self._converter = Converter(
+                self.described,
+                square_pixels=treatment.square_pixels,
+                camera=bool(_DEVICES & set(opened.container.format.name.split(","))),
+            )
+            self._fields = Deinterlacer(always=treatment.deinterlace is True)
             self._decoded = self._decode()
+            if treatment.deinterlace is not False:
+                self._decoded = self._fields.pictures(self._decoded)
+            self._aspects = self._told_aspects()
             self._first = next(self._decoded, None)
             if self._first is None:
                 raise VideoError(self._nothing_decoded())
@@ -105,7 +133,7 @@ class MediaReader(Reader):
                 count = round(Fraction(container.duration, av.time_base) * rate)
         if count is not None:
             count = max(0, min(count, self._stop if self._stop is not None else count) - self._start)
-        height, width = upright(np.empty((first.height, first.width, 0), np.uint8), first).shape[:2]
+        height, width = self._converter.size(first, self._aspect())
         return SourceInfo(
             name=self._opened.name,
             width=width,
@@ -114,6 +142,8 @@ class MediaReader(Reader):
             frame_count=count,
             live=self._opened.live,
             path=self._opened.path,
+            url=self._opened.url,
+            has_sound=bool(container.streams.audio),
             start_time=self._clock(first) or 0.0,
         )
 
@@ -129,7 +159,7 @@ class MediaReader(Reader):
             index += 1
             shown = timeline.at(self._clock(picture))
             if index >= self._start:
-                yield Frame(index, _rgb(picture), shown)
+                yield Frame(index, self._converter.rgb(picture, self._aspect()), shown)
             # Stopping here rather than at the next picture keeps a camera from being waited for in vain.
             if self._stop is not None and index + 1 >= self._stop:
                 return
@@ -139,6 +169,19 @@ class MediaReader(Reader):
                 f"{self._opened.described} has only {counted(self._count)}, so none is left from frame "
                 f"{self._start} on."
             )
+
+    def _told_aspects(self) -> tuple[Fraction | None, Fraction | None]:
+        """Width by height of pixels as the container or else the stream told at the start, and as the stream does now.
+
+        The first wins, as in players, unless a broadcast changes the second on the way.
+        """
+        stream = self._stream
+        return stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio
+
+    def _aspect(self) -> Fraction | None:
+        first, coded = self._aspects
+        now = self._stream.codec_context.sample_aspect_ratio
+        return first if now == coded else now
 
     def _clock(self, picture: Any) -> float | None:
         """What the stream's clock says at a picture, in seconds; None where it says nothing."""
@@ -206,6 +249,14 @@ class MediaReader(Reader):
         )
 
     @property
+    def notes(self) -> list[str]:
+        """Sentences on how it is read, where one may not expect that; nothing has gone wrong."""
+        found = self._converter.notes
+        if self._fields.joined:
+            found.append(f"{self.described} is interlaced; the half pictures of each frame were joined.")
+        return found
+
+    @property
     def warnings(self) -> list[str]:
         """Sentences on what has gone wrong so far without stopping the reading."""
         described = self._opened.described
@@ -233,37 +284,6 @@ def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
     yield from rest
 
 
-def upright(image: ImageArray, picture: Any) -> ImageArray:
-    """Turns an image as the display matrix of its decoded picture asks.
-
-    Args:
-        image: (H, W, C) as decoded.
-        picture: The PyAV frame that it comes from.
-
-    Returns:
-        The image upright, contiguous; turns by other than quarter circles are rounded to those.
-    """
-    data = picture.side_data.get(SideDataType.DISPLAYMATRIX)
-    if data is None:
-        return image
-    # (x, y) goes to (a x + c y, b x + d y), y downward; the other entries shift and scale.
-    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
-    if abs(b) > abs(a):
-        image = image.swapaxes(0, 1)
-        across, down = c, b
-    else:
-        across, down = a, d
-    if across < 0:
-        image = image[:, ::-1]
-    if down < 0:
-        image = image[::-1]
-    return np.ascontiguousarray(image)
-
-
-def _rgb(picture: Any) -> ImageArray:
-    return upright(picture.to_ndarray(format="rgb24"), picture)
-
-
 def _video_stream(opened: _Opened) -> Any:
     container = opened.container
     # FFmpeg would render any text file as a film of scrolling letters.
@@ -281,7 +301,9 @@ def _video_stream(opened: _Opened) -> Any:
     return chosen
 
 
-def open_file(path: Path, *, fps: Fraction | None, start: int, stop: int | None) -> MediaReader:
+def open_file(
+    path: Path, *, fps: Fraction | None, start: int, stop: int | None, treatment: Treatment | None = None
+) -> MediaReader:
     """Opens a video file.
 
     Args:
@@ -289,6 +311,7 @@ def open_file(path: Path, *, fps: Fraction | None, start: int, stop: int | None)
         fps: Frame rate to assume for a stream that tells none.
         start: First frame to yield.
         stop: Frame before which to end, or None for all.
+        treatment: What is done to its pictures.
 
     Returns:
         The source.
@@ -310,34 +333,35 @@ def open_file(path: Path, *, fps: Fraction | None, start: int, stop: int | None)
             ) from error
         if isinstance(error, PermissionError):
             raise VideoError(f"{described} may not be read by this user; change its permissions.") from error
+        if error.errno == errno.EINVAL:  # what it is taken for is not among the kinds that are read
+            what = (
+                "is a list of other media, which are not followed from a file" if _is_list(path) else "holds no video"
+            )
+            raise VideoError(f"{described} {what}; give an {_VIDEO_KINDS} file.") from error
         raise VideoError(
             f"{described} is not a video that can be read ({error.strerror}); give an {_VIDEO_KINDS} file."
         ) from error
+    if is_still(path):
+        container.close()
+        raise VideoError(f"{described} is a picture in the HEIF format; save it as JPEG, PNG, WebP or AVIF.")
     opened = _Opened(container, described, path.stem, path, live=False)
-    return MediaReader(opened, fps=fps, start=start, stop=stop)
+    return MediaReader(opened, fps=fps, start=start, stop=stop, treatment=treatment)
 
 
-def is_url(spec: str) -> bool:
-    """Whether a source is written as scheme://address."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", spec) is not None
-
-
-def check_scheme(url: str) -> None:
-    """Refuses an address that no waiting makes readable.
-
-    Args:
-        url: The address.
-
-    Raises:
-        VideoError: Its scheme is none that is known here.
-    """
-    scheme = urlsplit(url).scheme
-    if scheme not in _SCHEMES:
-        raise VideoError(f"{_described(url)} has the unknown scheme {scheme}://; use {', '.join(sorted(_SCHEMES))}.")
+def _is_list(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+    return head.startswith((b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]", b"<asx"))
 
 
 def open_url(
-    url: str, *, fps: Fraction | None, start: int = 0, stop: int | None = None, live: bool | None = None
+    url: str,
+    *,
+    fps: Fraction | None,
+    start: int = 0,
+    stop: int | None = None,
+    live: bool | None = None,
+    treatment: Treatment | None = None,
 ) -> MediaReader:
     """Opens a network stream.
 
@@ -347,6 +371,7 @@ def open_url(
         start: First frame to yield of a recording; a live stream is yielded from its first.
         stop: Frame before which to end a recording, or None for all; a live stream goes on until closed.
         live: Whether what answers is live; None to tell by its scheme and format.
+        treatment: What is done to its pictures.
 
     Returns:
         The source.
@@ -354,20 +379,18 @@ def open_url(
     Raises:
         VideoError: Nobody answers, or what answers is no video.
     """
-    described = _described(url)
-    parts = urlsplit(url)
+    shown = described(url)
     try:
-        container = open_input(
-            url, options=_SCHEME_OPTIONS.get(parts.scheme, {}), timeout=(_NETWORK_TIMEOUT, _NETWORK_TIMEOUT)
-        )
+        container = open_input(url, timeout=(_NETWORK_TIMEOUT, _NETWORK_TIMEOUT))
     except (FFmpegError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise VideoError(f"{described} cannot be opened ({reason}); check the address and the network.") from error
+        # What the error says besides may repeat the address, and with it the password.
+        reason = getattr(error, "strerror", None) or "it is not understood"
+        advice = HOW_TO_WRITE if "://..." in shown else "check the address and the network"
+        raise VideoError(f"{shown} cannot be opened ({reason}); {advice}.") from None
     if live is None:
-        live = parts.scheme in _LIVE_SCHEMES or _endless(container)
-    name = PurePosixPath(parts.path).stem or _host(url) or "stream"
-    opened = _Opened(container, described, name, None, live)
-    return MediaReader(opened, fps=fps, start=0 if live else start, stop=None if live else stop)
+        live = scheme_of(url) in LIVE_SCHEMES or _endless(container)
+    opened = _Opened(container, shown, name_of(url), None, live, url=None if live else url)
+    return MediaReader(opened, fps=fps, start=0 if live else start, stop=None if live else stop, treatment=treatment)
 
 
 def _endless(container: Any) -> bool:
@@ -376,18 +399,14 @@ def _endless(container: Any) -> bool:
     return "mpjpeg" in kinds or ("hls" in kinds and container.duration is None)
 
 
-def _host(url: str) -> str:
-    return urlsplit(url).netloc.rpartition("@")[2]
-
-
-def _described(url: str) -> str:
-    """An address without its password, which has no place in a message, and without its query."""
-    parts = urlsplit(url)
-    return f"'{parts.scheme}://{_host(url)}{parts.path}'"
-
-
 def open_camera(
-    device: str, *, fps: Fraction | None, start: int = 0, stop: int | None = None, live: bool | None = None
+    device: str,
+    *,
+    fps: Fraction | None,
+    start: int = 0,
+    stop: int | None = None,
+    live: bool | None = None,
+    treatment: Treatment | None = None,
 ) -> MediaReader:
     """Opens a camera of this machine.
 
@@ -397,6 +416,7 @@ def open_camera(
         start: First frame to yield where the camera is not taken as live.
         stop: Frame before which to end, or None to go on until closed, where the camera is not taken as live.
         live: False to take it as a recording, of which every frame counts.
+        treatment: What is done to its pictures.
 
     Returns:
         The source.
@@ -409,12 +429,12 @@ def open_camera(
     if fps is not None or kind == "avfoundation":
         options["framerate"] = str(fps if fps is not None else 30)
     try:
-        container = open_input(address, format=kind, options=options, timeout=(_NETWORK_TIMEOUT, None))
+        container = open_input(address, device=kind, options=options, timeout=(_NETWORK_TIMEOUT, None))
     except (FFmpegError, ValueError) as error:
         raise VideoError(_camera_fault(device, address, error)) from error
     live = live is not False
     opened = _Opened(container, f"camera:{device}", f"camera-{PurePosixPath(device).name}", None, live)
-    return MediaReader(opened, fps=fps, start=0 if live else start, stop=None if live else stop)
+    return MediaReader(opened, fps=fps, start=0 if live else start, stop=None if live else stop, treatment=treatment)
 
 
 def _camera_address(device: str) -> tuple[str, str]:

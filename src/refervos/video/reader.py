@@ -36,6 +36,10 @@ class Source(Protocol):
     info: SourceInfo
 
     @property
+    def notes(self) -> list[str]:
+        """Sentences on how it is read, where one may not expect that; nothing has gone wrong."""
+
+    @property
     def warnings(self) -> list[str]:
         """Sentences on what has gone wrong so far without stopping the reading."""
 
@@ -62,6 +66,11 @@ class Reader(Closing):
         self.info = info
         self._closed = False
         self._frames = self._generate()
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on how it is read, where one may not expect that; nothing has gone wrong."""
+        return []
 
     @property
     def warnings(self) -> list[str]:

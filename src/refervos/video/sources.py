@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Iterable, Sized
 from dataclasses import replace
 from fractions import Fraction
@@ -15,15 +14,20 @@ import numpy as np
 from PIL import Image
 
 from refervos.errors import VideoError
+from refervos.pictures import SUFFIXES
+from refervos.video.addresses import check_address, file_of, is_url, without_secrets
 from refervos.video.buffered import BufferedReader
-from refervos.video.frames import Frame, ImageArray, SourceInfo, counted, rgb_from_array, rgb_from_pil
+from refervos.video.frames import Frame, ImageArray, SourceInfo, counted, rgb_from_array, time_of
 from refervos.video.live import LiveReader, Reconnect, await_connection
-from refervos.video.media import MediaReader, check_scheme, exact_fps, is_url, open_camera, open_file, open_url
+from refervos.video.media import MediaReader, Treatment, exact_fps, open_camera, open_file, open_url
 from refervos.video.reader import Reader, Source
+from refervos.video.stills import FolderReader, PictureFileReader, natural_key
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+__all__ = ["PATIENT", "Late", "SourceSpec", "natural_key", "open_source", "read_video"]
 
-SourceSpec = str | Path | np.ndarray | Iterable[np.ndarray] | Iterable[Frame]
+SourceSpec = (
+    str | Path | np.ndarray | Iterable[np.ndarray] | Iterable[Frame] | Iterable[np.ndarray | Image.Image | Frame]
+)
 
 
 Late = Literal["drop", "queue", "wait"]
@@ -42,16 +46,19 @@ def open_source(
     late: Late | None = None,
     reconnect: Reconnect | None = PATIENT,
     ahead: int = 0,
+    deinterlace: bool | None = None,
+    square_pixels: bool = True,
 ) -> Source:
     """Opens a source of frames.
 
     Args:
         spec: One of
             - a video file (mp4, mov, mkv, webm, avi, gif and what else FFmpeg decodes),
-            - a folder of image files, read in natural order (2.jpg before 10.jpg), other files ignored,
-            - an image file,
+            - a folder of image files, read in natural order (2.jpg before 10.jpg); what else is in it is told in
+              `notes`,
+            - an image file; the pictures of a TIFF stack or of an animated WebP, PNG or AVIF file are frames,
             - "camera:0", or "camera:" and the name of a device,
-            - an rtsp://, http:// or https:// address,
+            - an rtsp://, http:// or https:// address; a file:// address is that file,
             - a uint8 array (T, H, W, 3), (T, H, W, 4), (T, H, W, 1) or (T, H, W),
             - any iterable of uint8 arrays (H, W, 3), (H, W, 4), (H, W, 1) or (H, W), of PIL images, or of
               `Frame`.
@@ -68,6 +75,10 @@ def open_source(
             source's `losses` and keep their index.
         reconnect: How to connect again to a camera or stream that went away; None to end then.
         ahead: Frames of a recording to read ahead, in a thread, while the ones before are being worked on.
+        deinterlace: Whether the two half pictures of interlaced frames are joined; None where frames say that they are
+            interlaced.
+        square_pixels: Whether video whose pixels are not square is stretched to what it looks like; without, frames
+            and masks have the size that is stored.
 
     Returns:
         The source, to be closed or used as a context manager.
@@ -83,7 +94,7 @@ def open_source(
     if ahead < 0:
         raise VideoError(f"ahead is {ahead}; it must be at least 0 frames.")
     ended = Event()
-    reader = _open(spec, rate, start, stop, live, reconnect, ended)
+    reader = _open(spec, rate, start, stop, live, reconnect, ended, Treatment(deinterlace, square_pixels))
     late = late or ("drop" if reader.info.live else "wait")
     if late == "wait":
         return BufferedReader(reader, ahead, drops=False) if ahead and not reader.info.live else reader
@@ -98,22 +109,25 @@ def _open(
     live: bool | None,
     reconnect: Reconnect | None,
     ended: Event,
+    treatment: Treatment,
 ) -> Reader:
     """Opens a source without a buffer."""
     if isinstance(spec, str):
+        spec = file_of(spec) or spec
+    if isinstance(spec, str):
         if spec.startswith("camera:"):
             device = spec.removeprefix("camera:") or "0"
-            connect = partial(open_camera, device, fps=rate, start=start, stop=stop, live=live)
+            connect = partial(open_camera, device, fps=rate, start=start, stop=stop, live=live, treatment=treatment)
             return _open_live(connect, reconnect, start, stop, ended)
         if is_url(spec):
-            check_scheme(spec)
-            connect = partial(open_url, spec, fps=rate, start=start, stop=stop, live=live)
+            check_address(spec)
+            connect = partial(open_url, spec, fps=rate, start=start, stop=stop, live=live, treatment=treatment)
             return _open_live(connect, reconnect, start, stop, ended)
     if live and isinstance(spec, (str, Path, np.ndarray)):
         named = "An array" if isinstance(spec, np.ndarray) else f"'{spec}'"
         raise VideoError(f"{named} is a recording; only cameras, addresses and iterables can be live.")
     if isinstance(spec, (str, Path)):
-        return _open_path(spec, rate, start, stop)
+        return _open_path(spec, rate, start, stop, treatment)
     if isinstance(spec, np.ndarray):
         return _ArrayReader(spec, rate, start, stop)
     if isinstance(spec, Iterable) and not isinstance(spec, bytes):
@@ -161,100 +175,28 @@ def read_video(path: str | Path) -> ImageArray:
     return np.stack(images)
 
 
-def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sorts names as people count: digits by their value, letters without regard to case.
-
-    Args:
-        name: A file name.
-
-    Returns:
-        A key for `sorted`.
-    """
-    parts = [part for part in re.split(r"([0-9]+)", name) if part]
-    return tuple((0, int(part), "") if part[0] in "0123456789" else (1, 0, part.casefold()) for part in parts)
-
-
-def _open_path(spec: str | Path, fps: Fraction | None, start: int, stop: int | None) -> Reader:
+def _open_path(spec: str | Path, fps: Fraction | None, start: int, stop: int | None, treatment: Treatment) -> Reader:
     if not str(spec):
         raise VideoError("The path of the source is empty; give a video file, a folder of frames or an image.")
     try:
         path = Path(spec).expanduser()
         if path.is_dir():
-            return _FolderReader(path, _images_in(path), fps, start, stop)
+            return FolderReader(path, fps, start, stop)
         if not path.exists():
-            raise VideoError(f"'{spec}' does not exist; give a video file, a folder of frames or an image.")
+            check_address(str(spec))
+            shown = without_secrets(str(spec))
+            raise VideoError(f"'{shown}' does not exist; give a video file, a folder of frames or an image.")
         if not path.is_file():
             raise VideoError(f"'{spec}' is neither a file nor a folder; for a camera write camera:0.")
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            return _FolderReader(path, [path], fps, start, stop)
-        return open_file(path, fps=fps, start=start, stop=stop)
+        # FFmpeg plays GIF files, and knows when one is cut short.
+        if path.suffix.lower() in SUFFIXES - {".gif"}:
+            return PictureFileReader(path, fps, start, stop)
+        return open_file(path, fps=fps, start=start, stop=stop, treatment=treatment)
     # A name too long, with a null byte, of an unknown user, in a folder that may not be read.
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        shown = ascii(str(spec))[:200]
+        shown = ascii(without_secrets(str(spec)))[:200]
         raise VideoError(f"{shown} cannot be opened ({reason}); give a path that may be read.") from error
-
-
-def _images_in(folder: Path) -> list[Path]:
-    found = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
-    if not found:
-        raise VideoError(f"'{folder}' holds no images; put frames as jpg, png, bmp, webp or tif files into it.")
-    found.sort(key=lambda path: (natural_key(path.stem), path.name))
-    stems: dict[str, Path] = {}
-    for path in found:
-        # Outputs are named after the frames, so two frames of one name would overwrite each other's masks.
-        if path.stem in stems:
-            raise VideoError(f"'{folder}' holds both {stems[path.stem].name} and {path.name}; each needs its own stem.")
-        stems[path.stem] = path
-    return found
-
-
-def _load(path: Path) -> tuple[ImageArray, int]:
-    """Loads an image file; also says how many pictures it holds."""
-    try:
-        if path.stat().st_size == 0:
-            raise VideoError(f"'{path}' is empty (0 bytes); it must be an image.")
-        with Image.open(path) as image:
-            count = int(getattr(image, "n_frames", 1))
-            return rgb_from_pil(image), count
-    # PIL raises a zoo of exceptions on damaged files.
-    except (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError) as error:
-        raise VideoError(f"'{path}' is not an image that can be read ({error}); replace or remove it.") from error
-    except Image.DecompressionBombError as error:
-        raise VideoError(f"'{path}' has too many pixels to be read safely ({error}); make it smaller.") from error
-
-
-class _FolderReader(Reader):
-    """Image files, each loaded when its turn comes."""
-
-    def __init__(self, path: Path, files: list[Path], fps: Fraction | None, start: int, stop: int | None) -> None:
-        self._files = files
-        chosen = range(len(files))[start:stop]
-        if not chosen:
-            raise VideoError(f"'{path}' has only {counted(len(files))}, so none is left from frame {start} on.")
-        self._chosen = chosen
-        # Loaded ahead so that the size is known; a frame is small beside what segments it.
-        self._first, pictures = _load(files[chosen[0]])
-        height, width = self._first.shape[:2]
-        self._unread = pictures - 1 if len(files) == 1 else 0
-        name = path.name if path.is_dir() else path.stem
-        super().__init__(SourceInfo(name or "frames", width, height, fps, len(chosen)))
-
-    @property
-    def warnings(self) -> list[str]:
-        """Sentences on what has gone wrong so far without stopping the reading."""
-        if not self._unread:
-            return []
-        return [f"'{self._files[0]}' holds {self._unread + 1} pictures, of which only the first is read."]
-
-    def _generate(self) -> Generator[Frame, None, None]:
-        for index in self._chosen:
-            image = self._first if index == self._chosen[0] else _load(self._files[index])[0]
-            yield Frame(index, image, _time_of(index, self.info.fps), self._files[index].stem)
 
 
 class _ArrayReader(Reader):
@@ -278,7 +220,7 @@ class _ArrayReader(Reader):
     def _generate(self) -> Generator[Frame, None, None]:
         for index in self._chosen:
             image = rgb_from_array(self._array[index], f"frame {index} of the array")
-            yield Frame(index, image, _time_of(index, self.info.fps))
+            yield Frame(index, image, time_of(index, self.info.fps))
 
 
 class _IterableReader(Reader):
@@ -302,14 +244,10 @@ class _IterableReader(Reader):
                     yield replace(item, index=index, image=image)
                 else:
                     image = rgb_from_array(item, f"frame {index} of the iterable")
-                    yield Frame(index, image, _time_of(index, self.info.fps))
+                    yield Frame(index, image, time_of(index, self.info.fps))
             # Stopping here rather than at the next item keeps a live iterable from being asked for one too
             # many.
             if self._stop is not None and count >= self._stop:
                 return
         if count <= self._start:
             raise VideoError(f"The iterable gave {counted(count)}, so there is none from frame {self._start} on.")
-
-
-def _time_of(index: int, fps: Fraction | None) -> float | None:
-    return None if fps is None else float(index / fps)

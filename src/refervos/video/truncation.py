@@ -22,6 +22,9 @@ _MP4_BOXES = {
     b"pnot",
 }
 
+# Of a film, of a fragment of one, of pictures (AVIF, HEIF).
+_INDICES = (b"moov", b"moof", b"meta")
+
 
 def cut_short(path: Path) -> str | None:
     """Says how a media file is cut short.
@@ -54,6 +57,22 @@ def cut_short(path: Path) -> str | None:
     except (OSError, struct.error):
         return None
     return None
+
+
+def is_still(path: Path) -> bool:
+    """Whether a file is pictures of the HEIF family (HEIC and the like) other than AVIF, with no film among them.
+
+    Args:
+        path: An existing file.
+
+    Returns:
+        Whether it is.
+    """
+    with path.open("rb") as file, contextlib.suppress(struct.error):
+        head = file.read(12)
+        kinds = [kind for kind, _ in _mp4_boxes(file, path.stat().st_size)] if head[4:8] == b"ftyp" else []
+        return b"meta" in kinds and b"moov" not in kinds and head[8:12] != b"avif"
+    return False
 
 
 def playable_part(path: Path) -> int:
@@ -100,7 +119,7 @@ def _mp4_boxes(file: BinaryIO, held: int) -> Iterator[tuple[bytes, int]]:
 def _cut_mp4(file: BinaryIO, held: int) -> str | None:
     boxes = list(_mp4_boxes(file, held))
     end = boxes[-1][1] if boxes else 0
-    if end <= held and not any(kind in (b"moov", b"moof") for kind, _ in boxes):
+    if end <= held and not any(kind in _INDICES for kind, _ in boxes):
         return "its index (the moov box, written last) is missing"
     return _shortfall(held, end)
 
