@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import http.server
 import io
 import json
+import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +29,7 @@ from refervos.video import (
     PaletteSink,
     RleSink,
     Sink,
+    SourceInfo,
     davis_palette,
     draw_overlay,
     open_source,
@@ -34,7 +38,7 @@ from refervos.video import (
 )
 from refervos.video import movie as movie_module
 from refervos.video import outputs as outputs_module
-from video_files import box_masks, decode, number_of, picture, rotate, segmentation, write_video
+from video_files import box_masks, decode, forget_coding_of_sound, number_of, picture, rotate, segmentation, write_video
 
 
 def answer(index: int, width: int = 64, height: int = 48, count: int = 1, **options: Any) -> Segmentation:
@@ -286,6 +290,130 @@ def test_overlay_without_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         if name != "c":
             with av.open(str(tmp_path / f"{name}.mp4")) as container:
                 assert not container.streams.audio
+
+
+def test_sound_that_no_decoder_knows_does_not_lose_the_overlay(tmp_path: Path) -> None:
+    path = forget_coding_of_sound(write_video(tmp_path / "v.mov", 6, audio="aac"))
+    sink = overlay(path, tmp_path / "o.mp4")
+    assert sink.warnings == [
+        f"The sound of '{path}' could not be kept in '{tmp_path / 'o.mp4'}': its coding is none that is known here."
+    ]
+    assert len(decode(tmp_path / "o.mp4")[0]) == 6
+
+
+def test_a_second_track_stands_in_for_sound_that_no_decoder_knows(tmp_path: Path) -> None:
+    path = forget_coding_of_sound(write_video(tmp_path / "v.mov", 10, audio="aac", tracks=2))
+    assert overlay(path, tmp_path / "o.mp4").warnings == []
+    codec, _, seconds, pitch = sound_of(tmp_path / "o.mp4")
+    assert codec == "aac"
+    assert seconds > 0.9
+    assert pitch == pytest.approx(440, abs=3)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AttributeError, AssertionError, MemoryError])
+def test_nothing_that_is_wrong_with_the_sound_loses_the_overlay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    loud = write_video(tmp_path / "loud.mp4", 3, audio="aac")
+
+    def refuse(*_: Any) -> None:
+        raise error("broken")
+
+    for place in ("write_until", "finish", "_begin_track"):
+        with monkeypatch.context() as patch:
+            patch.setattr(movie_module.AudioTrack, place, refuse)
+            sink = overlay(loud, tmp_path / f"{place}.mp4")
+        assert sink.warnings[0].endswith("broken.")
+        assert len(decode(tmp_path / f"{place}.mp4")[0]) == 3
+
+
+def test_sound_that_an_mp4_does_not_take_does_not_lose_the_overlay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unwritable(movie_module.AudioTrack):
+        def __init__(self, address: str, output: Any, begin: float) -> None:
+            super().__init__(address, output, begin)
+            output.add_stream("wmv2", rate=10)  # stands for a stream that the container refuses in its header
+
+    monkeypatch.setattr(movie_module, "AudioTrack", Unwritable)
+    loud = write_video(tmp_path / "loud.mp4", 3, audio="aac")
+    sink = overlay(loud, tmp_path / "o.mp4")
+    assert len(decode(tmp_path / "o.mp4")[0]) == 3
+    assert len(sink.warnings) == 1
+    assert sink.warnings[0].startswith(f"The sound of '{loud}' could not be kept")
+    assert leftovers(tmp_path) == []
+
+
+class Server:
+    """Serves a folder over HTTP, without a word."""
+
+    def __init__(self, folder: Path) -> None:
+        class Quiet(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        handler = functools.partial(Quiet, directory=str(folder))
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> str:
+        return self.url
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def test_overlay_of_a_recording_over_http_keeps_its_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    write_video(tmp_path / "v.mp4", 10, audio="aac")
+    target = tmp_path / "o.mp4"
+    with Server(tmp_path) as url:
+        with open_source(f"{url}/v.mp4?key=secret", start=3) as source, OverlaySink(target, source.info) as sink:
+            for frame in source:
+                sink.write(frame, nothing(frame.index))
+        assert sink.warnings == []
+        assert "secret" not in repr(source.info)
+        assert sound_of(target)[3] == pytest.approx(440, abs=5)
+        assert sound_of(target)[2] == pytest.approx(0.7, abs=0.08)
+        info = source.info
+    # The server is gone: then it is said, and no key is.
+    with OverlaySink(tmp_path / "p.mp4", info) as sink:
+        sink.write(Frame(0, picture(0), 0.0), nothing(0))
+    assert len(sink.warnings) == 1
+    assert sink.warnings[0].startswith(f"The sound of 'v' could not be kept in '{tmp_path / 'p.mp4'}': ")
+    assert "secret" not in sink.warnings[0]
+
+
+def test_sound_of_a_live_stream_is_not_kept_and_this_is_said(tmp_path: Path) -> None:
+    with OverlaySink(tmp_path / "o.mp4", SourceInfo("camera", live=True, has_sound=True)) as sink:
+        sink.write(Frame(0, picture(0), 0.0), nothing(0))
+        sink.write(Frame(1, picture(1), 0.1), nothing(1))
+    assert sink.warnings == [f"The sound of 'camera', which is live, is not kept in '{tmp_path / 'o.mp4'}'."]
+
+
+@pytest.mark.parametrize(("height", "width", "shape"), [(20, 20000, (16, 16384)), (33000, 60, (16384, 30))])
+def test_overlay_of_a_panorama_is_as_large_as_its_coding_allows(
+    tmp_path: Path, height: int, width: int, shape: tuple[int, int]
+) -> None:
+    image = np.full((height, width, 3), 90, np.uint8)
+    image[:, : width // 4] = (220, 30, 30)
+    path = tmp_path / "o.mp4"
+    with OverlaySink(path, legend=False) as sink:
+        for k in range(2):
+            sink.write(Frame(k, image), nothing(k, width, height))
+    assert sink.warnings == [
+        f"'{path}' is {shape[1]}x{shape[0]}, smaller than the frames, as H.264 has no more than 16384 pixels a side."
+    ]
+    (first, _), _ = decode(path)
+    assert first.shape[:2] == (shape[0] + shape[0] % 2, shape[1] + shape[1] % 2)
+    assert np.abs(first[shape[0] // 2, 0].astype(int) - (220, 30, 30)).max() < 40
+    assert np.abs(first[shape[0] // 2, -1].astype(int) - 90).max() < 40
 
 
 def test_overlay_refuses_its_own_input_and_bad_options(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def write_video(
     movflags: str | None = None,
     gop: int | None = None,
     title: str | None = None,
+    tracks: int = 1,
 ) -> Path:
     """Writes a video of `picture` frames, with a sine tone where an audio codec is named."""
     codec = codec or {".gif": "gif", ".webm": "libvpx-vp9", ".avi": "mpeg4"}.get(path.suffix, "libx264")
@@ -72,10 +73,10 @@ def write_video(
         stream.codec_context.time_base = clock
         if gop is not None:
             stream.codec_context.gop_size = gop
-        sound: Any = None
-        if audio is not None:
-            sound = container.add_stream(audio, rate=48000 if "opus" in audio else 44100)
-            sound.codec_context.layout = "mono"
+        sounds: list[Any] = []
+        for _ in range(tracks if audio is not None else 0):
+            sounds.append(container.add_stream(audio, rate=48000 if "opus" in str(audio) else 44100))
+            sounds[-1].codec_context.layout = "mono"
         for k in range(count):
             image = images[k] if images is not None else picture(k, width, height)
             layout = "rgba" if image.shape[-1] == 4 else "rgb24"
@@ -83,7 +84,7 @@ def write_video(
             seconds = video_first + (times[k] if times is not None else k / fps)
             frame.pts, frame.time_base = round(seconds / clock), clock
             container.mux(stream.encode(frame))
-        if sound is not None:
+        for sound in sounds:
             _write_tone(container, sound, count / fps if audio_seconds is None else audio_seconds, audio_first)
         container.mux(stream.encode(None))
     return path
@@ -137,6 +138,16 @@ def rotate(mp4: Path, clockwise: int, mirrored: bool = False) -> Path:
     one = 1 << 16
     data[matrix : matrix + 36] = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
     mp4.write_bytes(data)
+    return mp4
+
+
+def forget_coding_of_sound(mp4: Path) -> Path:
+    """Renames the coding of the first sound track to one that no decoder is known for, as of phones' spatial sound."""
+    data = mp4.read_bytes()
+    at = data.find(b"mp4a", data.find(b"moov"))
+    end = data.find(b"esds", at)
+    assert 0 < at < end
+    mp4.write_bytes(data[:at] + b"apac" + data[at + 4 : end] + b"dapa" + data[end + 4 :])
     return mp4
 
 

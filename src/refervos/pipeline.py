@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from refervos.errors import RefervosError, VideoError
 from refervos.segmentation import Segmentation
 from refervos.session import Session
 from refervos.video import Frame, Sink, Source, progress
@@ -36,6 +37,18 @@ class Report:
     written: list[Path] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
+
+
+class OutputError(VideoError):
+    """Something could not be written; what else was to be written is complete.
+
+    Attributes:
+        report: What was done.
+    """
+
+    def __init__(self, sentence: str, report: Report) -> None:
+        super().__init__(sentence)
+        self.report = report
 
 
 def answers(
@@ -81,7 +94,8 @@ def segment(
 ) -> Report:
     """Segment a whole source into sinks.
 
-    Ctrl-C ends the run early: what was written until then is finished properly and reported.
+    Ctrl-C ends the run early: what was written until then is finished properly and reported. A sink that fails is left
+    out from then on; the run goes on for the others and ends where there are none.
 
     Args:
         source: Where frames come from.
@@ -96,21 +110,26 @@ def segment(
         What was done.
 
     Raises:
-        VideoError: When the source cannot be read or a sink cannot be written.
+        VideoError: When the source cannot be read.
+        OutputError: When a sink could not be written, after the others have been finished.
     """
     if clip_length is None and source.info.live:
         clip_length = 1
     report = Report()
+    failures: dict[int, Exception] = {}  # by place among the sinks
     with ExitStack() as stack:
-        for sink in sinks:
-            stack.push(_ending(sink, report))
+        for place, sink in enumerate(sinks):
+            stack.push(_ending(sink, place, report, failures))
         pairs = answers(islice(source, limit), session, clip_length)
         counts = [count for count in (source.info.frame_count, limit) if count is not None]
         disable = None if show_progress is None else not show_progress
         try:
             for frame, answer in progress(pairs, min(counts, default=None), source.info.name, disable):
-                for sink in sinks:
-                    sink.write(frame, answer)
+                for place, sink in enumerate(sinks):
+                    if place not in failures:
+                        _write(sink, frame, answer, place, failures)
+                if failures and len(failures) == len(sinks):
+                    break
                 report.frames += 1
                 shown = {e for e, mask in zip(answer.expressions, answer.masks, strict=True) if mask.any()}
                 for expression in dict.fromkeys(answer.expressions):  # a sentence may be asked twice
@@ -122,16 +141,39 @@ def segment(
     report.warnings.extend([*getattr(source, "notes", []), *source.warnings])
     for sink in sinks:
         report.warnings.extend(getattr(sink, "warnings", []))
+    _raise_first(failures, report)
     return report
 
 
-def _ending(sink: Sink, report: Report) -> Callable[[type[BaseException] | None, object, object], None]:
+def _write(sink: Sink, frame: Frame, answer: Segmentation, place: int, failures: dict[int, Exception]) -> None:
+    """Writes into a sink; one that fails must not cost what the others hold."""
+    try:
+        sink.write(frame, answer)
+    except Exception as error:
+        failures[place] = error
+
+
+def _ending(
+    sink: Sink, place: int, report: Report, failures: dict[int, Exception]
+) -> Callable[[type[BaseException] | None, object, object], None]:
     """What to do with a sink at the end: finish it, or leave no trace where an error came before the first answer."""
 
     def end(kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and not report.frames:
-            sink.abort()
-        else:
-            report.written.extend(sink.close())
+        try:
+            if kind is not None and not report.frames:
+                sink.abort()
+            else:
+                report.written.extend(sink.close())
+        except Exception as error:
+            failures.setdefault(place, error)
 
     return end
+
+
+def _raise_first(failures: dict[int, Exception], report: Report) -> None:
+    for error in failures.values():
+        if not isinstance(error, RefervosError):
+            raise error  # a fault of the program
+    if failures:
+        sentences = " ".join(str(failures[place]) for place in sorted(failures))
+        raise OutputError(sentences, report) from next(iter(failures.values()))

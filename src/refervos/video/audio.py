@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from av.error import FFmpegError
@@ -14,52 +13,64 @@ from refervos.video.containers import open_input
 # What players are known to play in an mp4; the rest becomes AAC.
 _COPIED = {"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}
 _AAC_RATES = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000}
+_TIMEOUT = (15.0, 15.0)  # seconds, for what comes over a network
 
 
 class AudioTrack:
-    """The first audio stream of a media file, written packet by packet next to the video.
+    """The sound of a media file or address, written packet by packet next to the video.
 
-    Copied as it is where an mp4 takes it, else encoded as AAC. To be opened before the output's header is
-    written.
+    Its main track, or the first of the others where nothing here understands that one. Copied as it is where an mp4
+    takes it, else encoded as AAC. To be opened before the output's header is written.
     """
 
-    def __init__(self, path: Path, output: Any, begin: float) -> None:
-        """Opens the file and adds a stream to the output.
+    def __init__(self, address: str, output: Any, begin: float) -> None:
+        """Opens the media and adds a stream to the output.
 
         Args:
-            path: The media file.
+            address: The media, as FFmpeg is to open it.
             output: The open PyAV output container.
-            begin: Seconds on the media file's clock that become 0 in the output.
+            begin: Seconds on the media's clock that become 0 in the output.
 
         Raises:
-            LookupError: The file has no sound from there on.
-            FFmpegError: It cannot be read or its sound is not understood.
+            LookupError: There is no sound from there on.
+            ValueError: Its coding is none that is known here.
+            FFmpegError: It cannot be read.
         """
         self._output = output
         self._begin = begin
-        self._input = open_input(f"file:{path}")
-        try:
-            if not self._input.streams.audio:
-                raise LookupError("no audio stream")
-            source: Any = self._input.streams.audio[0]
-            self._source = source
-            # Decoders add their manner of computing to the name: mp3float, ac3_fixed.
-            codec = re.sub("(_?float|_?fixed)$", "", source.codec_context.name)
-            self._copies = codec.removeprefix("lib") in _COPIED
-            self._pieces: Iterator[Any] = self._packets() if self._copies else self._sounds()
-            # Looked at before a stream is added: a stream that stays without packets confuses players.
-            self._next: Any = next(self._pieces, None)
-            if self._next is None:
-                raise LookupError("no audio in the range of the video")
-            if self._copies:
-                self._target: Any = output.add_stream_from_template(source)
-            else:
-                rate = source.codec_context.sample_rate
-                self._target = output.add_stream("aac", rate=rate if rate in _AAC_RATES else 48000)
-                self._target.codec_context.layout = "mono" if source.codec_context.channels == 1 else "stereo"
-        except BaseException:
-            self._input.close()
-            raise
+        self._input: Any = open_input(address, timeout=_TIMEOUT)
+        failure: Exception = LookupError("no audio stream")
+        for place in _tracks(self._input):
+            try:
+                if self._input is None:
+                    self._input = open_input(address, timeout=_TIMEOUT)
+                self._begin_track(self._input.streams[place])
+                break
+            except Exception as error:  # whatever is wrong with one track, another may be as it should
+                failure = error
+                self.close()
+        else:
+            self.close()
+            raise failure
+        if self._copies:
+            self._target: Any = output.add_stream_from_template(self._source)
+        else:
+            rate = self._source.codec_context.sample_rate
+            self._target = output.add_stream("aac", rate=rate if rate in _AAC_RATES else 48000)
+            self._target.codec_context.layout = "mono" if self._source.codec_context.channels == 1 else "stereo"
+
+    def _begin_track(self, source: Any) -> None:
+        if source.codec_context is None:
+            raise ValueError("its coding is none that is known here")
+        self._source = source
+        # Decoders add their manner of computing to the name: mp3float, ac3_fixed.
+        codec = re.sub("(_?float|_?fixed)$", "", source.codec_context.name)
+        self._copies = codec.removeprefix("lib") in _COPIED
+        self._pieces: Iterator[Any] = self._packets() if self._copies else self._sounds()
+        # Looked at before a stream is added: a stream that stays without packets confuses players.
+        self._next: Any = next(self._pieces, None)
+        if self._next is None:
+            raise LookupError("no audio in the range of the video")
 
     def write_until(self, end: float) -> None:
         """Writes the sound that begins before a time.
@@ -87,8 +98,10 @@ class AudioTrack:
             self._output.mux(self._target.encode(None))
 
     def close(self) -> None:
-        """Closes the source file."""
-        self._input.close()
+        """Closes the source."""
+        if self._input is not None:
+            self._input.close()
+            self._input = None
 
     @staticmethod
     def _seconds(piece: Any) -> float:
@@ -122,3 +135,11 @@ class AudioTrack:
                 sound.pts -= round(self._begin / sound.time_base)
                 if sound.pts + round(sound.samples / sound.sample_rate / sound.time_base) > 0:
                     yield sound
+
+
+def _tracks(container: Any) -> list[int]:
+    """Places of the sound tracks among the streams, those that can be understood first, of these the main one."""
+    main = container.streams.best("audio")
+    tracks = [stream.index for stream in container.streams.audio if stream.codec_context is not None]
+    others = [stream.index for stream in container.streams.audio if stream.codec_context is None]
+    return sorted(tracks, key=lambda place: main is None or place != main.index) + others

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -35,6 +36,7 @@ from refervos.video.truncation import playable_part
 
 # The clock of MPEG: frame times of all common rates fall on it or within six microseconds of it.
 _CLOCK = 90_000
+_LONGEST = 16384  # pixels a side that x264 encodes at most
 _DEFAULT_FPS = Fraction(25)
 _PRESETS = (
     "ultrafast",
@@ -116,7 +118,7 @@ class OverlaySink(Closing):
         # for its last frames to be shown for as long as they should.
         self._options = {"crf": str(crf), "preset": preset, "bf": "0"}
         self._opacity, self._legend = opacity, legend
-        self._keeps_audio = audio and source is not None and source.path is not None
+        self._keeps_audio = audio and source is not None
         self._overwrite = overwrite
         self._numbers = TrackNumbers()
         self._temporary = temporary_beside(self._path)
@@ -129,7 +131,7 @@ class OverlaySink(Closing):
         self._count = 0
         self._end = 0
         self._durations: dict[int, int] = {}
-        self._size = (0, 0)
+        self._size = self._frame_size = (0, 0)
         self._told_size = False
         self._written: list[Path] | None = None
         self.warnings: list[str] = []
@@ -162,7 +164,7 @@ class OverlaySink(Closing):
                 self._begin = frame.time
                 self._open(picture)
             self._tell_size(frame)
-            timed = _Timed(_fitted(picture, self._size), self._pts(frame))
+            timed = _Timed(self._fitted(picture), self._pts(frame))
             self._count += 1
             # One frame is kept back, for how long it is shown is known only when the next one comes.
             before, self._pending = self._pending, timed
@@ -210,52 +212,87 @@ class OverlaySink(Closing):
             self._drop()
 
     def _open(self, picture: ImageArray) -> None:
-        height, width = picture.shape[:2]
-        self._size = (height, width)
-        # Fragments until it is finished, when it becomes an ordinary mp4: a disk that fills up costs the last second.
-        options = {"movflags": "hybrid_fragmented+delay_moov", "frag_duration": "1000000"}
-        self._file = _File(self._temporary, "x+")
-        container = av.open(self._file, mode="w", format="mp4", options=options)
+        self._frame_size = picture.shape[0], picture.shape[1]
+        height, width = self._size = _within(self._frame_size)
+        if self._size != self._frame_size:
+            self.warnings.append(
+                f"'{self._path}' is {width}x{height}, smaller than the frames, as H.264 has no more than {_LONGEST} "
+                "pixels a side."
+            )
         try:
-            stream: Any = container.add_stream("libx264", rate=self._rate, options=self._options)
-            stream.width, stream.height = width + width % 2, height + height % 2
-            stream.pix_fmt = "yuv420p"
-            # Said explicitly, as players guess differently for small and large pictures: BT.709, limited
-            # range.
-            context = stream.codec_context
-            context.colorspace = context.color_primaries = context.color_trc = 1
-            context.color_range = 1
-            context.time_base = Fraction(1, _CLOCK)
-            self._container, self._stream = container, stream
-            if self._keeps_audio:
-                self._open_audio()
-            container.start_encoding()
+            self._begin_file(self._open_audio)
+        except (FFmpegError, OSError, ValueError) as error:
+            if self._audio is None:
+                self._drop()
+                raise
+            # Perhaps it is the sound that an mp4 does not take.
+            self._drop()
+            self._begin_file(lambda: None)
+            self._lose_audio(error)
         except BaseException:
-            self._container = container
             self._drop()
             raise
 
+    def _begin_file(self, add_sound: Callable[[], None]) -> None:
+        # Fragments until it is finished, when it becomes an ordinary mp4: a disk that fills up costs the last second.
+        options = {"movflags": "hybrid_fragmented+delay_moov", "frag_duration": "1000000"}
+        self._file = _File(self._temporary, "x+")
+        self._container = av.open(self._file, mode="w", format="mp4", options=options)
+        height, width = self._size
+        stream: Any = self._container.add_stream("libx264", rate=self._rate, options=self._options)
+        stream.width, stream.height = width + width % 2, height + height % 2
+        stream.pix_fmt = "yuv420p"
+        # Said explicitly, as players guess differently for small and large pictures: BT.709, limited
+        # range.
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = 1
+        context.color_range = 1
+        context.time_base = Fraction(1, _CLOCK)
+        self._stream = stream
+        add_sound()
+        self._container.start_encoding()
+
     def _open_audio(self) -> None:
-        assert self._source is not None
-        assert self._source.path is not None
-        begin = self._source.start_time + (self._begin or 0.0)
+        """Adds the sound, which is never worth the video: whatever is wrong with it is told and no more."""
+        source = self._source
+        if source is None or not self._keeps_audio:
+            return
+        address = source.url or (f"file:{source.path}" if source.path is not None else None)
+        if address is None:
+            if source.has_sound:
+                self.warnings.append(f"The sound of '{source.name}', which is live, is not kept in '{self._path}'.")
+            return
         try:
-            self._audio = AudioTrack(self._source.path, self._container, begin)
-        except LookupError as error:
-            if isinstance(error, FFmpegError):
+            self._audio = AudioTrack(address, self._container, source.start_time + (self._begin or 0.0))
+        except Exception as error:
+            if not isinstance(error, LookupError) or isinstance(error, FFmpegError):
                 self._lose_audio(error)
-        except (FFmpegError, OSError, ValueError) as error:
-            self._lose_audio(error)
 
     def _tell_size(self, frame: Frame) -> None:
         """Warns of the first frame of another size."""
-        (height, width), (first_height, first_width) = frame.image.shape[:2], self._size
-        if (height, width) != self._size and not self._told_size:
+        (height, width), (first_height, first_width) = frame.image.shape[:2], self._frame_size
+        if (height, width) != self._frame_size and not self._told_size:
             self._told_size = True
             self.warnings.append(
                 f"Frames of other sizes than {first_width}x{first_height}, such as frame {frame.index} of "
                 f"{width}x{height}, were fitted into '{self._path}' with black bars."
             )
+
+    def _fitted(self, picture: ImageArray) -> ImageArray:
+        """The picture at the video's size, within bars where its proportions are others, padded to even sides."""
+        height, width = self._size
+        if picture.shape[:2] == self._frame_size != self._size:
+            picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
+        elif picture.shape[:2] != self._size:
+            scale = min(height / picture.shape[0], width / picture.shape[1])
+            inner = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+            canvas = Image.new("RGB", (width, height))
+            resized = Image.fromarray(picture).resize(inner, Image.Resampling.BILINEAR)
+            canvas.paste(resized, ((width - inner[0]) // 2, (height - inner[1]) // 2))
+            picture = np.asarray(canvas)
+        if height % 2 or width % 2:
+            picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        return picture
 
     def _pts(self, frame: Frame) -> int:
         if frame.time is not None and self._begin is not None:
@@ -289,14 +326,16 @@ class OverlaySink(Closing):
                 self._audio.finish(self._end / _CLOCK)
             else:
                 self._audio.write_until(self._end / _CLOCK)
-        except (FFmpegError, OSError, ValueError) as error:
+        except Exception as error:
             self._lose_audio(error)
             self._close_audio()
 
     def _lose_audio(self, error: Exception) -> None:
         assert self._source is not None
-        reason = getattr(error, "strerror", None) or str(error)
-        self.warnings.append(f"The sound of '{self._source.path}' could not be kept in '{self._path}': {reason}.")
+        # What FFmpeg's errors say besides may repeat an address, and with it a password.
+        reason = getattr(error, "strerror", None) or (str(error) if self._source.url is None else "it cannot be read")
+        named = self._source.path or self._source.name
+        self.warnings.append(f"The sound of '{named}' could not be kept in '{self._path}': {reason}.")
 
     def _close_audio(self) -> None:
         audio, self._audio = self._audio, None
@@ -346,23 +385,14 @@ class _File(io.FileIO):
         return len(data)
 
 
+def _within(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a video of pictures of such a size, which H.264 may be too small for."""
+    scale = min(1.0, _LONGEST / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def _same_file(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
     except OSError:
         return False
-
-
-def _fitted(picture: ImageArray, size: tuple[int, int]) -> ImageArray:
-    """The picture within bars at the video's size, padded to even sides."""
-    height, width = size
-    if picture.shape[:2] != size:
-        scale = min(height / picture.shape[0], width / picture.shape[1])
-        inner = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-        canvas = Image.new("RGB", (width, height))
-        resized = Image.fromarray(picture).resize(inner, Image.Resampling.BILINEAR)
-        canvas.paste(resized, ((width - inner[0]) // 2, (height - inner[1]) // 2))
-        picture = np.asarray(canvas)
-    if height % 2 or width % 2:
-        picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    return picture
