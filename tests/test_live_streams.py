@@ -26,7 +26,7 @@ from PIL import Image
 
 from refervos import cli
 from refervos.errors import VideoError
-from refervos.pipeline import segment
+from refervos.pipeline import OutputError, segment
 from refervos.video import (
     BinarySink,
     CutoutSink,
@@ -421,6 +421,95 @@ def test_dropped_frames_are_reported_and_a_limit_asks_for_no_more() -> None:
     reader.close()
     assert session.heard == [[0], [4]]
     assert (report.frames, report.dropped) == (2, 3)
+
+
+# Outputs that fail
+
+
+class Answering(Listening):
+    """A session whose answers can be written."""
+
+    def clip(self, images: list[np.ndarray]) -> list[Any]:
+        return [segmentation(0, box_masks(64, 48)) for _ in images]
+
+
+class Failing:
+    """A sink that takes so many frames, and then fails as told; or fails at the end."""
+
+    def __init__(self, frames: int, error: Exception, at_end: bool = False) -> None:
+        self.frames, self.error, self.at_end = frames, error, at_end
+        self.closed = self.aborted = 0
+
+    def write(self, frame: Frame, _: Any) -> None:
+        if frame.index >= self.frames and not self.at_end:
+            raise self.error
+
+    def close(self) -> list[Path]:
+        self.closed += 1
+        if self.at_end:
+            raise self.error
+        return []
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+
+@pytest.mark.parametrize("frames", [0, 1, 3])
+@pytest.mark.parametrize("at_end", [False, True])
+def test_a_sink_that_fails_does_not_lose_the_others(tmp_path: Path, frames: int, at_end: bool) -> None:
+    broken: Any = Failing(frames, VideoError("'o.mp4' cannot be written on."), at_end)
+    sinks: list[Any] = [RleSink(tmp_path / "a.jsonl"), broken, RleSink(tmp_path / "b.jsonl")]
+    session: Any = Answering()
+    with pytest.raises(OutputError, match=r"'o\.mp4' cannot be written on\.$") as caught:
+        segment(Played(frames_of(6), live=False), session, sinks)
+    for name in "ab":
+        lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["frame"] for line in lines] == [0, 1, 2, 3, 4, 5]
+    report = caught.value.report
+    assert (report.frames, report.interrupted) == (6, False)
+    assert report.written == [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    assert broken.closed == 1
+
+
+def test_a_run_ends_where_no_sink_is_left(tmp_path: Path) -> None:
+    heard = Played(frames_of(6), live=False)
+    session: Any = Answering()
+    sinks: list[Any] = [Failing(2, VideoError("a is full.")), Failing(3, VideoError("b is full."))]
+    with pytest.raises(OutputError, match=r"a is full\. b is full\.") as caught:
+        segment(heard, session, sinks)
+    assert caught.value.report.frames == 3
+    assert next(iter(heard)).index > 3
+
+
+def test_a_sink_that_fails_by_a_fault_of_the_program_does_not_lose_the_others(tmp_path: Path) -> None:
+    sinks: list[Any] = [Failing(1, RuntimeError("a fault")), RleSink(tmp_path / "a.jsonl")]
+    session: Any = Answering()
+    with pytest.raises(RuntimeError, match="a fault"):
+        segment(Played(frames_of(4), live=False), session, sinks)
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_source_that_fails_keeps_what_was_written_and_leaves_nothing_where_nothing_was(tmp_path: Path) -> None:
+    def breaks(index: int) -> None:
+        if index == at:
+            raise VideoError("frame is damaged.")
+
+    for at, count in ((3, 3), (0, 0)):
+        path = tmp_path / f"{at}.jsonl"
+        session: Any = Answering(1)
+        with pytest.raises(VideoError, match="frame is damaged"):
+            segment(Played(frames_of(6), breaks, live=False), session, [RleSink(path)])
+        assert (len(path.read_text().splitlines()) if path.exists() else 0) == count
+    assert [path.name for path in tmp_path.iterdir()] == ["3.jsonl"]
+
+
+def test_how_a_source_is_read_is_told_in_the_report(tmp_path: Path) -> None:
+    Image.fromarray(picture(0)).save(tmp_path / "1.png")
+    (tmp_path / "notes.txt").touch()
+    session: Any = Answering()
+    with open_source(tmp_path, ahead=2) as source:
+        report = segment(source, session, [])
+    assert report.warnings == [f"'{tmp_path}' holds notes.txt, which is not read."]
 
 
 # Sizes that change, packets that are missing, clocks that leap

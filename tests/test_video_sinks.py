@@ -7,6 +7,8 @@ import functools
 import http.server
 import io
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
@@ -524,6 +526,110 @@ def test_half_a_frame_of_lines_is_cut_away(tmp_path: Path) -> None:
     assert [json.loads(line)["frame"] for line in (tmp_path / "o.jsonl").read_text().splitlines()] == [0, 0]
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+sys.path.insert(0, {tests!r})
+from test_video_sinks import Frame, answer, picture, sinks_in
+for sink in sinks_in(Path({folder!r})):
+    for k in range(3):
+        sink.write(Frame(k, picture(k), k / 10), answer(k))
+from refervos.video import outputs
+part = outputs.Part(Path({folder!r}) / "palette" / "00003.png")
+print("ready", flush=True)
+if {wait}:
+    sys.stdin.read()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def in_another_process(folder: Path, *, wait: bool) -> subprocess.Popen[str]:
+    """Starts a run that writes three frames; it is killed at once, or when its input is closed."""
+    code = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder), wait=wait)
+    run = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    assert run.stdout.readline() == "ready\n"
+    if not wait:
+        run.wait()
+    return run
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="killed by a signal")
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    in_another_process(tmp_path, wait=False).communicate()
+    assert len(leftovers(tmp_path)) == 3  # overlay, run lengths and a picture
+    others = [tmp_path / ".a.part", tmp_path / "b.0123abcd.part", tmp_path / ".0123abcd.part"]
+    for path in others:
+        path.touch()
+    for sink in sinks_in(tmp_path, overwrite=True):
+        with sink:
+            sink.write(Frame(0, picture(0)), answer(0))
+    assert sorted(leftovers(tmp_path)) == sorted(others)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="killed by a signal")
+def test_what_another_run_is_writing_is_left_alone(tmp_path: Path) -> None:
+    other = in_another_process(tmp_path, wait=True)
+    held = leftovers(tmp_path)
+    assert len(held) == 3
+    mine = RleSink(tmp_path / "mine.jsonl")
+    mine.write(Frame(0, picture(0)), answer(0))
+    RleSink(tmp_path / "third.jsonl").abort()  # in the same process, too
+    mine.close()
+    assert sorted(leftovers(tmp_path)) == sorted(held)
+    assert (tmp_path / "mine.jsonl").exists()
+    other.communicate()
+    outputs_module.prepare_folder(tmp_path)
+    outputs_module.prepare_folder(tmp_path / "palette")
+    assert leftovers(tmp_path) == []
+
+
+# Run lengths that others follow
+
+
+def test_run_lengths_grow_live(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "o.jsonl"
+    sink = RleSink(path, live=True)
+    assert not path.exists()
+    for k in range(3):
+        sink.write(Frame(k, picture(k)), answer(k, count=2))
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [line["frame"] for line in lines] == sorted([*range(k + 1)] * 2)
+    assert sink.close() == [path]
+    assert leftovers(tmp_path) == []
+    with pytest.raises(VideoError, match="overwrite=True"):
+        RleSink(path, live=True)
+    again = RleSink(path, live=True, overwrite=True)
+    assert len(path.read_text().splitlines()) == 6  # as long as there is nothing better
+    again.write(Frame(0, picture(0)), answer(0))
+    again.abort()
+    assert len(path.read_text().splitlines()) == 1
+    third = RleSink(tmp_path / "third.jsonl", live=True)
+    (tmp_path / "third.jsonl").write_text("another's work")
+    with pytest.raises(VideoError, match="cannot be written"):
+        third.write(Frame(0, picture(0)), answer(0))
+    assert third.close() == []
+    assert (tmp_path / "third.jsonl").read_text() == "another's work"
+
+
+def test_run_lengths_go_to_a_stream(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with RleSink(stream) as sink:
+        sink.write(Frame(0, picture(0)), answer(0))
+        first = stream.getvalue()
+        sink.write(Frame(1, picture(1)), answer(1))
+    assert json.loads(first)["frame"] == 0
+    assert not stream.closed
+    assert [json.loads(line)["frame"] for line in stream.getvalue().splitlines()] == [0, 1]
+    assert sink.close() == []
+    stream.close()
+    with pytest.raises(VideoError, match="cannot be written"):
+        RleSink(stream).write(Frame(0, picture(0)), answer(0))
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(VideoError, match="'/dev/full' cannot be written"):
+        RleSink(full).write(Frame(0, picture(0)), answer(0))
+
+
 # Existing files and places that cannot be written
 
 
@@ -559,6 +665,9 @@ def test_file_that_came_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "o.jsonl").read_text() == "another's work"
     (kept,) = tmp_path.glob("*.part")
     assert str(kept) in str(caught.value)
+    # It is finished work: to be found, and not taken for a leftover by the next run.
+    assert not kept.name.startswith(".")
+    outputs_module.prepare_folder(tmp_path)
     assert json.loads(kept.read_text())["frame"] == 0
 
 

@@ -118,7 +118,7 @@ def segment(
     report = Report()
     failures: dict[int, Exception] = {}  # by place among the sinks
     with ExitStack() as stack:
-        for place, sink in enumerate(sinks):
+        for place, sink in reversed(list(enumerate(sinks))):  # the last pushed ends first
             stack.push(_ending(sink, place, report, failures))
         pairs = answers(islice(source, limit), session, clip_length)
         counts = [count for count in (source.info.frame_count, limit) if count is not None]

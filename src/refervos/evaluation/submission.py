@@ -17,14 +17,7 @@ from refervos.errors import ConfigError, EvaluationError
 from refervos.evaluation.bar import Bar
 from refervos.evaluation.datasets import OpenPart
 from refervos.evaluation.predictions import Predictions, mask_png
-from refervos.video.outputs import (
-    discard,
-    not_writable,
-    prepare_folder,
-    put_in_place,
-    refuse_existing,
-    temporary_beside,
-)
+from refervos.video.outputs import Part, not_writable, prepare_folder, refuse_existing
 
 TOP_FOLDERS = {"mevis": "", "ref-youtube-vos": "Annotations/"}
 """Benchmarks with a server, and what the names in their zips begin with."""
@@ -70,12 +63,15 @@ def submit(
     refuse_existing(out, overwrite)
     prepare_folder(out.parent)
     problems: list[str] = []
-    temporary = temporary_beside(out)
+    try:
+        written = Part(out)
+    except OSError as error:
+        raise not_writable(out, error) from error
     try:
         # Masks are deflated already; stored as they are, they are read once, checked and written.
         with (
             Bar("expressions", sum(len(samples) for _, samples in part.videos), show_progress) as bar,
-            zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+            zipfile.ZipFile(written.temporary, "w", zipfile.ZIP_STORED) as archive,
         ):
             for video, samples in sorted(part.videos, key=lambda one: one[0].id):
                 size = frame_size(video)
@@ -87,11 +83,11 @@ def submit(
         if problems:
             raise EvaluationError(_told(predictions.folder, part, problems))
     except BaseException as error:
-        discard(temporary)
+        written.discard()
         if isinstance(error, OSError):
             raise not_writable(out, error) from error
         raise
-    put_in_place(temporary, out, overwrite=overwrite)
+    written.put_in_place(overwrite)
     return strangers(predictions, part)
 
 

@@ -22,14 +22,7 @@ from refervos.video.audio import AudioTrack
 from refervos.video.closing import Closing
 from refervos.video.frames import Frame, ImageArray, SourceInfo
 from refervos.video.media import exact_fps
-from refervos.video.outputs import (
-    discard,
-    not_writable,
-    prepare_folder,
-    put_in_place,
-    refuse_existing,
-    temporary_beside,
-)
+from refervos.video.outputs import Part, not_writable, prepare_folder, refuse_existing
 from refervos.video.overlay import draw_overlay, palette
 from refervos.video.tracks import TrackNumbers, check_fit
 from refervos.video.truncation import playable_part
@@ -121,7 +114,7 @@ class OverlaySink(Closing):
         self._keeps_audio = audio and source is not None
         self._overwrite = overwrite
         self._numbers = TrackNumbers()
-        self._temporary = temporary_beside(self._path)
+        self._part: Part | None = None
         self._file: Any = None
         self._container: Any = None
         self._stream: Any = None
@@ -201,7 +194,8 @@ class OverlaySink(Closing):
             raise self._salvage(error) from error
         finally:
             self._close_audio()
-        put_in_place(self._temporary, self._path, self._overwrite)
+        assert self._part is not None
+        self._part.put_in_place(self._overwrite)
         self._written = [self._path]
         return self._written
 
@@ -236,7 +230,8 @@ class OverlaySink(Closing):
     def _begin_file(self, add_sound: Callable[[], None]) -> None:
         # Fragments until it is finished, when it becomes an ordinary mp4: a disk that fills up costs the last second.
         options = {"movflags": "hybrid_fragmented+delay_moov", "frag_duration": "1000000"}
-        self._file = _File(self._temporary, "x+")
+        self._part = Part(self._path)
+        self._file = _File(self._part.temporary, "r+")
         self._container = av.open(self._file, mode="w", format="mp4", options=options)
         height, width = self._size
         stream: Any = self._container.add_stream("libx264", rate=self._rate, options=self._options)
@@ -346,7 +341,8 @@ class OverlaySink(Closing):
         self._close_audio()
         if self._container is not None:
             self._break_off()
-        discard(self._temporary)
+        if self._part is not None:
+            self._part.discard()
 
     def _break_off(self) -> None:
         """Closes the file as it is; a container whose file is closed adds no ending to it."""
@@ -361,12 +357,13 @@ class OverlaySink(Closing):
         self._close_audio()
         if self._container is not None:
             self._break_off()
-        kept = playable_part(self._temporary) if self._temporary.exists() else 0
-        if not kept:
-            discard(self._temporary)
+        part = self._part
+        kept = playable_part(part.temporary) if part is not None and part.temporary.exists() else 0
+        if part is None or not kept:
+            self._drop()
             return not_writable(self._path, error)
-        os.truncate(self._temporary, kept)
-        put_in_place(self._temporary, self._path, self._overwrite)
+        os.truncate(part.temporary, kept)
+        part.put_in_place(self._overwrite)
         self._written = [self._path]
         reason = getattr(error, "strerror", None) or str(error)
         return VideoError(

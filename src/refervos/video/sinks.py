@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Protocol, Self
+from typing import IO, BinaryIO, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +19,7 @@ from refervos.segmentation import Segmentation
 from refervos.video.closing import Closing
 from refervos.video.frames import Frame
 from refervos.video.movie import OverlaySink
-from refervos.video.outputs import (
-    discard,
-    not_writable,
-    prepare_folder,
-    put_in_place,
-    refuse_existing,
-    temporary_beside,
-    write_whole,
-)
+from refervos.video.outputs import Part, not_writable, prepare_folder, refuse_existing, write_whole
 from refervos.video.tracks import FrameNames, TrackNumbers, check_fit
 
 __all__ = ["BinarySink", "CutoutSink", "OverlaySink", "PaletteSink", "RleSink", "Sink", "davis_palette"]
@@ -189,12 +182,15 @@ class RleSink(Closing):
     A time that is unknown and a presence that is not finite are null.
     """
 
-    def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Claims the output; nothing is at the path before `close`.
+    def __init__(self, path: str | Path | BinaryIO, *, overwrite: bool = False, live: bool = False) -> None:
+        """Claims the output; nothing is at the path before `close`, unless it is to grow live.
 
         Args:
-            path: The file to write; parent folders are made.
+            path: The file to write, whose parent folders are made; or an open stream, such as `sys.stdout.buffer`,
+                which is given each frame's lines as soon as they are known and stays open.
             overwrite: Whether an existing file may be replaced.
+            live: Whether the file is at the path from the first frame on, so that others can follow it; each write
+                adds the lines of a whole frame. Without, it is there complete or not at all.
 
         Raises:
             VideoError: It exists already or cannot be written.
@@ -207,13 +203,17 @@ class RleSink(Closing):
                 "Run lengths need pycocotools; install it with pip install pycocotools."
             ) from error
         self._coco = coco
-        self._path = Path(path)
         self._overwrite = overwrite
-        refuse_existing(self._path, overwrite)
-        prepare_folder(self._path.parent)
-        self._temporary = temporary_beside(self._path)
+        self._live = live
+        self._stream = None if isinstance(path, (str, Path)) else path
+        self._path = Path(path) if isinstance(path, (str, Path)) else Path(str(getattr(path, "name", "the stream")))
+        if self._stream is None:
+            refuse_existing(self._path, overwrite)
+            prepare_folder(self._path.parent)
+        self._part: Part | None = None
         self._file: IO[bytes] | None = None
         self._complete = 0
+        self._frames = 0
         self._written: list[Path] | None = None
 
     def write(self, frame: Frame, segmentation: Segmentation) -> None:
@@ -232,18 +232,20 @@ class RleSink(Closing):
         lines = b"".join(self._line(frame, segmentation, k) for k in range(len(segmentation.track_ids)))
         try:
             if self._file is None:
-                self._file = self._temporary.open("xb")
+                self._file = self._opened()
             self._file.write(lines)
             self._file.flush()
-            self._complete += len(lines)
-        except OSError as error:
+        # A stream that was closed raises ValueError.
+        except (OSError, ValueError) as error:
             raise not_writable(self._path, error) from error
+        self._complete += len(lines)
+        self._frames += 1
 
     def close(self) -> list[Path]:
         """Puts the file in place with all complete frames; safe to call twice.
 
         Returns:
-            The file's path, or nothing where no frame was written.
+            The file's path; nothing where no frame was written, or to a stream.
 
         Raises:
             VideoError: It cannot be put in place.
@@ -251,23 +253,40 @@ class RleSink(Closing):
         if self._written is not None:
             return self._written
         self._written = []
-        if self._file is None:
+        if self._file is None or self._stream is not None:
+            return self._written
+        if not self._frames:
+            self._drop()
             return self._written
         try:
             self._end()
-            put_in_place(self._temporary, self._path, self._overwrite)
         except OSError as error:
             raise not_writable(self._path, error) from error
+        if self._part is not None:
+            self._part.put_in_place(self._overwrite)
         self._written = [self._path]
         return self._written
 
     def abort(self) -> None:
-        """Drops what was written; nothing stays behind. Does nothing once closed."""
+        """Drops what was written, but to a file that grew live; does nothing once closed."""
         if self._written is None:
             self._written = []
-            if self._file is not None:
+            self._drop()
+
+    def _opened(self) -> IO[bytes]:
+        if self._stream is not None:
+            return self._stream
+        if self._live:
+            return self._path.open("wb" if self._overwrite else "xb")
+        self._part = Part(self._path)
+        return self._part.temporary.open("wb")
+
+    def _drop(self) -> None:
+        if self._file is not None and self._stream is None:
+            with contextlib.suppress(OSError):  # what is still to be written is not wanted
                 self._file.close()
-            discard(self._temporary)
+        if self._part is not None:
+            self._part.discard()
 
     def _end(self) -> None:
         assert self._file is not None
@@ -275,8 +294,9 @@ class RleSink(Closing):
             self._file.close()
         finally:
             # A write that a full disk or an interruption broke off leaves half a frame, which is cut away.
-            if self._temporary.stat().st_size > self._complete:
-                with self._temporary.open("r+b") as file:
+            held = self._path if self._part is None else self._part.temporary
+            if held.stat().st_size > self._complete:
+                with held.open("r+b") as file:
                     file.truncate(self._complete)
 
     def _line(self, frame: Frame, segmentation: Segmentation, k: int) -> bytes:
