@@ -75,7 +75,7 @@ def write_video(
             stream.codec_context.gop_size = gop
         sounds: list[Any] = []
         for _ in range(tracks if audio is not None else 0):
-            sounds.append(container.add_stream(audio, rate=48000 if "opus" in str(audio) else 44100))
+            sounds.append(container.add_stream(str(audio), rate=48000 if "opus" in str(audio) else 44100))
             sounds[-1].codec_context.layout = "mono"
         for k in range(count):
             image = images[k] if images is not None else picture(k, width, height)
