@@ -44,7 +44,7 @@ from refervos.sam2.tracker import Sam2Tracker
 from refervos.samwise.model import Samwise
 from refervos.segmenter import FramePrediction
 from refervos.text.tokenizer import Tokenizer
-from refervos.worlds.benchmark import SPLITS, DiagnosticCase
+from refervos.worlds.benchmark import ALL_SPLITS, DiagnosticCase
 from scenes import MICRO, MICRO_SAM2, Uncorrectable, micro_model, scene
 
 SIDE, LENGTH = 32, 10
@@ -649,7 +649,7 @@ def test_command_diagnoses_the_miniature(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--split", "colour"], f"there is no split 'colour'; the splits are {', '.join(SPLITS)}."),
+        (["--split", "colour"], f"there is no split 'colour'; the splits are {', '.join(ALL_SPLITS)}."),
         (["--set", "cme"], "is no setting; give name=value"),
         (["--set", "device=cuda"], "not about the configuration"),
         (["--set", "size=3"], "unknown field size; known fields are adapter_heads"),

@@ -9,13 +9,20 @@ import json
 import tarfile
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from typer.testing import CliRunner
 
+from refervos.cli import app
 from refervos.errors import ConfigError, DataError
+from refervos.evaluation.diagnosis import diagnose
+from refervos.evaluation.results import read_diagnosis
+from refervos.evaluation.tables import diagnosis_table
+from refervos.loading import load
 from refervos.worlds import (
     KINDS,
     Claim,
@@ -32,6 +39,7 @@ from refervos.worlds import (
     referrals,
     some_referrals,
 )
+from refervos.worlds.benchmark import NOUN_SPLITS, BenchmarkDrawings, diagnostic_case, diagnostic_cases
 from refervos.worlds.drawings import DESIGNS, PHOTOGRAPHS, UNSEEN_DESIGN, Design, main, make_drawings, make_photographs
 from refervos.worlds.facts import FALSE, TRUE, UNCLEAR
 from refervos.worlds.nouns import everyday_nouns, may_be, names_of, plural
@@ -273,3 +281,72 @@ def test_the_build_step_says_what_is_missing(
 def test_the_design_for_testing_is_one_of_six() -> None:
     assert len(DESIGNS) == 6
     assert UNSEEN_DESIGN in {design.name for design in DESIGNS}
+
+
+# The benchmark's splits of everyday things.
+
+
+@pytest.fixture(scope="module")
+def six_designs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight things in every design; some have synonyms that training never uses."""
+    folder = tmp_path_factory.mktemp("drawings")
+    for number, design in enumerate(DESIGNS):
+        for index, word in enumerate(("car", "dog", "cup of tea", "scissors", "rabbit", "apple", "sofa", "gorilla")):
+            cut_out(folder / design.name / word / "0.png", (255 - 20 * number, 30 + 25 * index, 40 * number))
+    return folder
+
+
+def test_splits_of_everyday_things(six_designs: Path) -> None:
+    drawings = BenchmarkDrawings.open(six_designs)
+    unseen = {name for noun in NOUNS.values() for name in noun.unseen}
+    cases = {split: list(diagnostic_cases(split, 4, height=64, width=64, drawings=drawings)) for split in NOUN_SPLITS}
+    again = diagnostic_case("synonyms", 3, height=64, width=64, drawings=drawings)
+    assert np.array_equal(again.clip.frames, cases["synonyms"][3].clip.frames)
+    assert again.referral == cases["synonyms"][3].referral
+    for split, found in cases.items():
+        shown = drawings.unseen if split == "unseen drawings" else drawings.known
+        for case in found:
+            assert case.split == split
+            (target,) = case.referral.targets
+            kind = case.clip.scene.objects[target].kind
+            assert isinstance(case.referral.description, Description)
+            assert case.referral.description.noun.kind == kind
+            assert case.referral.description.claim is None
+            assert all(thing.sprite in shown.pictures for thing in case.clip.scene.objects)
+            said = {name for name in unseen if name in case.referral.text.split()}
+            assert bool(said) == (split == "synonyms"), case.referral.text
+            assert case.other is not None
+    for one, two in zip(cases["synonyms"], cases["synonyms by noun"], strict=True):
+        assert np.array_equal(one.clip.frames, two.clip.frames)
+        assert one.referral.description == two.referral.description
+        (target,) = two.referral.targets
+        assert two.clip.scene.objects[target].kind in two.referral.text
+    with pytest.raises(ConfigError, match="split 'nouns' shows drawings of everyday things, and none are given"):
+        diagnostic_case("nouns", 0)
+
+
+def test_headline_figures_are_about_the_first_ten_splits(six_designs: Path, tmp_path: Path) -> None:
+    drawings = BenchmarkDrawings.open(six_designs)
+    model = load(device="cpu")
+    draw = partial(diagnostic_cases, height=64, width=64, drawings=drawings)
+    both = diagnose(model, ["appearance", "nouns"], 2, draw=draw)
+    alone = diagnose(model, ["appearance"], 2, draw=draw)
+    nouns = diagnose(model, ["nouns"], 2, draw=draw)
+    assert both.splits == ("appearance", "nouns")
+    assert both.target_mean == alone.target_mean
+    assert both.t_acc == alone.t_acc
+    assert nouns.target_mean is not None
+    table = diagnosis_table(both)
+    assert "| nouns " in table
+    assert "| target splits | 2 " in " ".join(table.split()).replace("  ", " ")
+
+
+def test_the_command_asks_them_where_there_are_drawings(six_designs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    arguments = ["diagnose", "miniature", "--split", "nouns", "--count", "1", "--quiet", "--out", str(out)]
+    failed = CliRunner().invoke(app, arguments)
+    assert failed.exit_code != 0
+    assert "shows drawings of everyday things" in str(failed.exception)
+    done = CliRunner().invoke(app, [*arguments, "--drawings", str(six_designs)])
+    assert done.exit_code == 0, done.output
+    assert read_diagnosis(out).splits == ("nouns",)

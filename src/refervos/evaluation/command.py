@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +41,13 @@ def diagnose(
     controls: Annotated[
         bool, typer.Option("--controls", help="Also ask the wrong sentence, and follow single objects without reading.")
     ] = False,
+    drawings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder made by python -m refervos.worlds.drawings: asks the splits of everyday nouns as well.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for the results of every clip.")] = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Folder for pictures of the worst and best clips of each split.")
@@ -81,9 +89,11 @@ def diagnose(
     from refervos.evaluation.sheets import Extremes
     from refervos.evaluation.tables import diagnosis_table
     from refervos.loading import load
-    from refervos.worlds.benchmark import SPLITS
+    from refervos.worlds.benchmark import ALL_SPLITS, SPLITS, BenchmarkDrawings, diagnostic_cases
 
-    splits = known_splits(split or SPLITS)
+    splits = known_splits(split or (SPLITS if drawings is None else ALL_SPLITS))
+    shown = None if drawings is None else BenchmarkDrawings.open(drawings)
+    draw = partial(diagnostic_cases, drawings=shown)
     model = (models or [DEFAULT_MODEL])[0]
     loaded: Any = load(model, device=device, dtype=dtype, **overrides)
     extremes = Extremes(sheet_count) if sheet else None
@@ -102,6 +112,7 @@ def diagnose(
             batch=batch,
             name=" ".join([Path(model).name, *(settings or [])]),
             progress=answered,
+            draw=draw,
         )
         if controls:
             found = run_controls(
@@ -111,6 +122,7 @@ def diagnose(
                 mode=mode,
                 batch=batch,
                 progress=lambda case: bar.advance(case.result.frames, f"{case.result.split}, wrong sentence"),
+                draw=draw,
             )
             diagnosis = dataclasses.replace(diagnosis, controls=found)
     typer.echo(diagnosis_table(diagnosis))

@@ -11,7 +11,7 @@ from refervos.evaluation.answers import Question, answer
 from refervos.evaluation.results import CaseResult, Diagnosis, Masks, score_case
 from refervos.prompts import Prompt
 from refervos.segmenter import Segmenter
-from refervos.worlds.benchmark import SPLITS, DiagnosticCase, diagnostic_cases
+from refervos.worlds.benchmark import ALL_SPLITS, SPLITS, DiagnosticCase, diagnostic_cases
 
 Ask: TypeAlias = Literal["target", "other"]
 """Which sentence is asked: the case's own, or the one about another object."""
@@ -95,8 +95,8 @@ def known_splits(splits: Sequence[str]) -> tuple[str, ...]:
         ConfigError: When one is not in the benchmark, or there is none.
     """
     for split in splits:
-        if split not in SPLITS:
-            raise ConfigError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}.")
+        if split not in ALL_SPLITS:
+            raise ConfigError(f"there is no split {split!r}; the splits are {', '.join(ALL_SPLITS)}.")
     if not splits:
         raise ConfigError(f"there is no split to diagnose on; the splits are {', '.join(SPLITS)}.")
     return tuple(dict.fromkeys(splits))

@@ -1,4 +1,4 @@
-"""A diagnostic benchmark: ten splits of held-out clips, each with one difficulty.
+"""A diagnostic benchmark: ten splits of held-out clips, each with one difficulty, and four of everyday things.
 
 Every case follows from its split and its index: clips are drawn until one meets the split's condition. The seeds begin
 with a number that training must not begin its seeds with, so no clip of the benchmark is ever trained on.
@@ -6,8 +6,10 @@ with a number that training must not begin its seeds with, so no clip of the ben
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,13 @@ import numpy.typing as npt
 
 from refervos.errors import ConfigError
 from refervos.worlds.descriptions import Description, Referral
+from refervos.worlds.drawings import DESIGNS, UNSEEN_DESIGN
 from refervos.worlds.facts import TARGET_PIXELS
+from refervos.worlds.nouns import everyday_nouns
 from refervos.worlds.render import Clip, draw_clip
 from refervos.worlds.scene import WorldConfig
 from refervos.worlds.sentences import referrals
+from refervos.worlds.sprites import Sprites
 
 SPLITS = (
     "appearance",
@@ -36,6 +41,12 @@ SPLITS = (
 
 TARGET_SPLITS = tuple(split for split in SPLITS if split != "no-target")
 """The splits whose sentences are about something that is there."""
+
+NOUN_SPLITS = ("nouns", "unseen drawings", "synonyms", "synonyms by noun")
+"""Splits of everyday things, which need their drawings: objects told by their noun; the same in a design that no model
+of the project was trained on; by synonyms that training never uses; and the clips of these by the nouns themselves."""
+
+ALL_SPLITS = (*SPLITS, *NOUN_SPLITS)
 
 BENCHMARK_SEED = 241117646
 """The first number of every seed of the benchmark; seeds for training begin with another."""
@@ -80,7 +91,7 @@ class DiagnosticCase:
     """One clip and the sentence to ask about it.
 
     Attributes:
-        split: One of ``SPLITS``.
+        split: One of ``ALL_SPLITS``.
         index: From 0, within the split.
         clip: The clip.
         referral: The sentence.
@@ -95,29 +106,62 @@ class DiagnosticCase:
     other: Referral | None
 
 
+@dataclass(frozen=True, eq=False)
+class BenchmarkDrawings:
+    """The drawings of everyday things that the noun splits show.
+
+    Attributes:
+        known: The designs that models may be trained on.
+        unseen: The design that they may not.
+    """
+
+    known: Sprites
+    unseen: Sprites
+
+    @classmethod
+    def open(cls, folder: str | Path) -> BenchmarkDrawings:
+        """Read what ``python -m refervos.worlds.drawings`` made.
+
+        Raises:
+            ConfigError: When the folder is missing, or one of the designs.
+        """
+        known = [design.name for design in DESIGNS if design.name != UNSEEN_DESIGN]
+        return cls(Sprites.open(folder, known), Sprites.open(folder, [UNSEEN_DESIGN]))
+
+    def of(self, split: str) -> Sprites:
+        """The drawings of one of the noun splits."""
+        return self.unseen if split == "unseen drawings" else self.known
+
+
 Condition = Callable[[Clip, Referral, int], bool]
 """Whether a sentence about a clip belongs into a split as the case of that index."""
 
 
 def diagnostic_cases(
-    split: str, count: int | None = None, *, height: int = 128, width: int = 128
+    split: str,
+    count: int | None = None,
+    *,
+    height: int = 128,
+    width: int = 128,
+    drawings: BenchmarkDrawings | None = None,
 ) -> Iterator[DiagnosticCase]:
     """Draw the cases of a split, one by one.
 
     Args:
-        split: One of ``SPLITS``.
+        split: One of ``ALL_SPLITS``.
         count: How many; all 60 (20 of "long") when not given. The first cases are the same for every count.
         height: Of the frames, pixels. Other sizes are other clips.
         width: Of the frames, pixels.
+        drawings: What the noun splits show; the others need none.
 
     Yields:
         The cases.
 
     Raises:
-        ConfigError: When there is no such split, or clips of this size cannot meet its condition.
+        ConfigError: When there is no such split, clips of this size cannot meet its condition, or drawings are missing.
     """
     for index in range(case_count(split) if count is None else count):
-        yield diagnostic_case(split, index, height=height, width=width)
+        yield diagnostic_case(split, index, height=height, width=width, drawings=drawings)
 
 
 def case_count(split: str) -> int:
@@ -132,35 +176,50 @@ def frame_count(split: str) -> int:
     return LONG_FRAMES if split == "long" else FRAMES
 
 
-def diagnostic_case(split: str, index: int, *, height: int = 128, width: int = 128) -> DiagnosticCase:
+def diagnostic_case(
+    split: str, index: int, *, height: int = 128, width: int = 128, drawings: BenchmarkDrawings | None = None
+) -> DiagnosticCase:
     """Draw one case, whatever the others are: clips are drawn until one fits.
 
     Args:
-        split: One of ``SPLITS``.
+        split: One of ``ALL_SPLITS``.
         index: From 0.
         height: Of the frames, pixels. Other sizes are other clips.
         width: Of the frames, pixels.
+        drawings: What the noun splits show; the others need none.
 
     Returns:
         The case.
 
     Raises:
-        ConfigError: When there is no such split, or clips of this size cannot meet its condition.
+        ConfigError: When there is no such split, clips of this size cannot meet its condition, or drawings are missing.
     """
     _check_split(split)
+    if split == "synonyms by noun":
+        case = diagnostic_case("synonyms", index, height=height, width=width, drawings=drawings)
+        return replace(case, split=split, referral=_by_noun(case.referral))
+    sprites: Sprites | None = None
+    if split in NOUN_SPLITS:
+        if drawings is None:
+            raise ConfigError(
+                f"split {split!r} shows drawings of everyday things, and none are given; make them with "
+                "python -m refervos.worlds.drawings FOLDER, and name the folder."
+            )
+        sprites = drawings.of(split)
+    subjects = () if sprites is None else sprites.subjects
     config, condition = _SPLITS[split]
     config = replace(config, height=height, width=width)
     for attempt in range(_MOST_ATTEMPTS):
         # Never zero: numpy takes a seed that ends with zeros for a shorter one.
-        seed = (BENCHMARK_SEED, SPLITS.index(split) + 1, index + 1, attempt + 1)
-        clip = draw_clip((*seed, 1), config)
+        seed = (BENCHMARK_SEED, ALL_SPLITS.index(split) + 1, index + 1, attempt + 1)
+        clip = draw_clip((*seed, 1), config, sprites)
         rng = np.random.default_rng((*seed, 2))
-        asked = referrals(clip, rng)
+        asked = referrals(clip, rng, subjects, unseen=split == "synonyms")
         fitting = [referral for referral in asked if condition(clip, referral, index)]
         rng.shuffle(fitting)
         for referral in fitting:
             others = [other for other in asked if other.targets and not set(other.targets) & set(referral.targets)]
-            if others or split not in TARGET_SPLITS:
+            if others or split == "no-target":
                 other = others[int(rng.integers(len(others)))] if others else None
                 return DiagnosticCase(split, index, clip, referral, other)
     raise ConfigError(
@@ -170,8 +229,8 @@ def diagnostic_case(split: str, index: int, *, height: int = 128, width: int = 1
 
 
 def _check_split(split: str) -> None:
-    if split not in SPLITS:
-        raise ConfigError(f"split {split!r} is unknown; the splits are {', '.join(SPLITS)}.")
+    if split not in ALL_SPLITS:
+        raise ConfigError(f"split {split!r} is unknown; the splits are {', '.join(ALL_SPLITS)}.")
 
 
 def _by_looks(referral: Referral) -> bool:
@@ -303,6 +362,34 @@ def _no_target(clip: Clip, referral: Referral, index: int) -> bool:
     return bool(near or claim is not None) == (index % 3 != 0)
 
 
+def _noun(clip: Clip, referral: Referral, index: int) -> bool:
+    """The sentence names what its target is, and the target is there from the start to the end and hardly hidden."""
+    if not isinstance(referral.description, Description) or not referral.description.noun.kind:
+        return False
+    return _appearance(clip, referral, index)
+
+
+def _synonym(clip: Clip, referral: Referral, index: int) -> bool:
+    """Likewise, and the noun has synonyms that training never uses, one of which is in the sentence."""
+    return _noun(clip, referral, index) and _unseen_in(referral) is not None
+
+
+def _unseen_in(referral: Referral) -> tuple[str, str] | None:
+    """The synonym that training never uses in a sentence, and the noun that it stands for."""
+    if not isinstance(referral.description, Description):
+        return None
+    noun = everyday_nouns().get(referral.description.noun.kind)
+    said = [] if noun is None else [name for name in noun.unseen if re.search(rf"\b{re.escape(name)}\b", referral.text)]
+    return (said[0], referral.description.noun.kind) if said else None
+
+
+def _by_noun(referral: Referral) -> Referral:
+    """The same sentence with the noun itself."""
+    found = _unseen_in(referral)
+    assert found is not None  # or it would not be a case
+    return replace(referral, text=re.sub(rf"\b{re.escape(found[0])}\b", found[1], referral.text))
+
+
 _STEADY = WorldConfig(
     frames=FRAMES,
     objects=(3, 5),
@@ -314,6 +401,9 @@ _STEADY = WorldConfig(
     twins=0.0,
 )
 """Clips of average difficulty in which everything stays in sight."""
+
+_THINGS = replace(_STEADY, sprite_share=1.0, near_misses=0.0)
+"""Clips of average difficulty of different everyday things."""
 
 _SPLITS: dict[str, tuple[WorldConfig, Condition]] = {
     "appearance": (_STEADY, _appearance),
@@ -346,5 +436,8 @@ _SPLITS: dict[str, tuple[WorldConfig, Condition]] = {
     ),
     "multi-target": (replace(_STEADY, twins=0.3, alike=0.15, same_kind=0.15), _group),
     "no-target": (replace(_STEADY, twins=0.12, late=0.1, leave=0.05), _no_target),
+    "nouns": (_THINGS, _noun),
+    "unseen drawings": (_THINGS, _noun),
+    "synonyms": (_THINGS, _synonym),
 }
 """What clips of each split are like, and when a sentence belongs into it."""

@@ -48,19 +48,22 @@ _REDUNDANT = 0.2
 """How often a claim is made although the noun phrase tells enough, as people do."""
 
 
-def referrals(clip: Clip, rng: np.random.Generator, subjects: Sequence[str] = ()) -> list[Referral]:
+def referrals(
+    clip: Clip, rng: np.random.Generator, subjects: Sequence[str] = (), *, unseen: bool = False
+) -> list[Referral]:
     """Sentences about a clip, each checked: clearly true of exactly its targets, clearly false of everything else.
 
     Args:
         clip: The clip.
         rng: Chooses what is said and how.
         subjects: Subjects of sprites, from which the nouns of what is absent are chosen as well.
+        unseen: Call things by the synonyms that training never uses, where there are any.
 
     Returns:
         About each object that shows enough, at most ``PER_FAMILY`` sentences of each family; then at most ``GROUPS``
         about several objects, and ``NONE_LEAST`` to ``NONE_MOST`` about nothing that is there.
     """
-    speaker = _Speaker(clip, rng, subjects)
+    speaker = _Speaker(clip, rng, subjects, unseen=unseen)
     asked: list[Referral] = []
     for index in np.flatnonzero(speaker.facts.target):
         asked += speaker.about(int(index))
