@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from refervos import load
+from refervos import load, weights
 from refervos.errors import CheckpointError, ConfigError
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
@@ -59,6 +63,143 @@ def test_saving_does_not_overwrite_unless_told(folder: Path) -> None:
     micro_model(cme=False).save_pretrained(folder, overwrite=True)
     again: Any = load(folder, device="cpu")
     assert again.config.cme is False
+
+
+EXCHANGES = [True, False]
+"""Whether the file system can exchange two folders."""
+
+
+def other_system(monkeypatch: pytest.MonkeyPatch, exchanges: bool) -> None:
+    if not exchanges:
+        monkeypatch.setattr(weights, "_exchange", lambda one, other: False)
+
+
+@pytest.mark.parametrize("exchanges", EXCHANGES)
+def test_overwriting_keeps_what_is_not_written_anew(
+    folder: Path, exchanges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_system(monkeypatch, exchanges)
+    (folder / "README.md").write_text("mine")
+    (folder / "notes" / "deep").mkdir(parents=True)
+    (folder / "notes" / "deep" / "a.txt").write_text("also mine")
+    (folder / "link").symlink_to("notes")
+    link = folder.parent / "by-link"
+    link.symlink_to(folder)
+    micro_model(cme=False).save_pretrained(link, overwrite=True)
+    assert link.is_symlink()
+    again: Any = load(folder, device="cpu")
+    assert again.config.cme is False
+    assert (folder / "README.md").read_text() == "mine"
+    assert (folder / "notes" / "deep" / "a.txt").read_text() == "also mine"
+    assert (folder / "link").is_symlink()
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["by-link", "model"]
+
+
+class Killed(BaseException):
+    """A process that is killed does nothing more, not even clean up."""
+
+
+class Mortal:
+    """Lets calls of the system through until one of them is the last, before or after it has had its effect."""
+
+    def __init__(self, last: int) -> None:
+        self.left = last
+
+    def __call__(self, call: Any) -> Any:
+        def called(*arguments: Any, **options: Any) -> Any:
+            self.pass_time()
+            result = call(*arguments, **options)
+            self.pass_time()
+            return result
+
+        return called
+
+    def pass_time(self) -> None:
+        self.left -= 1
+        if self.left <= 0:
+            raise Killed
+
+
+def write_pair(folder: Path, what: str) -> None:
+    """A configuration and weights that belong together."""
+
+    def write(staged: Path) -> None:
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
+            (staged / name).write_text(what)
+
+    weights.write_folder_atomically(folder, write, overwrite=True)
+
+
+@pytest.mark.parametrize("exchanges", EXCHANGES)
+@pytest.mark.parametrize("there", [True, False])
+def test_a_save_that_is_killed_anywhere_pairs_no_configuration_with_other_weights(
+    there: bool, exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each call of the system in turn; the next save clears away what was left."""
+    other_system(monkeypatch, exchanges)
+    found, finished = set(), False
+    for moment in range(1, 200):
+        folder = tmp_path / f"at-{moment}" / "model"
+        folder.parent.mkdir()
+        if there:
+            write_pair(folder, "old")
+            (folder / "README.md").write_text("mine")
+        mortal = Mortal(moment)
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", mortal(shutil.rmtree))
+            patch.setattr(weights, "_exchange", mortal(weights._exchange))
+            for name in ("replace", "link", "unlink", "mkdir"):
+                patch.setattr(os, name, mortal(getattr(os, name)))
+            try:
+                write_pair(folder, "new")
+                finished = True
+            except Killed:
+                pass
+        held = {path.name: path.read_text() for path in folder.iterdir()} if folder.exists() else {}
+        if "config.json" in held:  # else it is no model
+            assert held["config.json"] == held["model.safetensors"] == held["tokenizer.json"]
+        else:
+            assert not there or not exchanges
+        assert not there or held["README.md"] == "mine"
+        found.add(held.get("config.json"))
+        write_pair(folder, "newer")
+        assert {path.name: path.read_text() for path in folder.iterdir()} == {
+            **dict.fromkeys(("config.json", "model.safetensors", "tokenizer.json"), "newer"),
+            **({"README.md": "mine"} if there else {}),
+        }
+        assert [path.name for path in folder.parent.iterdir()] == ["model"]
+        if finished:
+            break
+    assert finished
+    assert found == {"new"} | ({"old"} if there else set()) | ({None} if not there or not exchanges else set())
+
+
+def test_two_processes_do_not_write_one_folder_at_once(folder: Path) -> None:
+    code = (
+        "import sys, pathlib; from refervos.weights import write_folder_atomically as write\n"
+        "write(pathlib.Path(sys.argv[1]), lambda staged: (print('in', flush=True), sys.stdin.read()), overwrite=True)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(CheckpointError, match="another process is writing"):
+            micro_model().save_pretrained(folder, overwrite=True)
+        other.communicate("")
+    assert other.returncode == 0
+    load(folder, device="cpu")
+
+
+def test_a_folder_whose_neighbourhood_cannot_be_written_is_written_inside(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a volume of a container, which is a mount and cannot be renamed either."""
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == folder)
+    micro_model(cme=False).save_pretrained(folder, overwrite=True)
+    again: Any = load(folder, device="cpu")
+    assert again.config.cme is False
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_overrides_change_the_configuration(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -206,7 +207,9 @@ def test_a_stage_notices_that_what_it_began_from_was_trained_anew(tmp_path: Path
     ("changes", "sentence"),
     [
         ({"batch": 16}, "batch is 16 and was 8"),
-        ({"steps": 40}, "steps is 40 and was 30"),
+        ({"steps": 20}, "steps is 20 and was 30"),
+        ({"steps": 0, "epochs": 2.0, "optimiser": {"rate": 1e-2, "warmup": 3}}, "steps is 0 and was 30; epochs is 2.0"),
+        ({"steps": 40, "batch": 16}, "batch is 16 and was 8"),
         ({"optimiser": {"rate": 0.5, "warmup": 3}}, "optimiser.rate is 0.5 and was 0.01"),
         ({"settings": {"width": 6}}, "settings.width is 6 and was 4"),
         ({"init": {"model": "elsewhere"}}, "init.model is elsewhere and was None"),
@@ -222,6 +225,52 @@ def test_a_changed_recipe_is_refused(
     (whole / "elsewhere").rmdir()
     assert f"stage 'toy' has begun with another recipe: {sentence}" in str(told.value)
     assert "--stage toy --restart" in str(told.value)
+
+
+@pytest.mark.parametrize("done", [20, 26])
+def test_a_stage_that_becomes_longer_goes_on(
+    done: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Finished after 20 steps, or killed in the middle of going on; with a constant rate nothing shows where it was."""
+    steady: dict[str, Any] = {"schedule": "constant", "validate_every": 10, "settings": {"kill_at": 25}}
+    run(tmp_path / "whole", toy(steps=30, **steady))
+    run(tmp_path / "parts", toy(steps=20, **steady))
+    folder = tmp_path / "parts" / "toy"
+    short = weights(folder)
+    if done > 20:
+        monkeypatch.setenv("TOY_KILL", "SIGINT")
+        with pytest.raises(KeyboardInterrupt, match="stopped at step 26"):
+            run(tmp_path / "parts", toy(steps=30, **steady))
+        assert not (folder / "model").exists()
+        monkeypatch.delenv("TOY_KILL")
+    capsys.readouterr()
+    (report,) = train(recipe_of(toy(steps=30, **steady)), tmp_path / "parts")
+    told = capsys.readouterr().err
+    assert f"toy goes on from step {done}." in told
+    assert ("its model so far is kept in" in told) == (done == 20)
+    assert report.steps == 30
+    assert_same_result(tmp_path / "whole" / "toy", folder)
+    kept = load_file(folder / "model-step-000020" / "w.safetensors")
+    assert all(torch.equal(kept[name], short[name]) for name in short)
+    assert run(tmp_path / "parts", toy(steps=30, **steady)) == []
+    run(tmp_path / "parts", toy(steps=5), restart=True, stages=["toy"])
+    assert not (folder / "model-step-000020").exists()
+
+
+def test_a_finished_stage_without_checkpoints_cannot_become_longer(tmp_path: Path) -> None:
+    run(tmp_path, toy(steps=4))
+    shutil.rmtree(tmp_path / "toy" / "checkpoints")
+    assert run(tmp_path, toy(steps=4)) == []
+    with pytest.raises(TrainingError, match=r"its checkpoints are gone; .* a stage that begins from .*toy/model"):
+        run(tmp_path, toy(steps=5))
+    assert (tmp_path / "toy" / "model").is_dir()
+
+
+def test_a_recipe_may_change_as_long_as_nothing_was_learnt(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="the loss is not finite at step 1"):
+        run(tmp_path, toy(steps=4, settings={"nan_at": 0}))
+    (report,) = run(tmp_path, toy(steps=4, batch=4, accumulate=2))
+    assert report.steps == 4
 
 
 def test_cosmetic_changes_are_not(whole: Path) -> None:
@@ -280,15 +329,16 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(whole: Path, tmp_path: Path)
     assert not half.exists()
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_an_interrupted_run_writes_a_checkpoint_first(
     name: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY_KILL", name)
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
     with pytest.raises(KeyboardInterrupt, match=r"stopped at step 18 of toy; .*step-000018 is written"):
         run(tmp_path, toy(settings={"kill_at": 17}))
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in numbers] == before
     run(tmp_path, toy(settings={"kill_at": 17}))
     assert_same_result(whole, tmp_path / "toy")
 
@@ -515,6 +565,41 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "toy 6/6  loss " in captured.err
     assert "  steps               6\n" in captured.out
     assert not (tmp_path / "runs" / "small").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"),
+    ],
+)
+def test_too_little_memory_is_told_with_what_to_change(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, toy(steps=10))
+
+    def full(*arguments: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(ToyStage, "forward", full)
+    with pytest.raises(TrainingError) as told:
+        run(tmp_path, toy(steps=20))
+    sentence = str(told.value)
+    assert sentence.startswith("there is too little memory on cpu for toy after 10 steps; set accumulate, which is 1, ")
+    assert "start anew with --stage toy --restart" in sentence
+    assert sentence.endswith("goes on from " + str(tmp_path / "toy" / "checkpoints" / "step-000010") + ".")
+
+
+def test_other_errors_of_a_stage_are_not_taken_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(ToyStage, "forward", broken)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        run(tmp_path, toy(steps=2))
 
 
 def test_errors_are_of_one_family() -> None:

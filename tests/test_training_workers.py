@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import multiprocessing
+import os
 import pickle
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +22,14 @@ from torch import Tensor, nn
 
 from layouts import write_mevis
 from layouts_images import write_refcoco
+from refervos.errors import DataError, TrainingError
 from refervos.frames import Placement, letterbox
 from refervos.loading import ASSETS, MINIATURE_FOLDER, load
 from refervos.sam2.config import Sam2Config
 from refervos.text.encoder import TextConfig
 from refervos.text.t5 import T5Config
 from refervos.training import sampler
-from refervos.training.sampler import ShareSampler, batches_of, start_method
+from refervos.training.sampler import ShareSampler, batches_of, drawn, start_method
 from refervos.training.stage import TRAIN, Key, SampleSource, Stage
 from refervos.training.stages.asked_clips import BenchmarkClips, BenchmarkSource
 from refervos.training.stages.language import LanguageSettings, LanguageStage
@@ -34,6 +40,7 @@ from refervos.training.stages.track import TrackSettings, TrackStage
 from refsam_models import TINY
 from test_every_layout import WRITERS
 from test_trainer import assert_same_result, run, toy
+from training_stages import ToyStage
 
 CPU = torch.device("cpu")
 KEY = (3, 0, TRAIN)
@@ -228,3 +235,102 @@ def test_the_loader_starts_processes_that_way(stages: dict[str, Stage]) -> None:
         loader = batches_of(stages["sam"].source(), KEY, ShareSampler(range(1), 2), workers=workers, device=CPU)
         context = loader.multiprocessing_context
         assert (None if context is None else context.get_start_method()) == method
+
+
+@dataclass(frozen=True)
+class Unreadable(SampleSource):
+    """Cannot draw one of its samples."""
+
+    which: int
+
+    def draw(self, step: int, index: int, key: Key) -> int:
+        if step == self.which:
+            raise DataError("clip/00001.jpg is no image that can be read.")
+        return step
+
+    def collate(self, samples: list[int]) -> list[int]:
+        return samples
+
+
+def asked(source: SampleSource, workers: int) -> Any:
+    return batches_of(source, KEY, ShareSampler(range(8), 2), workers=workers, device=CPU)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_sample_that_cannot_be_drawn_is_one_sentence_and_no_worker_stays(workers: int) -> None:
+    found: list[Any] = []
+
+    def draw_all() -> None:
+        with drawn(asked(Unreadable(3), workers)) as batches:
+            assert len(multiprocessing.active_children()) == workers
+            found.extend(batches)
+
+    with pytest.raises(DataError) as told:
+        draw_all()
+    assert str(told.value) == "clip/00001.jpg is no image that can be read."
+    assert found == [[0, 0], [1, 1], [2, 2]]
+    assert multiprocessing.active_children() == []
+
+
+def test_no_worker_stays_when_the_trainer_stops_early() -> None:
+    with drawn(asked(Unreadable(-1), 2)) as batches:
+        assert next(batches) == [0, 0]
+    assert multiprocessing.active_children() == []
+
+
+class UnreadableStage(ToyStage):
+    """Learns until a picture cannot be read."""
+
+    def source(self) -> Any:
+        return Unreadable(0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_ends_at_once_with_a_sentence(workers: int, tmp_path: Path) -> None:
+    """In a process of its own: what hung was its end."""
+    recipe = toy(steps=4, stage="test_training_workers:UnreadableStage", workers=workers)
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"name": "cut", "stages": [recipe]}))
+    command = [sys.executable, "-m", "refervos", "train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "out")]
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "refervos: clip/00001.jpg is no image that can be read.\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_workers_end_a_while_after_they_are_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler, "GRACE", 0.5)
+    told: list[float] = []
+
+    def draw_all() -> None:
+        with drawn(waiting()) as batches:
+            assert next(batches) == [0, 0]
+            (worker,) = multiprocessing.active_children()
+            os.kill(worker.pid or 0, signal.SIGTERM)
+            told.append(time.monotonic())
+            assert next(batches) == [1, 1]  # it goes on for now: the trainer may have been told, too
+            time.sleep(20)
+
+    with pytest.raises(TrainingError, match="a process that draws samples was lost"):
+        draw_all()
+    assert 0.4 < time.monotonic() - told[0] < 15
+
+
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 1), (signal.SIGTERM, 2)])
+def test_a_lost_worker_is_told_whatever_the_trainer_does(number: int, times: int) -> None:
+    def draw_some() -> None:
+        with drawn(waiting()) as batches:
+            next(batches)
+            (worker,) = multiprocessing.active_children()
+            for _ in range(times):
+                os.kill(worker.pid or 0, number)
+                time.sleep(0.5)
+            time.sleep(20)
+
+    with pytest.raises(TrainingError, match=r"lost \(DataLoader worker .* is killed by .*\); .* fewer workers"):
+        draw_some()
+    assert multiprocessing.active_children() == []
+
+
+def waiting() -> Any:
+    return batches_of(Unreadable(-1), KEY, ShareSampler(range(1000), 2), workers=1, device=CPU)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 _LONGEST = 2000
 """Letters of an error's sentence that are shown."""
 
@@ -71,3 +73,11 @@ class EvaluationError(RefervosError):
 
 class StateError(RefervosError):
     """State cannot be saved, or a file of saved state is unreadable, damaged, or not what is needed."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short: Python's, the system's, or torch's on any device."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    words = ("out of memory", "not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(each in str(error) for each in words)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that training grants at the end of a step."""
+"""Ctrl-C, SIGTERM and a closed terminal as a wish that training grants at the end of a step."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
 
 class Interruption:
-    """While entered, a first SIGINT or SIGTERM only sets ``wanted``.
+    """While entered, a first SIGINT, SIGTERM or SIGHUP only sets ``wanted``.
 
     Args:
         patient: Whether later signals are ignored, too. A launcher of several processes passes a signal on to
@@ -22,7 +24,9 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _SIGNALS:
+                if number != signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
+                    continue  # under nohup a run goes on without its terminal
                 self._before[number] = signal.signal(number, self._handle)
         return self
 

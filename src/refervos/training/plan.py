@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from typing import Any
 from refervos.errors import TrainingError
 from refervos.hub import fetch
 from refervos.loading import bundled
-from refervos.training.checkpoint import checkpoints_in
-from refervos.training.recipe import PREVIOUS, Recipe, StageRecipe, differences, stored_text, yaml_text
+from refervos.training.checkpoint import PREFIX, checkpoints_in
+from refervos.training.recipe import PREVIOUS, Recipe, StageRecipe, differences, is_longer, stored_text, yaml_text
 from refervos.training.stage import Stage, stage_class
 from refervos.typed_config import config_from_mapping
 
@@ -61,6 +62,27 @@ class Plan:
         """Whether the stage is trained."""
         return self.model.is_dir()
 
+    @property
+    def longer(self) -> bool:
+        """Whether the stage is finished, but the recipe has become longer since."""
+        return self.finished and is_longer(self._stored(), self.stage, str(self.folder / RECIPE))
+
+    def put_aside(self) -> Path:
+        """Give the model of a stage that goes on a name by its steps; from then on the stage is not finished.
+
+        Returns:
+            Where it is.
+        """
+        kept = self.folder / f"{MODEL}-{checkpoints_in(self.checkpoints)[-1].name}"
+        shutil.rmtree(kept, ignore_errors=True)
+        os.replace(self.model, kept)
+        return kept
+
+    def _stored(self) -> dict[str, Any]:
+        """What the stage was begun with."""
+        stored = self.folder / RECIPE
+        return yaml_text().parse(stored.read_text(encoding="utf-8"), str(stored))
+
     def note(self) -> None:
         """Note in the folder what the stage is trained with."""
         text = stored_text(self.recipe, self.stage, self.settings, _fingerprints(self.init))
@@ -72,12 +94,12 @@ class Plan:
         Raises:
             TrainingError: Names what is different.
         """
-        stored = self.folder / RECIPE
+        stored, saved = self.folder / RECIPE, checkpoints_in(self.checkpoints)
+        if not (self.finished or saved):
+            return  # nothing was learnt yet
         if not stored.is_file():
-            if self.finished or checkpoints_in(self.checkpoints):
-                raise TrainingError(f"{self.folder} has results but no {RECIPE}; give another folder with --out.")
-            return
-        values = yaml_text().parse(stored.read_text(encoding="utf-8"), str(stored))
+            raise TrainingError(f"{self.folder} has results but no {RECIPE}; give another folder with --out.")
+        values = self._stored()
         changed = differences(values, self.recipe, self.stage, self.settings, str(stored))
         before, now = values.get("began_from") or {}, _fingerprints(self.init)
         changed += [f"{self.init[role]} holds another model" for role in now if now[role] != before.get(role)]
@@ -87,10 +109,16 @@ class Plan:
                 f"stage {name!r} has begun with another recipe: {'; '.join(changed)}; change it back, give another "
                 f"folder with --out, or start the stage anew with --stage {name} --restart."
             )
+        if self.longer and not saved:
+            raise TrainingError(
+                f"stage {self.stage.name!r} is finished and cannot become longer, for its checkpoints are gone; put "
+                f"them back in {self.checkpoints}, or add a stage that begins from {self.model}."
+            )
 
     def forget(self) -> None:
         """Delete the stage's results, and nothing else that may be in its folder."""
-        for name in (MODEL, CHECKPOINTS, BOARD):
+        aside = [path.name for path in self.folder.glob(f"{MODEL}-{PREFIX}*")]
+        for name in (MODEL, CHECKPOINTS, BOARD, *aside):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in (RECIPE, HISTORY, REPORT, DRAWING):
             (self.folder / name).unlink(missing_ok=True)

@@ -307,8 +307,25 @@ def stored_text(recipe: Recipe, stage: StageRecipe, settings: Any, began_from: M
     return f"# What this stage is trained with, written by refervos train.\n{yaml_text().write(values)}"
 
 
+def is_longer(stored: Mapping[str, Any], stage: StageRecipe, where: str) -> bool:
+    """Whether a stage is to make more steps, or epochs, than a stored recipe says.
+
+    Args:
+        stored: What ``stored_text`` wrote earlier, read.
+        stage: The stage as it is now.
+        where: The stored file, for error messages.
+
+    Raises:
+        ConfigError: When what was stored has unknown fields.
+    """
+    before = config_from_mapping(StageRecipe, stored.get("stage", {}), where)
+    if before.epochs is None or stage.epochs is None:
+        return before.epochs is stage.epochs and stage.steps > before.steps
+    return stage.epochs > before.epochs
+
+
 def differences(stored: Mapping[str, Any], recipe: Recipe, stage: StageRecipe, settings: Any, where: str) -> list[str]:
-    """What of a stored recipe is no longer so.
+    """What of a stored recipe is no longer so. A stage may become longer.
 
     Fields that were not stored count as their defaults, so that a newer version can go on with it.
 
@@ -329,7 +346,8 @@ def differences(stored: Mapping[str, Any], recipe: Recipe, stage: StageRecipe, s
     before_settings = config_from_mapping(type(settings), before.settings, f"{where}: settings")
     was = _facts(stored.get("seed"), stored.get("number"), before, before_settings)
     now = _facts(recipe.seed, recipe.stages.index(stage), stage, settings)
-    changed = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    length = {"steps", "epochs"} if is_longer(stored, stage, where) else set()
+    changed = [name for name in {**was, **now} if was.get(name) != now.get(name) and name not in length]
     return [f"{name} is {_plain(now.get(name))} and was {_plain(was.get(name))}" for name in changed]
 
 

@@ -7,15 +7,22 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from refervos.errors import TrainingError
+from refervos.errors import RefervosError, TrainingError
 from refervos.metrics.parallel import ctrl_c_held_back
 from refervos.training.stage import Key, SampleSource
+
+GRACE = 30.0
+"""Seconds for which a worker that was told to end goes on, so that the trainer, which was perhaps told the same, can
+make its last step."""
 
 
 class ShareSampler(Sampler[list[tuple[int, int]]]):
@@ -68,7 +75,30 @@ class DrawnSamples(Dataset[Any]):
 
     def __getitem__(self, place: tuple[int, int]) -> Any:
         """Draw sample number ``place[1]`` of the batch of step ``place[0]``."""
-        return self.source.draw(*place, self.key)
+        try:
+            return self.source.draw(*place, self.key)
+        except RefervosError as error:
+            return _Unreadable(error)
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    """Stands for a sample that cannot be drawn, and for its batch; a loader adds a worker's traceback to errors."""
+
+    error: RefervosError
+
+
+@dataclass(frozen=True)
+class _Collate:
+    """Makes a batch of samples."""
+
+    source: SampleSource
+
+    def __call__(self, samples: list[Any]) -> Any:
+        for sample in samples:
+            if isinstance(sample, _Unreadable):
+                return sample
+        return self.source.collate(samples)
 
 
 class _Batches(DataLoader[Any]):
@@ -93,7 +123,7 @@ def batches_of(
         device: Where the batches will go; for a CUDA GPU they are placed in memory from which it can copy at once.
 
     Returns:
-        An iterable of batches on the CPU.
+        An iterable of batches on the CPU, for ``drawn``.
     """
     if workers:
         # A video decoder that is garbage would be freed in the workers too, and wait there for its threads for ever.
@@ -101,7 +131,7 @@ def batches_of(
     return _Batches(
         DrawnSamples(source, key),
         batch_sampler=sampler,
-        collate_fn=source.collate,
+        collate_fn=_Collate(source),
         num_workers=workers,
         pin_memory=device.type == "cuda",
         multiprocessing_context=_context(device, source) if workers else None,
@@ -109,6 +139,52 @@ def batches_of(
         generator=torch.Generator(),
         worker_init_fn=_leave_signals_to_the_trainer,
     )
+
+
+@contextmanager
+def drawn(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
+    """Draw the batches of a loader, whose worker processes have ended when this is left, however that comes.
+
+    Args:
+        loader: From ``batches_of``.
+
+    Yields:
+        The batches in order. Asked for one that cannot be drawn it raises the error of that sample.
+
+    Raises:
+        TrainingError: When a worker is lost, whatever is done at that moment.
+    """
+    batches = iter(loader)
+    try:
+        yield _readable(batches)
+    except RuntimeError as error:  # torch raises it on the signal that a process has ended
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise TrainingError(
+            f"a process that draws samples was lost ({str(error).splitlines()[0].rstrip('. ')}); memory, or the "
+            "shared memory of a container (--shm-size), may be too small for so many: give fewer workers in the "
+            "recipe, and the same command goes on from the last checkpoint."
+        ) from error
+    finally:
+        _end_workers(batches)
+
+
+def _readable(batches: Iterator[Any]) -> Iterator[Any]:
+    for batch in batches:
+        if isinstance(batch, _Unreadable):
+            raise batch.error
+        yield batch
+
+
+def _end_workers(batches: Any) -> None:
+    """End a loader's workers. It does so when it is freed, but errors keep it alive, and Python waits for them."""
+    shut_down = getattr(batches, "_shutdown_workers", None)
+    if shut_down is None:  # there are none
+        return
+    shut_down()
+    for worker in batches._workers:
+        if worker.is_alive():
+            worker.kill()
 
 
 def start_method(device: torch.device) -> str:
@@ -149,6 +225,17 @@ def moved(batch: Any, device: torch.device) -> Any:
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C reaches workers, too, but they must go on until the last step is made; they end with the trainer."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """What stops a run reaches workers, too, but they must go on until its last step is made, and end with the trainer.
+
+    Those that belong to no run any more, or are told twice, end nevertheless.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, _end_after_a_while)
+
+
+def _end_after_a_while(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, GRACE)

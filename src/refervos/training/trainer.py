@@ -11,7 +11,7 @@ Results of a stage, in a folder of its name::
     history.jsonl    what was measured, a row of JSON for each
     tensorboard/     the same for TensorBoard
     report.md        the final table, with loss.png
-    model/           the finished model; a stage that has it is finished
+    model/           the finished model; a stage that has it is finished, unless its recipe becomes longer
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from refervos.errors import MissingDependencyError, TrainingError
+from refervos.errors import MissingDependencyError, TrainingError, is_out_of_memory
 from refervos.folder_lock import FolderLock
 from refervos.training.checkpoint import (
     checkpoints_in,
@@ -49,7 +49,7 @@ from refervos.training.plan import BOARD, DRAWING, HISTORY, REPORT, Plan, make_p
 from refervos.training.progress import TrainingProgress
 from refervos.training.recipe import Recipe, check_recipe, shortened, with_steps
 from refervos.training.report import StageReport, draw_losses
-from refervos.training.sampler import ShareSampler, batches_of, moved
+from refervos.training.sampler import ShareSampler, batches_of, drawn, moved
 from refervos.training.schedule import learning_rate
 from refervos.training.stage import TRAIN, VALIDATION, Stage
 
@@ -84,7 +84,7 @@ def train(
         ConfigError: When the recipe or a stage's settings are wrong.
         CheckpointError: When checkpoints are damaged or cannot be written.
         MissingDependencyError: When packages for training are missing.
-        KeyboardInterrupt: After Ctrl-C or SIGTERM, once a checkpoint is written.
+        KeyboardInterrupt: After Ctrl-C, SIGTERM or SIGHUP, once a checkpoint is written.
     """
     require_packages()
     recipe = recipe if steps is None else shortened(recipe, steps)
@@ -104,8 +104,9 @@ def train(
     reports = []
     for plan in plans:
         plan.check_unchanged()  # again: stages that it begins from may have been trained meanwhile
+        finished = plan.finished and not plan.longer
         accelerator.wait_for_everyone()  # before the main process changes what the others check
-        if plan.finished:
+        if finished:
             if tell:
                 print(f"{plan.stage.name} is finished: {plan.model}", flush=True)
             continue
@@ -165,9 +166,10 @@ class StageRun:
         self.step, self.seconds, self.means = 0, 0.0, Means()
         self.unread: list[tuple[int, list[str], Tensor]] = []
         self.lock: FolderLock | None = None
-        self._make_folder()
-        self._build()
-        told = self._resume()
+        told = self._make_folder()
+        with self._memory_told():
+            self._build()
+        told += self._resume()
         self.history = History(plan.folder / HISTORY, self.step, write=self.main)
         self.board = self._open_board()
         self.interruption = Interruption(patient=self.accelerator.num_processes > 1)
@@ -184,7 +186,7 @@ class StageRun:
             What it came to; the model is written.
         """
         try:
-            with self.progress, self.interruption:
+            with self.progress, self.interruption, self._memory_told():
                 self._loop()
                 return self._finish()
         finally:
@@ -194,13 +196,35 @@ class StageRun:
                 self.lock.release()
             self.accelerator.free_memory()
 
+    @contextmanager
+    def _memory_told(self) -> Iterator[None]:
+        """Say what can be changed where memory is short."""
+        try:
+            yield
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            recipe, saved = self.recipe, checkpoints_in(self.plan.checkpoints)
+            anew = f" and start anew with --stage {recipe.name} --restart" if saved else ""
+            raise TrainingError(
+                f"there is too little memory on {device_name(self.accelerator.device)} for {recipe.name} after "
+                f"{self.step} steps; set accumulate, which is {recipe.accumulate}, to a greater divisor of the batch "
+                f"of {recipe.batch}, or take shorter clips{anew}; or train on more devices or with fewer workers, and "
+                f"the same command goes on{f' from {saved[-1]}' if saved else ''}."
+            ) from error
+
     # Before the first step.
 
-    def _make_folder(self) -> None:
+    def _make_folder(self) -> list[str]:
+        """Make the stage's folder or take it over; returns what the user should know."""
+        told: list[str] = []
         if self.main:
             try:
                 self.plan.folder.mkdir(parents=True, exist_ok=True)
                 self.lock = FolderLock(self.plan.folder, "training", TrainingError)
+                if self.plan.longer:
+                    kept = self.plan.put_aside()  # before the new length is noted: a run killed here still goes on
+                    told.append(f"{self.recipe.name} is longer now; its model so far is kept in {kept}.")
                 self.plan.note()
             except OSError as error:
                 raise TrainingError(f"{self.plan.folder} cannot be written ({error.strerror or error}).") from error
@@ -208,6 +232,7 @@ class StageRun:
         self.accelerator.wait_for_everyone()
         if not self.plan.folder.is_dir():
             raise TrainingError(f"{self.plan.folder} is not seen by all machines; give a shared folder with --out.")
+        return told
 
     def _build(self) -> None:
         self._seed(BUILDING)  # the same weights in each process
@@ -237,7 +262,11 @@ class StageRun:
     def _loop(self) -> None:
         recipe = self.recipe
         self.ready.train()
-        batches = iter(self._batches(range(self.step, recipe.steps), TRAIN))
+        with drawn(self._batches(range(self.step, recipe.steps), TRAIN)) as batches:
+            self._steps(batches)
+
+    def _steps(self, batches: Iterator[Any]) -> None:
+        recipe = self.recipe
         before = time.monotonic()
         while self.step < recipe.steps:
             stop = self._make_step(batches)
@@ -364,8 +393,11 @@ class StageRun:
         before = random_state()
         self._seed(VALIDATING, self.accelerator.process_index)
         self.stage.eval()
-        batches = self._batches(range(self.recipe.validation_batches), VALIDATION)
-        with torch.no_grad(), self.accelerator.autocast():
+        with (
+            drawn(self._batches(range(self.recipe.validation_batches), VALIDATION)) as batches,
+            torch.no_grad(),
+            self.accelerator.autocast(),
+        ):
             found = self.stage.validate(moved(batch, self.accelerator.device) for batch in batches)
         self.stage.train()
         restore_random_state(before)
