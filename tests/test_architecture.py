@@ -13,7 +13,7 @@ import refervos
 # A row holds for a folder or a file; a file of a folder may have a row of its own, where one family is known by name.
 ROOT = Path(refervos.__file__).parent
 
-BASE = {"errors", "folder_lock", "pictures", "segmentation", "typed_config"}
+BASE = {"errors", "folder_lock", "pictures", "plain_text", "safe_text", "segmentation", "typed_config"}
 MODEL_PARTS = {
     *("attention", "borders", "compilation", "derived", "frames", "linear", "precision"),
     *("pretrained", "prompts", "segmenter", "state_files", "weights"),

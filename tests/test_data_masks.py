@@ -164,7 +164,7 @@ def masks_of_other_names(root: Path) -> str:
 def another_length(root: Path) -> str:
     layouts_images.write_coco_video(root)
     layouts.change_json(root / "train" / "instances.json", lambda content: content["videos"][0].update(length=9))
-    return "9"
+    return "'length'"
 
 
 def a_target_and_none(root: Path) -> str:

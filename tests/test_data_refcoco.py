@@ -16,9 +16,9 @@ import pytest
 import layouts_images as layouts
 from layouts_images import Asked
 from refervos.data.files import Problems
+from refervos.data.pickles import read_plain_pickle
 from refervos.data.refcoco import (
     read_grefcoco,
-    read_plain_pickle,
     read_refcoco,
     read_refcoco_plus,
     read_refcocog,

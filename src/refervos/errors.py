@@ -4,35 +4,25 @@ from __future__ import annotations
 
 import errno
 
-_LONGEST = 2000
-"""Letters of an error's sentence that are shown."""
+from refervos.safe_text import shown
+
+_LONGEST = 4000
+"""Letters of an error's sentence that are shown; some list many files."""
 
 
 class RefervosError(Exception):
     """Base of every error that is the input's fault, not the program's. The command line exits with code 2 on it.
 
-    What it says can quote names and texts that someone else wrote. As text it is one line without control characters,
-    which a terminal would obey, and not much longer than a screen.
+    What it says can quote names and texts that someone else wrote. As text it has no control characters, which a
+    terminal would obey, and is not much longer than a screen.
     """
 
     def __str__(self) -> str:
         """What is wrong, safe to print."""
-        return readable(super().__str__(), _LONGEST)
-
-
-def readable(text: str, longest: int) -> str:
-    """Spell out what a terminal would obey or could not show, and cut what is too long.
-
-    Args:
-        text: Any text, such as the name of a file.
-        longest: Letters that are kept, half of them from the end.
-
-    Returns:
-        One line of printable letters; control characters, lone surrogates and the like as Python's ``ascii`` has them.
-    """
-    if len(text) > longest:
-        text = f"{text[: longest // 2]} ... {text[-(longest // 2) :]}"
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+        text = super().__str__()
+        if len(text) > _LONGEST:
+            text = f"{text[: _LONGEST // 2]} ... {text[-(_LONGEST // 2) :]}"
+        return shown(text)
 
 
 class VideoError(RefervosError):

@@ -26,14 +26,18 @@ from typing import Any
 
 import numpy as np
 
-from refervos.data.files import Problems, read_rows, read_text
+from refervos.data.files import PUBLISHED_ENCODINGS, Problems, read_rows, read_text
 from refervos.data.frames import VideoDecoder, VideoFileFrames, counted_images
+from refervos.data.records import as_id, require_size
 from refervos.data.sample import Dataset, Frames, Mask, Sample, Video
 from refervos.errors import DataError, MissingDependencyError
 
 NAME = "a2d-sentences"
 
 _SUBSETS = {"train": "0", "test": "1"}
+
+MOST_INSTANCES = 10_000
+"""How many instances a frame may have."""
 
 _MISTAKE = "1 (copy)"
 
@@ -59,8 +63,10 @@ class InstanceMasks:
             if not stem.isdecimal() or int(stem) < 1:
                 raise DataError(f"{self.folder / name} is not named after a frame, such as 00030.h5.")
             with _opened(self.folder / name) as file:
-                masks = file["reMask"]
+                masks = _masks(file)
                 count = 1 if len(masks.shape) == 2 else masks.shape[0]
+                if file["instance"].size > MOST_INSTANCES:
+                    raise DataError(f"{self.folder / name} lists more than {MOST_INSTANCES:,} instances.")
                 # One published file lists an instance more than it has masks.
                 ids = np.ravel(file["instance"][()]).astype(int).tolist()[:count]
             if self.instance in ids:
@@ -75,7 +81,7 @@ class InstanceMasks:
     def mask(self, index: int) -> Mask:
         """Read the mask in one annotated frame, bool (H, W); DataError where it is damaged."""
         with _opened(self.folder / f"{index + 1:05d}.h5") as file:
-            masks = file["reMask"]
+            masks = _masks(file)
             mask = masks[()] if len(masks.shape) == 2 else masks[self._positions[index]]
             return np.asarray(mask).T != 0
 
@@ -101,7 +107,7 @@ def read_a2d_sentences(folder: Path, split: str, problems: Problems) -> Dataset:
     """
     _hdf5()
     texts = folder / "text_annotations"
-    missed = set(read_text(texts / "a2d_missed_videos.txt").split())
+    missed = set(read_text(texts / "a2d_missed_videos.txt", PUBLISHED_ENCODINGS).split())
     rows = read_rows(folder / "Release" / "videoset.csv", 9, problems)
     of_split = {row[0] for row in rows if row[8] == _SUBSETS[split]} - missed
     file = texts / "a2d_annotation.txt"
@@ -110,6 +116,7 @@ def read_a2d_sentences(folder: Path, split: str, problems: Problems) -> Dataset:
         if id not in of_split or instance == _MISTAKE:
             continue
         with problems.tolerated():
+            as_id(id, f"{file}: a video")
             if not instance.isdecimal():
                 raise DataError(f"{file}: the instance {instance!r} of video {id} is no number.")
             if int(instance) in asked.setdefault(id, {}):
@@ -136,6 +143,16 @@ def _frames(release: Path, id: str, decoder: VideoDecoder, problems: Problems) -
     if not clip.is_file():
         raise DataError(f"{clip} is missing.")
     return VideoFileFrames(clip, decoder)
+
+
+def _masks(file: Any) -> Any:
+    """The masks in an open HDF5 file, which may tell any size without being large itself."""
+    masks = file["reMask"]
+    if len(masks.shape) not in (2, 3):
+        raise DataError(f"{file.filename}: 'reMask' must have two or three dimensions, not {len(masks.shape)}.")
+    width, height = masks.shape[-2:]
+    require_size(height, width, f"{file.filename}, 'reMask'")
+    return masks
 
 
 def _hdf5() -> Any:

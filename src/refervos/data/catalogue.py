@@ -55,7 +55,10 @@ class Benchmark:
     def read(self, folder: Path, split: str, problems: Problems) -> Dataset:
         """Read a split; see ``Reader``."""
         reader = cast(Reader, getattr(importlib.import_module(f"refervos.data.{self.module}"), self.reader))
-        return reader(folder, split, problems)
+        try:
+            return reader(folder, split, problems)
+        except RecursionError:
+            raise DataError(f"{folder}: the annotations of {self.title} are nested too deep to be read.") from None
 
     def splits_in(self, folder: Path) -> list[str]:
         """Which splits are there; a file is the one split that it holds. DataError when the folder is missing."""
@@ -211,13 +214,21 @@ def find_benchmark(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
-def open_dataset(name: str, folder: Path, split: str | None = None, *, problems: Problems | None = None) -> Dataset:
+def open_dataset(
+    name: str,
+    folder: Path,
+    split: str | None = None,
+    *,
+    allow_outside: bool = False,
+    problems: Problems | None = None,
+) -> Dataset:
     """Open a split of a benchmark: its annotations are read, its frames and masks when they are asked for.
 
     Args:
         name: Of the benchmark, such as ``mevis``.
         folder: Where it is, in its published layout.
         split: Which part; the benchmark's default when not given.
+        allow_outside: Read files that its annotations name although they are outside its folder.
         problems: Collects what is wrong with single items, which are left out; without it, the first problem is raised.
 
     Returns:
@@ -232,7 +243,7 @@ def open_dataset(name: str, folder: Path, split: str | None = None, *, problems:
     if split not in benchmark.splits and not benchmark.more_splits:
         raise ConfigError(f"{benchmark.title} has no split {split!r}; there are {', '.join(benchmark.splits)}.")
     benchmark.require(folder)
-    problems = problems or Problems()
+    problems = problems or Problems(allow_outside=allow_outside)
     dataset = benchmark.read(folder, split, problems)
     if not dataset.samples and not problems.found:
         problems.report(f"{folder} holds no expression of split {split!r} of {benchmark.title}.")

@@ -82,7 +82,13 @@ class DatasetCheck:
 
 
 def check_dataset(
-    name: str, folder: Path, split: str | None = None, *, decode: bool = True, show_progress: bool | None = False
+    name: str,
+    folder: Path,
+    split: str | None = None,
+    *,
+    decode: bool = True,
+    allow_outside: bool = False,
+    show_progress: bool | None = False,
 ) -> DatasetCheck:
     """Read a data set as far as it can be read, and collect what is wrong.
 
@@ -91,6 +97,7 @@ def check_dataset(
         folder: Where it is, in its published layout.
         split: Only this one; all that are there when not given.
         decode: Decode every frame and every mask; otherwise only the annotation files are read, and images looked for.
+        allow_outside: Read files that its annotations name although they are outside its folder.
         show_progress: True for a progress bar, None for one where standard error is a terminal.
 
     Returns:
@@ -107,7 +114,7 @@ def check_dataset(
         raise DataError(f"{folder} holds no split of {benchmark.title}; looked for {looked_for}.")
     checks, datasets = [], []
     for part in splits:
-        problems = Problems(collect=True)
+        problems = Problems(collect=True, allow_outside=allow_outside)
         dataset = Dataset(name, part, ())
         with problems.tolerated():
             dataset = open_dataset(name, folder, part, problems=problems)

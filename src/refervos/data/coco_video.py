@@ -7,16 +7,16 @@ with a segmentation for each frame, ``categories``. Sentences are no part of it;
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from refervos.data.files import Problems, read_json
-from refervos.data.frames import ImageFrames
-from refervos.data.records import take, take_id, take_size
-from refervos.data.sample import Dataset, Sample, Video
+from refervos.data.files import Problems, inside, read_json
+from refervos.data.frames import ImageFrames, fitting
+from refervos.data.records import take, take_id, take_ids, take_size
+from refervos.data.sample import Dataset, Mask, Sample, Video
 from refervos.data.truths import StoredMasks, decode_segmentations
 from refervos.errors import DataError
 
@@ -118,20 +118,21 @@ def _videos(content: Any, file: Path, split: str, problems: Problems) -> dict[st
             if not names or not all(isinstance(name, str) and name for name in names):
                 raise DataError(f"{where}: 'file_names' must list the file of each frame.")
             if "length" in record and record["length"] != len(names):
-                raise DataError(f"{where} is {record['length']} frames long, but its 'file_names' are {len(names)}.")
+                raise DataError(f"{where}: its 'length' is not that of its 'file_names', which is {len(names)}.")
             if len({PurePosixPath(name).stem for name in names}) < len(names):
                 raise DataError(f"{where}: two of its 'file_names' have the same stem; each frame needs its own.")
-            root = root or _image_folder(file, split, names[0])
+            root = root or _image_folder(file, split, names[0], where, problems)
             for name in names:
-                if not (root / name).is_file():
+                if not inside(root, name, where, problems).is_file():
                     raise DataError(f"{root / name} is missing.")
-            videos[id] = Video(id, ImageFrames(root, tuple(names)), size)
+            frames = ImageFrames(root, tuple(names))
+            videos[id] = Video(id, frames, fitting(frames, 0, size, where))
     return videos
 
 
-def _image_folder(file: Path, split: str, name: str) -> Path:
+def _image_folder(file: Path, split: str, name: str, where: str, problems: Problems) -> Path:
     places = [file.parent / place.format(split=split) for place in IMAGE_FOLDERS]
-    return next((place for place in places if (place / name).is_file()), places[0])
+    return next((place for place in places if inside(place, name, where, problems).is_file()), places[0])
 
 
 def _objects(content: Any, file: Path, videos: dict[str, Video | None], problems: Problems) -> dict[str, _Object]:
@@ -155,7 +156,7 @@ def _objects(content: Any, file: Path, videos: dict[str, Video | None], problems
                 raise DataError(
                     f"{where} has {len(segmentations)} segmentations, video {video} has {len(about)} frames."
                 )
-            category = categories.get(str(record.get("category_id")), "")
+            category = categories.get(take_id(record, "category_id", where), "") if "category_id" in record else ""
             objects[id] = _Object(video, segmentations, _expressions(record, where), category)
     return objects
 
@@ -180,13 +181,13 @@ def _listed(
         where = f"{file}, expression {number}"
         with problems.tolerated():
             id, video = take_id(record, "id", where), take_id(record, "video_id", where)
-            text, meant = take(record, "expression", str, where), take(record, "annotation_ids", list, where)
+            text, meant = take(record, "expression", str, where), take_ids(record, "annotation_ids", where)
             if video not in videos:
                 raise DataError(f"{where} is about video {video}, which is not there.")
-            for object_id in map(str, meant):
+            for object_id in meant:
                 if object_id not in objects or objects[object_id].video != video:
                     raise DataError(f"{where} means annotation {object_id}, which video {video} does not have.")
-            yield _Sentence(id, text, video, tuple(map(str, meant)))
+            yield _Sentence(id, text, video, meant)
 
 
 def _grouped(objects: dict[str, _Object], file: Path, problems: Problems) -> Iterator[_Sentence]:
@@ -205,12 +206,13 @@ def _grouped(objects: dict[str, _Object], file: Path, problems: Problems) -> Ite
 
 
 def _sample(sentence: _Sentence, video: Video, meant: dict[str, _Object], file: Path) -> Sample:
-    assert video.size is not None
+    frames = video.frames
+    assert isinstance(frames, ImageFrames)
     readers = {}
-    for index, name in enumerate(video.frames.names):
+    for index, name in enumerate(frames.names):
         visible = [thing.segmentations[index] for thing in meant.values() if thing.segmentations[index]]
         where = f"{file}, annotation {', '.join(meant)}, frame {name}"
-        readers[index] = partial(decode_segmentations, visible, video.size, where)
+        readers[index] = partial(_decode, frames, index, visible, video.size, where)
     return Sample(
         video,
         sentence.id,
@@ -219,3 +221,9 @@ def _sample(sentence: _Sentence, video: Video, meant: dict[str, _Object], file: 
         has_target=bool(meant),
         object_ids=sentence.objects,
     )
+
+
+def _decode(
+    frames: ImageFrames, index: int, segmentations: Sequence[Any], told: tuple[int, int] | None, where: str
+) -> Mask:
+    return decode_segmentations(segmentations, fitting(frames, index, told, where), where)

@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from refervos.safe_text import shown
+
 if TYPE_CHECKING:
     from refervos.data.check import DatasetCheck, SplitCheck
 
 data_app = typer.Typer(name="data", help="Data sets on disk.", no_args_is_help=True)
+
+AllowOutsideOption = Annotated[
+    bool, typer.Option("--allow-outside", help="Read files outside PATH that the annotations name, as by '..'.")
+]
 
 MOST_SHOWN = 20
 """How many problems fit on a screen."""
@@ -30,6 +36,7 @@ def check(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Its folder, as published.")],
     split: Annotated[str | None, typer.Option(help="Only this split; default all that are there.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Look for files, but decode no frame and no mask.")] = False,
+    allow_outside: AllowOutsideOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every problem.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
@@ -41,11 +48,13 @@ def check(
     """
     from refervos.data.check import check_dataset
 
-    found = check_dataset(name, path, split, decode=not fast, show_progress=False if quiet else None)
+    found = check_dataset(
+        name, path, split, decode=not fast, allow_outside=allow_outside, show_progress=False if quiet else None
+    )
     if as_json:
         typer.echo(json.dumps({**dataclasses.asdict(found), "problems": found.problems}, indent=2))
     else:
-        typer.echo("\n".join(report(found)))
+        typer.echo(shown("\n".join(report(found))))
     if found.problems:
         raise typer.Exit(1 if found.expressions else 2)
 

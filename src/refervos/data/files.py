@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,15 +15,17 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
 
+from refervos.data.records import LONGEST_NAME, require_size
 from refervos.data.sample import ImageArray, Mask
 from refervos.errors import DataError
+from refervos.plain_text import BYTE_ORDER_MARK, decoded, parsed_json
 from refervos.video.frames import rgb_from_pil
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """What frames are stored as, in lower case."""
 
-LONGEST_NAME = 255
-"""How many bytes the name of a file may have."""
+PUBLISHED_ENCODINGS = ("utf-8", "cp1252", "latin-1")
+"""What published texts of which nobody says the encoding are written in; the second has no letter for five bytes."""
 
 LONGEST_PATH = 4000
 """How many letters a path that annotations tell may have."""
@@ -82,31 +83,62 @@ class Problems:
             self.found.append(str(error))
 
 
-def read_text(path: Path, encodings: Sequence[str] = ("utf-8",)) -> str:
-    """Read a text file.
+def read_bytes(path: Path) -> bytes:
+    """Read a file.
 
     Args:
         path: The file.
-        encodings: Those it may be written in; the first that fits is taken.
 
     Returns:
         Its content.
 
     Raises:
-        DataError: When it is missing or no text in any of the encodings.
+        DataError: When it is missing, no ordinary file, or cannot be read.
     """
     try:
-        data = path.read_bytes()
+        if not path.is_file() and path.exists():
+            raise DataError(f"{path} is no file.")  # reading a pipe would wait for ever
+        return path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path} is missing.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    for encoding in encodings:
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError as error:
-            reason = error
-    raise DataError(f"{path} cannot be read as text: {reason}.")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def read_text(path: Path, encodings: Sequence[str] = ("utf-8",)) -> str:
+    """Read a text file.
+
+    Args:
+        path: The file.
+        encodings: Those it may be written in where no byte order mark tells; the first that fits is taken.
+
+    Returns:
+        Its content, without a byte order mark.
+
+    Raises:
+        DataError: When it is missing or no text in any of the encodings.
+    """
+    data = read_bytes(path)
+    try:
+        return decoded(data, encodings)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} cannot be read as text: {error}.") from error
+
+
+def read_lines(path: Path, encodings: Sequence[str] = ("utf-8",)) -> list[str]:
+    """Read a text file line by line, as editors count lines.
+
+    Args:
+        path: The file.
+        encodings: As of ``read_text``.
+
+    Returns:
+        The lines without their ends; of files that were put together, without byte order marks.
+
+    Raises:
+        DataError: When it is missing or no text in any of the encodings.
+    """
+    return [line.removesuffix("\r").removeprefix(BYTE_ORDER_MARK) for line in read_text(path, encodings).split("\n")]
 
 
 def read_json(path: Path) -> Any:
@@ -122,36 +154,7 @@ def read_json(path: Path) -> Any:
         DataError: When it is missing or no valid JSON, naming line and column; or an object in it has a name twice,
             of which JSON readers silently drop one.
     """
-    text = read_text(path)
-    try:
-        return json.loads(text, object_pairs_hook=lambda pairs: without_repetition(pairs, str(path)))
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} is no valid JSON: {error.msg} in line {error.lineno}, column {error.colno}."
-        ) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        raise DataError(f"{path} is no JSON that can be read: {error}.") from error
-
-
-def without_repetition(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
-    """Make a dictionary of a JSON object's names and values (``object_pairs_hook``).
-
-    Args:
-        pairs: As they stand in the file.
-        where: What to call the file, or the place in it, in an error.
-
-    Returns:
-        The same.
-
-    Raises:
-        DataError: When a name is there twice.
-    """
-    read = dict(pairs)
-    if len(read) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{where} has {twice!r} twice in the same object; each may be there once.")
-    return read
+    return parsed_json(read_text(path), str(path), DataError)
 
 
 def read_rows(path: Path, columns: int, problems: Problems, *, header: bool = False) -> list[list[str]]:
@@ -170,7 +173,7 @@ def read_rows(path: Path, columns: int, problems: Problems, *, header: bool = Fa
         DataError: When the file is missing or no such table.
     """
     try:
-        rows = list(csv.reader(io.StringIO(read_text(path, ("utf-8", "latin-1")), newline=""), strict=True))
+        rows = list(csv.reader(io.StringIO(read_text(path, PUBLISHED_ENCODINGS), newline=""), strict=True))
     except csv.Error as error:
         raise DataError(f"{path} is no table of comma-separated values: {error}.") from error
     kept = []
@@ -274,7 +277,9 @@ def inside(base: Path, told: str, where: str, problems: Problems) -> Path:
             return path
     except (OSError, RuntimeError):  # links that lead to themselves
         raise DataError(f"{where}: {path} cannot be followed; it leads through links without end.") from None
-    raise DataError(f"{where}: {shown!r} leads out of {base}; files outside are read only where that is allowed.")
+    raise DataError(
+        f"{where}: {shown!r} leads out of {base}; files outside are read only where that is allowed (--allow-outside)."
+    )
 
 
 def binary_mask(numbers: npt.NDArray[np.uint8], path: Path, advice: str = "") -> Mask:
@@ -351,6 +356,7 @@ def decode_rle(rle: Mapping[str, Any], where: str, size: tuple[int, int] | None 
     ):
         raise DataError(f"{where}: this is no run-length mask; it needs 'size' [height, width] and 'counts'.")
     height, width = shape
+    require_size(height, width, where)
     if size is not None and (height, width) != size:
         raise DataError(f"{where}: the mask is {width}x{height}, the frames are {size[1]}x{size[0]}.")
     if isinstance(counts, list):
@@ -360,7 +366,7 @@ def decode_rle(rle: Mapping[str, Any], where: str, size: tuple[int, int] | None 
         return np.repeat(values, counts).reshape(width, height).T  # runs go down the columns
     if not isinstance(counts, str | bytes):
         raise DataError(f"{where}: this is no run-length mask; its 'counts' must be text or a list of run lengths.")
-    data = counts.encode() if isinstance(counts, str) else counts
+    data = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
     if _pixels_of(data) != height * width:  # the decoder writes outside its memory on such data
         raise DataError(f"{where}: the run lengths do not add up to {width}x{height} pixels.")
     return np.asarray(coco_mask.decode({"size": [height, width], "counts": data}), dtype=np.bool_)
@@ -376,7 +382,7 @@ def _pixels_of(counts: bytes) -> int | None:
     value = shift = 0
     for letter in counts:
         bits = letter - 48
-        if not 0 <= bits < 64:
+        if not 0 <= bits < 64 or shift > 60:  # no run is that long
             return None
         value |= (bits & 0x1F) << shift
         shift += 5

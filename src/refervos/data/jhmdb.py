@@ -14,6 +14,7 @@ score the same. Without it, all frames with a mask are annotated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,10 +26,14 @@ import numpy as np
 
 from refervos.data.files import Problems, read_json, read_rows
 from refervos.data.frames import ImageFrames, counted_images
+from refervos.data.records import as_id
 from refervos.data.sample import Dataset, Mask, Sample, Video
 from refervos.errors import DataError, MissingDependencyError
 
 NAME = "jhmdb-sentences"
+
+MOST_BYTES = 2**28
+"""How much memory the masks of a video may take; those of J-HMDB take a hundredth."""
 
 CHOSEN = "jhmdb_sentences_samples_metadata.json"
 
@@ -93,6 +98,7 @@ def read_jhmdb_sentences(folder: Path, split: str, problems: Problems) -> Datase
     samples: dict[str, Sample] = {}
     for id, query in read_rows(file, 2, problems, header=True):
         with problems.tolerated():
+            as_id(id, f"{file}: a video")
             if id in samples:
                 raise DataError(f"{file} has a sentence about video {id} twice.")
             if id not in images:
@@ -151,7 +157,14 @@ def _matlab() -> ModuleType:
 def _masks_in(file: Path) -> Any:
     """All masks of a video (H, W, T)."""
     try:
-        masks = np.asarray(_matlab().loadmat(file)["part_mask"])
+        told = {name: (shape, kind) for name, shape, kind in _matlab().whosmat(file)}
+        shape, kind = told.get("part_mask", ((), ""))
+        size = math.prod(shape) * (1 if kind in ("uint8", "int8", "logical") else 8)
+        if size > MOST_BYTES:
+            raise DataError(f"{file}: 'part_mask' takes {size:,} bytes; at most {MOST_BYTES:,} are read.")
+        masks = np.asarray(_matlab().loadmat(file, variable_names=["part_mask"])["part_mask"])
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{file} is missing.") from None
     except Exception as error:  # damaged files fail in every way there is

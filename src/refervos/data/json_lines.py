@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,14 +17,15 @@ from refervos.data.files import (
     Problems,
     binary_mask,
     decode_rle,
+    inside,
     read_indices,
-    read_text,
-    without_repetition,
+    read_lines,
 )
 from refervos.data.frames import FileFrames, ImageFrames, VideoDecoder, VideoFileFrames, image_files
 from refervos.data.records import take, take_id
 from refervos.data.sample import Dataset, Mask, Sample, Video
 from refervos.errors import DataError
+from refervos.plain_text import parsed_json
 
 NAME = "json-lines"
 
@@ -57,14 +57,14 @@ def read_json_lines(folder: Path, split: str, problems: Problems) -> Dataset:
     samples: dict[str, dict[str, Sample]] = {}
     splits = {ALL}
     told: Counter[str] = Counter()
-    for number, line in enumerate(read_text(file, ["utf-8-sig"]).split("\n"), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"
         with problems.tolerated():
             record = _record(line, where)
             splits.add(take(record, "split", str, where) if "split" in record else ALL)
-            video_id = _video_id(record, file.parent, where)
+            video_id = _video_id(record, file.parent, where, problems)
             id = take_id(record, "expression_id", where) if "expression_id" in record else str(told[video_id])
             told[video_id] += 1
             if split not in (ALL, record.get("split")):
@@ -72,15 +72,15 @@ def read_json_lines(folder: Path, split: str, problems: Problems) -> Dataset:
             about = samples.setdefault(video_id, {})
             if id in about:
                 raise DataError(f"{where}: expression {id!r} is there twice about video {video_id!r}.")
-            about[id] = _sample(record, id, videos.open(video_id, record["video"], where), file.parent, where)
+            about[id] = _sample(record, id, videos.open(video_id, record["video"], where), file.parent, where, problems)
     if split not in splits:
         raise DataError(f"{file} has no line with split {split!r}; its splits are {', '.join(sorted(splits))}.")
     return Dataset(NAME, split, tuple(sample for about in samples.values() for sample in about.values()))
 
 
-def _video_id(record: dict[str, Any], base: Path, where: str) -> str:
+def _video_id(record: dict[str, Any], base: Path, where: str, problems: Problems) -> str:
     """What a line calls its video: the name of the folder or file where it does not say."""
-    path = base / take(record, "video", str, where)
+    path = inside(base, take(record, "video", str, where), where, problems)
     if "video_id" not in record:
         record = {"video_id": path.name if path.is_dir() else path.stem}
     return take_id(record, "video_id", where)
@@ -141,6 +141,7 @@ class _StoredAsTold:
         voids: What the pixels that do not count are in mask images.
         base: What paths are relative to.
         where: What to call the line in an error.
+        allow_outside: Whether masks may be outside of the base.
     """
 
     source: _Opened
@@ -149,6 +150,7 @@ class _StoredAsTold:
     voids: Sequence[int]
     base: Path
     where: str
+    allow_outside: bool
 
     @property
     def annotated(self) -> Sequence[int]:
@@ -190,7 +192,7 @@ class _StoredAsTold:
         if masks is None:
             return dict.fromkeys(range(len(names)))
         if isinstance(masks, str):
-            path = self.base / masks
+            path = self._inside(masks)
             masks = {Path(name).stem: f"{masks}/{name}" for name in image_files(path)} if path.is_dir() else [masks]
         if isinstance(masks, list):
             if len(masks) != len(names):
@@ -203,6 +205,9 @@ class _StoredAsTold:
         if len(by_frame) < len(masks):
             raise DataError(f"{self.where}: the masks tell of a frame twice.")
         return dict(sorted(by_frame.items()))
+
+    def _inside(self, told: str) -> Path:
+        return inside(self.base, told, self.where, Problems(allow_outside=self.allow_outside))
 
     def _index(self, name: str) -> int:
         frames = self.source.frames
@@ -221,7 +226,7 @@ class _StoredAsTold:
             return mask
         if not isinstance(mask, str):
             raise DataError(f"{self.where}: the mask of frame {name} must be run lengths, a PNG file, or null.")
-        path = self.base / mask
+        path = self._inside(mask)
         if path.suffix.lower() != ".png":
             raise DataError(f"{self.where}: {path} is no PNG; other images change the values of pixels.")
         if not path.is_file():
@@ -230,12 +235,7 @@ class _StoredAsTold:
 
 
 def _record(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line, object_pairs_hook=lambda pairs: without_repetition(pairs, where))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is no valid JSON: {error.msg} in column {error.colno}.") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        raise DataError(f"{where} is no JSON that can be read: {error}.") from error
+    record = parsed_json(line, where, DataError)
     if not isinstance(record, dict):
         raise DataError(f"{where} must be an object with named fields.")
     unknown = [name for name in record if name not in FIELDS]
@@ -244,7 +244,7 @@ def _record(line: str, where: str) -> dict[str, Any]:
     return record
 
 
-def _sample(record: dict[str, Any], id: str, source: _Opened, base: Path, where: str) -> Sample:
+def _sample(record: dict[str, Any], id: str, source: _Opened, base: Path, where: str, problems: Problems) -> Sample:
     expression = take(record, "expression", str, where)
     if not expression.strip():
         raise DataError(f"{where}: the expression is empty.")
@@ -260,7 +260,7 @@ def _sample(record: dict[str, Any], id: str, source: _Opened, base: Path, where:
         values, voids = _values(record, "value", where), _values(record, "void", where)
         if set(values) & set(voids):
             raise DataError(f"{where}: 'value' and 'void' both tell {min(set(values) & set(voids))}.")
-        truth = _StoredAsTold(source, masks, values, voids, base, where)
+        truth = _StoredAsTold(source, masks, values, voids, base, where, problems.allow_outside)
         if isinstance(source.frames, ImageFrames):
             _ = truth.annotated  # costs nothing here, and tells what is wrong before anything is run
     return Sample(

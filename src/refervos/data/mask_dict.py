@@ -10,7 +10,7 @@ from typing import Any
 from refervos.data.files import read_json
 from refervos.data.frames import ImageFrames
 from refervos.data.meta_expressions import ListedExpression, ListedVideo
-from refervos.data.records import take
+from refervos.data.records import take_ids
 from refervos.data.truths import RunLengthTracks
 from refervos.errors import DataError
 
@@ -50,7 +50,7 @@ class MaskDictionary:
             DataError: When an annotation is missing, or its frames are not the video's.
         """
         tracks = {}
-        for id in map(str, take(expression.fields, "anno_id", list, expression.where)):
+        for id in take_ids(expression.fields, "anno_id", expression.where):
             if id not in self.tracks:
                 raise DataError(f"{self.file} has no annotation {id}, which {expression.where} means.")
             tracks[id] = fitting_track(self.tracks[id], video, f"{self.file}, annotation {id}")

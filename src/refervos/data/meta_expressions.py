@@ -13,7 +13,7 @@ from typing import Any
 
 from refervos.data.files import Problems, read_json, report_missing
 from refervos.data.frames import ImageFrames
-from refervos.data.records import take
+from refervos.data.records import as_id, is_name, take
 from refervos.errors import DataError
 
 
@@ -89,10 +89,10 @@ def read_meta_expressions(path: Path, problems: Problems) -> dict[str, ListedVid
 
 def _video(id: str, fields: Any, path: Path, problems: Problems) -> ListedVideo:
     where = f"{path}, video {id}"
-    if not all(map(_is_name, id.split("/"))):
+    if not all(map(is_name, id.split("/"))):
         raise DataError(f"{where}: this is no name of a folder.")
     frames = take(fields, "frames", list, where)
-    if not frames or not all(isinstance(name, str) and _is_name(name) for name in frames):
+    if not frames or not all(isinstance(name, str) and is_name(name) for name in frames):
         raise DataError(f"{where}: 'frames' must be a list of at least one name, such as \"00000\".")
     if len(set(frames)) < len(frames):
         twice = next(name for name in frames if frames.count(name) > 1)
@@ -101,12 +101,6 @@ def _video(id: str, fields: Any, path: Path, problems: Problems) -> ListedVideo:
     for expression_id, told in take(fields, "expressions", dict, where).items():
         asked = f"{where}, expression {expression_id}"
         with problems.tolerated():
-            if not _is_name(expression_id):
-                raise DataError(f"{asked}: results are put into a folder of that name, so it has no slash.")
+            as_id(expression_id, f"{where}: an expression's id")
             expressions.append(ListedExpression(expression_id, take(told, "exp", str, asked), told, asked))
     return ListedVideo(id, tuple(frames), tuple(expressions), fields, where)
-
-
-def _is_name(text: str) -> bool:
-    """Whether a file or a folder can have this name; no path can, which might lead elsewhere."""
-    return text not in ("", ".", "..") and not any(letter in text for letter in "/\\\0")

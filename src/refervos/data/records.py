@@ -5,12 +5,19 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from refervos.errors import DataError
+from refervos.safe_text import shown
 
 Kind = TypeVar("Kind", int, str, list, dict)
 
 _DESCRIBED: dict[type, str] = {int: "a whole number", str: "text", list: "a list", dict: "an object with named fields"}
 
-_LONGEST_SIDE = 65535  # of a JPEG; a larger number is a mistake, and a mask of that size would take all memory
+MOST_PIXELS = 2**26
+"""How many pixels an image may have, 8192 x 8192; a mask takes a byte for each."""
+
+LONGEST_NAME = 255
+"""How many bytes the name of a file or folder may have."""
+
+_LONGEST_ID = 200  # in bytes; files are named after ids, with a suffix
 
 
 def take(record: Any, name: str, kind: type[Kind], where: str) -> Kind:
@@ -49,14 +56,65 @@ def take_id(record: Any, name: str, where: str) -> str:
         DataError: When there is none, or it could not name a folder.
     """
     value = record.get(name) if isinstance(record, dict) else None
+    return as_id(value, f"{where}: {name!r}")
+
+
+def take_ids(record: Any, name: str, where: str) -> tuple[str, ...]:
+    """Take a list of identifiers.
+
+    Args:
+        record: What was read.
+        name: Of the field.
+        where: What to call the record in an error.
+
+    Returns:
+        The identifiers as text, each fit to name a folder after.
+
+    Raises:
+        DataError: When there is no list, or one could not name a folder.
+    """
+    return tuple(as_id(value, f"{where}: {name!r}") for value in take(record, name, list, where))
+
+
+def as_id(value: Any, where: str) -> str:
+    """Take a value for an identifier, which tools write as a number or as text.
+
+    Args:
+        value: What was read.
+        where: What to call it in an error.
+
+    Returns:
+        The identifier as text, fit to name a folder after.
+
+    Raises:
+        DataError: When it could not name a folder.
+    """
     if not isinstance(value, int | str) or isinstance(value, bool):
-        raise DataError(f"{where}: {name!r} must be a number or text.")
+        raise DataError(f"{where} must be a number or text.")
+    if isinstance(value, int) and abs(value) >= 10**18:
+        raise DataError(f"{where} is a number of more than 18 digits, which is no id.")
     text = str(value)
-    if text in ("", ".", "..") or any(letter in text for letter in "/\\\0"):
+    if not is_name(text, _LONGEST_ID):
         raise DataError(
-            f"{where}: {name!r} is {text!r}; results are put into a folder of that name, so it has no slash."
+            f"{where} is {shown(ascii(text), 80)}; results are put into a folder of that name, so it has no slash, no "
+            f"control character, and at most {_LONGEST_ID} bytes."
         )
     return text
+
+
+def is_name(text: str, longest: int = LONGEST_NAME) -> bool:
+    """Whether a file or a folder can have a name; no path can, which might lead elsewhere.
+
+    Args:
+        text: The name.
+        longest: How many bytes it may have.
+    """
+    if text in ("", ".", "..") or any(letter in "/\\" or ord(letter) < 32 or ord(letter) == 127 for letter in text):
+        return False
+    try:
+        return len(text.encode()) <= longest
+    except UnicodeEncodeError:  # half a character
+        return False
 
 
 def take_size(record: Any, where: str) -> tuple[int, int]:
@@ -73,6 +131,21 @@ def take_size(record: Any, where: str) -> tuple[int, int]:
         DataError: When one is missing or no size of an image.
     """
     height, width = take(record, "height", int, where), take(record, "width", int, where)
-    if not (0 < height <= _LONGEST_SIDE and 0 < width <= _LONGEST_SIDE):
-        raise DataError(f"{where}: an image cannot be {width}x{height} pixels.")
+    require_size(height, width, where)
     return height, width
+
+
+def require_size(height: int, width: int, where: str) -> None:
+    """Make sure that an image may have a size, before anything of that size is made.
+
+    Args:
+        height: In pixels.
+        width: In pixels.
+        where: What to call it in an error.
+
+    Raises:
+        DataError: When it is no size of an image, or larger than is read.
+    """
+    if not (0 < height <= MOST_PIXELS and 0 < width <= MOST_PIXELS and height * width <= MOST_PIXELS):
+        told = f"{width}x{height}" if max(abs(width), abs(height)) < 10**12 else "of such a size"
+        raise DataError(f"{where}: an image cannot be {told}; it has one pixel at least, and at most {MOST_PIXELS:,}.")

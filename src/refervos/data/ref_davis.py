@@ -26,10 +26,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from refervos.data.files import Problems, read_text, report_missing
+from refervos.data.files import PUBLISHED_ENCODINGS, Problems, read_lines, read_text, report_missing
 from refervos.data.frames import ImageFrames, image_files
 from refervos.data.meta_expressions import ListedExpression, read_meta_expressions
-from refervos.data.records import take_id
+from refervos.data.records import as_id, take_id
 from refervos.data.sample import Dataset, Sample, Video
 from refervos.data.truths import NumberedPixels
 from refervos.errors import DataError
@@ -96,6 +96,7 @@ def _distributed(folder: Path, split: str, problems: Problems) -> Iterator[Sampl
     told = [_read_expressions(file, problems) for file in files]
     for name in read_text(davis / "ImageSets" / "2017" / f"{split}.txt").split():
         with problems.tolerated():
+            as_id(name, f"{davis / 'ImageSets' / '2017' / split}.txt: a video")
             # As text, like ReferFormer, so that both layouts have the same ids where there are ten objects.
             numbers = sorted({number for expressions in told for number in expressions.get(name, {})}, key=str)
             if not numbers:
@@ -117,7 +118,7 @@ def _distributed(folder: Path, split: str, problems: Problems) -> Iterator[Sampl
 def _read_expressions(file: Path, problems: Problems) -> dict[str, dict[int, str]]:
     """Read what an annotator wrote, by video and object."""
     told: dict[str, dict[int, str]] = {}
-    for count, line in enumerate(read_text(file, ("utf-8", "latin-1")).splitlines(), start=1):
+    for count, line in enumerate(read_lines(file, PUBLISHED_ENCODINGS), start=1):
         if not line.strip():
             continue
         words = line.split()

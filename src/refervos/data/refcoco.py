@@ -7,19 +7,18 @@ descendants convert them (https://github.com/wjn922/ReferFormer, docs/data.md).
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from refervos.data.files import Problems, read_json
-from refervos.data.frames import ImageFrames
-from refervos.data.records import take, take_id, take_size
-from refervos.data.sample import Dataset, Sample, Video
+from refervos.data.frames import ImageFrames, fitting
+from refervos.data.pickles import read_plain_pickle
+from refervos.data.records import take, take_id, take_ids, take_size
+from refervos.data.sample import Dataset, Mask, Sample, Video
 from refervos.data.truths import StoredMasks, decode_segmentations
 from refervos.errors import DataError
 
@@ -135,6 +134,8 @@ def _distributed(file: Path, split: str, problems: Problems) -> _Annotations:
         where = f"{instances}, image {number}"
         with problems.tolerated():
             if (id := take_id(image, "id", where)) in wanted_images:
+                if id in images:
+                    raise DataError(f"{instances} has image {id} twice.")
                 images[id] = take(image, "file_name", str, where), take_size(image, where)
     segmentations = {}
     for number, annotation in enumerate(take(content, "annotations", list, str(instances))):
@@ -150,13 +151,13 @@ def _distributed(file: Path, split: str, problems: Problems) -> _Annotations:
 def _sentences_of(ref: dict[str, Any], where: str) -> Iterator[_Sentence]:
     image = take_id(ref, "image_id", where)
     # gRefCOCO has a list, which is [-1] where nothing is meant.
-    told = ref.get("ann_id")
-    ids = told if isinstance(told, list) else [take(ref, "ann_id", int, where)]
-    objects = tuple(str(id) for id in ids if id != -1)
+    listed = isinstance(ref.get("ann_id"), list)
+    ids = take_ids(ref, "ann_id", where) if listed else (take_id(ref, "ann_id", where),)
+    objects = tuple(id for id in ids if id != "-1")
     if len(objects) < len(ids) and objects:
-        raise DataError(f"{where}: 'ann_id' is {ids}; -1, which means nothing, stands alone.")
+        raise DataError(f"{where}: 'ann_id' has -1 beside others; -1, which means nothing, stands alone.")
     if objects and ref.get("no_target") is True:
-        raise DataError(f"{where} has 'no_target', but its 'ann_id' is {ids}; where nothing is meant, it is [-1].")
+        raise DataError(f"{where} has 'no_target', but an 'ann_id'; where nothing is meant, that is [-1].")
     for sentence in take(ref, "sentences", list, where):
         yield _Sentence(take_id(sentence, "sent_id", where), take(sentence, "sent", str, where), image, objects)
 
@@ -164,16 +165,18 @@ def _sentences_of(ref: dict[str, Any], where: str) -> Iterator[_Sentence]:
 def _converted(file: Path, problems: Problems) -> _Annotations:
     """Read ``instances_refcoco_train.json``, which lists an image once for each sentence, as its caption."""
     content = read_json(file)
-    asked = {}
-    images = {}
+    asked: dict[str, tuple[str, str]] = {}
+    images: dict[str, tuple[str, tuple[int, int]]] = {}
     for number, entry in enumerate(take(content, "images", list, str(file))):
         where = f"{file}, image {number}"
         with problems.tolerated():
             id, image = take_id(entry, "id", where), take_id(entry, "original_id", where)
             if id in asked:
                 raise DataError(f"{file} has image {id} twice.")
+            told = take(entry, "file_name", str, where), take_size(entry, where)
+            if images.setdefault(image, told) != told:
+                raise DataError(f"{where} has another 'file_name' or size than an entry of the same 'original_id'.")
             asked[id] = image, take(entry, "caption", str, where)
-            images[image] = take(entry, "file_name", str, where), take_size(entry, where)
     objects: dict[str, list[str]] = {}
     segmentations = {}
     for number, annotation in enumerate(take(content, "annotations", list, str(file))):
@@ -206,7 +209,8 @@ def _samples(name: str, annotations: _Annotations, images: Path, problems: Probl
         if image_file not in there:
             problems.report(f"{images / image_file} is missing.")
             continue
-        video = Video(image, ImageFrames(images, (image_file,)), size)
+        frames = ImageFrames(images, (image_file,))
+        video = Video(image, frames, size)
         truths: dict[tuple[str, ...], StoredMasks] = {}
         seen = set()
         for sentence in sentences:
@@ -225,7 +229,7 @@ def _samples(name: str, annotations: _Annotations, images: Path, problems: Probl
             if objects not in truths:
                 segmentations = [annotations.segmentations[id] for id in objects]
                 where = f"{file}, annotation {', '.join(objects)}"
-                truths[objects] = StoredMasks({0: partial(decode_segmentations, segmentations, size, where)})
+                truths[objects] = StoredMasks({0: partial(_decode, frames, segmentations, size, where)})
             yield Sample(
                 video,
                 sentence.id,
@@ -235,6 +239,10 @@ def _samples(name: str, annotations: _Annotations, images: Path, problems: Probl
                 kind=_target_kind(objects) if name == "grefcoco" else None,
                 object_ids=objects,
             )
+
+
+def _decode(frames: ImageFrames, segmentations: Sequence[Any], told: tuple[int, int], where: str) -> Mask:
+    return decode_segmentations(segmentations, fitting(frames, 0, told, where), where)
 
 
 def _target_kind(objects: tuple[str, ...]) -> str:
@@ -248,36 +256,3 @@ def _image_folder(home: Path) -> Path:
             return place
     looked = ", ".join(str(place) for place in places)
     raise DataError(f"The images of COCO train2014 are in no place where they are looked for: {looked}.")
-
-
-def read_plain_pickle(path: Path) -> Any:
-    """Read a pickle of plain containers, numbers and text; anything else in it is refused, so nothing in it can run.
-
-    Args:
-        path: The file, of any protocol, also of Python 2.
-
-    Returns:
-        What it holds.
-
-    Raises:
-        DataError: When it is missing or damaged, or holds anything else.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    try:
-        return _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
-    except _RefusedError as error:
-        raise DataError(f"{path} was not read: it refers to code, {error}, and should hold plain data only.") from None
-    except Exception as error:  # damaged pickles fail in every way there is
-        raise DataError(f"{path} is no pickle that can be read: {error}.") from error
-
-
-class _RefusedError(Exception):
-    """A pickle refers to something that is defined in code."""
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        raise _RefusedError(f"{module}.{name}")

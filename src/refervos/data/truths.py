@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,12 @@ from refervos.data.files import binary_mask, decode_rle, read_indices
 from refervos.data.frames import ImageFrames
 from refervos.data.sample import Mask
 from refervos.errors import DataError
+
+LONGEST_OUTLINE = 1_000_000
+"""How many pixels the outlines of one object lead through in a frame; filling them takes 50 bytes for each."""
+
+MOST_POLYGONS = 10_000
+"""Of how many polygons one object may be made in a frame; each is put together with all before it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,17 +170,30 @@ def decode_polygons(polygons: Sequence[Any], size: tuple[int, int], where: str) 
         bool (H, W), the union of all.
 
     Raises:
-        DataError: When one is no list of coordinates, or none has three points.
+        DataError: When one is no list of coordinates, none has three points, or there is more to walk along than is
+            done: at most ``MOST_POLYGONS``, ``LONGEST_OUTLINE`` pixels together.
     """
+    if len(polygons) > MOST_POLYGONS:
+        raise DataError(f"{where}: an object of {len(polygons):,} polygons is not read, only of {MOST_POLYGONS:,}.")
     for polygon in polygons:
         if not (isinstance(polygon, list) and len(polygon) % 2 == 0 and all(map(_is_coordinate, polygon))):
             raise DataError(f"{where}: a polygon must be a list of coordinates [x1, y1, x2, y2, ...].")
     enclosing = [polygon for polygon in polygons if len(polygon) >= 6]
     if not enclosing:
         raise DataError(f"{where}: no polygon has three points.")
+    length = sum(map(_length_of, enclosing))
+    if length > LONGEST_OUTLINE:
+        raise DataError(
+            f"{where}: the outline is {length:,.0f} pixels long; it is filled up to {LONGEST_OUTLINE:,} pixels."
+        )
     return np.asarray(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(enclosing, *size))), dtype=np.bool_)
 
 
+def _length_of(polygon: Sequence[float]) -> float:
+    """How many pixels an outline leads through, the way back to its beginning too."""
+    points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
+
+
 def _is_coordinate(value: Any) -> bool:
-    # Rasterising walks along the outline, so one that leads far away takes long.
-    return isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e5
+    return isinstance(value, int | float) and abs(value) < 1e5  # which is not true of what is no number

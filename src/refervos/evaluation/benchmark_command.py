@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from refervos.data.command import AllowOutsideOption
 from refervos.errors import ConfigError
 from refervos.evaluation.command import parse_mode, parse_settings
+from refervos.safe_text import shown
 
 if TYPE_CHECKING:
     from refervos.evaluation.report import Evaluation
@@ -52,6 +55,7 @@ def evaluate(
         str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default a GPU when there is one.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    allow_outside: AllowOutsideOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a model over a benchmark: masks, scores of every expression, tables and a report.
@@ -67,7 +71,9 @@ def evaluate(
     from refervos.evaluation.evaluate import Request
     from refervos.evaluation.evaluate import evaluate as run
 
-    request = Request(model, Part(dataset, path, split, count), out, mode, together, device, dtype, overrides)
+    request = Request(
+        model, Part(dataset, path, split, count, allow_outside), out, mode, together, device, dtype, overrides
+    )
     with _stoppable("the same command goes on from here"):
         evaluation = run(request, processes=processes, show_progress=False if quiet else None)
         _tell(evaluation, out)
@@ -82,6 +88,7 @@ def score(
     count: VideosOption = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the tables and the report.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes that share the videos.")] = 1,
+    allow_outside: AllowOutsideOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Score the masks of any system as eval scores its own; missing ones count 0.
@@ -92,7 +99,7 @@ def score(
     from refervos.evaluation.scoring import score as run
 
     with _stoppable("nothing was written"):
-        part = Part(dataset, path, split, count)
+        part = Part(dataset, path, split, count, allow_outside)
         _tell(run(predictions, part, processes=processes, show_progress=False if quiet else None), out)
 
 
@@ -120,7 +127,7 @@ def submit(
         masks = Predictions.open(predictions)
         left_out = run(masks, part, out, overwrite=overwrite, show_progress=False if quiet else None)
     if left_out:
-        few = ", ".join(left_out[:5])
+        few = shown(", ".join(left_out[:5]))
         typer.echo(f"left out {len(left_out)} folders that {split} does not have: {few}{', ...' * (len(left_out) > 5)}")
     typer.echo(f"wrote {out}: {len(list(part.samples()))} expressions about {len(part.videos)} videos")
 
@@ -142,6 +149,7 @@ def compare(
     count: Annotated[int | None, typer.Option(min=1, help="How many expressions; default 6, or 1 in a video.")] = None,
     fps: Annotated[float, typer.Option(min=0.1, help="Frames a second of the video.")] = 10,
     overwrite: OverwriteOption = False,
+    allow_outside: AllowOutsideOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Show two systems' masks side by side, with the truth where it is known.
@@ -154,7 +162,7 @@ def compare(
     show = False if quiet else None
     one, other = comparison.sides(a, b)
     part = Part(dataset, path, split) if dataset else comparison.part_of(one, other)
-    opened = part.open() if part else comparison.masks_alone(one.predictions)
+    opened = replace(part, allow_outside=allow_outside).open() if part else comparison.masks_alone(one.predictions)
     if out.suffix.lower() not in (".png", ".mp4"):
         raise ConfigError(f"{out} is neither a .png nor an .mp4; give one of them.")
     moving = out.suffix.lower() == ".mp4"
@@ -168,13 +176,13 @@ def compare(
         else:
             comparison.write_video(samples[0], one, other, out, fps=fps, overwrite=overwrite, show_progress=show)
     for sample in samples:
-        typer.echo(f"{sample.video.id}/{sample.expression_id}: {sample.expression}")
+        typer.echo(shown(f"{sample.video.id}/{sample.expression_id}: {sample.expression}"))
     typer.echo(f"wrote {out}")
 
 
 def _tell(evaluation: Evaluation, out: Path | None) -> None:
     """Show the tables, and write them where they are wanted."""
-    typer.echo(evaluation.summary.markdown())
+    typer.echo(shown(evaluation.summary.markdown()))
     speed = evaluation.summary.masks_per_second
     if speed is not None:
         typer.echo(f"\n{speed:.1f} masks a second, reading, writing and scoring not counted")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refervos.errors import ConfigError
+from refervos.safe_text import shown
 
 if TYPE_CHECKING:
     from refervos.evaluation.diagnosis import AnsweredCase, Mode
@@ -73,7 +74,7 @@ def diagnose(
     Example: `refervos diagnose miniature --split motion --split occlusion --controls --out miniature.json`
     """
     if compare:
-        typer.echo(_comparison(models or []))
+        typer.echo(shown(_comparison(models or [])))
         return
     if models and len(models) > 1:
         raise ConfigError(f"there are {len(models)} models; give one, or --compare and files written by --out.")
@@ -92,8 +93,8 @@ def diagnose(
     from refervos.worlds.benchmark import ALL_SPLITS, SPLITS, BenchmarkDrawings, diagnostic_cases
 
     splits = known_splits(split or (SPLITS if drawings is None else ALL_SPLITS))
-    shown = None if drawings is None else BenchmarkDrawings.open(drawings)
-    draw = partial(diagnostic_cases, drawings=shown)
+    opened = None if drawings is None else BenchmarkDrawings.open(drawings)
+    draw = partial(diagnostic_cases, drawings=opened)
     model = (models or [DEFAULT_MODEL])[0]
     loaded: Any = load(model, device=device, dtype=dtype, **overrides)
     extremes = Extremes(sheet_count) if sheet else None
@@ -125,7 +126,7 @@ def diagnose(
                 draw=draw,
             )
             diagnosis = dataclasses.replace(diagnosis, controls=found)
-    typer.echo(diagnosis_table(diagnosis))
+    typer.echo(shown(diagnosis_table(diagnosis)))
     if out is not None:
         diagnosis.save(out)
         typer.echo(f"wrote {out}")

@@ -26,12 +26,14 @@ class Part:
         folder: Where it is; ``worlds`` needs none.
         split: Which split, default the benchmark's.
         videos: Only the first so many.
+        allow_outside: Read files that its annotations name although they are outside its folder.
     """
 
     name: str
     folder: Path | None = None
     split: str | None = None
     videos: int | None = None
+    allow_outside: bool = False
 
     @property
     def scoring(self) -> Scoring:
@@ -51,7 +53,7 @@ class Part:
             title = catalogue.find_benchmark(self.name).title
             raise ConfigError(f"where {title} is must be told; give its folder after the name {self.name}.")
         else:
-            dataset = catalogue.open_dataset(self.name, self.folder, self.split)
+            dataset = catalogue.open_dataset(self.name, self.folder, self.split, allow_outside=self.allow_outside)
         return OpenPart(dataset, self.scoring, tuple(islice(dataset.videos(), self.videos)))
 
 

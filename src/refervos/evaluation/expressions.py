@@ -18,6 +18,7 @@ from refervos.metrics.longvideo import temporal_iou, video_iou
 from refervos.metrics.region_boundary import FRAMES_AT_ONCE, overlap, video_scores
 from refervos.metrics.revos import robustness
 from refervos.metrics.streams import batches
+from refervos.plain_text import parsed_json
 from refervos.typed_config import config_from_mapping
 from refervos.video.outputs import write_whole
 
@@ -247,10 +248,10 @@ def read_json(path: Path) -> Any:
         EvaluationError: When there is no such file, or it is no JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return parsed_json(path.read_text(encoding="utf-8"), str(path), EvaluationError)
     except OSError as error:
         raise EvaluationError(f"{path} cannot be read ({error.strerror}).") from error
-    except ValueError as error:
+    except UnicodeDecodeError as error:
         raise EvaluationError(f"{path} is not valid JSON ({error}).") from error
 
 

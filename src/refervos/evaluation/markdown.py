@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from refervos.evaluation.bootstrap import Interval
+from refervos.safe_text import shown
 
 NONE = "-"
 """What stands where there is no number."""
@@ -18,8 +19,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         rows: C cells each.
 
     Returns:
-        Lines of equal width, without a line break at the end.
+        Lines of equal width, without a line break at the end; what is in a cell stays in it and is safe to show.
     """
+    header, *rows = [[printable(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     aligned = [
@@ -30,14 +32,13 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def printable(text: str, longest: int | None = None) -> str:
-    """A text on one line, of characters that every font and terminal takes.
+    """A text on one line, safe to show.
 
     Args:
         text: Any.
         longest: How many characters there may be, default any number; what is more ends in three dots.
     """
-    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
-    return line if longest is None or len(line) <= longest else f"{line[: longest - 3]}..."
+    return shown(" ".join(text.split()), longest)
 
 
 def number(value: float | None) -> str:

@@ -6,7 +6,6 @@ import base64
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from refervos.evaluation.bootstrap import Interval
@@ -16,6 +15,7 @@ from refervos.evaluation.plots import histogram, intervals
 from refervos.evaluation.predictions import Predictions, png
 from refervos.evaluation.sheets import HOW_TO_READ, draw_expression
 from refervos.evaluation.summary import Group, Grouping, Summary
+from refervos.safe_text import html as escape
 from refervos.video.outputs import prepare_folder, write_whole
 
 STYLE = """

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from refervos.errors import ConfigError, EvaluationError, VideoError
 from refervos.metrics.presence import PresenceAccuracies, final_score, is_empty, presence_accuracies
 from refervos.metrics.region_boundary import video_scores
+from refervos.plain_text import parsed_json
 from refervos.typed_config import config_from_mapping
 from refervos.video.outputs import write_whole
 from refervos.worlds.benchmark import SPLITS
@@ -244,10 +245,10 @@ def read_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:
         EvaluationError: When there is no such file, or it holds something else.
     """
     try:
-        values = json.loads(Path(path).read_text())
+        values = parsed_json(Path(path).read_text(encoding="utf-8"), str(path), EvaluationError)
     except OSError as error:
         raise EvaluationError(f"{path} cannot be read ({error.strerror}).") from error
-    except ValueError as error:
+    except UnicodeDecodeError as error:
         raise EvaluationError(f"{path} is not valid JSON ({error}).") from error
     return Diagnosis.from_json(values, str(path))
 

@@ -15,6 +15,7 @@ from refervos.evaluation.expressions import ExpressionResult, Scores
 from refervos.evaluation.markdown import NONE, markdown_table, number, printable, span
 from refervos.evaluation.matched import MatchedResult
 from refervos.evaluation.measures import columns_of, lines_of, measure, published_measures
+from refervos.safe_text import cell
 
 WORST = 20
 """How many of the worst expressions are shown."""
@@ -99,7 +100,7 @@ class Summary:
 
     def markdown(self) -> str:
         """All tables, without a line break at the end. Percent throughout; intervals are 95 % over videos."""
-        paragraphs = [self.title, "\n".join(self.notes())]
+        paragraphs = [printable(self.title), "\n".join(map(printable, self.notes()))]
         if self.scored:
             header = ["worst expressions", "video", "id", "J&F"]
             rows = [
@@ -167,14 +168,14 @@ class Summary:
         }
 
     def csv(self) -> str:
-        """A header, and a line for each expression; scores are in [0, 1]."""
+        """A header, and a line for each expression; scores are in [0, 1]. Text that looks like a formula is quoted."""
         names = [field.name for field in dataclasses.fields(ExpressionResult) if field.name != "scores"]
         scores = [field.name for field in dataclasses.fields(Scores)]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*names, *(f"scored_{name}" if name in names else name for name in scores)])
         for result in self.results:
-            row = [getattr(result, name) for name in names]
+            row = [cell(getattr(result, name)) for name in names]
             writer.writerow([*row, *("" if result.scores is None else getattr(result.scores, name) for name in scores)])
         return text.getvalue()
 
@@ -259,4 +260,4 @@ def _plain(values: Values) -> dict[str, list[float] | None]:
 
 def _cell(text: str) -> str:
     """An expression as a cell of a markdown table."""
-    return printable(text, 80).replace("|", "\\|")
+    return printable(text, 80)

@@ -39,11 +39,13 @@ class BenchmarkSource:
         name: As ``refervos data check`` calls it, such as ``mevis``.
         folder: Where it is.
         split: Which part.
+        allow_outside: Read files that its annotations name although they are outside its folder.
     """
 
     name: str
     folder: str
     split: str = "train"
+    allow_outside: bool = False
 
     def open(self) -> Dataset:
         """Read what is there.
@@ -52,7 +54,7 @@ class BenchmarkSource:
             DataError: When it is not in its layout.
             ConfigError: When there is no such benchmark or split.
         """
-        return open_dataset(self.name, Path(self.folder).expanduser(), self.split)
+        return open_dataset(self.name, Path(self.folder).expanduser(), self.split, allow_outside=self.allow_outside)
 
 
 @dataclass(frozen=True, eq=False)
