@@ -51,7 +51,7 @@ def test_what_moves_a_cursor_is_written_as_in_code() -> None:
 
 def test_a_long_text_is_cut() -> None:
     assert shown("abcdefgh", 6) == "abc..."
-    assert len(str(DataError("x" * 10**6))) == 10_000
+    assert len(str(DataError("x" * 10**6))) < 2_010
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "  =cmd|'/C calc'!A0", "\r@x"])

@@ -6,23 +6,30 @@ import errno
 
 from refervos.safe_text import shown
 
-_LONGEST = 4000
-"""Letters of an error's sentence that are shown; some list many files."""
+_LONGEST = 2000
+"""Letters of an error's sentence that are shown."""
+
+_LISTED = "\n  "
+"""What separates a sentence from the list of files that may follow it."""
 
 
 class RefervosError(Exception):
     """Base of every error that is the input's fault, not the program's. The command line exits with code 2 on it.
 
     What it says can quote names and texts that someone else wrote. As text it has no control characters, which a
-    terminal would obey, and is not much longer than a screen.
+    terminal would obey, and no line much longer than a screen, the sentence first and then maybe a list.
     """
 
     def __str__(self) -> str:
         """What is wrong, safe to print."""
-        text = super().__str__()
-        if len(text) > _LONGEST:
-            text = f"{text[: _LONGEST // 2]} ... {text[-(_LONGEST // 2) :]}"
-        return shown(text)
+        return _LISTED.join(map(_bearable, super().__str__().split(_LISTED)))
+
+
+def _bearable(text: str) -> str:
+    """One line of bearable length."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-(_LONGEST // 2) :]}"
+    return shown(text).replace("\n", "\\n")
 
 
 class VideoError(RefervosError):
