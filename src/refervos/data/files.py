@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
 
 from refervos.data.records import LONGEST_NAME, require_size
 from refervos.data.sample import ImageArray, Mask
 from refervos.errors import DataError
+from refervos.pictures import SUFFIXES, opened_picture, picture_size, read_picture
 from refervos.plain_text import BYTE_ORDER_MARK, decoded, parsed_json
-from refervos.video.frames import rgb_from_pil
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = tuple(sorted(SUFFIXES))
 """What frames are stored as, in lower case."""
 
 PUBLISHED_ENCODINGS = ("utf-8", "cp1252", "latin-1")
@@ -29,8 +28,6 @@ PUBLISHED_ENCODINGS = ("utf-8", "cp1252", "latin-1")
 
 LONGEST_PATH = 4000
 """How many letters a path that annotations tell may have."""
-
-_LYING = range(5, 9)  # the orientations of EXIF in which rows are stored as columns
 
 
 class Problems:
@@ -191,39 +188,30 @@ def read_frame(path: Path) -> ImageArray:
     """Read an image file as upright RGB.
 
     Args:
-        path: Any image that Pillow reads.
+        path: Any image of ``refervos.pictures``.
 
     Returns:
         uint8 (H, W, 3).
 
     Raises:
-        DataError: When it is missing or no image.
+        DataError: When it is missing, no image, or too large.
     """
-    with _opened(path) as image:
-        try:
-            return rgb_from_pil(image)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"{path} is damaged: {error}.") from error
+    return read_picture(_there(path), DataError)
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Find out how large an image is, from its first bytes only.
 
     Args:
-        path: Any image that Pillow reads.
+        path: Any image of ``refervos.pictures``.
 
     Returns:
         Height and width of the upright image in pixels.
 
     Raises:
-        DataError: When it is missing or no image.
+        DataError: When it is missing, no image, or too large.
     """
-    with _opened(path) as image:
-        try:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _LYING
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"{path} is damaged: {error}.") from error
-        return (image.width, image.height) if turned else (image.height, image.width)
+    return picture_size(_there(path), DataError)
 
 
 def read_indices(path: Path) -> npt.NDArray[np.uint8]:
@@ -238,14 +226,13 @@ def read_indices(path: Path) -> npt.NDArray[np.uint8]:
     Raises:
         DataError: When it is missing, no image, or stores colours instead of numbers.
     """
-    with _opened(path) as image:
-        try:
-            if image.mode not in ("P", "L", "1"):
-                stored = "16 bits a pixel" if image.mode.startswith("I") else f"colours (mode {image.mode})"
-                raise DataError(f"{path} stores {stored}; a mask image has a palette or 8-bit grey levels.")
-            return np.array(image, dtype=np.uint8)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"{path} is damaged: {error}.") from error
+    with opened_picture(_there(path), DataError) as image:
+        if image.format != "PNG":
+            raise DataError(f"{path} is a {image.format}, whatever its name says; a mask image is a PNG.")
+        if image.mode not in ("P", "L", "1"):
+            stored = "16 bits a pixel" if image.mode.startswith("I") else f"colours (mode {image.mode})"
+            raise DataError(f"{path} stores {stored}; a mask image has a palette or 8-bit grey levels.")
+        return np.array(image, dtype=np.uint8)
 
 
 def inside(base: Path, told: str, where: str, problems: Problems) -> Path:
@@ -327,13 +314,11 @@ def report_missing(folder: Path, names: Iterable[str], problems: Problems) -> bo
     return True
 
 
-def _opened(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing.") from None
-    except (OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is no image that can be read.") from error
+def _there(path: Path) -> Path:
+    """The same path; one that is missing is told as ``report_missing`` does, so that it is told once."""
+    if not os.path.lexists(path):
+        raise DataError(f"{path} is missing.")
+    return path
 
 
 def decode_rle(rle: Mapping[str, Any], where: str, size: tuple[int, int] | None = None) -> Mask:

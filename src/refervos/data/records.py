@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from refervos.errors import DataError
+from refervos.pictures import MAX_PIXELS
 from refervos.safe_text import shown
 
 Kind = TypeVar("Kind", int, str, list, dict)
 
 _DESCRIBED: dict[type, str] = {int: "a whole number", str: "text", list: "a list", dict: "an object with named fields"}
-
-MOST_PIXELS = 2**26
-"""How many pixels an image may have, 8192 x 8192; a mask takes a byte for each."""
 
 LONGEST_NAME = 255
 """How many bytes the name of a file or folder may have."""
@@ -146,6 +144,6 @@ def require_size(height: int, width: int, where: str) -> None:
     Raises:
         DataError: When it is no size of an image, or larger than is read.
     """
-    if not (0 < height <= MOST_PIXELS and 0 < width <= MOST_PIXELS and height * width <= MOST_PIXELS):
+    if not (0 < height <= MAX_PIXELS and 0 < width <= MAX_PIXELS and height * width <= MAX_PIXELS):
         told = f"{width}x{height}" if max(abs(width), abs(height)) < 10**12 else "of such a size"
-        raise DataError(f"{where}: an image cannot be {told}; it has one pixel at least, and at most {MOST_PIXELS:,}.")
+        raise DataError(f"{where}: an image cannot be {told}; it has one pixel at least, and at most {MAX_PIXELS:,}.")
