@@ -36,6 +36,7 @@ from refervos.worlds import (
     WorldConfig,
     draw_clip,
     draw_scene,
+    known_words,
     referrals,
     some_referrals,
 )
@@ -350,3 +351,12 @@ def test_the_command_asks_them_where_there_are_drawings(six_designs: Path, tmp_p
     done = CliRunner().invoke(app, [*arguments, "--drawings", str(six_designs)])
     assert done.exit_code == 0, done.output
     assert read_diagnosis(out).splits == ("nouns",)
+
+
+def test_a_model_of_drawn_worlds_carries_its_words() -> None:
+    for name in ("miniature", "refsam-miniature"):
+        model = load(name, device="cpu")
+        assert model.config.words == known_words()  # type: ignore[attr-defined]
+    assert {"circle", "leftmost", "spins", "everything", "circles"} <= set(known_words())
+    assert {"car", "cars", "mice", "smartphone"} <= set(known_words(["car", "mouse", "phone"]))
+    assert "automobile" not in known_words(["car"])

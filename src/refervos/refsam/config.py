@@ -53,6 +53,7 @@ class RefSamConfig:
         first_short_side: Bring the short side of frames to this many pixels before they are brought to SAM's size, as
             the released Ref-YouTube-VOS script does with 360; None to leave that out.
         borders: Not in the paper. ``frame`` has the borders of masks follow the frame's edges (``refervos.borders``).
+        words: The words that a model of drawn worlds was trained on; empty where the vocabulary is open.
     """
 
     sam: SamConfig = field(default_factory=SamConfig)
@@ -72,6 +73,7 @@ class RefSamConfig:
     mask_threshold: float = 0.01
     first_short_side: int | None = None
     borders: Borders = "bilinear"
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.adapter_ratio <= 1:

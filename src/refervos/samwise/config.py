@@ -57,6 +57,7 @@ class SamwiseConfig:
         motion_features: Not published. Whether the first adapter also sees how the frame differs from earlier ones
             (``samwise.motion``).
         borders: Not published. ``frame`` has the borders of masks follow the frame's edges (``refervos.borders``).
+        words: The words that a model of drawn worlds was trained on; empty where the vocabulary is open.
     """
 
     sam2: Sam2Config = field(default_factory=Sam2Config)
@@ -83,6 +84,7 @@ class SamwiseConfig:
     protocol: Protocol = "default"
     borders: Borders = "bilinear"
     motion_features: bool = False
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.hsa_patches) != 3:

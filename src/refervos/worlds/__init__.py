@@ -16,7 +16,7 @@ from refervos.worlds.scene import BACKGROUNDS, Scene, Thing, WorldConfig, random
 from refervos.worlds.sentences import decidable_from, referrals, some_referrals
 from refervos.worlds.shapes import COLOURS, KINDS, TEXTURES
 from refervos.worlds.sprites import Sprite, Sprites
-from refervos.worlds.wording import all_sentences
+from refervos.worlds.wording import all_sentences, known_words
 
 __all__ = [
     "BACKGROUNDS",
@@ -41,6 +41,7 @@ __all__ = [
     "decidable_from",
     "draw_clip",
     "draw_scene",
+    "known_words",
     "random_scene",
     "referrals",
     "some_referrals",

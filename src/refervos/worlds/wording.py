@@ -265,6 +265,19 @@ def _of_many(noun: str) -> bool:
     return any(is_plural(" ".join(words[-count:])) for count in (1, 2, 3))
 
 
+def known_words(subjects: Sequence[str] = ()) -> tuple[str, ...]:
+    """List the words that sentences about worlds use.
+
+    Args:
+        subjects: What sprites show, when there are any.
+
+    Returns:
+        The words in alphabetical order, those of what several are called among them.
+    """
+    named = {name for subject in subjects for name in names_of(subject)}
+    return tuple(sorted({word for sentence in all_sentences(sorted(named)) for word in sentence.split()}))
+
+
 def all_sentences(subjects: Sequence[str] = ()) -> list[str]:
     """Sentences that together use every word and phrase, for training a tokenizer.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from refervos.training.losses import frame_losses, visible
 from refervos.training.stage import TRAIN, VALIDATION, Key, SampleSource, Stage
 from refervos.training.stages.asked_clips import BenchmarkClips, BenchmarkSource, ClipSource, Sampling, WorldClips
 from refervos.training.stages.pictures import open_sprites
-from refervos.worlds import FAMILIES, WorldConfig
+from refervos.worlds import FAMILIES, WorldConfig, known_words
 
 Model = TypeVar("Model")
 
@@ -162,6 +162,9 @@ class ReferringStage(Stage):
             )
         self.settings = settings
         self.model = model
+        if not settings.data:  # what is learnt from drawn worlds has a closed vocabulary, and says so
+            sprites = open_sprites(settings.world)
+            model.config = replace(model.config, words=known_words(() if sprites is None else sprites.subjects))
 
     def frozen_parts(self) -> Sequence[nn.Module]:
         """What the model says never trains."""
