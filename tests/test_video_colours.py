@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 
 from refervos.errors import VideoError
 from refervos.video import OverlaySink, open_source
+from test_video_pictures import png
 from video_files import decode, number_of, picture, rotate, segmentation, write_video
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)
@@ -189,6 +191,47 @@ def write_hevc(path: Path, share: np.ndarray, primaries: str, transfer: str, mat
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def hdr_png(path: Path) -> Path:
+    """A PNG of 16 bits that says that it is PQ."""
+    data = png(path, (pq(chart()) * 65535).round().astype(np.uint16)).read_bytes()
+    said = b"cICP" + bytes([BT2020, PQ, 0, 1])
+    at = data.index(b"IDAT") - 4
+    path.write_bytes(data[:at] + struct.pack(">I", 4) + said + struct.pack(">I", zlib.crc32(said)) + data[at:])
+    return path
+
+
+def hdr_avif(path: Path) -> Path:
+    """An AVIF picture of 10 bits that is PQ."""
+    if "libsvtav1" not in av.codecs_available:
+        pytest.skip("no encoder of AV1 here")
+    tags = {"colorspace": BT2020, "color_primaries": BT2020, "color_trc": PQ, "color_range": 1}
+    frame = coded(pq(chart()), BT2020).reformat(format="yuv420p10le")
+    with av.open(str(path), "w", format="avif") as container:
+        stream: Any = container.add_stream("libsvtav1", rate=1, options={"crf": "5"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p10le"
+        for name, value in tags.items():
+            setattr(stream.codec_context, name, value)
+            setattr(frame, name, value)
+        frame.pts, frame.time_base = 0, Fraction(1)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("write", [hdr_png, hdr_avif])
+def test_hdr_pictures_look_as_on_an_ordinary_screen(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    suffix = write.__name__[4:]
+    for k in range(2):
+        write(tmp_path / f"{k}.{suffix}")
+    Image.fromarray(chart()).save(tmp_path / f"2.{suffix}", quality=100)
+    for spec in (tmp_path, tmp_path / f"0.{suffix}"):
+        with open_source(spec) as source:
+            frames = list(source)
+        assert [frame.name for frame in frames] == (["0", "1", "2"] if spec == tmp_path else ["0"])
+        assert all(np.abs(inner(frame.image) - inner(chart())).max() <= 14 for frame in frames)
+        assert source.notes == [f"'{spec}' is HDR; its brightness was mapped to BT.709."]
 
 
 # The matrix of a video that does not name it

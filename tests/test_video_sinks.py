@@ -27,6 +27,7 @@ from refervos.video import (
     BinarySink,
     CutoutSink,
     Frame,
+    OverlayPictureSink,
     OverlaySink,
     PaletteSink,
     RleSink,
@@ -35,6 +36,7 @@ from refervos.video import (
     davis_palette,
     draw_overlay,
     open_source,
+    overlay_sink,
     palette,
     progress,
 )
@@ -583,6 +585,65 @@ def test_what_another_run_is_writing_is_left_alone(tmp_path: Path) -> None:
     outputs_module.prepare_folder(tmp_path)
     outputs_module.prepare_folder(tmp_path / "palette")
     assert leftovers(tmp_path) == []
+
+
+# One picture
+
+
+@pytest.mark.parametrize("name", ["o.png", "o.jpg", "o.webp"])
+def test_overlay_of_one_picture_is_a_picture(tmp_path: Path, name: str) -> None:
+    image = np.full((240, 320, 3), 128, np.uint8)
+    path = tmp_path / "deep" / name
+    with OverlayPictureSink(path) as sink:
+        sink.write(Frame(0, image, name="one"), answer(0, 320, 240))
+        with pytest.raises(VideoError, match="is one picture and there are more frames"):
+            sink.write(Frame(1, image), answer(1, 320, 240))
+    assert sink.close() == [path]
+    drawn = draw_overlay(image, answer(0, 320, 240), palette(1))
+    with Image.open(path) as opened:
+        assert np.abs(np.asarray(opened.convert("RGB")).astype(int) - drawn).mean() < 4
+    with pytest.raises(VideoError, match="overwrite=True"):
+        OverlayPictureSink(path)
+    with pytest.raises(VideoError, match="closed already"):
+        sink.write(Frame(0, image), answer(0, 320, 240))
+    OverlayPictureSink(path, overwrite=True).abort()
+    assert path.exists()
+    assert leftovers(tmp_path) == []
+
+
+def test_overlay_picture_refuses_what_it_cannot_write(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match=r"does not end in \.png, \.jpg, \.jpeg, \.webp"):
+        OverlayPictureSink(tmp_path / "o.mp4")
+    with pytest.raises(VideoError, match=r"opacity is 2\.0"):
+        OverlayPictureSink(tmp_path / "o.png", opacity=2.0)
+    sink = OverlayPictureSink(tmp_path / "o.webp", legend=False)
+    with pytest.raises(VideoError, match="cannot be written"):  # WebP has 16383 pixels a side at most
+        sink.write(Frame(0, np.zeros((4, 17000, 3), np.uint8)), nothing(0, 17000, 4))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overlay_fits_the_source(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    Image.fromarray(picture(0)).save(tmp_path / "folder" / "1.png")
+    video = write_video(tmp_path / "v.mp4", 1)
+    stack = np.stack([picture(k) for k in range(2)])
+    for spec, kind in (
+        (tmp_path / "folder" / "1.png", OverlayPictureSink),
+        (tmp_path / "folder", OverlayPictureSink),
+        (stack[:1], OverlayPictureSink),
+        (stack, OverlaySink),
+        (video, OverlaySink),
+    ):
+        with open_source(spec) as source:
+            sink = overlay_sink(tmp_path / "out", source.info, opacity=0.5, overwrite=True)
+            assert isinstance(sink, kind)
+            for frame in source:
+                sink.write(frame, answer(frame.index))
+            (path,) = sink.close()
+            assert path == tmp_path / "out" / ("overlay.png" if kind is OverlayPictureSink else "overlay.mp4")
+    video.rename(tmp_path / "overlay.mp4")
+    with open_source(tmp_path / "overlay.mp4") as source, pytest.raises(VideoError, match="is the video being read"):
+        overlay_sink(tmp_path, source.info, overwrite=True)
 
 
 # Run lengths that others follow

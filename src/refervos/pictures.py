@@ -33,6 +33,8 @@ MAX_PIXELS = 2**26
 _BITS = range(8, 34, 2)  # how finely cameras and instruments measure
 _LYING = range(5, 9)  # the orientations of EXIF in which rows are stored as columns
 _SHORT = 3  # EXIF's number for numbers of 16 bits
+_HDR = (16, 18)  # the transfers PQ and HLG, as H.273 numbers them
+_HEAD = 65536  # bytes of a file in which it says so
 _GROUND = 255  # white, as paper is, behind what is transparent
 
 
@@ -185,6 +187,31 @@ def picture_size(path: Path, error: type[RefervosError] = VideoError) -> tuple[i
     with opened_picture(path, error) as image:
         turned = _orientation(image) in _LYING
         return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def is_hdr(path: Path) -> bool:
+    """Whether a picture file says that it is HDR (PQ or HLG), which Pillow shows as if it were not.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Whether it is an AVIF or PNG file that says so.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    if head.startswith(b"\x89PNG"):
+        at, told = head.find(b"cICP"), ">4xBB"
+    elif head[4:8] == b"ftyp":
+        at, told = head.find(b"colrnclx"), ">8xHH"
+    else:
+        return False
+    with contextlib.suppress(struct.error):
+        return at >= 0 and struct.unpack_from(told, head, at)[1] in _HDR
+    return False
 
 
 class White:

@@ -8,11 +8,13 @@ from refervos.video.reader import Losses, Source
 from refervos.video.sinks import (
     BinarySink,
     CutoutSink,
+    OverlayPictureSink,
     OverlaySink,
     PaletteSink,
     RleSink,
     Sink,
     davis_palette,
+    overlay_sink,
 )
 from refervos.video.sources import open_source, read_video
 
@@ -21,6 +23,7 @@ __all__ = [
     "CutoutSink",
     "Frame",
     "Losses",
+    "OverlayPictureSink",
     "OverlaySink",
     "PaletteSink",
     "Reconnect",
@@ -31,6 +34,7 @@ __all__ = [
     "davis_palette",
     "draw_overlay",
     "open_source",
+    "overlay_sink",
     "palette",
     "progress",
     "read_video",

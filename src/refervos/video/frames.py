@@ -49,6 +49,7 @@ class SourceInfo:
         path: The media file, whose audio may be copied; None where there is no such file.
         url: The address of a recording, whose audio may be copied; it may hold a password and is not for messages.
         has_sound: Whether there is sound beside the frames.
+        still: Whether it is one picture and no video.
         start_time: Seconds on the media file's own clock at which its first frame is shown. Needed to keep
             the audio in step.
     """
@@ -63,6 +64,7 @@ class SourceInfo:
     start_time: float = 0.0
     url: str | None = field(default=None, repr=False)
     has_sound: bool = False
+    still: bool = False
 
 
 def counted(count: int) -> str:

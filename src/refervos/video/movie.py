@@ -23,8 +23,7 @@ from refervos.video.closing import Closing
 from refervos.video.frames import Frame, ImageArray, SourceInfo
 from refervos.video.media import exact_fps
 from refervos.video.outputs import Part, not_writable, prepare_folder, refuse_existing
-from refervos.video.overlay import draw_overlay, palette
-from refervos.video.tracks import TrackNumbers, check_fit
+from refervos.video.overlay import Painter
 from refervos.video.truncation import playable_part
 
 # The clock of MPEG: frame times of all common rates fall on it or within six microseconds of it.
@@ -57,8 +56,6 @@ class OverlaySink(Closing):
     fixed rate. The video begins at the first frame written. Frames of odd size are padded by their last row
     or column, which H.264 needs; frames of another size than the first are fitted into it with black bars.
 
-    Attributes:
-        warnings: Sentences on what could not be kept, such as the sound.
     """
 
     def __init__(
@@ -99,8 +96,7 @@ class OverlaySink(Closing):
             raise VideoError(f"crf is {crf}; it must be from 0 (lossless) to 51 (worst).")
         if preset not in _PRESETS:
             raise VideoError(f"preset is {preset!r}; it must be one of {', '.join(_PRESETS)}.")
-        if not 0 <= opacity <= 1:
-            raise VideoError(f"opacity is {opacity}; it must be from 0 to 1.")
+        self._painter = Painter(opacity, legend)
         if source is not None and source.path is not None and _same_file(source.path, self._path):
             raise VideoError(f"'{path}' is the video being read; choose another name for the output.")
         refuse_existing(self._path, overwrite)
@@ -110,10 +106,8 @@ class OverlaySink(Closing):
         # Without B-frames the order of decoding is that of showing, which an mp4 of variable frame rate needs
         # for its last frames to be shown for as long as they should.
         self._options = {"crf": str(crf), "preset": preset, "bf": "0"}
-        self._opacity, self._legend = opacity, legend
         self._keeps_audio = audio and source is not None
         self._overwrite = overwrite
-        self._numbers = TrackNumbers()
         self._part: Part | None = None
         self._file: Any = None
         self._container: Any = None
@@ -127,7 +121,12 @@ class OverlaySink(Closing):
         self._size = self._frame_size = (0, 0)
         self._told_size = False
         self._written: list[Path] | None = None
-        self.warnings: list[str] = []
+        self._warnings: list[str] = []
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what could not be kept, such as the sound, or drawn."""
+        return self._warnings + self._painter.warnings
 
     def write(self, frame: Frame, segmentation: Segmentation) -> None:
         """Draws one frame and hands it to the encoder.
@@ -142,16 +141,7 @@ class OverlaySink(Closing):
         """
         if self._written is not None:
             raise VideoError(f"'{self._path}' is closed already; write frames before closing.")
-        check_fit(frame, segmentation)
-        numbers = [self._numbers.of(track) for track in segmentation.track_ids]
-        colours = palette(max(numbers, default=0) + 1)
-        picture = draw_overlay(
-            frame.image,
-            segmentation,
-            [colours[number] for number in numbers] or colours,
-            opacity=self._opacity,
-            legend=self._legend,
-        )
+        picture = self._painter.paint(frame, segmentation)
         try:
             if self._container is None:
                 self._begin = frame.time
@@ -209,7 +199,7 @@ class OverlaySink(Closing):
         self._frame_size = picture.shape[0], picture.shape[1]
         height, width = self._size = _within(self._frame_size)
         if self._size != self._frame_size:
-            self.warnings.append(
+            self._warnings.append(
                 f"'{self._path}' is {width}x{height}, smaller than the frames, as H.264 has no more than {_LONGEST} "
                 "pixels a side."
             )
@@ -255,7 +245,7 @@ class OverlaySink(Closing):
         address = source.url or (f"file:{source.path}" if source.path is not None else None)
         if address is None:
             if source.has_sound:
-                self.warnings.append(f"The sound of '{source.name}', which is live, is not kept in '{self._path}'.")
+                self._warnings.append(f"The sound of '{source.name}', which is live, is not kept in '{self._path}'.")
             return
         try:
             self._audio = AudioTrack(address, self._container, source.start_time + (self._begin or 0.0))
@@ -268,7 +258,7 @@ class OverlaySink(Closing):
         (height, width), (first_height, first_width) = frame.image.shape[:2], self._frame_size
         if (height, width) != self._frame_size and not self._told_size:
             self._told_size = True
-            self.warnings.append(
+            self._warnings.append(
                 f"Frames of other sizes than {first_width}x{first_height}, such as frame {frame.index} of "
                 f"{width}x{height}, were fitted into '{self._path}' with black bars."
             )
@@ -330,7 +320,7 @@ class OverlaySink(Closing):
         # What FFmpeg's errors say besides may repeat an address, and with it a password.
         reason = getattr(error, "strerror", None) or (str(error) if self._source.url is None else "it cannot be read")
         named = self._source.path or self._source.name
-        self.warnings.append(f"The sound of '{named}' could not be kept in '{self._path}': {reason}.")
+        self._warnings.append(f"The sound of '{named}' could not be kept in '{self._path}': {reason}.")
 
     def _close_audio(self) -> None:
         audio, self._audio = self._audio, None

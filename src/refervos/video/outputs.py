@@ -171,12 +171,13 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         raise VideoError(f"'{path}' exists already; choose another name or allow that (overwrite=True).")
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, *, overwrite: bool = True) -> None:
     """Writes a file in one step: it is there complete or, after an interruption, not at all.
 
     Args:
-        path: The file; an old one of that name is replaced.
+        path: The file.
         data: Its content.
+        overwrite: Whether an old one of that name is replaced.
 
     Raises:
         VideoError: It cannot be written.
@@ -185,7 +186,7 @@ def write_whole(path: Path, data: bytes) -> None:
     try:
         part = Part(path)
         part.temporary.write_bytes(data)
-        part.rename(overwrite=True)
+        part.rename(overwrite)
     except OSError as error:
         raise not_writable(path, error) from error
     finally:

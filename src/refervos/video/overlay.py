@@ -10,10 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from refervos.errors import VideoError
 from refervos.segmentation import Segmentation
-from refervos.video.frames import ImageArray
+from refervos.video.frames import Frame, ImageArray
+from refervos.video.lettering import Lettering, can_write, printable, what_cannot_be_drawn
+from refervos.video.tracks import TrackNumbers, check_fit
 
 Colour = tuple[int, int, int]
 
@@ -64,6 +67,62 @@ def _many() -> tuple[Colour, ...]:
     return tuple((int(red), int(green), int(blue)) for red, green, blue in chosen)
 
 
+class Painter:
+    """Draws the frames of one video, in which a track keeps its colour.
+
+    Args:
+        opacity: Share of the colour in the tint of a mask, 0 to 1.
+        legend: Whether to draw the legend.
+
+    Attributes:
+        warnings: Sentences on what could not be drawn.
+
+    Raises:
+        VideoError: The opacity is out of range.
+    """
+
+    def __init__(self, opacity: float = 0.4, legend: bool = True) -> None:
+        if not 0 <= opacity <= 1:
+            raise VideoError(f"opacity is {opacity}; it must be from 0 to 1.")
+        self._opacity, self._legend = opacity, legend
+        self._numbers = TrackNumbers()
+        self._met: set[str] = set()
+        self.warnings: list[str] = []
+
+    def paint(self, frame: Frame, segmentation: Segmentation) -> ImageArray:
+        """Draws one frame.
+
+        Args:
+            frame: The frame as the source gave it.
+            segmentation: Its masks.
+
+        Returns:
+            uint8 (H, W, 3), a new picture.
+
+        Raises:
+            VideoError: The masks do not fit the frame.
+        """
+        check_fit(frame, segmentation)
+        numbers = [self._numbers.of(track) for track in segmentation.track_ids]
+        colours = palette(max(numbers, default=0) + 1)
+        if self._legend:
+            self._look_at(segmentation.expressions)
+        return draw_overlay(
+            frame.image,
+            segmentation,
+            [colours[number] for number in numbers] or colours,
+            opacity=self._opacity,
+            legend=self._legend,
+        )
+
+    def _look_at(self, expressions: Sequence[str]) -> None:
+        for expression in set(expressions) - self._met:
+            self._met.add(expression)
+            sentence = what_cannot_be_drawn(expression)
+            if sentence is not None and sentence not in self.warnings:
+                self.warnings.append(sentence)
+
+
 def draw_overlay(
     image: ImageArray,
     segmentation: Segmentation,
@@ -112,7 +171,7 @@ def draw_overlay(
         for _ in range(thickness):
             inner = ~_grown(~inner)
         view[crop & ~inner] = colour
-    if legend and count:
+    if legend and count and can_write():
         _draw_legend(out, segmentation, colours)
     return out
 
@@ -127,34 +186,6 @@ def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return grown
 
 
-@functools.lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
-def _printable(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The text on one line, without what the font would fail on."""
-    text = " ".join(text.split())
-    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-    if not isinstance(font, ImageFont.FreeTypeFont):  # a PIL without FreeType knows Latin-1 only
-        text = text.encode("latin-1", "replace").decode("latin-1")
-    return text
-
-
-def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
-    """The text, its end replaced by an ellipsis where it is wider than the room in pixels."""
-    if font.getlength(text) <= room:
-        return text
-    low, high = 0, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if font.getlength(text[:middle].rstrip() + "...") <= room:
-            low = middle
-        else:
-            high = middle - 1
-    return text[:low].rstrip() + "..."
-
-
 def _draw_legend(out: ImageArray, segmentation: Segmentation, colours: Sequence[Colour]) -> None:
     height, width = out.shape[:2]
     size = min(40, max(11, round(min(height, width) / 30)))
@@ -162,18 +193,18 @@ def _draw_legend(out: ImageArray, segmentation: Segmentation, colours: Sequence[
     margin = max(2, size // 2)
     most = int((0.34 * height - 2 * margin) // row)
     swatch = round(size * 0.8)
-    font = _font(size)
-    number_room = math.ceil(font.getlength("100%"))
+    letters = Lettering(size)
+    number_room = math.ceil(letters.length("100%"))
     fixed = 4 * margin + swatch + number_room
     room = 0.94 * width - margin - fixed
     if most < 1 or room < 6 * size:
         return
     count = len(colours)
     shown = count if count <= most else max(0, most - 1)
-    texts = [_fitted(_printable(text, font), font, room) for text in segmentation.expressions[:shown]]
+    texts = [letters.fitted(printable(text), room) for text in segmentation.expressions[:shown]]
     more = f"and {count - shown} more" if shown < count else None
     lines = [*texts, more] if more is not None else texts
-    text_width = math.ceil(max(font.getlength(line) for line in lines))
+    text_width = math.ceil(max(letters.length(line) for line in lines))
     panel_width, panel_height = fixed + text_width, row * len(lines) + margin
     top, left = margin, margin
     panel = Image.new("RGBA", (panel_width, panel_height), (0, 0, 0, 0))
@@ -182,7 +213,7 @@ def _draw_legend(out: ImageArray, segmentation: Segmentation, colours: Sequence[
     for k, line in enumerate(lines):
         middle = margin / 2 + row * (k + 0.5)
         if k >= shown:
-            draw.text((2 * margin + swatch, middle), line, (190, 190, 190, 255), font, anchor="lm")
+            letters.write(draw, 2 * margin + swatch, middle, line, (190, 190, 190, 255))
             continue
         presence = float(segmentation.presence[k])
         visible = presence >= 0.5
@@ -192,9 +223,9 @@ def _draw_legend(out: ImageArray, segmentation: Segmentation, colours: Sequence[
         line_width = max(1, size // 8)
         draw.rectangle(box, fill=(*colours[k], 255) if visible else None, outline=(*colours[k], 255), width=line_width)
         ink = (255, 255, 255, 255) if visible else (165, 165, 165, 255)
-        draw.text((2 * margin + swatch, middle), line, ink, font, anchor="lm")
+        letters.write(draw, 2 * margin + swatch, middle, line, ink)
         number = f"{presence:.0%}" if math.isfinite(presence) else "?"
-        draw.text((panel_width - margin, middle), number, ink, font, anchor="rm")
+        letters.write(draw, panel_width - margin - letters.length(number), middle, number, ink)
     region = out[top : top + panel_height, left : left + panel_width]
     under = Image.fromarray(region)
     under.paste(panel, mask=panel.getchannel("A"))

@@ -8,7 +8,7 @@ import json
 import math
 from pathlib import Path
 from types import TracebackType
-from typing import IO, BinaryIO, Protocol, Self
+from typing import IO, Any, BinaryIO, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,23 @@ from PIL import Image
 from refervos.errors import MissingDependencyError, VideoError
 from refervos.segmentation import Segmentation
 from refervos.video.closing import Closing
-from refervos.video.frames import Frame
+from refervos.video.frames import Frame, SourceInfo
 from refervos.video.movie import OverlaySink
 from refervos.video.outputs import Part, not_writable, prepare_folder, refuse_existing, write_whole
+from refervos.video.overlay import Painter
 from refervos.video.tracks import FrameNames, TrackNumbers, check_fit
 
-__all__ = ["BinarySink", "CutoutSink", "OverlaySink", "PaletteSink", "RleSink", "Sink", "davis_palette"]
+__all__ = [
+    "BinarySink",
+    "CutoutSink",
+    "OverlayPictureSink",
+    "OverlaySink",
+    "PaletteSink",
+    "RleSink",
+    "Sink",
+    "davis_palette",
+    "overlay_sink",
+]
 
 
 class Sink(Protocol):
@@ -171,6 +182,96 @@ class CutoutSink(_FolderSink):
             cut[mask, :3] = frame.image[mask]
             cut[mask, 3] = 255
             self._save(Image.fromarray(cut), self._folder / str(self._numbers.of(track)) / f"{name}.png")
+
+
+class OverlayPictureSink(Closing):
+    """Writes one picture with masks and a legend drawn over it.
+
+    Attributes:
+        warnings: Sentences on what could not be drawn.
+    """
+
+    def __init__(self, path: str | Path, *, opacity: float = 0.4, legend: bool = True, overwrite: bool = False) -> None:
+        """Claims the output.
+
+        Args:
+            path: The png, jpg or webp file to write; parent folders are made.
+            opacity: Share of the colour in the tint of a mask, 0 to 1.
+            legend: Whether to draw the legend.
+            overwrite: Whether an existing file may be replaced.
+
+        Raises:
+            VideoError: The file exists, cannot be written, or is none of these kinds, or an option is out of range.
+        """
+        self._path = Path(path)
+        self._format = _PICTURES.get(self._path.suffix.lower())
+        if self._format is None:
+            raise VideoError(f"'{path}' does not end in {', '.join(_PICTURES)}; name the picture so.")
+        self._painter = Painter(opacity, legend)
+        self._overwrite = overwrite
+        refuse_existing(self._path, overwrite)
+        prepare_folder(self._path.parent)
+        self._written: list[Path] = []
+        self._closed = False
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what could not be drawn."""
+        return self._painter.warnings
+
+    def write(self, frame: Frame, segmentation: Segmentation) -> None:
+        """Draws and writes the picture.
+
+        Args:
+            frame: The frame as the source gave it.
+            segmentation: Its masks.
+
+        Raises:
+            VideoError: It is not the first, the masks do not fit it, the file cannot be written, or the sink is closed.
+        """
+        if self._closed:
+            raise VideoError(f"'{self._path}' is closed already; write frames before closing.")
+        if self._written:
+            raise VideoError(f"'{self._path}' is one picture and there are more frames; write them with OverlaySink.")
+        picture = Image.fromarray(self._painter.paint(frame, segmentation))
+        data = io.BytesIO()
+        try:
+            picture.save(data, self._format, quality=92)
+            write_whole(self._path, data.getvalue(), overwrite=self._overwrite)
+        except (OSError, ValueError) as error:  # more pixels a side than the kind has
+            raise not_writable(self._path, error) from error
+        self._written = [self._path]
+
+    def close(self) -> list[Path]:
+        """Ends the writing; safe to call twice. Returns the picture's path, or nothing where none was written."""
+        self._closed = True
+        return self._written
+
+    def abort(self) -> None:
+        """Ends the writing; a picture that was written stays."""
+        self._closed = True
+
+
+_PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def overlay_sink(folder: str | Path, source: SourceInfo, **options: Any) -> OverlaySink | OverlayPictureSink:
+    """Opens the overlay that fits a source: a picture for a picture, else a video.
+
+    Args:
+        folder: Where to write overlay.png or overlay.mp4.
+        source: What is known about the source.
+        options: Of both sinks: opacity, legend and overwrite.
+
+    Returns:
+        The sink.
+
+    Raises:
+        VideoError: See the sinks.
+    """
+    if source.still:
+        return OverlayPictureSink(Path(folder) / "overlay.png", **options)
+    return OverlaySink(Path(folder) / "overlay.mp4", source, **options)
 
 
 class RleSink(Closing):

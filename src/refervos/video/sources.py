@@ -215,7 +215,7 @@ class _ArrayReader(Reader):
         self._chosen = range(len(array))[start:stop]
         if not self._chosen:
             raise VideoError(f"The array has only {counted(len(array))}, so none is left from frame {start} on.")
-        super().__init__(SourceInfo("array", shape[2], shape[1], fps, len(self._chosen)))
+        super().__init__(SourceInfo("array", shape[2], shape[1], fps, len(self._chosen), still=len(array) == 1))
 
     def _generate(self) -> Generator[Frame, None, None]:
         for index in self._chosen:

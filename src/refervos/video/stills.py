@@ -17,6 +17,7 @@ from refervos.pictures import (
     White,
     deep_levels,
     is_deep,
+    is_hdr,
     open_picture,
     opened_picture,
     picture_errors,
@@ -24,6 +25,7 @@ from refervos.pictures import (
     rgb_from_pil,
 )
 from refervos.video.frames import Frame, ImageArray, SourceInfo, counted, time_of
+from refervos.video.media import open_file
 from refervos.video.reader import Reader
 
 _SAMPLES = 16  # pictures looked at to find out what is white in all of them
@@ -67,23 +69,29 @@ class _PictureReader(Reader):
             raise VideoError(f"{described} has only {counted(count)}, so none is left from frame {start} on.")
         self._white = White()
         self._notes: list[str] = []
+        self._hdr = False
         with self._picture(self._chosen[0]) as image:
             deep = is_deep(image)
-        if deep:
+        if deep and self._film(self._chosen[0]) is None:
             self._find_white(count)
         # Read ahead so that the size is known; a frame is small beside what segments it.
         self._first = self._read(self._chosen[0])
         height, width = self._first[0].shape[:2]
-        super().__init__(SourceInfo(name, width, height, fps, len(self._chosen)))
+        super().__init__(SourceInfo(name, width, height, fps, len(self._chosen), still=count == 1))
 
     @property
     def notes(self) -> list[str]:
         """Sentences on how it is read, where one may not expect that."""
-        return list(self._notes)
+        hdr = [f"{self._described} is HDR; its brightness was mapped to BT.709."] if self._hdr else []
+        return self._notes + hdr
 
     def _picture(self, index: int) -> AbstractContextManager[Image.Image]:
         """Opens a picture; errors inside become sentences."""
         raise NotImplementedError
+
+    def _film(self, index: int) -> Path | None:
+        """The file of a picture that is HDR."""
+        return None
 
     def _name(self, index: int) -> str | None:
         """The name of a frame."""
@@ -105,6 +113,12 @@ class _PictureReader(Reader):
 
     def _read(self, index: int) -> tuple[ImageArray, float | None]:
         """A picture and its time."""
+        film = self._film(index)
+        if film is not None:
+            # FFmpeg knows how to show it.
+            with open_file(film, fps=None, start=0, stop=1) as opened:
+                self._hdr = True
+                return next(iter(opened)).image, self._time(index, None)
         white = self._white.value
         with self._picture(index) as image:
             picture = rgb_from_pil(image, self._white)
@@ -166,6 +180,9 @@ class FolderReader(_PictureReader):
                 self._several[self._files[index].name] = None
                 image.seek(0)
             yield image
+
+    def _film(self, index: int) -> Path | None:
+        return self._files[index] if is_hdr(self._files[index]) else None
 
     def _name(self, index: int) -> str | None:
         return self._files[index].stem
@@ -233,6 +250,9 @@ class PictureFileReader(_PictureReader):
             self._image.seek(self._pages[index])
             refuse_large(f"'{self._path}'", *self._image.size)
             yield self._image
+
+    def _film(self, index: int) -> Path | None:
+        return self._path if len(self._pages) == 1 and is_hdr(self._path) else None
 
     def _name(self, index: int) -> str | None:
         return self._path.stem if len(self._pages) == 1 else None

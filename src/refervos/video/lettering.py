@@ -1,0 +1,290 @@
+"""Writes text of any script into pictures: with the font that comes along, and with the system's for the rest.
+
+DejaVu Sans knows Latin, Greek, Cyrillic, Arabic, Hebrew and more. For Chinese, Japanese, Korean, the scripts of India
+and others the fonts of the system are looked through. Letters that change with their neighbours, and lines that run
+from right to left, are Pillow's work, where it was built with Raqm.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import ImageDraw, ImageFont, features
+
+_BUNDLED = Path(__file__).parent.parent / "assets" / "fonts" / "DejaVuSans.ttf"
+# What joins letters and is none itself: (zero width) joiners and selectors of variants.
+_JOINERS = {"\N{ZERO WIDTH JOINER}", "\N{ZERO WIDTH NON-JOINER}", *map(chr, range(0xFE00, 0xFE10))}
+# From Hebrew to the scripts of South East Asia, and Arabic's older forms.
+_SHAPED = ((0x0590, 0x109F), (0x1780, 0x18AF), (0xFB1D, 0xFDFF), (0xFE70, 0xFEFF))
+# Words in names of font files that make one less fit for a legend, and more so.
+_PLAINER = ("sans", "gothic", "regular", "cjk", "noto")
+_FANCIER = ("bold", "italic", "oblique", "light", "thin", "black", "mono", "condensed", "serif", "math", "symbol")
+_COLOURED = ("emoji",)  # pictures of one size, which cannot be drawn as text
+
+
+@dataclass(frozen=True)
+class _Face:
+    """A font in a file, which may hold several."""
+
+    path: Path
+    index: int
+
+
+class Lettering:
+    """Letters of one size.
+
+    Args:
+        size: Height of a line in pixels, about.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        main = _font(_Face(_BUNDLED, 0), size)
+        ascent, descent = main.getmetrics()
+        self._rise = (ascent - descent) / 2  # of the middle of a line above its base
+
+    def length(self, text: str) -> float:
+        """How wide a line is in pixels."""
+        return sum(font.getlength(part) for part, font in self._parts(text))
+
+    def fitted(self, text: str, room: float) -> str:
+        """A line, its end replaced by an ellipsis where it is wider than the room in pixels."""
+        if self.length(text) <= room:
+            return text
+        low, high = 0, len(text)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.length(text[:middle].rstrip() + "...") <= room:
+                low = middle
+            else:
+                high = middle - 1
+        return text[:low].rstrip() + "..."
+
+    def write(
+        self, draw: ImageDraw.ImageDraw, left: float, middle: float, text: str, ink: tuple[int, int, int, int]
+    ) -> None:
+        """Draws a line.
+
+        Args:
+            draw: What to draw into.
+            left: Where it begins.
+            middle: Where its middle lies, from top to bottom.
+            text: The line, see ``printable``.
+            ink: RGBA from 0 to 255.
+        """
+        for part, font in self._parts(text):
+            draw.text((left, middle + self._rise), part, ink, font, anchor="ls")
+            left += font.getlength(part)
+
+    def _parts(self, text: str) -> Iterator[tuple[str, ImageFont.FreeTypeFont]]:
+        for part, face in _by_face(text):
+            yield part, _font(face, self._size)
+
+
+def printable(text: str) -> str:
+    """A text on one line, without what cannot be drawn or would turn the rest around."""
+    text = " ".join(text.split())
+    joiners = _JOINERS if shapes() else set()
+    return "".join(
+        letter if letter.isprintable() or letter in joiners else "\N{REPLACEMENT CHARACTER}"
+        for letter in text
+        if letter not in _JOINERS - joiners
+    )
+
+
+def can_write() -> bool:
+    """Whether any text can be drawn at all."""
+    return bool(features.check("freetype2"))
+
+
+def shapes() -> bool:
+    """Whether letters that change with their neighbours, and lines from right to left, are drawn as they should be."""
+    return bool(features.check("raqm"))
+
+
+def what_cannot_be_drawn(text: str) -> str | None:
+    """Says what is missing for a text to be drawn.
+
+    Args:
+        text: The text.
+
+    Returns:
+        A sentence; None where nothing is.
+    """
+    if not can_write():
+        return "The legend is left out, as Pillow was built without FreeType here; install a Pillow that has it."
+    shown = printable(text)
+    missing = "".join(dict.fromkeys(letter for part, face in _by_face(shown) if face is None for letter in part))
+    if missing:
+        return (
+            f"No font here has the letters '{missing[:20]}', which are drawn as boxes; install one that has, "
+            "such as Noto Sans."
+        )
+    if not shapes() and any(low <= ord(letter) <= high for letter in shown for low, high in _SHAPED):
+        return (
+            "Letters that change with their neighbours are drawn unjoined, as Pillow was built without Raqm here; "
+            "install a Pillow that has it."
+        )
+    return None
+
+
+@functools.lru_cache(maxsize=64)
+def _font(face: _Face | None, size: int) -> ImageFont.FreeTypeFont:
+    face = face or _Face(_BUNDLED, 0)  # which draws a box
+    return ImageFont.truetype(str(face.path), size, index=face.index)
+
+
+@functools.lru_cache(maxsize=256)
+def _by_face(text: str) -> tuple[tuple[str, _Face | None], ...]:
+    """A line in parts, each with a font that has all of its letters, or with None where there is none."""
+    own = _Face(_BUNDLED, 0)
+    known = _letters(own)
+    missing = frozenset(letter for letter in text if ord(letter) not in known and letter not in _JOINERS)
+    others = _faces_for(missing) if missing else ()
+    parts: list[tuple[str, _Face | None]] = []
+    for letter in text:
+        if letter in _JOINERS and parts:
+            face = parts[-1][1]
+        elif letter not in missing:
+            # Spaces and points between the letters of another script belong to it.
+            last = parts[-1][1] if parts else own
+            face = last if last and not letter.isalnum() and ord(letter) in _letters(last) else own
+        else:
+            face = next((other for other in others if ord(letter) in _letters(other)), None)
+        if parts and parts[-1][1] == face:
+            parts[-1] = (parts[-1][0] + letter, face)
+        else:
+            parts.append((letter, face))
+    return tuple(parts)
+
+
+@functools.lru_cache(maxsize=64)
+def _faces_for(letters: frozenset[str]) -> tuple[_Face, ...]:
+    """Fonts of the system that have letters, as few as possible and the plainest first."""
+    wanted = {ord(letter) for letter in letters}
+    chosen: list[_Face] = []
+    for face in _system_faces():
+        if not wanted:
+            break
+        if wanted & _letters(face) and _can_be_drawn(face):
+            chosen.append(face)
+            wanted -= _letters(face)
+    return tuple(chosen)
+
+
+def _can_be_drawn(face: _Face) -> bool:
+    try:
+        _font(face, 16).getlength("a")
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _folders() -> list[Path]:
+    """Where the system keeps its fonts."""
+    home = Path.home()
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA", str(home / "AppData" / "Local"))
+        return [
+            Path(os.environ.get("WINDIR", r"C:\Windows")) / "Fonts",
+            Path(local) / "Microsoft" / "Windows" / "Fonts",
+        ]
+    if sys.platform == "darwin":
+        return [Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library" / "Fonts"]
+    shared = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
+    own = os.environ.get("XDG_DATA_HOME") or str(home / ".local" / "share")
+    return [*(Path(folder) / "fonts" for folder in [*shared.split(":"), own] if folder), home / ".fonts"]
+
+
+@functools.lru_cache(maxsize=1)
+def _system_faces() -> tuple[_Face, ...]:
+    files: set[Path] = set()
+    for folder in _folders():
+        for place, _, names in os.walk(folder):
+            files.update(
+                Path(place) / name for name in names if name.lower().endswith((".ttf", ".otf", ".ttc", ".otc"))
+            )
+
+    def plainness(path: Path) -> tuple[int, str]:
+        name = path.name.lower()
+        return sum(word in name for word in _FANCIER) - sum(word in name for word in _PLAINER), str(path)
+
+    kept = [path for path in sorted(files, key=plainness) if not any(word in path.name.lower() for word in _COLOURED)]
+    return tuple(_Face(path, 0) for path in kept)
+
+
+@functools.lru_cache(maxsize=256)
+def _letters(face: _Face) -> frozenset[int]:
+    """The characters that a font has, from its table 'cmap' (OpenType); none where it cannot be read."""
+    try:
+        with face.path.open("rb") as file:
+            return frozenset(_mapped(file, _font_begin(file, face.index)))
+    except (OSError, struct.error, ValueError, MemoryError):
+        return frozenset()
+
+
+def _read(file: BinaryIO, form: str, at: int) -> tuple[int, ...]:
+    file.seek(at)
+    return struct.unpack(form, file.read(struct.calcsize(form)))
+
+
+def _font_begin(file: BinaryIO, index: int) -> int:
+    if _read(file, ">I", 0) == (0x74746366,):  # "ttcf": a collection
+        return _read(file, ">I", 12 + 4 * index)[0]
+    return 0
+
+
+def _mapped(file: BinaryIO, begin: int) -> Iterator[int]:
+    (tables,) = _read(file, ">H", begin + 4)
+    for k in range(tables):
+        tag, _, at, _ = _read(file, ">IIII", begin + 12 + 16 * k)
+        if tag == 0x636D6170:  # "cmap"
+            break
+    else:
+        return
+    (count,) = _read(file, ">H", at + 2)
+    found = {}
+    for k in range(count):
+        platform, encoding, offset = _read(file, ">HHI", at + 4 + 8 * k)
+        if platform == 0 or (platform == 3 and encoding in (1, 10)):  # of Unicode
+            (form,) = _read(file, ">H", at + offset)
+            found[form] = at + offset
+    if 12 in found:
+        yield from _mapped_in_groups(file, found[12])
+    elif 4 in found:
+        yield from _mapped_in_segments(file, found[4])
+
+
+def _mapped_in_groups(file: BinaryIO, at: int) -> Iterator[int]:
+    (groups,) = _read(file, ">I", at + 12)
+    if groups > 0x20000:
+        raise ValueError("more groups than there are characters")
+    numbers = _read(file, f">{3 * groups}I", at + 16)
+    for first, last, glyph in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True):
+        yield from range(first + (glyph == 0), min(last, 0x10FFFF) + 1)
+
+
+def _mapped_in_segments(file: BinaryIO, at: int) -> Iterator[int]:
+    length, _, twice = _read(file, ">HHH", at + 2)
+    count = twice // 2
+    ends = _read(file, f">{count}H", at + 14)
+    starts = _read(file, f">{count}H", at + 16 + twice)
+    deltas = _read(file, f">{count}H", at + 16 + 2 * twice)
+    offsets_at = at + 16 + 3 * twice
+    words: Sequence[int] = _read(file, f">{max(0, (length - 16 - 3 * twice) // 2)}H", offsets_at)
+    for k, (start, end, delta) in enumerate(zip(starts, ends, deltas, strict=True)):
+        offset = words[k] if k < len(words) else 0
+        for code in range(start, end + 1):
+            if code == 0xFFFF:
+                continue
+            place = k + offset // 2 + code - start
+            glyph = code + delta if not offset else (words[place] + delta if place < len(words) and words[place] else 0)
+            if glyph & 0xFFFF:
+                yield code
