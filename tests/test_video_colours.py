@@ -17,6 +17,8 @@ from PIL import Image
 
 from refervos.errors import VideoError
 from refervos.video import OverlaySink, open_source
+from refervos.video.colours import Converter
+from refervos.video.fields import Deinterlacer
 from test_video_pictures import png
 from video_files import decode, number_of, picture, rotate, segmentation, write_video
 
@@ -273,6 +275,19 @@ def test_a_named_matrix_wins_over_the_size(tmp_path: Path) -> None:
     assert np.abs(seen(path)[0][5, 5].astype(int) - RED).max() <= 3
 
 
+@pytest.mark.parametrize("name", ["colorspace", "color_trc", "color_primaries", "color_range"])
+@pytest.mark.parametrize("value", range(20))
+@pytest.mark.parametrize("hdr", [True, False])
+def test_whatever_a_picture_says_of_its_colours_it_can_be_shown(name: str, value: int, hdr: bool) -> None:
+    frame = coded(chart() / 255, BT709)
+    frame.color_trc, frame.color_primaries = (PQ, BT2020) if hdr else (1, 1)
+    setattr(frame, name, value)
+    converter = Converter("'v.mkv'")
+    assert converter.rgb(frame, None).shape == (48, 64, 3)
+    strange = name == "colorspace" and value in (8, *range(11, 20))
+    assert any("which may look wrong" in note for note in converter.notes) == strange
+
+
 # Pixels that are not square
 
 
@@ -421,6 +436,19 @@ def test_interlaced_parts_of_a_video_are_joined_and_the_others_left(tmp_path: Pa
     assert min(values[:4]) > 8
     assert max(values[5:7]) < 2
     assert min(values[9:]) > 8
+
+
+@pytest.mark.parametrize("matrix", [BT709, BT601, BT2020, 8, 17])
+def test_joining_half_pictures_leaves_what_they_say_of_their_colours(matrix: int) -> None:
+    frames = []
+    for k in range(4):
+        frame = coded(chart() / 255, BT709)
+        frame.colorspace, frame.color_range, frame.color_trc, frame.pts = matrix, 1, PQ, k
+        frames.append(frame)
+    fields = Deinterlacer(always=True)
+    joined = list(fields.pictures(iter(frames)))
+    assert fields.joined
+    assert [(frame.colorspace, frame.color_range, frame.color_trc) for frame in joined] == [(matrix, 1, PQ)] * 4
 
 
 def test_a_tiny_interlaced_video_is_read_as_it_is(tmp_path: Path) -> None:

@@ -123,18 +123,10 @@ def picture_errors(path: Path, error: type[RefervosError] = VideoError) -> Itera
         raise error(
             f"'{path}' is not an image that can be read here; give {', '.join(FORMATS[:-1])} or {FORMATS[-1]}."
         ) from unknown
-    # Pillow raises a zoo of exceptions on damaged files.
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        ArithmeticError,
-        LookupError,
-        TypeError,
-        struct.error,
-    ) as damage:
-        reason = getattr(damage, "strerror", None) or str(damage) or type(damage).__name__
+    except RefervosError:
+        raise
+    except Exception as damage:  # Pillow raises a zoo of exceptions on damaged files
+        reason = getattr(damage, "strerror", None) or " ".join(str(damage).split()) or type(damage).__name__
         raise error(f"'{path}' is not an image that can be read ({reason}); replace or remove it.") from damage
 
 

@@ -26,7 +26,12 @@ from refervos.pictures import ImageArray, flattened, refuse_large
 Floats = npt.NDArray[np.float64]
 
 # Numbers of ITU-T H.273 that PyAV has no names for.
-_MATRIX_BT709, _MATRIX_UNKNOWN, _MATRIX_BT2020, _MATRIX_BT2020_CONSTANT = 1, (2, 3), 9, 10
+_MATRIX_BT709, _MATRIX_BT601, _MATRIX_BT2020 = 1, 6, 9
+_MATRICES = (1, 4, 5, 6, 7, 9)
+# Not told; told as RGB, which it is not; BT.2020 with constant luminance, near enough to the other.
+_MATRIX_UNKNOWN = (0, 2, 3, 10)
+_RANGES = (0, 1, 2)
+_UNKNOWN = 2
 
 _HDR = {ColorTrc.SMPTE2084.value: "PQ", ColorTrc.ARIB_STD_B67.value: "HLG"}
 # Linear light of each set of primaries to that of BT.709 (white D65 in all of them).
@@ -121,13 +126,22 @@ class Converter:
         return (height, round(width * aspect)) if aspect > 1 else (round(height / aspect), width)
 
     def _name_matrix(self, picture: Any) -> None:
-        if picture.colorspace in _MATRIX_UNKNOWN and not picture.format.is_rgb:
-            if picture.color_trc in _HDR or picture.color_primaries == ColorPrimaries.BT2020:
-                picture.colorspace = _MATRIX_BT2020
-            elif not self._camera and (picture.width >= 1280 or picture.height > 576):
-                picture.colorspace = _MATRIX_BT709
-        elif picture.colorspace == _MATRIX_BT2020_CONSTANT:
-            picture.colorspace = _MATRIX_BT2020  # near it, and the one that FFmpeg can undo
+        """Names the matrix of a picture that does not, or none that FFmpeg can undo."""
+        if picture.color_range not in _RANGES:
+            picture.color_range = 0  # unknown
+        if picture.format.is_rgb or picture.colorspace in _MATRICES:
+            return
+        if picture.colorspace not in _MATRIX_UNKNOWN:
+            self._notes["matrix"] = (
+                f"{self._described} has colours coded in a way that is not known here (matrix {picture.colorspace} of "
+                "H.273), which may look wrong."
+            )
+        if picture.color_trc in _HDR or picture.color_primaries == ColorPrimaries.BT2020:
+            picture.colorspace = _MATRIX_BT2020
+        elif not self._camera and (picture.width >= 1280 or picture.height > 576):
+            picture.colorspace = _MATRIX_BT709
+        else:
+            picture.colorspace = _MATRIX_BT601
 
     def _wide(self, picture: Any) -> tuple[str | None, int] | None:
         """Transfer of HDR (None for ordinary) and primaries, where they are others than those of BT.709."""
@@ -198,7 +212,9 @@ class _ColourTable:
         self._count = 0
 
     def apply(self, picture: Any) -> Any:
-        """The picture with its colours looked up; its time is lost."""
+        """The picture with its colours looked up; its time, and what it says of its colours, are lost."""
+        # All that the table stands for; FFmpeg would refuse some of it.
+        picture.color_trc = picture.color_primaries = _UNKNOWN
         picture.pts = self._count
         self._count += 1
         self._pictures.push(picture)

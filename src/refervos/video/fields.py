@@ -59,8 +59,6 @@ class _Graph:
             video_size=f"{picture.width}x{picture.height}",
             pix_fmt=picture.format.name,
             time_base=str(picture.time_base or "1/1000"),
-            colorspace=str(picture.colorspace),
-            range=str(picture.color_range),
         )
         joined = graph.add("bwdif", mode="send_frame", deint="all" if always else "interlaced")
         self._exit = graph.add("buffersink")
