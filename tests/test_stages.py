@@ -17,9 +17,11 @@ from refervos.loading import MINIATURE_FOLDER, load
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.text.pretrained import load_text
+from refervos.training.plan import make_plans
 from refervos.training.recipe import read_recipe
 from refervos.training.stages.prompted import PromptedSettings, PromptedSource
 from refervos.training.stages.questions import PADDING, AskedShares, ask, roughen
+from refervos.training.stages.referring import fill
 from refervos.training.stages.refsam import RefSamSettings, RefSamStage
 from refervos.training.stages.samwise import ImagesSettings, VideoSettings, VideoStage, build_samwise
 from refervos.training.stages.track import TrackSettings, TrackStage
@@ -268,3 +270,25 @@ def test_validation_measures_losses_before_the_gate_and_masks_behind_it(stage_of
     assert found["iou"] == 0.0
     if "iou none" in families:
         assert found["iou none"] == 1.0
+
+
+def test_the_recipe_of_the_second_generation_is_one_that_the_trainer_takes(
+    tmp_path: Path,
+) -> None:
+    """Every stage's settings are known, and every stage begins from an earlier one or from the model in the package."""
+    recipe = read_recipe(ROOT / "recipes" / "miniature-2.yaml")
+    plans = make_plans(recipe, tmp_path)
+    assert [plan.stage.name for plan in plans][:2] == ["track-gap", "track-hidden-2"]
+    for plan in plans:
+        for folder in plan.init.values():
+            assert folder == MINIATURE_FOLDER or folder.is_relative_to(tmp_path), plan.stage.name
+
+
+def test_weights_of_another_shape_begin_anew_or_are_refused() -> None:
+    target, source = torch.nn.Linear(4, 2), torch.nn.Linear(3, 2)
+    before = target.weight.detach().clone()
+    with pytest.raises(TrainingError, match=r"have \(2, 3\) for weight and the model \(2, 4\)"):
+        fill(target, source.state_dict())
+    fill(target, source.state_dict(), partly=True)
+    assert torch.equal(target.weight, before)
+    assert torch.equal(target.bias, source.bias)

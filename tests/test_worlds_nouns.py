@@ -356,7 +356,7 @@ def test_the_command_asks_them_where_there_are_drawings(six_designs: Path, tmp_p
 def test_a_model_of_drawn_worlds_carries_its_words() -> None:
     for name in ("miniature", "refsam-miniature"):
         model = load(name, device="cpu")
-        assert model.config.words == known_words()  # type: ignore[attr-defined]
+        assert model.config.words == known_words()
     assert {"circle", "leftmost", "spins", "everything", "circles"} <= set(known_words())
     assert {"car", "cars", "mice", "smartphone"} <= set(known_words(["car", "mouse", "phone"]))
     assert "automobile" not in known_words(["car"])

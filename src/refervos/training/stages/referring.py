@@ -344,12 +344,20 @@ def fill(target: nn.Module, state: Mapping[str, Tensor], *, partly: bool = False
     Args:
         target: Filled in place.
         state: Another module's weights; what the target has no place for is left out (a score head, a level less).
-        partly: Whether the target may have more.
+        partly: Whether the target may have more, or tensors of other shapes: beside another text encoder the layers
+            that read its states begin anew.
 
     Raises:
-        TrainingError: When the target has more and must not.
+        TrainingError: When the target has more and must not, or a tensor has another shape.
     """
     known = target.state_dict()
-    result = target.load_state_dict({name: value for name, value in state.items() if name in known}, strict=False)
+    taken = {name: value for name, value in state.items() if name in known}
+    other = [name for name, value in taken.items() if value.shape != known[name].shape]
+    if other and not partly:
+        raise TrainingError(
+            f"the loaded weights have {tuple(taken[other[0]].shape)} for {other[0]} and the model "
+            f"{tuple(known[other[0]].shape)}; they belong to another model."
+        )
+    result = target.load_state_dict({name: taken[name] for name in taken.keys() - set(other)}, strict=False)
     if result.missing_keys and not partly:
         raise TrainingError(f"the loaded weights lack {result.missing_keys[0]}; they belong to another model.")
