@@ -648,13 +648,13 @@ class Pictures:
         served: Pictures that have been sent, all connections together.
     """
 
-    def __init__(self, count: int, port: int = 0, pause: float = 0.0) -> None:
+    def __init__(self, count: int, port: int = 0, pause: float = 0.0, exif: Image.Exif | None = None) -> None:
         self.served = 0
         shown = self
         parts = []
         for k in range(12):  # after which the pictures are the same again
             jpeg = io.BytesIO()
-            Image.fromarray(picture(k)).save(jpeg, "JPEG", quality=95)
+            Image.fromarray(picture(k)).save(jpeg, "JPEG", quality=95, exif=exif or b"")
             head = b"--next\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg.getvalue())
             parts.append(head + jpeg.getvalue() + b"\r\n")
 
@@ -708,6 +708,15 @@ def test_pictures_pushed_over_http_are_live() -> None:
     with Pictures(5) as server, open_source(server.url, live=False) as source:
         assert len(list(source)) == 5
     assert not source.info.live
+
+
+def test_pictures_pushed_with_the_notes_of_a_camera_are_read() -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "camera", 6
+    with Pictures(5, exif=exif) as server, open_source(server.url, late="wait", reconnect=None) as source:
+        frames = list(source)
+    assert [number_of(frame.image) for frame in frames] == [0, 1, 2, 3, 4]
+    assert frames[0].image.shape == (64, 48, 3)
 
 
 def test_times_of_pushed_pictures_are_those_of_their_arrival() -> None:

@@ -627,7 +627,9 @@ def test_of_an_address_scheme_and_host_alone_are_shown(address: str, shown: str)
     ("address", "name"),
     [
         ("https://host/videos/dog%20run.mp4?sig=token", "dog run"),
-        ("https://user:pw@host:8443/hls/streamkey.m3u8", "host:8443"),
+        ("https://user:pw@host:8443/hls/streamkey.m3u8", "host-8443"),
+        ("rtsp://10.0.0.1:554/stream", "10-0-0-1-554"),
+        ("http://[::1]:80/stream", "1-80"),
         ("rtmp://host/live/streamkey.mp4", "host"),
         ("https://host/streamkey", "host"),
         ("rtsp://user:p/w@host/a", "stream"),

@@ -86,7 +86,8 @@ def name_of(url: str) -> str:
     path = PurePosixPath(unquote(re.split("[?#]", url, maxsplit=1)[0]))
     if _host(url) and scheme_of(url) not in LIVE_SCHEMES and path.suffix.lower() in _RECORDINGS:
         return path.stem
-    return _host(url) or "stream"
+    # Without points, behind which a file name would have its kind.
+    return re.sub("[^0-9A-Za-z-]+", "-", _host(url)).strip("-") or "stream"
 
 
 def without_secrets(spec: str) -> str:

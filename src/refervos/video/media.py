@@ -208,7 +208,7 @@ class MediaReader(Reader):
                         continue
                 failures += 1
                 if self._opened.path is None or failures >= _DEMUX_ATTEMPTS:
-                    self.end = error.strerror or str(error)
+                    self.end = error.strerror or "it broke off"
                     yield from self._flush()
                     return
                 continue
