@@ -94,7 +94,7 @@ def small(path: Path) -> None:
         ("valid01/0/00003.png", Path.unlink, "valid01/0/00003.png is missing"),
         ("valid01/0/00003.png", gray, "00003.png is not binary"),
         ("valid01/0/00003.png", small, "00003.png is 48x64; the frames are 64x48"),
-        ("valid01/0/00003.png", lambda path: path.write_bytes(b"\x89PNG"), "00003.png is no image"),
+        ("valid01/0/00003.png", lambda path: path.write_bytes(b"\x89PNG"), "00003.png' is not an image"),
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_is_written(
