@@ -13,6 +13,7 @@ from refervos.data.files import IMAGE_SUFFIXES, Problems
 from refervos.data.frames import ImageFrames, VideoFileFrames
 from refervos.data.revos import RevosTruth
 from refervos.data.sample import Dataset, Sample, Truth, Video
+from refervos.data.sentences import described, fault_of
 from refervos.errors import DataError
 
 WORKERS = 8
@@ -127,6 +128,9 @@ def check_dataset(
 def _check_split(dataset: Dataset, problems: Problems, decode: bool, show_progress: bool | None) -> SplitCheck:
     from tqdm import tqdm
 
+    for sample in dataset.samples:
+        if fault := fault_of(sample.expression):
+            problems.found.append(f"{dataset.name} {dataset.split}, {described(sample)}: {fault}.")
     samples, videos = dataset.samples, list(dataset.videos())
     frames = 0
     invisible: list[tuple[str, str]] = []

@@ -20,6 +20,7 @@ import torch
 
 import refervos
 from refervos.data.sample import Sample
+from refervos.data.sentences import require_sentences
 from refervos.errors import EvaluationError, PromptError
 from refervos.evaluation.answers import ChunkAnswer, answer_video
 from refervos.evaluation.bar import Bar
@@ -81,6 +82,9 @@ class Request:
         """
         segmenter = load(self.model, device=self.device, dtype=self.dtype, **self.overrides)
         part = part or self.part.open()
+        read = getattr(segmenter, "read", None)  # models that are asked with sentences have it
+        if part.scoring != "worlds" and read is not None:  # worlds would have to be drawn
+            require_sentences(part.samples(), lambda text: read(text, ()))
         evaluator = Evaluator(segmenter, part, ResultFolder(self.root), clip_length_of(segmenter, self.mode))
         Settings(self.model, self.part, self._binding(segmenter, evaluator)).claim(evaluator.folder)
         groups = self.groups(part)
@@ -148,6 +152,8 @@ def evaluate(request: Request, *, processes: int = 1, show_progress: bool | None
         RefervosError: When the model, the data set or the folder is not as it should be.
     """
     part, folder = request.part.open(), ResultFolder(request.root)
+    if part.scoring != "worlds":
+        require_sentences(part.samples())
     prepare_folder(request.root)
     lock = FolderLock(request.root, "evaluating", EvaluationError)
     try:

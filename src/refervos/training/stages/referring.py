@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from refervos.data.sentences import require_sentences
 from refervos.errors import TrainingError
 from refervos.loading import load
 from refervos.text.encoder import pad_tokens
@@ -210,10 +211,17 @@ class ReferringStage(Stage):
             sampling=settings.sampling,
         )
         train = benchmarks([source.open() for source in settings.data], flip=settings.flip)
+        require_sentences(train.samples, self._tokens)
         self.clips = {TRAIN: train}
         if validation_batches:
-            self.clips[VALIDATION] = benchmarks([source.open() for source in settings.validation], flip=0.0)
+            held_out = benchmarks([source.open() for source in settings.validation], flip=0.0)
+            require_sentences(held_out.samples, self._tokens)
+            self.clips[VALIDATION] = held_out
         return len(train)
+
+    def _tokens(self, sentence: str) -> object:
+        """Read a sentence; which of its words tell motion is found when it is drawn."""
+        return self.model.read(sentence, ())
 
     def movements(self) -> tuple[int, int] | None:
         """Side in pixels of the cells whose movement the stage teaches, and frames in a window; None for none."""

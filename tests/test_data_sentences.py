@@ -1,0 +1,133 @@
+"""Sentences that nothing can be asked with are named by the check, and by eval and train before they begin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import layouts
+from refervos.data.catalogue import open_dataset
+from refervos.data.check import check_dataset
+from refervos.data.sentences import fault_of, require_sentences
+from refervos.errors import DataError
+from refervos.evaluation import evaluate as evaluation
+from refervos.evaluation.datasets import Part
+from refervos.evaluation.evaluate import Request, evaluate
+from refervos.evaluation.scoring import score
+from refervos.training.recipe import recipe_from_mapping
+from refervos.training.trainer import train
+
+WRONG = {
+    "": "it is empty",
+    " \t\n": "it is empty",
+    "\u200b\ufeff": "it is empty",
+    "the \ud83d dog": "half a character",
+    "word " * 600: "600 words",
+    "x" * 6000: "6,000 letters",
+}
+
+
+@pytest.mark.parametrize("text", WRONG, ids=range(len(WRONG)))
+def test_what_is_wrong_with_a_sentence_is_told(text: str) -> None:
+    fault = fault_of(text)
+    assert fault is not None
+    assert WRONG[text] in fault
+
+
+@pytest.mark.parametrize("text", ["dog", "?", "🐕", "犬", "word " * 510, "the dog\u200d"])
+def test_nothing_is_wrong_with_others(text: str) -> None:
+    assert fault_of(text) is None
+
+
+def write(folder: Path, texts: list[str]) -> Path:
+    """A split of MeViS with these sentences, in the order of the expressions."""
+    layouts.write_mevis(folder, videos=1, frames=3)
+    file = folder / "valid_u" / "meta_expressions.json"
+    content = json.loads(file.read_text())
+    (video,) = content["videos"].values()
+    for told, text in zip(video["expressions"].values(), texts, strict=False):
+        told["exp"] = text
+    file.write_text(json.dumps(content))
+    return folder
+
+
+def test_the_check_names_every_one(tmp_path: Path) -> None:
+    problems = check_dataset("mevis", write(tmp_path, ["", "a \ud83d", "word " * 600])).problems
+    assert len(problems) == 3
+    for id, (problem, fault) in enumerate(zip(problems, ("empty", "half a character", "600 words"), strict=True)):
+        assert f"expression {id} about video valid_u00" in problem
+        assert fault in problem
+        assert problem.isprintable()
+
+
+def test_eval_says_it_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "data", ["", "a \ud83d"])
+    monkeypatch.setattr(evaluation, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    request = Request("miniature", Part("mevis", tmp_path / "data", "valid_u"), tmp_path / "out", device="cpu")
+    with pytest.raises(
+        DataError, match=r"2 of the sentences cannot be asked.*expression 0 .*empty; expression 1 .*half"
+    ):
+        evaluate(request, show_progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_eval_says_before_anything_is_answered_what_the_model_cannot_read(tmp_path: Path) -> None:
+    write(tmp_path / "data", ["a dog", "\u00e9\u00e8" * 400, "\u00e9\u00e8" * 300])
+    request = Request("miniature", Part("mevis", tmp_path / "data", "valid_u"), tmp_path / "out", device="cpu")
+    with pytest.raises(DataError, match=r"expression 1 about video valid_u00 .*tokens; this model reads at most"):
+        evaluate(request, show_progress=False)
+    assert not (tmp_path / "out" / "predictions").exists()
+    assert not (tmp_path / "out" / "settings.json").exists()
+
+
+def test_masks_are_scored_whatever_was_asked(tmp_path: Path) -> None:
+    write(tmp_path / "data", ["", "a \ud83d"])
+    (tmp_path / "masks").mkdir()
+    scored = score(tmp_path / "masks", Part("mevis", tmp_path / "data", "valid_u"), show_progress=False)
+    assert [result.expression for result in scored.summary.results[:2]] == ["", "a \ud83d"]
+    for file in scored.write(tmp_path / "out"):
+        assert file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["", "a \ud83d", "\u00e9\u00e8" * 400])
+@pytest.mark.parametrize("role", ["data", "validation"])
+def test_training_says_it_before_the_first_step(tmp_path: Path, text: str, role: str) -> None:
+    write(tmp_path / "wrong", ["a dog", text])
+    layouts.write_mevis(tmp_path / "right", videos=1, frames=3)
+    folders = {"data": "right", "validation": "right", role: "wrong"}
+    settings: dict[str, Any] = {
+        name: [{"name": "mevis", "folder": str(tmp_path / folder), "split": "valid_u"}]
+        for name, folder in folders.items()
+    }
+    stage = {
+        "name": "adapters",
+        "stage": "images",
+        "init": {"frozen": "miniature"},
+        "steps": 1,
+        "batch": 1,
+        "validation_batches": 1,
+        "settings": {
+            **settings,
+            "model": {"adapter_width": 16, "adapter_heads": 2, "short_side": 128, "hsa": False},
+            "sentences": 1,
+        },
+    }
+    with pytest.raises(DataError, match="expression 1 about video"):
+        train(recipe_from_mapping({"name": "any", "stages": [stage]}), tmp_path / "run", show_progress=False)
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+def test_many_are_counted(tmp_path: Path) -> None:
+    layouts.write_mevis(tmp_path, videos=4, frames=2)
+    file = tmp_path / "valid_u" / "meta_expressions.json"
+    content = json.loads(file.read_text())
+    for video in content["videos"].values():
+        for told in video["expressions"].values():
+            told["exp"] = ""
+    file.write_text(json.dumps(content))
+    dataset = open_dataset("mevis", tmp_path)
+    with pytest.raises(DataError, match=f"{len(dataset)} of the sentences .*and {len(dataset) - 5} more"):
+        require_sentences(dataset.samples)
