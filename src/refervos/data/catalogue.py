@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+from refervos.data.coco_objects import ANNOTATION_FILES, WHOLE_FILES
+from refervos.data.coco_objects import SPLITS as COCO_SPLITS
 from refervos.data.files import Problems
 from refervos.data.sample import Dataset
 from refervos.errors import ConfigError, DataError
@@ -40,6 +42,7 @@ class Benchmark:
         scoring: How it is scored.
         signs: Paths below its folder, with ``{split}`` and ``*``; a split is there where one of them is.
         more_splits: Whether there may be splits of other names, which the reader then knows or refuses.
+        default_signs: Paths that tell of the default split alone.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Benchmark:
     scoring: Scoring
     signs: tuple[str, ...]
     more_splits: bool = False
+    default_signs: tuple[str, ...] = ()
 
     def read(self, folder: Path, split: str, problems: Problems) -> Dataset:
         """Read a split; see ``Reader``."""
@@ -65,9 +69,9 @@ class Benchmark:
         self.require(folder)
         if folder.is_file():
             return [self.default_split]
-        return [
-            split for split in self.splits if any(any(folder.glob(sign.format(split=split))) for sign in self.signs)
-        ]
+        signs = {split: [sign.format(split=split) for sign in self.signs] for split in self.splits}
+        signs[self.default_split].extend(self.default_signs)
+        return [split for split in self.splits if any(any(folder.glob(sign)) for sign in signs[split])]
 
     def require(self, folder: Path) -> None:
         """DataError when a folder of the benchmark is missing."""
@@ -173,14 +177,15 @@ BENCHMARKS = {
         ),
         Benchmark(
             "coco-video",
-            "your own data as a COCO-video export",
+            "your own data as a COCO export",
             "coco_video",
             "read_coco_video",
-            ("all", "train", "val", "valid", "test"),
+            COCO_SPLITS,
             "all",
             "video",
-            ("{split}.json", "{split}/instances.json", "instances_{split}.json"),
+            ANNOTATION_FILES,
             more_splits=True,
+            default_signs=WHOLE_FILES,
         ),
         Benchmark(
             "cvat",

@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from refervos.data.files import IMAGE_SUFFIXES, Problems, image_size, read_frame, report_missing
 from refervos.data.sample import ImageArray
 from refervos.errors import DataError, VideoError
+from refervos.pictures import opened_picture
 from refervos.video import Source, open_source
 from refervos.video.sources import natural_key
 
@@ -207,6 +208,12 @@ class VideoFileFrames:
 
 FileFrames = ImageFrames | VideoFileFrames
 """Frames of either kind."""
+
+
+def holds_several(path: Path) -> bool:
+    """Whether a picture file holds several pictures, as a stack or an animation does, which then are frames."""
+    with opened_picture(path, DataError) as image:
+        return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
 
 
 def fitting(frames: FileFrames, index: int, told: tuple[int, int] | None, where: str) -> tuple[int, int]:

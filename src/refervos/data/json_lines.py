@@ -21,7 +21,14 @@ from refervos.data.files import (
     read_indices,
     read_lines,
 )
-from refervos.data.frames import FileFrames, ImageFrames, VideoDecoder, VideoFileFrames, image_files
+from refervos.data.frames import (
+    FileFrames,
+    ImageFrames,
+    VideoDecoder,
+    VideoFileFrames,
+    holds_several,
+    image_files,
+)
 from refervos.data.records import take, take_id
 from refervos.data.sample import Dataset, Mask, Sample, Video
 from refervos.errors import DataError
@@ -125,7 +132,7 @@ class _Videos:
             return ImageFrames(path, image_files(path))
         if not path.is_file():
             raise DataError(f"{path} is missing, the video of {where}.")
-        if path.suffix.lower() in IMAGE_SUFFIXES:
+        if path.suffix.lower() in IMAGE_SUFFIXES and not holds_several(path):
             return ImageFrames(path.parent, (path.name,))
         return VideoFileFrames(path, self.decoder)
 

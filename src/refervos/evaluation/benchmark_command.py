@@ -80,7 +80,9 @@ def evaluate(
 
 
 def score(
-    predictions: Annotated[Path, typer.Argument(help="Folder of <video>/<expression>/<frame>.png.")],
+    predictions: Annotated[
+        Path, typer.Argument(help="Folder of <video>/<expression>/<frame>.png, or of anno_0/<video>/<frame>.png.")
+    ],
     dataset: DatasetArgument,
     path: PathArgument = None,
     *,

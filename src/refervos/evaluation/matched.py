@@ -121,7 +121,13 @@ def _answers(
     for index in truth.annotated:
         name = names[index]
         if merged is not None:
-            numbers = read_numbers(merged / f"{name}.png", size) if name in there[0] else np.zeros(size, np.uint8)
+            path = merged / f"{name}.png"
+            numbers = read_numbers(path, size) if name in there[0] else np.zeros(size, np.uint8)
+            if numbers.max(initial=0) > len(samples):
+                raise EvaluationError(
+                    f"{path} holds the number {numbers.max()}, but there are {len(samples)} expressions of annotator "
+                    f"{samples[0].annotator} about video {samples[0].video.id}."
+                )
             yield _separate(numbers, len(samples))
         else:
             masks = [

@@ -13,8 +13,15 @@ import numpy.typing as npt
 from PIL import Image
 
 from refervos.data.files import binary_mask, read_indices
+from refervos.data.ref_davis import ANNOTATORS
 from refervos.data.sample import Mask, Sample
 from refervos.errors import DataError, EvaluationError
+
+ANNOTATOR = "anno_"
+"""What the folders of ``MergedPredictions`` begin with, before the annotator's number."""
+
+MERGED_FOLDERS = ("valid", "val")
+"""Where these folders may be below the one that is given."""
 
 INNER_FOLDERS = ("predictions", "Annotations")
 """Where the masks are when a folder of ``refervos eval`` is given, or one laid out as a Ref-YouTube-VOS submission."""
@@ -35,13 +42,17 @@ class Predictions:
         """Find the masks in a folder.
 
         Args:
-            folder: The folder of the videos, one of ``refervos eval``, or one that holds ``Annotations``.
+            folder: The folder of the videos, one of ``refervos eval``, one that holds ``Annotations``, or one of
+                ``MergedPredictions``.
 
         Raises:
             EvaluationError: When there is no such folder.
         """
         if not folder.is_dir():
             raise EvaluationError(f"{folder} is no folder; give one that holds <video>/<expression>/<frame>.png.")
+        for place in (folder, *(folder / name for name in MERGED_FOLDERS)):
+            if (place / f"{ANNOTATOR}0").is_dir():
+                return MergedPredictions(place)
         return cls(next((folder / name for name in INNER_FOLDERS if (folder / name).is_dir()), folder))
 
     def of(self, sample: Sample) -> Path:
@@ -67,6 +78,37 @@ class Predictions:
             EvaluationError: When it is missing, damaged, not binary or of another size.
         """
         return read_mask(self.of(sample) / f"{frame}.png", size)
+
+
+@dataclass(frozen=True)
+class MergedPredictions(Predictions):
+    """Answers as published code writes them for Ref-DAVIS17 (``inference_davis.py`` of ReferFormer and descendants).
+
+    An annotator's answers about a video are merged: ``anno_0/<video>/<frame>.png`` holds k + 1 where the answer to the
+    k-th of its expressions is. Pixels that were in several answers are in one of them only.
+    """
+
+    def of(self, sample: Sample) -> Path:
+        """The folder of the merged answers among which an expression's is, whether it is there or not.
+
+        Raises:
+            EvaluationError: When the expression is none of Ref-DAVIS17, to which four in a row are about one object.
+        """
+        if sample.annotator is None or not sample.expression_id.isdecimal():
+            raise EvaluationError(
+                f"{self.folder} holds {ANNOTATOR}0, as answers to Ref-DAVIS17 do; another data set's are in "
+                "<video>/<expression>/<frame>.png."
+            )
+        return self.merged(sample.video.id, sample.annotator)
+
+    def merged(self, video: str, annotator: str) -> Path:
+        """The folder of an annotator's merged answers about a video."""
+        return self.folder / f"{ANNOTATOR}{annotator}" / video
+
+    def mask(self, sample: Sample, frame: str, size: tuple[int, int] | None = None) -> Mask:
+        """Take one answer out of the merged ones; see ``Predictions``."""
+        numbers = read_numbers(self.of(sample) / f"{frame}.png", size)
+        return numbers == int(sample.expression_id) // len(ANNOTATORS) + 1
 
 
 def stems(folder: Path) -> frozenset[str]:

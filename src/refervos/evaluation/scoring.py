@@ -11,7 +11,7 @@ from refervos.evaluation.bar import Bar
 from refervos.evaluation.datasets import OpenPart, Part
 from refervos.evaluation.expressions import ExpressionResult, score_expression
 from refervos.evaluation.matched import MatchedResult, annotators, by_annotator, matches, score_matched
-from refervos.evaluation.predictions import Predictions
+from refervos.evaluation.predictions import MergedPredictions, Predictions
 from refervos.evaluation.report import Evaluation
 from refervos.evaluation.result_folder import ResultFolder
 from refervos.evaluation.sharing import share_out
@@ -50,7 +50,8 @@ class Scorer:
             yield score_expression(sample, predictions)
         if matches(part):
             for annotator, told in by_annotator(samples).items():
-                merged = ResultFolder(self.folder).merged(video.id, annotator)
+                place = predictions if isinstance(predictions, MergedPredictions) else ResultFolder(self.folder)
+                merged = place.merged(video.id, annotator)
                 yield score_matched(told, predictions, merged if merged.is_dir() else None)
 
 
@@ -58,7 +59,8 @@ def score(folder: Path, part: Part, *, processes: int = 1, show_progress: bool |
     """Score masks in files.
 
     Args:
-        folder: One that holds ``<video>/<expression_id>/<frame>.png``, or one of ``refervos eval``.
+        folder: One that holds ``<video>/<expression_id>/<frame>.png``, one of ``refervos eval``, or answers to
+            Ref-DAVIS17 as published code writes them: ``anno_0/<video>/<frame>.png``.
         part: What they answer.
         processes: How many share the work.
         show_progress: True or False; default when standard error is a terminal.
