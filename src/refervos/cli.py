@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import re
 import sys
+import tempfile
+import traceback
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 
 import refervos
 from refervos.bench.command import bench
 from refervos.data.command import data_app
-from refervos.errors import PromptError, RefervosError
+from refervos.errors import PromptError, RefervosError, VideoError
 from refervos.evaluation.benchmark_command import compare, evaluate, score, submit
 from refervos.evaluation.command import diagnose
 from refervos.export.command import export
+from refervos.folder_lock import FolderClaim
+from refervos.safe_text import shown
+from refervos.stopping import INTERRUPTED, Stopping
 
 app = typer.Typer(
     name="refervos",
@@ -99,6 +110,7 @@ def common(
 
 @app.command()
 def segment(
+    context: typer.Context,
     video: Annotated[
         str, typer.Argument(help="Video file, image, folder of frames, camera:0, or an rtsp:// or http:// address.")
     ],
@@ -125,6 +137,10 @@ def segment(
     verb: Annotated[
         list[str] | None, typer.Option(help="A word of the sentence that tells motion (models with a motion prompt).")
     ] = None,
+    sentences: Annotated[
+        Path | None,
+        typer.Option(help="Text file, one sentence a line, besides those given.", show_default=False),
+    ] = None,
     point: Annotated[
         list[str] | None, typer.Option(help="Click 'x,y' on the first frame, 'x,y,0' for not the object.")
     ] = None,
@@ -132,6 +148,7 @@ def segment(
     protocol: Annotated[
         str | None, typer.Option(help="'published' reproduces the released SAMWISE code to the letter.")
     ] = None,
+    start: Annotated[int, typer.Option(min=0, help="First frame to read, from 0; numbers stay the video's.")] = 0,
     frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
     live: Annotated[
         bool | None,
@@ -162,6 +179,9 @@ def segment(
             help="frame: borders of masks follow the frame's edges; bilinear: as published; default the model's."
         ),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an earlier run into the same folder was stopped.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no summary.")] = False,
 ) -> None:
@@ -170,11 +190,15 @@ def segment(
     Example: `refervos segment dog.mp4 "the dog that jumps over the fence" --out result`
     """
     from refervos import load
+    from refervos.pipeline import OutputError
     from refervos.pipeline import segment as run
     from refervos.prompts import Prompt, parse_box, parse_click
     from refervos.video import Reconnect, open_source
+    from refervos.video.outputs import prepare_folder
 
-    prompts = [Prompt(expression, verbs=spoken) for expression, spoken in verbs_of(expressions or [], verb)]
+    spoken_of = [*(expressions or []), *(read_sentences(sentences) if sentences else [])]
+    refuse_files(expressions or [])
+    prompts = [Prompt(expression, verbs=spoken) for expression, spoken in verbs_of(spoken_of, verb)]
     if point or box:
         if len(prompts) > 1:
             raise PromptError(f"--point and --box go with one sentence or none, and there are {len(prompts)}.")
@@ -190,16 +214,29 @@ def segment(
             )
         ]
     going_on = session_file is not None and session_file.exists()
-    if not prompts and not going_on:
+    if not prompts and not going_on and not resume:
         raise PromptError("there is nothing to look for; give a sentence in quotes, or --point or --box.")
     policies: dict[str, Any] = {"live": live, "late": late and late.value}
-    # Reading a few frames ahead hides the decoding of a recording behind the model.
-    with open_source(video, **policies, reconnect=Reconnect() if reconnect else None, ahead=4) as source:
-        target = out or Path(f"{result_name(source.info.name)}_refervos")
+    stopped: Stopped | None = None
+    if resume:
+        stopped = Stopped.read(out or result_folder(video))
+        start, session_file, going_on = stopped.frame, session_file or stopped.session, True
+    with ExitStack() as stack:
+        # Reading a few frames ahead hides the decoding of a recording behind the model.
+        source = stack.enter_context(
+            open_source(video, start=start, **policies, reconnect=Reconnect() if reconnect else None, ahead=4)
+        )
+        target = out or result_folder(source.info.name)
+        # Before the first frame everything that will be written is known to be writable, and nobody else writes there.
+        prepare_folder(target)
+        stack.callback(FolderClaim(target, "writing results", VideoError).release)
+        if session_file is not None:
+            prepare_folder(session_file.parent)
         overrides: dict[str, Any] = {} if protocol is None else {"protocol": protocol}
         loaded = load(model, device=device, dtype=dtype.value, **overrides)
-        if session_file is not None and going_on:
-            session = loaded.restore(session_file)
+        earlier = stopped.session if stopped else session_file
+        if earlier is not None and going_on:
+            session = loaded.restore(earlier)
             session.add_missing(prompts)
         else:
             forget = on_cut is OnCut.forget if on_cut else source.info.live
@@ -210,10 +247,18 @@ def segment(
                 borders=borders and borders.value,
                 border_cells=3 if source.info.live else 7,  # a stream has no time to look further
             )
-        sinks = open_sinks(save or [Output.overlay, Output.rle], target, source, overwrite)
-        report = run(source, session, sinks, clip_length=clip, limit=frames, show_progress=False if quiet else None)
-    if session_file is not None:
-        session.save(session_file)
+        sinks = open_sinks(save or [Output.overlay, Output.rle], target, source, overwrite, resume)
+        failed: OutputError | None = None
+        held = context.obj.held if isinstance(context.obj, Stopping) else nullcontext
+        options: dict[str, Any] = {"clip_length": clip, "limit": frames, "show_progress": False if quiet else None}
+        try:
+            report = run(source, session, sinks, **options, held=held)
+        except OutputError as error:
+            failed, report = error, error.report
+        # What was followed is worth as much as what was written, also where an output has failed.
+        if session_file is not None and session_file != (stopped and stopped.session):
+            session.save(session_file)
+        Stopped.write(target, session, start + report.frames if report.interrupted else None)
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if not quiet:
@@ -223,8 +268,84 @@ def segment(
             typer.echo(f"  {expression}: seen in {visible} of {report.frames}")
         for path in report.written:
             typer.echo(f"  wrote {path}")
+    if failed is not None:
+        raise failed
     if report.interrupted:
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)
+
+
+UNFINISHED = "unfinished.session"
+"""What a stopped run leaves in its folder, from which ``--resume`` goes on."""
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A run that was stopped before the video's end.
+
+    Attributes:
+        session: File with the session as it was then.
+        frame: The first frame that was not answered.
+    """
+
+    session: Path
+    frame: int
+
+    @classmethod
+    def read(cls, folder: Path) -> Stopped:
+        """Find it.
+
+        Raises:
+            VideoError: When no run was stopped there.
+        """
+        found = sorted(folder.glob(f"*.{UNFINISHED}"))
+        if not found or not found[-1].name.partition(".")[0].isdigit():
+            raise VideoError(f"'{folder}' holds no run that was stopped; leave out --resume to begin one.")
+        return cls(found[-1], int(found[-1].name.partition(".")[0]))
+
+    @staticmethod
+    def write(folder: Path, session: Any, frame: int | None) -> None:
+        """Note from which frame on to resume; None where there is nothing left to do."""
+        before = list(folder.glob(f"*.{UNFINISHED}"))
+        kept = None if frame is None else folder / f"{frame:06d}.{UNFINISHED}"
+        if kept is not None:
+            session.save(kept)
+        for path in before:
+            if path != kept:
+                path.unlink(missing_ok=True)
+
+
+def read_sentences(file: Path) -> list[str]:
+    """Read a text file with one sentence a line; empty lines are passed over.
+
+    Raises:
+        PromptError: When it cannot be read or has no sentence.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"'{file}' is not readable as UTF-8 text ({error}); give one sentence a line.") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise PromptError(f"'{file}' has no sentence; give one a line.")
+    return lines
+
+
+def refuse_files(expressions: list[str]) -> None:
+    """Refuse what can only be a second video, such as a shell makes of ``*.mp4``.
+
+    Raises:
+        PromptError: When one of the sentences is a file or folder that exists.
+    """
+    for expression in expressions:
+        try:
+            exists = len(expression) < 4096 and Path(expression).exists()
+        except (OSError, ValueError):
+            exists = False
+        if exists and ("." in expression or os.sep in expression):
+            raise PromptError(
+                f"'{expression}' is a file, not a sentence, and one video is read at a time; run the command once for "
+                "each, with the sentences in quotes."
+            )
 
 
 def verbs_of(expressions: list[str], verbs: list[str] | None) -> list[tuple[str, list[str] | None]]:
@@ -242,7 +363,7 @@ def verbs_of(expressions: list[str], verbs: list[str] | None) -> list[tuple[str,
     """
     if not verbs:
         return [(expression, None) for expression in expressions]
-    words = [expression.lower().split() for expression in expressions]
+    words = [re.findall(r"[^\W_]+(?:['\u2019-][^\W_]+)*", expression.lower()) for expression in expressions]
     for verb in verbs:
         if not any(verb.lower() in sentence for sentence in words):
             raise PromptError(
@@ -252,12 +373,17 @@ def verbs_of(expressions: list[str], verbs: list[str] | None) -> list[tuple[str,
 
 
 def result_name(name: str) -> str:
-    """A file name made of a source's name: no folders, no extension, no odd characters."""
+    """A file name made of a source's name: no folders, no extension, no odd characters, not too long."""
     stem = Path(name.rstrip("/")).stem or "result"
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in stem)
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in stem)[:100]
 
 
-def open_sinks(outputs: list[Output], folder: Path, source: Any, overwrite: bool) -> list[Any]:
+def result_folder(name: str) -> Path:
+    """Where the results of a source go when no folder is given."""
+    return Path(f"{result_name(name)}_refervos")
+
+
+def open_sinks(outputs: list[Output], folder: Path, source: Any, overwrite: bool, resume: bool = False) -> list[Any]:
     """Open one sink for each wanted output.
 
     Args:
@@ -265,18 +391,21 @@ def open_sinks(outputs: list[Output], folder: Path, source: Any, overwrite: bool
         folder: Where.
         source: The source, whose rate, size and sound the overlay keeps.
         overwrite: Whether results that exist may be replaced.
+        resume: Whether results that exist are gone on with; a film cannot be, so the overlay is one of its own.
 
     Returns:
         The sinks.
     """
-    from refervos.video import BinarySink, CutoutSink, OverlaySink, PaletteSink, RleSink
+    from refervos.video import BinarySink, CutoutSink, PaletteSink, RleSink, overlay_sink
 
     makers = {
-        Output.overlay: lambda: OverlaySink(folder / "overlay.mp4", source.info, overwrite=overwrite),
-        Output.masks: lambda: PaletteSink(folder / "masks", overwrite=overwrite),
-        Output.binary: lambda: BinarySink(folder / "binary", overwrite=overwrite),
-        Output.rle: lambda: RleSink(folder / "masks.jsonl", overwrite=overwrite),
-        Output.cutout: lambda: CutoutSink(folder / "cutout", overwrite=overwrite),
+        Output.overlay: lambda: overlay_sink(
+            unused(folder, "overlay") if resume else folder, source.info, overwrite=overwrite
+        ),
+        Output.masks: lambda: PaletteSink(folder / "masks", overwrite=overwrite, resume=resume),
+        Output.binary: lambda: BinarySink(folder / "binary", overwrite=overwrite, resume=resume),
+        Output.rle: lambda: RleSink(folder / "masks.jsonl", overwrite=overwrite, resume=resume, live=source.info.live),
+        Output.cutout: lambda: CutoutSink(folder / "cutout", overwrite=overwrite, resume=resume),
     }
     sinks: list[Any] = []
     try:
@@ -287,6 +416,14 @@ def open_sinks(outputs: list[Output], folder: Path, source: Any, overwrite: bool
             sink.abort()
         raise
     return sinks
+
+
+def unused(folder: Path, name: str) -> Path:
+    """A sub-folder that does not exist yet: ``resumed-1``, ``resumed-2`` and so on."""
+    number = 1
+    while (folder / f"resumed-{number}").exists():
+        number += 1
+    return folder / f"resumed-{number}"
 
 
 @app.command()
@@ -391,16 +528,75 @@ app.add_typer(data_app)
 
 
 def main() -> None:
-    """Run the command line; what is the input's fault becomes one sentence and exit code 2."""
+    """Run the command line; what is the input's fault becomes one sentence and exit code 2.
+
+    An exception that nobody expected becomes one sentence and exit code 1, and its traceback goes into a file.
+    """
     # transformers reports on standard error what no user asked for, such as a missing torchvision.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    with Stopping() as stopping:
+        try:
+            code = app(standalone_mode=False, obj=stopping) or 0
+        except RefervosError as error:
+            code = complain(str(error), 2)
+        except typer.Exit as end:
+            code = end.exit_code
+        except (KeyboardInterrupt, typer.Abort):
+            code = INTERRUPTED
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except MemoryError:
+            code = complain("there is not enough memory; use smaller frames, fewer sentences or a smaller batch.", 1)
+        except BrokenPipeError:
+            code = 1  # whoever read the output has gone
+        except Exception as error:
+            code = complain(unexpected(error), 1)
+    if code == INTERRUPTED:
+        code = stopping.exit_code
+    sys.exit(flushed(code))
+
+
+def complain(sentence: str, code: int) -> int:
+    """Print a sentence on standard error, as far as that is possible, and give back the exit code."""
+    with contextlib.suppress(OSError, ValueError):
+        typer.echo(f"refervos: {shown(sentence)}", err=True)
+    return code
+
+
+def unexpected(error: Exception) -> str:
+    """Keep the traceback of an exception in a file, and say where."""
+    if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
+        place = f" ({error.filename!r})" if error.filename else ""
+        return f"the system refuses what is needed{place}: {error.strerror}."
+    what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
+    if "out of memory" in str(error).lower() or "allocate memory" in str(error):
+        return "there is not enough memory; use smaller frames, fewer sentences, a smaller batch or --dtype bfloat16."
     try:
-        app()
-    except RefervosError as error:
-        typer.echo(f"refervos: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        with tempfile.NamedTemporaryFile("w", prefix="refervos-", suffix=".log", delete=False, encoding="utf-8") as log:
+            log.write("".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace").decode())
+        details = f"the details are in {log.name}; please report them."
+    except OSError:
+        details = "no file could be made for the details."
+    return f"something went wrong that should not have ({what[:300]}); {details}"
+
+
+_OF_THE_SYSTEM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG, errno.EMFILE})
+"""Errors that tell of the machine and not of the program."""
+
+
+def flushed(code: int) -> int:
+    """Write out what is still to be printed; where that fails, say so instead of Python's own complaint at its end."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            complain(f"standard output cannot be written: {getattr(error, 'strerror', None) or error}.", 1)
+        return code or 1
+    return code
 
 
 if __name__ == "__main__":

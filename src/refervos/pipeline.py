@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -52,7 +52,10 @@ class OutputError(VideoError):
 
 
 def answers(
-    source: Iterable[Frame], session: Session, clip_length: int | None = None
+    source: Iterable[Frame],
+    session: Session,
+    clip_length: int | None = None,
+    held: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[tuple[Frame, Segmentation]]:
     """Pair each frame of a source with its answer.
 
@@ -62,15 +65,18 @@ def answers(
         source: Frames, read only as far as needed.
         session: What is followed.
         clip_length: Frames looked at together, default the model's.
+        held: Entered from when a clip is answered until all its answers have been taken, for in between the session has
+            seen more than has come out.
 
     Yields:
         A frame and its answer, in order.
     """
     for clip in session.cut(source, clip_length):
-        for seen in _unbroken(clip):
-            if seen[0].after_gap:
-                session.note_gap()
-            yield from zip(seen, session.clip([frame.image for frame in seen]), strict=True)
+        with held():
+            for seen in _unbroken(clip):
+                if seen[0].after_gap:
+                    session.note_gap()
+                yield from zip(seen, session.clip([frame.image for frame in seen]), strict=True)
 
 
 def _unbroken(clip: list[Frame]) -> Iterator[list[Frame]]:
@@ -91,6 +97,7 @@ def segment(
     clip_length: int | None = None,
     limit: int | None = None,
     show_progress: bool | None = None,
+    held: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Report:
     """Segment a whole source into sinks.
 
@@ -105,6 +112,7 @@ def segment(
             must come out as the frames arrive.
         limit: Frames to answer at most; no further one is read.
         show_progress: True or False; default when standard error is a terminal.
+        held: See ``answers``: what keeps an interruption waiting there, so that the session can go on from its end.
 
     Returns:
         What was done.
@@ -120,7 +128,7 @@ def segment(
     with ExitStack() as stack:
         for place, sink in reversed(list(enumerate(sinks))):  # the last pushed ends first
             stack.push(_ending(sink, place, report, failures))
-        pairs = answers(islice(source, limit), session, clip_length)
+        pairs = answers(islice(source, limit), session, clip_length, held)
         counts = [count for count in (source.info.frame_count, limit) if count is not None]
         disable = None if show_progress is None else not show_progress
         try:

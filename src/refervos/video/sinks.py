@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, BinaryIO, Protocol, Self
@@ -65,12 +66,13 @@ class _FolderSink(Closing):
     # Which existing files count as output that must not be mixed with new.
     _pattern = "*.png"
 
-    def __init__(self, folder: str | Path, *, overwrite: bool = False) -> None:
+    def __init__(self, folder: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
         """Claims the folder.
 
         Args:
             folder: Where to write; made with its parents.
-            overwrite: Whether files of the same names in it may be replaced; others in it stay.
+            overwrite: Whether such files in it are replaced: at the end none of an earlier run is left. Others stay.
+            resume: Whether such files in it are gone on with, and stay.
 
         Raises:
             VideoError: It holds such files already, is a file, or cannot be written.
@@ -78,7 +80,8 @@ class _FolderSink(Closing):
         self._folder = Path(folder)
         if self._folder.exists() and not self._folder.is_dir():
             raise VideoError(f"'{folder}' is a file; give a folder to write into.")
-        if not overwrite and next(self._folder.glob(self._pattern), None) is not None:
+        self._earlier = set() if resume else set(self._folder.glob(self._pattern))
+        if self._earlier and not overwrite:
             raise VideoError(f"'{folder}' holds images already; choose another folder or allow that (overwrite=True).")
         prepare_folder(self._folder)
         self._names = FrameNames()
@@ -108,6 +111,14 @@ class _FolderSink(Closing):
         Returns:
             The folder, or nothing where no image was written.
         """
+        if self._any and not self._closed:
+            # Frames and tracks that an earlier, longer run had would be taken for this one's.
+            for path in self._earlier:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            for parent in {path.parent for path in self._earlier} - {self._folder}:
+                with contextlib.suppress(OSError):
+                    parent.rmdir()  # only where nothing is left in it
         self._closed = True
         return [self._folder] if self._any else []
 
@@ -126,6 +137,7 @@ class _FolderSink(Closing):
         # Masks shrink about as well at low effort, and cut-outs would else take longer than the model.
         image.save(data, format="PNG", compress_level=3)
         write_whole(path, data.getvalue())
+        self._earlier.discard(path)
         self._any = True
 
 
@@ -283,7 +295,9 @@ class RleSink(Closing):
     A time that is unknown and a presence that is not finite are null.
     """
 
-    def __init__(self, path: str | Path | BinaryIO, *, overwrite: bool = False, live: bool = False) -> None:
+    def __init__(
+        self, path: str | Path | BinaryIO, *, overwrite: bool = False, live: bool = False, resume: bool = False
+    ) -> None:
         """Claims the output; nothing is at the path before `close`, unless it is to grow live.
 
         Args:
@@ -292,6 +306,7 @@ class RleSink(Closing):
             overwrite: Whether an existing file may be replaced.
             live: Whether the file is at the path from the first frame on, so that others can follow it; each write
                 adds the lines of a whole frame. Without, it is there complete or not at all.
+            resume: Whether lines are added to those of an existing file.
 
         Raises:
             VideoError: It exists already or cannot be written.
@@ -304,12 +319,13 @@ class RleSink(Closing):
                 "Run lengths need pycocotools; install it with pip install pycocotools."
             ) from error
         self._coco = coco
-        self._overwrite = overwrite
+        self._resume = resume
+        self._overwrite = overwrite or resume
         self._live = live
         self._stream = None if isinstance(path, (str, Path)) else path
         self._path = Path(path) if isinstance(path, (str, Path)) else Path(str(getattr(path, "name", "the stream")))
         if self._stream is None:
-            refuse_existing(self._path, overwrite)
+            refuse_existing(self._path, self._overwrite)
             prepare_folder(self._path.parent)
         self._part: Part | None = None
         self._file: IO[bytes] | None = None
@@ -377,10 +393,15 @@ class RleSink(Closing):
     def _opened(self) -> IO[bytes]:
         if self._stream is not None:
             return self._stream
+        before = self._resume and self._path.exists()
+        if before:
+            self._complete = self._path.stat().st_size
         if self._live:
-            return self._path.open("wb" if self._overwrite else "xb")
+            return self._path.open("ab" if self._resume else "wb" if self._overwrite else "xb")
         self._part = Part(self._path)
-        return self._part.temporary.open("wb")
+        if before:
+            shutil.copyfile(self._path, self._part.temporary)
+        return self._part.temporary.open("ab")
 
     def _drop(self) -> None:
         if self._file is not None and self._stream is None:

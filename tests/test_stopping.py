@@ -1,0 +1,228 @@
+"""Runs that are stopped, two runs in one folder, outputs that cannot be written: nothing is lost, nothing is mixed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from refervos.cli import app, refuse_files, verbs_of
+from refervos.errors import PromptError, VideoError
+from refervos.folder_lock import FolderClaim
+from refervos.stopping import Stopping
+
+POSIX = pytest.mark.skipif(os.name == "nt", reason="signals and file locks of POSIX")
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty frames of a red disc that walks to the right."""
+    folder = tmp_path_factory.mktemp("film") / "walk"
+    folder.mkdir()
+    y, x = np.mgrid[:96, :128]
+    for number in range(40):
+        frame = np.full((96, 128, 3), 110, np.uint8)
+        frame[np.hypot(x - 24 - 2 * number, y - 50) < 16] = (218, 44, 44)
+        Image.fromarray(frame).save(folder / f"{number:03d}.png")
+    return folder
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "refervos", *map(str, arguments)]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, check=False)
+
+
+def pixels(folder: Path) -> dict[str, bytes]:
+    return {path.name: np.asarray(Image.open(path)).tobytes() for path in sorted(folder.glob("*.png"))}
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+@POSIX
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_stopped_run_keeps_its_results_and_can_be_resumed(film: Path, tmp_path: Path, number: signal.Signals) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    saved = ("-s", "rle", "-s", "masks")
+    session = tmp_path / "a" / "session.state"
+    wanted = ("segment", film, "the red circle", "--out", out, *saved, "-q")
+    process = subprocess.Popen(command(*wanted, "--session", session), stderr=subprocess.PIPE, text=True)
+    wait_for(out / "masks" / "005.png", process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, said
+    assert said == ""
+    rows = [json.loads(line) for line in (out / "masks.jsonl").read_text().splitlines()]
+    assert 5 <= len(rows) < 40
+    assert session.exists()
+    assert not list(out.glob(".*part*"))
+    # The same command says what to do; with --resume it ends as if nothing had happened.
+    again = run(*wanted)
+    assert again.returncode == 2
+    assert "--overwrite" in again.stderr or "overwrite" in again.stderr
+    resumed = run(*wanted, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert not list(out.glob("*.session"))
+    undisturbed = run("segment", film, "the red circle", "--out", whole, *saved, "-q")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert (out / "masks.jsonl").read_text() == (whole / "masks.jsonl").read_text()
+    assert pixels(out / "masks") == pixels(whole / "masks")
+    nothing = run(*wanted, "--resume")
+    assert nothing.returncode == 2
+    assert "holds no run that was stopped" in nothing.stderr
+
+
+def test_a_run_begins_where_it_is_told_and_numbers_stay_the_videos(film: Path, tmp_path: Path) -> None:
+    sentences = tmp_path / "sentences.txt"
+    sentences.write_text("\ufeffthe red circle\n\nthe blue square\n", encoding="utf-8")
+    arguments = ["segment", film, "--sentences", sentences, "--out", tmp_path / "o", "-s", "rle", "-q"]
+    done = CliRunner().invoke(app, [*map(str, arguments), "--start", "7", "--frames", "2"])
+    assert done.exit_code == 0, done.output
+    rows = [json.loads(line) for line in (tmp_path / "o" / "masks.jsonl").read_text().splitlines()]
+    assert [(row["frame"], row["expression"]) for row in rows] == [
+        (frame, text) for frame in (7, 8) for text in ("the red circle", "the blue square")
+    ]
+
+
+@POSIX
+def test_a_second_run_into_the_same_folder_is_refused_at_its_start(film: Path, tmp_path: Path) -> None:
+    claim = FolderClaim(tmp_path, "writing results", VideoError)
+    with pytest.raises(VideoError, match="another process is writing results in"):
+        FolderClaim(tmp_path, "writing results", VideoError)
+    held = run("segment", film, "the red circle", "--out", tmp_path, "-s", "masks", "-q")
+    assert held.returncode == 2
+    assert held.stderr.count("\n") == 1
+    assert "wait for it, or choose another folder" in held.stderr
+    assert not (tmp_path / "masks").exists()
+    claim.release()
+    FolderClaim(tmp_path, "writing results", VideoError).release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_overwriting_leaves_no_frames_and_tracks_of_a_longer_run(film: Path, tmp_path: Path) -> None:
+    arguments = ["segment", str(film), "--out", str(tmp_path), "-s", "masks", "-s", "binary", "-q"]
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "notes.txt").write_text("mine")
+    first = CliRunner().invoke(app, [*arguments, "the red circle", "a square", "--frames", "6"])
+    assert first.exit_code == 0, first.output
+    assert len(list((tmp_path / "binary").glob("*/*.png"))) == 12
+    second = CliRunner().invoke(app, [*arguments, "the red circle", "--frames", "3", "--overwrite"])
+    assert second.exit_code == 0, second.output
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [
+        "000.png",
+        "001.png",
+        "002.png",
+        "notes.txt",
+    ]
+    assert sorted(path.name for path in (tmp_path / "binary").iterdir()) == ["0"]
+    assert len(list((tmp_path / "binary").glob("*/*.png"))) == 3
+
+
+def test_a_second_video_is_not_taken_for_a_sentence(film: Path, tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match=r"000.png' is a file, not a sentence, and one video is read at a time"):
+        refuse_files(["the red circle", str(film / "000.png")])
+    refuse_files(["the red circle", "x" * 5000, "a sentence. With dots", "nul\0"])
+
+
+def test_punctuation_does_not_hide_a_verb() -> None:
+    assert verbs_of(["The dog jumps, then sits."], ["jumps", "sits"]) == [
+        ("The dog jumps, then sits.", ["jumps", "sits"])
+    ]
+
+
+@POSIX
+def test_a_signal_raises_once_and_the_next_one_ends_the_process() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Stopping() as stopping:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert stopping.exit_code == 143
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    done = []
+
+    def work() -> None:
+        with stopping.held():
+            signal.raise_signal(signal.SIGINT)
+            done.append("wholly")
+
+    with Stopping() as stopping:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert stopping.exit_code == 130
+    assert done == ["wholly"]
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert Stopping().exit_code == 130
+
+
+# The last net.
+
+
+def in_process(code: str, *arguments: str, stdout: int | None = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    program = (
+        f"import sys; import refervos.cli as cli; {code}; sys.argv = ['refervos', *{list(arguments)!r}]; cli.main()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program], stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+    )
+
+
+def test_an_unexpected_exception_is_one_sentence_and_a_log(tmp_path: Path) -> None:
+    def failing(error: str) -> str:
+        return f"cli.app = lambda **_: (_ for _ in ()).throw({error})"
+
+    done = in_process(failing("KeyError('\\x1b[31mx')"))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "\x1b" not in done.stderr
+    assert "something went wrong that should not have (KeyError" in done.stderr
+    log = Path(done.stderr.split("the details are in ")[1].split(";")[0])
+    assert "Traceback" in log.read_text()
+    log.unlink()
+    assert "not enough memory" in in_process(failing("MemoryError()")).stderr
+    assert "not enough memory" in in_process(failing("RuntimeError('CUDA out of memory. Tried')")).stderr
+    full = in_process(failing("OSError(28, 'No space left on device', 'x.mp4')"))
+    assert full.stderr == "refervos: the system refuses what is needed ('x.mp4'): No space left on device.\n"
+    assert full.returncode == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_or_closed_standard_output_is_one_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command("--version"), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("refervos: ")
+    assert done.stderr.endswith(": No space left on device.\n")
+    assert done.stderr.count("\n") == 1
+    closed = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m refervos --version >&-"], stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert closed.returncode == 0
+    assert closed.stderr == ""
+
+
+def test_a_path_that_is_too_long_is_one_sentence() -> None:
+    for arguments in (
+        ("segment", "x" * 5000, "a"),
+        ("segment", "film.mp4", "a", "--out", "o" * 5000),
+        ("info", "m" * 5000),
+    ):
+        done = run(*arguments)
+        assert done.returncode in (1, 2), done.stderr[:300]
+        assert done.stderr.startswith("refervos: ")
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.splitlines()) <= 2
