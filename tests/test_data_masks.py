@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,9 +180,17 @@ def nothing_and_a_target(root: Path) -> str:
     return "-1, which means nothing, stands alone"
 
 
+def two_files_of_a_frame(root: Path) -> str:
+    layouts.write_a2d_sentences(root, images=True, videos=1)
+    file = next(root.rglob("00002.h5"))
+    shutil.copy(file, file.with_name("2.h5"))
+    return "holds both 00002.h5 and 2.h5"
+
+
 WRONG: list[tuple[str, str | None, Callable[[Path], str]]] = [
     ("jhmdb-sentences", "test", more_puppet_masks),
     ("jhmdb-sentences", "test", a_video_of_two_actions),
+    ("a2d-sentences", "test", two_files_of_a_frame),
     ("long-rvos", "valid", masks_of_other_names),
     ("coco-video", "train", another_length),
     ("grefcoco", "train", a_target_and_none),
@@ -195,6 +204,18 @@ def test_what_does_not_fit_together_is_found_by_the_check(
 ) -> None:
     said = spoil(tmp_path)
     assert any(said in problem for problem in check_dataset(name, tmp_path, split).problems)
+
+
+def test_masks_of_a_frame_are_found_however_its_number_is_written(tmp_path: Path) -> None:
+    layouts.write_a2d_sentences(tmp_path, images=True, videos=1)
+    before = open_dataset("a2d-sentences", tmp_path).samples[0].truth
+    assert before is not None
+    masks = [before.mask(index) for index in before.annotated]
+    for file in list(tmp_path.rglob("*.h5")):
+        file.rename(file.with_name(f"{int(file.stem)}.h5"))
+    truth = open_dataset("a2d-sentences", tmp_path).samples[0].truth
+    assert truth is not None
+    assert np.array_equal([truth.mask(index) for index in truth.annotated], masks)
 
 
 @pytest.mark.parametrize("images", [True, False])

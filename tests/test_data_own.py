@@ -138,6 +138,18 @@ def test_samples_of_a_video_share_it(tmp_path: Path) -> None:
     assert len({id(sample.video) for sample in dataset.samples}) == 3
 
 
+def test_a_list_of_masks_named_after_other_frames_is_told(tmp_path: Path) -> None:
+    clip = layouts.own_clip(3)
+    layouts.write_frames(tmp_path / "v", clip)
+    layouts.write_palette_masks(tmp_path / "m", clip, range(3))
+    files = [f"m/{index:05d}.png" for index in (0, 2, 1)]
+    write_lines(tmp_path, {"video": "v", "expression": "x", "masks": files, "value": 1})
+    sentence = told_of(read_json_lines, tmp_path, "all")
+    assert "m/00002.png for frame 00001" in sentence
+    write_lines(tmp_path, {"video": "v", "expression": "x", "masks": sorted(files), "value": 1})
+    read_all(read_json_lines(tmp_path, "all", Problems()))
+
+
 def test_names_of_frames_need_not_be_numbers(tmp_path: Path) -> None:
     clip = layouts.own_clip(2)
     for index, name in enumerate(("before", "behind")):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -288,6 +290,7 @@ NASTY: list[Any] = [
     [[]],
     {"size": [2**31, 2**31], "counts": [2**62]},
     {"size": [48, 64], "counts": "\x00\xff"},
+    {"size": [48, 64], "counts": "\ud83d"},
     {"size": [48, 64], "counts": [10**30, -(10**30) + 3072]},
 ]
 
@@ -365,6 +368,74 @@ def test_anything_anywhere_in_annotations_is_read_or_refused(tmp_path: Path, nam
         for problem in check_dataset(name, root, SPLITS[name]).problems:
             assert problem.isprintable()
         file.write_text(whole)
+
+
+WORDS = [
+    "",
+    "-1",
+    "9" * 5000,
+    "1e999",
+    "nan",
+    "\u0663",  # a digit, but none that a file should have
+    "../../etc",
+    "x" * 5000,
+    "a,b;c,d",
+    "0,0;0,0;0,0",
+    "0,0;99999,0;0,99999",
+    '"',
+    "\x9b31m",
+    "frame_000000",
+    "1",
+]
+
+
+@pytest.mark.parametrize("form", [{}, {"brush": True}, {"video": True}])
+def test_anything_anywhere_in_a_cvat_export_is_read_or_refused(tmp_path: Path, form: dict[str, bool]) -> None:
+    layouts_images.write_cvat(tmp_path, **form)
+    file = tmp_path / "annotations.xml"
+    whole = file.read_text()
+    chance = random.Random(str(form))
+    for _ in range(100):
+        root = ElementTree.fromstring(whole)
+        element = chance.choice(list(root.iter()))
+        nasty = chance.choice(WORDS)
+        turn = chance.random()
+        if turn < 0.1:
+            element.clear()
+        elif turn < 0.2:
+            element.tag = chance.choice(["mask", "polygon", "image", "track", "task", "job", "box"])
+        elif element.attrib and turn < 0.8:
+            element.set(chance.choice(list(element.attrib)), nasty)
+        else:
+            element.text = nasty
+        file.write_text(ElementTree.tostring(root, encoding="unicode"))
+        for problem in check_dataset("cvat", tmp_path).problems:
+            assert problem.isprintable()
+            assert problem.endswith(".")
+
+
+TEXTS = {
+    "ref-davis17": ["davis_text_annotations/Davis17_annot1.txt", "DAVIS/ImageSets/2017/val.txt"],
+    "a2d-sentences": ["Release/videoset.csv", "text_annotations/a2d_annotation.txt"],
+    "jhmdb-sentences": ["jhmdb_annotation.txt"],
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_anything_anywhere_in_a_text_is_read_or_refused(tmp_path: Path, name: str) -> None:
+    layouts.WRITERS[name](tmp_path, **({"images": True} if name == "a2d-sentences" else {}))
+    split = {"ref-davis17": "val"}.get(name, "test")
+    chance = random.Random(name)
+    for turn in range(60):
+        file = tmp_path / TEXTS[name][turn % len(TEXTS[name])]
+        whole = file.read_bytes()
+        words = re.split(r"([\s,]+)", whole.decode())
+        words[chance.randrange(len(words))] = chance.choice(WORDS)
+        file.write_text("".join(words))
+        for problem in check_dataset(name, tmp_path, split).problems:
+            assert problem.isprintable()
+            assert problem.endswith(".")
+        file.write_bytes(whole)
 
 
 @pytest.mark.parametrize("protocol", range(6))

@@ -28,7 +28,7 @@ import numpy as np
 
 from refervos.data.files import PUBLISHED_ENCODINGS, Problems, read_rows, read_text
 from refervos.data.frames import VideoDecoder, VideoFileFrames, counted_images
-from refervos.data.records import as_id, require_size
+from refervos.data.records import as_id, as_number, require_size
 from refervos.data.sample import Dataset, Frames, Mask, Sample, Video
 from refervos.errors import DataError, MissingDependencyError
 
@@ -55,13 +55,17 @@ class InstanceMasks:
     instance: int
 
     @cached_property
-    def _positions(self) -> dict[int, int]:
-        """Where the object is in the file of each frame that shows it, by the frame's index."""
-        positions = {}
+    def _positions(self) -> dict[int, tuple[str, int]]:
+        """The file of each frame that shows the object and where it is in there, by the frame's index."""
+        positions: dict[int, tuple[str, int]] = {}
+        frames: dict[int, str] = {}
         for name in sorted(name for name in os.listdir(self.folder) if name.endswith(".h5") and name[0] != "."):
-            stem = name.removesuffix(".h5")
-            if not stem.isdecimal() or int(stem) < 1:
+            number = as_number(name.removesuffix(".h5"))
+            if not number:
                 raise DataError(f"{self.folder / name} is not named after a frame, such as 00030.h5.")
+            other = frames.setdefault(number, name)
+            if other != name:
+                raise DataError(f"{self.folder} holds both {other} and {name}; each frame has one file.")
             with _opened(self.folder / name) as file:
                 masks = _masks(file)
                 count = 1 if len(masks.shape) == 2 else masks.shape[0]
@@ -70,8 +74,8 @@ class InstanceMasks:
                 # One published file lists an instance more than it has masks.
                 ids = np.ravel(file["instance"][()]).astype(int).tolist()[:count]
             if self.instance in ids:
-                positions[int(stem) - 1] = ids.index(self.instance)
-        return positions
+                positions[number - 1] = name, ids.index(self.instance)
+        return dict(sorted(positions.items()))
 
     @property
     def annotated(self) -> Sequence[int]:
@@ -80,9 +84,10 @@ class InstanceMasks:
 
     def mask(self, index: int) -> Mask:
         """Read the mask in one annotated frame, bool (H, W); DataError where it is damaged."""
-        with _opened(self.folder / f"{index + 1:05d}.h5") as file:
+        name, position = self._positions[index]
+        with _opened(self.folder / name) as file:
             masks = _masks(file)
-            mask = masks[()] if len(masks.shape) == 2 else masks[self._positions[index]]
+            mask = masks[()] if len(masks.shape) == 2 else masks[position]
             return np.asarray(mask).T != 0
 
     def void(self, index: int) -> None:
@@ -117,11 +122,12 @@ def read_a2d_sentences(folder: Path, split: str, problems: Problems) -> Dataset:
             continue
         with problems.tolerated():
             as_id(id, f"{file}: a video")
-            if not instance.isdecimal():
-                raise DataError(f"{file}: the instance {instance!r} of video {id} is no number.")
-            if int(instance) in asked.setdefault(id, {}):
+            number = as_number(instance)
+            if number is None:
+                raise DataError(f"{file}: the instance {instance[:40]!r} of video {id} is no number.")
+            if number in asked.setdefault(id, {}):
                 raise DataError(f"{file} has a sentence about instance {instance} of video {id} twice.")
-            asked[id][int(instance)] = query
+            asked[id][number] = query
     decoder = VideoDecoder()
     samples: list[Sample] = []
     for id, sentences in asked.items():

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 
 from refervos.data.files import IMAGE_SUFFIXES, Problems, image_size, read_frame, report_missing
+from refervos.data.records import as_number
 from refervos.data.sample import ImageArray
 from refervos.errors import DataError, VideoError
 from refervos.pictures import opened_picture
@@ -90,9 +91,10 @@ def counted_images(folder: Path, problems: Problems) -> ImageFrames:
         DataError: When there are none, or the last has no number of five digits.
     """
     last = PurePath(image_files(folder)[-1])
-    if not last.stem.isdecimal() or len(last.stem) != 5:
+    count = as_number(last.stem)
+    if count is None or len(last.stem) != 5:
         raise DataError(f"{folder / last} is not named after the number of its frame, such as 00001.png.")
-    files = tuple(f"{number:05d}.png" for number in range(1, int(last.stem) + 1))
+    files = tuple(f"{number:05d}.png" for number in range(1, count + 1))
     report_missing(folder, files, problems)
     return ImageFrames(folder, files)
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from refervos.data.frames import (
     holds_several,
     image_files,
 )
-from refervos.data.records import take, take_id
+from refervos.data.records import as_number, take, take_id
 from refervos.data.sample import Dataset, Mask, Sample, Video
 from refervos.errors import DataError
 from refervos.plain_text import parsed_json
@@ -207,6 +207,13 @@ class _StoredAsTold:
                     f"{self.where} has {len(masks)} masks, {self.source.path} has {len(names)} frames; "
                     "where only some are annotated, give masks by the frame's name."
                 )
+            for name, mask in zip(names, masks, strict=True):
+                told = PurePosixPath(mask).stem if isinstance(mask, str) else name
+                if told != name and told in self._indices:
+                    raise DataError(
+                        f"{self.where}: the list gives {mask} for frame {name}, but that is named after another frame; "
+                        "give masks by the frame's name."
+                    )
             masks = dict(zip(names, masks, strict=True))
         by_frame = {self._index(name): self._stored(name, mask) for name, mask in masks.items()}
         if len(by_frame) < len(masks):
@@ -220,8 +227,9 @@ class _StoredAsTold:
         frames = self.source.frames
         if name in self._indices:
             return self._indices[name]
-        if isinstance(frames, VideoFileFrames) and name.isdecimal() and int(name) < len(frames.names):
-            return int(name)
+        number = as_number(name) if isinstance(frames, VideoFileFrames) else None
+        if number is not None and number < len(frames.names):
+            return number
         raise DataError(f"{self.where}: there is a mask for frame {name!r}, which {self.source.path} does not have.")
 
     @cached_property

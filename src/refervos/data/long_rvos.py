@@ -20,7 +20,7 @@ from pathlib import Path
 from refervos.data.files import Problems
 from refervos.data.frames import ImageFrames
 from refervos.data.meta_expressions import ListedExpression, read_meta_expressions
-from refervos.data.records import take, take_id
+from refervos.data.records import as_number, take, take_id
 from refervos.data.sample import Dataset, Sample, Video
 from refervos.data.truths import NumberedPixels
 from refervos.errors import DataError
@@ -80,8 +80,8 @@ def _truth(folder: Path, frames: ImageFrames, problems: Problems) -> NumberedPix
     strange = sorted(there - frozenset(frames.names))
     if strange:
         # A frame without a mask is one in which the object is not seen, unless its mask has another name.
-        numbers = {int(name) for name in unseen if name.isdecimal()}
-        misnamed = [name for name in strange if name.isdecimal() and int(name) in numbers]
+        numbers = {as_number(name) for name in unseen} - {None}
+        misnamed = [name for name in strange if as_number(name) in numbers]
         if misnamed:
             raise DataError(f"{folder / misnamed[0]}.png is a mask of no frame; it must have the frame's whole name.")
         problems.note(f"{folder} has {len(strange)} masks of frames that are not listed, such as {strange[0]}.png.")

@@ -133,6 +133,18 @@ def take_size(record: Any, where: str) -> tuple[int, int]:
     return height, width
 
 
+def as_number(text: str) -> int | None:
+    """Read a number of a frame or an object.
+
+    Args:
+        text: Plain digits, at most 18.
+
+    Returns:
+        The number; None where it is something else, such as digits that only other scripts have.
+    """
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
 def require_size(height: int, width: int, where: str) -> None:
     """Make sure that an image may have a size, before anything of that size is made.
 

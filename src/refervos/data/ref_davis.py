@@ -29,7 +29,7 @@ from pathlib import Path
 from refervos.data.files import PUBLISHED_ENCODINGS, Problems, read_lines, read_text, report_missing
 from refervos.data.frames import ImageFrames, image_files
 from refervos.data.meta_expressions import ListedExpression, read_meta_expressions
-from refervos.data.records import as_id, take_id
+from refervos.data.records import as_id, as_number, take_id
 from refervos.data.sample import Dataset, Sample, Video
 from refervos.data.truths import NumberedPixels
 from refervos.errors import DataError
@@ -123,12 +123,13 @@ def _read_expressions(file: Path, problems: Problems) -> dict[str, dict[int, str
             continue
         words = line.split()
         with problems.tolerated():
-            if len(words) < 3 or not words[1].isdecimal() or not 0 < int(words[1]) < VOID:
+            number = as_number(words[1]) if len(words) > 2 else None
+            if number is None or not 0 < number < VOID:
                 raise DataError(f'{file}, line {count}, must be a video, the number of an object, and "an expression".')
             objects = told.setdefault(_MISSPELT.get(words[0], words[0]), {})
-            if int(words[1]) in objects:
+            if number in objects:
                 raise DataError(f"{file}, line {count}: object {words[1]} of {words[0]} has an expression already.")
-            objects[int(words[1])] = " ".join(words[2:]).strip('"')
+            objects[number] = " ".join(words[2:]).strip('"')
     return told
 
 
@@ -149,10 +150,11 @@ def _converted(folder: Path, split: str, problems: Problems) -> Iterator[Sample]
 
 
 def _asked(expression: ListedExpression) -> _Asked:
-    number = take_id(expression.fields, "obj_id", expression.where)
-    if not expression.id.isdecimal() or not number.isdecimal() or not 0 < int(number) < VOID:
+    number = as_number(take_id(expression.fields, "obj_id", expression.where))
+    position = as_number(expression.id)
+    if position is None or number is None or not 0 < number < VOID:
         raise DataError(f"{expression.where}: its id and 'obj_id' must be numbers.")
-    return _Asked(expression.id, expression.text, int(number), int(expression.id) % len(ANNOTATORS))
+    return _Asked(expression.id, expression.text, number, position % len(ANNOTATORS))
 
 
 def _samples(

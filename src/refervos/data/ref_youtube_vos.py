@@ -22,7 +22,7 @@ from typing import Any
 
 from refervos.data.files import Problems, read_json, report_missing
 from refervos.data.meta_expressions import ListedExpression, ListedVideo, read_meta_expressions
-from refervos.data.records import take, take_id
+from refervos.data.records import as_number, take, take_id
 from refervos.data.sample import Dataset, Sample, Video
 from refervos.data.truths import NumberedPixels
 from refervos.errors import DataError
@@ -92,11 +92,12 @@ def _object_number(
     expression: ListedExpression, video: ListedVideo, objects: Mapping[str, Any] | None, file: Path
 ) -> int:
     id = take_id(expression.fields, "obj_id", expression.where)
+    number = as_number(id)
     if objects is None:
-        if not id.isdecimal() or not 0 < int(id) < 256:
+        if number is None or not 0 < number < 256:
             raise DataError(f"{expression.where}: 'obj_id' must be the number of the object in the masks, from 1 on.")
-        return int(id)
+        return number
     known = take(take(objects, video.id, dict, str(file)), "objects", dict, f"{file}, video {video.id}")
-    if id not in known or not id.isdecimal() or not 0 < int(id) < 256:
+    if id not in known or number is None or not 0 < number < 256:
         raise DataError(f"{expression.where}: {file} has no object {id!r} in this video, only {', '.join(known)}.")
-    return int(id)
+    return number

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from refervos.data.files import binary_mask, read_indices
+from refervos.data.records import as_number
 from refervos.data.ref_davis import ANNOTATORS
 from refervos.data.sample import Mask, Sample
 from refervos.errors import DataError, EvaluationError
@@ -94,7 +95,7 @@ class MergedPredictions(Predictions):
         Raises:
             EvaluationError: When the expression is none of Ref-DAVIS17, to which four in a row are about one object.
         """
-        if sample.annotator is None or not sample.expression_id.isdecimal():
+        if sample.annotator is None or as_number(sample.expression_id) is None:
             raise EvaluationError(
                 f"{self.folder} holds {ANNOTATOR}0, as answers to Ref-DAVIS17 do; another data set's are in "
                 "<video>/<expression>/<frame>.png."
