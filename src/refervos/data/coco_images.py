@@ -132,8 +132,8 @@ def _names(
     told = {}
     listed = content.get("videos")
     for record in listed if isinstance(listed, list) else ():
-        if isinstance(record, dict) and isinstance(record.get("name"), str):
-            told[str(record.get("id"))[:100]] = PurePosixPath(record["name"]).stem
+        if isinstance(record, dict) and isinstance(record.get("name"), str) and isinstance(record.get("id"), int | str):
+            told[str(record["id"])] = PurePosixPath(record["name"]).stem
     home = next(
         (part for part in reversed(file.resolve().parent.parts) if part not in ("annotations", split)), "images"
     )
