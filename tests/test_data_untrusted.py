@@ -240,7 +240,7 @@ def test_absolute_paths_and_links_inside_a_data_set_lead_nowhere_else(tmp_path: 
     assert len(open_dataset("json-lines", tmp_path / "moved")) == 2
 
 
-@pytest.mark.parametrize("told", ["x" * 5000, "a/" * 3000, "a\0b", "\ud83d", "loop", "n" * 300])
+@pytest.mark.parametrize("told", ["x" * 5000, "a/" * 3000, "a\0b", "\ud83d", "loop", "n" * 300, ".\\v"])
 def test_what_can_be_no_path_is_told(tmp_path: Path, told: str) -> None:
     (tmp_path / "loop").symlink_to("loop")
     layouts_images.write_frames(tmp_path / "v", layouts_images.own_clip(1))

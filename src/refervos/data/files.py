@@ -259,6 +259,8 @@ def inside(base: Path, told: str, where: str, problems: Problems) -> Path:
     if too_long or "\0" in told:
         raise DataError(f"{where}: {shown!r} can be no path; it is too long, or has a character that no path has.")
     path = base / told
+    if "\\" in told and os.sep == "/" and not path.exists():
+        raise DataError(f"{where}: {shown!r} has backslashes; write paths in annotations with forward slashes.")
     try:
         if problems.allow_outside or path.resolve().is_relative_to(base.resolve()):
             return path

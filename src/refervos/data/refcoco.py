@@ -123,7 +123,7 @@ def _distributed(file: Path, split: str, problems: Problems) -> _Annotations:
             if ref["split"] == split:
                 sentences.extend(_sentences_of(ref, f"{file}, reference {number}"))
     if split not in splits:
-        raise DataError(f"{file} has no split {split!r}; its splits are {', '.join(sorted(splits))}.")
+        raise DataError(f"{file} has no split {split!r}; its splits are {', '.join(sorted(splits)) or 'none'}.")
 
     instances = file.with_name("instances.json")
     content = read_json(instances)
