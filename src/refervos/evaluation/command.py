@@ -155,7 +155,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {setting!r} is not about the configuration; give the model, --device or --dtype.")
         try:
             values[name] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             values[name] = text
     return values
 

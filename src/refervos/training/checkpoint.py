@@ -126,7 +126,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         intact = manifest["sha256"][STATE] == _sha256(path / STATE)
         version = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"the checkpoint {path} is incomplete.") from error
     if not intact:
         raise CheckpointError(f"the checkpoint {path} is damaged: its contents do not match its SHA-256.")

@@ -72,7 +72,7 @@ def _read(path: Path) -> Iterable[Row]:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
-        except ValueError:  # the last line of a killed run
+        except (ValueError, RecursionError):  # the last line of a killed run, or nothing that was written here
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             yield row

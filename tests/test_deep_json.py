@@ -1,0 +1,51 @@
+"""JSON that is nested without end is refused in a sentence wherever it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refervos.data.files import Problems, read_json
+from refervos.data.json_lines import read_json_lines
+from refervos.errors import RefervosError
+from refervos.evaluation.command import parse_settings
+from refervos.evaluation.expressions import read_json as read_results
+from refervos.evaluation.expressions import read_result
+from refervos.evaluation.results import read_diagnosis
+from refervos.training.checkpoint import MANIFEST, read_checkpoint
+from refervos.training.history import History
+
+DEEP = ["[" * 100_000, '{"a": ' * 100_000, "[" * 5000 + "]" * 5000]
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "annotations": read_json,
+    "a line": lambda path: read_json_lines(path, "all", Problems()),
+    "settings of an evaluation": read_results,
+    "result of an expression": read_result,
+    "diagnosis": read_diagnosis,
+    "manifest of a checkpoint": lambda path: read_checkpoint(path.rename(path.with_name(MANIFEST)).parent),
+}
+
+
+@pytest.mark.parametrize("deep", DEEP, ids=["list", "object", "closed"])
+@pytest.mark.parametrize("reader", READERS)
+def test_it_is_refused_with_the_name_of_the_file(tmp_path: Path, reader: str, deep: str) -> None:
+    path = tmp_path / "it.json"
+    path.write_text(deep)
+    with pytest.raises(RefervosError) as raised:
+        READERS[reader](path)
+    assert str(tmp_path) in str(raised.value)
+    assert str(raised.value).endswith(".")
+
+
+@pytest.mark.parametrize("deep", DEEP, ids=["list", "object", "closed"])
+def test_the_rows_of_a_training_go_on_behind_it(tmp_path: Path, deep: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "train": {{}}}}\n{deep}\n{{"step": 2, "train": {{}}}}\n')
+    assert [step for step, _ in History(tmp_path / "metrics.jsonl", upto=9).of("train")] == [1, 2]
+
+
+def test_a_setting_of_brackets_is_a_text() -> None:
+    assert parse_settings(["a=" + "[" * 100_000]) == {"a": "[" * 100_000}
