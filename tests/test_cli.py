@@ -183,6 +183,10 @@ def test_every_kind_of_video(
     answers = answers_of(tmp_path / "out" / "masks.jsonl")
     assert len(answers) == frames
     assert answers[0]["size"] == [height, width]
+    if make is good_image:  # the overlay of a picture is a picture
+        with Image.open(tmp_path / "out" / "overlay.png") as picture:
+            assert picture.size == (width, height)
+        return
     even = (frames, width + width % 2, height + height % 2)
     assert sizes(tmp_path / "out" / "overlay.mp4") == even
 

@@ -19,6 +19,7 @@ from refervos.cli import app, refuse_files, verbs_of
 from refervos.errors import PromptError, VideoError
 from refervos.folder_lock import FolderClaim
 from refervos.stopping import Stopping
+from video_files import write_video
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals and file locks of POSIX")
 
@@ -226,3 +227,19 @@ def test_a_path_that_is_too_long_is_one_sentence() -> None:
         assert done.stderr.startswith("refervos: ")
         assert "Traceback" not in done.stderr
         assert len(done.stderr.splitlines()) <= 2
+
+
+def test_every_video_of_a_folder_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    for name in ("one", "two"):
+        write_video(tmp_path / "videos" / f"{name}.mp4", 3, width=64, height=48)
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"nothing")
+    (tmp_path / "videos" / "notes.txt").write_text("mine")
+    arguments = ["segment", str(tmp_path / "videos"), "the red circle", "-s", "rle", "-q", "--out", str(tmp_path / "o")]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, VideoError)
+    assert "1 of the 3 videos" in str(done.exception)
+    assert "broken.mp4" in done.stderr
+    assert sorted(path.parent.name for path in (tmp_path / "o").glob("*/masks.jsonl")) == ["one", "two"]
+    refused = CliRunner().invoke(app, [*arguments, "--session", str(tmp_path / "s")])
+    assert "--session is for one" in str(refused.exception)

@@ -112,7 +112,10 @@ def common(
 def segment(
     context: typer.Context,
     video: Annotated[
-        str, typer.Argument(help="Video file, image, folder of frames, camera:0, or an rtsp:// or http:// address.")
+        str,
+        typer.Argument(
+            help="Video file, image, folder of frames or of videos, camera:0, or an rtsp:// or http:// address."
+        ),
     ],
     expressions: Annotated[
         list[str] | None, typer.Argument(help="One or more sentences, each in quotes.", show_default=False)
@@ -149,6 +152,12 @@ def segment(
         str | None, typer.Option(help="'published' reproduces the released SAMWISE code to the letter.")
     ] = None,
     start: Annotated[int, typer.Option(min=0, help="First frame to read, from 0; numbers stay the video's.")] = 0,
+    deinterlace: Annotated[
+        bool | None,
+        typer.Option(
+            "--deinterlace/--no-deinterlace", help="Join the half pictures of each frame; default where it says so."
+        ),
+    ] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
     live: Annotated[
         bool | None,
@@ -189,6 +198,22 @@ def segment(
 
     Example: `refervos segment dog.mp4 "the dog that jumps over the fence" --out result`
     """
+    given = dict(locals())
+    inside = videos_in(video)
+    if inside:
+        # Each into a folder of its own; one that fails does not cost the others.
+        if session_file is not None:
+            raise PromptError(f"'{video}' is a folder of {len(inside)} videos, and --session is for one.")
+        failures = []
+        for path in inside:
+            try:
+                segment(**given | {"video": str(path), "out": (out or result_folder(video)) / result_name(path.name)})
+            except RefervosError as error:
+                failures.append(path)
+                complain(str(error), 2)
+        if failures:
+            raise VideoError(f"{len(failures)} of the {len(inside)} videos in '{video}' could not be segmented.")
+        return
     from refervos import load
     from refervos.pipeline import OutputError
     from refervos.pipeline import segment as run
@@ -216,7 +241,7 @@ def segment(
     going_on = session_file is not None and session_file.exists()
     if not prompts and not going_on and not resume:
         raise PromptError("there is nothing to look for; give a sentence in quotes, or --point or --box.")
-    policies: dict[str, Any] = {"live": live, "late": late and late.value}
+    policies: dict[str, Any] = {"live": live, "late": late and late.value, "deinterlace": deinterlace}
     stopped: Stopped | None = None
     if resume:
         stopped = Stopped.read(out or result_folder(video))
@@ -273,6 +298,21 @@ def segment(
     if report.interrupted:
         raise typer.Exit(INTERRUPTED)
 
+
+def videos_in(folder: str) -> list[Path]:
+    """Find the videos of a folder that holds videos and no pictures; of anything else none."""
+    from refervos.pictures import SUFFIXES
+
+    try:
+        files = sorted(path for path in Path(folder).iterdir() if path.is_file())
+    except (OSError, ValueError):
+        return []
+    if any(path.suffix.lower() in SUFFIXES for path in files):
+        return []  # a folder of frames
+    return [path for path in files if path.suffix.lower() in _VIDEOS]
+
+
+_VIDEOS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".ogv"})
 
 UNFINISHED = "unfinished.session"
 """What a stopped run leaves in its folder, from which ``--resume`` goes on."""
