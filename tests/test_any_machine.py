@@ -349,7 +349,7 @@ def test_the_best_device_is_the_default(cuda: bool, mps: bool, chosen: str, monk
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert loading._device(None) == torch.device(chosen)
+    assert loading.find_device(None) == torch.device(chosen)
 
 
 # Compiled stages.

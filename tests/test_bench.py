@@ -637,7 +637,7 @@ def test_the_default_device_is_that_of_load(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert default_device() == chosen == loading._device(None).type
+    assert default_device() == chosen == loading.find_device(None).type
 
 
 # Compiled stages.

@@ -251,10 +251,10 @@ def test_weights_that_do_not_fit(folder: Path) -> None:
     assert "1 unexpected: extra" in sentence
     assert "1 misshapen: text_prompt.layers.0.bias is (3,), (64,) expected" in sentence
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"model.safetensors is missing or unreadable"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors cannot be read as weights: it is cut off; download"):
         load(folder)
     file.unlink()
-    with pytest.raises(CheckpointError, match=r"model.safetensors is missing or unreadable"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors is missing"):
         load(folder)
 
 
@@ -263,9 +263,6 @@ def test_names_that_are_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load("nowhere")
     with pytest.raises(CheckpointError, match="does not exist"):
         load(tmp_path / "nowhere")
-    (tmp_path / "official.pth").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="is an official checkpoint; run 'refervos convert"):
-        load(tmp_path / "official.pth")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match="someone/something is no folder here and cannot be had from the hub"):
         load("someone/something")

@@ -13,7 +13,7 @@ from refervos.errors import CheckpointError, ConfigError
 from refervos.hub import fetch
 from refervos.linear import lay_out
 from refervos.typed_config import config_from_mapping
-from refervos.weights import CONFIG, WEIGHTS, Undrawn, check_finite, load_renamed, read_header, read_tensors
+from refervos.weights import CONFIG, WEIGHTS, built, check_finite, read_header, read_tensors, troubles_told
 
 if TYPE_CHECKING:
     from refervos.export.onnx_model import OnnxSamwise
@@ -114,26 +114,31 @@ def load(
         raise ConfigError(f"backend is {backend!r}; it must be 'torch' or 'onnx'.")
     if memory_budget is not None and memory_budget <= 0:
         raise ConfigError(f"memory_budget is {memory_budget}; it must be a number of bytes above 0.")
-    path = _locate(model)
-    exported = _is_exported(path)
-    if backend == "onnx" and not exported:
-        raise CheckpointError(f"{path} is no exported model; run 'refervos export {model} --out FOLDER' first.")
-    if backend == "torch" and exported:
-        raise CheckpointError(f"{path} is an exported model; give the folder that it was exported from.")
-    if exported:
-        if compile or compute_dtype != torch.float32 or str(device or "cpu") != "cpu":
-            raise ConfigError(f"{path} is an exported model, which computes in float32 on the CPU and is not compiled.")
-        return _within(_read_exported(path, overrides), memory_budget)
-    target = _device(device)
-    loaded: Samwise | Sam2Segmenter | RefSam = _within(_read(path, overrides), memory_budget).compute_in(compute_dtype)
-    if compute_dtype != torch.float32:
-        name = str(compute_dtype).removeprefix("torch.")
-        check_finite(loaded, f"{path}, in {name},", "its weights are too large for that type, load it in float32")
-    loaded = loaded.to(target).eval()
-    lay_out(loaded)
-    if compile:
-        compile_stages(loaded)
-    return loaded
+    target = find_device(device)
+    with troubles_told(model):
+        path = _locate(model)
+        exported = _is_exported(path)
+        if backend == "onnx" and not exported:
+            raise CheckpointError(f"{path} is no exported model; run 'refervos export {model} --out FOLDER' first.")
+        if backend == "torch" and exported:
+            raise CheckpointError(f"{path} is an exported model; give the folder that it was exported from.")
+        if exported:
+            if compile or compute_dtype != torch.float32 or str(device or "cpu") != "cpu":
+                raise ConfigError(
+                    f"{path} is an exported model, which computes in float32 on the CPU and is not compiled."
+                )
+            return _within(_read_exported(path, overrides), memory_budget)
+        loaded: Samwise | Sam2Segmenter | RefSam = _within(_read(path, overrides), memory_budget).compute_in(
+            compute_dtype
+        )
+        if compute_dtype != torch.float32:
+            name = str(compute_dtype).removeprefix("torch.")
+            check_finite(loaded, f"{path}, in {name},", "its weights are too large for that type, load it in float32")
+        loaded = loaded.to(target).eval()
+        lay_out(loaded)
+        if compile:
+            compile_stages(loaded)
+        return loaded
 
 
 def _within(model: Model, memory_budget: int | None) -> Model:
@@ -155,19 +160,35 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     return dtype
 
 
-def _device(device: str | torch.device | None) -> torch.device:
-    """Check the requested device, or choose the best available one."""
+def find_device(device: str | torch.device | None) -> torch.device:
+    """Check the requested device, or choose the best available one.
+
+    Args:
+        device: Such as ``cpu``, ``cuda:1`` or ``mps``; None for a GPU when there is one.
+
+    Returns:
+        The device.
+
+    Raises:
+        ConfigError: When there is no such device here.
+    """
     if device is None:
         found = [kind for kind, there in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if there.is_available()]
         return torch.device(found[0] if found else "cpu")
     try:
         chosen = torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"device is {device!r}; it must be cpu, cuda, cuda:N or mps.") from error
+    if chosen.type == "cpu":
+        return torch.device("cpu")
     available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     available += ["mps"] if torch.backends.mps.is_available() else []
-    name = f"cuda:{chosen.index or 0}" if chosen.type == "cuda" else chosen.type
-    if chosen.type in ("cuda", "mps") and name not in available:
+    other = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if other is not None and other.type not in ("cuda", "mps"):
+        available += [f"{other.type}:{index}" for index in range(torch.accelerator.device_count())]
+    name = "mps" if chosen.type == "mps" else f"{chosen.type}:{chosen.index or 0}"
+    known = chosen.type in ("cuda", "mps") or not isinstance(device, torch.device)  # who makes one knows what it is
+    if known and name not in available:
         raise ConfigError(f"device is {str(device)!r}, which is not available here; available: {', '.join(available)}.")
     return chosen
 
@@ -179,6 +200,8 @@ def _locate(model: str | os.PathLike[str]) -> Path:
         return inside
     path = Path(model)
     if path.exists():
+        if not (path.is_dir() or path.is_file()):
+            raise CheckpointError(f"{model} is neither a folder nor a file; give a model folder or a SAM2 checkpoint.")
         return path
     if str(model) in UNPUBLISHED:
         raise CheckpointError(
@@ -193,7 +216,7 @@ def _locate(model: str | os.PathLike[str]) -> Path:
 
 
 def _is_exported(path: Path) -> bool:
-    if not (path / CONFIG).is_file():
+    if not (path / CONFIG).exists():
         return False
     return read_header(path, CONVERT_FIRST).get("model_type") == "samwise-onnx"
 
@@ -206,11 +229,6 @@ def _read_exported(path: Path, overrides: dict[str, Any]) -> OnnxSamwise:
 
 def _read(path: Path, overrides: dict[str, Any]) -> Samwise | Sam2Segmenter | RefSam:
     if path.is_file():
-        if path.suffix == ".pth":
-            raise CheckpointError(
-                f"{path} is an official checkpoint; run 'refervos convert {path} FOLDER' first "
-                "(SAM's own is what RefSAM is trained from, by the role 'sam' of a recipe)."
-            )
         return _read_sam2(path, overrides)
     header = read_header(path, CONVERT_FIRST)
     kind = header.get("model_type")
@@ -242,10 +260,12 @@ def _read_own_sam2(path: Path, header: dict[str, Any], overrides: dict[str, Any]
     from refervos.sam2.tracker import Sam2Tracker
 
     config = config_from_mapping(Sam2Config, {**_config_of(header, path), **overrides}, str(path / CONFIG))
-    with Undrawn():
-        model = Sam2Segmenter(Sam2Tracker(config))
-    load_renamed(model, read_tensors(path), lambda name: (name,), where=str(path / WEIGHTS))
-    return model
+    return built(
+        lambda: Sam2Segmenter(Sam2Tracker(config)),
+        read_tensors(path),
+        lambda name: (name,),
+        where=str(path / WEIGHTS),
+    )
 
 
 def _read_samwise(path: Path, header: dict[str, Any], overrides: dict[str, Any]) -> Samwise:
@@ -269,10 +289,7 @@ def _read_family(family: type[Family], config_class: type, path: Path, values: d
 
     config: Any = config_from_mapping(config_class, values, str(path / CONFIG))
     tokenizer = Tokenizer.from_pretrained(path) if has_tokenizer(path) else None
-    with Undrawn():
-        model = family(config, tokenizer)
-    load_renamed(model, read_tensors(path), lambda name: (name,), where=str(path / WEIGHTS))
-    return model
+    return built(lambda: family(config, tokenizer), read_tensors(path), lambda name: (name,), where=str(path / WEIGHTS))
 
 
 def _config_of(header: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from refervos.weights import Rules, load_renamed
+from refervos.weights import Rules
 
 _SHARED_TABLE = "shared_image_embedding.positional_embedding"
 _SHARED_TABLE_AGAIN = "prompt_encoder.shared_embedding.positional_embedding"
@@ -48,21 +48,19 @@ def heads_to_meta(heads: str) -> Rules:
     )
 
 
-def load_hf_tensors(model: nn.Module, source: Mapping[str, Tensor], where: str) -> None:
-    """Fill transformers' SAM or SAM2 from the tensors of a Hugging Face folder; every mismatch is an error.
+HF_UNUSED = (re.escape(_SHARED_TABLE_AGAIN),)
+"""What a Hugging Face folder may hold besides: the Fourier table has two names, of which folders hold one or both."""
+
+
+def hf_names(source: Mapping[str, Tensor]) -> Callable[[str], Sequence[str]]:
+    """Where a Hugging Face folder has the tensors of a SAM or a SAM2.
 
     Args:
-        model: One of transformers' models, filled in place.
-        source: Names and tensors. The Fourier table has two names, of which folders hold one or both.
-        where: The folder, for error messages.
+        source: The folder's names and tensors.
 
-    Raises:
-        CheckpointError: Lists missing, unexpected and misshapen tensors.
+    Returns:
+        From a name of transformers' model to the folder's, see ``weights.load_renamed``.
     """
     tables = (_SHARED_TABLE, _SHARED_TABLE_AGAIN)
     held = next((name for name in tables if name in source), _SHARED_TABLE)
-
-    def names(name: str) -> Sequence[str]:
-        return (held,) if name in tables else (name,)
-
-    load_renamed(model, source, names, unused=[re.escape(_SHARED_TABLE_AGAIN)], where=where)
+    return lambda name: (held,) if name in tables else (name,)

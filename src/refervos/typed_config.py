@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -12,6 +13,12 @@ from typing import Any, TypeVar
 from refervos.errors import ConfigError
 
 Config = TypeVar("Config")
+
+LAYERS = (1, 1000)
+"""How many layers of a kind a model may have: a configuration is believed before any weights are seen."""
+
+WIDTH = (1, 2**17)
+"""How wide a layer may be."""
 
 
 def config_from_mapping(cls: type[Config], values: Mapping[str, Any], where: str = "config") -> Config:
@@ -46,6 +53,40 @@ def config_from_mapping(cls: type[Config], values: Mapping[str, Any], where: str
             raise ConfigError(f"{where}: {name} is {value!r} where {_name(wanted[name])} is expected.")
         arguments[name] = value
     return cls(**arguments)
+
+
+def check_range(config: Any, **ranges: tuple[float, float]) -> None:
+    """Check that numbers are what a model can be built of; for the ``__post_init__`` of configurations.
+
+    Args:
+        config: A dataclass.
+        **ranges: For names of fields, the least and the greatest value; of tuples, each entry has it.
+
+    Raises:
+        ConfigError: Names the first field that is out of range.
+    """
+    for name, (least, most) in ranges.items():
+        value = getattr(config, name)
+        for entry in value if isinstance(value, tuple) else (value,):
+            if not least <= entry <= most:
+                raise ConfigError(f"{name} is {reprlib.repr(value)}; it must be from {least} to {most}.")
+
+
+def check_divides(config: Any, whole: str, part: str, times: int = 1) -> None:
+    """Check that one number is a multiple of another.
+
+    Args:
+        config: A dataclass.
+        whole: Name of the field that is divided.
+        part: Name of the field that divides it.
+        times: What that one is multiplied by first.
+
+    Raises:
+        ConfigError: When it is not.
+    """
+    divided, divisor = getattr(config, whole), getattr(config, part) * times
+    if divided % divisor:
+        raise ConfigError(f"{whole} is {divided}; {part} asks for a multiple of {divisor}.")
 
 
 def looked_up(values: Mapping[str, Any], path: str, default: Any) -> Any:

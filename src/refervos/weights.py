@@ -10,16 +10,19 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from refervos.errors import CheckpointError
+from refervos.errors import CheckpointError, is_out_of_memory
 from refervos.folder_lock import FolderLock
+from refervos.weight_files import check_archive, is_torch_file, read_settings, unreadable
 
 WEIGHTS = "model.safetensors"
 PICKLED_WEIGHTS = "pytorch_model.bin"
@@ -30,6 +33,8 @@ NUMBERS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16
 
 _NAMED = 20
 """How many tensors an error names, of each kind of fault."""
+
+Model = TypeVar("Model", bound=nn.Module)
 
 Rules = Sequence[tuple[str, str]]
 """Regular expressions and what each is replaced by, applied in order."""
@@ -57,21 +62,48 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     """
     if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < (2, 6):
         raise CheckpointError(f"torch {torch.__version__} cannot load weights safely; install torch 2.6 or newer.")
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist or is not a file; give a checkpoint file (.pt or .pth).")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_can_map(path))
-    except Exception as error:
-        raise CheckpointError(f"{path} is not a readable weights-only checkpoint ({first_line(error)}).") from error
+    with troubles_told(path):
+        if not path.is_file():
+            raise CheckpointError(f"{path} does not exist or is not a file; give a checkpoint file (.pt or .pth).")
+        check_archive(path)
+        try:
+            with (
+                torch.serialization.safe_globals([argparse.Namespace]),
+                warnings.catch_warnings(action="ignore"),
+                path.open("rb") as file,
+            ):
+                named = path.suffix == ".safetensors"  # torch would go by that
+                whole, mapped = (file, False) if named else (path, _can_map(path))
+                loaded = torch.load(whole, map_location="cpu", weights_only=True, mmap=mapped)
+        except Exception as error:
+            if isinstance(error, OSError) or is_out_of_memory(error):
+                raise
+            raise unreadable(path, error) from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} holds a {type(loaded).__name__}; a dict with the key 'model' is expected.")
     return loaded
 
 
-def first_line(error: Exception) -> str:
-    """What went wrong in another package, short enough to stand inside a sentence."""
-    return str(error).strip().split("\n")[0][:200].rstrip(".:")
+@contextmanager
+def troubles_told(what: str | os.PathLike[str]) -> Iterator[None]:
+    """Say in a sentence that the system does not let a model be read, or has no memory for it.
+
+    Args:
+        what: The model, as the user named it.
+
+    Raises:
+        CheckpointError: When that happens inside.
+    """
+    try:
+        yield
+    except (OSError, MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise CheckpointError(
+                f"there is too little memory to load {what}; end other programs, or take a smaller model."
+            ) from error
+        if not isinstance(error, OSError):
+            raise
+        raise CheckpointError(f"{what} cannot be read ({error.strerror or error}).") from error
 
 
 def _can_map(path: Path) -> bool:
@@ -80,25 +112,75 @@ def _can_map(path: Path) -> bool:
         return file.read(2) == b"PK"
 
 
+_UNDER = ("model", "state_dict", "model_state_dict", "module")
+"""Keys under which training programs keep a state dict."""
+
+
 def model_tensors(loaded: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint, without ``module.`` prefixes.
+    """The state dict inside a checkpoint, by the names that its tensors have in the model.
 
     Args:
         loaded: What the file holds: ``{"model": state_dict, ...}``, or a state dict itself.
         path: The file, for error messages.
 
     Returns:
-        Names and tensors.
+        Names, without what data parallelism and compilation put before them, and tensors.
 
     Raises:
-        CheckpointError: When there is no state dict.
+        CheckpointError: When there is no state dict, or a tensor in it is not as large as it says.
     """
-    state = loaded.get("model", loaded.get("state_dict", loaded))
+    state = next((loaded[key] for key in _UNDER if isinstance(loaded.get(key), Mapping)), loaded)
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(
             f"{path} has no state dict under the key 'model'; it holds {sorted(map(str, loaded))[:5]}."
         )
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+    for name, value in state.items():
+        plain = value.layout is torch.strided and not value.is_quantized and value.device.type == "cpu"
+        if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path} has {name} as a sparse, quantised or repeating tensor; save it with all of its numbers."
+            )
+    return plain_names(state, path)
+
+
+def plain_names(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Tensors without what data parallelism (``module.``) and compilation (``_orig_mod.``) put before their names.
+
+    Args:
+        state: Names and tensors.
+        path: Their file, for error messages.
+
+    Raises:
+        CheckpointError: When two names become one.
+    """
+    plain: dict[str, Tensor] = {}
+    for name, value in state.items():
+        short = str(name).replace("_orig_mod.", "")
+        while short.startswith("module."):
+            short = short.removeprefix("module.")
+        if short in plain:
+            raise CheckpointError(f"{path} has {short} twice, once as {name}; give one that has each tensor once.")
+        plain[short] = value
+    return plain
+
+
+def shape_of(source: Mapping[str, Tensor], name: str, axes: int, where: str, what: str) -> tuple[int, ...]:
+    """The shape of a tensor from which a model's shape is told.
+
+    Args:
+        source: Names and tensors.
+        name: Of the tensor.
+        axes: How many it must have.
+        where: The checkpoint, for the error.
+        what: What the checkpoint should be, such as ``SAM checkpoint``.
+
+    Raises:
+        CheckpointError: When there is no such tensor, or it is empty or has other axes.
+    """
+    sizes = tuple(source[name].shape) if name in source else ()
+    if len(sizes) != axes or 0 in sizes:
+        raise CheckpointError(f"{where} has no {name} with {axes} axes; it is no {what}.")
+    return sizes
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -126,6 +208,50 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def first_line(error: Exception) -> str:
+    """What went wrong in another package, short enough to stand inside a sentence."""
+    return str(error).strip().split("\n")[0][:200].rstrip(".:")
+
+
+def built(
+    build: Callable[[], Model],
+    source: Mapping[str, Tensor],
+    sources_of: Callable[[str], Sequence[str]],
+    *,
+    inside: Callable[[Model], nn.Module] | None = None,
+    unused: Iterable[str] = (),
+    where: str,
+) -> Model:
+    """Build a model and fill it, after its shape was compared with the weights: before that no memory is taken for it.
+
+    Args:
+        build: Makes the model, whose random weights are not drawn.
+        source: See ``load_renamed``, like ``sources_of`` and ``unused``.
+        sources_of: See ``load_renamed``.
+        inside: The part of the model that is filled; default all of it.
+        unused: See ``load_renamed``.
+        where: The checkpoint, for error messages.
+
+    Returns:
+        The model.
+
+    Raises:
+        CheckpointError: As ``load_renamed``, and when such a model cannot be built.
+    """
+    patterns = list(unused)
+    part: Callable[[Model], nn.Module] = inside or (lambda model: model)
+    try:
+        with torch.device("meta"), Undrawn(), torch.random.fork_rng(devices=[]):
+            outline = build()
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as error:
+        raise CheckpointError(f"no model can be built as {where} says ({first_line(error)}).") from error
+    check_fit(part(outline), source, sources_of, unused=patterns, where=where)
+    with Undrawn():
+        model = build()
+    load_renamed(part(model), source, sources_of, unused=patterns, where=where)
+    return model
+
+
 def load_renamed(
     model: nn.Module,
     source: Mapping[str, Tensor],
@@ -145,54 +271,80 @@ def load_renamed(
         where: The checkpoint, for error messages.
 
     Raises:
-        CheckpointError: Lists missing, unexpected and misshapen tensors, those of a type that holds no weights, and
-            those with numbers that are not finite.
+        CheckpointError: Lists what does not fit (see ``check_fit``), or the tensors with numbers that are not finite.
     """
+    check_fit(model, source, sources_of, unused=unused, where=where)
     filled: dict[str, Tensor] = {}
     made: dict[int, Tensor] = {}  # what two names share they go on sharing
-    used: set[str] = set()
-    missing: list[str] = []
-    misshapen: list[str] = []
-    mistyped: list[str] = []
     infinite: list[str] = []
+    for name, target in model.state_dict(keep_vars=True).items():
+        names = sources_of(name)
+        if id(target) not in made:
+            parts = [source[part] for part in names]
+            value = torch.cat(parts) if len(parts) > 1 else parts[0] if parts else torch.zeros_like(target)
+            made[id(target)] = _in_place_of(target, value.reshape(target.shape))
+            if not is_finite(made[id(target)]):
+                infinite.append(" + ".join(names))
+        filled[name] = made[id(target)]
+    if infinite:
+        raise CheckpointError(f"{where} has NaN or infinity in {_listed(infinite)}; its numbers are damaged.")
+    model.load_state_dict(filled, strict=False, assign=True)
+
+
+def check_fit(
+    model: nn.Module,
+    source: Mapping[str, Tensor],
+    sources_of: Callable[[str], Sequence[str]],
+    *,
+    unused: Iterable[str] = (),
+    where: str,
+) -> None:
+    """Check that a checkpoint has what a model needs, by names, shapes and types; no numbers are looked at.
+
+    Args:
+        model: The model, perhaps without memory (on the device ``meta``).
+        source: See ``load_renamed``, like the other arguments.
+        sources_of: See ``load_renamed``.
+        unused: See ``load_renamed``.
+        where: See ``load_renamed``.
+
+    Raises:
+        CheckpointError: Lists missing, unexpected and misshapen tensors, and those of a type that holds no weights.
+    """
+    used: set[str] = set()
+    found: dict[str, list[str]] = {"missing": [], "unexpected": [], "misshapen": [], "of another type": []}
     for name, target in model.state_dict(keep_vars=True).items():
         names = sources_of(name)
         used.update(names)
         absent = [part for part in names if part not in source]
-        if absent:
-            missing.extend(absent)
+        found["missing"] += absent
+        if absent or not names:
             continue
-        if not names:
-            filled[name] = made.setdefault(id(target), _in_place_of(target, torch.zeros_like(target)))
-            continue
-        wrong = [part for part in names if not _right_type(source[part], target)]
-        if wrong:
-            mistyped.extend(f"{part} is {_type_name(source[part])}, {_type_name(target)} expected" for part in wrong)
-            continue
-        value = source[names[0]] if len(names) == 1 else torch.cat([source[part] for part in names])
-        if value.shape != target.shape and value.numel() == target.numel() and _squeezed(value) == _squeezed(target):
-            value = value.reshape(target.shape)  # only axes of length one differ
-        if value.shape != target.shape:
-            misshapen.append(f"{names[0]} is {tuple(value.shape)}, {tuple(target.shape)} expected")
-            continue
-        if id(target) not in made:
-            made[id(target)] = _in_place_of(target, value)
-            if not is_finite(made[id(target)]):
-                infinite.append(" + ".join(names))
-        filled[name] = made[id(target)]
+        for part in names:
+            if not _right_type(source[part], target):
+                kinds = _type_name(source[part]), _type_name(target)
+                found["of another type"].append(f"{part} is {kinds[0]}, {kinds[1]} expected")
+        shapes = [tuple(source[part].shape) for part in names]
+        if _joined(shapes) != _squeezed(target.shape):  # axes of length one may differ
+            found["misshapen"].append(f"{names[0]} is {shapes[0]}, {tuple(target.shape)} expected")
     known = [re.compile(pattern) for pattern in unused]
-    unexpected = [n for n in source if n not in used and not any(pattern.fullmatch(n) for pattern in known)]
-    found = {
-        "missing": missing,
-        "unexpected": unexpected,
-        "misshapen": misshapen,
-        "of another type": mistyped,
-        "with NaN or infinity": infinite,
-    }
+    found["unexpected"] += [n for n in source if n not in used and not any(pattern.fullmatch(n) for pattern in known)]
     problems = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in found.items() if names]
     if problems:
         raise CheckpointError(f"{where} does not fit the model; {'; '.join(problems)}.")
-    model.load_state_dict(filled, strict=False, assign=True)
+
+
+def _joined(shapes: Sequence[tuple[int, ...]]) -> list[int] | None:
+    """The shape of tensors that are put together along their first axis, without axes of length one; None if none."""
+    if len(shapes) == 1:
+        return _squeezed(shapes[0])
+    if not all(shapes) or len({shape[1:] for shape in shapes}) > 1:
+        return None
+    return _squeezed((sum(shape[0] for shape in shapes), *shapes[0][1:]))
+
+
+def _squeezed(shape: Iterable[int]) -> list[int]:
+    return [size for size in shape if size != 1]
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -260,10 +412,6 @@ class Undrawn(TorchFunctionMode):
         if func in self._DRAWING:
             return args[0] if args else given["tensor"]
         return func(*args, **given)
-
-
-def _squeezed(tensor: Tensor) -> list[int]:
-    return [size for size in tensor.shape if size != 1]
 
 
 def write_folder_atomically(folder: Path, write: Callable[[Path], None], *, overwrite: bool = False) -> None:
@@ -403,12 +551,12 @@ def read_header(folder: Path, advice: str) -> dict[str, Any]:
     Raises:
         CheckpointError: When it is missing or no JSON object.
     """
-    try:
-        header = json.loads((folder / CONFIG).read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no {CONFIG}; {advice}.") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG} is not valid JSON ({error}).") from error
+    with troubles_told(folder):
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder} is no folder; {advice}.")
+        if not (folder / CONFIG).exists():
+            raise CheckpointError(f"{folder} has no {CONFIG}; {advice}.")
+        header = read_settings(folder / CONFIG)
     if not isinstance(header, dict):
         raise CheckpointError(f"{folder / CONFIG} holds no JSON object; {advice}.")
     return header
@@ -420,32 +568,45 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: When they are missing or unreadable.
     """
-    for name in (WEIGHTS, PICKLED_WEIGHTS):
-        if (folder / name).is_file():
-            return _read_weights(folder / name)
-        if (folder / f"{name}.index.json").is_file():
-            shards = [_read_weights(folder / shard) for shard in _shards(folder / f"{name}.index.json")]
-            return {key: tensor for shard in shards for key, tensor in shard.items()}
-    raise CheckpointError(f"{folder / WEIGHTS} is missing or unreadable (there is no such file).")
+    with troubles_told(folder):
+        for name in (WEIGHTS, PICKLED_WEIGHTS):
+            if (folder / name).is_file():
+                return read_weights(folder / name)
+            if (folder / f"{name}.index.json").is_file():
+                shards = [read_weights(folder / shard) for shard in _shards(folder / f"{name}.index.json")]
+                return {key: tensor for shard in shards for key, tensor in shard.items()}
+        raise CheckpointError(f"{folder / WEIGHTS} is missing; {folder} has no weights.")
 
 
 def _shards(index: Path) -> list[str]:
-    """The files that an index names, each once."""
-    try:
-        names = {str(name) for name in json.loads(index.read_text())["weight_map"].values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is no index of weight files; it has no 'weight_map'.") from error
-    return sorted(names)
+    """The files that an index names, each once; they are beside it."""
+    content = read_settings(index)
+    files = content.get("weight_map") if isinstance(content, Mapping) else None
+    if not isinstance(files, Mapping):
+        raise CheckpointError(f"{index} is no index of weight files; it has no 'weight_map'.")
+    names = sorted({str(name) for name in files.values()})
+    for name in names:
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise CheckpointError(f"{index} names {name!r}, which is not in its folder.")
+    return names
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """One file of weights; tensors that nobody looks at are not read from disk."""
-    from safetensors import SafetensorError
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read one file of weights, safetensors or torch's, whichever it is; of the first, what nobody uses stays on disk.
+
+    Raises:
+        CheckpointError: When it is missing, unreadable or something else.
+    """
     from safetensors.torch import load_file
 
-    if path.suffix == ".bin":
-        return model_tensors(read_torch_file(path), path)
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is missing or unreadable ({error}).") from error
+    with troubles_told(path):
+        if not path.is_file():
+            raise CheckpointError(f"{path} does not exist or is not a file; give a file of weights.")
+        if is_torch_file(path):
+            return model_tensors(read_torch_file(path), path)
+        try:
+            return plain_names(load_file(path), path)
+        except Exception as error:  # besides the library's own, KeyError for a type that torch does not know
+            if isinstance(error, OSError) or is_out_of_memory(error):
+                raise
+            raise unreadable(path, error) from error

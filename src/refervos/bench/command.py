@@ -60,6 +60,7 @@ def bench(
     from refervos.bench.processes import measured_apart
     from refervos.bench.report import Report, as_json, as_markdown
     from refervos.evaluation.bar import Bar
+    from refervos.loading import find_device
     from refervos.video.outputs import write_whole
 
     known_model(model, preset_names())
@@ -71,7 +72,7 @@ def bench(
         frames=frames,
         warm_up=warm_up,
         threads=threads or torch.get_num_threads(),
-        device=device or default_device(),
+        device=str(find_device(device or default_device())),
         stages=stages,
         flops=flops,
     )

@@ -14,6 +14,7 @@ from refervos.borders import Borders
 from refervos.errors import ConfigError
 from refervos.sam.config import SAM_PRESETS, SamConfig
 from refervos.text.t5 import T5Config
+from refervos.typed_config import LAYERS, check_range
 
 Dense = Literal["none", "sentence", "attention", "hierarchical"]
 
@@ -84,6 +85,11 @@ class RefSamConfig:
             raise ConfigError(f"tracking_layers is {self.tracking_layers}; it must be at least 1.")
         if self.first_short_side is not None and self.first_short_side < 1:
             raise ConfigError(f"first_short_side is {self.first_short_side}; it must be at least 1, or null.")
+        check_range(self, mlp_layers=(0, LAYERS[1]), tracking_layers=LAYERS, mask_threshold=(-1e6, 1e6))
+        if self.first_short_side is not None:
+            check_range(self, first_short_side=(1, 2**14))
+        if self.adapters and int(self.adapter_ratio * self.sam.vit_width) < 1:
+            raise ConfigError(f"adapter_ratio is {self.adapter_ratio}; it leaves adapters no channel.")
         if self.dense == "hierarchical" and len(self.sam.vit_global_blocks) < 2:
             raise ConfigError(
                 f"dense is 'hierarchical', which needs a global block before the last; vit_global_blocks is "

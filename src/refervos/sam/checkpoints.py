@@ -10,18 +10,17 @@ from torch import Tensor
 from refervos.errors import CheckpointError, ConfigError
 from refervos.sam.config import SamConfig, config_from_folder
 from refervos.sam.model import Sam
-from refervos.sam_names import MASK_DECODER_TO_META, PROMPT_ENCODER_TO_META, heads_to_meta, load_hf_tensors
+from refervos.sam_names import HF_UNUSED, MASK_DECODER_TO_META, PROMPT_ENCODER_TO_META, heads_to_meta, hf_names
 from refervos.typed_config import config_from_mapping
 from refervos.weights import (
     CONFIG,
     Rules,
-    Undrawn,
-    load_renamed,
-    model_tensors,
+    built,
     read_header,
     read_tensors,
-    read_torch_file,
+    read_weights,
     rename,
+    shape_of,
     write_folder_atomically,
     write_model,
 )
@@ -81,10 +80,7 @@ def load_sam(path: Path) -> Sam:
     if kind != MODEL_TYPE:
         raise CheckpointError(f"{path / CONFIG} is of a model of type {kind}; {advice}.")
     config = config_from_mapping(SamConfig, header.get("config", {}), str(path / CONFIG))
-    with Undrawn():
-        sam = Sam(config)
-    load_renamed(sam, read_tensors(path), lambda name: (name,), where=str(path))
-    return sam.eval()
+    return built(lambda: Sam(config), read_tensors(path), lambda name: (name,), where=str(path)).eval()
 
 
 def meta_name(name: str) -> str:
@@ -114,10 +110,7 @@ def infer_sam_config(names_to_tensors: Mapping[str, Tensor], where: str) -> SamC
     """
 
     def shape(name: str, axes: int) -> tuple[int, ...]:
-        sizes = tuple(names_to_tensors[name].shape) if name in names_to_tensors else ()
-        if len(sizes) != axes or 0 in sizes:
-            raise CheckpointError(f"{where} has no {name} with {axes} axes; it is no SAM checkpoint.")
-        return sizes
+        return shape_of(names_to_tensors, name, axes, where, "SAM checkpoint")
 
     def count(prefix: str) -> int:
         return len({name.removeprefix(prefix).split(".")[0] for name in names_to_tensors if name.startswith(prefix)})
@@ -159,20 +152,24 @@ def infer_sam_config(names_to_tensors: Mapping[str, Tensor], where: str) -> SamC
 
 
 def _load_meta_file(path: Path) -> Sam:
-    source = model_tensors(read_torch_file(path), path)
+    source = read_weights(path)
     config = infer_sam_config(source, str(path))
-    with Undrawn():
-        sam = Sam(config)
-    load_renamed(sam.sam, source, lambda name: (meta_name(name),), where=str(path))
-    return sam.eval()
+    return built(
+        lambda: Sam(config), source, lambda name: (meta_name(name),), inside=lambda made: made.sam, where=str(path)
+    ).eval()
 
 
 def _load_hf_folder(folder: Path) -> Sam:
     config = _read_hf_config(folder)
-    with Undrawn():
-        sam = Sam(config)
-    load_hf_tensors(sam.sam, read_tensors(folder), str(folder))
-    return sam.eval()
+    source = read_tensors(folder)
+    return built(
+        lambda: Sam(config),
+        source,
+        hf_names(source),
+        inside=lambda made: made.sam,
+        unused=HF_UNUSED,
+        where=str(folder),
+    ).eval()
 
 
 def _read_hf_config(folder: Path) -> SamConfig:

@@ -8,7 +8,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from refervos.errors import ConfigError
-from refervos.typed_config import config_from_mapping, looked_up
+from refervos.typed_config import LAYERS, WIDTH, check_range, config_from_mapping, looked_up
+
+LARGEST_IMAGE = 4096
+"""Side of the largest square."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class SamConfig:
         for field in fields(self):
             if isinstance(value := getattr(self, field.name), int) and value < 1:
                 raise ConfigError(f"{field.name} is {value}; a SAM needs at least 1.")
+        sizes = dict.fromkeys(("image_size", "patch", "vit_window"), (1, LARGEST_IMAGE))
+        layers = dict.fromkeys(("vit_layers", "decoder_layers"), LAYERS)
+        others = {field.name for field in fields(self)} - {*sizes, *layers, "vit_global_blocks"}
+        check_range(self, **sizes, **layers, **dict.fromkeys(sorted(others), WIDTH))
         if self.image_size % self.patch:
             raise ConfigError(f"image_size is {self.image_size}; it must be a multiple of patch {self.patch}.")
         if self.vit_width % self.vit_heads:

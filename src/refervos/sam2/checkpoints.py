@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,17 @@ from torch import Tensor
 from refervos.errors import CheckpointError, ConfigError
 from refervos.sam2.config import SAM2_PRESETS, Sam2Config, as_version_2_1, config_from_folder
 from refervos.sam2.tracker import Sam2Tracker
-from refervos.sam_names import MASK_DECODER_TO_META, PROMPT_ENCODER_TO_META, heads_to_meta, load_hf_tensors
-from refervos.weights import Rules, Undrawn, first_line, load_renamed, model_tensors, read_torch_file, rename
+from refervos.sam_names import HF_UNUSED, MASK_DECODER_TO_META, PROMPT_ENCODER_TO_META, heads_to_meta, hf_names
+from refervos.weights import (
+    CONFIG,
+    Rules,
+    built,
+    read_header,
+    read_tensors,
+    read_weights,
+    rename,
+    shape_of,
+)
 
 _TO_META: Rules = (
     *PROMPT_ENCODER_TO_META,
@@ -78,10 +86,7 @@ def infer_sam2_config(names_to_tensors: Mapping[str, Tensor], where: str) -> Sam
         CheckpointError: When it is none of the published sizes.
     """
     prefix = "image_encoder.trunk."
-    try:
-        width = names_to_tensors[prefix + "patch_embed.proj.weight"].shape[0]
-    except KeyError:
-        raise CheckpointError(f"{where} has no {prefix}patch_embed.proj.weight; it is no SAM2 checkpoint.") from None
+    width = shape_of(names_to_tensors, prefix + "patch_embed.proj.weight", 4, where, "SAM2 checkpoint")[0]
     blocks = len({name.split(".")[3] for name in names_to_tensors if name.startswith(prefix + "blocks.")})
     config = next((c for c in SAM2_PRESETS.values() if c.hiera_width == width and sum(c.hiera_blocks) == blocks), None)
     if config is None:
@@ -98,7 +103,8 @@ def load_sam2(path: Path) -> Sam2Tracker:
     """Read a SAM2 tracker from Meta's ``.pt`` file or a Hugging Face folder.
 
     Args:
-        path: ``sam2_hiera_*.pt``, ``sam2.1_hiera_*.pt``, or a folder with ``config.json`` and ``model.safetensors``.
+        path: ``sam2_hiera_*.pt``, ``sam2.1_hiera_*.pt`` or one that was trained from these, whatever it is called; or a
+            folder with ``config.json`` and ``model.safetensors``.
 
     Returns:
         The tracker, in evaluation mode.
@@ -108,41 +114,43 @@ def load_sam2(path: Path) -> Sam2Tracker:
     """
     if path.is_dir():
         return _load_hf_folder(path)
-    source = model_tensors(read_torch_file(path), path)
+    source = read_weights(path)
+    _refuse_others(source, path)
     # Meta's video builder falls back to the ambiguity masks when the single mask is unstable.
     config = replace(infer_sam2_config(source, str(path)), multimask_stability=True)
-    with Undrawn():
-        tracker = Sam2Tracker(config)
-    load_renamed(tracker.sam, source, meta_names, where=str(path))
+    tracker = built(lambda: Sam2Tracker(config), source, meta_names, inside=lambda made: made.sam, where=str(path))
     return tracker.eval()
 
 
-def _load_hf_folder(folder: Path) -> Sam2Tracker:
-    from safetensors.torch import load_file
+def _refuse_others(source: Mapping[str, Tensor], path: Path) -> None:
+    """Say what a checkpoint is that is easily taken for one of SAM2."""
+    if any(name.startswith("cmt_adapters.") for name in source):
+        raise CheckpointError(f"{path} is an official SAMWISE checkpoint; run 'refervos convert {path} FOLDER' first.")
+    if "image_encoder.patch_embed.proj.weight" in source:
+        raise CheckpointError(
+            f"{path} is a SAM, which knows neither videos nor sentences; RefSAM is trained from it, by the role 'sam' "
+            "of a recipe."
+        )
 
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise CheckpointError(f"{folder} has no model.safetensors; give a Hugging Face SAM2 folder.")
+
+def _load_hf_folder(folder: Path) -> Sam2Tracker:
     config = _read_hf_config(folder)
-    with Undrawn():
-        tracker = Sam2Tracker(config)
-    try:
-        source = load_file(weights)
-    except Exception as error:
-        raise CheckpointError(f"{weights} is not a readable safetensors file ({first_line(error)}).") from error
-    load_hf_tensors(tracker.sam, source, str(folder))
+    source = read_tensors(folder)
+    tracker = built(
+        lambda: Sam2Tracker(config),
+        source,
+        hf_names(source),
+        inside=lambda made: made.sam,
+        unused=HF_UNUSED,
+        where=str(folder),
+    )
     return tracker.eval()
 
 
 def _read_hf_config(folder: Path) -> Sam2Config:
-    file = folder / "config.json"
-    if not file.is_file():
-        raise CheckpointError(f"{folder} has no config.json; give a Hugging Face SAM2 folder.")
-    try:
-        header = json.loads(file.read_text())
-        kind = header.get("model_type")
-    except Exception as error:
-        raise CheckpointError(f"{file} is not a readable configuration ({first_line(error)}).") from error
+    file = folder / CONFIG
+    header = read_header(folder, "give a Hugging Face SAM2 folder")
+    kind = header.get("model_type")
     if kind not in ("sam2_video", "sam2"):
         raise CheckpointError(f"{file} is of a model of type {kind}; give a Hugging Face SAM2 folder (sam2_video).")
     try:

@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from refervos.errors import ConfigError
-from refervos.typed_config import config_from_mapping, looked_up
+from refervos.typed_config import LAYERS, WIDTH, check_divides, check_range, config_from_mapping, looked_up
+
+LARGEST_IMAGE = 4096
+"""Side of the largest square: what is computed for each of its places is in no file of weights."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,32 @@ class Sam2Config:
             raise ConfigError(f"image_size is {self.image_size}; it must be a positive multiple of 64.")
         if len(self.hiera_blocks) != 4 or len(self.hiera_windows) != 4:
             raise ConfigError("hiera_blocks and hiera_windows must have four entries, one for each Hiera stage.")
+        check_range(
+            self,
+            image_size=(64, LARGEST_IMAGE),
+            hiera_width=WIDTH,
+            hiera_heads=WIDTH,
+            hiera_blocks=LAYERS,
+            hiera_windows=(1, LARGEST_IMAGE),
+            hiera_background=(1, LARGEST_IMAGE),
+            hidden=WIDTH,
+            memory_layers=LAYERS,
+            memory_feedforward=WIDTH,
+            fuser_feedforward=WIDTH,
+            decoder_layers=LAYERS,
+            decoder_heads=WIDTH,
+            decoder_feedforward=WIDTH,
+            decoder_downsample=WIDTH,
+            memory_slots=(2, 1000),
+            pointer_limit=(2, 1000),
+        )
+        check_range(self, hiera_global_blocks=(0, sum(self.hiera_blocks) - 1))
+        check_divides(self, "hiera_width", "hiera_heads")
         if self.memory_width != 64:
             raise ConfigError(f"memory_width is {self.memory_width}; SAM2's memory attention reads 64 channels.")
         if self.hidden % self.memory_width:
             raise ConfigError(f"hidden is {self.hidden}; it must be a multiple of memory_width {self.memory_width}.")
+        check_divides(self, "hidden", "decoder_heads", self.decoder_downsample)
 
     @property
     def stage_widths(self) -> tuple[int, int, int, int]:

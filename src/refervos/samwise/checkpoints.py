@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from refervos.errors import CheckpointError
+from refervos.errors import CheckpointError, ConfigError
 from refervos.sam2.checkpoints import infer_sam2_config, meta_names
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.text.encoder import TextConfig
 from refervos.text.tokenizer import Tokenizer
-from refervos.weights import Rules, Undrawn, load_renamed, model_tensors, read_torch_file, rename
+from refervos.weights import Rules, built, model_tensors, read_torch_file, rename, shape_of, troubles_told
 
 _TEXT = "text_encoder.model.encoder.sentence_encoder."
 
@@ -96,36 +96,49 @@ def infer_samwise_config(source: Mapping[str, Tensor], args: Namespace | None, w
     if not any(name.startswith("cmt_adapters.") for name in source):
         raise CheckpointError(f"{where} has no cmt_adapters.*; it is no SAMWISE checkpoint.")
     sam2 = infer_sam2_config({n.removeprefix("sam."): t for n, t in source.items() if n.startswith("sam.")}, where)
-    config = SamwiseConfig(
-        sam2=sam2,
-        text=_infer_text(source, where),
-        adapter_width=source["cmt_adapters.0.proj_text_down.0.weight"].shape[0],
-        hsa="cmt_adapters.0.hsa.linear.weight" in source,
-        motion_prompt="sam.sam_prompt_encoder.project_motion_prompts.layers.0.weight" in source,
-        # Without an object score the model was trained on single images, where the CME never runs.
-        cme=sam2.object_score,
-    )
-    if config.hsa:
-        patches = (source[f"cmt_adapters.{index}.spatial_pos_embed"].shape[-2] for index in range(3))
-        config = replace(config, hsa_patches=tuple(round(cells**0.5) for cells in patches))
+    adapter = shape_of(source, "cmt_adapters.0.proj_text_down.0.weight", 2, where, "SAMWISE checkpoint")
     known: dict[str, Any] = {} if args is None else vars(args)
-    if "use_cme_head" in known:
-        config = replace(config, cme=bool(known["use_cme_head"]))
-    if "cme_decision_window" in known:
-        config = replace(config, cme_window=int(known["cme_decision_window"]))
+    told: dict[str, Any] = {}
+    if isinstance(known.get("cme_decision_window"), int):
+        told["cme_window"] = known["cme_decision_window"]
     if known.get("switch_mem") in ("reweight", "all_mask", "avg"):
-        config = replace(config, switch_memory=known["switch_mem"])
-    return config
+        told["switch_memory"] = known["switch_mem"]
+    if hsa := "cmt_adapters.0.hsa.linear.weight" in source:
+        patches = (_cells(source, f"cmt_adapters.{index}.spatial_pos_embed", where) for index in range(3))
+        told["hsa_patches"] = tuple(round(cells**0.5) for cells in patches)
+    try:
+        return SamwiseConfig(
+            sam2=sam2,
+            text=_infer_text(source, where),
+            adapter_width=adapter[0],
+            hsa=hsa,
+            motion_prompt="sam.sam_prompt_encoder.project_motion_prompts.layers.0.weight" in source,
+            # Without an object score the model was trained on single images, where the CME never runs.
+            cme=bool(known.get("use_cme_head", sam2.object_score)),
+            **told,
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{where} does not fit: {error}") from error
+
+
+def _cells(source: Mapping[str, Tensor], name: str, where: str) -> int:
+    """How many cells a patch of an adapter's temporal attention has."""
+    if name not in source or source[name].ndim < 2:
+        raise CheckpointError(f"{where} has no {name} with cells; it is no SAMWISE checkpoint.")
+    return source[name].shape[-2]
 
 
 def _infer_text(source: Mapping[str, Tensor], where: str) -> TextConfig:
-    try:
-        vocabulary, width = source[f"{_TEXT}embed_tokens.weight"].shape
-        positions = source[f"{_TEXT}embed_positions.weight"].shape[0]
-        feedforward = source[f"{_TEXT}layers.0.fc1.weight"].shape[0]
-    except KeyError as error:
-        raise CheckpointError(f"{where} does not fit the model; 1 missing: {error.args[0]}.") from None
-    return TextConfig(vocabulary=vocabulary, width=width, feedforward=feedforward, positions=positions)
+    def shape(name: str) -> tuple[int, ...]:
+        return shape_of(source, f"{_TEXT}{name}.weight", 2, where, "SAMWISE checkpoint")
+
+    vocabulary, width = shape("embed_tokens")
+    return TextConfig(
+        vocabulary=vocabulary,
+        width=width,
+        feedforward=shape("layers.0.fc1")[0],
+        positions=shape("embed_positions")[0],
+    )
 
 
 def load_official(path: Path, tokenizer: Tokenizer | None = None, **overrides: Any) -> Samwise:
@@ -144,6 +157,11 @@ def load_official(path: Path, tokenizer: Tokenizer | None = None, **overrides: A
     Raises:
         CheckpointError: When the file is unreadable or does not fit; the names that are wrong are listed.
     """
+    with troubles_told(path):
+        return _load_official(path, tokenizer, overrides)
+
+
+def _load_official(path: Path, tokenizer: Tokenizer | None, overrides: dict[str, Any]) -> Samwise:
     loaded = read_torch_file(path)
     source = model_tensors(loaded, path)
     args = loaded.get("args")
@@ -152,7 +170,5 @@ def load_official(path: Path, tokenizer: Tokenizer | None = None, **overrides: A
         size = overrides.pop("image_size")
         overrides["sam2"] = replace(config.sam2, image_size=size)
         overrides.setdefault("short_side", round(config.short_side * size / config.sam2.image_size))
-    with Undrawn():
-        model = Samwise(replace(config, **overrides), tokenizer)
-    load_renamed(model, source, official_names, unused=_UNUSED, where=str(path))
-    return model.eval()
+    asked = replace(config, **overrides)
+    return built(lambda: Samwise(asked, tokenizer), source, official_names, unused=_UNUSED, where=str(path)).eval()

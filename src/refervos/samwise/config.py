@@ -10,6 +10,7 @@ from refervos.errors import ConfigError
 from refervos.sam2.config import SAM2_PRESETS, Sam2Config
 from refervos.samwise.cme import SwitchMode
 from refervos.text.encoder import TextConfig
+from refervos.typed_config import WIDTH, check_divides, check_range
 
 Protocol = Literal["default", "published"]
 
@@ -89,6 +90,17 @@ class SamwiseConfig:
     def __post_init__(self) -> None:
         if len(self.hsa_patches) != 3:
             raise ConfigError(f"hsa_patches is {self.hsa_patches}; it must have one entry for each of three adapters.")
+        check_range(
+            self,
+            adapter_width=WIDTH,
+            adapter_heads=WIDTH,
+            hsa_patches=(1, self.sam2.image_size),
+            cme_feedforward=WIDTH,
+            short_side=(1, self.sam2.image_size),
+            presence_scale=(1e-6, 1e6),
+            presence_shift=(-1e6, 1e6),
+        )
+        check_divides(self, "adapter_width", "adapter_heads")
         for stage, patch in enumerate(self.hsa_patches, start=1):
             grid = self.sam2.image_size // 4 // 2**stage
             if self.hsa and grid % patch:
@@ -107,6 +119,7 @@ class SamwiseConfig:
             raise ConfigError(f"presence_threshold is {self.presence_threshold}; it must lie between 0 and 1.")
         if self.cme_window < 1:
             raise ConfigError(f"cme_window is {self.cme_window}; it must be at least 1.")
+        check_range(self, clip_length=(1, 1000), cme_window=(1, 10**9))
 
 
 AS_PUBLISHED: dict[str, str | float] = {

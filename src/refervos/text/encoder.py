@@ -10,6 +10,10 @@ from torch import Tensor, nn
 
 from refervos.errors import ConfigError
 from refervos.linear import linear
+from refervos.typed_config import LAYERS, WIDTH, check_range
+
+VOCABULARY = (1, 10**7)
+"""How many tokens a text encoder may know."""
 
 DROPOUT = 0.1
 """Of every sub-layer's result and of the attention weights, in training (Liu et al. 2019, table 9)."""
@@ -40,6 +44,15 @@ class TextConfig:
     segment_ends: tuple[int, ...] = (1, 4, 8, 12)
 
     def __post_init__(self) -> None:
+        check_range(
+            self,
+            vocabulary=VOCABULARY,
+            width=WIDTH,
+            layers=LAYERS,
+            feedforward=WIDTH,
+            positions=(3, 2**17),
+            pad=(0, self.vocabulary - 1),
+        )
         if self.heads < 1 or self.width % self.heads:
             raise ConfigError(f"heads is {self.heads}; it must divide width = {self.width}.")
         ends = self.segment_ends

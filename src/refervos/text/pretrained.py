@@ -12,7 +12,7 @@ from refervos.text.encoder import TextConfig, TextEncoder
 from refervos.text.t5 import T5Config, T5TextEncoder
 from refervos.text.tokenizer import Tokenizer
 from refervos.typed_config import config_from_mapping
-from refervos.weights import CONFIG, load_renamed, read_header, read_tensors, write_folder_atomically, write_model
+from refervos.weights import CONFIG, built, read_header, read_tensors, write_folder_atomically, write_model
 
 Encoder = TypeVar("Encoder", TextEncoder, T5TextEncoder)
 
@@ -170,10 +170,10 @@ def _load(folder: Path, form: _Format[Encoder]) -> tuple[Encoder, Tokenizer]:
         raise CheckpointError(f"{folder} is no text encoder of this kind (model_type is {kind!r}); {advice}.")
     published = kind == form.published_type
     values = _from_published(header, form, where) if published else header.get("config", {})
-    encoder = form.encoder(config_from_mapping(form.config, values, where))
+    config: Any = config_from_mapping(form.config, values, where)
     tensors = read_tensors(folder)
-    load_renamed(
-        encoder,
+    encoder = built(
+        lambda: form.encoder(config),
         tensors,
         lambda name: form.sources(name, tensors) if published else (name,),
         unused=form.unused if published else (),

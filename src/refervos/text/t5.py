@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from refervos.errors import ConfigError
 from refervos.linear import linear, product
 from refervos.precision import without_autocast
+from refervos.text.encoder import VOCABULARY
+from refervos.typed_config import LAYERS, WIDTH, check_range
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,18 @@ class T5Config:
         for name in ("vocabulary", "width", "head_width", "heads", "layers", "feedforward", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; a T5 encoder needs at least 1.")
+        check_range(
+            self,
+            vocabulary=VOCABULARY,
+            width=WIDTH,
+            head_width=WIDTH,
+            heads=WIDTH,
+            layers=LAYERS,
+            feedforward=WIDTH,
+            position_buckets=(1, 2**17),
+            position_distance=(1, 2**17),
+            max_tokens=(1, 2**17),
+        )
         if self.position_buckets < 4 or self.position_distance <= self.position_buckets // 4:
             raise ConfigError(
                 f"position_buckets is {self.position_buckets} and position_distance {self.position_distance}; a T5 "

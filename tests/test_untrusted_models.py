@@ -1,0 +1,501 @@
+"""Model files of anybody's making: what they are is told in a sentence, and they take no more than they hold."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from refervos import load
+from refervos.errors import CheckpointError, ConfigError, RefervosError
+from refervos.loading import ASSETS, MINIATURE_FOLDER, find_device
+from refervos.sam.checkpoints import load_sam
+from refervos.sam2.checkpoints import SAM2_PRESETS, load_sam2, meta_names
+from refervos.sam2.tracker import Sam2Tracker
+from refervos.samwise.checkpoints import load_official
+from refervos.weight_files import LONGEST_SETTINGS
+from refervos.weights import Undrawn, read_tensors
+from scenes import MICRO, micro_model, scene
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    micro_model().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def sentence(path: Path, read: Callable[[Path], Any] = load) -> str:
+    """What is said of a file that is refused: one line that gives no advice to run what is in it."""
+    with pytest.raises(CheckpointError) as caught:
+        read(path)
+    told = str(caught.value)
+    assert told.isprintable()
+    assert "weights_only" not in told
+    assert "traceback" not in told.lower()
+    assert len(told) < 1000
+    return told
+
+
+# What the file is.
+
+CONTENTS: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "it is empty; download or copy it again"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "run 'git lfs pull'"),
+    "page": (
+        b"\xef\xbb\xbf\n<!DOCTYPE html><html><title>Sign in</title></html>",
+        "it is a web page; download the file",
+    ),
+    "error": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "it is a web page"),
+    "json": (b'{"error": "Repository not found"}', "it is text; give the file of weights"),
+    "text": (b"hello", "it is text; give the file of weights"),
+    "gzip": (gzip.compress(b"x" * 100), "it is a gzip archive; unpack it first"),
+    "numpy": (b"\x93NUMPY\x01\x00" + bytes(100), "it is a NumPy array"),
+    "noise": (bytes(range(200, 256)) * 20, "it is damaged or no file of weights"),
+}
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "sam2.pt", "sam2.pth"])
+def test_what_stands_in_the_place_of_weights_is_told(kind: str, name: str, folder: Path) -> None:
+    content, told = CONTENTS[kind]
+    if name.startswith("sam2"):
+        path = folder.parent / name
+    else:
+        (folder / "model.safetensors").unlink()
+        path = folder / name
+    path.write_bytes(content)
+    said = sentence(path if name.startswith("sam2") else folder)
+    assert f"{name} cannot be read as weights: " in said
+    assert told in said or kind == "noise"
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise SystemExit('executed')",)
+
+
+def objects(path: Path) -> None:
+    torch.save({"model": micro_model().state_dict(), "config": MICRO}, path)
+
+
+def bomb(path: Path) -> None:
+    torch.save({"model": {"a": torch.zeros(1)}, "args": Bomb()}, path)
+
+
+def whole_model(path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), path)
+
+
+def script(path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(path))
+
+
+def old_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"model": MICRO}))
+
+
+def old_format(path: Path) -> None:
+    torch.save({"model": {"a": torch.zeros(1)}, "args": Bomb()}, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize(
+    ("write", "named"),
+    [
+        (objects, "an object named refervos.samwise.config.SamwiseConfig"),
+        (bomb, "an object named exec beside the weights"),
+        (whole_model, "an object named torch.nn.modules.linear.Linear"),
+        (old_pickle, "it holds something else than tensors and plain values"),
+        (old_format, "an object named exec beside the weights"),
+        (script, "it is a TorchScript program"),
+    ],
+)
+def test_objects_beside_the_weights_are_named_with_how_to_save_again(
+    write: Callable[[Path], None], named: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "sam2.pth")
+    said = sentence(tmp_path / "sam2.pth")
+    assert named in said
+    assert "torch.save(model.state_dict(), FILE)" in said
+
+
+def test_a_torch_file_that_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "sam2.pt"
+    torch.save({"model": micro_model().state_dict()}, path)
+    whole = path.read_bytes()
+    for kept in (100, len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:kept])
+        assert "it is cut off" in sentence(path)
+
+
+def test_archives_that_are_none_of_torch(tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.zeros(2**22)}}, tmp_path / "good.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "good.pt") as good,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for part in good.infolist():
+            packed.writestr(part.filename, good.read(part))
+    assert (tmp_path / "packed.pt").stat().st_size < 2**16  # sixteen megabytes of zeros are in it
+    assert "it was packed anew" in sentence(tmp_path / "packed.pt")
+    with zipfile.ZipFile(tmp_path / "other.pt", "w") as other:
+        other.writestr("weights/readme.txt", "x")
+    assert "it is a zip archive of something else; unpack it" in sentence(tmp_path / "other.pt")
+
+
+def test_files_are_known_by_what_is_in_them_and_not_by_their_names(folder: Path) -> None:
+    weights = {name: value.clone() for name, value in load_file(folder / "model.safetensors").items()}
+    torch.save(weights, folder / "model.safetensors")
+    load(folder, device="cpu")
+    (folder / "model.safetensors").unlink()
+    save_file(weights, folder / "pytorch_model.bin")
+    load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("length", [0x80, 0x4B50])
+def test_a_header_whose_length_looks_like_another_kind_of_file(length: int, tmp_path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).ljust(length).encode()
+    (tmp_path / "model.safetensors").write_bytes(length.to_bytes(8, "little") + header + bytes(4))
+    assert read_tensors(tmp_path)["a"].tolist() == [0.0]
+
+
+# Names.
+
+
+def published() -> dict[str, torch.Tensor]:
+    """SAM2 tiny as Meta's file has it."""
+    with Undrawn():
+        tracker = Sam2Tracker(SAM2_PRESETS["tiny"])
+    state = {}
+    for name, value in tracker.sam.state_dict().items():
+        names = meta_names(name)
+        for part, rows in zip(names, value.chunk(len(names)), strict=True):
+            state[part] = torch.zeros_like(rows)
+    return state
+
+
+@pytest.fixture(scope="module")
+def tiny() -> dict[str, torch.Tensor]:
+    return published()
+
+
+PREFIXES: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "data parallel": lambda name: f"module.{name}",
+    "compiled": lambda name: f"_orig_mod.{name}",
+    "both": lambda name: f"module._orig_mod.{name}",
+    "both the other way": lambda name: f"_orig_mod.module.{name}",
+    "parts compiled": lambda name: name.replace("image_encoder.", "image_encoder._orig_mod.", 1),
+}
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("name", ["mine.pth", "checkpoint.pt", "mine.ckpt", "mine.safetensors"])
+def test_a_sam2_that_was_trained_further_loads_whatever_it_is_called(
+    prefix: str, name: str, tiny: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    state = {PREFIXES[prefix](key): value for key, value in tiny.items()}
+    if name.endswith("safetensors"):
+        save_file(state, tmp_path / name)
+    else:
+        torch.save({"model": state, "optimizer": {"state": {}, "param_groups": []}, "epoch": 3}, tmp_path / name)
+    model: Any = load(tmp_path / name, device="cpu")
+    assert model.config == replace(SAM2_PRESETS["tiny"], multimask_stability=True)
+
+
+def test_state_dicts_under_other_keys(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    for key in ("state_dict", "model_state_dict", "module"):
+        torch.save({key: tiny, "epoch": 1}, tmp_path / "mine.pt")
+        load(tmp_path / "mine.pt", device="cpu")
+
+
+def test_a_tensor_that_is_there_twice_is_refused(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    name = "no_mem_embed"
+    torch.save({"model": {**tiny, f"module.{name}": tiny[name] + 1}}, tmp_path / "mine.pt")
+    assert f"has {name} twice" in sentence(tmp_path / "mine.pt")
+
+
+def test_official_samwise_and_sam_checkpoints_are_told_apart(tmp_path: Path) -> None:
+    torch.save({"model": {"cmt_adapters.0.proj_text_down.0.weight": torch.zeros(2, 2)}}, tmp_path / "a.pth")
+    assert f"is an official SAMWISE checkpoint; run 'refervos convert {tmp_path / 'a.pth'} FOLDER'" in sentence(
+        tmp_path / "a.pth"
+    )
+    torch.save({"image_encoder.patch_embed.proj.weight": torch.zeros(2, 2)}, tmp_path / "b.pth")
+    assert "is a SAM, which knows neither videos nor sentences" in sentence(tmp_path / "b.pth")
+
+
+# Shapes and sizes.
+
+
+@contextmanager
+def little_memory(more: int = 2**30) -> Iterator[None]:
+    """No more than so many bytes of addresses beyond what the process has."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+HUGE = 10**9
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("text.vocabulary", HUGE),
+        ("text.vocabulary", 10**7),
+        ("text.positions", 2**17),
+        ("text.layers", HUGE),
+        ("text.feedforward", 2**17),
+        ("text.width", 2**17),
+        ("text.heads", 0),
+        ("text.pad", -1),
+        ("text.segment_ends", [1, 2, 3, HUGE]),
+        ("sam2.image_size", 64 * HUGE),
+        ("sam2.image_size", -64),
+        ("sam2.hiera_width", HUGE),
+        ("sam2.hiera_width", 0),
+        ("sam2.hiera_width", -16),
+        ("sam2.hiera_heads", 0),
+        ("sam2.hiera_heads", 3),
+        ("sam2.hiera_blocks", [HUGE, 2, 3, 1]),
+        ("sam2.hiera_blocks", [0, 0, 0, 0]),
+        ("sam2.hiera_windows", [0, 4, 8, 4]),
+        ("sam2.hiera_global_blocks", [-1]),
+        ("sam2.hiera_global_blocks", [99]),
+        ("sam2.hiera_background", HUGE),
+        ("sam2.hidden", 64 * 2**11),
+        ("sam2.memory_layers", HUGE),
+        ("sam2.memory_layers", 1000),
+        ("sam2.memory_slots", 0),
+        ("sam2.memory_slots", HUGE),
+        ("sam2.pointer_limit", -5),
+        ("sam2.decoder_heads", 0),
+        ("sam2.decoder_heads", 7),
+        ("sam2.decoder_downsample", 0),
+        ("adapter_width", HUGE),
+        ("adapter_width", 2**17),
+        ("adapter_heads", 0),
+        ("adapter_heads", 5),
+        ("hsa_patches", [0, 4, 2]),
+        ("hsa_patches", [-8, 4, 2]),
+        ("cme_feedforward", HUGE),
+        ("clip_length", HUGE),
+        ("short_side", 0),
+        ("presence_scale", float("inf")),
+        ("presence_shift", float("nan")),
+        ("cme_window", 10**400),
+    ],
+)
+def test_sizes_in_a_configuration_take_nothing_that_the_weights_do_not(folder: Path, field: str, value: Any) -> None:
+    header = json.loads((folder / "config.json").read_text())
+    *parts, last = field.split(".")
+    place = header["config"]
+    for part in parts:
+        place = place[part]
+    place[last] = value
+    (folder / "config.json").write_text(json.dumps(header))
+    with little_memory(), pytest.raises((ConfigError, CheckpointError)) as caught:
+        load(folder, device="cpu")
+    assert len(str(caught.value)) < 2100
+    assert last in str(caught.value) or "does not fit the model" in str(caught.value)
+
+
+def test_sizes_that_no_tensor_shows_are_limited_nevertheless(folder: Path) -> None:
+    """The largest square that is allowed, whose tables are in no file."""
+    header = json.loads((folder / "config.json").read_text())
+    header["config"]["sam2"]["image_size"] = 4096
+    (folder / "config.json").write_text(json.dumps(header))
+    with little_memory(2**30):
+        load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("read", [load_sam2, load_sam, load_official])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (1, 1), (2**40, 1, 1, 1)])
+def test_shapes_in_a_torch_file_are_not_believed(
+    read: Callable[[Path], Any], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    names = [
+        "image_encoder.trunk.patch_embed.proj.weight",
+        "sam.image_encoder.trunk.patch_embed.proj.weight",
+        "image_encoder.patch_embed.proj.weight",
+        "image_encoder.pos_embed",
+        "cmt_adapters.0.proj_text_down.0.weight",
+        "cmt_adapters.0.hsa.linear.weight",
+        "cmt_adapters.0.spatial_pos_embed",
+        "text_encoder.model.encoder.sentence_encoder.embed_tokens.weight",
+    ]
+    torch.save({"model": {name: torch.zeros(()).expand(shape) for name in names}}, tmp_path / "x.pth")
+    with little_memory():
+        sentence(tmp_path / "x.pth", read)
+
+
+def test_a_tensor_that_repeats_its_numbers_is_refused(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    name = "memory_encoder.fuser.layers.0.pwconv1.weight"
+    for strange in (torch.zeros(1, 1).expand(2**20, 2**20), torch.zeros(2, 2).to_sparse()):
+        torch.save({"model": {**tiny, name: strange}}, tmp_path / "mine.pt")
+        with little_memory():
+            assert f"{name} as a sparse, quantised or repeating tensor" in sentence(tmp_path / "mine.pt")
+
+
+# Configurations.
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[" * 100_000, "nested"),
+        ('{"a":' * 100_000, "nested"),
+        ('{"model_type": "samwise", "config": ' + "[" * 400 + "]" * 400 + "}", "has no config"),
+        ('{"model_type": "samwise", "config": {"hsa_patches": ' + "[" * 400 + "]" * 400 + "}}", "hsa_patches"),
+        ('{"model_type": ' + "9" * 5000 + "}", "no JSON that can be read"),
+        ("\ud800", None),
+        ("[]", "holds no JSON object"),
+        ("", "not valid JSON"),
+        ('{"model_type": "samwise", "model_type": "refsam"}', "twice"),
+        ('{"model_type": "\\u001b[31m"}', "model_type"),
+    ],
+)
+def test_configurations_of_anybodys_making(folder: Path, text: str, told: str | None) -> None:
+    (folder / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises((ConfigError, CheckpointError)) as caught:
+        load(folder, device="cpu")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 2100
+    assert told is None or told in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_fault(folder: Path) -> None:
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text("\ufeff" + text, encoding="utf-8")
+    load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_pipe_among_the_files_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    model: Any = load("miniature", device="cpu")
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / name).unlink()
+    os.mkfifo(tmp_path / "model" / name)
+    found: list[Any] = []
+
+    def ask() -> None:
+        try:
+            loaded: Any = load(tmp_path / "model", device="cpu")
+            loaded.open("the red circle")
+        except RefervosError as error:
+            found.append(str(error))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(30)
+    assert not asking.is_alive()
+    assert found
+
+
+def test_a_pipe_or_a_device_as_a_model(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    for path in (tmp_path / "pipe.pth", Path("/dev/null")):
+        assert "is neither a folder nor a file" in sentence(path)
+
+
+def test_a_configuration_of_gigabytes_is_not_read(folder: Path) -> None:
+    with (folder / "config.json").open("wb") as file:
+        file.truncate(LONGEST_SETTINGS + 1)  # takes no room on disk
+    assert f"at most {LONGEST_SETTINGS} are read" in sentence(folder)
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "..", ""])
+def test_an_index_names_files_beside_it_alone(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    assert "which is not in its folder" in sentence(folder)
+
+
+# What the system says.
+
+
+@pytest.mark.parametrize("number", [13, 5, 36])
+def test_what_the_system_does_not_let_be_read_is_told(
+    folder: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "config.json":
+            raise OSError(number, os.strerror(number), str(path))
+        return reading(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert sentence(folder).endswith(f" cannot be read ({os.strerror(number)}).")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a/" + "x" * 300, "a\0b", "~nobody/x", ""])
+def test_names_that_cannot_be_paths(name: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        load(name, device="cpu")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(12, "Cannot allocate memory"), RuntimeError("out of memory")])
+def test_too_little_memory_while_loading_is_told(
+    folder: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("safetensors.torch.load_file", full)
+    assert sentence(folder).startswith(f"there is too little memory to load {folder}")
+
+
+def test_a_process_with_too_little_memory_says_so() -> None:
+    """Base-plus in a process that may have half a gigabyte more than torch itself needs."""
+    code = (
+        "import resource, sys, torch; from pathlib import Path; from refervos import load\n"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 3 * 10**6, -1))\n"
+        "from refervos.errors import CheckpointError\n"
+        "try: load(sys.argv[1], device='cpu')\n"
+        "except CheckpointError as error: print(error)"
+    )
+    warm = "import refervos.samwise.model, refervos.text.tokenizer, safetensors.torch\n"
+    done = subprocess.run(
+        [sys.executable, "-c", warm + code, str(MINIATURE_FOLDER)], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.startswith("there is too little memory to load "), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("device", ["banana", "meta", "xpu", "cuda:99", "cuda:-1", "cpu:x", "", "hpu:0", 7])
+def test_a_device_that_is_not_here(device: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^device is "):
+        find_device(device)
+
+
+def test_every_packaged_model_is_built_without_memory_first() -> None:
+    for name in ("miniature", "refsam-miniature"):
+        assert read_tensors(ASSETS / name)
+        loaded: Any = load(name, device="cpu")
+        assert not any(value.is_meta for value in (*loaded.parameters(), *loaded.buffers()))
+        assert loaded.open("the red circle").step(scene(1)[0]).masks.shape == (1, 96, 128)
+
+
+def test_the_configuration_that_is_written_is_the_one_that_is_read(folder: Path) -> None:
+    loaded: Any = load(folder, device="cpu")
+    assert asdict(loaded.config) == asdict(MICRO)
