@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from refervos import load
 from refervos.errors import CheckpointError, ConfigError, RefervosError
-from refervos.loading import ASSETS, MINIATURE_FOLDER, find_device
+from refervos.loading import ASSETS, MINIATURE_FOLDER, find_device, load_to_describe
 from refervos.sam.checkpoints import load_sam
 from refervos.sam2.checkpoints import SAM2_PRESETS, load_sam2, meta_names
 from refervos.sam2.tracker import Sam2Tracker
@@ -227,6 +227,14 @@ def test_a_tensor_that_is_there_twice_is_refused(tiny: dict[str, torch.Tensor], 
     name = "no_mem_embed"
     torch.save({"model": {**tiny, f"module.{name}": tiny[name] + 1}}, tmp_path / "mine.pt")
     assert f"has {name} twice" in sentence(tmp_path / "mine.pt")
+
+
+def test_what_a_file_of_ones_own_is_can_be_asked(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save({"model": {f"module.{name}": value for name, value in tiny.items()}}, tmp_path / "mine.pth")
+    assert load_to_describe(tmp_path / "mine.pth").describe()["family"] == "SAM2"
+    for kind in CONTENTS:
+        (tmp_path / "other.pth").write_bytes(CONTENTS[kind][0])
+        assert "cannot be read as weights" in sentence(tmp_path / "other.pth", load_to_describe)
 
 
 def test_official_samwise_and_sam_checkpoints_are_told_apart(tmp_path: Path) -> None:

@@ -497,12 +497,9 @@ def info(
 
     Example: `refervos info samwise-mevis`
     """
-    from refervos.loading import load
-    from refervos.samwise.checkpoints import load_official
+    from refervos.loading import load_to_describe
 
-    path = Path(model)
-    loaded = load_official(path) if path.suffix == ".pth" and path.is_file() else load(model, device="cpu")
-    description = loaded.describe()
+    description = load_to_describe(model).describe()
     if as_json:
         typer.echo(json.dumps(description, indent=2))
     else:

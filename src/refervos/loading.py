@@ -141,6 +141,28 @@ def load(
         return loaded
 
 
+def load_to_describe(model: str | os.PathLike[str]) -> Samwise | Sam2Segmenter | RefSam | OnnxSamwise:
+    """Load a model to tell what it is: besides what ``load`` takes, an official SAMWISE checkpoint.
+
+    Args:
+        model: See ``load``.
+
+    Returns:
+        The model, on the CPU; an official checkpoint without a tokenizer.
+
+    Raises:
+        CheckpointError: See ``load``.
+    """
+    with troubles_told(model):
+        path = Path(model)
+        if path.is_file():
+            from refervos.samwise.checkpoints import is_official, load_official
+
+            if is_official(path):
+                return load_official(path)
+    return load(model, device="cpu")
+
+
 def _within(model: Model, memory_budget: int | None) -> Model:
     """Give a model its memory budget."""
     if memory_budget is not None:

@@ -16,8 +16,9 @@ from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.text.encoder import TextConfig
 from refervos.text.tokenizer import Tokenizer
-from refervos.weights import Rules, built, model_tensors, read_torch_file, rename, shape_of, troubles_told
+from refervos.weights import Rules, built, model_tensors, read_torch_file, read_weights, rename, shape_of, troubles_told
 
+_ADAPTERS = "cmt_adapters."
 _TEXT = "text_encoder.model.encoder.sentence_encoder."
 
 _TO_FAIRSEQ: Rules = (
@@ -93,7 +94,7 @@ def infer_samwise_config(source: Mapping[str, Tensor], args: Namespace | None, w
     Raises:
         CheckpointError: When it is no SAMWISE checkpoint.
     """
-    if not any(name.startswith("cmt_adapters.") for name in source):
+    if not any(name.startswith(_ADAPTERS) for name in source):
         raise CheckpointError(f"{where} has no cmt_adapters.*; it is no SAMWISE checkpoint.")
     sam2 = infer_sam2_config({n.removeprefix("sam."): t for n, t in source.items() if n.startswith("sam.")}, where)
     adapter = shape_of(source, "cmt_adapters.0.proj_text_down.0.weight", 2, where, "SAMWISE checkpoint")
@@ -139,6 +140,15 @@ def _infer_text(source: Mapping[str, Tensor], where: str) -> TextConfig:
         feedforward=shape("layers.0.fc1")[0],
         positions=shape("embed_positions")[0],
     )
+
+
+def is_official(path: Path) -> bool:
+    """Whether a file holds an official SAMWISE checkpoint.
+
+    Raises:
+        CheckpointError: When it is no file of weights.
+    """
+    return any(name.startswith(_ADAPTERS) for name in read_weights(path))
 
 
 def load_official(path: Path, tokenizer: Tokenizer | None = None, **overrides: Any) -> Samwise:
