@@ -97,6 +97,67 @@ def test_undo_on_the_same_frame_is_as_if_nothing_had_been_said(time: str) -> Non
         corrected.undo(1)
 
 
+def test_clicks_on_one_frame_add_up_and_are_taken_back_one_by_one() -> None:
+    model = micro_model()
+    one_by_one, at_once = session_of(model, [CAPTION]), session_of(model, [CAPTION])
+    for session in (one_by_one, at_once):
+        for frame in scene(4):
+            answered = session.step(frame)
+    first = one_by_one.correct(0, points=[(100, 20)])
+    second = one_by_one.correct(0, points=[(30, 60), (60, 60)], labels=[0, 1])
+    third = one_by_one.correct(0, box=(20, 20, 90, 70))
+    together = at_once.correct(0, points=[(100, 20), (30, 60), (60, 60)], labels=[1, 0, 1])
+    assert np.array_equal(second.logits, together.logits)  # type: ignore[arg-type]
+    assert not np.array_equal(second.logits, first.logits)  # type: ignore[arg-type]
+    for wanted in (second, first, answered):
+        back = one_by_one.undo(0)
+        assert back is not None
+        assert np.array_equal(back.logits, wanted.logits)  # type: ignore[arg-type]
+    assert not np.array_equal(third.logits, second.logits)  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="no correction"):
+        one_by_one.undo(0)
+    # A mask says it all: what was clicked before is not read with it, nor it with what comes after.
+    mask = np.zeros((96, 128), bool)
+    mask[20:60, 30:70] = True
+    one_by_one.correct(0, points=[(100, 20)])
+    masked = one_by_one.correct(0, mask=mask)
+    fresh = session_of(model, [CAPTION])
+    for frame in scene(4):
+        fresh.step(frame)
+    assert np.array_equal(masked.masks, fresh.correct(0, mask=mask).masks)
+    clicked = one_by_one.correct(0, points=[(100, 20)])
+    assert clicked.masks.shape == masked.masks.shape
+
+
+def test_corrections_of_earlier_frames_are_taken_back_frame_by_frame() -> None:
+    model = micro_model()
+    session = session_of(model, [CAPTION])
+    frames = scene(7)
+    for number, frame in enumerate(frames[:6]):
+        session.step(frame)
+        if number in (2, 4):
+            session.correct(0, points=[(100, 20)])
+            session.correct(0, points=[(30, 60)])
+    memory = session._tracks[0].state.memory
+    assert [kept.frame for kept in memory.conditioning_maps] == [2, 4]
+    assert session.undo(0) is None
+    assert [kept.frame for kept in memory.conditioning_maps] == [2]
+    assert session.undo(0) is None
+    assert not memory.conditioning_maps
+    with pytest.raises(PromptError, match="no correction"):
+        session.undo(0)
+    for _ in range(40):
+        session.correct(0, points=[(100, 20)])
+    taken = 0
+    while True:
+        try:
+            session.undo(0)
+        except PromptError:
+            break
+        taken += 1
+    assert taken == 16
+
+
 def test_a_later_undo_forgets_the_corrected_frame() -> None:
     model = micro_model()
     session = session_of(model, [CAPTION])

@@ -223,6 +223,7 @@ class Session:
     ) -> Segmentation:
         """Say what is right in the last answered frame; it is answered again, and remembered as corrected.
 
+        Clicks on one frame add up: each is read together with those before it.
         The track's sentence goes on guiding. Where the answer moves to another object, the track forgets the old one.
 
         Args:
@@ -246,7 +247,7 @@ class Session:
         return self._revise(track, self.model.correct(followed.state, prompt, placement))
 
     def undo(self, track: int) -> Segmentation | None:
-        """Take a track's last correction back.
+        """Take a track's last correction back; again, the one before it.
 
         Args:
             track: The track's number.

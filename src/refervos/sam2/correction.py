@@ -1,4 +1,6 @@
-"""Corrections: a click, a box or a mask on the last answered frame of a running track, and taking it back.
+"""Corrections: clicks, a box or a mask on the last answered frame of a running track, and taking them back.
+
+Clicks on one frame add up: each is read together with those before it.
 
 The corrected frame is answered again, by SAM2 alone, and remembered as a frame that the user prompted: it stays in
 memory while others come and go. Where the answer moves to another object, all that is remembered shows the wrong one
@@ -9,7 +11,7 @@ would pull it back to where the sentence was misread.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +23,9 @@ from refervos.sam2.memory import MemoryBank, MemoryMap, ObjectPointer
 from refervos.sam2.prompting import answer_masks, answer_points, check_geometry, check_within
 from refervos.sam2.tracker import Sam2Tracker, gate
 from refervos.segmenter import FramePrediction
+
+UNDO_STEPS = 16
+"""So many corrections of a track can be taken back; what is older is not kept."""
 
 SAME_OBJECT = 0.1
 """Masks whose intersection is a smaller share of the smaller one show different objects."""
@@ -52,12 +57,23 @@ class LastFrame:
 
 @dataclass(frozen=True)
 class BeforeCorrection:
-    """What a correction changed, as it was, and the frame that was corrected."""
+    """What a correction changed, as it was.
+
+    Attributes:
+        frame: The frame that was corrected.
+        memory: Before it; None for a frame that others have followed, as it cannot be gone back to.
+        last: Before it; likewise.
+        by_hand: Before it.
+        said: All that the user has said about that frame, this correction included.
+        earlier: The correction before this one, which can be taken back after it.
+    """
 
     frame: int
-    memory: MemoryBank
-    last: LastFrame
+    memory: MemoryBank | None
+    last: LastFrame | None
     by_hand: bool
+    said: Prompt
+    earlier: BeforeCorrection | None = None
 
 
 @dataclass(kw_only=True)
@@ -68,7 +84,7 @@ class CorrectableTrack:
         memory: Maps and pointers of past frames.
         frame: Frames seen so far.
         last: The last answered frame; None before the first.
-        before: What the last correction changed; None when there was none, or it was taken back.
+        before: What the last correction changed, and those before it; None when there was none, or all were taken back.
         by_hand: Whether the track was corrected.
     """
 
@@ -134,11 +150,14 @@ def correct(
         raise PromptError("a correction is clicks, a box or a mask; to ask for something else, rename the track.")
     check_geometry(prompt)
     check_within(prompt, placement.frame_size)
+    frame = track.frame - 1
+    if track.before is not None and track.before.frame == frame:
+        prompt = together(track.before.said, prompt)
     features = tracker.pyramid(tracker.encode(last.pixels.unsqueeze(0)))
     ask = answer_points if prompt.mask is None else answer_masks
     answer = ask(tracker, features, [prompt], placement)
-    frame = track.frame - 1
-    track.before = BeforeCorrection(frame, track.memory.copy(), last, track.by_hand)
+    earlier = _kept(track.before, frame, UNDO_STEPS - 1)
+    track.before = BeforeCorrection(frame, track.memory.copy(), last, track.by_hand, prompt, earlier)
     if moved(last.mask_logits, answer.mask_logits):
         track.memory.clear()
     maps = tracker.remember(features.top, answer.memory_logits, answer.score, binary=True)
@@ -154,14 +173,15 @@ def correct(
 
 
 def undo(track: CorrectableTrack) -> FramePrediction | None:
-    """Take the last correction back.
+    """Take the last correction back; again, the one before it.
 
     Args:
         track: The track.
 
     Returns:
-        The answer as it was before, when no frame has come since: then all is as if there had been no correction.
-        None when frames have come since: the corrected frame is no longer remembered, what followed from it is.
+        The answer as it was before, when no frame has come since: then all is as if there had been no such correction.
+        None when frames have come since: the corrected frame is no longer remembered, so that all corrections of it are
+        taken back together; what followed from it is.
 
     Raises:
         PromptError: When there was no correction, or it was taken back.
@@ -169,12 +189,52 @@ def undo(track: CorrectableTrack) -> FramePrediction | None:
     before = track.before
     if before is None:
         raise PromptError("there is no correction to undo.")
-    track.before, track.by_hand = None, before.by_hand
-    if before.frame == track.frame - 1:
+    if before.frame == track.frame - 1 and before.memory is not None and before.last is not None:
+        track.before, track.by_hand = before.earlier, before.by_hand
         track.memory, track.last = before.memory, before.last
         return before.last.prediction
+    first = before
+    while first.earlier is not None and first.earlier.frame == before.frame:
+        first = first.earlier
+    track.before, track.by_hand = first.earlier, first.by_hand
     track.memory.forget_frame(before.frame)
     return None
+
+
+def together(said: Prompt, more: Prompt) -> Prompt:
+    """Add to what was said about a frame.
+
+    Args:
+        said: Clicks, a box or a mask.
+        more: What is said now.
+
+    Returns:
+        All clicks, and the newer of two boxes. A mask, which says it all, stands alone, and gives way to what follows.
+    """
+    if said.mask is not None or more.mask is not None:
+        return more
+    labels = [*_labels(said), *_labels(more)]
+    return replace(
+        more,
+        points=[*(said.points or ()), *(more.points or ())] or None,
+        labels=labels or None,
+        box=said.box if more.box is None else more.box,
+    )
+
+
+def _labels(prompt: Prompt) -> Sequence[int]:
+    points = prompt.points or ()
+    return [1] * len(points) if prompt.labels is None else prompt.labels
+
+
+def _kept(correction: BeforeCorrection | None, frame: int, count: int) -> BeforeCorrection | None:
+    """The last corrections, at most so many; of those of other frames only what taking them back needs."""
+    if correction is None or count == 0:
+        return None
+    earlier = _kept(correction.earlier, frame, count - 1)
+    if correction.frame == frame:
+        return replace(correction, earlier=earlier)
+    return replace(correction, memory=None, last=None, earlier=earlier)
 
 
 def moved(before: Tensor, after: Tensor) -> bool:
