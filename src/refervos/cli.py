@@ -16,7 +16,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 import refervos
@@ -252,11 +251,6 @@ def segment(
             open_source(video, start=start, **policies, reconnect=Reconnect() if reconnect else None, ahead=4)
         )
         target = out or result_folder(source.info.name)
-        # Before the first frame everything that will be written is known to be writable, and nobody else writes there.
-        prepare_folder(target)
-        stack.callback(FolderClaim(target, "writing results", VideoError).release)
-        if session_file is not None:
-            prepare_folder(session_file.parent)
         overrides: dict[str, Any] = {} if protocol is None else {"protocol": protocol}
         loaded = load(model, device=device, dtype=dtype.value, **overrides)
         earlier = stopped.session if stopped else session_file
@@ -272,6 +266,11 @@ def segment(
                 borders=borders and borders.value,
                 border_cells=3 if source.info.live else 7,  # a stream has no time to look further
             )
+        # Before the first frame everything that will be written is known to be writable, and nobody else writes there.
+        prepare_folder(target)
+        stack.callback(FolderClaim(target, "writing results", VideoError).release)
+        if session_file is not None:
+            prepare_folder(session_file.parent)
         sinks = open_sinks(save or [Output.overlay, Output.rle], target, source, overwrite, resume)
         failed: OutputError | None = None
         held = context.obj.held if isinstance(context.obj, Stopping) else nullcontext
@@ -573,23 +572,21 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     with Stopping() as stopping:
         try:
-            code = app(standalone_mode=False, obj=stopping) or 0
+            app(obj=stopping)
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
         except RefervosError as error:
             code = complain(str(error), 2)
-        except typer.Exit as end:
-            code = end.exit_code
-        except (KeyboardInterrupt, typer.Abort):
+        except KeyboardInterrupt:
             code = INTERRUPTED
-        except click.ClickException as error:
-            error.show()
-            code = error.exit_code
         except MemoryError:
             code = complain("there is not enough memory; use smaller frames, fewer sentences or a smaller batch.", 1)
         except BrokenPipeError:
             code = 1  # whoever read the output has gone
         except Exception as error:
             code = complain(unexpected(error), 1)
-    if code == INTERRUPTED:
+    if stopping.received is not None and code:
         code = stopping.exit_code
     sys.exit(flushed(code))
 

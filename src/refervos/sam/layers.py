@@ -51,7 +51,7 @@ class FourierPositions(nn.Module):
 
     def __init__(self, width: int, *, parameter: bool = False) -> None:
         super().__init__()
-        table = torch.randn(2, width // 2)
+        table = torch.empty(2, width // 2).normal_()
         if parameter:
             self.positional_embedding = nn.Parameter(table, requires_grad=False)
         else:

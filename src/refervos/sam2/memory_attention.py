@@ -38,8 +38,8 @@ def rotary_tables(side: int, width: int) -> Tensor:
         Cosines and sines, float32 (2, side * side, C/2).
     """
     quarter = width // 4
-    frequencies = 1 / ROTARY_BASE ** (torch.arange(quarter, dtype=torch.float32) / quarter)  # (C/4,)
-    places = torch.arange(side * side)
+    frequencies = 1 / ROTARY_BASE ** (torch.arange(quarter, dtype=torch.float32, device="cpu") / quarter)  # (C/4,)
+    places = torch.arange(side * side, device="cpu")
     columns, rows = (places % side).float(), torch.div(places, side, rounding_mode="floor").float()
     angles = torch.cat([torch.outer(columns, frequencies), torch.outer(rows, frequencies)], dim=1)  # (P, C/2)
     return torch.stack([angles.cos(), angles.sin()])

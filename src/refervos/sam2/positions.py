@@ -21,9 +21,10 @@ def sine_of_places(side: int, width: int) -> Tensor:
         float32 (side * side, width), row by row.
     """
     half = width // 2
-    turns = torch.arange(1, side + 1, dtype=torch.float32)
+    # On the CPU also where a model is only outlined on the meta device: what torch does there imports sympy.
+    turns = torch.arange(1, side + 1, dtype=torch.float32, device="cpu")
     turns = turns / (side + 1e-6) * 2 * math.pi
-    channel = torch.arange(half, dtype=torch.float32)
+    channel = torch.arange(half, dtype=torch.float32, device="cpu")
     angles = turns.unsqueeze(1) / TEMPERATURE ** (2 * torch.div(channel, 2, rounding_mode="floor") / half)
     line = torch.stack([angles[:, 0::2].sin(), angles[:, 1::2].cos()], dim=2).flatten(1)  # (side, half)
     rows, columns = line.unsqueeze(1).expand(-1, side, -1), line.unsqueeze(0).expand(side, -1, -1)
