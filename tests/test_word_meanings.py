@@ -11,7 +11,14 @@ import torch
 from refervos.errors import TrainingError
 from refervos.text.encoder import TextConfig
 from refervos.training.stages.language import LanguageSettings, LanguageStage, read_sentences, train_byte_level
-from refervos.training.stages.word_meanings import MeaningHeads, WordMeanings, sentence_about, word_sample, words_of
+from refervos.training.stages.word_meanings import (
+    MeaningHeads,
+    WordMeanings,
+    begin_with_meanings,
+    sentence_about,
+    word_sample,
+    words_of,
+)
 from refervos.worlds.nouns import everyday_nouns
 
 transformers = pytest.importorskip("transformers")
@@ -123,3 +130,24 @@ def test_a_sentence_without_a_word_teaches_nothing_about_words() -> None:
     torch.testing.assert_close(one["meaning"], alone["meaning"])
     nothing = heads(states, summary, torch.zeros_like(inside), torch.full((3,), -1))
     assert nothing["meaning"] == 0
+
+
+def test_embeddings_of_whole_words_begin_as_what_they_mean() -> None:
+    words = ("car", "automobile", "banana", "tin can")
+    vectors = torch.nn.functional.normalize(torch.tensor([[1.0, 0.1, 0], [1, 0, 0.1], [-1, 0.5, 0], [0, -1, 1]]), dim=1)
+    meanings = WordMeanings(words, vectors)
+    tokenizer = train_byte_level([f"the {word}" for word in words] * 5 + list(words) * 5, 400)
+    embeddings = torch.nn.Embedding(len(tokenizer), 8)
+    before = embeddings.weight.detach().clone()
+    assert begin_with_meanings(embeddings, tokenizer, meanings) == 3  # a tin can is two words
+
+    def row(word: str) -> torch.Tensor:
+        ids, inside = tokenizer.encode(f"the {word}", [word])
+        return embeddings.weight[[token for token, within in zip(ids, inside, strict=True) if within]].squeeze(0)[:3]
+
+    near = torch.nn.functional.cosine_similarity(row("car"), row("automobile"), dim=0)
+    far = torch.nn.functional.cosine_similarity(row("car"), row("banana"), dim=0)
+    assert near > 0.9
+    assert far < 0
+    (tin,), _ = tokenizer.encode("the tin")[0][2:-1], None
+    assert torch.equal(embeddings.weight[tin], before[tin])

@@ -28,7 +28,7 @@ from refervos.text.tokenizer import Tokenizer, unigram
 from refervos.training.distributed import mean_over_processes
 from refervos.training.initialisation import initialise
 from refervos.training.stage import SampleSource, Stage
-from refervos.training.stages.word_meanings import MeaningHeads, WordMeanings, word_sample
+from refervos.training.stages.word_meanings import MeaningHeads, WordMeanings, begin_with_meanings, word_sample
 from refervos.worlds import all_sentences
 from refervos.worlds.nouns import everyday_nouns
 
@@ -192,7 +192,10 @@ class LanguageStage(Stage):
         known = [] if meanings is None else [f"the {word}" for word in meanings.words for _ in range(2)]
         tokenizer = kind.train_tokenizer([*sentences, *known], settings.vocabulary)
         torch.manual_seed(seed)
-        return cls(settings, kind.begin(settings, len(tokenizer)), tokenizer, sentences, meanings)
+        encoder = kind.begin(settings, len(tokenizer))
+        if meanings is not None and isinstance(encoder, TextEncoder):
+            begin_with_meanings(encoder.roberta.embeddings.word_embeddings, tokenizer, meanings)
+        return cls(settings, encoder, tokenizer, sentences, meanings)
 
     def source(self) -> SentenceSource:
         """Sentences with hidden words."""

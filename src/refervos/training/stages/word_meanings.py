@@ -148,6 +148,33 @@ class MeaningHeads(nn.Module):
         }
 
 
+def begin_with_meanings(embeddings: nn.Embedding, tokenizer: Tokenizer, meanings: WordMeanings) -> int:
+    """Let the embeddings of tokens that are whole words begin as what the words mean, in as many dimensions as fit.
+
+    Args:
+        embeddings: Of the tokens (V, C), changed in place.
+        tokenizer: Makes tokens of words.
+        meanings: The words' vectors (W, D); where D is less than C the rest stays random.
+
+    Returns:
+        How many words are one token.
+    """
+    width = embeddings.weight.shape[1]
+    _, _, axes = torch.linalg.svd(meanings.vectors, full_matrices=False)
+    least = meanings.vectors @ axes[:width].T  # (W, C): what tells the words apart most
+    with torch.no_grad():
+        least *= embeddings.weight.std() / least.std()
+        count = 0
+        for word, vector in zip(meanings.words, least, strict=True):
+            for spelled in (word, f"the {word}"):  # at the start of a sentence and inside it are two tokens
+                ids, inside = tokenizer.encode(spelled, [word])
+                own = [token for token, within in zip(ids, inside, strict=True) if within]
+                if len(own) == 1:
+                    embeddings.weight[own[0], : len(vector)] = vector
+                    count += spelled != word
+    return count
+
+
 def word_sample(words: Sequence[str], tokenizer: Tokenizer, limit: int, rng: np.random.Generator) -> Any:
     """A sentence about one of the words: token ids (L,), bool (L,) for the word's own, and which word it is."""
     which = int(rng.integers(len(words)))
