@@ -243,3 +243,23 @@ def test_every_video_of_a_folder_has_a_folder_of_its_own(tmp_path: Path) -> None
     assert sorted(path.parent.name for path in (tmp_path / "o").glob("*/masks.jsonl")) == ["one", "two"]
     refused = CliRunner().invoke(app, [*arguments, "--session", str(tmp_path / "s")])
     assert "--session is for one" in str(refused.exception)
+
+
+def test_run_lengths_go_to_standard_output(film: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        command("segment", film, "the red \x1b[31mcircle", "--frames", 3, "--out", "-"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["frame"] for row in rows] == [0, 1, 2]
+    assert "3 frames" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert not list(tmp_path.iterdir())
+    refused = run("segment", film, "a", "--out", "-", "-s", "masks")
+    assert refused.returncode == 2
+    assert "nothing else" in refused.stderr

@@ -119,7 +119,10 @@ def segment(
     expressions: Annotated[
         list[str] | None, typer.Argument(help="One or more sentences, each in quotes.", show_default=False)
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the results; '-' writes run lengths to standard output."),
+    ] = None,
     save: Annotated[
         list[Output] | None,
         typer.Option(
@@ -217,7 +220,7 @@ def segment(
     from refervos.pipeline import OutputError
     from refervos.pipeline import segment as run
     from refervos.prompts import Prompt, parse_box, parse_click
-    from refervos.video import Reconnect, open_source
+    from refervos.video import Reconnect, RleSink, open_source
     from refervos.video.outputs import prepare_folder
 
     spoken_of = [*(expressions or []), *(read_sentences(sentences) if sentences else [])]
@@ -237,6 +240,11 @@ def segment(
                 box=parse_box(box, "--box") if box else None,
             )
         ]
+    to_stdout = out == Path("-")
+    if to_stdout and (save not in (None, [], [Output.rle]) or resume):
+        raise VideoError(
+            "--out - writes run lengths to standard output and nothing else; leave --save and --resume out."
+        )
     going_on = session_file is not None and session_file.exists()
     if not prompts and not going_on and not resume:
         raise PromptError("there is nothing to look for; give a sentence in quotes, or --point or --box.")
@@ -267,11 +275,14 @@ def segment(
                 border_cells=3 if source.info.live else 7,  # a stream has no time to look further
             )
         # Before the first frame everything that will be written is known to be writable, and nobody else writes there.
-        prepare_folder(target)
-        stack.callback(FolderClaim(target, "writing results", VideoError).release)
         if session_file is not None:
             prepare_folder(session_file.parent)
-        sinks = open_sinks(save or [Output.overlay, Output.rle], target, source, overwrite, resume)
+        if to_stdout:
+            sinks = [RleSink(sys.stdout.buffer)]
+        else:
+            prepare_folder(target)
+            stack.callback(FolderClaim(target, "writing results", VideoError).release)
+            sinks = open_sinks(save or [Output.overlay, Output.rle], target, source, overwrite, resume)
         failed: OutputError | None = None
         held = context.obj.held if isinstance(context.obj, Stopping) else nullcontext
         options: dict[str, Any] = {"clip_length": clip, "limit": frames, "show_progress": False if quiet else None}
@@ -282,16 +293,16 @@ def segment(
         # What was followed is worth as much as what was written, also where an output has failed.
         if session_file is not None and session_file != (stopped and stopped.session):
             session.save(session_file)
-        Stopped.write(target, session, start + report.frames if report.interrupted else None)
+        if not to_stdout:
+            Stopped.write(target, session, start + report.frames if report.interrupted else None)
     for warning in report.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        typer.echo(f"warning: {shown(warning)}", err=True)
     if not quiet:
         dropped = f", {report.dropped} dropped because they came too fast" if report.dropped else ""
-        typer.echo(f"{report.frames} frames{dropped}{', stopped early' if report.interrupted else ''}")
-        for expression, visible in report.visible.items():
-            typer.echo(f"  {expression}: seen in {visible} of {report.frames}")
-        for path in report.written:
-            typer.echo(f"  wrote {path}")
+        lines = [f"{report.frames} frames{dropped}{', stopped early' if report.interrupted else ''}"]
+        lines += [f"  {shown(e)}: seen in {visible} of {report.frames}" for e, visible in report.visible.items()]
+        lines += [f"  wrote {shown(str(path))}" for path in report.written]
+        typer.echo("\n".join(lines), err=to_stdout)
     if failed is not None:
         raise failed
     if report.interrupted:

@@ -32,6 +32,9 @@ from refervos.training.stages.word_meanings import MeaningHeads, WordMeanings, b
 from refervos.worlds import all_sentences
 from refervos.worlds.nouns import everyday_nouns
 
+SELDOM = -5.0
+"""The logit that a token is in a sentence, to begin with: of some thousand tokens a few are."""
+
 ROBERTA_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 T5_TOKENS = ("<pad>", "</s>", "<unk>", "<extra_id_0>")
 """The special tokens of a new tokenizer in the published order of ids (T5's sentinels come after the words); the last
@@ -168,6 +171,7 @@ class LanguageStage(Stage):
             nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width), nn.Linear(width, vocabulary)
         )
         self.summary = nn.Linear(width, vocabulary)
+        nn.init.constant_(self.summary.bias, SELDOM)  # else thousands of absent words drown all else at first
         self.taught = () if meanings is None else meanings.words
         self.meaning = None if meanings is None else MeaningHeads(width, meanings)
         self.kind = KINDS[settings.kind]
