@@ -125,12 +125,15 @@ class SentenceSource(SampleSource):
         return *(torch.from_numpy(array) for array in (shown, hidden, ids, inside)), which
 
     def collate(self, samples: list[Any]) -> dict[str, Tensor]:
-        """Pad to the longest sentence: ``shown``, ``hidden`` (-100 where there is nothing to guess), ``ids``,
-        ``inside`` (the tokens of the word whose meaning is learnt); and ``word``, which that is.
+        """Pad to the longest sentence: ``shown``, ``ids``, ``inside`` (the tokens of the word whose meaning is learnt);
+        ``places``, where something is to be guessed, and ``hidden``, what (-100 for padding); ``word``, whose meaning.
         """
-        shown, hidden, ids, inside, which = (list(part) for part in zip(*samples, strict=True))
+        shown, every, ids, inside, which = (list(part) for part in zip(*samples, strict=True))
+        places = [(row != -100).nonzero()[:, 0] for row in every]
+        hidden = [row[place] for row, place in zip(every, places, strict=True)]
         return {
             "shown": pad_tokens(shown, self.pad),
+            "places": pad_tokens(places, 0),
             "hidden": pad_tokens(hidden, -100),
             "ids": pad_tokens(ids, self.pad),
             "inside": nn.utils.rnn.pad_sequence(inside, batch_first=True),
@@ -219,9 +222,10 @@ class LanguageStage(Stage):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Cross-entropy of the hidden words, and of what the summary tells about the sentence."""
         states = self.model(batch["shown"])  # (N, L, width)
-        hidden = batch["hidden"]
+        hidden = batch["hidden"]  # (N, H)
         known = hidden != -100
-        answers = self.guess(states)  # (N, L, vocabulary)
+        places = batch["places"].unsqueeze(-1).expand(-1, -1, states.shape[-1])
+        answers = self.guess(states.gather(1, places))  # (N, H, vocabulary); of all tokens it would be the dearest part
         wrong = F.cross_entropy(answers.flatten(0, 1), hidden.flatten(), ignore_index=-100, reduction="sum")
         present = torch.zeros(answers.shape[0], answers.shape[2], device=states.device)
         present = present.scatter(1, batch["ids"], 1.0)[:, self.word_ids]
