@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from refervos import cli
 from refervos.cli import app, refuse_files, verbs_of
 from refervos.errors import PromptError, VideoError
 from refervos.folder_lock import FolderClaim
@@ -199,6 +200,42 @@ def test_an_unexpected_exception_is_one_sentence_and_a_log(tmp_path: Path) -> No
     full = in_process(failing("OSError(28, 'No space left on device', 'x.mp4')"))
     assert full.stderr == "refervos: the system refuses what is needed ('x.mp4'): No space left on device.\n"
     assert full.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("info", "--no-such-option"), "--no-such-option"),
+        (("inform",), "inform"),
+        (("segment",), "video"),
+        (("segment", "a.mp4", "a", "--clip", "0\x1b[31m"), "--clip"),
+        (("segment", "a.mp4", "a", "--dtype", "int8"), "'int8' is not one of 'float32'"),
+        (("data", "check", "mevis"), "path"),
+    ],
+)
+def test_a_command_line_that_is_not_as_the_help_says_is_one_sentence(
+    arguments: tuple[str, ...], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["refervos", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("refervos: ")
+    assert named.lower() in said.lower()
+    help_of = " ".join(("refervos", *arguments[: {"data": 2, "inform": 0}.get(arguments[0], 1)]))
+    assert said.endswith(f"; '{help_of} --help' tells what can be given.\n")
+    assert said.count("\n") == 1
+    assert said.strip().isprintable()
+
+
+def test_no_command_at_all_shows_the_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["refervos"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    shown = capsys.readouterr()
+    assert "Usage: refervos" in shown.out + shown.err
+    assert "something went wrong" not in shown.err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

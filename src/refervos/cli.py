@@ -583,14 +583,13 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     with Stopping() as stopping:
         try:
-            app(obj=stopping)
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
+            code = app(prog_name="refervos", standalone_mode=False, obj=stopping) or 0
         except RefervosError as error:
             code = complain(str(error), 2)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, typer.Abort):
             code = INTERRUPTED
+        except MISUSED as error:
+            code = misused(error)
         except MemoryError:
             code = complain("there is not enough memory; use smaller frames, fewer sentences or a smaller batch.", 1)
         except BrokenPipeError:
@@ -600,6 +599,20 @@ def main() -> None:
     if stopping.received is not None and code:
         code = stopping.exit_code
     sys.exit(flushed(code))
+
+
+MISUSED: Any = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
+"""What is raised where a command line is not as ``--help`` says: click's class, or that of typer's own copy of click."""
+
+
+def misused(error: Any) -> int:
+    """Say what is wrong with the command line, and give back the exit code."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return int(error.exit_code)
+    path = error.ctx.command_path if getattr(error, "ctx", None) else "refervos"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return complain(f"{message}; '{path} --help' tells what can be given.", error.exit_code)
 
 
 def complain(sentence: str, code: int) -> int:

@@ -1,0 +1,336 @@
+"""Ways to spoil a good input, as people, disks, networks and attackers do. Each draws what it does from hypothesis."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from hypothesis import strategies as st
+from PIL import Image
+
+T = TypeVar("T")
+
+
+class Draw(Protocol):
+    """What draws a value from a strategy, as ``data.draw`` does."""
+
+    def __call__(self, strategy: st.SearchStrategy[T]) -> T: ...
+
+
+def one_of(draw: Draw, *options: T) -> T:
+    """One of some values."""
+    return draw(st.sampled_from(options))
+
+
+def number_below(draw: Draw, limit: int) -> int:
+    """A whole number from 0, below a limit of at least 1."""
+    return draw(st.integers(0, max(0, limit - 1)))
+
+
+# Values.
+
+TEXTS = (
+    *("", " ", "a", "\x1b[31mred\x1b[0m", "two\nlines", "nul\0", "\ud800", "\u202etxet", "x" * 5000, "NaN", "null"),
+    *("../../../../etc/hostname", "/etc/hostname", "~/x", "a/b", "..", ".", "C:\\x", "=1+1", "-1", "1e999", "%s{0}"),
+    *("/dev/zero", "http://localhost:1/x", "\N{DOG FACE}", "é" * 300, "00000", "0", "-0"),
+)
+
+NUMBERS = (
+    *(0, 1, -1, 2, 3, 7, 255, 256, 2**31 - 1, 2**31, 2**32, 2**63, -(2**63), 10**30),
+    *(0.0, 0.5, -0.5, 1e-320, 1e308, float("inf"), float("-inf"), float("nan")),
+)
+
+
+def odd_value(draw: Draw) -> Any:
+    """A plain value that is seldom right."""
+    kind = one_of(draw, "text", "number", "number", "constant", "list", "object", "deep")
+    if kind == "text":
+        return one_of(draw, *TEXTS)
+    if kind == "number":
+        return one_of(draw, *NUMBERS)
+    if kind == "constant":
+        return one_of(draw, None, True, False)
+    if kind == "list":
+        return [one_of(draw, None, 0, "a", []) for _ in range(one_of(draw, 0, 1, 3, 1000))]
+    if kind == "object":
+        return one_of(draw, {}, {"": 0}, {"a": {"b": None}}, {"0": []})
+    deep: Any = one_of(draw, [], {})
+    for _ in range(one_of(draw, 3, 70, 900)):
+        deep = [deep] if isinstance(deep, list) else {"a": deep}
+    return deep
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where the values within a value are, itself included."""
+    yield path
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _places(part, (*path, key))
+    elif isinstance(value, (list, tuple)):
+        for index, part in enumerate(value[:8]):
+            yield from _places(part, (*path, index))
+
+
+def spoil_value(draw: Draw, value: T) -> Any:
+    """A copy of plain values in lists and dicts, with one place in it changed.
+
+    Names and numbers are changed by what they mean too: keys of dicts, a little more or less, the sign, another place's
+    value.
+    """
+    value = copy.deepcopy(value)
+    places = list(_places(value))
+    # Shallow places are few and decide most, so they come up more often than their number says.
+    depth = one_of(draw, *sorted({len(place) for place in places}))
+    place = one_of(draw, *[place for place in places if len(place) == depth])
+    if not place:
+        return odd_value(draw) if one_of(draw, *[False] * 3, True) else value
+    holder: Any = value
+    for key in place[:-1]:
+        holder = holder[key]
+    if isinstance(holder, tuple):
+        return value
+    key, old = place[-1], holder[place[-1]]
+    kind = one_of(draw, "replace", "replace", "nudge", "nudge", "remove", "rename", "double", "exchange", "more")
+    if kind == "remove":
+        del holder[key]
+    elif kind == "rename" and isinstance(holder, dict):
+        holder[one_of(draw, *TEXTS, f"{key}x", str(key).upper())] = holder.pop(key)
+    elif kind == "double" and isinstance(holder, list):
+        holder.insert(key, copy.deepcopy(old))
+    elif kind == "exchange":
+        other: Any = value
+        for step in one_of(draw, *places):
+            other = other[step]
+        holder[key] = copy.deepcopy(other)
+    elif kind == "more" and isinstance(old, dict):
+        old[one_of(draw, *TEXTS)] = odd_value(draw)
+    elif kind == "more" and isinstance(old, list):
+        old.append(odd_value(draw))
+    elif kind == "nudge" and isinstance(old, (int, float)):
+        holder[key] = one_of(draw, old + 1, old - 1, -old, old * 2, old * 1000, old / 2, str(old), [old], bool(old))
+    elif kind == "nudge" and isinstance(old, str):
+        holder[key] = one_of(draw, old + " ", old.upper(), old[:-1], f"../{old}", f"/{old}", f"{old}\x1b[2J", [old])
+    else:
+        holder[key] = odd_value(draw)
+    return value
+
+
+# Bytes and text.
+
+
+WHOLES = (
+    b"",
+    b"\n",
+    b"\0" * 64,
+    b"<!DOCTYPE html><html><body>404</body></html>\n",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n",
+    b"\x89PNG\r\n\x1a\n",
+    b"PK\x03\x04",
+    b"\x1f\x8b\x08\x00",
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
+    b"#EXTM3U\n#EXTINF:1,\n/etc/hostname\n",
+    b"\xff\xfe{\x00}\x00",
+    b"\x80\x02}q\x00.",
+    b"[" * 100_000,
+    b'{"a":' * 50_000,
+)
+"""What stands in place of a file: nothing, a web page, a pointer, another format, brackets without end."""
+
+
+def spoil_bytes(draw: Draw, content: bytes) -> bytes:
+    """Some bytes with one piece lost, changed, doubled or put in."""
+    size = len(content)
+    # Formats are decided in their first bytes and their last.
+    at = one_of(
+        draw, number_below(draw, min(size, 64)), number_below(draw, size), max(0, size - 1 - number_below(draw, 64))
+    )
+    at = min(at, size)
+    length = one_of(draw, 1, 2, 4, 8, 100, 5000)
+    kind = one_of(draw, "cut", "flip", "flip", "flip", "numbers", "random", "remove", "double", "insert", "whole")
+    if kind == "cut":
+        return content[:at]
+    if kind == "whole":
+        return one_of(draw, *WHOLES)
+    if kind == "remove":
+        return content[:at] + content[at + length :]
+    if kind == "double":
+        return content[: at + length] + content[at:]
+    if kind == "insert":
+        return content[:at] + draw(st.binary(min_size=1, max_size=8)) + content[at:]
+    if kind == "numbers":
+        return (
+            content[:at]
+            + one_of(draw, b"\0", b"\xff", b"\x7f", b"\x80") * min(length, 8)
+            + content[at + min(length, 8) :]
+        )
+    if kind == "random":
+        return content[:at] + draw(st.binary(min_size=4, max_size=16)) + content[at + 16 :]
+    changed = bytearray(content)
+    for _ in range(one_of(draw, 1, 1, 3, 20)):
+        if changed:
+            changed[number_below(draw, size) if _ else min(at, size - 1)] ^= 1 << number_below(draw, 8)
+    return bytes(changed)
+
+
+def spoil_text(draw: Draw, text: str) -> str:
+    """A text with one number, word or line of it changed."""
+    kind = one_of(draw, "number", "number", "word", "line", "odd", "ends")
+    if kind == "ends":
+        return one_of(draw, f"\ufeff{text}", text.replace("\n", "\r\n"), text.replace("\n", "\r"), text.rstrip("\n"))
+    if kind == "line":
+        lines = text.splitlines(keepends=True) or [""]
+        at = number_below(draw, len(lines))
+        several = one_of(draw, [], [lines[at]] * 2, [lines[at][: len(lines[at]) // 2]], [one_of(draw, *lines)])
+        return "".join([*lines[:at], *several, *lines[at + 1 :]])
+    pattern = {"number": r"-?\d+(?:\.\d+)?", "word": r"[\w.-]+", "odd": r"[^\w\s]"}[kind]
+    found = list(re.finditer(pattern, text))
+    if not found:
+        return text + one_of(draw, *TEXTS)
+    match = found[number_below(draw, len(found))]
+    if kind == "number":
+        old = match[0]
+        new = one_of(draw, *map(str, NUMBERS), f"-{old}", f"{old}0", f"{old}.5", "", "x", f"{old} ", "٣", "1_0")
+    elif kind == "word":
+        new = one_of(draw, *TEXTS, one_of(draw, *found)[0])
+    else:
+        new = one_of(draw, "", match[0] * 2, "\\", '"', "<", ",")
+    return text[: match.start()] + new + text[match.end() :]
+
+
+# Files and folders.
+
+
+def odd_picture(draw: Draw) -> bytes:
+    """A picture of another size, kind or depth than the ones beside it, or one that only tells of a great size."""
+    kind = one_of(draw, "size", "size", "mode", "told", "flat")
+    if kind == "told":
+        return _told_size(one_of(draw, (65535, 65535), (2**31 - 1, 2**31 - 1), (0, 5), (30000, 30000), (1, 2**31 - 1)))
+    stream = io.BytesIO()
+    if kind == "flat":
+        Image.new("1", one_of(draw, (6000, 6000), (30000, 2000), (1, 60000)), 1).save(stream, "PNG")
+        return stream.getvalue()
+    size = one_of(draw, (1, 1), (3, 5), (64, 47), (640, 480), (65, 48)) if kind == "size" else (64, 48)
+    mode = one_of(draw, "L", "RGB", "RGBA", "P", "1", "I;16", "LA", "I", "F", "CMYK") if kind == "mode" else "L"
+    deep = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+    pixels = np.arange(size[0] * size[1]).reshape(size[1], size[0]) % 300
+    image = Image.fromarray(pixels.astype(deep.get(mode, np.uint8)))
+    image = image if mode in deep else image.convert(mode)
+    image.save(stream, "TIFF" if mode in ("F", "CMYK", "I") else one_of(draw, "PNG", "TIFF"))
+    return stream.getvalue()
+
+
+def _told_size(size: tuple[int, int]) -> bytes:
+    """A PNG whose header tells a size that its data do not have."""
+    import struct
+    import zlib
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", *size, 8, 0, 0, 0, 0)
+    data = zlib.compress(b"\0" * 1000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+PICTURES = (".png", ".jpg", ".jpeg")
+
+
+def spoil_content(draw: Draw, name: str, content: bytes) -> bytes:
+    """What a file holds, changed in the terms of its format, which its name tells, or byte by byte."""
+    suffix = Path(name).suffix
+    if one_of(draw, *[False] * 3, True):
+        return spoil_bytes(draw, content)
+    try:
+        if suffix == ".json":
+            return to_json(spoil_value(draw, json.loads(content)))
+        if suffix == ".jsonl":
+            return b"\n".join(
+                to_json(line) for line in spoil_value(draw, [json.loads(l) for l in content.splitlines()])
+            )
+        if suffix == ".p":
+            return pickle.dumps(spoil_value(draw, pickle.loads(content, encoding="latin1")), 2)
+        if suffix in PICTURES:
+            return odd_picture(draw)
+        if suffix in (".xml", ".txt", ".csv", ".yaml"):
+            return spoil_text(draw, content.decode()).encode("utf-8", "surrogatepass")
+    except (ValueError, TypeError, RecursionError):
+        pass  # spoilt before, so that it can no longer be read
+    return spoil_bytes(draw, content)
+
+
+def to_json(value: Any) -> bytes:
+    """JSON in UTF-8, with NaN and halves of characters as Python writes them."""
+    return json.dumps(value).encode()
+
+
+def spoil_folder(draw: Draw, folder: Path) -> str:
+    """Change one file or name below a folder.
+
+    Returns:
+        What was done, for a report.
+    """
+    # Annotations are few beside frames, and are what decides: by kinds, not by their number.
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    if not files:
+        return "nothing is left"
+    suffix = one_of(draw, *sorted({path.suffix for path in files}))
+    path = one_of(draw, *[path for path in files if path.suffix == suffix])
+    kind = one_of(draw, *["content"] * 8, "place", "name", "exchange")
+    told = path.relative_to(folder)
+    if kind == "content":
+        path.write_bytes(spoil_content(draw, path.name, path.read_bytes()))
+        return f"content of {told}"
+    if kind == "exchange":
+        other = one_of(draw, *files)
+        shutil.copyfile(other, folder / ".spare")
+        if path != other:
+            shutil.copyfile(path, other)
+        os.replace(folder / ".spare", path)
+        return f"{told} and {other.relative_to(folder)} exchanged"
+    return f"{told}: {(spoil_place if kind == 'place' else spoil_name)(draw, path)}"
+
+
+def spoil_place(draw: Draw, path: Path) -> str:
+    """Put something that is no plain file in a file's place."""
+    what = one_of(draw, "nothing", "folder", "pipe", "link to itself", "link to nothing", "link outside", "zeros")
+    path.unlink()
+    makers: dict[str, Callable[[], object]] = {
+        "nothing": lambda: None,
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+        "link to itself": lambda: path.symlink_to(path.name),
+        "link to nothing": lambda: path.symlink_to("absent"),
+        "link outside": lambda: path.symlink_to("/etc/hostname"),
+        "zeros": lambda: path.symlink_to("/dev/zero"),
+    }
+    makers[what]()
+    return what
+
+
+def spoil_name(draw: Draw, path: Path) -> str:
+    """Rename a file, or the folder that it is in, or put a twin beside it."""
+    target = path if one_of(draw, True, True, False) else path.parent
+    stem, suffix = target.stem, target.suffix
+    odd: list[bytes | str] = [f"{stem}.bak", f"{stem}{suffix.upper()}", f"{stem}é{suffix}", f"{stem}\x1b[31m{suffix}"]
+    odd += [b"\xff" + os.fsencode(suffix), f"1{stem}{suffix}", f"{stem}\n{suffix}", f"-{stem}{suffix}", f" {suffix}"]
+    name = os.fsdecode(one_of(draw, *odd))
+    if one_of(draw, True, False) and target == path:
+        shutil.copyfile(path, path.with_name(name))
+        return f"twin {name!r}"
+    target.rename(target.with_name(name))
+    return f"renamed {target.name} to {name!r}"
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a table."""
+    return list(csv.reader(io.StringIO(text)))
