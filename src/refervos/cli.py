@@ -602,7 +602,7 @@ def main() -> None:
 
 
 MISUSED: Any = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
-"""What is raised where a command line is not as ``--help`` says: click's class, or that of typer's own copy of click."""
+"""Raised where a command line is not as ``--help`` says: click's class, or that of typer's own copy of click."""
 
 
 def misused(error: Any) -> int:

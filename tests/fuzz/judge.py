@@ -7,6 +7,7 @@ like any other, and leaves the tests as they were.
 from __future__ import annotations
 
 import faulthandler
+import functools
 import json
 import os
 import pickle
@@ -26,7 +27,9 @@ from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, Phase, event, note, settings
+from typer.testing import CliRunner
 
+from refervos.cli import app, main
 from refervos.errors import RefervosError
 
 POSIX = pytest.mark.skipif(sys.platform != "linux", reason="inputs are tried in forked processes with Linux's limits")
@@ -62,6 +65,16 @@ def inputs(few: int) -> settings:
         phases=[Phase.explicit, Phase.generate] if FINDINGS else [Phase.explicit, Phase.generate, Phase.shrink],
         print_blob=False,
     )
+
+
+def fresh(folder: Path) -> Path:
+    """Empty a folder; returns where in it the next input shall be."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return folder / "input"
 
 
 @dataclass(frozen=True)
@@ -112,6 +125,7 @@ def judge(call: Callable[[], object], scratch: Path, *, out: Path | None = None,
 
 def tried(call: Callable[[], object], scratch: Path) -> Outcome:
     """Use an input in a process of its own, and tell what came of it."""
+    _import_commands()
     printed = scratch.with_name(f"{scratch.name}.printed")
     reader, writer = os.pipe()
     begun = time.monotonic()
@@ -138,6 +152,12 @@ def tried(call: Callable[[], object], scratch: Path) -> Outcome:
     if not fault and memory > MEMORY:
         fault = f"it takes {memory / 2**20:.0f} MB above the idle process; it says: {said}"
     return Outcome(fault, refused, said, seconds, memory)
+
+
+@functools.cache
+def _import_commands() -> None:
+    """Import once what every forked process would import for itself."""
+    CliRunner().invoke(app, ["info", "--json", "absent"])
 
 
 def _use(call: Callable[[], object], printed: Path, writer: int) -> NoReturn:
@@ -212,8 +232,6 @@ def command(*arguments: object) -> Callable[[], str]:
     """
 
     def run() -> str:
-        from refervos.cli import main
-
         sys.argv = ["refervos", *map(str, arguments)]
         code: Any = 0
         before = os.lseek(1, 0, os.SEEK_CUR)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import io
 import json
 import os
@@ -255,7 +254,7 @@ def spoil_content(draw: Draw, name: str, content: bytes) -> bytes:
             return to_json(spoil_value(draw, json.loads(content)))
         if suffix == ".jsonl":
             return b"\n".join(
-                to_json(line) for line in spoil_value(draw, [json.loads(l) for l in content.splitlines()])
+                to_json(record) for record in spoil_value(draw, [json.loads(line) for line in content.splitlines()])
             )
         if suffix == ".p":
             return pickle.dumps(spoil_value(draw, pickle.loads(content, encoding="latin1")), 2)
@@ -329,8 +328,3 @@ def spoil_name(draw: Draw, path: Path) -> str:
         return f"twin {name!r}"
     target.rename(target.with_name(name))
     return f"renamed {target.name} to {name!r}"
-
-
-def rows(text: str) -> list[list[str]]:
-    """The cells of a table."""
-    return list(csv.reader(io.StringIO(text)))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from judge import POSIX, command, inputs, judge
+from judge import POSIX, command, fresh, inputs, judge
 from spoil import Draw, one_of, spoil_folder
 
 from refervos.data.catalogue import open_dataset
@@ -27,48 +27,36 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if name not in written:
             written[name] = tmp_path_factory.mktemp("good") / "data"
             WRITERS[name][1](written[name])
+            assert read_all(name, written[name], WRITERS[name][0])
         return written[name]
 
     return folder
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Path]]:
-    """A fresh folder for each input."""
-    root = tmp_path_factory.mktemp("inputs")
-
-    def fresh() -> Path:
-        shutil.rmtree(root, ignore_errors=True)
-        root.mkdir()
-        return root / "input"
-
-    yield fresh
-    shutil.rmtree(root, ignore_errors=True)
-
-
 def read_all(name: str, folder: Path, split: str) -> int:
     """Read a data set as trainings and evaluations do: strictly, every frame and mask."""
-    count = 0
-    for sample in open_dataset(name, folder, split).samples:
+    samples = open_dataset(name, folder, split).samples
+    for sample in samples:
         for index in range(len(sample.video)):
             frame = sample.video.frames.read(index)
             assert frame.ndim == 3, frame.shape
             assert frame.dtype == "uint8"
-        for index in sample.truth.annotated if sample.truth else ():
-            mask, void = sample.truth.mask(index), sample.truth.void(index)
+        truth = sample.truth
+        for index in truth.annotated if truth is not None else ():
+            assert truth is not None
+            mask, void = truth.mask(index), truth.void(index)
             assert mask.dtype == bool, mask.dtype
             assert void is None or void.shape == mask.shape
-        count += 1
-    return count
+    return len(samples)
 
 
 @pytest.mark.parametrize("name", WRITERS)
 @inputs(6)
 @given(data=st.data())
 def test_a_data_set_is_read_or_refused(
-    name: str, good: Callable[[str], Path], place: Callable[[], Path], data: st.DataObject
+    name: str, good: Callable[[str], Path], tmp_path: Path, data: st.DataObject
 ) -> None:
-    folder, split = place(), WRITERS[name][0]
+    folder, split = fresh(tmp_path), WRITERS[name][0]
     shutil.copytree(good(name), folder)
     draw: Draw = data.draw
     done = [spoil_folder(draw, folder) for _ in range(one_of(draw, 1, 1, 2))]

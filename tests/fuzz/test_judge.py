@@ -25,6 +25,10 @@ def refuse(sentence: str) -> Callable[[], object]:
     return call
 
 
+def fail(*_: object, **__: object) -> None:
+    raise KeyError("deep inside")
+
+
 def hold(size: int) -> int:
     return int(np.ones(size, np.uint8).sum())
 
@@ -40,7 +44,7 @@ def test_answers_and_sentences_are_fine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "fault"),
     [
-        (lambda: {}["absent"], "KeyError: 'absent'"),
+        (fail, "KeyError: 'deep inside'"),
         (lambda: os.kill(os.getpid(), signal.SIGSEGV), "ends the process with"),
         (lambda: os._exit(3), "ends the process with code 3"),
         (lambda: hold(judge.MEMORY + 2**27), "MB above the idle process"),
@@ -76,7 +80,7 @@ def test_command_lines_are_judged_by_their_exit_code_and_what_they_print(
     assert (refused.fault, refused.refused) == ("", True)
     assert "does not exist" in refused.said
     assert tried(command("info", "--no-such-option"), tmp_path).refused
-    monkeypatch.setattr("refervos.loading.load", lambda *_, **__: {}["deep inside"])
+    monkeypatch.setattr("refervos.loading.load", fail)
     unexpected = tried(command("info", tmp_path), tmp_path).fault
     assert "KeyError: 'deep inside'" in unexpected
     assert "exit code" not in unexpected
