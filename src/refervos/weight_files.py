@@ -111,7 +111,10 @@ def _what_it_is(path: Path) -> str | None:
     if text.startswith(_PAGE):
         return "it is a web page; download the file itself (on the hub, the address with 'resolve' and not 'blob')"
     if head[:2] == b"PK":
-        return None if zipfile.is_zipfile(path) else "it is cut off; download or copy it again"
+        try:
+            return None if zipfile.is_zipfile(path) else "it is cut off; download or copy it again"
+        except zipfile.BadZipFile:  # what its end says is wrong
+            return None
     if _begins_as_safetensors(head):
         return _of_safetensors(path, size)
     if re.fullmatch(rb"[\x09\x0a\x0d\x20-\x7e]*", head):

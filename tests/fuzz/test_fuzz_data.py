@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from judge import POSIX, command, fresh, inputs, judge
-from spoil import Draw, one_of, spoil_folder
 
+from judge import POSIX, command, fresh, inputs, judge
 from refervos.data.catalogue import open_dataset
+from spoil import Draw, one_of, spoil_folder
 from test_every_layout import WRITERS
 
 pytestmark = POSIX
