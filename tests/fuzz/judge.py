@@ -143,12 +143,13 @@ def tried(call: Callable[[], object], scratch: Path) -> Outcome:
     seconds = time.monotonic() - begun
     text = printed.read_text(errors="replace") if printed.exists() else ""
     printed.unlink(missing_ok=True)
-    memory = max(0, used.ru_maxrss * 1024 - _resident())
-    if not report:
+    begun_with = int.from_bytes((report or b"")[:8], "little")
+    memory = max(0, used.ru_maxrss * 1024 - begun_with)
+    if not report or len(report) == 8:
         how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"code {os.waitstatus_to_exitcode(status)}"
         kind = "hangs" if seconds > SECONDS else f"ends the process with {how}"
         return Outcome(f"it {kind} after {seconds:.1f} s\n{text}", False, text, seconds, memory)
-    fault, refused, said = pickle.loads(report)
+    fault, refused, said = pickle.loads(report[8:])
     if not fault and memory > MEMORY:
         fault = f"it takes {memory / 2**20:.0f} MB above the idle process; it says: {said}"
     return Outcome(fault, refused, said, seconds, memory)
@@ -163,6 +164,7 @@ def _import_commands() -> None:
 def _use(call: Callable[[], object], printed: Path, writer: int) -> NoReturn:
     """What the forked process does: use the input, tell what came of it, end without any cleaning up."""
     try:
+        os.write(writer, _resident().to_bytes(8, "little"))
         file = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for standard in (1, 2):
             os.dup2(file, standard)

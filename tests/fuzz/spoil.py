@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -204,6 +205,48 @@ def spoil_text(draw: Draw, text: str) -> str:
     else:
         new = one_of(draw, "", match[0] * 2, "\\", '"', "<", ",")
     return text[: match.start()] + new + text[match.end() :]
+
+
+# Tensors.
+
+
+TYPES = (torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.int64, torch.bool, torch.complex64)
+
+
+def spoil_tensors(draw: Draw, state: dict[str, Any]) -> str:
+    """Change one tensor of a state dict, or a name; returns what was done."""
+    names = sorted(state)
+    name = one_of(draw, *names)
+    tensor = state[name]
+    kind = one_of(draw, "gone", "renamed", "type", "shape", "number", "other", "more", "empty", "prefix")
+    if kind == "gone":
+        del state[name]
+    elif kind == "renamed":
+        state[one_of(draw, "", f"{name}.x", f"module.{name}", "\x1b[31m", name.upper())] = state.pop(name)
+    elif kind == "type":
+        state[name] = tensor.to(one_of(draw, *TYPES))
+    elif kind == "shape":
+        axes = one_of(draw, tensor.unsqueeze(0), tensor.reshape(-1), tensor[:1], torch.cat([tensor, tensor]), tensor.T)
+        state[name] = axes.contiguous()
+    elif kind == "number" and tensor.is_floating_point() and tensor.numel():
+        state[name] = tensor.clone()
+        value = one_of(draw, float("nan"), float("inf"), 1e38, -1e38, 0.0, 1e-40)
+        if one_of(draw, True, False):
+            state[name].fill_(value)
+        else:
+            state[name].view(-1)[number_below(draw, tensor.numel())] = value
+    elif kind == "other":
+        state[name] = state[one_of(draw, *names)].clone()
+    elif kind == "empty":
+        state[name] = torch.zeros(one_of(draw, (0,), (0, 3), ()))
+    elif kind == "prefix":
+        prefix = one_of(draw, "module.", "_orig_mod.", "model.", "x")
+        changed = {f"{prefix}{key}": value for key, value in state.items()}
+        state.clear()
+        state.update(changed)
+    else:
+        state[one_of(draw, "extra", "a" * 300, "é\u202e")] = torch.zeros(3)
+    return f"{kind} of {name}"
 
 
 # Files and folders.

@@ -37,7 +37,7 @@ from refervos.text.t5 import T5TextEncoder
 from refervos.training.stages.language import train_byte_level
 from refsam_models import SENTENCES, TINY, tiny_model, tokenizer
 from scenes import MICRO, MICRO_SAM2, micro_model, scene
-from spoil import Draw, number_below, odd_value, one_of, spoil_bytes, spoil_folder
+from spoil import Draw, odd_value, one_of, spoil_bytes, spoil_folder, spoil_tensors
 from test_sam2_checkpoints import meta_state
 from test_sam_checkpoints import meta_state as sam_meta_state
 
@@ -127,45 +127,6 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, dict[str, K
         return written[name]
 
     return place
-
-
-TYPES = (torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.int64, torch.bool, torch.complex64)
-
-
-def spoil_tensors(draw: Draw, state: dict[str, Any]) -> str:
-    """Change one tensor of a state dict, or a name; returns what was done."""
-    names = sorted(state)
-    name = one_of(draw, *names)
-    tensor = state[name]
-    kind = one_of(draw, "gone", "renamed", "type", "shape", "number", "other", "more", "empty", "prefix")
-    if kind == "gone":
-        del state[name]
-    elif kind == "renamed":
-        state[one_of(draw, "", f"{name}.x", f"module.{name}", "\x1b[31m", name.upper())] = state.pop(name)
-    elif kind == "type":
-        state[name] = tensor.to(one_of(draw, *TYPES))
-    elif kind == "shape":
-        axes = one_of(draw, tensor.unsqueeze(0), tensor.reshape(-1), tensor[:1], torch.cat([tensor, tensor]), tensor.T)
-        state[name] = axes.contiguous()
-    elif kind == "number" and tensor.is_floating_point() and tensor.numel():
-        state[name] = tensor.clone()
-        value = one_of(draw, float("nan"), float("inf"), 1e38, -1e38, 0.0, 1e-40)
-        if one_of(draw, True, False):
-            state[name].fill_(value)
-        else:
-            state[name].view(-1)[number_below(draw, tensor.numel())] = value
-    elif kind == "other":
-        state[name] = state[one_of(draw, *names)].clone()
-    elif kind == "empty":
-        state[name] = torch.zeros(one_of(draw, (0,), (0, 3), ()))
-    elif kind == "prefix":
-        prefix = one_of(draw, "module.", "_orig_mod.", "model.", "x")
-        changed = {f"{prefix}{key}": value for key, value in state.items()}
-        state.clear()
-        state.update(changed)
-    else:
-        state[one_of(draw, "extra", "a" * 300, "é\u202e")] = torch.zeros(3)
-    return f"{kind} of {name}"
 
 
 def spoil_weights(draw: Draw, file: Path) -> str:

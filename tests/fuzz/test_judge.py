@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import judge
 import numpy as np
 import pytest
-from judge import POSIX, command, torn_files, tried
 
+import judge
+from judge import POSIX, command, torn_files, tried
 from refervos.errors import DataError
 
 pytestmark = POSIX
