@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= out/gpu
+EXAMPLES ?= 100
+FINDINGS ?=
 OPTIONS ?=
 
-.PHONY: install demo test slow lint format parity gpu gpu-wheels clean
+.PHONY: install demo test slow fuzz lint format parity gpu gpu-wheels clean
 
 install: $(STAMP)
 
@@ -27,6 +29,11 @@ test: install lint
 
 slow: install
 	$(BIN)/python -m pytest -m slow
+
+# Broken inputs, so many of each kind: docs/architecture.md tells how they are judged.
+fuzz: install
+	FUZZ_EXAMPLES=$(EXAMPLES) FUZZ_FINDINGS=$(FINDINGS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz \
+		--hypothesis-show-statistics
 
 lint: install
 	$(BIN)/ruff check .
