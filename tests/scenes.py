@@ -135,5 +135,8 @@ class Uncorrectable:
     def resume(self, track: Any) -> None:
         raise NotImplementedError
 
+    def check_restored(self, track: Any) -> None:
+        raise NotImplementedError
+
     def fingerprint(self) -> str:
         raise NotImplementedError

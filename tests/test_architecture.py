@@ -44,7 +44,7 @@ ALLOWED = {
     "text": BASE | {"hub", "linear", "precision", "prompts", "weights"},
     "borders": BASE,
     "frames": BASE | {"borders"},
-    "frame_changes": BASE,
+    "frame_changes": BASE | {"state_files"},
     "state_files": BASE | {"video"},
     "prompts": BASE,
     "segmenter": BASE | {"frames", "prompts"},

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from refervos.errors import FrameError
+from refervos.state_files import check_state, check_tensor
 
 Floats = npt.NDArray[np.float32]
 
@@ -150,6 +151,21 @@ class FrameChanges:
     picture: Picture | None = None
     blank: bool = False
     usual: float = 0.0
+
+    def check_restored(self) -> None:
+        """Check what was read from a file.
+
+        Raises:
+            StateError: When it is not what ``look`` keeps.
+        """
+        check_state(0 <= self.usual <= 1, "the difference of frames is out of range")
+        if self.rows is not None:
+            check_tensor(self.rows, "the rows of a frame", (3, None, None), np.uint8)
+            check_state(0 not in self.rows.shape, "the rows of a frame are empty")
+        if self.picture is not None:
+            check_tensor(self.picture.thumbnail, "a thumbnail", (3, _CELLS, _CELLS), np.float32)
+            for colours in (self.picture.colours, self.picture.relative_colours):
+                check_tensor(colours, "the colours of a frame", (_LEVELS**3,), np.float32)
 
     def look(self, frame: Tensor) -> Change:
         """Compare a frame with the one before, and keep what the next will be compared with.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,14 @@ class Prompt:
     def _keep(self, **fields: Any) -> None:
         for name, value in fields.items():
             object.__setattr__(self, name, value)  # the class is frozen
+
+    def check(self) -> None:
+        """Check the fields of a prompt that was made without calling its class, as those of saved states are.
+
+        Raises:
+            PromptError: As for a new one.
+        """
+        replace(self)
 
     def asks_the_same(self, other: Prompt) -> bool:
         """Whether another prompt is this one, word for word and point for point."""

@@ -177,6 +177,14 @@ class Segmenter(Protocol[Track]):
         """The dataclasses that a track is made of, for writing it to disk."""
         ...
 
+    def check_restored(self, track: Track) -> None:
+        """Check that a track that was read from a file is one that this model could have left, by types and shapes.
+
+        Raises:
+            StateError: When it is not.
+        """
+        ...
+
     def fingerprint(self) -> str:
         """Tells this model from any that would go on differently with a track of this one."""
         ...

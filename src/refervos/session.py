@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from refervos.borders import Borders, FrameGuide
-from refervos.errors import ConfigError, FrameError, PromptError, StateError
+from refervos.errors import ConfigError, FrameError, PromptError, RefervosError, StateError
 from refervos.frame_changes import FrameChanges, Picture
 from refervos.frames import Placement, as_rgb, download
 from refervos.prompts import Prompt
 from refervos.segmentation import Segmentation
 from refervos.segmenter import FramePrediction, Segmenter, check_numbers
-from refervos.state_files import IN_MAIN_MEMORY, load_state, save_state
+from refervos.state_files import IN_MAIN_MEMORY, check_state, check_tensor, load_state, save_state
 
 Item = TypeVar("Item")
 
@@ -516,16 +516,65 @@ class Session:
             raise StateError(f"'{path}' holds no session; give a file that Session.save wrote.")
         if about.get("model") != model.fingerprint():
             raise StateError(f"'{path}' was saved with another model; load the one that it ran on.")
-        session = cls(
-            model,
-            keep_logits=about["keep_logits"] == "True",
-            on_cut=cast(OnCut, about["on_cut"]),
-            on_repeat=cast(OnRepeat, about["on_repeat"]),
-            borders=cast(Borders, about["borders"]),
-            border_cells=int(about["border_cells"]),
-        )
-        session._state = state
+        try:
+            session = cls(
+                model,
+                keep_logits=about["keep_logits"] == "True",
+                on_cut=cast(OnCut, about["on_cut"]),
+                on_repeat=cast(OnRepeat, about["on_repeat"]),
+                borders=cast(Borders, about["borders"]),
+                border_cells=int(about["border_cells"]),
+            )
+            session._state = state
+            session._check_restored()
+        except (RefervosError, ValueError, LookupError) as error:
+            reason = str(error).rstrip(".") or "a setting is missing"
+            raise StateError(
+                f"'{path}' does not fit the model ({reason}); it was changed by something else."
+            ) from error
         return session
+
+    def _check_restored(self) -> None:
+        """Check what was read from a file, of which nobody knows who wrote it.
+
+        Raises:
+            RefervosError: When something is not as a session on this model leaves it.
+        """
+        state, last = self._state, self._state.last
+        numbers = list(state.tracks)
+        ascending = numbers == sorted(set(numbers)) and all(0 <= number < state.next_track for number in numbers)
+        check_state(ascending, "the numbers of its tracks are out of order")
+        for followed in state.tracks.values():
+            check_state(isinstance(followed.state, self.model.state_types[0]), "a track is of another kind")
+            followed.prompt.check()
+            self.model.check_restored(followed.state)
+        state.changes.check_restored()
+        check_state(min(state.counts.cuts, state.counts.repeats, state.counts.gaps) >= 0, "a count is below 0")
+        check_state((last is None) == (state.frame_index == 0), "its last answer is missing, or one too many")
+        if last is None:
+            check_state(state.placement is None and state.image is None, "it has a frame before the first")
+            return
+        check_state(last.frame_index == state.frame_index - 1, "its last answer is of another frame")
+        check_state(state.placement is not None, "it does not tell where its last frame lies")
+        assert state.placement is not None
+        height, width = state.placement.frame_size
+        count = len(last.track_ids)
+        check_tensor(last.masks, "its last masks", (count, height, width), np.bool_)
+        check_state(min(height, width) > 0, "its last frame is empty")
+        check_state(self.model.placement((height, width)) == state.placement, "its last frame lies elsewhere")
+        check_state(len(set(last.track_ids)) == count == len(last.expressions), "its last answer is of other tracks")
+        check_state(all(0 <= number < state.next_track for number in last.track_ids), "its tracks are others")
+        check_tensor(last.presence, "its last presence", (count,), np.float32)
+        check_state(bool(((last.presence >= 0) & (last.presence <= 1)).all()), "a presence is no probability")
+        check_tensor(last.switched, "what was switched", (count,), np.bool_)
+        if last.logits is not None:
+            check_tensor(last.logits, "its last logits", (count, height, width), np.float32)
+        check_state((last.logits is not None) == self.keep_logits, "its last logits are missing, or too many")
+        check_state(
+            (state.image is not None) == (self.borders == "frame"), "its last frame is missing, or one too many"
+        )
+        if state.image is not None:
+            check_tensor(state.image, "its last frame", (3, height, width), torch.uint8)
 
 
 _KIND = "session"

@@ -16,9 +16,12 @@ import json
 import math
 import os
 import struct
+import types
+import typing
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -121,8 +124,54 @@ def load_state(
     reader = _Reader(path, {cls.__name__: cls for cls in types}, tensors, torch.device(device))
     try:
         return reader.decode(tree), {str(name): str(said) for name, said in about.items()}
-    except (ValueError, TypeError, LookupError, OverflowError, struct.error) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, RuntimeError, struct.error) as error:
         raise _damaged(path) from error
+
+
+def check_tensor(
+    value: Tensor | np.ndarray[Any, Any], what: str, shape: Sequence[int | None], dtype: Any = None
+) -> None:
+    """Check that a tensor or array of a state that was read is what the code that made it makes.
+
+    Args:
+        value: The tensor or array.
+        what: What it is, for the error.
+        shape: Its length along each axis, None for any.
+        dtype: Its type; default any of floating point.
+
+    Raises:
+        StateError: When it is not, or holds NaN or infinity.
+    """
+    fits = len(value.shape) == len(shape) and all(w in (None, n) for n, w in zip(value.shape, shape, strict=True))
+    tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    typed = tensor.is_floating_point() if dtype is None else value.dtype == dtype
+    if not (fits and typed):
+        wanted = f"{'floating point' if dtype is None else _name_of(dtype)} {_written(shape)}"
+        raise StateError(f"{what} is {_name_of(value.dtype)} {_written(value.shape)} where {wanted} is needed")
+    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        raise StateError(f"{what} holds NaN or infinity")
+
+
+def check_state(fits: bool, what: str) -> None:
+    """Check one fact about a state that was read.
+
+    Args:
+        fits: Whether it is so.
+        what: What is wrong where it is not.
+
+    Raises:
+        StateError: When it is not so.
+    """
+    if not fits:
+        raise StateError(what)
+
+
+def _name_of(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _written(shape: Sequence[int | None]) -> str:
+    return f"({', '.join('any' if size is None else str(size) for size in shape)})"
 
 
 @dataclass
@@ -267,10 +316,47 @@ class _Reader:
                 "save the state again with this version."
             )
         made: Any = object.__new__(cls)
+        wanted = _hints(cls)
         for entry in dataclasses.fields(cls):
             reader = dataclasses.replace(self, device=entry.metadata.get("device", self.device))
-            object.__setattr__(made, entry.name, reader.decode(fields[entry.name], depth + 1))  # frozen classes too
+            value = reader.decode(fields[entry.name], depth + 1)
+            if not _is_a(value, wanted[entry.name]):
+                raise ValueError(f"{name}.{entry.name} is of another type")
+            object.__setattr__(made, entry.name, value)  # frozen classes too
         return made
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _is_a(value: Any, wanted: Any) -> bool:
+    """Whether a value is of the type that a field of a dataclass tells."""
+    origin, parts = typing.get_origin(wanted), typing.get_args(wanted)
+    if wanted is Any:
+        return True
+    if origin in (types.UnionType, typing.Union):
+        return any(_is_a(value, part) for part in parts)
+    if origin is np.ndarray:
+        kind = typing.get_args(parts[1])[0]
+        return isinstance(value, np.ndarray) and (kind is Any or issubclass(value.dtype.type, kind))
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = (parts[0],) * len(value) if parts[1:] == (...,) else parts
+        return len(kinds) == len(value) and all(map(_is_a, value, kinds))
+    if origin is dict:
+        return isinstance(value, dict) and all(_is_a(k, parts[0]) and _is_a(v, parts[1]) for k, v in value.items())
+    if origin in (list, deque):
+        return isinstance(value, origin) and all(_is_a(item, parts[0]) for item in value)
+    if origin is Sequence:
+        return isinstance(value, (list, tuple)) and all(_is_a(item, parts[0]) for item in value)
+    if wanted is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if wanted is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return value is None if wanted is type(None) else isinstance(value, wanted)
 
 
 def _read(path: Path) -> tuple[str, str, dict[str, Tensor]]:

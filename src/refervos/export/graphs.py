@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from refervos.sam2.positions import sine_of_age
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker, tokens_of
 from refervos.samwise.cmt import Adapted
-from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.samwise.track import SamwiseTrack
 
@@ -78,7 +77,7 @@ def streaming_step(model: Samwise) -> list[Graph]:
         asked["verbs"] = ("sentences", "tokens")
     past = {
         f"past_{index}": ("sentences" if index else 1, patches, "window", tokens, config.adapter_width)
-        for index, (patches, tokens) in enumerate(window_patches(config))
+        for index, (patches, tokens) in enumerate(config.window_patches)
     }
     remembered = {
         "maps": ("sentences", "maps", sam2.memory_width, grid, grid),
@@ -109,15 +108,6 @@ def streaming_step(model: Samwise) -> list[Graph]:
         Graph("pointer", tracker, partial(_pointer, tracker), {"token": token, **score}, ("pointer",)),
         Graph("remember", tracker, partial(_remember, tracker), {"top": top, "mask_logits": mask, **score}, ("map",)),
     ]
-
-
-def window_patches(config: SamwiseConfig) -> list[tuple[int, int]]:
-    """How many patches the image tokens at each adapter are in, and how many tokens a patch has."""
-    sizes = []
-    for index in range(ADAPTERS):
-        cells, side = 2 * config.sam2.grid >> index, config.hsa_patches[index] if config.hsa else 1
-        sizes.append(((cells // side) ** 2, side**2))
-    return sizes
 
 
 def _shared(tracker: Sam2Tracker, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from refervos.borders import Borders
 from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, PromptError
-from refervos.export.graphs import window_patches
 from refervos.frames import Placement
 from refervos.prompts import Prompt
 from refervos.sam2.memory import MemoryReading
@@ -267,7 +266,7 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
     def _past(self, tracks: Sequence[SamwiseTrack]) -> dict[str, Tensor]:
         """The tracks' windows, empty ones too."""
         past = {}
-        for index, (patches, tokens) in enumerate(window_patches(self.config)):
+        for index, (patches, tokens) in enumerate(self.config.window_patches):
             sharing = 1 if index else len(tracks)  # the first adapter's images know no sentence
             kept = stack_windows([track.windows for track in tracks], index, sharing)
             none = torch.zeros(len(tracks) // sharing, patches, 0, tokens, self.config.adapter_width)

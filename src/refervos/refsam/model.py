@@ -28,6 +28,7 @@ from refervos.refsam.tracking import TrackTokenInteraction, TrackTokenMlp
 from refervos.sam.image_encoder import BlockAdapters
 from refervos.sam.model import Sam
 from refervos.segmenter import FramePrediction, batch_budget
+from refervos.state_files import check_state, check_tensor
 from refervos.text.t5 import T5TextEncoder
 from refervos.text.tokenizer import Tokenizer
 from refervos.trainable import ClipOutput, TrainableModel
@@ -362,6 +363,16 @@ class RefSam(TrainableModel):
     def state_types(self) -> tuple[type, ...]:
         """The classes that a track is made of."""
         return (RefSamTrack,)
+
+    def check_restored(self, track: RefSamTrack) -> None:
+        """Check that a track that was read from a file can go on (see ``Segmenter``)."""
+        width, dtype = self.config.sam.hidden, self.compute_dtype
+        check_tensor(track.words, "a sentence", (None, width), dtype)
+        check_state(0 < len(track.words) <= self.config.text.max_tokens, "a sentence is too long, or has no word")
+        check_tensor(track.sentence, "a sentence", (width,), dtype)
+        if track.token is not None:
+            check_state(self.tracking is not None, "a track has a token that this model does not know")
+            check_tensor(track.token, "a track token", (width,), dtype)
 
     # Training.
 

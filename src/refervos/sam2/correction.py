@@ -19,10 +19,12 @@ from torch import Tensor
 from refervos.errors import PromptError
 from refervos.frames import Placement
 from refervos.prompts import Prompt
-from refervos.sam2.memory import MemoryBank, MemoryMap, ObjectPointer
+from refervos.sam2.config import Sam2Config
+from refervos.sam2.memory import CONDITIONING_LIMIT, MemoryBank, MemoryMap, ObjectPointer
 from refervos.sam2.prompting import answer_masks, answer_points, check_geometry, check_within
 from refervos.sam2.tracker import Sam2Tracker, gate
 from refervos.segmenter import FramePrediction
+from refervos.state_files import check_state, check_tensor
 
 UNDO_STEPS = 16
 """So many corrections of a track can be taken back; what is older is not kept."""
@@ -118,6 +120,59 @@ def keep_last(tracks: Sequence[CorrectableTrack], pixels: Tensor, prediction: Fr
     for row, track in enumerate(tracks):
         score = None if prediction.score is None else prediction.score[row : row + 1]
         track.last = LastFrame(kept[min(row, len(kept) - 1)], prediction.mask_logits[row : row + 1].unsqueeze(1), score)
+
+
+def check_restored(track: CorrectableTrack, config: Sam2Config, dtype: torch.dtype) -> None:
+    """Check that a track that was read from a file can go on.
+
+    Args:
+        track: The track.
+        config: The shape of the tracker that it shall go on with.
+        dtype: What that computes in.
+
+    Raises:
+        StateError: When something about it is not as the tracker leaves it.
+    """
+    check_state(track.frame >= 0, f"a track has seen {track.frame} frames")
+    check_state((track.last is None) == (track.frame == 0), "a track has no last frame, or one too many")
+    _check_memory(track.memory, track.frame, config, dtype)
+    if track.last is not None:
+        _check_last(track.last, config)
+    if track.before is not None:
+        check_state(0 <= track.before.frame < track.frame, "a correction is of a frame that was not seen")
+        _check_memory(track.before.memory, track.frame, config, dtype)
+        _check_last(track.before.last, config)
+
+
+def _check_memory(memory: MemoryBank, frame: int, config: Sam2Config, dtype: torch.dtype) -> None:
+    limits = (config.memory_slots - 1, config.pointer_limit - 1)
+    check_state((memory.map_limit, memory.pointer_limit) == limits, "a memory is of another length")
+    kinds: tuple[tuple[Sequence[MemoryMap] | Sequence[ObjectPointer], int], ...] = (
+        (memory.maps, limits[0]),
+        (memory.pointers, limits[1]),
+        (memory.conditioning_maps, CONDITIONING_LIMIT),
+        (memory.conditioning_pointers, CONDITIONING_LIMIT),
+    )
+    for entries, limit in kinds:
+        check_state(getattr(entries, "maxlen", None) == limit, "a memory is of another length")
+        frames = [entry.frame for entry in entries]
+        ascending = frames == sorted(set(frames)) and all(0 <= number < frame for number in frames)
+        check_state(ascending, "a memory is of frames that were not seen, or out of order")
+        for entry in entries:
+            if isinstance(entry, MemoryMap):
+                shape = (config.memory_width, config.grid, config.grid)
+                check_tensor(entry.features, "a memory map", shape, dtype)
+            else:
+                check_tensor(entry.vector, "an object pointer", (config.hidden,), dtype)
+
+
+def _check_last(last: LastFrame, config: Sam2Config) -> None:
+    side = config.image_size
+    check_tensor(last.pixels, "the last frame", (3, side, side), torch.float32)
+    check_tensor(last.mask_logits, "the last mask", (1, 1, config.mask_size, config.mask_size))
+    check_state((last.score is None) != config.object_score, "an object score is missing, or one too many")
+    if last.score is not None:
+        check_tensor(last.score, "an object score", (1,))
 
 
 def correct(

@@ -18,11 +18,12 @@ from refervos.errors import PromptError
 from refervos.frames import Placement, stretch
 from refervos.pretrained import Pretrained
 from refervos.prompts import Prompt
-from refervos.sam2.correction import STATE_TYPES, CorrectableTrack, correct, keep_last, undo
+from refervos.sam2.correction import STATE_TYPES, CorrectableTrack, check_restored, correct, keep_last, undo
 from refervos.sam2.memory import MemoryBank, MemoryReading, group_by_layout, stack_readings
 from refervos.sam2.prompting import Answer, answer_best, answer_masks, answer_points, check_geometry, check_within
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
 from refervos.segmenter import FramePrediction, merge_predictions
+from refervos.state_files import check_state
 from refervos.weights import count_parameters
 
 
@@ -199,6 +200,13 @@ class Sam2Segmenter(Pretrained):
 
     def resume(self, track: Sam2Track) -> None:
         """Nothing depends on frames being neighbours."""
+
+    def check_restored(self, track: Sam2Track) -> None:
+        """Check that a track that was read from a file can go on (see ``Segmenter``)."""
+        check_state(track.prompt.expression is None and track.prompt.geometric, "a track is asked with a sentence")
+        track.prompt.check()
+        check_geometry(track.prompt)
+        check_restored(track, self.config, self.compute_dtype)
 
     @property
     def mixes_sentences(self) -> bool:

@@ -121,6 +121,15 @@ class SamwiseConfig:
             raise ConfigError(f"cme_window is {self.cme_window}; it must be at least 1.")
         check_range(self, clip_length=(1, 1000), cme_window=(1, 10**9))
 
+    @property
+    def window_patches(self) -> tuple[tuple[int, int], ...]:
+        """How many patches the image tokens at each adapter are in, and how many tokens a patch has."""
+        sizes = []
+        for index, patch in enumerate(self.hsa_patches):
+            cells, side = 2 * self.sam2.grid >> index, patch if self.hsa else 1
+            sizes.append(((cells // side) ** 2, side**2))
+        return tuple(sizes)
+
 
 AS_PUBLISHED: dict[str, str | float] = {
     "borders": "bilinear",

@@ -18,7 +18,7 @@ from torch import Tensor
 from refervos.errors import PromptError
 from refervos.frames import Placement, letterbox
 from refervos.prompts import Prompt
-from refervos.sam2.correction import STATE_TYPES, correct, keep_last, undo
+from refervos.sam2.correction import STATE_TYPES, check_restored, correct, keep_last, undo
 from refervos.sam2.mask_decoder import Decoded
 from refervos.sam2.memory import MemoryBank, group_by_layout, stack_readings
 from refervos.sam2.prompting import check_geometry, check_within
@@ -27,6 +27,7 @@ from refervos.samwise.cme import rewrite_memory_mask
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.track import AdapterWindows, SamwiseTrack
 from refervos.segmenter import FramePrediction, batch_budget, merge_predictions, order_of
+from refervos.state_files import check_state, check_tensor
 from refervos.text.encoder import pad_tokens
 from refervos.text.tokenizer import Tokenizer
 
@@ -252,6 +253,23 @@ class SamwiseStreamer:
         sentence at a time.
         """
         return self.config.protocol == "published"
+
+    def check_restored(self, track: SamwiseTrack) -> None:
+        """Check that a track that was read from a file can go on (see ``Segmenter``)."""
+        text, dtype = self.config.text, self.compute_dtype
+        check_tensor(track.ids, "a sentence", (None,), torch.int64)
+        known = bool(((track.ids >= 0) & (track.ids < text.vocabulary)).all())
+        check_state(known and 0 < len(track.ids) <= text.max_tokens, "a sentence has words that nobody can read")
+        check_tensor(track.verbs, "the marks of verbs", (len(track.ids),), torch.bool)
+        if track.text is not None:
+            check_tensor(track.text, "a sentence that was read", (len(track.ids), text.width), dtype)
+        check_state(0 <= track.last_switch <= track.frame, "a switch is of a frame that was not seen")
+        if track.pending is not None:
+            check_state(track.pending.geometric and track.frame == 0, "a track waits for clicks that it does not have")
+            track.pending.check()
+            check_geometry(track.pending)
+        track.windows.check_restored(self.config, dtype)
+        check_restored(track, self.config.sam2, dtype)
 
     @property
     def state_types(self) -> tuple[type, ...]:

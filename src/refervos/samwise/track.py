@@ -12,8 +12,9 @@ from torch import Tensor
 from refervos.errors import ConfigError
 from refervos.prompts import Prompt
 from refervos.sam2.correction import CorrectableTrack
+from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.motion import LAGS
-from refervos.state_files import IN_MAIN_MEMORY
+from refervos.state_files import IN_MAIN_MEMORY, check_state, check_tensor
 
 
 @dataclass
@@ -49,6 +50,30 @@ class AdapterWindows:
         """Forget everything."""
         for kept in (*self.frames, self.pictures):
             kept.clear()
+
+    def check_restored(self, config: SamwiseConfig, dtype: torch.dtype) -> None:
+        """Check that windows that were read from a file are those of a model.
+
+        Args:
+            config: The model's shape.
+            dtype: What it computes in.
+
+        Raises:
+            StateError: When they are not.
+        """
+        limit, online = config.clip_length - 1, config.time == "online"
+        shapes = config.window_patches
+        told = (self.adapters, self.limit, len(self.frames)) == (len(shapes), limit, len(shapes))
+        check_state(told and all(kept.maxlen == limit for kept in self.frames), "a window has another length")
+        check_state(len({len(kept) for kept in self.frames}) == 1, "windows are of different lengths")
+        check_state(online or not (self.length or self.pictures), "a model that looks at clips has windows")
+        for kept, (patches, tokens) in zip(self.frames, shapes, strict=True):
+            for inside in kept:
+                check_tensor(inside, "a window", (patches, tokens, config.adapter_width), dtype)
+        check_state(self.pictures.maxlen == max(LAGS), "a window of pictures has another length")
+        check_state(config.motion_features or not self.pictures, "a window has pictures that the model does not know")
+        for picture in self.pictures:
+            check_tensor(picture, "a picture", (3, config.sam2.image_size // 2, config.sam2.image_size // 2))
 
 
 def stack_windows(windows: Sequence[AdapterWindows], adapter: int, sharing: int = 1) -> Tensor | None:
