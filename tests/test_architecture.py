@@ -27,7 +27,8 @@ ALLOWED = {
     "evaluation": BASE
     | {"borders", "frames", "prompts", "segmenter", "session", "metrics", "worlds", "loading"}
     | {"data", "video", "weights"},
-    "training": BASE | {"data", "frames", "hub", "loading", "metrics", "text", "trainable", "weights", "worlds"},
+    "training": BASE
+    | {"data", "frames", "hub", "loading", "metrics", "text", "trainable", "weights", "weight_files", "worlds"},
     "training/stages/track": BASE | STAGE_PARTS | {"sam2"},
     "training/stages/movement": BASE | STAGE_PARTS | {"samwise"},
     "training/stages/samwise": BASE | STAGE_PARTS | {"sam2", "samwise"},

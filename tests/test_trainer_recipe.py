@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,10 +126,156 @@ def test_what_is_no_mapping_is_refused(text: str, sentence: str, tmp_path: Path)
         read_recipe(path)
 
 
+def laughs(depth: int) -> str:
+    """Nine times nine times nine ... values in a few lines."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]" for n in range(depth)]
+    return "\n".join(lines)
+
+
+def merged_laughs(depth: int) -> str:
+    """The same by merging mappings."""
+    lines = ["a0: &a0 {x: 1, y: 2}"]
+    lines += [f"a{n + 1}: &a{n + 1} {{<<: [{', '.join([f'*a{n}'] * 9)}]}}" for n in range(depth)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (laughs(12), "more than 100000 values; do its aliases multiply"),
+        (laughs(200), "more than 100000 values; do its aliases multiply"),
+        (merged_laughs(12), "more than 100000 values; do its aliases multiply"),
+        ("a: &a [*a]\nname: x\nstages: *a\n", "an alias that holds itself"),
+        ("a: &a {b: *a}", "an alias that holds itself"),
+        ("a: " + "[" * 20_000, "nested too deep"),
+        ("a: " + "[" * 20_000 + "]" * 20_000, "nested too deep"),
+        ("a: " + "{a: " * 5_000, "nested too deep"),
+        ("a: " + "[x, " * 60, "nested too deep"),
+        ("- " * 20_000, "nested too deep"),
+        ("\n".join(" " * n + "a:" for n in range(1_000)), "nested too deep"),
+        ("a: " + "x" * 2**21, "of YAML at most 1048576 are read"),
+        ("seed: " + "9" * 5_000, "is no readable YAML"),
+        ("a: 2020-99-99", "is no readable YAML"),
+        ("a: !!python/object/apply:os.system [echo]", "is no readable YAML"),
+        ("a: \0", "is no readable YAML"),
+        ("? [a, b]\n: c", "is no readable YAML"),
+        ("a: !!binary x", "is no readable YAML"),
+        ("a: *nothing", "is no readable YAML"),
+        ("{a: 1, a: 2}", "'a' is given twice"),
+        ("name: \u202egnp\x1b[31m", "is no readable YAML"),
+    ],
+)
+def test_what_no_person_would_write_is_refused_at_once(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    before = time.monotonic()
+    with pytest.raises(ConfigError, match=told) as caught:
+        read_recipe(tmp_path / "recipe.yaml")
+    assert time.monotonic() - before < 5
+    assert len(str(caught.value)) < 600
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"epochs": float("inf"), "steps": 0}, "epochs is inf where a finite number|None is expected"),
+        ({"epochs": float("nan"), "steps": 0}, "epochs is nan"),
+        ({"epochs": 10**400, "steps": 0}, "epochs is 1000"),
+        ({"epochs": 1e9, "steps": 0}, "it must be more than 0 and at most a million"),
+        ({"steps": 10**12}, "steps is 1000000000000; it must be 1000000000 or less"),
+        ({"workers": 10**6}, "workers is 1000000; it must be 256 or less"),
+        ({"batch": 2**30, "steps": 1}, "batch is 1073741824; it must be 1048576 or less"),
+        ({"optimiser": {"rate": float("inf")}}, "rate is inf where a finite number is expected"),
+        ({"optimiser": {"betas": [0.9, float("nan")]}}, "betas is .0.9, nan. where"),
+        ({"name": "x" * 5000}, "is no folder name of up to 100 letters"),
+        ({"name": ".."}, "is no folder name"),
+        ({"stage": [[[[]]]]}, "stage is"),
+        ({"init": {"model": 3}}, "init is"),
+        ({"settings": "x" * 10**6}, "settings is 'xxx"),
+    ],
+)
+def test_numbers_without_end_are_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        recipe_from_mapping({"name": "r", "stages": [stage(**changes)]})
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**40])
+def test_seeds_that_no_generator_takes(seed: int) -> None:
+    with pytest.raises(ConfigError, match="it must be 0 or more, and less than 2"):
+        recipe_from_mapping({"name": "r", "seed": seed, "stages": [stage()]})
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"frames": []}, "frames is empty"),
+        ({"frames": [0]}, "frames is .0,.; it must be from 1 to 1000"),
+        ({"frames": [-3]}, "frames is"),
+        ({"frames": [10**9]}, "frames is"),
+        ({"chunks": []}, "chunks is empty"),
+        ({"chunks": [0]}, "chunks is"),
+        ({"aspects": [0.0]}, "aspects is"),
+        ({"aspects": [float("inf")]}, "aspects is"),
+        ({"sentences": 0}, "sentences is 0; it must be from 1"),
+        ({"flip": 2.0}, "flip is 2.0; it must be from 0 to 1"),
+        ({"focal": -1.0}, "focal is -1.0"),
+        ({"dice": float("nan")}, "dice is nan where a finite number is expected"),
+        ({"families": {"colour": -1.0}}, "families is"),
+        ({"norm_momentum": 2.0}, "norm_momentum is 2.0"),
+        ({"model": {"adapter_width": -5}}, "adapter_width is -5; it must be from 1"),
+        ({"model": {"sam2": {"image_size": 10**9 * 64}}}, "image_size is 64000000000"),
+    ],
+)
+def test_settings_that_nothing_can_be_trained_with(settings: dict[str, Any], told: str, tmp_path: Path) -> None:
+    recipe = recipe_from_mapping({"name": "r", "stages": [stage(stage="images", settings=settings)]})
+    with pytest.raises(ConfigError, match=told):
+        make_plans(recipe, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", [":", "a:", ":A", "..:A", "no.such:A", "training_stages:Nothing", "broken_stage:A", "\0:A"]
+)
+def test_stages_that_cannot_be_imported(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_stage.py").write_text("raise KeyError('boom')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(TrainingError, match="cannot be imported from"):
+        stage_class(name)
+
+
+@pytest.mark.parametrize("source", ["x" * 5000, "~nobody-of-that-name/x", "a\0b", ""])
+def test_what_a_stage_begins_from_may_be_no_path(source: str, tmp_path: Path) -> None:
+    recipe = recipe_from_mapping({"name": "r", "stages": [stage(init={"model": source})]})
+    with pytest.raises(TrainingError, match="begins from"):
+        make_plans(recipe, tmp_path)
+
+
+def test_a_pipe_as_a_recipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "recipe.yaml")
+    with pytest.raises(TrainingError, match="is no file; give a YAML file"):
+        read_recipe(tmp_path / "recipe.yaml")
+
+
+def test_a_recipe_from_another_editor(tmp_path: Path) -> None:
+    text = "name: r\r\nstages: [{name: a, stage: track, steps: 1, batch: 1}]\r\n"
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "recipe.yaml").write_bytes(text.encode(encoding))
+        assert read_recipe(tmp_path / "recipe.yaml").name == "r"
+
+
+def test_aliases_that_people_write_are_read(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "name: r\nstages:\n- &a {name: a, stage: track, steps: 1, batch: 1, settings: &s {frames: [1]}}\n"
+        + "\n".join(f"- {{<<: *a, name: b{n}, settings: *s}}" for n in range(200))
+    )
+    assert len(read_recipe(tmp_path / "recipe.yaml").stages) == 201
+
+
 def test_a_recipe_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="No such file"):
         read_recipe(tmp_path / "none.yaml")
-    (tmp_path / "image.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    (tmp_path / "image.yaml").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(TrainingError, match="no text"):
         read_recipe(tmp_path / "image.yaml")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import math
 import reprlib
 import types
 import typing
@@ -21,6 +22,15 @@ WIDTH = (1, 2**17)
 """How wide a layer may be."""
 
 
+class _Short(reprlib.Repr):
+    """Shows a value in an error, whatever its size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxtuple, self.maxlist, self.maxdict = 4, 12, 12, 12
+        self.maxstring, self.maxlong, self.maxother = 200, 60, 200
+
+
 def config_from_mapping(cls: type[Config], values: Mapping[str, Any], where: str = "config") -> Config:
     """Build a configuration dataclass from a mapping; dataclasses may nest, also in tuples and unions with None.
 
@@ -35,11 +45,18 @@ def config_from_mapping(cls: type[Config], values: Mapping[str, Any], where: str
     Raises:
         ConfigError: When a name is unknown or missing, or a value has the wrong type.
     """
+    try:
+        return _from_mapping(cls, values, where)
+    except RecursionError:
+        raise ConfigError(f"{where} is nested hundreds of times, which no configuration is.") from None
+
+
+def _from_mapping(cls: type[Config], values: Mapping[str, Any], where: str) -> Config:
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(str(name) for name in set(values) - set(fields))
     if unknown:
         raise ConfigError(
-            f"{where}: unknown field{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}; "
+            f"{where}: unknown field{'s' if len(unknown) > 1 else ''} {', '.join(unknown)[:200]}; "
             f"known fields are {', '.join(sorted(fields))}."
         )
     missing = [name for name, field in fields.items() if name not in values and _needed(field)]
@@ -50,7 +67,7 @@ def config_from_mapping(cls: type[Config], values: Mapping[str, Any], where: str
     for name, value in values.items():
         value = _converted(value, wanted[name], f"{where}.{name}")
         if not _fits(value, wanted[name]):
-            raise ConfigError(f"{where}: {name} is {value!r} where {_name(wanted[name])} is expected.")
+            raise ConfigError(f"{where}: {name} is {_Short().repr(value)} where {_name(wanted[name])} is expected.")
         arguments[name] = value
     return cls(**arguments)
 
@@ -60,15 +77,16 @@ def check_range(config: Any, **ranges: tuple[float, float]) -> None:
 
     Args:
         config: A dataclass.
-        **ranges: For names of fields, the least and the greatest value; of tuples, each entry has it.
+        **ranges: For names of fields, the least and the greatest value, which each entry of tuples and mappings must
+            keep to. What may be None is not asked then.
 
     Raises:
         ConfigError: Names the first field that is out of range.
     """
     for name, (least, most) in ranges.items():
         value = getattr(config, name)
-        for entry in value if isinstance(value, tuple) else (value,):
-            if not least <= entry <= most:
+        for entry in value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,):
+            if entry is not None and not least <= entry <= most:
                 raise ConfigError(f"{name} is {reprlib.repr(value)}; it must be from {least} to {most}.")
 
 
@@ -124,7 +142,7 @@ def _converted(value: Any, wanted: Any, where: str) -> Any:
     if isinstance(value, Mapping):
         for option in options:
             if isinstance(option, type) and dataclasses.is_dataclass(option):
-                return config_from_mapping(option, value, where)
+                return _from_mapping(option, value, where)
     return value
 
 
@@ -145,11 +163,18 @@ def _fits(value: Any, wanted: Any) -> bool:
         return isinstance(value, Mapping) and all(_fits(k, key) and _fits(v, item) for k, v in value.items())
     if _is_union(wanted):
         return any(_fits(value, option) for option in typing.get_args(wanted))
-    if wanted is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if wanted is float:  # a whole number may be too large for one
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value)
     if wanted is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, wanted)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _is_union(wanted: Any) -> bool:
@@ -159,4 +184,6 @@ def _is_union(wanted: Any) -> bool:
 def _name(wanted: Any) -> str:
     if typing.get_origin(wanted) is typing.Literal:
         return "one of " + ", ".join(repr(option) for option in typing.get_args(wanted))
+    if wanted is float:
+        return "a finite number"
     return getattr(wanted, "__name__", str(wanted)) if typing.get_origin(wanted) is None else str(wanted)

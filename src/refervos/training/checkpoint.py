@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from refervos.errors import CheckpointError
+from refervos.weight_files import unreadable
 
 STATE = "state.pt"
 MANIFEST = "manifest.json"
@@ -136,9 +137,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         # Not mapped into memory as model weights are: the file may be removed while the run goes on.
         state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(
-            f"the checkpoint {path} cannot be read ({' '.join(str(error).split())[:160]})."
-        ) from error
+        raise unreadable(path / STATE, error) from error
     return state
 
 

@@ -69,7 +69,7 @@ def _line(row: Row) -> str:
 def _read(path: Path) -> Iterable[Row]:
     if not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):  # the last line of a killed run, or nothing that was written here

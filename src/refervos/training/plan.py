@@ -14,7 +14,7 @@ from refervos.errors import TrainingError
 from refervos.hub import fetch
 from refervos.loading import bundled
 from refervos.training.checkpoint import PREFIX, checkpoints_in
-from refervos.training.recipe import PREVIOUS, Recipe, StageRecipe, differences, is_longer, stored_text, yaml_text
+from refervos.training.recipe import PREVIOUS, Recipe, StageRecipe, differences, is_longer, read_yaml, stored_text
 from refervos.training.stage import Stage, stage_class
 from refervos.typed_config import config_from_mapping
 
@@ -80,8 +80,7 @@ class Plan:
 
     def _stored(self) -> dict[str, Any]:
         """What the stage was begun with."""
-        stored = self.folder / RECIPE
-        return yaml_text().parse(stored.read_text(encoding="utf-8"), str(stored))
+        return read_yaml(self.folder / RECIPE, "the recipe of earlier results")
 
     def note(self) -> None:
         """Note in the folder what the stage is trained with."""
@@ -101,7 +100,8 @@ class Plan:
             raise TrainingError(f"{self.folder} has results but no {RECIPE}; give another folder with --out.")
         values = self._stored()
         changed = differences(values, self.recipe, self.stage, self.settings, str(stored))
-        before, now = values.get("began_from") or {}, _fingerprints(self.init)
+        began_from, now = values.get("began_from"), _fingerprints(self.init)
+        before = began_from if isinstance(began_from, Mapping) else {}
         changed += [f"{self.init[role]} holds another model" for role in now if now[role] != before.get(role)]
         if changed:
             name = self.stage.name
@@ -164,9 +164,13 @@ def _init_folder(stage: StageRecipe, source: str, names: Sequence[str], out: Pat
         if name not in wanted and not model.is_dir():
             raise TrainingError(f"stage {stage.name!r} begins from {name!r}, which is not trained yet; train it first.")
         return model
-    path = bundled(source) or Path(source).expanduser()
-    if path.exists():
-        return path  # a folder, or a checkpoint file of SAM or SAM2
+    try:
+        path = bundled(source) or Path(source).expanduser()
+        if source and path.exists():
+            return path  # a folder, or a checkpoint file of SAM or SAM2
+    except (OSError, RuntimeError) as error:  # too long, not allowed, or of a user that there is not
+        reason = getattr(error, "strerror", None) or error
+        raise TrainingError(f"stage {stage.name!r} begins from {source!r}, which cannot be read ({reason}).") from error
     if source.count("/") == 1 and source[0] not in "./~":
         advice = f"stage {stage.name!r} needs an earlier stage, a model folder or a hub id to begin from"
         folder = fetch(source, ["*.json", "*.safetensors", "*.txt", "spiece.model"], advice)

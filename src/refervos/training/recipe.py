@@ -29,6 +29,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from refervos.errors import ConfigError, MissingDependencyError, TrainingError
+from refervos.plain_text import decoded
 from refervos.typed_config import config_from_mapping
 
 PREVIOUS = "previous"
@@ -142,12 +143,35 @@ def read_recipe(path: Path) -> Recipe:
         ConfigError: When a field is unknown, missing, of the wrong type or out of range.
         MissingDependencyError: When PyYAML is not installed.
     """
+    return recipe_from_mapping(read_yaml(path, "the recipe"), str(path))
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """Read a YAML file of which nobody knows who wrote it.
+
+    Args:
+        path: The file.
+        what: What it is, for the error.
+
+    Returns:
+        Names and plain values.
+
+    Raises:
+        TrainingError: When the file cannot be read.
+        ConfigError: When it is no YAML, or larger than a person would write it.
+        MissingDependencyError: When PyYAML is not installed.
+    """
+    reader = yaml_text()
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise TrainingError(f"{what} {path} is no file; give a YAML file.")
+        with path.open("rb") as file:
+            text = decoded(file.read(4 * reader.LONGEST))  # of which each letter may take four bytes
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
-        raise TrainingError(f"the recipe {path} cannot be read ({reason}); give a YAML file.") from error
-    return recipe_from_mapping(yaml_text().parse(text, str(path)), str(path))
+        raise TrainingError(f"{what} {path} cannot be read ({reason}); give a YAML file.") from error
+    values: dict[str, Any] = reader.parse(text, str(path))
+    return values
 
 
 def recipe_from_mapping(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -177,8 +201,8 @@ def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
     _check_name(recipe.name, where)
     if not recipe.stages:
         raise ConfigError(f"{where}: stages is empty; give at least one.")
-    if recipe.seed < 0:
-        raise ConfigError(f"{where}: seed is {recipe.seed}; it must be 0 or more.")
+    if not 0 <= recipe.seed < 2**63:
+        raise ConfigError(f"{where}: seed is {recipe.seed}; it must be 0 or more, and less than 2^63.")
     earlier: list[str] = []
     for stage in recipe.stages:
         _check_name(stage.name, where)
@@ -198,8 +222,14 @@ def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
 
 def _check_name(name: str, where: str) -> None:
     # Names become folders; "previous" would be ambiguous in init.
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name == PREVIOUS:
-        raise ConfigError(f"{where}: the name {name!r} is no folder name of letters, digits, '-', '_' and '.'.")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name) or name == PREVIOUS:
+        raise ConfigError(
+            f"{where}: the name {name[:120]!r} is no folder name of up to 100 letters, digits, '-', '_' and '.'."
+        )
+
+
+_MOST = {"workers": 256, "batch": 2**20, "accumulate": 2**20}
+"""The greatest values of some fields, each of which takes memory."""
 
 
 def _problem(stage: StageRecipe) -> str | None:
@@ -209,11 +239,14 @@ def _problem(stage: StageRecipe) -> str | None:
         value = getattr(stage, name)
         if value is not None and value < bound:
             return f"{name} is {value}; it must be {bound} or more"
+        most = _MOST.get(name, 10**9)
+        if value is not None and value > most:
+            return f"{name} is {value}; it must be {most} or less"
     optimiser = stage.optimiser
     if bool(stage.steps) == (stage.epochs is not None):
         return "it needs steps, 1 or more, or else epochs"
-    if stage.epochs is not None and not stage.epochs > 0:
-        return f"epochs is {stage.epochs}; it must be more than 0"
+    if stage.epochs is not None and not 0 < stage.epochs <= 10**6:
+        return f"epochs is {stage.epochs}; it must be more than 0 and at most a million"
     if stage.batch % stage.accumulate:
         return f"batch is {stage.batch}, which accumulate ({stage.accumulate}) does not divide"
     if not optimiser.rate > 0:

@@ -180,8 +180,9 @@ def stage_class(name: str) -> type[Stage]:
         )
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise TrainingError(f"the stage {name!r} cannot be imported from {module_name} ({error}).") from error
+    except Exception as error:  # whatever the module does when it is imported
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise TrainingError(f"the stage {name!r} cannot be imported from {module_name} ({reason}).") from error
     if not (isinstance(found, type) and issubclass(found, Stage)):
         raise TrainingError(f"{module_name}:{class_name} is no subclass of refervos.training.stage.Stage.")
     return found
