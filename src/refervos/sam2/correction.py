@@ -138,10 +138,15 @@ def check_restored(track: CorrectableTrack, config: Sam2Config, dtype: torch.dty
     _check_memory(track.memory, track.frame, config, dtype)
     if track.last is not None:
         _check_last(track.last, config)
-    if track.before is not None:
-        check_state(0 <= track.before.frame < track.frame, "a correction is of a frame that was not seen")
-        _check_memory(track.before.memory, track.frame, config, dtype)
-        _check_last(track.before.last, config)
+    before, following = track.before, track.frame - 1
+    while before is not None:
+        check_state(0 <= before.frame <= following, "a correction is of a frame that was not seen")
+        check_state((before.memory is None) == (before.last is None), "a correction can be taken back by half")
+        if before.memory is not None and before.last is not None:
+            _check_memory(before.memory, track.frame, config, dtype)
+            _check_last(before.last, config)
+        before.said.check()
+        following, before = before.frame, before.earlier
 
 
 def _check_memory(memory: MemoryBank, frame: int, config: Sam2Config, dtype: torch.dtype) -> None:
