@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from refervos.errors import ConfigError
+from refervos.pictures import opened_picture, read_picture
 from refervos.worlds.shapes import COLOURS
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -213,13 +214,10 @@ def _read(path: Path, root: Path) -> Sprite:
     subject = subject_of(path.parent.name if path.parent != root else path.stem)
     if not subject:
         raise ConfigError(f"{path}: its name does not say what it shows; name it after its subject, such as cat.png.")
-    try:
-        with Image.open(path) as image:
-            if "A" not in image.getbands() and "transparency" not in image.info:
-                raise ConfigError(f"{path}: has no alpha channel; sprites are cut-outs on a transparent ground.")
-            picture = image.convert("RGBA")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ConfigError(f"{path}: cannot be read as an image ({error}); sprites are PNG or WebP files.") from error
+    with opened_picture(path, ConfigError) as image:
+        if "A" not in image.getbands() and "transparency" not in image.info:
+            raise ConfigError(f"{path}: has no alpha channel; sprites are cut-outs on a transparent ground.")
+        picture = image.convert("RGBA")
     box = picture.getchannel("A").point(lambda alpha: 255 if alpha >= 128 else 0).getbbox()
     if box is None:
         raise ConfigError(f"{path}: is transparent everywhere; sprites need pixels with an alpha of at least a half.")
@@ -263,11 +261,7 @@ def _colours(picture: Image.Image) -> dict[str, float]:
 
 
 def _read_photograph(path: Path) -> npt.NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ConfigError(f"{path}: cannot be read as an image ({error}); give a photograph.") from error
+    picture = Image.fromarray(read_picture(path, ConfigError))
     scale = _GROUND_SIDE / min(picture.size)
     if scale < 1:
         picture = picture.resize(
