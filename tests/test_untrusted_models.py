@@ -28,6 +28,7 @@ from refervos.sam.checkpoints import load_sam
 from refervos.sam2.checkpoints import SAM2_PRESETS, load_sam2, meta_names
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.samwise.checkpoints import load_official
+from refervos.text.pretrained import load_t5, load_text
 from refervos.weight_files import LONGEST_SETTINGS
 from refervos.weights import Undrawn, read_tensors
 from scenes import MICRO, micro_model, scene
@@ -388,6 +389,14 @@ def test_configurations_of_anybodys_making(folder: Path, text: str, told: str | 
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 2100
     assert told is None or told in str(caught.value)
+
+
+@pytest.mark.parametrize("config", [None, [], 3, "x", True])
+def test_a_configuration_that_is_no_mapping(config: Any, tmp_path: Path) -> None:
+    for name, read in (("refervos-sam", load_sam), ("refervos-text", load_text), ("refervos-t5", load_t5)):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": name, "config": config}))
+        with pytest.raises(ConfigError, match="for a configuration; names and values are expected"):
+            read(tmp_path)
 
 
 def test_a_byte_order_mark_is_no_fault(folder: Path) -> None:

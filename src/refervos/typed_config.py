@@ -45,6 +45,8 @@ def config_from_mapping(cls: type[Config], values: Mapping[str, Any], where: str
     Raises:
         ConfigError: When a name is unknown or missing, or a value has the wrong type.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} has a {type(values).__name__} for a configuration; names and values are expected.")
     try:
         return _from_mapping(cls, values, where)
     except RecursionError:
