@@ -186,6 +186,7 @@ def random_batch(stage: Any, clips: int) -> Any:
         "truth": truth,  # (M, T, S, S)
         "inside": [(height, width)] * settings.sentences,
         "families": ["random"] * settings.sentences,
+        "decidable": torch.zeros(settings.sentences, dtype=torch.long),
         "chunk": None,
     }
     source = ReferringSource(settings, {}, model)

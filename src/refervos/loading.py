@@ -114,7 +114,6 @@ def load(
         raise ConfigError(f"backend is {backend!r}; it must be 'torch' or 'onnx'.")
     if memory_budget is not None and memory_budget <= 0:
         raise ConfigError(f"memory_budget is {memory_budget}; it must be a number of bytes above 0.")
-    target = find_device(device)
     with troubles_told(model):
         path = _locate(model)
         exported = _is_exported(path)
@@ -128,6 +127,7 @@ def load(
                     f"{path} is an exported model, which computes in float32 on the CPU and is not compiled."
                 )
             return _within(_read_exported(path, overrides), memory_budget)
+        target = find_device(device)
         loaded: Samwise | Sam2Segmenter | RefSam = _within(_read(path, overrides), memory_budget).compute_in(
             compute_dtype
         )
