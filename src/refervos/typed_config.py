@@ -69,7 +69,9 @@ def _from_mapping(cls: type[Config], values: Mapping[str, Any], where: str) -> C
     for name, value in values.items():
         value = _converted(value, wanted[name], f"{where}.{name}")
         if not _fits(value, wanted[name]):
-            raise ConfigError(f"{where}: {name} is {_Short().repr(value)} where {_name(wanted[name])} is expected.")
+            endless = isinstance(value, (int, float)) and not isinstance(value, bool) and not _is_finite(value)
+            expected = "a finite number" if endless else _name(wanted[name])
+            raise ConfigError(f"{where}: {name} is {_Short().repr(value)} where {expected} is expected.")
         arguments[name] = value
     return cls(**arguments)
 
@@ -186,6 +188,4 @@ def _is_union(wanted: Any) -> bool:
 def _name(wanted: Any) -> str:
     if typing.get_origin(wanted) is typing.Literal:
         return "one of " + ", ".join(repr(option) for option in typing.get_args(wanted))
-    if wanted is float:
-        return "a finite number"
     return getattr(wanted, "__name__", str(wanted)) if typing.get_origin(wanted) is None else str(wanted)
