@@ -215,10 +215,11 @@ def test_two_thousand_frames_of_the_tiny_preset_in_constant_memory() -> None:
         torch.zeros(40, 50, 3, dtype=torch.uint8),
         np.zeros((80, 100, 3), np.uint8)[::2, ::-2],
         np.zeros((1, 1, 3), np.uint8),
+        np.zeros((5, 1, 3), np.uint8)[:, ::-1],
         np.zeros((3, 700, 3), np.uint8),
         np.zeros((500, 900, 3), np.uint8),
     ],
-    ids=["wide", "tall", "gray", "gray channel", "tensor", "strided", "one pixel", "strip", "large"],
+    ids=["wide", "tall", "gray", "gray channel", "tensor", "strided", "one pixel", "mirrored column", "strip", "large"],
 )
 def test_frames_of_any_size(model: Samwise, frame: object) -> None:
     shape = tuple(frame.shape[:2])  # type: ignore[attr-defined]

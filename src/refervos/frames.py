@@ -40,7 +40,9 @@ def as_rgb(frame: Any) -> Tensor:
     if isinstance(frame, np.ndarray):
         if frame.dtype != np.uint8:
             raise FrameError(f"the frame has values of type {frame.dtype}; it must be uint8 from 0 to 255.")
-        tensor = torch.from_numpy(np.ascontiguousarray(frame) if frame.flags.writeable else frame.copy())
+        # NumPy calls a mirrored axis of length one contiguous, and torch takes no negative strides.
+        as_it_is = frame.flags.writeable and min(frame.strides, default=0) >= 0
+        tensor = torch.from_numpy(np.ascontiguousarray(frame) if as_it_is else frame.copy())
     elif isinstance(frame, Tensor):
         if frame.dtype != torch.uint8:
             raise FrameError(f"the frame has values of type {frame.dtype}; it must be uint8 from 0 to 255.")

@@ -339,7 +339,9 @@ def spoil_folder(draw: Draw, folder: Path) -> str:
             shutil.copyfile(path, other)
         os.replace(folder / ".spare", path)
         return f"{told} and {other.relative_to(folder)} exchanged"
-    return f"{told}: {(spoil_place if kind == 'place' else spoil_name)(draw, path)}"
+    if kind == "place":
+        return f"{told}: {spoil_place(draw, path)}"
+    return f"{told}: {spoil_name(draw, path if path.parent == folder else one_of(draw, path, path, path.parent))}"
 
 
 def spoil_place(draw: Draw, path: Path) -> str:
@@ -360,14 +362,13 @@ def spoil_place(draw: Draw, path: Path) -> str:
 
 
 def spoil_name(draw: Draw, path: Path) -> str:
-    """Rename a file, or the folder that it is in, or put a twin beside it."""
-    target = path if one_of(draw, True, True, False) else path.parent
-    stem, suffix = target.stem, target.suffix
+    """Rename a file or a folder, or put a twin beside a file."""
+    stem, suffix = path.stem, path.suffix
     odd: list[bytes | str] = [f"{stem}.bak", f"{stem}{suffix.upper()}", f"{stem}é{suffix}", f"{stem}\x1b[31m{suffix}"]
     odd += [b"\xff" + os.fsencode(suffix), f"1{stem}{suffix}", f"{stem}\n{suffix}", f"-{stem}{suffix}", f" {suffix}"]
     name = os.fsdecode(one_of(draw, *odd))
-    if one_of(draw, True, False) and target == path:
+    if one_of(draw, True, False) and path.is_file():
         shutil.copyfile(path, path.with_name(name))
         return f"twin {name!r}"
-    target.rename(target.with_name(name))
-    return f"renamed {target.name} to {name!r}"
+    path.rename(path.with_name(name))
+    return f"renamed {path.name} to {name!r}"
