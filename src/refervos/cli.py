@@ -595,7 +595,8 @@ def main() -> None:
         except BrokenPipeError:
             code = 1  # whoever read the output has gone
         except Exception as error:
-            code = complain(unexpected(error), 1)
+            named = isinstance(error, OSError) and error.errno in _OF_A_NAME
+            code = complain(unexpected(error), 2 if named else 1)
     if stopping.received is not None and code:
         code = stopping.exit_code
     sys.exit(flushed(code))
@@ -625,7 +626,7 @@ def complain(sentence: str, code: int) -> int:
 def unexpected(error: Exception) -> str:
     """Keep the traceback of an exception in a file, and say where."""
     if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
-        place = f" ({error.filename!r})" if error.filename else ""
+        place = f" ('{shown(str(error.filename), 200)}')" if error.filename else ""
         return f"the system refuses what is needed{place}: {error.strerror}."
     what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
     if "out of memory" in str(error).lower() or "allocate memory" in str(error):
@@ -639,7 +640,10 @@ def unexpected(error: Exception) -> str:
     return f"something went wrong that should not have ({what[:300]}); {details}"
 
 
-_OF_THE_SYSTEM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG, errno.EMFILE})
+_OF_A_NAME = frozenset({errno.EACCES, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS})
+"""Errors of the system that tell of what was named, and not of the program."""
+
+_OF_THE_SYSTEM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE}) | _OF_A_NAME
 """Errors that tell of the machine and not of the program."""
 
 

@@ -6,6 +6,7 @@ like any other, and leaves the tests as they were.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import functools
 import json
@@ -140,6 +141,8 @@ def tried(call: Callable[[], object], scratch: Path) -> Outcome:
     if report is None:
         os.kill(child, signal.SIGKILL)
     _, status, used = os.wait4(child, 0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # what it has started itself
     seconds = time.monotonic() - begun
     text = printed.read_text(errors="replace") if printed.exists() else ""
     printed.unlink(missing_ok=True)
@@ -164,6 +167,7 @@ def _import_commands() -> None:
 def _use(call: Callable[[], object], printed: Path, writer: int) -> NoReturn:
     """What the forked process does: use the input, tell what came of it, end without any cleaning up."""
     try:
+        os.setpgid(0, 0)
         os.write(writer, _resident().to_bytes(8, "little"))
         file = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for standard in (1, 2):
@@ -321,12 +325,13 @@ def _keep(fault: str, about: str, scratch: Path, findings: Path) -> None:
     """Put an input that failed aside, once for each place in the code."""
     places = re.findall(r'File "([^"]+)", line (\d+)', fault)
     own = [f"{Path(file).stem}-{line}" for file, line in places if "/refervos/" in file]
-    last = fault.strip().splitlines()[-1]
-    name = re.sub(r"[^\w.-]+", "_", f"{own[-1] if own else 'x'}_{last}")[:100]
+    hangs = "most recent call first" in fault
+    last = fault.strip().splitlines()[0 if hangs else -1]
+    name = re.sub(r"[^\w.-]+", "_", f"{own[0 if hangs else -1] if own else 'x'}_{last}")[:100]
     folder = findings / name
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "faults.txt").open("a", errors="backslashreplace") as file:
-        file.write(f"{'=' * 80}\n{about}\n{fault[-6000:]}\n")
+        file.write(f"{'=' * 80}\n{about:.3000}\n{fault[:4000]}\n...\n{fault[-2000:]}\n")
     if not (folder / "input").exists():
         shutil.copytree(scratch, folder / "input", symlinks=True, ignore=_specials)
 
