@@ -287,6 +287,8 @@ HUGE = 10**9
         ("sam2.hiera_blocks", [HUGE, 2, 3, 1]),
         ("sam2.hiera_blocks", [0, 0, 0, 0]),
         ("sam2.hiera_windows", [0, 4, 8, 4]),
+        ("sam2.hiera_windows", [8, 7, 8, 4]),
+        ("sam2.hiera_windows", [12, 4, 8, 4]),
         ("sam2.hiera_global_blocks", [-1]),
         ("sam2.hiera_global_blocks", [99]),
         ("sam2.hiera_background", HUGE),

@@ -226,8 +226,9 @@ def spoil_tensors(draw: Draw, state: dict[str, Any]) -> str:
     elif kind == "type":
         state[name] = tensor.to(one_of(draw, *TYPES))
     elif kind == "shape":
-        axes = one_of(draw, tensor.unsqueeze(0), tensor.reshape(-1), tensor[:1], torch.cat([tensor, tensor]), tensor.T)
-        state[name] = axes.contiguous()
+        long = tensor if tensor.ndim else tensor[None]
+        axes = (long[None], long.reshape(-1), long[:1], torch.cat([long, long]), long.movedim(0, -1))
+        state[name] = one_of(draw, *axes).contiguous()
     elif kind == "number" and tensor.is_floating_point() and tensor.numel():
         state[name] = tensor.clone()
         value = one_of(draw, float("nan"), float("inf"), 1e38, -1e38, 0.0, 1e-40)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from judge import POSIX, command, fresh, inputs, judge
+from refervos.training.history import History
+from refervos.training.report import draw_losses
 from spoil import Draw, one_of, spoil_bytes, spoil_place, spoil_text, spoil_value
 
 pytestmark = [POSIX, pytest.mark.usefixtures("one_thread")]
@@ -74,7 +78,10 @@ def spoil_recipe(draw: Draw, recipe: dict[str, Any]) -> tuple[bytes, str]:
     if kind == "value":
         for _ in range(one_of(draw, 1, 1, 2)):
             recipe = spoil_value(draw, recipe)
-    text = yaml.safe_dump(recipe, sort_keys=False)
+    try:
+        text = yaml.safe_dump(recipe, sort_keys=False)
+    except RecursionError:
+        text = json.dumps(recipe)  # which is YAML too
     if kind == "text":
         text = spoil_text(draw, text)
     content = text.encode("utf-8", "surrogatepass")
@@ -82,10 +89,17 @@ def spoil_recipe(draw: Draw, recipe: dict[str, Any]) -> tuple[bytes, str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _imported() -> None:
+def _imported(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Import once what trainings import."""
-
-    from refervos.training.stages import language, samwise, track  # noqa: F401
+    for name in ("torch.testing", "torch.utils.tensorboard", "refervos.training.trainer"):
+        importlib.import_module(name)
+    for stage in ("language", "samwise", "track"):
+        importlib.import_module(f"refervos.training.stages.{stage}")
+    folder = tmp_path_factory.mktemp("drawn")
+    history = History(folder / "history.jsonl", 0)
+    for step in range(3):
+        history.add(step, "train", {"loss": 1.0})
+    draw_losses(history, folder / "loss.png")
 
 
 @pytest.mark.parametrize("name", STAGES)

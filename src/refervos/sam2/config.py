@@ -91,6 +91,11 @@ class Sam2Config:
             pointer_limit=(2, 1000),
         )
         check_range(self, hiera_global_blocks=(0, sum(self.hiera_blocks) - 1))
+        if any(side % 2 for side in self.hiera_windows[:3]) or self.mask_size % self.hiera_windows[0]:
+            raise ConfigError(
+                f"hiera_windows is {self.hiera_windows}; the first three must be even, for they are halved, and the "
+                f"first must divide a side of {self.mask_size} patches."
+            )
         check_divides(self, "hiera_width", "hiera_heads")
         if self.memory_width != 64:
             raise ConfigError(f"memory_width is {self.memory_width}; SAM2's memory attention reads 64 channels.")
