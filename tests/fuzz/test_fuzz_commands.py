@@ -144,7 +144,7 @@ def line(draw: Draw, words: Sequence[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids="-".join)
-@inputs(8)
+@inputs(4)
 @given(data=st.data())
 def test_a_command_line_is_obeyed_or_refused(
     words: tuple[str, ...], good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject

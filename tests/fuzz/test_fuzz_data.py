@@ -51,7 +51,7 @@ def read_all(name: str, folder: Path, split: str) -> int:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-@inputs(6)
+@inputs(4)
 @given(data=st.data())
 def test_a_data_set_is_read_or_refused(
     name: str, good: Callable[[str], Path], tmp_path: Path, data: st.DataObject

@@ -116,7 +116,7 @@ def options(draw: Draw) -> list[object]:
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-@inputs(25)
+@inputs(8)
 @given(data=st.data())
 def test_frames_are_segmented_or_refused(
     kind: str, good: Callable[[str, str], Path], tmp_path: Path, data: st.DataObject
@@ -191,7 +191,7 @@ def odd_question(draw: Draw) -> dict[str, Any]:
     return {name: draw(fields[name]) for name in sorted(chosen)}
 
 
-@inputs(60)
+@inputs(20)
 @given(data=st.data())
 def test_what_a_session_is_given_is_answered_or_refused(model: Any, tmp_path: Path, data: st.DataObject) -> None:
     draw: Draw = data.draw

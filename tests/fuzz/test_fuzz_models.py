@@ -164,7 +164,7 @@ def spoil_weights(draw: Draw, file: Path) -> str:
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-@inputs(10)
+@inputs(5)
 @given(data=st.data())
 def test_a_model_folder_is_loaded_and_answers_or_is_refused(
     name: str, good: Callable[[str, dict[str, Kind]], Path], tmp_path: Path, data: st.DataObject
@@ -265,7 +265,7 @@ def spoil_checkpoint(draw: Draw, path: Path) -> str:
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-@inputs(10)
+@inputs(5)
 @given(data=st.data())
 def test_a_checkpoint_is_read_or_refused(
     name: str,

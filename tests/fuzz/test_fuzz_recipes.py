@@ -103,7 +103,7 @@ def _imported(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.mark.parametrize("name", STAGES)
-@inputs(8)
+@inputs(4)
 @given(data=st.data())
 def test_a_recipe_is_trained_by_or_refused(name: str, tmp_path: Path, data: st.DataObject) -> None:
     draw: Draw = data.draw

@@ -50,7 +50,7 @@ WRITINGS = st.one_of(
 )
 
 
-@inputs(40)
+@inputs(12)
 @given(data=st.data())
 def test_sentences_are_asked_or_refused(
     model: Any, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject

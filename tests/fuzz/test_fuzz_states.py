@@ -142,7 +142,7 @@ def spoil_state(draw: Draw, path: Path) -> str:
 
 @pytest.mark.parametrize("begun", [True, False], ids=["begun", "new"])
 @pytest.mark.parametrize("name", WRITERS)
-@inputs(15)
+@inputs(6)
 @given(data=st.data())
 def test_a_saved_session_goes_on_or_is_refused(
     name: str,
