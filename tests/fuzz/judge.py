@@ -280,21 +280,27 @@ def _logged(printed: str) -> str:
     return text
 
 
-def torn_files(folder: Path) -> str:
+def torn_files(folder: Path, *, unfinished: bool = False) -> str:
     """Names of results that are not whole, or were left under a name for unfinished ones; empty when all are whole.
 
     Args:
         folder: Where results were written.
+        unfinished: Whether there may be unfinished ones under hidden names, as after a kill.
     """
     torn = []
     for path in sorted(folder.rglob("*")):
-        if not path.is_file():
+        if not path.is_file() or (unfinished and is_hidden(path, folder)):
             continue
         try:
             _open_whole(path)
         except Exception as error:
             torn.append(f"{path.relative_to(folder)} ({type(error).__name__}: {error})")
     return f"these files are not whole: {', '.join(torn)}" if torn else ""
+
+
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a path below a folder is hidden, or in a folder that is."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _open_whole(path: Path) -> None:
