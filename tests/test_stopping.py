@@ -76,7 +76,7 @@ def test_a_stopped_run_keeps_its_results_and_can_be_resumed(film: Path, tmp_path
     # The same command says what to do; with --resume it ends as if nothing had happened.
     again = run(*wanted)
     assert again.returncode == 2
-    assert "--overwrite" in again.stderr or "overwrite" in again.stderr
+    assert "holds a run that was stopped; go on with it by --resume, or begin anew by --overwrite" in again.stderr
     resumed = run(*wanted, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert not list(out.glob("*.session"))

@@ -282,6 +282,10 @@ def segment(
         else:
             prepare_folder(target)
             stack.callback(FolderClaim(target, "writing results", VideoError).release)
+            if not (resume or overwrite) and Stopped.notes_in(target):
+                raise VideoError(
+                    f"'{target}' holds a run that was stopped; go on with it by --resume, or begin anew by --overwrite."
+                )
             sinks = open_sinks(save or [Output.overlay, Output.rle], target, source, overwrite, resume)
         failed: OutputError | None = None
         held = context.obj.held if isinstance(context.obj, Stopping) else nullcontext
@@ -347,15 +351,20 @@ class Stopped:
         Raises:
             VideoError: When no run was stopped there.
         """
-        found = sorted(folder.glob(f"*.{UNFINISHED}"))
+        found = cls.notes_in(folder)
         if not found or not found[-1].name.partition(".")[0].isdigit():
             raise VideoError(f"'{folder}' holds no run that was stopped; leave out --resume to begin one.")
         return cls(found[-1], int(found[-1].name.partition(".")[0]))
 
     @staticmethod
+    def notes_in(folder: Path) -> list[Path]:
+        """Find what runs that were stopped have left in a folder, in the order of their frames."""
+        return sorted(folder.glob(f"*.{UNFINISHED}"))
+
+    @staticmethod
     def write(folder: Path, session: Any, frame: int | None) -> None:
         """Note from which frame on to resume; None where there is nothing left to do."""
-        before = list(folder.glob(f"*.{UNFINISHED}"))
+        before = Stopped.notes_in(folder)
         kept = None if frame is None else folder / f"{frame:06d}.{UNFINISHED}"
         if kept is not None:
             session.save(kept)

@@ -432,7 +432,7 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None], *, over
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; give a folder to write to.")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise CheckpointError(f"{folder} is not empty; give a new folder, or allow overwriting.")
+        raise CheckpointError(f"{folder} is not empty; give a new folder, or allow overwriting (--overwrite).")
     try:
         target = folder.resolve()  # where a link leads
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ def export_onnx(
     _check_exportable(model)
     target = Path(folder)
     if target.is_dir() and any(target.iterdir()) and not overwrite:  # before minutes of work
-        raise CheckpointError(f"{target} is not empty; give a new folder, or allow overwriting.")
+        raise CheckpointError(f"{target} is not empty; give a new folder, or allow overwriting (--overwrite).")
 
     def write(staged: Path) -> None:
         for graph in streaming_step(model):

@@ -168,7 +168,7 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise VideoError(f"'{path}' is a folder; give the name of a file to write.")
     if path.exists() and not overwrite:
-        raise VideoError(f"'{path}' exists already; choose another name or allow that (overwrite=True).")
+        raise VideoError(f"'{path}' exists already; choose another name or --overwrite (overwrite=True).")
 
 
 def write_whole(path: Path, data: bytes, *, overwrite: bool = True) -> None:

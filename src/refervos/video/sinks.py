@@ -82,7 +82,7 @@ class _FolderSink(Closing):
             raise VideoError(f"'{folder}' is a file; give a folder to write into.")
         self._earlier = set() if resume else set(self._folder.glob(self._pattern))
         if self._earlier and not overwrite:
-            raise VideoError(f"'{folder}' holds images already; choose another folder or allow that (overwrite=True).")
+            raise VideoError(f"'{folder}' holds images already; choose another folder or --overwrite (overwrite=True).")
         prepare_folder(self._folder)
         self._names = FrameNames()
         self._numbers = TrackNumbers()
