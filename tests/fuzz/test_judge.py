@@ -81,6 +81,23 @@ def test_a_hang_is_told_with_its_place(
     assert found.seconds < 30
 
 
+def test_what_hangs_without_work_is_tried_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "SECONDS", 0.5)
+    monkeypatch.setattr(judge, "event", lambda _: None)
+    monkeypatch.setattr(judge, "note", lambda _: None)
+
+    def hang_at_first() -> None:
+        mark = tmp_path / "tried"
+        if not mark.exists():
+            mark.touch()
+            wait_long()
+
+    assert not judge.judge(hang_at_first, tmp_path).fault
+    for call in (wait_long, work_long):
+        with pytest.raises(AssertionError, match="it hangs after"):
+            judge.judge(call, tmp_path)
+
+
 def test_command_lines_are_judged_by_their_exit_code_and_what_they_print(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
