@@ -89,6 +89,25 @@ def test_a_stopped_run_keeps_its_results_and_can_be_resumed(film: Path, tmp_path
     assert "holds no run that was stopped" in nothing.stderr
 
 
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_a_run_stopped_after_its_last_frame_is_finished_by_resuming_it(form: str, film: Path, tmp_path: Path) -> None:
+    source, out, session = film, tmp_path / "out", tmp_path / "session.state"
+    if form == "file":
+        source = tmp_path / "film.mp4"
+        write_video(source, 3)
+    wanted = ("segment", source, "the red circle", "--out", out, "-s", "rle", "-s", "masks", "-q")
+    assert run(*wanted, "--session", session).returncode == 0
+    frames = len(pixels(out / "masks"))
+    note = session.rename(out / f"{frames:06d}.unfinished.session")
+    before = (out / "masks.jsonl").read_text()
+    resumed = run(*wanted[:-1], "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"nothing is left to do: all {frames} frames were answered" in resumed.stderr
+    assert not note.exists()
+    assert (out / "masks.jsonl").read_text() == before
+    assert len(pixels(out / "masks")) == frames
+
+
 def test_a_run_begins_where_it_is_told_and_numbers_stay_the_videos(film: Path, tmp_path: Path) -> None:
     sentences = tmp_path / "sentences.txt"
     sentences.write_text("\ufeffthe red circle\n\nthe blue square\n", encoding="utf-8")

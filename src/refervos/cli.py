@@ -21,7 +21,7 @@ import typer
 import refervos
 from refervos.bench.command import bench
 from refervos.data.command import data_app
-from refervos.errors import PromptError, RefervosError, VideoError
+from refervos.errors import EndOfVideoError, PromptError, RefervosError, VideoError
 from refervos.evaluation.benchmark_command import compare, evaluate, score, submit
 from refervos.evaluation.command import diagnose
 from refervos.export.command import export
@@ -255,9 +255,15 @@ def segment(
         start, session_file, going_on = stopped.frame, session_file or stopped.session, True
     with ExitStack() as stack:
         # Reading a few frames ahead hides the decoding of a recording behind the model.
-        source = stack.enter_context(
-            open_source(video, start=start, **policies, reconnect=Reconnect() if reconnect else None, ahead=4)
-        )
+        try:
+            source = stack.enter_context(
+                open_source(video, start=start, **policies, reconnect=Reconnect() if reconnect else None, ahead=4)
+            )
+        except EndOfVideoError:
+            if stopped is None:
+                raise
+            stopped.finish(quiet=quiet)
+            return
         target = out or result_folder(source.info.name)
         overrides: dict[str, Any] = {} if protocol is None else {"protocol": protocol}
         loaded = load(model, device=device, dtype=dtype.value, **overrides)
@@ -292,6 +298,11 @@ def segment(
         options: dict[str, Any] = {"clip_length": clip, "limit": frames, "show_progress": False if quiet else None}
         try:
             report = run(source, session, sinks, **options, held=held)
+        except EndOfVideoError:
+            if stopped is None:
+                raise
+            stopped.finish(quiet=quiet)
+            return
         except OutputError as error:
             failed, report = error, error.report
         # What was followed is worth as much as what was written, also where an output has failed.
@@ -355,6 +366,12 @@ class Stopped:
         if not found or not found[-1].name.partition(".")[0].isdigit():
             raise VideoError(f"'{folder}' holds no run that was stopped; leave out --resume to begin one.")
         return cls(found[-1], int(found[-1].name.partition(".")[0]))
+
+    def finish(self, *, quiet: bool) -> None:
+        """Take the note of a run away that was stopped after its last frame."""
+        self.session.unlink(missing_ok=True)
+        if not quiet:
+            typer.echo(f"nothing is left to do: all {self.frame} frames were answered before it was stopped", err=True)
 
     @staticmethod
     def notes_in(folder: Path) -> list[Path]:

@@ -36,6 +36,10 @@ class VideoError(RefervosError):
     """A video, image, folder or camera cannot be read, or an output cannot be written."""
 
 
+class EndOfVideoError(VideoError):
+    """A video ends before the frame from which on it is to be read."""
+
+
 class FrameError(RefervosError):
     """A frame handed to a session has the wrong type, shape or size."""
 

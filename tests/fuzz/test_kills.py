@@ -28,6 +28,7 @@ from refervos import load
 from refervos.cli import main
 from refervos.evaluation.datasets import Part
 from refervos.sam2.config import SAM2_PRESETS
+from refervos.samwise.model import Samwise
 from test_fuzz_models import LARGE_FRAMES, write_official, write_samwise
 from test_fuzz_recipes import SHORT, SMALLEST
 from video_files import decode
@@ -243,7 +244,9 @@ def few_graphs(place: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
         return [graph for graph in whole(model) if graph.name in ("pointer", "switch")]
 
     monkeypatch.setattr(onnx_export, "streaming_step", some)
-    onnx_export.export_onnx(load(place / "model", device="cpu", time="online"), folder)
+    model = load(place / "model", device="cpu", time="online")
+    assert isinstance(model, Samwise)
+    onnx_export.export_onnx(model, folder)
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -17,7 +17,7 @@ import av
 from av.error import FFmpegError
 from av.format import Flags as ContainerFlags
 
-from refervos.errors import VideoError
+from refervos.errors import EndOfVideoError, VideoError
 from refervos.pictures import MAX_PIXELS, refuse_large
 from refervos.video.addresses import HOW_TO_WRITE, LIVE_SCHEMES, described, name_of, scheme_of
 from refervos.video.colours import Converter
@@ -165,7 +165,7 @@ class MediaReader(Reader):
                 return
         self._count = index + 1
         if self._count <= self._start:
-            raise VideoError(
+            raise EndOfVideoError(
                 f"{self._opened.described} has only {counted(self._count)}, so none is left from frame "
                 f"{self._start} on."
             )

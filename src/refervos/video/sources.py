@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image
 
-from refervos.errors import VideoError
+from refervos.errors import EndOfVideoError, VideoError
 from refervos.pictures import SUFFIXES
 from refervos.video.addresses import check_address, file_of, is_url, without_secrets
 from refervos.video.buffered import BufferedReader
@@ -214,7 +214,7 @@ class _ArrayReader(Reader):
         self._array = array
         self._chosen = range(len(array))[start:stop]
         if not self._chosen:
-            raise VideoError(f"The array has only {counted(len(array))}, so none is left from frame {start} on.")
+            raise EndOfVideoError(f"The array has only {counted(len(array))}, so none is left from frame {start} on.")
         super().__init__(SourceInfo("array", shape[2], shape[1], fps, len(self._chosen), still=len(array) == 1))
 
     def _generate(self) -> Generator[Frame, None, None]:

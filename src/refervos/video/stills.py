@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from refervos.errors import VideoError
+from refervos.errors import EndOfVideoError, VideoError
 from refervos.pictures import (
     SUFFIXES,
     White,
@@ -66,7 +66,7 @@ class _PictureReader(Reader):
         self._described, self._fps = described, fps
         self._chosen = range(count)[start:stop]
         if not self._chosen:
-            raise VideoError(f"{described} has only {counted(count)}, so none is left from frame {start} on.")
+            raise EndOfVideoError(f"{described} has only {counted(count)}, so none is left from frame {start} on.")
         self._white = White()
         self._notes: list[str] = []
         self._hdr = False
