@@ -26,6 +26,7 @@ from refervos.evaluation.benchmark_command import compare, evaluate, score, subm
 from refervos.evaluation.command import diagnose
 from refervos.export.command import export
 from refervos.folder_lock import FolderClaim
+from refervos.plain_text import listed
 from refervos.safe_text import shown
 from refervos.stopping import INTERRUPTED, Stopping
 
@@ -223,7 +224,7 @@ def segment(
     from refervos.video import Reconnect, RleSink, open_source
     from refervos.video.outputs import prepare_folder
 
-    spoken_of = [*(expressions or []), *(read_sentences(sentences) if sentences else [])]
+    spoken_of = [*(expressions or []), *(listed(sentences, "sentence", PromptError) if sentences else [])]
     refuse_files(expressions or [])
     prompts = [Prompt(expression, verbs=spoken) for expression, spoken in verbs_of(spoken_of, verb)]
     if point or box:
@@ -388,22 +389,6 @@ class Stopped:
         for path in before:
             if path != kept:
                 path.unlink(missing_ok=True)
-
-
-def read_sentences(file: Path) -> list[str]:
-    """Read a text file with one sentence a line; empty lines are passed over.
-
-    Raises:
-        PromptError: When it cannot be read or has no sentence.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"'{file}' is not readable as UTF-8 text ({error}); give one sentence a line.") from error
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise PromptError(f"'{file}' has no sentence; give one a line.")
-    return lines
 
 
 def refuse_files(expressions: list[str]) -> None:

@@ -1,9 +1,10 @@
-"""Text that comes from outside: decoded, and parsed as JSON."""
+"""Text that comes from outside: decoded, cut into lines, and parsed as JSON."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from refervos.errors import RefervosError
@@ -36,6 +37,38 @@ def decoded(data: bytes, encodings: Sequence[str] = ("utf-8",)) -> str:
         except UnicodeDecodeError as error:
             reason = error
     raise reason
+
+
+def listed(path: Path, entry: str, error: type[RefervosError]) -> list[str]:
+    """Read a text file that lists something, one entry a line; empty lines are passed over.
+
+    Args:
+        path: The file.
+        entry: What an entry is, such as ``sentence``, for errors.
+        error: The type of error to raise.
+
+    Returns:
+        At least one entry, without the space around it.
+
+    Raises:
+        error: When there is no such file, it cannot be read, is no text, or has no entry.
+    """
+    wanted = f"give a text file with one {entry} a line."
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise error(f"'{path}' is no file; {wanted}")
+        text = decoded(path.read_bytes())
+    except (OSError, ValueError) as reason:
+        told = "it is no text in UTF-8" if isinstance(reason, UnicodeDecodeError) else _strerror(reason)
+        raise error(f"'{path}' cannot be read ({told}); {wanted}") from reason
+    entries = [line.strip() for line in text.splitlines() if line.strip()]
+    if not entries:
+        raise error(f"'{path}' has no {entry}; {wanted}")
+    return entries
+
+
+def _strerror(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def parsed_json(text: str, where: str, error: type[RefervosError]) -> Any:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.errors import TrainingError
+from refervos.plain_text import listed
 from refervos.text.encoder import TextConfig, TextEncoder, pad_tokens
 from refervos.text.pretrained import load_t5, load_text, save_text
 from refervos.text.t5 import T5Config, T5TextEncoder
@@ -270,13 +271,7 @@ def read_sentences(file: str | None, *, nouns: bool = False) -> list[str]:
         names = [name for noun in everyday_nouns().values() for name in (noun.word, *noun.synonyms)]
         things = all_sentences(names)
         return things + shapes * (len(things) // len(shapes))
-    try:
-        lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{file} is not readable as UTF-8 text ({error}); give one sentence a line.") from error
-    if not any(lines):
-        raise TrainingError(f"{file} has no sentences; give one sentence a line.")
-    return [line for line in lines if line]
+    return listed(Path(file).expanduser(), "sentence", TrainingError)
 
 
 def train_byte_level(sentences: Sequence[str], vocabulary: int) -> Tokenizer:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.errors import MissingDependencyError, TrainingError
+from refervos.plain_text import listed
 from refervos.text.tokenizer import Tokenizer
 from refervos.training.distributed import mean_over_processes
 from refervos.worlds.nouns import everyday_nouns
@@ -80,15 +81,12 @@ def words_of(file: Path | None) -> tuple[str, ...]:
         file: A text file with one word a line, or None.
 
     Raises:
-        TrainingError: When it is not readable.
+        TrainingError: When it is not readable or has no word.
     """
     known = [name for names in KINDS.values() for name in names]
     known += [*COLOURS, *(name for noun in everyday_nouns().values() for name in (noun.word, *noun.synonyms))]
     if file is not None:
-        try:
-            known += [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise TrainingError(f"{file} is not readable as UTF-8 text ({error}); give one word a line.") from error
+        known += listed(file, "word", TrainingError)
     return tuple(dict.fromkeys(known))
 
 
