@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from refervos import cli
+from refervos import cli, load, loading
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.video import Frame, open_source
@@ -106,6 +107,57 @@ def test_results_are_not_overwritten(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "in_refervos" / "masks.jsonl").read_bytes() == before
     assert run("segment", "in.mp4", "the blue circle", "--overwrite")[0] == 0
     assert (tmp_path / "in_refervos" / "masks.jsonl").read_bytes() != before
+
+
+def test_the_videos_of_a_folder_are_segmented_by_one_model_as_each_alone(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "films").mkdir()
+    write_video(tmp_path / "films" / "a.mp4", 4, width=128, height=96, images=disc_frames(4))
+    (tmp_path / "films" / "b.mp4").write_bytes(b"no video")
+    write_video(tmp_path / "films" / "c.mp4", 4, width=128, height=96, images=disc_frames(12)[8:])
+    asked = ("the red circle", "--save", "rle", "--quiet")
+    for name in "ac":
+        assert run("segment", f"films/{name}.mp4", *asked, "--out", f"alone/{name}")[0] == 0
+    loads = []
+
+    def counted(*given: Any, **options: Any) -> Any:
+        loads.append(given)
+        return load(*given, **options)
+
+    monkeypatch.setattr(loading, "load", counted)
+    code, out, err = run("segment", "films", *asked, "--out", "together")
+    assert (code, out) == (2, "")
+    first, last = err.splitlines()
+    assert "b.mp4" in first
+    assert last == "refervos: 1 of the 3 videos in 'films' could not be segmented."
+    assert len(loads) == 1
+    for name in "ac":
+        together, alone = (answers_of(tmp_path / how / name / "masks.jsonl") for how in ("together", "alone"))
+        assert len(together) == 4
+        assert together == alone
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--model", "absent"), "absent"),
+        (("--verb", "jumps"), "the verb 'jumps' is a word of no expression"),
+        (("--session", "a.session"), "'films' is a folder of 2 videos, and --session is for one."),
+        (("--out", "-"), "'films' is a folder of 2 videos, and --out - is for one."),
+    ],
+)
+def test_what_is_wrong_for_every_video_of_a_folder_is_said_once(
+    given: tuple[str, ...], told: str, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "films").mkdir()
+    for name in "ab":
+        write_video(tmp_path / "films" / f"{name}.mp4", 2, width=64, height=48)
+    code, out, err = run("segment", "films", "the red circle", *given)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["films"]
 
 
 def good_one_second(folder: Path) -> Path:

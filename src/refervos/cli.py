@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import re
@@ -201,22 +202,6 @@ def segment(
 
     Example: `refervos segment dog.mp4 "the dog that jumps over the fence" --out result`
     """
-    given = dict(locals())
-    inside = videos_in(video)
-    if inside:
-        # Each into a folder of its own; one that fails does not cost the others.
-        if session_file is not None:
-            raise PromptError(f"'{video}' is a folder of {len(inside)} videos, and --session is for one.")
-        failures = []
-        for path in inside:
-            try:
-                segment(**given | {"video": str(path), "out": (out or result_folder(video)) / result_name(path.name)})
-            except RefervosError as error:
-                failures.append(path)
-                complain(str(error), 2)
-        if failures:
-            raise VideoError(f"{len(failures)} of the {len(inside)} videos in '{video}' could not be segmented.")
-        return
     from refervos import load
     from refervos.pipeline import OutputError
     from refervos.pipeline import segment as run
@@ -250,79 +235,99 @@ def segment(
     if not prompts and not going_on and not resume:
         raise PromptError("there is nothing to look for; give a sentence in quotes, or --point or --box.")
     policies: dict[str, Any] = {"live": live, "late": late and late.value, "deinterlace": deinterlace}
-    stopped: Stopped | None = None
-    if resume:
-        stopped = Stopped.read(out or result_folder(video))
-        start, session_file, going_on = stopped.frame, session_file or stopped.session, True
-    with ExitStack() as stack:
-        # Reading a few frames ahead hides the decoding of a recording behind the model.
-        try:
-            source = stack.enter_context(
-                open_source(video, start=start, **policies, reconnect=Reconnect() if reconnect else None, ahead=4)
-            )
-        except EndOfVideoError:
-            if stopped is None:
-                raise
-            stopped.finish(quiet=quiet)
-            return
-        target = out or result_folder(source.info.name)
-        overrides: dict[str, Any] = {} if protocol is None else {"protocol": protocol}
-        loaded = load(model, device=device, dtype=dtype.value, **overrides)
-        earlier = stopped.session if stopped else session_file
-        if earlier is not None and going_on:
-            session = loaded.restore(earlier)
-            session.add_missing(prompts)
-        else:
-            forget = on_cut is OnCut.forget if on_cut else source.info.live
-            session = loaded.open(
-                prompts,
-                on_cut="forget" if forget else "ignore",
-                on_repeat=on_repeat.value,
-                borders=borders and borders.value,
-                border_cells=3 if source.info.live else 7,  # a stream has no time to look further
-            )
-        # Before the first frame everything that will be written is known to be writable, and nobody else writes there.
-        if session_file is not None:
-            prepare_folder(session_file.parent)
-        if to_stdout:
-            sinks = [RleSink(sys.stdout.buffer)]
-        else:
-            prepare_folder(target)
-            stack.callback(FolderClaim(target, "writing results", VideoError).release)
-            if not (resume or overwrite) and Stopped.notes_in(target):
-                raise VideoError(
-                    f"'{target}' holds a run that was stopped; go on with it by --resume, or begin anew by --overwrite."
+    overrides: dict[str, Any] = {} if protocol is None else {"protocol": protocol}
+    the_model = functools.cache(lambda: load(model, device=device, dtype=dtype.value, **overrides))
+
+    def one(video: str, out: Path | None, session_file: Path | None) -> None:
+        stopped = Stopped.read(out or result_folder(video)) if resume else None
+        first = stopped.frame if stopped else start
+        if stopped:
+            session_file = session_file or stopped.session
+        with ExitStack() as stack:
+            # Reading a few frames ahead hides the decoding of a recording behind the model.
+            try:
+                source = stack.enter_context(
+                    open_source(video, start=first, **policies, reconnect=Reconnect() if reconnect else None, ahead=4)
                 )
-            sinks = open_sinks(save or [Output.overlay, Output.rle], target, source, overwrite, resume)
-        failed: OutputError | None = None
-        held = context.obj.held if isinstance(context.obj, Stopping) else nullcontext
-        options: dict[str, Any] = {"clip_length": clip, "limit": frames, "show_progress": False if quiet else None}
+            except EndOfVideoError:
+                if stopped is None:
+                    raise
+                return stopped.finish(quiet=quiet)
+            target = out or result_folder(source.info.name)
+            loaded = the_model()
+            earlier = stopped.session if stopped else session_file
+            if earlier is not None and (going_on or stopped):
+                session = loaded.restore(earlier)
+                session.add_missing(prompts)
+            else:
+                forget = on_cut is OnCut.forget if on_cut else source.info.live
+                session = loaded.open(
+                    prompts,
+                    on_cut="forget" if forget else "ignore",
+                    on_repeat=on_repeat.value,
+                    borders=borders and borders.value,
+                    border_cells=3 if source.info.live else 7,  # a stream has no time to look further
+                )
+            # Before the first frame all that will be written is known to be writable, and nobody else writes there.
+            if session_file is not None:
+                prepare_folder(session_file.parent)
+            if to_stdout:
+                sinks = [RleSink(sys.stdout.buffer)]
+            else:
+                prepare_folder(target)
+                stack.callback(FolderClaim(target, "writing results", VideoError).release)
+                if not (resume or overwrite) and Stopped.notes_in(target):
+                    raise VideoError(
+                        f"'{target}' holds a run that was stopped; go on with it by --resume, or begin anew by "
+                        "--overwrite."
+                    )
+                sinks = open_sinks(save or [Output.overlay, Output.rle], target, source, overwrite, resume)
+            failed: OutputError | None = None
+            held = context.obj.held if isinstance(context.obj, Stopping) else nullcontext
+            options: dict[str, Any] = {"clip_length": clip, "limit": frames, "show_progress": False if quiet else None}
+            try:
+                report = run(source, session, sinks, **options, held=held)
+            except EndOfVideoError:
+                if stopped is None:
+                    raise
+                return stopped.finish(quiet=quiet)
+            except OutputError as error:
+                failed, report = error, error.report
+            # What was followed is worth as much as what was written, also where an output has failed.
+            if session_file is not None and session_file != (stopped and stopped.session):
+                session.save(session_file)
+            if not to_stdout:
+                Stopped.write(target, session, first + report.frames if report.interrupted else None)
+        for warning in report.warnings:
+            typer.echo(f"warning: {shown(warning)}", err=True)
+        if not quiet:
+            dropped = f", {report.dropped} dropped because they came too fast" if report.dropped else ""
+            lines = [f"{report.frames} frames{dropped}{', stopped early' if report.interrupted else ''}"]
+            lines += [f"  {shown(e)}: seen in {visible} of {report.frames}" for e, visible in report.visible.items()]
+            lines += [f"  wrote {shown(str(path))}" for path in report.written]
+            typer.echo("\n".join(lines), err=to_stdout)
+        if failed is not None:
+            raise failed
+        if report.interrupted:
+            raise typer.Exit(INTERRUPTED)
+
+    inside = videos_in(video)
+    if not inside:
+        return one(video, out, session_file)
+    # Each into a folder of its own; one that fails does not cost the others.
+    if session_file is not None or to_stdout:
+        option = "--out -" if to_stdout else "--session"
+        raise PromptError(f"'{video}' is a folder of {len(inside)} videos, and {option} is for one.")
+    the_model()  # what is wrong with it is told once
+    failures = []
+    for path in inside:
         try:
-            report = run(source, session, sinks, **options, held=held)
-        except EndOfVideoError:
-            if stopped is None:
-                raise
-            stopped.finish(quiet=quiet)
-            return
-        except OutputError as error:
-            failed, report = error, error.report
-        # What was followed is worth as much as what was written, also where an output has failed.
-        if session_file is not None and session_file != (stopped and stopped.session):
-            session.save(session_file)
-        if not to_stdout:
-            Stopped.write(target, session, start + report.frames if report.interrupted else None)
-    for warning in report.warnings:
-        typer.echo(f"warning: {shown(warning)}", err=True)
-    if not quiet:
-        dropped = f", {report.dropped} dropped because they came too fast" if report.dropped else ""
-        lines = [f"{report.frames} frames{dropped}{', stopped early' if report.interrupted else ''}"]
-        lines += [f"  {shown(e)}: seen in {visible} of {report.frames}" for e, visible in report.visible.items()]
-        lines += [f"  wrote {shown(str(path))}" for path in report.written]
-        typer.echo("\n".join(lines), err=to_stdout)
-    if failed is not None:
-        raise failed
-    if report.interrupted:
-        raise typer.Exit(INTERRUPTED)
+            one(str(path), (out or result_folder(video)) / result_name(path.name), None)
+        except RefervosError as error:
+            failures.append(path)
+            complain(str(error), 2)
+    if failures:
+        raise VideoError(f"{len(failures)} of the {len(inside)} videos in '{video}' could not be segmented.")
 
 
 def videos_in(folder: str) -> list[Path]:
