@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from refervos import load
-from refervos.errors import TrainingError
+from refervos.errors import ConfigError, TrainingError
 from refervos.refsam.model import RefSam
 from refervos.sam.checkpoints import load_sam
 from refervos.text.pretrained import load_t5
 from refervos.training.recipe import Recipe, recipe_from_mapping
 from refervos.training.stages.prompted import best_candidate
 from refervos.training.stages.refsam import RefSamSettings, RefSamStage, build_refsam
-from refervos.training.stages.sam import SamSettings, SamStage
+from refervos.training.stages.sam import SamSettings
 from refervos.training.trainer import train
 from refsam_models import TINY, tiny_model
 
@@ -165,8 +165,8 @@ def test_parts_that_are_missing_are_named(trained: Path) -> None:
 
 
 def test_sam_learns_from_images_alone() -> None:
-    with pytest.raises(TrainingError, match=r"frames is \[2\]; SAM looks at single images"):
-        SamStage.build(SamSettings(model=TINY.sam, frames=(2,)), {}, 1)
+    with pytest.raises(ConfigError, match=r"frames is \[2\]; SAM looks at single images"):
+        SamSettings(model=TINY.sam, frames=(2,))
 
 
 def test_the_candidate_that_fits_best_learns() -> None:

@@ -235,6 +235,62 @@ def test_settings_that_nothing_can_be_trained_with(settings: dict[str, Any], tol
 
 
 @pytest.mark.parametrize(
+    ("kind", "settings", "told"),
+    [
+        *(
+            (kind, settings, told)
+            for kind in ("track", "sam")
+            for settings, told in (
+                ({"frames": []}, "frames is empty"),
+                ({"frames": [0]}, "frames is .0,.; it must be from 1 to 1000"),
+                ({"aspects": []}, "aspects is empty"),
+                ({"aspects": [0.0]}, "aspects is"),
+                ({"gap": [1, 10**9]}, "gap is"),
+                ({"gap": [1, 1001]}, "gap is .1, 1001.; it must be from 1 to 1000"),
+                ({"gapped": 2.0}, "gapped is 2.0; it must be from 0 to 1"),
+                ({"objects": 0}, "objects is 0; it must be from 1"),
+                ({"objects": 10**6}, "objects is 1000000"),
+                ({"multimask": -0.1}, "multimask is -0.1"),
+                ({"conditioning": 1.5}, "conditioning is 1.5"),
+                ({"teacher": 50.0}, "teacher is 50.0"),
+                ({"least_area": 0}, "least_area is 0; it must be from 1"),
+                ({"colours": -1.0}, "colours is -1.0"),
+                ({"recognition": -1.0}, "recognition is -1.0"),
+                ({"focal": 1e9}, "focal is 1000000000.0"),
+                ({"dice": -1.0}, "dice is -1.0"),
+                ({"quality": -1.0}, "quality is -1.0"),
+                ({"presence": -1.0}, "presence is -1.0"),
+                ({"hiding": -1.0}, "hiding is -1.0"),
+                ({"asked": {"click": -1.0}}, "asked: click is -1.0; it must be from 0"),
+                ({"asked": {"again": 1.5}}, "asked: again is 1.5; it must be from 0 to 1"),
+                (
+                    {"asked": dict.fromkeys(("click", "clicks", "box", "mask", "background"), 0.0)},
+                    "give one of click, clicks, box, mask, background above 0",
+                ),
+            )
+        ),
+        ("track", {"frames": [8, 100], "gap": [1, 12]}, "clips of up to 1200 frames would be drawn, and at most 1000"),
+        ("sam", {"frames": [2]}, "frames is .2.; SAM looks at single images"),
+        ("language", {"vocabulary": -1}, "vocabulary is -1; it must be from 261 to 1000000"),
+        ("language", {"vocabulary": 260}, "vocabulary is 260"),
+        ("language", {"vocabulary": 2**40}, "vocabulary is 1099511627776"),
+        ("language", {"kind": "t5", "vocabulary": 1}, "vocabulary is 1; it must be from 4 to 1000000"),
+        ("language", {"hidden": 1.1}, "hidden is 1.1; it must be from 0 to 1"),
+        ("language", {"about_words": -0.5}, "about_words is -0.5"),
+        ("language", {"meaning": -4.0}, "meaning is -4.0"),
+        ("language", {"summary": 1e7}, "summary is 10000000.0"),
+    ],
+)
+def test_settings_out_of_range_are_told_with_the_name_of_their_stage(
+    kind: str, settings: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    stages = [stage(), stage(name="odd", stage=kind, settings=settings)]
+    with pytest.raises(ConfigError, match=f"^settings of stage 'odd'.*{told}") as caught:
+        make_plans(recipe_from_mapping({"name": "r", "stages": stages}), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "name", [":", "a:", ":A", "..:A", "no.such:A", "training_stages:Nothing", "broken_stage:A", "\0:A"]
 )
 def test_stages_that_cannot_be_imported(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from refervos.errors import ConfigError
+from refervos.errors import ConfigError, RefervosError
 
 Config = TypeVar("Config")
 
@@ -43,7 +43,7 @@ def config_from_mapping(cls: type[Config], values: Mapping[str, Any], where: str
         An instance of ``cls``.
 
     Raises:
-        ConfigError: When a name is unknown or missing, or a value has the wrong type.
+        ConfigError: When a name is unknown or missing, or a value has the wrong type or is refused by ``cls``.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} has a {type(values).__name__} for a configuration; names and values are expected.")
@@ -73,7 +73,10 @@ def _from_mapping(cls: type[Config], values: Mapping[str, Any], where: str) -> C
             expected = "a finite number" if endless else _name(wanted[name])
             raise ConfigError(f"{where}: {name} is {_Short().repr(value)} where {expected} is expected.")
         arguments[name] = value
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except RefervosError as error:  # of its own checks, which know no file
+        raise type(error)(f"{where}: {error}") from error
 
 
 def check_range(config: Any, **ranges: tuple[float, float]) -> None:
@@ -92,6 +95,21 @@ def check_range(config: Any, **ranges: tuple[float, float]) -> None:
         for entry in value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,):
             if entry is not None and not least <= entry <= most:
                 raise ConfigError(f"{name} is {reprlib.repr(value)}; it must be from {least} to {most}.")
+
+
+def check_given(config: Any, *names: str) -> None:
+    """Check that tuples of which one entry is chosen have any.
+
+    Args:
+        config: A dataclass.
+        *names: Of its fields.
+
+    Raises:
+        ConfigError: Names the first that is empty.
+    """
+    for name in names:
+        if not getattr(config, name):
+            raise ConfigError(f"{name} is empty; give at least one.")
 
 
 def check_divides(config: Any, whole: str, part: str, times: int = 1) -> None:

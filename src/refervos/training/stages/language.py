@@ -29,7 +29,9 @@ from refervos.text.tokenizer import Tokenizer, unigram
 from refervos.training.distributed import mean_over_processes
 from refervos.training.initialisation import initialise
 from refervos.training.stage import SampleSource, Stage
+from refervos.training.stages.ranges import SHARE, WEIGHT
 from refervos.training.stages.word_meanings import MeaningHeads, WordMeanings, begin_with_meanings, word_sample
+from refervos.typed_config import check_range
 from refervos.worlds import all_sentences
 from refervos.worlds.nouns import everyday_nouns
 
@@ -41,6 +43,9 @@ T5_TOKENS = ("<pad>", "</s>", "<unk>", "<extra_id_0>")
 """The special tokens of a new tokenizer in the published order of ids (T5's sentinels come after the words); the last
 hides words."""
 
+MOST_TOKENS = 1_000_000
+"""That a new tokenizer may be told to learn: it takes room for all of them before it begins."""
+
 
 @dataclass(frozen=True)
 class LanguageSettings:
@@ -50,7 +55,7 @@ class LanguageSettings:
         kind: Which encoder: SAMWISE reads with a RoBERTa, RefSAM with a T5.
         model: Shape of a RoBERTa; its vocabulary becomes what the tokenizer has.
         t5: Shape of a T5 encoder; likewise.
-        vocabulary: Most tokens that the tokenizer may learn.
+        vocabulary: Most tokens that the tokenizer may learn; of a T5 every letter is one in any case.
         sentences: A text file with one sentence a line; default those of the worlds.
         nouns: Whether the worlds' sentences speak of everyday nouns and their synonyms as well as of shapes.
         teacher: Folder of a sentence encoder whose vectors of words are learnt as well; see ``WordMeanings``.
@@ -74,6 +79,16 @@ class LanguageSettings:
     about_words: float = 0.5
     hidden: float = 0.2
     summary: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_range(
+            self,
+            vocabulary=(KINDS[self.kind].least_tokens, MOST_TOKENS),
+            hidden=SHARE,
+            about_words=SHARE,
+            meaning=WEIGHT,
+            summary=WEIGHT,
+        )
 
 
 @dataclass(frozen=True)
@@ -354,6 +369,7 @@ class Kind:
 
     Attributes:
         special_tokens: Of a new tokenizer; the last hides words.
+        least_tokens: Of a new tokenizer: those, and what it has beside them whatever it is trained on.
         train_tokenizer: From sentences and the most tokens.
         begin: An encoder with random weights, from the settings and the number of tokens.
         load: An encoder and its tokenizer from a folder.
@@ -362,6 +378,7 @@ class Kind:
     """
 
     special_tokens: tuple[str, ...]
+    least_tokens: int
     train_tokenizer: Callable[[Sequence[str], int], Tokenizer]
     begin: Callable[[LanguageSettings, int], TextEncoder | T5TextEncoder]
     load: Callable[[Path], tuple[TextEncoder | T5TextEncoder, Tokenizer]]
@@ -369,6 +386,6 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    "roberta": Kind(ROBERTA_TOKENS, train_byte_level, begin_roberta, load_text, first_token),
-    "t5": Kind(T5_TOKENS, train_unigram, begin_t5, load_t5, mean_token),
+    "roberta": Kind(ROBERTA_TOKENS, len(ROBERTA_TOKENS) + 256, train_byte_level, begin_roberta, load_text, first_token),
+    "t5": Kind(T5_TOKENS, len(T5_TOKENS), train_unigram, begin_t5, load_t5, mean_token),
 }

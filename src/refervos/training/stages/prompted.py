@@ -26,7 +26,9 @@ from refervos.training.stages.pictures import (
     recoloured,
 )
 from refervos.training.stages.questions import AskedShares, ask
+from refervos.training.stages.ranges import AREA, ASPECTS, COUNT, FRAMES, SHARE, WEIGHT
 from refervos.training.stages.recognition import RecognitionHead
+from refervos.typed_config import check_given, check_range
 from refervos.worlds import Sprites, WorldConfig
 
 
@@ -80,9 +82,27 @@ class PromptedSettings:
     hiding: float = 1.0
 
     def __post_init__(self) -> None:
+        check_given(self, "frames", "aspects")
         least, greatest = self.gap
         if not 1 <= least <= greatest:
             raise ConfigError(f"gap is {self.gap}; a least and a greatest number are needed, such as [1, 12].")
+        check_range(
+            self,
+            frames=FRAMES,
+            gap=FRAMES,
+            aspects=ASPECTS,
+            objects=COUNT,
+            least_area=AREA,
+            colours=(0, 10),
+            **dict.fromkeys(("gapped", "multimask", "conditioning", "teacher"), SHARE),
+            **dict.fromkeys(("recognition", "focal", "dice", "quality", "presence", "hiding"), WEIGHT),
+        )
+        longest = max(self.frames) * greatest
+        if longest > FRAMES[1]:
+            raise ConfigError(
+                f"frames is {list(self.frames)} and gap {list(self.gap)}; clips of up to {longest} frames would be "
+                f"drawn, and at most {FRAMES[1]} are."
+            )
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from refervos.errors import ConfigError
+from refervos.training.stages.ranges import SHARE, WEIGHT
+from refervos.typed_config import check_range
+
 Masks = npt.NDArray[np.bool_]
 
 PADDING = -1
 """Label of a point that is none."""
+
+KINDS = ("click", "clicks", "box", "mask", "background")
+"""What may be asked first."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,11 @@ class AskedShares:
     background: float = 0.08
     again: float = 0.2
     switch: float = 0.15
+
+    def __post_init__(self) -> None:
+        check_range(self, **dict.fromkeys(KINDS, WEIGHT), again=SHARE, switch=SHARE)
+        if not any(getattr(self, kind) for kind in KINDS):
+            raise ConfigError(f"asked has no question that is ever asked; give one of {', '.join(KINDS)} above 0.")
 
 
 @dataclass(frozen=True)
@@ -78,9 +90,8 @@ def ask(masks: Masks, shares: AskedShares, points: int, rng: np.random.Generator
         np.zeros((frames, side, side), bool),
         np.zeros((frames, side, side), bool),
     )
-    kinds = ("click", "clicks", "box", "mask", "background")
-    odds = np.array([getattr(shares, kind) for kind in kinds])
-    kind = str(rng.choice(kinds, p=odds / odds.sum()))
+    odds = np.array([getattr(shares, kind) for kind in KINDS])
+    kind = str(rng.choice(KINDS, p=odds / odds.sum()))
     if kind == "background":
         _put_click(asked, 0, ~masks[:, 0].any(0), 1, rng)
         return asked

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from refervos.data.sentences import require_sentences
-from refervos.errors import ConfigError, TrainingError
+from refervos.errors import TrainingError
 from refervos.loading import load
 from refervos.text.encoder import pad_tokens
 from refervos.trainable import ClipOutput, TrainableModel
@@ -24,19 +24,11 @@ from refervos.training.losses import frame_losses, visible
 from refervos.training.stage import TRAIN, VALIDATION, Key, SampleSource, Stage
 from refervos.training.stages.asked_clips import BenchmarkClips, BenchmarkSource, ClipSource, Sampling, WorldClips
 from refervos.training.stages.pictures import open_sprites
-from refervos.typed_config import check_range
+from refervos.training.stages.ranges import ASPECTS, COUNT, FRAMES, SHARE, WEIGHT
+from refervos.typed_config import check_given, check_range
 from refervos.worlds import FAMILIES, WorldConfig, known_words
 
 Model = TypeVar("Model")
-
-FRAMES = (1, 1000)
-"""How long clips may be."""
-
-ASPECTS = (0.1, 10)
-"""How wide clips may be for their height."""
-
-WEIGHT = (0, 1e6)
-"""What a share, a rate or a loss may be multiplied by."""
 
 NO_TARGET = "none"
 """The family of sentences that are true of nothing."""
@@ -93,18 +85,16 @@ class ReferringSettings:
     rates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("frames", "chunks", "aspects"):
-            if not getattr(self, name):
-                raise ConfigError(f"{name} is empty; give at least one.")
+        check_given(self, "frames", "chunks", "aspects")
         check_range(
             self,
             frames=FRAMES,
             chunks=FRAMES,
             aspects=ASPECTS,
-            sentences=(1, 1000),
+            sentences=COUNT,
             families=WEIGHT,
             least_area=(0, 10**9),
-            **dict.fromkeys(("flip", "pairs", "stride"), (0, 1)),
+            **dict.fromkeys(("flip", "pairs", "stride"), SHARE),
             **dict.fromkeys(("focal", "dice", "presence", "rates"), WEIGHT),
         )
         unknown = sorted(set(self.families) - set(FAMILIES))

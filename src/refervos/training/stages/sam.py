@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refervos.errors import TrainingError
+from refervos.errors import ConfigError
 from refervos.sam.checkpoints import load_sam, save_sam
 from refervos.sam.config import SamConfig
 from refervos.sam.model import Sam
@@ -36,6 +36,11 @@ class SamSettings(PromptedSettings):
 
     model: SamConfig = field(default_factory=SamConfig)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if set(self.frames) != {1}:
+            raise ConfigError(f"frames is {list(self.frames)}; SAM looks at single images, so it must be [1].")
+
 
 class SamStage(PromptedStage):
     """Train every parameter of a SAM.
@@ -50,8 +55,6 @@ class SamStage(PromptedStage):
     model: Sam
 
     def __init__(self, settings: SamSettings, model: Sam) -> None:
-        if set(settings.frames) != {1}:
-            raise TrainingError(f"frames is {list(settings.frames)}; SAM looks at single images, so it must be [1].")
         config = model.config
         super().__init__(settings, image_size=config.image_size, cell=config.patch, width=config.vit_width)
         self.model = model

@@ -25,7 +25,8 @@ from refervos.text.tokenizer import Tokenizer
 from refervos.training.distributed import mean_over_processes
 from refervos.training.losses import mask_losses
 from refervos.training.stages.movement import MovementHeads
-from refervos.training.stages.referring import WEIGHT, ReferringSettings, ReferringStage, fill, loaded_as
+from refervos.training.stages.ranges import SHARE, WEIGHT
+from refervos.training.stages.referring import ReferringSettings, ReferringStage, fill, loaded_as
 from refervos.typed_config import check_range
 
 
@@ -52,7 +53,7 @@ class SamwiseSettings(ReferringSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, cme_weight=WEIGHT, norm_momentum=(0, 1), movement=WEIGHT)
+        check_range(self, cme_weight=WEIGHT, norm_momentum=SHARE, movement=WEIGHT)
         if self.movement and (self.data or not self.model.hsa):
             raise TrainingError("movement is taught on drawn worlds, to adapters with HSA; set movement to 0.")
         if self.answered is not None and not 1 <= self.answered <= min(self.frames):
