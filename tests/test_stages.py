@@ -272,6 +272,27 @@ def test_validation_measures_losses_before_the_gate_and_masks_behind_it(stage_of
         assert found["iou none"] == 1.0
 
 
+def test_what_was_not_measured_of_the_cme_is_not_told() -> None:
+    """It is taught in training, from the sixth frame on; neither short clips nor validation tell that it never errs."""
+    model = micro_model(cme=True)
+    model.tokenizer = HashedWords(100, start=(0,), end=(2,))
+    told = {}
+    for frames in (2, 7):
+        settings = VideoSettings(world=WorldConfig(objects=(2, 3)), frames=(frames,), sentences=2)
+        stage = VideoStage(settings, model)
+        stage.expect(2, 1)
+        batch = stage.source().collate([stage.source().draw(0, index, (1, 0, 0)) for index in range(2)])
+        validation = stage.eval().validate([batch])
+        assert {"loss", "focal", "dice", "presence", "iou"} <= set(validation)
+        assert not {"cme", "switches"} & set(validation)
+        assert all(np.isfinite(value) for value in validation.values())
+        told[frames] = stage.train()(batch)
+        assert told[frames]["loss"].isfinite()
+    assert {name for name, value in told[2].items() if value.isnan()} == {"cme", "switches"}
+    assert told[7]["cme"] > 0
+    assert 0 <= told[7]["switches"] <= 1
+
+
 def test_the_recipe_of_the_second_generation_is_one_that_the_trainer_takes(
     tmp_path: Path,
 ) -> None:

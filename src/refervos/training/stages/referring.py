@@ -295,7 +295,10 @@ class ReferringStage(Stage):
         """
 
     def add_losses(self, losses: dict[str, Tensor], output: ClipOutput, batch: dict[str, Any]) -> None:
-        """Add what the model learns besides masks to the losses, and to ``loss``. Default nothing."""
+        """Add what the model learns besides masks to the losses, and to ``loss``. Default nothing.
+
+        What is not a number was not measured, and is left out of what is told.
+        """
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Any]) -> dict[str, float]:
@@ -313,7 +316,8 @@ class ReferringStage(Stage):
             counted = visible(batch["truth"], self.settings.least_area)[:, -ious.shape[1] :]
             *values_of_losses, ious, counted = read_back([*losses.values(), ious, counted])
             for name, value in zip(losses, values_of_losses, strict=True):
-                scalars[name].append(float(value))
+                if name == "loss" or not value.isnan():
+                    scalars[name].append(float(value))
             for family, row, seen in zip(batch["families"], ious, counted.bool(), strict=True):
                 values = row if family == NO_TARGET else row[seen]
                 if len(values):

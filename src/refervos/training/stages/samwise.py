@@ -132,16 +132,21 @@ class _SamwiseStage(ReferringStage):
         return mask_losses(logits, truths)
 
     def add_losses(self, losses: dict[str, Tensor], output: Any, batch: dict[str, Any]) -> None:
-        """The movement loss; the CME's cross-entropy, and how often it should have switched."""
+        """The movement loss; the CME's cross-entropy, and how often it should have switched.
+
+        These two are not a number where no decision has a label: in short clips, and in validation.
+        """
         if self.mover is not None and self.training:
             losses["movement"] = self.mover(batch["movements"])
             losses["loss"] = losses["loss"] + self.settings.movement * losses["movement"]
         if not self.model.config.cme:
             return
         logits, labels = output.cme_logits, output.cme_labels
-        losses["cme"] = mean_over_processes(*cme_loss_terms(logits, labels))
-        losses["loss"] = losses["loss"] + self.settings.cme_weight * losses["cme"]
-        losses["switches"] = (labels == 1).sum() / (labels != IGNORED_LABEL).sum().clamp(min=1)
+        wrong = mean_over_processes(*cme_loss_terms(logits, labels))
+        losses["loss"] = losses["loss"] + self.settings.cme_weight * wrong
+        labelled = (labels != IGNORED_LABEL).sum()
+        losses["cme"] = torch.where(labelled > 0, wrong.detach(), torch.nan)
+        losses["switches"] = (labels == 1).sum() / labelled
 
 
 class ImagesStage(_SamwiseStage):
