@@ -36,11 +36,15 @@ class Painted:
 
 @dataclass(frozen=True)
 class Column:
-    """A target that fills the columns from ``left`` on, eight wide, in the annotated frames of ``seen``."""
+    """A target that fills the columns from ``left`` on, eight wide, in the annotated frames of ``seen``.
+
+    In the frames of ``holes`` the rows from 20 on of the left half do not count.
+    """
 
     left: int
     annotated: tuple[int, ...]
     seen: tuple[int, ...]
+    holes: tuple[int, ...] | None = None
 
     def mask(self, index: int) -> Mask:
         assert index in self.annotated
@@ -49,7 +53,11 @@ class Column:
         return mask
 
     def void(self, index: int) -> Mask | None:
-        return None
+        if self.holes is None:
+            return None
+        void = np.zeros((32, 48), bool)
+        void[20:, :24] = index in self.holes
+        return void
 
 
 def dataset(frames: int = 20, videos: int = 3, height: int = 32) -> Dataset:
@@ -205,3 +213,55 @@ def test_secret_expressions_are_left_out() -> None:
 def test_masks_of_another_size_are_refused() -> None:
     with pytest.raises(DataError, match="video 'v0': frames and masks are 48x32 and 48x40"):
         clips(dataset(videos=1, height=40)).draw(0, 0, (1, 0, 0), 2, 1)
+
+
+def holed(*holes: int) -> Dataset:
+    """One video of four frames, in some of which pixels are void for one of two sentences."""
+    video, all_ = Video("v", Painted(4)), (0, 1, 2, 3)
+    return Dataset(
+        "painted",
+        "train",
+        (
+            Sample(video, "0", "the left one", Column(0, all_, all_, holes), has_target=True),
+            Sample(video, "1", "the right one", Column(40, all_, all_), has_target=True),
+        ),
+    )
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_void_pixels_are_placed_and_mirrored_as_masks_are(flip: float) -> None:
+    source = clips(holed(1, 3), batch=2, stride=4, flip=flip)
+    for index in range(2):
+        clip = source.draw(0, index, (1, 0, 0), 4, 2)
+        void, masks = clip.void, clip.masks
+        assert void is not None
+        assert void.shape == masks.shape == (2, 4, SIDE, SIDE)
+        assert void.dtype == torch.bool
+        (row,) = void.flatten(1).any(1).nonzero()[:, 0].tolist()
+        assert clip.expressions[row] == (mirrored("the left one") if flip else "the left one")
+        assert void[row].flatten(1).any(1).tolist() == [False, True, False, True]
+        half = void[row, 1]
+        rows, columns = (half.any(axis).nonzero()[:, 0] for axis in (1, 0))
+        # 20 to 31 of 32, which are 42 in the square; nothing is in the padding below.
+        assert (int(rows[0]), int(rows[-1])) == (26, 41)
+        assert (int(columns[0]), int(columns[-1])) == ((32, 63) if flip else (0, 31))
+        assert half.sum() == len(rows) * len(columns)
+        assert not (void & masks).any()
+        assert masks[row, 0].sum() > masks[row, 1].sum() > 0
+
+
+def test_data_without_void_pixels_draws_none() -> None:
+    for data in (dataset(), holed()):
+        assert clips(data, flip=0.0).draw(0, 0, (1, 0, 0), 2, 2).void is None
+
+
+def test_void_pixels_of_another_size_are_refused() -> None:
+    @dataclass(frozen=True)
+    class Wrong(Column):
+        def void(self, index: int) -> Mask | None:
+            return np.ones((16, 24), bool)
+
+    video, all_ = Video("v", Painted(4)), (0, 1, 2, 3)
+    data = Dataset("painted", "train", (Sample(video, "0", "it", Wrong(0, all_, all_), has_target=True),))
+    with pytest.raises(DataError, match="frames and masks are 24x16 and 48x32"):
+        clips(data).draw(0, 0, (1, 0, 0), 2, 1)

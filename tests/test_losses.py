@@ -156,3 +156,51 @@ def test_a_frames_weight_is_that_of_its_mask_alone() -> None:
     twice = frame_losses(logits, logits[:, :, 0, 0], TRUTH, 12, torch.full((2, 3), 2.0))
     for name in ("focal", "dice"):
         torch.testing.assert_close(twice[name], plain[name])
+
+
+def masks_without(void: Tensor) -> Callable[[Tensor, Tensor], list[Tensor]]:
+    return lambda logits, truth: list(mask_losses(logits, list(truth), list(void)))
+
+
+def frames_without(void: Tensor) -> Callable[[Tensor, Tensor], list[Tensor]]:
+    def losses(logits: Tensor, truth: Tensor) -> list[Tensor]:
+        found = frame_losses(logits, torch.ones(2, 3), truth, 12, void=void)
+        return [found[name] for name in ("focal", "dice", "presence", "ious", "iou")]
+
+    return losses
+
+
+@pytest.mark.parametrize("without", [masks_without, frames_without])
+def test_what_is_under_void_pixels_changes_no_loss(without: Any) -> None:
+    void = random(2, 3, 40, 50, seed=2) > 3
+    assert 0 < void.sum() < TRUTH.sum()
+    losses = without(void)
+    logits = random(2, 3, 40, 50).float().requires_grad_()
+    expected = losses(logits, TRUTH & ~void)
+    found = losses(torch.where(void, -logits, logits), TRUTH | void)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    (expected[0] + expected[1]).backward()
+    assert logits.grad is not None
+    assert not logits.grad[void].any()
+    assert logits.grad[~void].all()
+
+
+@pytest.mark.parametrize("without", [masks_without, frames_without])
+def test_losses_with_void_pixels_are_those_of_the_pixels_that_count(without: Any) -> None:
+    """The right part of all frames is void: the losses are those of the left part alone."""
+    void = torch.zeros(2, 3, 40, 50, dtype=torch.bool)
+    void[..., 30:] = True
+    logits, left = random(2, 3, 40, 50).float(), slice(None, 30)
+    nothing = torch.zeros_like(void)[..., left]
+    found = without(void)(logits, TRUTH)
+    for one, other in zip(found, without(nothing)(logits[..., left], TRUTH[..., left]), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_frames_of_void_pixels_alone_cost_nothing() -> None:
+    void = torch.ones(2, 3, 40, 50, dtype=torch.bool)
+    logits = random(2, 3, 40, 50).float()
+    found = frame_losses(logits, None, TRUTH, 12, void=void)
+    assert found["focal"] == found["dice"] == found["iou"] == 0
+    assert list(mask_losses(logits, list(TRUTH), list(void))) == [0, 0]

@@ -272,6 +272,31 @@ def test_validation_measures_losses_before_the_gate_and_masks_behind_it(stage_of
         assert found["iou none"] == 1.0
 
 
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("stage_of", [samwise_stage, refsam_stage])
+def test_void_pixels_are_left_out_of_losses_and_validation(stage_of: Any, published: bool) -> None:
+    stage = stage_of()
+    stage.settings = replace(stage.settings, published_losses=published)
+    source = stage.source()
+    plain = [source.draw(0, index, (1, 0, 0)) for index in range(2)]
+    void = torch.zeros_like(plain[1]["truth"])
+    void[..., ::3, :] = True
+    without = source.collate(plain)
+    assert "void" not in without  # drawn worlds have none
+    told = []
+    for truth in (plain[1]["truth"] & ~void, plain[1]["truth"] | void):  # whatever is told of void pixels
+        batch = source.collate([plain[0], {**plain[1], "truth": truth, "void": void}])
+        assert not batch["void"][: len(void)].any()
+        assert torch.equal(batch["void"][len(void) :], void)
+        with torch.no_grad():
+            told.append([stage.train()(batch), stage.eval().validate([batch])])
+    (learnt, validated), (again, validated_again) = told
+    for name, value in learnt.items():
+        torch.testing.assert_close(again[name], value, msg=name)
+    assert validated_again == pytest.approx(validated)
+    assert learnt["focal"] != stage.train()(without)["focal"]
+
+
 def test_what_was_not_measured_of_the_cme_is_not_told() -> None:
     """It is taught in training, from the sixth frame on; neither short clips nor validation tell that it never errs."""
     model = micro_model(cme=True)

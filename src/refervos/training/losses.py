@@ -19,30 +19,38 @@ def exact(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def dice_loss(logits: Tensor, targets: Tensor, count: float) -> Tensor:
+def dice_loss(logits: Tensor, targets: Tensor, count: float, void: Tensor | None = None) -> Tensor:
     """Dice loss, summed over rows and divided by ``count``.
 
     Args:
         logits: (R, P) mask logits, one row a mask (or a clip of masks).
         targets: (R, P) in {0, 1}.
         count: What the sum is divided by, the number of clips.
+        void: Pixels that do not count, bool (R, P), default none.
 
     Returns:
         A scalar.
     """
-    return dice_of_rows(logits, targets).sum() / count
+    return dice_of_rows(logits, targets, void).sum() / count
 
 
-def dice_of_rows(logits: Tensor, targets: Tensor) -> Tensor:
-    """Dice loss of each row: mask logits (R, P) and targets (R, P) in {0, 1} -> (R,)."""
+def dice_of_rows(logits: Tensor, targets: Tensor, void: Tensor | None = None) -> Tensor:
+    """Dice loss of each row: mask logits (R, P), targets (R, P) in {0, 1} and void pixels, bool (R, P) -> (R,)."""
     logits, targets = exact(logits), exact(targets)
     chance = logits.sigmoid()
+    if void is not None:
+        chance, targets = chance.masked_fill(void, 0), targets.masked_fill(void, 0)
     overlap = 2 * (chance * targets).sum(1)
     return 1 - (overlap + 1) / (chance.sum(1) + targets.sum(1) + 1)
 
 
 def sigmoid_focal_loss(
-    logits: Tensor, targets: Tensor, count: float, alpha: float | None = 0.25, gamma: float = 2.0
+    logits: Tensor,
+    targets: Tensor,
+    count: float,
+    alpha: float | None = 0.25,
+    gamma: float = 2.0,
+    void: Tensor | None = None,
 ) -> Tensor:
     """Focal loss (Lin et al. 2017, equation 5), mean over the pixels of a row, summed over rows, divided by ``count``.
 
@@ -52,15 +60,18 @@ def sigmoid_focal_loss(
         count: What the sum is divided by, the number of clips.
         alpha: Weight of positive pixels, None for no weighting.
         gamma: Exponent that turns down easy pixels.
+        void: Pixels that do not count, bool (R, P), default none.
 
     Returns:
         A scalar.
     """
-    return focal_of_rows(logits, targets, alpha, gamma).sum() / count
+    return focal_of_rows(logits, targets, alpha, gamma, void).sum() / count
 
 
-def focal_of_rows(logits: Tensor, targets: Tensor, alpha: float | None = 0.25, gamma: float = 2.0) -> Tensor:
-    """Focal loss of each row, mean over its pixels: mask logits (R, P) and targets (R, P) in {0, 1} -> (R,)."""
+def focal_of_rows(
+    logits: Tensor, targets: Tensor, alpha: float | None = 0.25, gamma: float = 2.0, void: Tensor | None = None
+) -> Tensor:
+    """Focal loss of each row, mean over its pixels that count: arguments as of ``sigmoid_focal_loss`` -> (R,)."""
     logits, targets = exact(logits), exact(targets)
     chance = logits.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -68,17 +79,25 @@ def focal_of_rows(logits: Tensor, targets: Tensor, alpha: float | None = 0.25, g
     loss = entropy * wrong**gamma
     if alpha is not None:
         loss = loss * (alpha * targets + (1 - alpha) * (1 - targets))
+    if void is not None:
+        return loss.masked_fill(void, 0).sum(1) / (~void).sum(1).clamp(min=1)
     return loss.mean(1)
 
 
 def mask_losses(
-    mask_logits: Tensor | Sequence[Tensor], targets: Sequence[Tensor], *, published: bool = False
+    mask_logits: Tensor | Sequence[Tensor],
+    targets: Sequence[Tensor],
+    voids: Sequence[Tensor] | None = None,
+    *,
+    published: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Focal and dice loss of a batch of clips, on logits brought to the targets' size.
 
     Args:
         mask_logits: (N, T, h, w), or N of (T, h, w), over the same field of view as the targets.
         targets: For each clip its masks (T, H, W) in {0, 1}; sizes may differ between clips.
+        voids: For each clip the pixels that do not count, bool (T, H, W); default none. The released code
+            knows none, so not with ``published``.
         published: Compute them as the released code does, which pads the targets to a common size and to multiples of
             32 but stretches the predictions over the padding; equal where nothing is padded.
 
@@ -91,12 +110,13 @@ def mask_losses(
         width = max(-(-target.shape[2] // 32) * 32 for target in targets)
         targets = [F.pad(t, (0, width - t.shape[2], 0, height - t.shape[1])) for t in targets]
     focal = dice = exact(mask_logits[0].new_zeros(()))
-    for logits, target in zip(map(exact, mask_logits), targets, strict=True):
+    for number, (logits, target) in enumerate(zip(map(exact, mask_logits), targets, strict=True)):
         if logits.shape[-2:] != target.shape[-2:]:
             logits = F.interpolate(logits[None], size=target.shape[-2:], mode="bilinear", align_corners=False)[0]
         row, truth = logits.reshape(1, -1), target.to(logits.dtype).reshape(1, -1)  # (1, T*H*W)
-        focal = focal + sigmoid_focal_loss(row, truth, count)
-        dice = dice + dice_loss(row, truth, count)
+        void = None if voids is None else voids[number].reshape(1, -1)
+        focal = focal + sigmoid_focal_loss(row, truth, count, void=void)
+        dice = dice + dice_loss(row, truth, count, void)
     return focal, dice
 
 
@@ -129,6 +149,7 @@ def frame_losses(
     least_area: int,
     weight: Tensor | None = None,
     shown: Tensor | None = None,
+    void: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Focal and dice loss with every frame a row of its own, and the object score's cross-entropy.
 
@@ -144,21 +165,25 @@ def frame_losses(
             is taught.
         weight: How much each frame's mask counts, float (R, T); default all alike. The object score does not ask.
         shown: Logits of the masks that the IoUs are of (R, T, H, W), where they are others than those of the losses.
+        void: Pixels that do not count, bool (R, T, H, W), default none. Whether an object is visible is told by those
+            that do.
 
     Returns:
         ``focal``, ``dice`` and ``presence`` (zero without score), scalars; without gradient ``ious`` (R, T),
         and ``iou``, their mean where the object is visible.
     """
     rows = exact(mask_logits).flatten(0, 1).flatten(1)  # (R*T, H*W)
+    ignored = None if void is None else void.flatten(0, 1).flatten(1)
+    truth = truth if void is None else truth & ~void
     target = truth.flatten(0, 1).flatten(1).to(rows.dtype)
     area = truth.flatten(-2).sum(-1).flatten()  # (R*T,)
     seen = visible(truth, least_area).flatten()
     weights = torch.ones_like(rows[:, 0]) if weight is None else weight.flatten().to(rows.dtype)  # (R*T,)
     asked = weights * seen
     losses = {
-        "focal": mean_over_processes((focal_of_rows(rows, target) * weights).sum(), weights.sum()),
+        "focal": mean_over_processes((focal_of_rows(rows, target, void=ignored) * weights).sum(), weights.sum()),
         # Not of rows[seen]: how many these are a GPU would have to be asked.
-        "dice": mean_over_processes((dice_of_rows(rows, target) * asked).sum(), asked.sum()),
+        "dice": mean_over_processes((dice_of_rows(rows, target, ignored) * asked).sum(), asked.sum()),
         "presence": rows.new_zeros(()),
     }
     if score is not None:
@@ -166,7 +191,8 @@ def frame_losses(
         scores = exact(score).flatten()
         wrong = F.binary_cross_entropy_with_logits(scores, seen.to(scores.dtype), reduction="none")
         losses["presence"] = mean_over_processes((wrong * taught).sum(), taught.sum())
-    ious = mask_ious((mask_logits if shown is None else shown).detach() > 0, truth)
+    predicted = (mask_logits if shown is None else shown).detach() > 0
+    ious = mask_ious(predicted if void is None else predicted & ~void, truth)
     return losses | {"ious": ious, "iou": (ious.flatten() * seen).sum() / seen.sum().clamp(min=1)}
 
 

@@ -71,6 +71,7 @@ class AskedClip:
         decidable: For each sentence the first frame from which what was seen settles what it is about.
         movements: How what fills each cell moves, float32 (T, n, n, 6), see ``cell_movements``; None where that is not
             known.
+        void: Pixels that do not count, bool (M, T, S, S), none of them on a mask; None where all do.
     """
 
     pixels: Tensor
@@ -81,6 +82,7 @@ class AskedClip:
     families: tuple[str, ...]
     decidable: tuple[int, ...]
     movements: Tensor | None = None
+    void: Tensor | None = None
 
 
 class ClipSource(Protocol):
@@ -228,17 +230,27 @@ class BenchmarkClips:
         video = asked[0].video
         frames = [video.frames.read(index)[:, ::step] for index in chosen]
         masks = [[_mask(sample, index)[:, ::step] for index in chosen] for sample in asked]
+        holes = {
+            (row, time): hole[:, ::step]
+            for row, sample in enumerate(asked)
+            for time, index in enumerate(chosen)
+            if (hole := _void(sample, index)) is not None and hole.any()
+        }
         sizes = {frame.shape[:2] for frame in frames} | {mask.shape for track in masks for mask in track}
+        sizes |= {hole.shape for hole in holes.values()}
         if len(sizes) > 1:
             told = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
             raise DataError(f"video {video.id!r}: frames and masks are {told}; all must be of one size.")
         placement = self.placement(sizes.pop())
         pixels = [placement.place(torch.from_numpy(frame.copy()).permute(2, 0, 1)) for frame in frames]
+        placed = torch.stack([_place(torch.from_numpy(np.stack(track)), placement) for track in masks])  # (M, T, S, S)
+        void = torch.zeros_like(placed)
+        for (row, time), hole in holes.items():
+            void[row, time] = _place(torch.from_numpy(hole.copy()).unsqueeze(0), placement)[0]
         return AskedClip(
             pixels=torch.stack(pixels),  # (T, 3, S, S)
-            masks=torch.stack(
-                [_place(torch.from_numpy(np.stack(track)), placement) for track in masks]
-            ),  # (M, T, S, S)
+            masks=placed & ~void,
+            void=void if holes else None,
             inside=placement.resized,
             expressions=tuple(mirrored(s.expression) if mirror else s.expression for s in asked),
             verbs=(None,) * len(asked),
@@ -304,6 +316,11 @@ def _timeline(sample: Sample) -> Sequence[int]:
 def _mask(sample: Sample, index: int) -> Mask:
     assert sample.truth is not None  # others were left out
     return sample.truth.mask(index)
+
+
+def _void(sample: Sample, index: int) -> Mask | None:
+    assert sample.truth is not None
+    return sample.truth.void(index)
 
 
 def _place(masks: Tensor, placement: Placement) -> Tensor:

@@ -125,6 +125,7 @@ class ReferringSource(SampleSource):
         frames, chunk = int(shape.choice(settings.frames)), settings.chunks[int(shape.integers(len(settings.chunks)))]
         asked = self.clips[key[-1]].draw(step, index, key, frames, settings.sentences)
         tokens = [self.reader.read(text, verbs) for text, verbs in zip(asked.expressions, asked.verbs, strict=True)]
+        known = {"movements": asked.movements, "void": asked.void}  # (T, n, n, 6) and (M, T, S, S), where there are any
         return {
             "pixels": asked.pixels,  # (T, 3, S, S)
             "ids": [torch.tensor(ids) for ids, _ in tokens],
@@ -134,7 +135,7 @@ class ReferringSource(SampleSource):
             "families": asked.families,
             "decidable": torch.tensor(asked.decidable),  # (M,)
             "chunk": chunk,
-        } | ({} if asked.movements is None else {"movements": asked.movements})  # (T, n, n, 6)
+        } | {name: tensor for name, tensor in known.items() if tensor is not None}
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Stack clips; the sentences of all clips, M each, become one axis."""
@@ -150,6 +151,9 @@ class ReferringSource(SampleSource):
             "decidable": torch.cat([sample["decidable"] for sample in samples]),  # (B*M,)
             "chunk": samples[0]["chunk"],
         }
+        if any("void" in sample for sample in samples):
+            voids = [sample.get("void", torch.zeros_like(sample["truth"])) for sample in samples]
+            batch["void"] = torch.cat(voids)  # (B*M, T, S, S)
         if "movements" in samples[0]:
             batch["movements"] = torch.stack([sample["movements"] for sample in samples])  # (B, T, n, n, 6)
         return batch
@@ -257,19 +261,20 @@ class ReferringStage(Stage):
         logits = self.model.upsample(output.mask_logits)  # (N, T, S, S)
         first = batch["truth"].shape[1] - logits.shape[1]
         truth = batch["truth"][:, first:]
+        void = batch["void"][:, first:] if "void" in batch else None
         weight: Tensor | None = None
         if settings.from_decidable:
             times = torch.arange(first, batch["truth"].shape[1], device=truth.device)
             weight = (times >= batch["decidable"].unsqueeze(1)).to(logits.dtype)  # (N, T)
         shown = None if output.shown is None else self.model.upsample(output.shown)
-        losses = frame_losses(logits, output.score, truth, settings.least_area, weight, shown)
+        losses = frame_losses(logits, output.score, truth, settings.least_area, weight, shown, void)
         ious = losses.pop("ious")  # (N, T)
         if settings.published_losses:
-            inside = [
-                (row[..., :h, :w], mask[..., :h, :w])
-                for row, mask, (h, w) in zip(logits, truth, batch["inside"], strict=True)
+            cropped = [
+                [clip[..., :h, :w] for clip, (h, w) in zip(clips, batch["inside"], strict=True)]
+                for clips in ((logits, truth) if void is None else (logits, truth, void))
             ]
-            losses["focal"], losses["dice"] = self.published_losses(*zip(*inside, strict=True))
+            losses["focal"], losses["dice"] = self.published_losses(*cropped)
             losses["loss"] = losses["focal"] + losses["dice"]
         else:
             losses["loss"] = (
@@ -286,12 +291,15 @@ class ReferringStage(Stage):
         return output
 
     @abstractmethod
-    def published_losses(self, logits: Sequence[Tensor], truths: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def published_losses(
+        self, logits: Sequence[Tensor], truths: Sequence[Tensor], voids: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Focal and dice loss as the model's paper has them.
 
         Args:
             logits: Of each sentence, cropped to the frame (T, H, W).
             truths: The masks, bool (T, H, W).
+            voids: Pixels that do not count, bool (T, H, W), default none.
         """
 
     def add_losses(self, losses: dict[str, Tensor], output: ClipOutput, batch: dict[str, Any]) -> None:

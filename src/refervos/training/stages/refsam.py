@@ -55,10 +55,15 @@ class RefSamStage(ReferringStage):
         model.checkpointed = settings.checkpointed
         return cls(settings, model)
 
-    def published_losses(self, logits: Sequence[Tensor], truths: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def published_losses(
+        self, logits: Sequence[Tensor], truths: Sequence[Tensor], voids: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Every frame by itself, those in which the object is absent too."""
-        masks = [frame for clip in truths for frame in clip.split(1)]  # (1, H, W) each
-        return mask_losses([frame for clip in logits for frame in clip.split(1)], masks)
+
+        def frames(clips: Sequence[Tensor]) -> list[Tensor]:
+            return [frame for clip in clips for frame in clip.split(1)]  # (1, H, W) each
+
+        return mask_losses(frames(logits), frames(truths), None if voids is None else frames(voids))
 
 
 def build_refsam(config: RefSamConfig, init: Mapping[str, Path], seed: int) -> RefSam:

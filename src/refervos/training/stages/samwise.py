@@ -127,9 +127,11 @@ class _SamwiseStage(ReferringStage):
                 module.eval()
         return self
 
-    def published_losses(self, logits: Sequence[Tensor], truths: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def published_losses(
+        self, logits: Sequence[Tensor], truths: Sequence[Tensor], voids: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """All frames of a clip together."""
-        return mask_losses(logits, truths)
+        return mask_losses(logits, truths, voids)
 
     def add_losses(self, losses: dict[str, Tensor], output: Any, batch: dict[str, Any]) -> None:
         """The movement loss; the CME's cross-entropy, and how often it should have switched.
