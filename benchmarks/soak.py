@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from refervos import load
-from refervos.session import Session
+from refervos.session.session import Session
 from refervos.worlds import WorldConfig, draw_clip
 
 SCENES, SCENE = 10, 200

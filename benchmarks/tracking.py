@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from refervos.bench.memory import peak_resident_megabytes
-from refervos.sam2.plain import PlainSam2
+from refervos.bench.plain_sam2 import PlainSam2
 from refervos.samwise.config import SAMWISE_PRESETS, SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.samwise.track import SamwiseTrack

@@ -16,7 +16,7 @@ from torch import Tensor
 from refervos import load
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.segmenter import Segmenter
-from refervos.session import Session
+from refervos.session.session import Session
 from test_sam2_segmenter import segmenter as sam2_segmenter
 
 SENTENCES = ("the red circle", "the blue square")

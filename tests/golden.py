@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refervos.frames import Placement
+from refervos.placement import Placement
 from refervos.samwise.checkpoints import official_names as _official_names
 from refervos.samwise.model import Samwise
 

@@ -13,7 +13,7 @@ from golden import noise
 from refervos.sam2.config import Sam2Config
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
-from refervos.session import Session
+from refervos.session.session import Session
 from refervos.text.encoder import TextConfig
 
 MICRO_SAM2 = Sam2Config(
@@ -83,7 +83,7 @@ def scene(count: int, height: int = 96, width: int = 128, seed: int = 0) -> list
 def session_of(model: Samwise, captions: list[list[int]]) -> Session:
     """A session that follows token sequences; the micro model has no tokenizer."""
     from refervos.prompts import Prompt
-    from refervos.session import _Followed
+    from refervos.session.session import _Followed
 
     session = Session(model, keep_logits=True)
     for number, caption in enumerate(captions):

@@ -17,7 +17,7 @@ from refervos.evaluation import evaluate
 from refervos.evaluation.answers import Question, answer_together, answer_video
 from refervos.evaluation.datasets import Part
 from refervos.evaluation.matched import merged_png
-from refervos.frames import Placement, stretch
+from refervos.placement import Placement, stretch
 from refervos.prompts import Prompt
 from refervos.segmenter import FramePrediction
 from test_eval_run import SQUARE, answered, oracle

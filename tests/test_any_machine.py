@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import refervos.pretrained
-from refervos import compilation, frames, load
-from refervos.derived import Derived
+from refervos import load
+from refervos import placement as frames
 from refervos.errors import ConfigError
-from refervos.frames import Placement, stretch
+from refervos.ops import compilation
+from refervos.ops.derived import Derived
+from refervos.placement import Placement, stretch
 from refervos.prompts import Prompt
 from refervos.sam.config import SamConfig
 from refervos.sam.layers import FourierPositions
@@ -32,7 +34,7 @@ from refervos.sam2.tracker import Sam2Tracker
 from refervos.samwise import cmt
 from refervos.samwise.cme import IGNORED_LABEL, cme_loss_terms
 from refervos.segmenter import CPU_BUDGET, SHARE_OF_FREE, batch_budget
-from refervos.state_files import load_state, save_state
+from refervos.session.state_files import load_state, save_state
 from scenes import CAPTION, MICRO_SAM2, SHORT_CAPTION, micro_model, scene, session_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

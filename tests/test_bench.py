@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import refsam_models
 from bench_process import DEADLY, FAULTY, take_memory
-from refervos import cli, loading
+from refervos import loading
 from refervos.bench import measuring
 from refervos.bench.cases import (
     DTYPES,
@@ -53,14 +53,15 @@ from refervos.bench.families import FAMILIES, REFSAM_STAGES, SAMWISE_STAGES, pre
 from refervos.bench.machine import Machine, default_device, read_cpuinfo, this_machine
 from refervos.bench.measuring import also_counted, by_onednn, measure, peak_operations
 from refervos.bench.memory import peak_device_megabytes, peak_resident_megabytes, resident_megabytes
+from refervos.bench.plain_sam2 import PlainSam2
 from refervos.bench.processes import measured_apart
 from refervos.bench.report import Report, as_json, as_markdown, machine_lines
 from refervos.bench.subjects import HashedWords, draw_material
-from refervos.compilation import compile_stages
+from refervos.cli import entry as cli
 from refervos.errors import ConfigError
 from refervos.loading import BUNDLED, load
+from refervos.ops.compilation import compile_stages
 from refervos.refsam.model import RefSam
-from refervos.sam2.plain import PlainSam2
 from refervos.samwise.model import Samwise
 from scenes import CAPTION, MICRO, MICRO_SAM2, micro_model, scene, session_of
 

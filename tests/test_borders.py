@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from refervos.borders import FrameGuide, cell_colours
 from refervos.errors import ConfigError
 from refervos.evaluation.answers import Question, answer_alone, answer_together
-from refervos.frames import Placement, letterbox, stretch
 from refervos.loading import load
+from refervos.ops.borders import FrameGuide, cell_colours
+from refervos.placement import Placement, letterbox, stretch
 from refervos.prompts import Prompt
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
-from refervos.session import Session
+from refervos.session.session import Session
 from refervos.worlds import Clip, WorldConfig, draw_clip
 from scenes import CAPTION, MICRO_SAM2, SHORT_CAPTION, micro_model, scene, session_of
 

@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from refervos import cli, load, loading
+from refervos import load, loading
+from refervos.cli import entry as cli
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.video import Frame, open_source

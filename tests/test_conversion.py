@@ -13,12 +13,12 @@ from torch import Tensor
 
 import refervos
 from golden import DATA, Golden, synthetic_frame, write_official
+from refervos.checkpoints.weights import read_torch_file
 from refervos.conversion import convert
 from refervos.errors import CheckpointError
 from refervos.samwise.checkpoints import infer_samwise_config, load_official, official_names
 from refervos.samwise.config import SAMWISE_PRESETS
 from refervos.samwise.model import Samwise
-from refervos.weights import read_torch_file
 
 MINIATURE = Path(refervos.__file__).parent / "assets" / "miniature"
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from refervos import cuda_graphs, load
-from refervos.cuda_graphs import SHAPES, Recorded, outline_of, rebuilt
+from refervos import load
+from refervos.ops import cuda_graphs
+from refervos.ops.cuda_graphs import SHAPES, Recorded, outline_of, rebuilt
 from refervos.sam2.tracker import FrameFeatures
 from scenes import scene
 

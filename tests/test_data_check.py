@@ -28,7 +28,7 @@ from layouts import (
     write_ref_youtube_vos,
     write_revos,
 )
-from refervos.cli import app
+from refervos.cli.entry import app
 from refervos.data import frames
 from refervos.data.catalogue import BENCHMARKS
 from refervos.data.check import check_dataset

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from refervos.data.check import check_dataset
-from refervos.data.cvat import read_cvat
 from refervos.data.files import Problems
+from refervos.data.layouts.cvat import read_cvat
 from refervos.data.sample import Sample
 from refervos.errors import DataError
 from video_files import write_video

@@ -16,7 +16,7 @@ from PIL import Image
 from layouts import WRITERS, change_json, film
 from refervos.data.catalogue import open_dataset
 from refervos.data.check import check_dataset
-from refervos.data.revos import RevosTruth
+from refervos.data.layouts.revos import RevosTruth
 from refervos.errors import DataError
 
 SPLITS = {

@@ -11,7 +11,7 @@ import layouts
 import layouts_images
 from refervos.data.catalogue import open_dataset
 from refervos.data.files import Problems, read_text
-from refervos.data.json_lines import read_json_lines
+from refervos.data.layouts.json_lines import read_json_lines
 from refervos.data.pickles import read_plain_pickle
 from refervos.data.sample import Dataset
 from refervos.errors import DataError

@@ -17,7 +17,7 @@ import layouts_images
 from refervos.data.catalogue import open_dataset
 from refervos.data.check import check_dataset
 from refervos.data.files import Problems
-from refervos.data.json_lines import read_json_lines
+from refervos.data.layouts.json_lines import read_json_lines
 from refervos.data.sample import Sample
 from refervos.errors import DataError, EvaluationError
 from refervos.evaluation.datasets import Part

@@ -20,11 +20,11 @@ from PIL import Image
 import layouts_images as layouts
 from layouts_images import HEIGHT, WIDTH, Asked
 from refervos.data import frames as frames_module
-from refervos.data.coco_video import read_coco_video
-from refervos.data.cvat import read_cvat
 from refervos.data.files import Problems
 from refervos.data.frames import VideoDecoder, VideoFileFrames
-from refervos.data.json_lines import read_json_lines
+from refervos.data.layouts.coco_video import read_coco_video
+from refervos.data.layouts.cvat import read_cvat
+from refervos.data.layouts.json_lines import read_json_lines
 from refervos.data.sample import Dataset
 from refervos.data.xml_files import read_xml
 from refervos.errors import DataError

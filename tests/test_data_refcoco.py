@@ -16,13 +16,13 @@ import pytest
 import layouts_images as layouts
 from layouts_images import Asked
 from refervos.data.files import Problems
-from refervos.data.pickles import read_plain_pickle
-from refervos.data.refcoco import (
+from refervos.data.layouts.refcoco import (
     read_grefcoco,
     read_refcoco,
     read_refcoco_plus,
     read_refcocog,
 )
+from refervos.data.pickles import read_plain_pickle
 from refervos.data.sample import Dataset
 from refervos.errors import DataError
 
@@ -406,6 +406,6 @@ def test_opening_decodes_no_mask_and_reads_no_image(tmp_path: Path, monkeypatch:
     def refuse(*_: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("refervos.data.refcoco.decode_segmentations", refuse)
+    monkeypatch.setattr("refervos.data.layouts.refcoco.decode_segmentations", refuse)
     monkeypatch.setattr("refervos.data.frames.read_frame", refuse)
     assert len(read(tmp_path))

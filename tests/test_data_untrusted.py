@@ -22,8 +22,8 @@ import layouts_images
 from refervos.data.catalogue import open_dataset
 from refervos.data.check import check_dataset
 from refervos.data.files import Problems
+from refervos.data.layouts.revos import RevosTruth
 from refervos.data.pickles import read_plain_pickle
-from refervos.data.revos import RevosTruth
 from refervos.data.truths import decode_polygons
 from refervos.errors import DataError
 
@@ -34,7 +34,12 @@ import resource, sys
 from pathlib import Path
 from refervos.data.catalogue import open_dataset
 from refervos.data.check import check_dataset
-from refervos.data import a2d, coco_video, cvat, jhmdb, json_lines, refcoco
+from refervos.data.layouts import a2d
+from refervos.data.layouts import coco_video
+from refervos.data.layouts import cvat
+from refervos.data.layouts import jhmdb
+from refervos.data.layouts import json_lines
+from refervos.data.layouts import refcoco
 from refervos.errors import DataError
 import h5py, scipy.io
 

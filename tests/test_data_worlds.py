@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from refervos.data import worlds_benchmark
 from refervos.data.files import Problems
-from refervos.data.worlds_benchmark import read_worlds
+from refervos.data.layouts import worlds as worlds_benchmark
+from refervos.data.layouts.worlds import read_worlds
 from refervos.errors import DataError
 from refervos.worlds.benchmark import SPLITS, DiagnosticCase, diagnostic_case, diagnostic_cases
 

@@ -41,7 +41,7 @@ from refervos import Prompt, Segmentation, load
 from refervos.evaluation.datasets import Part
 from refervos.evaluation.evaluate import Request, evaluate
 from refervos.samwise.model import Samwise
-from refervos.session import Session
+from refervos.session.session import Session
 from refervos.training.plan import Plan, make_plans
 from refervos.training.recipe import Recipe, read_recipe
 from refervos.training.sampler import moved

@@ -17,12 +17,9 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import refervos
-from refervos.errors import ConfigError, EvaluationError, PromptError, RefervosError
-from refervos.evaluation import command
-from refervos.evaluation.ablation import ablation_table, check_same_cases, target_difference
-from refervos.evaluation.answers import Question, answer, answer_alone, answer_together, takes_batches
-from refervos.evaluation.bootstrap import mean_interval, paired_difference
-from refervos.evaluation.controls import (
+from refervos.cli import diagnose as command
+from refervos.diagnosis.ablation import ablation_table, check_same_cases, target_difference
+from refervos.diagnosis.controls import (
     RULES,
     WRONG_SENTENCE,
     best_rule,
@@ -31,13 +28,16 @@ from refervos.evaluation.controls import (
     run_controls,
     single_objects,
 )
-from refervos.evaluation.diagnosis import AnsweredCase, batches, clip_length_of, diagnose, known_splits
-from refervos.evaluation.results import CaseResult, Diagnosis, read_diagnosis, scores_of_clip
-from refervos.evaluation.sheets import TINT, Extremes, draw_frame, draw_sheet
-from refervos.evaluation.tables import diagnosis_table, markdown_table
+from refervos.diagnosis.diagnose import AnsweredCase, batches, clip_length_of, diagnose, known_splits
+from refervos.diagnosis.results import CaseResult, Diagnosis, read_diagnosis, scores_of_clip
+from refervos.diagnosis.sheets import TINT, Extremes, draw_frame, draw_sheet
+from refervos.diagnosis.tables import diagnosis_table, markdown_table
+from refervos.errors import ConfigError, EvaluationError, PromptError, RefervosError
+from refervos.evaluation.answers import Question, answer, answer_alone, answer_together, takes_batches
+from refervos.evaluation.bootstrap import mean_interval, paired_difference
 from refervos.export.onnx_model import OnnxSamwise
-from refervos.frames import Placement, as_rgb, stretch
 from refervos.metrics import boundary_accuracy, region_similarity
+from refervos.placement import Placement, as_rgb, stretch
 from refervos.prompts import Prompt
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker

@@ -23,19 +23,19 @@ from typer.testing import CliRunner
 
 import layouts
 from predicted import lines, means, perfect, write_masks
-from refervos.cli import app
+from refervos.cli.entry import app
 from refervos.data.sample import Frames, Sample
+from refervos.diagnosis.diagnose import diagnose
 from refervos.errors import ConfigError, EvaluationError
 from refervos.evaluation import evaluate as evaluation
 from refervos.evaluation.answers import answer_video
 from refervos.evaluation.datasets import OpenPart, Part
-from refervos.evaluation.diagnosis import diagnose
 from refervos.evaluation.evaluate import Evaluator, Request, ResultFolder, Settings, evaluate, grouped
 from refervos.evaluation.scoring import score
 from refervos.evaluation.sharing import share_out
 from refervos.evaluation.summary import summarise
-from refervos.frames import Placement, stretch
 from refervos.loading import load
+from refervos.placement import Placement, stretch
 from refervos.prompts import Prompt
 from refervos.samwise.model import Samwise
 from refervos.segmenter import FramePrediction
@@ -360,7 +360,7 @@ def test_processes_are_spread_over_gpus(
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     hold = (
-        "import sys; from pathlib import Path; from refervos.folder_lock import FolderLock;"
+        "import sys; from pathlib import Path; from refervos.files.locks import FolderLock;"
         "lock = FolderLock(Path(sys.argv[1]), 'x', ValueError); print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(

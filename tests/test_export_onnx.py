@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import refervos
-from refervos import Prompt, Segmentation, Session, cli, load
+from refervos import Prompt, Segmentation, Session, load
+from refervos.cli import entry as cli
 from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, PromptError, StateError
 from refervos.export.onnx_export import export_onnx
 from refervos.export.onnx_model import OnnxSamwise

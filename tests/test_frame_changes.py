@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from refervos.errors import FrameError
-from refervos.frame_changes import Change, FrameChanges
+from refervos.session.scene_changes import Change, FrameChanges
 from refervos.worlds import BACKGROUNDS, WorldConfig, draw_clip
 
 Clip = np.ndarray

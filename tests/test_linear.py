@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from refervos.linear import Activation, product
+from refervos.ops.linear import Activation, product
 
 FUNCTIONS = {"none": lambda x: x, "gelu": F.gelu, "relu": F.relu}
 

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refervos import cli
+from refervos.cli import entry as cli
 from refervos.errors import VideoError
 from refervos.pipeline import OutputError, segment
 from refervos.video import (

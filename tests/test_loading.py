@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from refervos import load, weights
+from refervos import load
+from refervos.checkpoints import weights
 from refervos.errors import CheckpointError, ConfigError
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
@@ -176,7 +177,7 @@ def test_a_save_that_is_killed_anywhere_pairs_no_configuration_with_other_weight
 
 def test_two_processes_do_not_write_one_folder_at_once(folder: Path) -> None:
     code = (
-        "import sys, pathlib; from refervos.weights import write_folder_atomically as write\n"
+        "import sys, pathlib; from refervos.checkpoints.weights import write_folder_atomically as write\n"
         "write(pathlib.Path(sys.argv[1]), lambda staged: (print('in', flush=True), sys.stdin.read()), overwrite=True)"
     )
     with subprocess.Popen(
@@ -316,7 +317,7 @@ def test_importing_the_package_is_light() -> None:
     import subprocess
     import sys
 
-    code = "import sys, refervos, refervos.cli; print([m for m in ('torch', 'transformers', 'av') if m in sys.modules])"
+    code = "import sys, refervos, refervos.cli.entry; print([m for m in ('torch', 'transformers', 'av') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import refervos
-from refervos.evaluation.diagnosis import diagnose
+from refervos.diagnosis.diagnose import diagnose
 from refervos.loading import BUNDLED, bundled
 from refervos.refsam.model import RefSam
 from refervos.samwise.model import Samwise

@@ -16,7 +16,7 @@ from refervos.loading import MINIATURE_FOLDER, load
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.samwise.motion import MotionFeatures, small_frames
-from refervos.session import Session
+from refervos.session.session import Session
 from refervos.training.stages.samwise import build_samwise
 from scenes import CAPTION, SHORT_CAPTION, micro_model, scene, session_of
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from golden import FILMED, Golden, deviation, follow_golden, worst
-from refervos.frames import letterbox
+from refervos.placement import letterbox
 from refervos.samwise.cme import cme_loss
 from refervos.samwise.model import Samwise
 from refervos.training.losses import mask_losses

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from refervos.checkpoints.weights import count_parameters
 from refervos.errors import ConfigError
 from refervos.metrics.ref_davis import merge_objects
 from refervos.refsam.adapters import Adapter, BlockAdapter
@@ -29,7 +30,6 @@ from refervos.sam.mask_decoder import OWN_TOKENS, Decoded
 from refervos.sam.model import Sam
 from refervos.segmentation import Segmentation
 from refervos.training.stages.refsam import RefSamSettings, RefSamStage
-from refervos.weights import count_parameters
 from refsam_models import CAPTION, SENTENCES, SHORT_CAPTION, TINY, padded, placed, tiny_model, tokenizer
 from scenes import scene
 from transformers_sam import transformers_own

@@ -17,7 +17,7 @@ from refervos import Prompt, Segmentation, load
 from refervos.errors import CheckpointError, ConfigError, PromptError, StateError
 from refervos.refsam.model import RefSam
 from refervos.segmenter import CPU_BUDGET, BatchSegmenter
-from refervos.session import Session
+from refervos.session.session import Session
 from refsam_models import SENTENCES, TINY, placed, tiny_model
 from scenes import scene
 

@@ -22,7 +22,7 @@ from refervos.errors import PromptError, StateError
 from refervos.refsam.model import RefSam
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
-from refervos.state_files import _digest
+from refervos.session.state_files import _digest
 from scenes import MICRO_SAM2, scene
 
 FRAMES = scene(6)

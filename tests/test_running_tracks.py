@@ -14,7 +14,7 @@ import torch
 from refervos import Prompt, Segmentation, load
 from refervos.errors import ConfigError, PromptError, StateError
 from refervos.samwise.model import Samwise
-from refervos.session import Session
+from refervos.session.session import Session
 from refervos.worlds import Clip
 from refervos.worlds.benchmark import diagnostic_case
 from scenes import CAPTION, SHORT_CAPTION, bytes_kept, micro_model, scene, session_of
@@ -369,7 +369,7 @@ import sys
 import numpy as np
 import torch
 from refervos import load
-from refervos.session import Session
+from refervos.session.session import Session
 path, frames, out, time, threads = sys.argv[1:]
 torch.set_num_threads(int(threads))  # sums are split among them
 session = Session.restore(path, load("miniature", device="cpu", time=time))

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
+from refervos.bench.plain_sam2 import hf_config
 from refervos.errors import CheckpointError, ConfigError
 from refervos.prompts import Prompt
 from refervos.sam2.checkpoints import load_sam2, meta_names
 from refervos.sam2.config import SAM2_PRESETS, Sam2Config, as_version_2_1, config_from_folder
-from refervos.sam2.plain import hf_config
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
 from scenes import MICRO_SAM2

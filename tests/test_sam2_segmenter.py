@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers import Sam2VideoModel, Sam2VideoProcessor
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
+from refervos.bench.plain_sam2 import hf_config
 from refervos.errors import PromptError
 from refervos.prompts import Prompt
 from refervos.sam2.config import as_version_2_1
 from refervos.sam2.memory import MemoryBank, group_by_layout
-from refervos.sam2.plain import hf_config
 from refervos.sam2.prompting import place_mask, place_points
 from refervos.sam2.segmenter import Sam2Segmenter, Sam2Track
 from refervos.sam2.tracker import NO_OBJECT_LOGIT, Sam2Tracker

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import SamModel
 
+from refervos.checkpoints.weights import count_parameters
 from refervos.errors import CheckpointError, ConfigError
 from refervos.sam.checkpoints import load_sam, meta_name, save_sam
 from refervos.sam.config import SAM_PRESETS, SamConfig
 from refervos.sam.model import Sam
-from refervos.weights import count_parameters
 from transformers_sam import hf_config
 
 # Meta's files do not tell the decoder's heads, so theirs is as published; folders do.

@@ -49,7 +49,7 @@ def command(*arguments: object) -> str:
     """Code that runs the command line."""
     words = ["refervos", *map(str, arguments)]
     return (
-        f"import sys\nsys.argv = {words!r}\nfrom refervos.cli import main\n"
+        f"import sys\nsys.argv = {words!r}\nfrom refervos.cli.entry import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code"
     )
 

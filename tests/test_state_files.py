@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from refervos.errors import StateError
-from refervos.frame_changes import FrameChanges, Picture
 from refervos.prompts import Prompt
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
-from refervos.state_files import FORMAT, _digest, load_state, save_state
+from refervos.session.scene_changes import FrameChanges, Picture
+from refervos.session.state_files import FORMAT, _digest, load_state, save_state
 from scenes import CAPTION, MICRO_SAM2, SHORT_CAPTION, micro_model, scene
 
 

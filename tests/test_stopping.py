@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from refervos import cli
-from refervos.cli import app, refuse_files, verbs_of
+from refervos.cli import entry as cli
+from refervos.cli.entry import app, refuse_files, verbs_of
+from refervos.cli.stopping import Stopping
 from refervos.errors import PromptError, VideoError
-from refervos.folder_lock import FolderClaim
-from refervos.stopping import Stopping
+from refervos.files.locks import FolderClaim
 from video_files import write_video
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals and file locks of POSIX")
@@ -194,9 +194,7 @@ def test_a_signal_raises_once_and_the_next_one_ends_the_process() -> None:
 
 
 def in_process(code: str, *arguments: str, stdout: int | None = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
-    program = (
-        f"import sys; import refervos.cli as cli; {code}; sys.argv = ['refervos', *{list(arguments)!r}]; cli.main()"
-    )
+    program = f"import sys; import refervos.cli.entry as cli; {code}; sys.argv = ['refervos', *{list(arguments)!r}]; cli.main()"
     return subprocess.run(
         [sys.executable, "-c", program], stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=120, check=False
     )

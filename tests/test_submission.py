@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import layouts
 from predicted import nothing, write_masks
-from refervos.cli import app
+from refervos.cli.entry import app
 from refervos.data.sample import Sample
 from refervos.errors import ConfigError, EvaluationError, VideoError
 from refervos.evaluation.datasets import Part

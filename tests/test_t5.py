@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from refervos.checkpoints.weights import count_parameters, read_tensors
 from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, PromptError
 from refervos.text.encoder import TextConfig, TextEncoder
 from refervos.text.pretrained import load_t5, load_text, save_text
@@ -20,7 +21,6 @@ from refervos.text.tokenizer import Tokenizer, has_tokenizer
 from refervos.training.recipe import read_recipe
 from refervos.training.stages.language import KINDS, LanguageSettings, LanguageStage, train_unigram
 from refervos.training.trainer import train
-from refervos.weights import count_parameters, read_tensors
 from refervos.worlds import all_sentences
 from text_oracles import SENTENCES, assert_named_and_drawn_alike
 

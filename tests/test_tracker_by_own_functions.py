@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Sam2VideoModel
 
-import refervos.sam2.attention
+import refervos.ops.attention
 import refervos.sam2.hiera
-from refervos.linear import Activation, linear, product
-from refervos.sam2.attention import attend
+from refervos.bench.plain_sam2 import hf_config
+from refervos.ops.attention import attend
+from refervos.ops.linear import Activation, linear, product
 from refervos.sam2.memory import CONDITIONING_SLOT, MemoryReading
-from refervos.sam2.plain import hf_config
 from refervos.sam2.tracker import Sam2Tracker
 from scenes import MICRO_SAM2
 from test_sam2_segmenter import lively_
@@ -57,8 +57,8 @@ def exact() -> Sam2Tracker:
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut even these small images into parts, as large ones are."""
     monkeypatch.setattr(refervos.sam2.hiera, "TOKENS_AT_ONCE", 300)
-    monkeypatch.setattr(refervos.sam2.attention, "SHORT", 150)
-    monkeypatch.setattr(refervos.sam2.attention, "SCORES_AT_ONCE", 64 * 200 * 4)
+    monkeypatch.setattr(refervos.ops.attention, "SHORT", 150)
+    monkeypatch.setattr(refervos.ops.attention, "SCORES_AT_ONCE", 64 * 200 * 4)
 
 
 def pixels(dtype: torch.dtype, count: int = 1) -> Tensor:

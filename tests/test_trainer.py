@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from refervos import cli
+from refervos.cli import entry as cli
 from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, RefervosError, TrainingError
 from refervos.training import checkpoint
 from refervos.training.history import Means

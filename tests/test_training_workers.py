@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from layouts import write_mevis
 from layouts_images import write_refcoco
 from refervos.errors import DataError, TrainingError
-from refervos.frames import Placement, letterbox
 from refervos.loading import ASSETS, MINIATURE_FOLDER, load
+from refervos.placement import Placement, letterbox
 from refervos.sam2.config import Sam2Config
 from refervos.text.encoder import TextConfig
 from refervos.text.t5 import T5Config

@@ -22,6 +22,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from refervos import load
+from refervos.checkpoints.weight_files import LONGEST_SETTINGS
+from refervos.checkpoints.weights import Undrawn, read_tensors
 from refervos.errors import CheckpointError, ConfigError, RefervosError
 from refervos.loading import ASSETS, MINIATURE_FOLDER, find_device, load_to_describe
 from refervos.sam.checkpoints import load_sam
@@ -29,8 +31,6 @@ from refervos.sam2.checkpoints import SAM2_PRESETS, load_sam2, meta_names
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.samwise.checkpoints import load_official
 from refervos.text.pretrained import load_t5, load_text
-from refervos.weight_files import LONGEST_SETTINGS
-from refervos.weights import Undrawn, read_tensors
 from scenes import MICRO, micro_model, scene
 
 

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from refervos import progress
 from refervos.errors import VideoError
 from refervos.segmentation import Segmentation
 from refervos.video import (
@@ -38,7 +39,6 @@ from refervos.video import (
     open_source,
     overlay_sink,
     palette,
-    progress,
 )
 from refervos.video import movie as movie_module
 from refervos.video import outputs as outputs_module

@@ -17,11 +17,11 @@ import pytest
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
-from refervos.cli import app
+from refervos.cli.entry import app
+from refervos.diagnosis.diagnose import diagnose
+from refervos.diagnosis.results import read_diagnosis
+from refervos.diagnosis.tables import diagnosis_table
 from refervos.errors import ConfigError, DataError
-from refervos.evaluation.diagnosis import diagnose
-from refervos.evaluation.results import read_diagnosis
-from refervos.evaluation.tables import diagnosis_table
 from refervos.loading import load
 from refervos.worlds import (
     KINDS,

@@ -165,7 +165,7 @@ def resize(context: Context) -> Values:
     """Time bringing a frame to the model's size before the upload, and after it."""
     import numpy as np
 
-    from refervos.frames import as_rgb, letterbox
+    from refervos.placement import as_rgb, letterbox
     from refervos.samwise.config import SAMWISE_PRESETS
 
     config = SAMWISE_PRESETS["base-plus"]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from refervos.loading import load
     from refervos.prompts import Prompt
     from refervos.segmenter import Segmenter
-    from refervos.session import Session
+    from refervos.session.session import Session
     from refervos.video import open_source
 
 __version__ = "0.1.0"
@@ -21,7 +21,7 @@ _ROOMS = {
     "load": "refervos.loading",
     "Prompt": "refervos.prompts",
     "Segmenter": "refervos.segmenter",
-    "Session": "refervos.session",
+    "Session": "refervos.session.session",
     "open_source": "refervos.video",
 }
 

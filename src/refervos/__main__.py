@@ -1,5 +1,5 @@
 """``python -m refervos``."""
 
-from refervos.cli import main
+from refervos.cli.entry import main
 
 main()

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 import torch
 
-from refervos.compilation import compile_stages
+from refervos.checkpoints.hub import fetch
+from refervos.checkpoints.weights import CONFIG, WEIGHTS, built, check_finite, read_header, read_tensors, troubles_told
 from refervos.errors import CheckpointError, ConfigError
-from refervos.hub import fetch
-from refervos.linear import lay_out
+from refervos.ops.compilation import compile_stages
+from refervos.ops.linear import lay_out
 from refervos.typed_config import config_from_mapping
-from refervos.weights import CONFIG, WEIGHTS, built, check_finite, read_header, read_tensors, troubles_told
 
 if TYPE_CHECKING:
     from refervos.export.onnx_model import OnnxSamwise

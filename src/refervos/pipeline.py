@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from refervos import progress
 from refervos.errors import RefervosError, VideoError
 from refervos.segmentation import Segmentation
-from refervos.session import Session
-from refervos.video import Frame, Sink, Source, progress
+from refervos.session.session import Session
+from refervos.video import Frame, Sink, Source
 
 
 @dataclass

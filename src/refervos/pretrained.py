@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from refervos.borders import Borders
-from refervos.compilation import Stage
-from refervos.derived import Derived
-from refervos.session import OpensSessions
-from refervos.weights import fingerprint, write_folder_atomically, write_model
+from refervos.checkpoints.weights import fingerprint, write_folder_atomically, write_model
+from refervos.ops.borders import Borders
+from refervos.ops.compilation import Stage
+from refervos.ops.derived import Derived
+from refervos.session.session import OpensSessions
 
 
 class Pretrained(OpensSessions, nn.Module):

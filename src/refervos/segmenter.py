@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from refervos.errors import CheckpointError
-from refervos.frames import Placement
+from refervos.placement import Placement
 from refervos.prompts import Prompt
 
 CPU_BUDGET = 2**30

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from refervos.errors import ConfigError
-from refervos.frames import Placement
+from refervos.placement import Placement
 from refervos.pretrained import Pretrained
 from refervos.text.tokenizer import Tokenizer
 

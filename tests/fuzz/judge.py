@@ -30,7 +30,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, event, note, settings
 from typer.testing import CliRunner
 
-from refervos.cli import app, main
+from refervos.cli.entry import app, main
 from refervos.errors import RefervosError
 
 POSIX = pytest.mark.skipif(sys.platform != "linux", reason="inputs are tried in forked processes with Linux's limits")

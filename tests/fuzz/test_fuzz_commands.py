@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import layouts
 from judge import POSIX, command, fresh, inputs, judge
 from predicted import perfect, write_masks
-from refervos.cli import app
+from refervos.cli.entry import app
 from refervos.errors import RefervosError
 from refervos.evaluation.datasets import Part
 from spoil import TEXTS, Draw, one_of

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from judge import POSIX, command, fresh, inputs, judge
 from refervos import load
+from refervos.bench.plain_sam2 import hf_config
 from refervos.prompts import Prompt
 from refervos.sam.checkpoints import load_sam, save_sam
 from refervos.sam2.config import SAM2_PRESETS
-from refervos.sam2.plain import hf_config
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.samwise.checkpoints import official_names

@@ -22,7 +22,7 @@ from refervos import load
 from refervos.errors import PromptError
 from refervos.prompts import Prompt
 from refervos.sam2.segmenter import Sam2Segmenter
-from refervos.state_files import _DIGEST, _STATE, _digest
+from refervos.session.state_files import _DIGEST, _STATE, _digest
 from scenes import scene
 from spoil import Draw, one_of, spoil_bytes, spoil_tensors, spoil_value
 from test_fuzz_models import write_refsam, write_sam2, write_samwise

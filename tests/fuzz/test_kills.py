@@ -25,7 +25,7 @@ import layouts
 from judge import POSIX, is_hidden, torn_files
 from predicted import perfect, write_masks
 from refervos import load
-from refervos.cli import main
+from refervos.cli.entry import main
 from refervos.evaluation.datasets import Part
 from refervos.sam2.config import SAM2_PRESETS
 from refervos.samwise.model import Samwise

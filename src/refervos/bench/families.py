@@ -112,7 +112,7 @@ def _samwise_for_case(config: SamwiseConfig, case: Case) -> SamwiseConfig:
 
 
 def _plain_sam2(config: SamwiseConfig, dtype: torch.dtype, device: str) -> PlainTracker:
-    from refervos.sam2.plain import PlainSam2
+    from refervos.bench.plain_sam2 import PlainSam2
 
     return PlainSam2(config.sam2, dtype=dtype, device=device)
 

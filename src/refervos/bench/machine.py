@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from refervos.linear import has_one_dnn
+from refervos.ops.linear import has_one_dnn
 
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "bf16")
 """Instruction sets that matter to matrix products, as Linux names them (the last is ARM's)."""

@@ -18,7 +18,7 @@ from refervos.bench.clock import REST, Operations, StageClock, time_on
 from refervos.bench.memory import peak_device_megabytes, peak_resident_megabytes, resident_megabytes
 from refervos.bench.subjects import Subject, draw_material, open_subject, portions
 from refervos.errors import RefervosError
-from refervos.linear import has_one_dnn
+from refervos.ops.linear import has_one_dnn
 
 Shape = tuple[int, ...]
 

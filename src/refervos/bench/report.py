@@ -11,7 +11,7 @@ from typing import Any
 from refervos.bench.cases import PLAIN_SAM2, Failure, Measurement
 from refervos.bench.clock import REST, STAGES
 from refervos.bench.machine import Machine
-from refervos.evaluation.markdown import NONE, markdown_table
+from refervos.markdown import NONE, markdown_table
 
 PERCENTS = (50, 90, 99, 100)
 

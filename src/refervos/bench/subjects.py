@@ -17,9 +17,9 @@ from torch import nn
 from refervos.bench.cases import PLAIN_SAM2, Case
 from refervos.bench.clock import StageMethod
 from refervos.bench.families import FAMILIES, Family, family_of_preset
-from refervos.compilation import compile_stages
 from refervos.errors import ConfigError
 from refervos.loading import load
+from refervos.ops.compilation import compile_stages
 from refervos.prompts import Prompt
 from refervos.text.tokenizer import Tokenizer
 from refervos.worlds import WorldConfig, draw_clip, referrals

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-from refervos.data.coco_objects import ANNOTATION_FILES, WHOLE_FILES
-from refervos.data.coco_objects import SPLITS as COCO_SPLITS
 from refervos.data.files import Problems
+from refervos.data.layouts.coco_objects import ANNOTATION_FILES, WHOLE_FILES
+from refervos.data.layouts.coco_objects import SPLITS as COCO_SPLITS
 from refervos.data.sample import Dataset
 from refervos.errors import ConfigError, DataError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from refervos.data.catalogue import find_benchmark, open_dataset
 from refervos.data.files import IMAGE_SUFFIXES, Problems
 from refervos.data.frames import ImageFrames, VideoFileFrames
-from refervos.data.revos import RevosTruth
+from refervos.data.layouts.revos import RevosTruth
 from refervos.data.sample import Dataset, Sample, Truth, Video
 from refervos.data.sentences import described, fault_of
 from refervos.errors import DataError

@@ -17,8 +17,8 @@ from pycocotools import mask as coco_mask
 from refervos.data.records import LONGEST_NAME, require_size
 from refervos.data.sample import ImageArray, Mask
 from refervos.errors import DataError
-from refervos.pictures import SUFFIXES, opened_picture, picture_size, read_picture
-from refervos.plain_text import BYTE_ORDER_MARK, decoded, parsed_json
+from refervos.files.pictures import SUFFIXES, opened_picture, picture_size, read_picture
+from refervos.files.plain_text import BYTE_ORDER_MARK, decoded, parsed_json
 
 IMAGE_SUFFIXES = tuple(sorted(SUFFIXES))
 """What frames are stored as, in lower case."""
@@ -188,7 +188,7 @@ def read_frame(path: Path) -> ImageArray:
     """Read an image file as upright RGB.
 
     Args:
-        path: Any image of ``refervos.pictures``.
+        path: Any image of ``refervos.files.pictures``.
 
     Returns:
         uint8 (H, W, 3).
@@ -203,7 +203,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """Find out how large an image is, from its first bytes only.
 
     Args:
-        path: Any image of ``refervos.pictures``.
+        path: Any image of ``refervos.files.pictures``.
 
     Returns:
         Height and width of the upright image in pixels.

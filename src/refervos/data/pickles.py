@@ -16,7 +16,7 @@ from typing import Any
 
 from refervos.data.files import PUBLISHED_ENCODINGS, read_bytes
 from refervos.errors import DataError
-from refervos.plain_text import decoded
+from refervos.files.plain_text import decoded
 
 
 def read_plain_pickle(path: Path) -> Any:

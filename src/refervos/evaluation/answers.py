@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from refervos.borders import FrameGuide
 from refervos.errors import ConfigError
-from refervos.frames import Placement, as_rgb
+from refervos.ops.borders import FrameGuide
+from refervos.placement import Placement, as_rgb
 from refervos.prompts import Prompt
 from refervos.segmenter import BatchSegmenter, Segmenter, check_numbers
-from refervos.session import Session
+from refervos.session.session import Session
 
 BORDER_CELLS = 7
 """How many cells across a border of a recording looks at, where borders follow the frame."""

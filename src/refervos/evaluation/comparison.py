@@ -11,15 +11,15 @@ import numpy as np
 from PIL import Image
 
 from refervos.data.sample import Dataset, ImageArray, Mask, Sample, Video
+from refervos.diagnosis.sheets import FRAME_SIZE, HOW_TO_READ, draw_frame, lay_out, spread
 from refervos.errors import ConfigError, EvaluationError
 from refervos.evaluation.bar import Bar
 from refervos.evaluation.datasets import OpenPart, Part
 from refervos.evaluation.expressions import read_json, read_result, score_expression
-from refervos.evaluation.markdown import number
 from refervos.evaluation.predictions import Predictions, png, read_numbers, stems
 from refervos.evaluation.result_folder import ResultFolder
-from refervos.evaluation.sheets import FRAME_SIZE, HOW_TO_READ, draw_frame, lay_out, spread
 from refervos.evaluation.submission import frame_size
+from refervos.markdown import number
 from refervos.metrics.region_boundary import region_similarity
 from refervos.segmentation import Segmentation
 from refervos.video.frames import Frame

@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from refervos.data import catalogue, worlds_benchmark
+from refervos.data import catalogue
 from refervos.data.files import Problems
+from refervos.data.layouts import worlds as worlds_benchmark
 from refervos.data.sample import Dataset, Sample, Video
 from refervos.errors import ConfigError
 

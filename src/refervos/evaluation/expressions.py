@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from refervos.data.revos import RevosTruth
+from refervos.data.layouts.revos import RevosTruth
 from refervos.data.sample import Mask, Sample, Truth
 from refervos.errors import ConfigError, DataError, EvaluationError
 from refervos.evaluation.predictions import Predictions
+from refervos.files.plain_text import parsed_json
 from refervos.metrics.images import PRECISION_THRESHOLDS
 from refervos.metrics.longvideo import temporal_iou, video_iou
 from refervos.metrics.region_boundary import FRAMES_AT_ONCE, overlap, video_scores
 from refervos.metrics.revos import robustness
 from refervos.metrics.streams import batches
-from refervos.plain_text import parsed_json
 from refervos.typed_config import config_from_mapping
 from refervos.video.outputs import write_whole
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from refervos.data.ref_davis import NAME
+from refervos.data.layouts.ref_davis import NAME
 from refervos.data.sample import Mask, Sample
 from refervos.data.truths import NumberedPixels
 from refervos.errors import EvaluationError

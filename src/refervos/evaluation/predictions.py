@@ -13,8 +13,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from refervos.data.files import binary_mask, read_indices
+from refervos.data.layouts.ref_davis import ANNOTATORS
 from refervos.data.records import as_number
-from refervos.data.ref_davis import ANNOTATORS
 from refervos.data.sample import Mask, Sample
 from refervos.errors import DataError, EvaluationError
 

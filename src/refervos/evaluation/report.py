@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from refervos.diagnosis.sheets import HOW_TO_READ, draw_expression
 from refervos.evaluation.bootstrap import Interval
 from refervos.evaluation.datasets import OpenPart
 from refervos.evaluation.expressions import ExpressionResult, Scores
 from refervos.evaluation.plots import histogram, intervals
 from refervos.evaluation.predictions import Predictions, png
-from refervos.evaluation.sheets import HOW_TO_READ, draw_expression
 from refervos.evaluation.summary import Group, Grouping, Summary
-from refervos.safe_text import html as escape
+from refervos.files.safe_text import html as escape
 from refervos.video.outputs import prepare_folder, write_whole
 
 STYLE = """

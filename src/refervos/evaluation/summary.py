@@ -12,10 +12,10 @@ from typing import Any, Literal, TypeAlias
 from refervos.evaluation.bootstrap import Interval
 from refervos.evaluation.datasets import Scoring
 from refervos.evaluation.expressions import ExpressionResult, Scores
-from refervos.evaluation.markdown import NONE, markdown_table, number, printable, span
 from refervos.evaluation.matched import MatchedResult
 from refervos.evaluation.measures import columns_of, lines_of, measure, published_measures
-from refervos.safe_text import cell
+from refervos.files.safe_text import cell
+from refervos.markdown import NONE, markdown_table, number, printable, span
 
 WORST = 20
 """How many of the worst expressions are shown."""

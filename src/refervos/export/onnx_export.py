@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 import refervos
+from refervos.checkpoints.weights import CONFIG, write_folder_atomically
 from refervos.errors import CheckpointError, ConfigError, MissingDependencyError
 from refervos.export.graphs import Graph, streaming_step
 from refervos.export.open_sizes import open_sizes
 from refervos.samwise.model import Samwise
-from refervos.weights import CONFIG, write_folder_atomically
 
 MODEL_TYPE = "samwise-onnx"
 """What ``config.json`` says that an exported folder is."""

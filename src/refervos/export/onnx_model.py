@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refervos.borders import Borders
+from refervos.checkpoints.weights import CONFIG
 from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, PromptError
-from refervos.frames import Placement
+from refervos.ops.borders import Borders
+from refervos.placement import Placement
 from refervos.prompts import Prompt
 from refervos.sam2.memory import MemoryReading
 from refervos.sam2.tracker import Decoded, FrameFeatures, Sam2Tracker
@@ -20,10 +21,9 @@ from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.streamer import ClipFeatures, SamwiseStreamer
 from refervos.samwise.track import SamwiseTrack, stack_windows
 from refervos.segmenter import FramePrediction
-from refervos.session import OpensSessions
+from refervos.session.session import OpensSessions
 from refervos.text.tokenizer import Tokenizer, has_tokenizer
 from refervos.typed_config import config_from_mapping
-from refervos.weights import CONFIG
 
 OUTSIDE_THE_GRAPHS = {
     "borders",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from refervos.linear import linear
+from refervos.ops.linear import linear
 
 FEEDFORWARD_SCALE = 0.5
 """What the adapter beside the feed-forward network is multiplied by."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from refervos.borders import Borders
 from refervos.errors import ConfigError
+from refervos.ops.borders import Borders
 from refervos.sam.config import SAM_PRESETS, SamConfig
 from refervos.text.t5 import T5Config
 from refervos.typed_config import LAYERS, check_range
@@ -53,7 +53,7 @@ class RefSamConfig:
         mask_threshold: A pixel is on the object where its mask logit is above this (released Ref-YouTube-VOS script).
         first_short_side: Bring the short side of frames to this many pixels before they are brought to SAM's size, as
             the released Ref-YouTube-VOS script does with 360; None to leave that out.
-        borders: Not in the paper. ``frame`` has the borders of masks follow the frame's edges (``refervos.borders``).
+        borders: Not in the paper. ``frame`` has masks follow the edges of the frame (``refervos.ops.borders``).
         words: The words that a model of drawn worlds was trained on; empty where the vocabulary is open.
     """
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refervos.linear import product
+from refervos.ops.linear import product
 from refervos.refsam.config import Fusion
 from refervos.sam.layers import pointwise
 

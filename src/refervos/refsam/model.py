@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refervos.compilation import Stage
+from refervos.checkpoints.weights import count_parameters
 from refervos.errors import PromptError
-from refervos.frames import Placement
+from refervos.ops.compilation import Stage
+from refervos.placement import Placement
 from refervos.prompts import Prompt
 from refervos.refsam.adapters import BlockAdapter
 from refervos.refsam.config import RefSamConfig
@@ -28,11 +29,10 @@ from refervos.refsam.tracking import TrackTokenInteraction, TrackTokenMlp
 from refervos.sam.image_encoder import BlockAdapters
 from refervos.sam.model import Sam
 from refervos.segmenter import FramePrediction, batch_budget
-from refervos.state_files import check_state, check_tensor
+from refervos.session.state_files import check_state, check_tensor
 from refervos.text.t5 import T5TextEncoder
 from refervos.text.tokenizer import Tokenizer
 from refervos.trainable import ClipOutput, TrainableModel
-from refervos.weights import count_parameters
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refervos.frames import Placement
+from refervos.placement import Placement
 
 
 def place_for_sam(frame_size: tuple[int, int], image_size: int, first_short_side: int | None = None) -> Placement:

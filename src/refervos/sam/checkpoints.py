@@ -7,12 +7,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from refervos.errors import CheckpointError, ConfigError
-from refervos.sam.config import SamConfig, config_from_folder
-from refervos.sam.model import Sam
-from refervos.sam_names import HF_UNUSED, MASK_DECODER_TO_META, PROMPT_ENCODER_TO_META, heads_to_meta, hf_names
-from refervos.typed_config import config_from_mapping
-from refervos.weights import (
+from refervos.checkpoints.sam_names import (
+    HF_UNUSED,
+    MASK_DECODER_TO_META,
+    PROMPT_ENCODER_TO_META,
+    heads_to_meta,
+    hf_names,
+)
+from refervos.checkpoints.weights import (
     CONFIG,
     Rules,
     built,
@@ -24,6 +26,10 @@ from refervos.weights import (
     write_folder_atomically,
     write_model,
 )
+from refervos.errors import CheckpointError, ConfigError
+from refervos.sam.config import SamConfig, config_from_folder
+from refervos.sam.model import Sam
+from refervos.typed_config import config_from_mapping
 
 MODEL_TYPE = "refervos-sam"
 HF_MODEL_TYPE = "sam"

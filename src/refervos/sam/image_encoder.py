@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refervos.derived import Derived
-from refervos.linear import linear
+from refervos.ops.derived import Derived
+from refervos.ops.linear import linear
 from refervos.sam.config import SamConfig
 from refervos.sam.layers import NORM_EPSILON, channels_first, channels_last, pointwise
 

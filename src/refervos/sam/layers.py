@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refervos.linear import linear, product
-from refervos.precision import without_autocast
+from refervos.ops.linear import linear, product
+from refervos.ops.precision import without_autocast
 
 NORM_EPSILON = 1e-6
 """Epsilon of the layer norms over image features."""

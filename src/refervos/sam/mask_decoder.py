@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refervos.derived import Derived
+from refervos.ops.derived import Derived
 from refervos.sam.config import SamConfig
 from refervos.sam.layers import NORM_EPSILON, Mlp
 from refervos.sam.two_way import SAM_NAMES, TwoWayTransformer

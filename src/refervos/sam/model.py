@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from refervos.derived import Derived
-from refervos.frames import enlarge
+from refervos.ops.derived import Derived
+from refervos.placement import enlarge
 from refervos.sam.config import SamConfig
 from refervos.sam.image_encoder import BlockAdapters, ImageEncoder
 from refervos.sam.layers import FourierPositions, PromptEncoder, draw_weights

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refervos.derived import Derived
-from refervos.linear import laid_out, linear, product
+from refervos.ops.derived import Derived
+from refervos.ops.linear import laid_out, linear, product
 
 
 @dataclass(frozen=True)

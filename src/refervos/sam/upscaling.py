@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refervos.derived import Derived
-from refervos.linear import laid_out, product
-from refervos.precision import without_autocast
+from refervos.ops.derived import Derived
+from refervos.ops.linear import laid_out, product
+from refervos.ops.precision import without_autocast
 
 
 def upscale(image: Tensor, convolution: nn.ConvTranspose2d, derived: Derived) -> Tensor:

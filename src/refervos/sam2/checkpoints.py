@@ -8,11 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from refervos.errors import CheckpointError, ConfigError
-from refervos.sam2.config import SAM2_PRESETS, Sam2Config, as_version_2_1, config_from_folder
-from refervos.sam2.tracker import Sam2Tracker
-from refervos.sam_names import HF_UNUSED, MASK_DECODER_TO_META, PROMPT_ENCODER_TO_META, heads_to_meta, hf_names
-from refervos.weights import (
+from refervos.checkpoints.sam_names import (
+    HF_UNUSED,
+    MASK_DECODER_TO_META,
+    PROMPT_ENCODER_TO_META,
+    heads_to_meta,
+    hf_names,
+)
+from refervos.checkpoints.weights import (
     CONFIG,
     Rules,
     built,
@@ -22,6 +25,9 @@ from refervos.weights import (
     rename,
     shape_of,
 )
+from refervos.errors import CheckpointError, ConfigError
+from refervos.sam2.config import SAM2_PRESETS, Sam2Config, as_version_2_1, config_from_folder
+from refervos.sam2.tracker import Sam2Tracker
 
 _TO_META: Rules = (
     *PROMPT_ENCODER_TO_META,

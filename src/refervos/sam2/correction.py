@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from refervos.errors import PromptError
-from refervos.frames import Placement
+from refervos.placement import Placement
 from refervos.prompts import Prompt
 from refervos.sam2.config import Sam2Config
 from refervos.sam2.memory import CONDITIONING_LIMIT, MemoryBank, MemoryMap, ObjectPointer
 from refervos.sam2.prompting import answer_masks, answer_points, check_geometry, check_within
 from refervos.sam2.tracker import Sam2Tracker, gate
 from refervos.segmenter import FramePrediction
-from refervos.state_files import check_state, check_tensor
+from refervos.session.state_files import check_state, check_tensor
 
 UNDO_STEPS = 16
 """So many corrections of a track can be taken back; what is older is not kept."""

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refervos.derived import Derived
-from refervos.linear import linear
-from refervos.precision import without_autocast
+from refervos.ops.attention import attend
+from refervos.ops.derived import Derived
+from refervos.ops.linear import linear
+from refervos.ops.precision import without_autocast
 from refervos.sam.layers import NORM_EPSILON
-from refervos.sam2.attention import attend
 from refervos.sam2.config import Sam2Config
 
 TOKENS_AT_ONCE = 4096

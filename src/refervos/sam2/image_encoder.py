@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from refervos.derived import Derived
-from refervos.linear import product
+from refervos.ops.derived import Derived
+from refervos.ops.linear import product
 from refervos.sam2.config import Sam2Config
 from refervos.sam2.hiera import Hiera
 

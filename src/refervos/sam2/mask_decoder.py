@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from refervos.derived import Derived
+from refervos.ops.derived import Derived
 from refervos.sam.layers import NORM_EPSILON, Mlp
 from refervos.sam.two_way import SAM2_NAMES, TwoWayTransformer
 from refervos.sam.upscaling import masks_of, upscaled

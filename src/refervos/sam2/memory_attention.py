@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from refervos.derived import Derived
-from refervos.linear import fast, laid_out, linear, product
-from refervos.sam2.attention import attend
+from refervos.ops.attention import attend
+from refervos.ops.derived import Derived
+from refervos.ops.linear import fast, laid_out, linear, product
 from refervos.sam2.config import Sam2Config
 
 DROPOUT = 0.1

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refervos.derived import Derived
-from refervos.linear import fast, laid_out, linear, product
+from refervos.ops.derived import Derived
+from refervos.ops.linear import fast, laid_out, linear, product
 from refervos.sam.layers import NORM_EPSILON, channels_first, channels_last, pointwise
 from refervos.sam2.config import Sam2Config
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refervos.errors import PromptError
-from refervos.frames import Placement
+from refervos.placement import Placement
 from refervos.prompts import Prompt
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker, gate
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refervos.compilation import Stage
+from refervos.checkpoints.weights import count_parameters
 from refervos.errors import PromptError
-from refervos.frames import Placement, stretch
+from refervos.ops.compilation import Stage
+from refervos.placement import Placement, stretch
 from refervos.pretrained import Pretrained
 from refervos.prompts import Prompt
 from refervos.sam2.correction import STATE_TYPES, CorrectableTrack, check_restored, correct, keep_last, undo
@@ -23,8 +24,7 @@ from refervos.sam2.memory import MemoryBank, MemoryReading, group_by_layout, sta
 from refervos.sam2.prompting import Answer, answer_best, answer_masks, answer_points, check_geometry, check_within
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
 from refervos.segmenter import FramePrediction, merge_predictions
-from refervos.state_files import check_state
-from refervos.weights import count_parameters
+from refervos.session.state_files import check_state
 
 
 @dataclass(kw_only=True)

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refervos.compilation import Stage
-from refervos.derived import Derived
-from refervos.frames import enlarge
-from refervos.precision import without_autocast
+from refervos.ops.compilation import Stage
+from refervos.ops.derived import Derived
+from refervos.ops.precision import without_autocast
+from refervos.placement import enlarge
 from refervos.sam.layers import FourierPositions, Mlp, PromptEncoder, channels_first, channels_last, draw_weights
 from refervos.sam2.config import Sam2Config
 from refervos.sam2.image_encoder import ImageEncoder

@@ -10,13 +10,22 @@ from typing import Any
 
 from torch import Tensor
 
+from refervos.checkpoints.weights import (
+    Rules,
+    built,
+    model_tensors,
+    read_torch_file,
+    read_weights,
+    rename,
+    shape_of,
+    troubles_told,
+)
 from refervos.errors import CheckpointError, ConfigError
 from refervos.sam2.checkpoints import infer_sam2_config, meta_names
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.text.encoder import TextConfig
 from refervos.text.tokenizer import Tokenizer
-from refervos.weights import Rules, built, model_tensors, read_torch_file, read_weights, rename, shape_of, troubles_told
 
 _ADAPTERS = "cmt_adapters."
 _TEXT = "text_encoder.model.encoder.sentence_encoder."

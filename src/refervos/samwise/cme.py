@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refervos.attention import MultiheadAttention
+from refervos.ops.multihead_attention import MultiheadAttention
 
 SwitchMode = Literal["reweight", "all_mask", "avg"]
 

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refervos.attention import MultiheadAttention
-from refervos.derived import Derived
-from refervos.linear import laid_out, linear, product
+from refervos.ops.derived import Derived
+from refervos.ops.linear import laid_out, linear, product
+from refervos.ops.multihead_attention import MultiheadAttention
 
 CPU_CHUNK = 16 * 2**20
 """Bytes of image tokens that a CPU adapts at once: more would cost memory and save no time."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from refervos.borders import Borders
 from refervos.errors import ConfigError
+from refervos.ops.borders import Borders
 from refervos.sam2.config import SAM2_PRESETS, Sam2Config
 from refervos.samwise.cme import SwitchMode
 from refervos.text.encoder import TextConfig
@@ -57,7 +57,7 @@ class SamwiseConfig:
             memory-free pass ignores it, a switch to nothing still pauses the CME), for comparing numbers.
         motion_features: Not published. Whether the first adapter also sees how the frame differs from earlier ones
             (``samwise.motion``).
-        borders: Not published. ``frame`` has the borders of masks follow the frame's edges (``refervos.borders``).
+        borders: Not published. ``frame`` has the borders of masks follow the frame's edges (``refervos.ops.borders``).
         words: The words that a model of drawn worlds was trained on; empty where the vocabulary is open.
     """
 

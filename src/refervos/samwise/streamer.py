@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from refervos.errors import PromptError
-from refervos.frames import Placement, letterbox
+from refervos.placement import Placement, letterbox
 from refervos.prompts import Prompt
 from refervos.sam2.correction import STATE_TYPES, check_restored, correct, keep_last, undo
 from refervos.sam2.mask_decoder import Decoded
@@ -27,7 +27,7 @@ from refervos.samwise.cme import rewrite_memory_mask
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.track import AdapterWindows, SamwiseTrack
 from refervos.segmenter import FramePrediction, batch_budget, merge_predictions, order_of
-from refervos.state_files import check_state, check_tensor
+from refervos.session.state_files import check_state, check_tensor
 from refervos.text.encoder import pad_tokens
 from refervos.text.tokenizer import Tokenizer
 

@@ -14,7 +14,7 @@ from refervos.prompts import Prompt
 from refervos.sam2.correction import CorrectableTrack
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.motion import LAGS
-from refervos.state_files import IN_MAIN_MEMORY, check_state, check_tensor
+from refervos.session.state_files import IN_MAIN_MEMORY, check_state, check_tensor
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.errors import ConfigError
-from refervos.linear import linear
+from refervos.ops.linear import linear
 from refervos.typed_config import LAYERS, WIDTH, check_range
 
 VOCABULARY = (1, 10**7)

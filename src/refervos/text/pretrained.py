@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from refervos.checkpoints.weights import CONFIG, built, read_header, read_tensors, write_folder_atomically, write_model
 from refervos.errors import CheckpointError
 from refervos.text.encoder import TextConfig, TextEncoder
 from refervos.text.t5 import T5Config, T5TextEncoder
 from refervos.text.tokenizer import Tokenizer
 from refervos.typed_config import config_from_mapping
-from refervos.weights import CONFIG, built, read_header, read_tensors, write_folder_atomically, write_model
 
 Encoder = TypeVar("Encoder", TextEncoder, T5TextEncoder)
 

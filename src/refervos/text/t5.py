@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.errors import ConfigError
-from refervos.linear import linear, product
-from refervos.precision import without_autocast
+from refervos.ops.linear import linear, product
+from refervos.ops.precision import without_autocast
 from refervos.text.encoder import VOCABULARY
 from refervos.typed_config import LAYERS, WIDTH, check_range
 

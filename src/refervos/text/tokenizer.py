@@ -11,8 +11,8 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from refervos.checkpoints.hub import fetch
 from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, PromptError
-from refervos.hub import fetch
 from refervos.prompts import normalise
 from refervos.text.verbs import find_verbs
 

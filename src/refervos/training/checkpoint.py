@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from refervos.checkpoints.weight_files import unreadable
 from refervos.errors import CheckpointError
-from refervos.weight_files import unreadable
 
 STATE = "state.pt"
 MANIFEST = "manifest.json"

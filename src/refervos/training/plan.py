@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refervos.checkpoints.hub import fetch
 from refervos.errors import TrainingError
-from refervos.hub import fetch
 from refervos.loading import bundled
 from refervos.training.checkpoint import PREFIX, checkpoints_in
 from refervos.training.recipe import PREVIOUS, Recipe, StageRecipe, differences, is_longer, read_yaml, stored_text

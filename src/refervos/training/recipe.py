@@ -29,7 +29,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from refervos.errors import ConfigError, MissingDependencyError, TrainingError
-from refervos.plain_text import decoded
+from refervos.files.plain_text import decoded
 from refervos.typed_config import config_from_mapping
 
 PREVIOUS = "previous"

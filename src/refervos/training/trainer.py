@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from refervos.errors import MissingDependencyError, TrainingError, is_out_of_memory
-from refervos.folder_lock import FolderLock
+from refervos.files.locks import FolderLock
 from refervos.training.checkpoint import (
     checkpoints_in,
     random_state,

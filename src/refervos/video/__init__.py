@@ -1,9 +1,9 @@
 """Videos in, answers out: sources of frames, sinks of masks, and the drawing between."""
 
+from refervos.progress import progress
 from refervos.video.frames import Frame, SourceInfo
 from refervos.video.live import Reconnect
 from refervos.video.overlay import draw_overlay, palette
-from refervos.video.progress import progress
 from refervos.video.reader import Losses, Source
 from refervos.video.sinks import (
     BinarySink,

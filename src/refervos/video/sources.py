@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from refervos.errors import EndOfVideoError, VideoError
-from refervos.pictures import SUFFIXES
+from refervos.files.pictures import SUFFIXES
 from refervos.video.addresses import check_address, file_of, is_url, without_secrets
 from refervos.video.buffered import BufferedReader
 from refervos.video.frames import Frame, ImageArray, SourceInfo, counted, rgb_from_array, time_of

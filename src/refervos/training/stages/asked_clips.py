@@ -18,7 +18,7 @@ from torch import Tensor
 from refervos.data.catalogue import open_dataset
 from refervos.data.sample import Dataset, Mask, Sample
 from refervos.errors import DataError, TrainingError
-from refervos.frames import Placement
+from refervos.placement import Placement
 from refervos.training.stage import Key
 from refervos.training.stages.pictures import cell_movements, draw_framed, place_frames, place_masks
 from refervos.worlds import Sprites, WorldConfig, decidable_from, some_referrals

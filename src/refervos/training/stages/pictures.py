@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refervos.frames import letterbox
+from refervos.placement import letterbox
 from refervos.worlds import COLOURS, KINDS, TEXTURES, Clip, Sprites, WorldConfig, draw_clip
 
 UNCLEAR = -100

@@ -1,0 +1,1 @@
+"""The drawn benchmark: what a model can do and what it cannot."""

@@ -1,0 +1,69 @@
+"""The table of a diagnosis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from refervos.diagnosis.controls import WRONG_SENTENCE, best_rule
+from refervos.diagnosis.results import CaseResult, Diagnosis, mean_over_splits
+from refervos.evaluation.bootstrap import mean_interval
+from refervos.markdown import NONE, markdown_table, number, span
+
+
+def diagnosis_table(diagnosis: Diagnosis) -> str:
+    """A diagnosis as markdown: one row a split, the model beside its controls, and the summary in words.
+
+    Args:
+        diagnosis: What was found; at least one case.
+
+    Returns:
+        Markdown without a line break at the end. Percent throughout; intervals are 95 % over clips.
+    """
+    controls = diagnosis.controls
+    header = ["split", "clips", "J", "F", "J&F", "95 %", "missed", "false alarms"]
+    if controls:
+        header += [WRONG_SENTENCE, "best single object"]
+    rows = []
+    for split in diagnosis.splits:
+        cases, summary = diagnosis.of_split(split), diagnosis.summary(split)
+        row = [split, str(summary.count), number(summary.j), number(summary.f), number(summary.j_and_f)]
+        row += [span(mean_interval(percentages(cases))), number(summary.missed), number(summary.false_alarms)]
+        rows.append(row + (_control_cells(diagnosis, split) if controls else []))
+    targets = diagnosis.target_cases
+    if targets:
+        interval = mean_interval(percentages(targets), [case.split for case in targets])
+        row = ["target splits", str(len(targets)), "", "", number(interval.mean), span(interval), "", ""]
+        rows.append(row + (_control_cells(diagnosis, None) if controls else []))
+    return "\n".join([markdown_table(header, rows), "", *_summary_lines(diagnosis)])
+
+
+def percentages(cases: Sequence[CaseResult]) -> list[float]:
+    """J&F of each case in percent."""
+    return [100 * case.j_and_f for case in cases]
+
+
+def _control_cells(diagnosis: Diagnosis, split: str | None) -> list[str]:
+    """What the controls score in a split, or over all."""
+    wrong = diagnosis.controls.get(WRONG_SENTENCE, ())
+    rule = best_rule(diagnosis.controls, split)
+    return [
+        number(mean_over_splits(case for case in wrong if split is None or case.split == split)),
+        NONE if rule is None else f"{rule[1]:.1f} ({rule[0]})",
+    ]
+
+
+def _summary_lines(diagnosis: Diagnosis) -> list[str]:
+    """The numbers that belong to no split."""
+    switches = sum(case.switches for case in diagnosis.cases)
+    speed = diagnosis.frames_per_second
+    look = "online" if diagnosis.clip_length == 1 else f"clips of {diagnosis.clip_length}"
+    facts = {
+        "J&F, mean of the target splits": number(diagnosis.target_mean),
+        "J&F, mean of all target cases": number(diagnosis.target_case_mean),
+        "N-acc": number(diagnosis.n_acc),
+        "T-acc": number(diagnosis.t_acc),
+        "final (mean of J&F over the target splits, N-acc and T-acc)": number(diagnosis.final),
+        "memory switches": f"{switches} in {sum(case.frames for case in diagnosis.cases)} frames",
+        "frames per second": NONE if speed is None else f"{speed:.0f}",
+    }
+    return [f"{diagnosis.model}, {look}", "", *(f"- {name}: {value}" for name, value in facts.items())]

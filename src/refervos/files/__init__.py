@@ -1,0 +1,1 @@
+"""Files from outside and files of ours: pictures, text, locks."""

@@ -1,0 +1,632 @@
+"""A stream being segmented: frames in, one answer a frame out. All state is here, none on the model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from refervos.errors import ConfigError, FrameError, PromptError, RefervosError, StateError
+from refervos.ops.borders import Borders, FrameGuide
+from refervos.placement import Placement, as_rgb, download
+from refervos.prompts import Prompt
+from refervos.segmentation import Segmentation
+from refervos.segmenter import FramePrediction, Segmenter, check_numbers
+from refervos.session.scene_changes import FrameChanges, Picture
+from refervos.session.state_files import IN_MAIN_MEMORY, check_state, check_tensor, load_state, save_state
+
+Item = TypeVar("Item")
+
+
+@dataclass
+class _Followed:
+    """A track of the session: what was asked, and the model's state for it."""
+
+    prompt: Prompt
+    state: Any
+
+
+class _Answer(NamedTuple):
+    """What a model says of one frame in main memory, for N tracks: see ``Segmentation``."""
+
+    masks: npt.NDArray[np.bool_]
+    presence: npt.NDArray[np.float32]
+    switched: npt.NDArray[np.bool_]
+    logits: npt.NDArray[np.float32] | None
+
+
+OnCut = Literal["ignore", "forget"]
+
+OnRepeat = Literal["answer", "reuse"]
+
+
+@dataclass
+class StreamCounts:
+    """What a session has met in its stream.
+
+    Attributes:
+        cuts: Scene cuts, where it looks for them.
+        repeats: Repeated frames, likewise.
+        gaps: Places where frames are missing, as far as it was told.
+    """
+
+    cuts: int = 0
+    repeats: int = 0
+    gaps: int = 0
+
+
+@dataclass
+class _State:
+    """Everything that a session remembers; the last frame, uint8 (3, H, W), where borders follow it."""
+
+    tracks: dict[int, _Followed]
+    changes: FrameChanges
+    counts: StreamCounts
+    frame_index: int = 0
+    next_track: int = 0
+    placement: Placement | None = None
+    last: Segmentation | None = None
+    image: Tensor | None = field(default=None, metadata=IN_MAIN_MEMORY)
+
+
+class Session:
+    """One stream and the tracks followed in it.
+
+    Frames go in by ``step`` (one, answered at once), ``clip`` (several that the model may look at together) or
+    ``stream`` (any iterable, cut into clips). Any number of sessions can run on one model.
+
+    Args:
+        model: What segments; not changed.
+        prompts: What to follow from the first frame on; more can be added later.
+        keep_logits: Also return mask logits at the frame's size.
+        on_cut: ``forget`` looks for scene cuts, and at each has the tracks forget what they have seen, so that each
+            sentence is asked anew; ``ignore`` does not look.
+        on_repeat: ``reuse`` looks for frames that repeat the one before and gives them the same answer, without work
+            and without a second place in memory; ``answer`` does not look.
+        borders: ``frame`` has masks follow the edges of the frame (see ``refervos.ops.borders``), ``bilinear``
+            enlarges masks as published; default what the model's configuration says.
+        border_cells: How many cells across a border looks at: 3 is quick, 7 is finer.
+
+    Raises:
+        ConfigError: When the model is in training mode, or there is no such policy.
+        PromptError: When the model cannot be asked with a prompt.
+    """
+
+    def __init__(
+        self,
+        model: Segmenter[Any],
+        prompts: Iterable[Prompt | str] = (),
+        *,
+        keep_logits: bool = False,
+        on_cut: OnCut = "ignore",
+        on_repeat: OnRepeat = "answer",
+        borders: Borders | None = None,
+        border_cells: int = 3,
+    ) -> None:
+        if getattr(model, "training", False):
+            raise ConfigError("the model is in training mode; call model.eval() before opening a session.")
+        if on_cut not in get_args(OnCut):
+            raise ConfigError(f"on_cut is {on_cut!r}; it must be 'ignore' or 'forget'.")
+        if on_repeat not in get_args(OnRepeat):
+            raise ConfigError(f"on_repeat is {on_repeat!r}; it must be 'answer' or 'reuse'.")
+        if borders not in (None, *get_args(Borders)):
+            raise ConfigError(f"borders is {borders!r}; it must be 'bilinear' or 'frame'.")
+        if border_cells < 1 or border_cells % 2 == 0:
+            raise ConfigError(f"border_cells is {border_cells}; it must be odd, such as 3.")
+        self.model = model
+        self.keep_logits = keep_logits
+        self.borders: Borders = getattr(model, "borders", "bilinear") if borders is None else borders
+        self.border_cells = border_cells
+        self.on_cut, self.on_repeat = on_cut, on_repeat
+        self._state = _State({}, FrameChanges(), StreamCounts())
+        for prompt in prompts:
+            self.add(prompt)
+
+    @property
+    def frame_index(self) -> int:
+        """Frames answered so far."""
+        return self._state.frame_index
+
+    @property
+    def counts(self) -> StreamCounts:
+        """Cuts, repeats and gaps so far."""
+        return self._state.counts
+
+    @property
+    def _tracks(self) -> dict[int, _Followed]:
+        return self._state.tracks
+
+    @property
+    def expressions(self) -> dict[int, str]:
+        """Each track's number and what it was asked for."""
+        return {number: track.prompt.description for number, track in self._tracks.items()}
+
+    def add(self, prompt: Prompt | str) -> int:
+        """Follow one more object from the next frame on.
+
+        Args:
+            prompt: A sentence, or a ``Prompt`` with one or with clicks, a box or a mask.
+
+        Returns:
+            The track's number, never used again in this session.
+
+        Raises:
+            PromptError: When the model cannot be asked with it.
+        """
+        prompt = _as_prompt(prompt)
+        number = self._state.next_track
+        self._tracks[number] = _Followed(prompt, self.model.begin(prompt))
+        self._state.next_track += 1
+        return number
+
+    def add_missing(self, prompts: Iterable[Prompt | str]) -> list[int]:
+        """Follow what is not followed yet, as a session that was restored is asked again for the same things.
+
+        Args:
+            prompts: Sentences and prompts. One that a track is asked by already, word for word, is not added; given
+                twice, it is followed twice.
+
+        Returns:
+            The numbers of the new tracks.
+
+        Raises:
+            PromptError: When the model cannot be asked with one of them.
+        """
+        followed = [track.prompt for track in self._tracks.values()]
+        new = []
+        for prompt in map(_as_prompt, prompts):
+            same = next((known for known in followed if known.asks_the_same(prompt)), None)
+            if same is None:
+                new.append(self.add(prompt))
+            else:
+                followed.remove(same)
+        return new
+
+    def drop(self, track: int) -> None:
+        """Stop following a track.
+
+        Raises:
+            PromptError: When there is no such track.
+        """
+        self._followed(track)
+        del self._tracks[track]
+
+    def rename(self, track: int, prompt: Prompt | str) -> None:
+        """Ask a track for something else from the next frame on; it keeps its number and what it remembers.
+
+        Args:
+            track: Its number.
+            prompt: The new sentence.
+
+        Raises:
+            PromptError: When there is no such track, or the model cannot be asked with it.
+        """
+        followed, prompt = self._followed(track), _as_prompt(prompt)
+        self.model.rename(followed.state, prompt)
+        followed.prompt = prompt
+
+    def correct(
+        self,
+        track: int,
+        *,
+        points: Sequence[Sequence[float]] | None = None,
+        labels: Sequence[int] | None = None,
+        box: Sequence[float] | None = None,
+        mask: npt.NDArray[np.bool_] | None = None,
+    ) -> Segmentation:
+        """Say what is right in the last answered frame; it is answered again, and remembered as corrected.
+
+        Clicks on one frame add up: each is read together with those before it.
+        The track's sentence goes on guiding. Where the answer moves to another object, the track forgets the old one.
+
+        Args:
+            track: The track's number.
+            points: Clicks as x, y in pixels of the frame, (P, 2).
+            labels: 1 for a click on the object, 0 for one off it, length P; default all 1.
+            box: x0, y0, x1, y1 in pixels of the frame.
+            mask: bool (H, W) at the frame's size.
+
+        Returns:
+            The last frame's answer with this track's mask replaced.
+
+        Raises:
+            PromptError: When there is no such track, no frame yet, or what is said does not fit the frame.
+        """
+        followed = self._followed(track)
+        prompt = Prompt(points=points, labels=labels, box=box, mask=mask)
+        placement = self._state.placement
+        if placement is None:
+            raise PromptError("there is nothing to correct before the first frame; give a frame first.")
+        return self._revise(track, self.model.correct(followed.state, prompt, placement))
+
+    def undo(self, track: int) -> Segmentation | None:
+        """Take a track's last correction back; again, the one before it.
+
+        Args:
+            track: The track's number.
+
+        Returns:
+            The last frame's answer as it was before, where it is the one that was corrected; then everything is as if
+            there had been no correction. Else None: what the user said is forgotten, what has followed from it stays.
+
+        Raises:
+            PromptError: When there is no such track or no correction.
+        """
+        prediction = self.model.undo(self._followed(track).state)
+        return None if prediction is None else self._revise(track, prediction)
+
+    def note_gap(self) -> None:
+        """Tell that frames are missing before the next one: lost while a camera was away, or cut out of a recording."""
+        self.counts.gaps += 1
+        for followed in self._tracks.values():
+            self.model.resume(followed.state)
+
+    def _followed(self, track: int) -> _Followed:
+        if track not in self._tracks:
+            raise PromptError(f"there is no track {track}; the tracks are {sorted(self._tracks)}.")
+        return self._tracks[track]
+
+    def step(self, frame: Any) -> Segmentation:
+        """Segment one frame, before the next one is known.
+
+        Args:
+            frame: uint8 RGB (H, W, 3) or gray (H, W), array or tensor, of any size.
+
+        Returns:
+            The masks at the frame's size.
+
+        Raises:
+            FrameError: When the frame is something else.
+            CheckpointError: When the model answers with NaN.
+        """
+        return self.clip([frame])[0]
+
+    def clip(self, frames: Sequence[Any]) -> list[Segmentation]:
+        """Segment consecutive frames that the model may look at together (the published protocol takes eight).
+
+        Args:
+            frames: Frames as for ``step``; sizes may differ.
+
+        Returns:
+            One answer a frame.
+
+        Raises:
+            FrameError: When a frame is no 8-bit image, or there is none; nothing has moved on then.
+            PromptError: When a new track's click, box or mask does not fit the first frame: the track is dropped, and
+                nothing else has changed, so that the same frames can be given again.
+            CheckpointError: When the model answers with NaN.
+        """
+        if len(frames) == 0:
+            raise FrameError("the clip has no frames; give at least one.")
+        images = [as_rgb(frame) for frame in frames]
+        self._drop_misplaced((images[0].shape[1], images[0].shape[2]))
+        answers: list[Segmentation] = []
+        for scene in self._scenes(images):
+            answers += self._scene(*scene)
+        return answers
+
+    def _drop_misplaced(self, frame_size: tuple[int, int]) -> None:
+        """Drop a track that cannot be asked about the frame it waits for: it would hold all others up for ever."""
+        for number, followed in list(self._tracks.items()):
+            if not followed.prompt.geometric:
+                continue
+            try:
+                self.model.check(followed.state, frame_size)
+            except PromptError as error:
+                self.drop(number)
+                raise PromptError(f"{error} Track {number} is dropped.") from error
+
+    def _scenes(self, images: list[Tensor]) -> Iterator[tuple[list[Tensor], bool, bool]]:
+        """Cut a clip where a scene ends or a frame repeats the one before.
+
+        Yields:
+            Frames; whether the first of them begins another scene; whether they are one repeated frame.
+        """
+        if self.on_cut == "ignore" and self.on_repeat == "answer":
+            yield images, False, False
+            return
+        begun: list[Tensor] = []
+        after_cut = False
+        for image in images:
+            change = self._state.changes.look(image)
+            cut = change.cut and self.on_cut == "forget"
+            repeated = change.repeated and self.on_repeat == "reuse"
+            if (cut or repeated) and begun:
+                yield begun, after_cut, False
+                begun, after_cut = [], False
+            if repeated:
+                yield [image], False, True
+            else:
+                begun.append(image)
+                after_cut = after_cut or cut
+        if begun:
+            yield begun, after_cut, False
+
+    def _scene(self, images: list[Tensor], after_cut: bool, repeated: bool) -> list[Segmentation]:
+        """Answer frames of one scene."""
+        last = self._state.last
+        if repeated:
+            self.counts.repeats += 1
+            if last is not None and last.track_ids == tuple(self._tracks):
+                still = np.zeros_like(last.switched)
+                again = replace(
+                    last,
+                    frame_index=self.frame_index,
+                    expressions=tuple(self.expressions.values()),
+                    switched=still,
+                    cut=False,
+                    repeated=True,
+                )
+                return [self._keep(again)]
+        if after_cut:
+            self.counts.cuts += 1
+            for followed in self._tracks.values():
+                self.model.restart(followed.state)
+        placements = [self.model.placement((image.shape[1], image.shape[2])) for image in images]
+        if not self._tracks:
+            pairs = zip(images, placements, strict=True)
+            return [self._answer(None, *pair, after_cut and not at) for at, pair in enumerate(pairs)]
+        device = self.model.device
+        pixels = torch.stack([place.place(image, device) for place, image in zip(placements, images, strict=True)])
+        states = [track.state for track in self._tracks.values()]
+        predictions = self.model.segment_clip(pixels, states, placements)
+        answers = zip(predictions, images, placements, strict=True)
+        return [self._answer(*answer, after_cut and not at) for at, answer in enumerate(answers)]
+
+    def stream(self, frames: Iterable[Any], clip_length: int | None = None) -> Iterator[Segmentation]:
+        """Segment an iterable of frames, clip by clip.
+
+        Args:
+            frames: Frames as for ``step``; read only as far as needed.
+            clip_length: Frames looked at together, default the model's; 1 answers each frame before reading the next.
+
+        Yields:
+            One answer a frame, in order.
+
+        Raises:
+            ConfigError: When ``clip_length`` is below 1.
+        """
+        for clip in self.cut(frames, clip_length):
+            yield from self.clip(clip)
+
+    def cut(self, frames: Iterable[Item], clip_length: int | None = None) -> Iterator[list[Item]]:
+        """Cut an iterable into clips, read only as far as the clip at hand; the last may be shorter.
+
+        Args:
+            frames: Frames, or whatever comes with them.
+            clip_length: Items in a clip, default what the model likes.
+
+        Yields:
+            Clips, none empty.
+
+        Raises:
+            ConfigError: When ``clip_length`` is below 1.
+        """
+        length = self.model.clip_length if clip_length is None else clip_length
+        if length < 1:
+            raise ConfigError(f"clip_length is {length}; it must be at least 1.")
+        source = iter(frames)
+        while clip := list(islice(source, length)):
+            yield clip
+
+    def _answer(
+        self, prediction: FramePrediction | None, image: Tensor, placement: Placement, cut: bool = False
+    ) -> Segmentation:
+        """Bring a prediction to the frame's size and number it."""
+        self._state.placement = placement
+        self._state.image = image if self.borders == "frame" else None
+        masks, presence, switched, logits = self._download(prediction, placement)
+        return self._keep(
+            Segmentation(
+                frame_index=self.frame_index,
+                track_ids=tuple(self._tracks),
+                expressions=tuple(self.expressions.values()),
+                masks=masks,
+                presence=presence,
+                switched=switched,
+                logits=logits,
+                cut=cut,
+            )
+        )
+
+    def _download(self, prediction: FramePrediction | None, placement: Placement) -> _Answer:
+        """Bring a prediction for N tracks to the frame's size and into main memory, all in one copy."""
+        if prediction is None:
+            none = np.zeros((0, *placement.frame_size), dtype=np.float32)
+            return _Answer(none > 0, none[:, 0, 0], none[:, 0, 0] > 0, none if self.keep_logits else None)
+        image, score = self._state.image, prediction.score
+        guide = None if image is None else FrameGuide(image, self.border_cells)
+        known = [] if score is None else [torch.sigmoid(score.float())]  # (N,)
+        told = [prediction.broken, prediction.switched]
+        if self.keep_logits:
+            logits = placement.restore(prediction.mask_logits, guide)  # (N, H, W)
+            masks, broken, switched, *others = download([logits > 0, *told, logits, *known])
+        else:
+            shown = placement.masks(prediction.mask_logits, guide)
+            masks, broken, switched, *others = download([shown, *told, *known])
+        check_numbers(bool(broken))
+        kept = others.pop(0) if self.keep_logits else None
+        # Without an object score, an object is present where its mask is not empty.
+        presence = others[0] if others else np.asarray(masks.any(axis=(1, 2)), dtype=np.float32)
+        return _Answer(masks, presence, switched, kept)
+
+    def _keep(self, answer: Segmentation) -> Segmentation:
+        """Make an answer the last one."""
+        self._state.frame_index = answer.frame_index + 1
+        self._state.last = answer
+        return answer
+
+    def _revise(self, track: int, prediction: FramePrediction) -> Segmentation:
+        """The last answer with one track's part replaced."""
+        last, placement = self._state.last, self._state.placement
+        assert last is not None
+        assert placement is not None
+        if track not in last.track_ids:
+            raise PromptError(f"track {track} was not followed in the last frame yet; give the next frame first.")
+        row = last.track_ids.index(track)
+        answer = self._download(prediction, placement)  # of one track
+        masks, presence = last.masks.copy(), last.presence.copy()
+        masks[row], presence[row] = answer.masks[0], answer.presence[0]
+        kept = last.logits if last.logits is None else last.logits.copy()
+        if kept is not None and answer.logits is not None:
+            kept[row] = answer.logits[0]
+        return self._keep(replace(last, masks=masks, presence=presence, logits=kept))
+
+    # To disk and back.
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the session to a file, from which it goes on as if nothing had happened.
+
+        Args:
+            path: Complete, or not written at all.
+
+        Raises:
+            StateError: When it cannot be written.
+        """
+        about = {"model": self.model.fingerprint(), "on_cut": self.on_cut, "on_repeat": self.on_repeat}
+        about |= {"borders": self.borders, "border_cells": str(self.border_cells)}
+        about["keep_logits"] = str(self.keep_logits)
+        save_state(path, self._state, kind=_KIND, about=about)
+
+    @classmethod
+    def restore(cls, path: str | os.PathLike[str], model: Segmenter[Any]) -> Session:
+        """Read a session that ``save`` wrote.
+
+        Args:
+            path: The file.
+            model: The model that it ran on, loaded again; on the same kind of device, with as many threads, masks go on
+                identical.
+
+        Returns:
+            The session.
+
+        Raises:
+            StateError: When the file is missing, damaged or of another kind, or the session ran on another model.
+        """
+        types = (*_STATE_TYPES, *(kind for kind in model.state_types if kind not in _STATE_TYPES))
+        state, about = load_state(path, types, kind=_KIND, device=model.device)
+        if not isinstance(state, _State):
+            raise StateError(f"'{path}' holds no session; give a file that Session.save wrote.")
+        if about.get("model") != model.fingerprint():
+            raise StateError(f"'{path}' was saved with another model; load the one that it ran on.")
+        try:
+            session = cls(
+                model,
+                keep_logits=about["keep_logits"] == "True",
+                on_cut=cast(OnCut, about["on_cut"]),
+                on_repeat=cast(OnRepeat, about["on_repeat"]),
+                borders=cast(Borders, about["borders"]),
+                border_cells=int(about["border_cells"]),
+            )
+            session._state = state
+            session._check_restored()
+        except (RefervosError, ValueError, LookupError) as error:
+            reason = str(error).rstrip(".") or "a setting is missing"
+            raise StateError(
+                f"'{path}' does not fit the model ({reason}); it was changed by something else."
+            ) from error
+        return session
+
+    def _check_restored(self) -> None:
+        """Check what was read from a file, of which nobody knows who wrote it.
+
+        Raises:
+            RefervosError: When something is not as a session on this model leaves it.
+        """
+        state, last = self._state, self._state.last
+        numbers = list(state.tracks)
+        ascending = numbers == sorted(set(numbers)) and all(0 <= number < state.next_track for number in numbers)
+        check_state(ascending, "the numbers of its tracks are out of order")
+        for followed in state.tracks.values():
+            check_state(isinstance(followed.state, self.model.state_types[0]), "a track is of another kind")
+            followed.prompt.check()
+            self.model.check_restored(followed.state)
+        state.changes.check_restored()
+        check_state(min(state.counts.cuts, state.counts.repeats, state.counts.gaps) >= 0, "a count is below 0")
+        check_state((last is None) == (state.frame_index == 0), "its last answer is missing, or one too many")
+        if last is None:
+            check_state(state.placement is None and state.image is None, "it has a frame before the first")
+            return
+        check_state(last.frame_index == state.frame_index - 1, "its last answer is of another frame")
+        check_state(state.placement is not None, "it does not tell where its last frame lies")
+        assert state.placement is not None
+        height, width = state.placement.frame_size
+        count = len(last.track_ids)
+        check_tensor(last.masks, "its last masks", (count, height, width), np.bool_)
+        check_state(min(height, width) > 0, "its last frame is empty")
+        check_state(self.model.placement((height, width)) == state.placement, "its last frame lies elsewhere")
+        check_state(len(set(last.track_ids)) == count == len(last.expressions), "its last answer is of other tracks")
+        check_state(all(0 <= number < state.next_track for number in last.track_ids), "its tracks are others")
+        check_tensor(last.presence, "its last presence", (count,), np.float32)
+        check_state(bool(((last.presence >= 0) & (last.presence <= 1)).all()), "a presence is no probability")
+        check_tensor(last.switched, "what was switched", (count,), np.bool_)
+        if last.logits is not None:
+            check_tensor(last.logits, "its last logits", (count, height, width), np.float32)
+        check_state((last.logits is not None) == self.keep_logits, "its last logits are missing, or too many")
+        check_state(
+            (state.image is not None) == (self.borders == "frame"), "its last frame is missing, or one too many"
+        )
+        if state.image is not None:
+            check_tensor(state.image, "its last frame", (3, height, width), torch.uint8)
+
+
+_KIND = "session"
+_STATE_TYPES = (_State, _Followed, Prompt, Placement, Segmentation, StreamCounts, FrameChanges, Picture)
+
+
+class OpensSessions:
+    """What every model can do besides segmenting."""
+
+    def open(
+        self,
+        prompts: Iterable[Prompt | str] | str = (),
+        *,
+        keep_logits: bool = False,
+        on_cut: OnCut = "ignore",
+        on_repeat: OnRepeat = "answer",
+        borders: Borders | None = None,
+        border_cells: int = 3,
+    ) -> Session:
+        """Start a session on this model.
+
+        Args:
+            prompts: One sentence, or several sentences and prompts, to follow from the first frame on.
+            keep_logits: Also return mask logits.
+            on_cut: See ``Session``.
+            on_repeat: See ``Session``.
+            borders: See ``Session``.
+            border_cells: See ``Session``.
+
+        Returns:
+            The session, which holds all state; the model is not changed by it.
+        """
+        model = cast(Segmenter[Any], self)  # every model that inherits this is one
+        asked = [prompts] if isinstance(prompts, str) else prompts
+        return Session(
+            model,
+            asked,
+            keep_logits=keep_logits,
+            on_cut=on_cut,
+            on_repeat=on_repeat,
+            borders=borders,
+            border_cells=border_cells,
+        )
+
+    def restore(self, path: str | os.PathLike[str]) -> Session:
+        """Go on with a session of this model that was saved to a file (see ``Session.restore``)."""
+        return Session.restore(path, cast(Segmenter[Any], self))
+
+
+def _as_prompt(prompt: Prompt | str) -> Prompt:
+    if isinstance(prompt, str):
+        return Prompt(prompt)
+    if not isinstance(prompt, Prompt):
+        raise PromptError(f"the prompt is a {type(prompt).__name__}; give a sentence or a Prompt.")
+    return prompt
