@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 import refervos
-from refervos import progress
 from refervos.pipeline import answers
+from refervos.progress import progress
 from refervos.video import OverlaySink, RleSink, draw_overlay, open_source, palette
 
 DATA = Path(__file__).parent / "data"

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import refervos.pretrained
+import refervos.model_base
 from refervos import load
 from refervos import placement as frames
 from refervos.errors import ConfigError
@@ -319,13 +319,13 @@ def test_weights_are_read_for_a_fingerprint_only_when_they_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    fingerprint = refervos.pretrained.fingerprint
+    fingerprint = refervos.model_base.fingerprint
 
     def counted(*args: Any) -> str:
         read.append(fingerprint(*args))
         return read[-1]
 
-    monkeypatch.setattr(refervos.pretrained, "fingerprint", counted)
+    monkeypatch.setattr(refervos.model_base, "fingerprint", counted)
     model = micro_model()
     session = session_of(model, [CAPTION])
     for _ in range(3):

@@ -19,6 +19,7 @@ from pycocotools import mask as coco
 
 from refervos import load, loading
 from refervos.cli import entry as cli
+from refervos.cli import segment
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.video import Frame, open_source
@@ -70,7 +71,7 @@ def sizes(path: Path) -> tuple[int, int, int]:
 
 def test_segment_writes_everything_that_is_asked_for(run: Run, tmp_path: Path) -> None:
     write_video(tmp_path / "in.mp4", 10, width=128, height=96, fps=25, images=disc_frames(10), audio="aac")
-    wanted = [option for output in cli.Output for option in ("--save", output)]
+    wanted = [option for output in segment.Output for option in ("--save", output)]
     code, out, err = run("segment", "in.mp4", "the red circle", "the blue square", "--out", "out", *wanted)
     assert (code, err) == (0, "")
     assert "10 frames" in out

@@ -32,10 +32,10 @@ from refervos.evaluation.answers import answer_video
 from refervos.evaluation.datasets import OpenPart, Part
 from refervos.evaluation.evaluate import Evaluator, Request, ResultFolder, Settings, evaluate, grouped
 from refervos.evaluation.scoring import score
-from refervos.evaluation.sharing import share_out
 from refervos.evaluation.summary import summarise
 from refervos.loading import load
 from refervos.placement import Placement, stretch
+from refervos.processes import share_out
 from refervos.prompts import Prompt
 from refervos.samwise.model import Samwise
 from refervos.segmenter import FramePrediction

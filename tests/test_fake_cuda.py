@@ -34,9 +34,8 @@ from device_models import (
     shapes,
 )
 from imitated_device import DEVICE, Imitation
-from refervos.placement import Placement, as_rgb, letterbox
+from refervos.placement import Placement, as_rgb, letterbox, place_for_sam
 from refervos.prompts import Prompt
-from refervos.refsam.placement import place_for_sam
 from refervos.samwise.model import Samwise
 from refervos.segmenter import Segmenter
 from refervos.session.session import Session

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from refervos.bench.subjects import HashedWords
+from refervos.model_base import ClipOutput
 from refervos.samwise.cme import cme_loss
 from refervos.text.t5 import T5Config
-from refervos.trainable import ClipOutput
 from refervos.training.losses import around_hiding, dice_loss, frame_losses, mask_losses, sigmoid_focal_loss
 from refervos.training.stages.language import LanguageSettings, LanguageStage
 from refervos.training.stages.prompted import best_candidate

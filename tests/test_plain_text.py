@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from refervos.errors import PromptError, RefervosError, TrainingError
-from refervos.plain_text import listed
+from refervos.files.plain_text import listed
 from refervos.training.stages.language import read_sentences
 from refervos.training.stages.word_meanings import words_of
 

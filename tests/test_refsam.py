@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from refervos.checkpoints.weights import count_parameters
 from refervos.errors import ConfigError
 from refervos.metrics.ref_davis import merge_objects
+from refervos.placement import place_for_sam
 from refervos.refsam.adapters import Adapter, BlockAdapter
 from refervos.refsam.config import REFSAM_PRESETS, RefSamConfig
 from refervos.refsam.dense_attention import DenseAttention, HierarchicalDenseAttention, attention_over_words
 from refervos.refsam.language import CrossModalMlp, SentenceVectors
 from refervos.refsam.model import FrameFeatures, RefSam
-from refervos.refsam.placement import place_for_sam
 from refervos.refsam.tracking import TrackTokenInteraction
 from refervos.sam import image_encoder
 from refervos.sam.image_encoder import VitBlock

@@ -16,7 +16,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from refervos.cli import entry as cli
-from refervos.cli.entry import app, refuse_files, verbs_of
+from refervos.cli.entry import app
+from refervos.cli.segment import refuse_files, verbs_of
 from refervos.cli.stopping import Stopping
 from refervos.errors import PromptError, VideoError
 from refervos.files.locks import FolderClaim
@@ -194,7 +195,8 @@ def test_a_signal_raises_once_and_the_next_one_ends_the_process() -> None:
 
 
 def in_process(code: str, *arguments: str, stdout: int | None = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
-    program = f"import sys; import refervos.cli.entry as cli; {code}; sys.argv = ['refervos', *{list(arguments)!r}]; cli.main()"
+    begin = f"import sys; from refervos.cli import entry as cli; sys.argv = ['refervos', *{list(arguments)!r}]"
+    program = f"{begin}; {code}; cli.main()"
     return subprocess.run(
         [sys.executable, "-c", program], stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=120, check=False
     )

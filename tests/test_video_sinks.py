@@ -21,8 +21,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from refervos import progress
 from refervos.errors import VideoError
+from refervos.files import writing as outputs_module
+from refervos.progress import progress
 from refervos.segmentation import Segmentation
 from refervos.video import (
     BinarySink,
@@ -41,7 +42,6 @@ from refervos.video import (
     palette,
 )
 from refervos.video import movie as movie_module
-from refervos.video import outputs as outputs_module
 from video_files import box_masks, decode, forget_coding_of_sound, number_of, picture, rotate, segmentation, write_video
 
 
@@ -537,7 +537,7 @@ from test_video_sinks import Frame, answer, picture, sinks_in
 for sink in sinks_in(Path({folder!r})):
     for k in range(3):
         sink.write(Frame(k, picture(k), k / 10), answer(k))
-from refervos.video import outputs
+from refervos.files import writing as outputs
 part = outputs.Part(Path({folder!r}) / "palette" / "00003.png")
 print("ready", flush=True)
 if {wait}:

@@ -17,10 +17,10 @@ from refervos.typed_config import config_from_mapping
 
 if TYPE_CHECKING:
     from refervos.export.onnx_model import OnnxSamwise
+    from refervos.model_base import TrainableModel
     from refervos.refsam.model import RefSam
     from refervos.sam2.segmenter import Sam2Segmenter
     from refervos.samwise.model import Samwise
-    from refervos.trainable import TrainableModel
 
 CONVERT_FIRST = "give a folder written by 'refervos convert'"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from refervos import progress
 from refervos.errors import RefervosError, VideoError
+from refervos.progress import progress
 from refervos.segmentation import Segmentation
 from refervos.session.session import Session
 from refervos.video import Frame, Sink, Source

@@ -80,7 +80,7 @@ def this_machine(device: str = "cpu") -> Machine:
         device: What was measured, as torch names it.
     """
     import refervos
-    from refervos.metrics.parallel import usable_processors
+    from refervos.processes import usable_processors
 
     processor, flags = read_cpuinfo(Path("/proc/cpuinfo"))
     gpu, gigabytes, cuda = _gpu(torch.device(device))

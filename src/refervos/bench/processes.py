@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 
 from refervos.bench.cases import Case, Failure, Measurement
 from refervos.errors import RefervosError
-from refervos.metrics.parallel import ctrl_c_held_back, follow_parent
+from refervos.processes import ctrl_c_held_back, follow_parent
 
 Measure = Callable[[Case], Measurement | Failure]
 

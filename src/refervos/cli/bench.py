@@ -59,9 +59,9 @@ def bench(
     from refervos.bench.machine import default_device, this_machine
     from refervos.bench.processes import measured_apart
     from refervos.bench.report import Report, as_json, as_markdown
-    from refervos.evaluation.bar import Bar
+    from refervos.files.writing import write_whole
     from refervos.loading import find_device
-    from refervos.video.outputs import write_whole
+    from refervos.progress import Bar
 
     known_model(model, preset_names())
     template = Case(

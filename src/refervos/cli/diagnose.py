@@ -88,8 +88,8 @@ def diagnose(
     from refervos.diagnosis.diagnose import known_splits
     from refervos.diagnosis.sheets import Extremes
     from refervos.diagnosis.tables import diagnosis_table
-    from refervos.evaluation.bar import Bar
     from refervos.loading import load
+    from refervos.progress import Bar
     from refervos.worlds.benchmark import ALL_SPLITS, SPLITS, BenchmarkDrawings, diagnostic_cases
 
     splits = known_splits(split or (SPLITS if drawings is None else ALL_SPLITS))

@@ -15,6 +15,7 @@ from refervos.data.layouts.revos import RevosTruth
 from refervos.data.sample import Dataset, Sample, Truth, Video
 from refervos.data.sentences import described, fault_of
 from refervos.errors import DataError
+from refervos.progress import Bar
 
 WORKERS = 8
 """Threads that decode; Pillow and the run-length decoder leave the interpreter to others meanwhile."""
@@ -126,21 +127,13 @@ def check_dataset(
 
 
 def _check_split(dataset: Dataset, problems: Problems, decode: bool, show_progress: bool | None) -> SplitCheck:
-    from tqdm import tqdm
-
     for sample in dataset.samples:
         if fault := fault_of(sample.expression):
             problems.found.append(f"{dataset.name} {dataset.split}, {described(sample)}: {fault}.")
     samples, videos = dataset.samples, list(dataset.videos())
     frames = 0
     invisible: list[tuple[str, str]] = []
-    bar = tqdm(
-        desc=dataset.split,
-        total=len(videos),
-        unit=" videos",
-        disable=None if show_progress is None else not show_progress,
-        dynamic_ncols=True,
-    )
+    bar = Bar("videos", len(videos), show_progress, description=dataset.split)
     # Video files share a decoder, which would begin anew each time another one is asked for.
     shared = any(isinstance(video.frames, VideoFileFrames) for video, _ in videos)
     with bar, ThreadPoolExecutor(1 if shared else min(WORKERS, os.cpu_count() or 1)) as pool:
@@ -149,7 +142,7 @@ def _check_split(dataset: Dataset, problems: Problems, decode: bool, show_progre
                 frames += checked.frames
                 invisible += checked.invisible
                 problems.found += checked.problems
-                bar.update()
+                bar.advance()
         except BaseException:
             pool.shutdown(cancel_futures=True)  # so that Ctrl-C need not wait for all videos
             raise

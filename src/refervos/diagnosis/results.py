@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from refervos.errors import ConfigError, EvaluationError, VideoError
 from refervos.files.plain_text import parsed_json
+from refervos.files.writing import write_whole
 from refervos.metrics.presence import PresenceAccuracies, final_score, is_empty, presence_accuracies
 from refervos.metrics.region_boundary import video_scores
 from refervos.typed_config import config_from_mapping
-from refervos.video.outputs import write_whole
 from refervos.worlds.benchmark import SPLITS
 
 if TYPE_CHECKING:

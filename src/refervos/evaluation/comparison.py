@@ -13,18 +13,18 @@ from PIL import Image
 from refervos.data.sample import Dataset, ImageArray, Mask, Sample, Video
 from refervos.diagnosis.sheets import FRAME_SIZE, HOW_TO_READ, draw_frame, lay_out, spread
 from refervos.errors import ConfigError, EvaluationError
-from refervos.evaluation.bar import Bar
 from refervos.evaluation.datasets import OpenPart, Part
 from refervos.evaluation.expressions import read_json, read_result, score_expression
 from refervos.evaluation.predictions import Predictions, png, read_numbers, stems
 from refervos.evaluation.result_folder import ResultFolder
 from refervos.evaluation.submission import frame_size
+from refervos.files.writing import prepare_folder, refuse_existing, write_whole
 from refervos.markdown import number
 from refervos.metrics.region_boundary import region_similarity
+from refervos.progress import Bar
 from refervos.segmentation import Segmentation
 from refervos.video.frames import Frame
 from refervos.video.movie import OverlaySink
-from refervos.video.outputs import prepare_folder, refuse_existing, write_whole
 
 SHEET_EXPRESSIONS = 6
 """How many expressions a sheet shows."""

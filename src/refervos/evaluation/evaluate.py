@@ -25,20 +25,20 @@ from refervos.data.sentences import require_sentences
 from refervos.diagnosis.diagnose import Mode, clip_length_of
 from refervos.errors import EvaluationError, PromptError
 from refervos.evaluation.answers import ChunkAnswer, answer_video
-from refervos.evaluation.bar import Bar
 from refervos.evaluation.datasets import OpenPart, Part
 from refervos.evaluation.expressions import read_json, save_json, score_expression
 from refervos.evaluation.matched import by_annotator, matches, merged_png, score_matched
 from refervos.evaluation.predictions import GrowingFolder, mask_png
 from refervos.evaluation.report import Evaluation
 from refervos.evaluation.result_folder import ResultFolder, Settings
-from refervos.evaluation.sharing import share_out
 from refervos.evaluation.summary import summarise
 from refervos.files.locks import FolderLock
+from refervos.files.writing import prepare_folder
 from refervos.loading import load
+from refervos.processes import share_out
+from refervos.progress import Bar
 from refervos.prompts import Prompt
 from refervos.segmenter import Segmenter
-from refervos.video.outputs import prepare_folder
 
 TOGETHER = 8
 """Expressions asked at once; frames are read once for each such group, and memory grows with it."""

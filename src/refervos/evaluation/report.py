@@ -16,7 +16,7 @@ from refervos.evaluation.plots import histogram, intervals
 from refervos.evaluation.predictions import Predictions, png
 from refervos.evaluation.summary import Group, Grouping, Summary
 from refervos.files.safe_text import html as escape
-from refervos.video.outputs import prepare_folder, write_whole
+from refervos.files.writing import prepare_folder, write_whole
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c20; background: #fff; max-width: 1100px; margin: 2em auto;

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from refervos.evaluation.bar import Bar
 from refervos.evaluation.datasets import OpenPart, Part
 from refervos.evaluation.expressions import ExpressionResult, score_expression
 from refervos.evaluation.matched import MatchedResult, annotators, by_annotator, matches, score_matched
 from refervos.evaluation.predictions import MergedPredictions, Predictions
 from refervos.evaluation.report import Evaluation
 from refervos.evaluation.result_folder import ResultFolder
-from refervos.evaluation.sharing import share_out
 from refervos.evaluation.summary import summarise
+from refervos.processes import share_out
+from refervos.progress import Bar
 
 
 @dataclass(frozen=True)

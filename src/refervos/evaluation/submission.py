@@ -14,10 +14,10 @@ from pathlib import Path
 
 from refervos.data.sample import Sample, Video
 from refervos.errors import ConfigError, EvaluationError
-from refervos.evaluation.bar import Bar
 from refervos.evaluation.datasets import OpenPart
 from refervos.evaluation.predictions import Predictions, mask_png
-from refervos.video.outputs import Part, not_writable, prepare_folder, refuse_existing
+from refervos.files.writing import Part, not_writable, prepare_folder, refuse_existing
+from refervos.progress import Bar
 
 TOP_FOLDERS = {"mevis": "", "ref-youtube-vos": "Annotations/"}
 """Benchmarks with a server, and what the names in their zips begin with."""

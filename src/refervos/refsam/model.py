@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from refervos.checkpoints.weights import count_parameters
 from refervos.errors import PromptError
+from refervos.model_base import ClipOutput, TrainableModel
 from refervos.ops.compilation import Stage
-from refervos.placement import Placement
+from refervos.placement import Placement, place_for_sam
 from refervos.prompts import Prompt
 from refervos.refsam.adapters import BlockAdapter
 from refervos.refsam.config import RefSamConfig
 from refervos.refsam.dense_attention import DenseAttention, HierarchicalDenseAttention, Laterals
 from refervos.refsam.language import CrossModalMlp, SentenceVectors
-from refervos.refsam.placement import place_for_sam
 from refervos.refsam.tracking import TrackTokenInteraction, TrackTokenMlp
 from refervos.sam.image_encoder import BlockAdapters
 from refervos.sam.model import Sam
@@ -32,7 +32,6 @@ from refervos.segmenter import FramePrediction, batch_budget
 from refervos.session.state_files import check_state, check_tensor
 from refervos.text.t5 import T5TextEncoder
 from refervos.text.tokenizer import Tokenizer
-from refervos.trainable import ClipOutput, TrainableModel
 
 
 @dataclass

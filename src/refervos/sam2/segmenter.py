@@ -15,9 +15,9 @@ from torch import Tensor
 
 from refervos.checkpoints.weights import count_parameters
 from refervos.errors import PromptError
+from refervos.model_base import Pretrained
 from refervos.ops.compilation import Stage
 from refervos.placement import Placement, stretch
-from refervos.pretrained import Pretrained
 from refervos.prompts import Prompt
 from refervos.sam2.correction import STATE_TYPES, CorrectableTrack, check_restored, correct, keep_last, undo
 from refervos.sam2.memory import MemoryBank, MemoryReading, group_by_layout, stack_readings

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from refervos.checkpoints.weights import count_parameters
 from refervos.errors import PromptError
+from refervos.model_base import ClipOutput, TrainableModel
 from refervos.ops.compilation import Stage
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
 from refervos.samwise.cme import ConditionalMemoryEncoder, cme_labels
@@ -27,7 +28,6 @@ from refervos.samwise.track import SamwiseTrack, stack_windows
 from refervos.segmenter import FramePrediction, batch_budget
 from refervos.text.encoder import TextEncoder
 from refervos.text.tokenizer import Tokenizer
-from refervos.trainable import ClipOutput, TrainableModel
 
 FIRST_ADAPTED_STAGE = 1
 """Adapters stand after Hiera stages 2, 3 and 4 (counted from 1), so stages 1 and 2 do not depend on the sentence."""

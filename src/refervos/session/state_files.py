@@ -74,7 +74,7 @@ def save_state(path: str | os.PathLike[str], value: Any, *, kind: str, about: Ma
     """
     from safetensors.torch import save
 
-    from refervos.video.outputs import write_whole
+    from refervos.files.writing import write_whole
 
     writer = _Writer()
     tree = writer.encode(value, "the state", 0)

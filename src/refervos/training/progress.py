@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from types import TracebackType
 
+from refervos.progress import Bar
+
 LINES_EVERY = 5
 """Without a terminal, one line for so many rows of the history."""
 
@@ -22,27 +24,17 @@ class TrainingProgress:
     """
 
     def __init__(self, name: str, steps: int, done: int, show: bool | None) -> None:
-        from tqdm import tqdm
-
         self.name = name
         self.steps = steps
         self.started, self.first, self.rows = time.monotonic(), done, 0
         bar = show is True or (show is None and sys.stderr.isatty())
         self.lines = show is None and not bar
         self.quiet = show is False
-        self.bar = tqdm(
-            total=steps,
-            initial=done,
-            desc=name,
-            unit="step",
-            file=sys.stderr,
-            dynamic_ncols=True,
-            disable=not bar,
-        )
+        self.bar = Bar("steps", steps, bar, description=name, done=done)
 
     def step(self) -> None:
         """One more step is made."""
-        self.bar.update()
+        self.bar.advance()
 
     def row(self, step: int, scalars: Mapping[str, float]) -> None:
         """Show the latest means.
@@ -52,7 +44,7 @@ class TrainingProgress:
             scalars: Values by name.
         """
         told = {name: f"{value:.4g}" for name, value in scalars.items() if name in ("loss", "rate")}
-        self.bar.set_postfix(told, refresh=False)
+        self.bar.show_values(told)
         self.rows += 1
         if self.lines and (self.rows % LINES_EVERY == 0 or step == self.steps):
             each = (time.monotonic() - self.started) / max(1, step - self.first)
@@ -67,7 +59,7 @@ class TrainingProgress:
     def say(self, sentence: str) -> None:
         """Show a sentence without breaking the bar."""
         if not self.quiet:
-            self.bar.write(sentence, file=sys.stderr)
+            self.bar.say(sentence)
 
     def __enter__(self) -> TrainingProgress:
         return self
@@ -75,7 +67,7 @@ class TrainingProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.close()
+        self.bar.__exit__()
 
 
 def duration(seconds: float) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from refervos.errors import RefervosError, TrainingError
-from refervos.metrics.parallel import ctrl_c_held_back
+from refervos.processes import ctrl_c_held_back
 from refervos.training.stage import Key, SampleSource
 
 GRACE = 30.0

@@ -17,12 +17,12 @@ from av.error import FFmpegError
 from PIL import Image
 
 from refervos.errors import VideoError
+from refervos.files.writing import Part, not_writable, prepare_folder, refuse_existing
 from refervos.segmentation import Segmentation
 from refervos.video.audio import AudioTrack
 from refervos.video.closing import Closing
 from refervos.video.frames import Frame, ImageArray, SourceInfo
 from refervos.video.media import exact_fps
-from refervos.video.outputs import Part, not_writable, prepare_folder, refuse_existing
 from refervos.video.overlay import Painter
 from refervos.video.truncation import playable_part
 

@@ -16,11 +16,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from refervos.errors import MissingDependencyError, VideoError
+from refervos.files.writing import Part, not_writable, prepare_folder, refuse_existing, write_whole
 from refervos.segmentation import Segmentation
 from refervos.video.closing import Closing
 from refervos.video.frames import Frame, SourceInfo
 from refervos.video.movie import OverlaySink
-from refervos.video.outputs import Part, not_writable, prepare_folder, refuse_existing, write_whole
 from refervos.video.overlay import Painter
 from refervos.video.tracks import FrameNames, TrackNumbers, check_fit
 

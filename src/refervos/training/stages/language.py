@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.errors import TrainingError
-from refervos.plain_text import listed
+from refervos.files.plain_text import listed
 from refervos.text.encoder import TextConfig, TextEncoder, pad_tokens
 from refervos.text.pretrained import load_t5, load_text, save_text
 from refervos.text.t5 import T5Config, T5TextEncoder

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from refervos.data.sentences import require_sentences
 from refervos.errors import TrainingError
 from refervos.loading import load
+from refervos.model_base import ClipOutput, TrainableModel
 from refervos.text.encoder import pad_tokens
-from refervos.trainable import ClipOutput, TrainableModel
 from refervos.training.devices import read_back
 from refervos.training.losses import frame_losses, visible
 from refervos.training.stage import TRAIN, VALIDATION, Key, SampleSource, Stage

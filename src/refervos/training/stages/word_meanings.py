@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.errors import MissingDependencyError, TrainingError
-from refervos.plain_text import listed
+from refervos.files.plain_text import listed
 from refervos.text.tokenizer import Tokenizer
 from refervos.training.distributed import mean_over_processes
 from refervos.worlds.nouns import everyday_nouns

@@ -1,4 +1,4 @@
-"""Several processes: the same numbers in the same order, and nobody left behind."""
+"""Several processes: nobody is left behind."""
 
 from __future__ import annotations
 
@@ -6,68 +6,24 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-
-from refervos.errors import EvaluationError
-from refervos.metrics import video_scores
-from refervos.metrics.parallel import in_processes, scores_of_videos
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Reads a video that its number tells how to draw; the later, the sooner it is there."""
-
-    number: int
-    width: int = 30
-
-    def __call__(self) -> tuple[np.ndarray, np.ndarray, None]:
-        time.sleep(0.3 / (1 + self.number))
-        rng = np.random.default_rng(self.number)
-        return rng.random((3 + self.number, 20, 30)) < 0.5, rng.random((3 + self.number, 20, self.width)) < 0.5, None
-
-
-def test_several_processes_give_the_same_in_the_same_order() -> None:
-    readers = [Drawn(number) for number in range(5)]
-    expected = [video_scores(*reader(), tolerance=2) for reader in readers]
-    for processes in (1, 2):
-        found = list(scores_of_videos(readers, processes=processes, tolerance=2))
-        assert len(found) == len(expected)
-        for scores, wanted in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(scores, wanted)
-
-
-def test_one_process_is_this_one() -> None:
-    assert list(in_processes([os.getpid], processes=1)) == [os.getpid()]
-    assert os.getpid() not in in_processes([os.getpid] * 3, processes=2)
-
-
-def test_an_error_of_a_task_arrives() -> None:
-    scores = scores_of_videos([Drawn(0), Drawn(1, width=31), Drawn(2)], processes=2)
-    assert len(next(scores)[0]) == 3
-    with pytest.raises(EvaluationError, match=r"prediction of frame 0 has shape \(20, 31\)"):
-        next(scores)
-
-
-def test_a_process_that_dies_is_said() -> None:
-    with pytest.raises(EvaluationError, match="died"):
-        list(in_processes([partial(os._exit, 1)], processes=2))
-
 
 SCRIPT = """
 import signal, time
-from functools import partial
-from refervos.metrics.parallel import in_processes
+from refervos.processes import share_out
+
+def begin():
+    def sleep(seconds):
+        time.sleep(seconds)
+        yield seconds
+    return sleep
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # even where the test run ignores it
-    for number, _ in enumerate(in_processes([partial(time.sleep, s) for s in {seconds}], processes=2)):
+    for number, _ in enumerate(share_out([begin], {seconds}, 2)):
         if number == 0:
             print("begun", flush=True)
 """

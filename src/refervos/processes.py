@@ -1,17 +1,20 @@
-"""Share work among processes that each prepare for it once, by loading a model for example."""
+"""Processes: work shared among several that each prepare for it once, and what all of ours have in common."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import cycle, islice
 from queue import Empty
 from typing import Any, TypeVar
 
 from refervos.errors import EvaluationError
-from refervos.metrics.parallel import ctrl_c_held_back, follow_parent, usable_processors
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -108,3 +111,34 @@ def _gathered(done: Any, workers: Sequence[Any]) -> Iterator[Any]:
             running -= 1
         else:
             yield result
+
+
+def usable_processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def ctrl_c_held_back() -> Iterator[None]:
+    """Ctrl-C takes effect afterwards, and never in processes started meanwhile: they inherit that it is blocked."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def follow_parent() -> None:
+    """Leave Ctrl-C, which a terminal sends to every process, to the parent, and do not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows it is not blocked yet
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

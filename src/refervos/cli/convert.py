@@ -1,0 +1,59 @@
+"""``refervos convert`` and ``refervos info``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="Official SAMWISE .pth.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="Folder or hub id of a RoBERTa tokenizer, or 'none'.")
+    ] = "FacebookAI/roberta-base",
+    overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
+) -> None:
+    """Turn an official SAMWISE checkpoint into a folder that loads safely.
+
+    Example: `refervos convert final_model_mevis.pth samwise-mevis`
+    """
+    from refervos.conversion import convert as run
+
+    model = run(checkpoint, folder, tokenizer=None if tokenizer == "none" else tokenizer, overwrite=overwrite)
+    print_description(model.describe())
+    typer.echo(f"wrote {folder}")
+
+
+def info(
+    model: Annotated[
+        str, typer.Argument(help="Model folder, SAM2 checkpoint, official .pth, or hub id.")
+    ] = "miniature",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell what a checkpoint is: parts, parameters, trained parameters.
+
+    Example: `refervos info samwise-mevis`
+    """
+    from refervos.loading import load_to_describe
+
+    description = load_to_describe(model).describe()
+    if as_json:
+        typer.echo(json.dumps(description, indent=2))
+    else:
+        print_description(description)
+
+
+def print_description(description: dict[str, Any]) -> None:
+    """Print a model's parts as a table and its settings as a list."""
+    typer.echo(description["family"])
+    width = max(len(name) for name in description["parts"])
+    for name, count in description["parts"].items():
+        typer.echo(f"  {name:<{width}} {count:>13,}")
+    typer.echo(f"  {'total':<{width}} {description['total']:>13,}")
+    typer.echo(f"  {'trained':<{width}} {description['trained']:>13,}")
+    for name, value in description.get("settings", {}).items():
+        typer.echo(f"  {name}: {value}")
