@@ -1,8 +1,11 @@
-"""Imports point one way: rooms that know no model stay that way, and no room reaches up."""
+"""Imports point one way, and as docs/architecture.md draws them."""
 
 from __future__ import annotations
 
 import ast
+import functools
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,57 +13,34 @@ import pytest
 
 import refervos
 
-# A row holds for a folder or a file; a file of a folder may have a row of its own, where one family is known by name.
 ROOT = Path(refervos.__file__).parent
+DRAWING = Path(__file__).parents[1] / "docs" / "architecture.md"
 
-BASE = {"errors", "folder_lock", "pictures", "plain_text", "safe_text", "segmentation", "typed_config"}
-MODEL_PARTS = {
-    *("attention", "borders", "compilation", "derived", "frames", "linear", "precision"),
-    *("pretrained", "prompts", "segmenter", "state_files", "weights"),
+FACES = {"__init__", "__main__"}
+"""How the package is met from outside; they import what they offer."""
+
+GROUND = {
+    "errors",
+    "files",
+    "markdown",
+    "processes",
+    "progress",
+    "prompts",
+    "safe_text",
+    "segmentation",
+    "typed_config",
 }
-STAGE_PARTS = {"loading", "text", "worlds"}
-ALLOWED = {
-    "video": BASE,
-    "data": BASE | {"video", "worlds"},
-    "metrics": BASE,
-    "worlds": BASE,
-    "evaluation": BASE
-    | {"borders", "frames", "prompts", "segmenter", "session", "metrics", "worlds", "loading"}
-    | {"data", "video", "weights"},
-    "training": BASE
-    | {"data", "frames", "hub", "loading", "metrics", "text", "trainable", "weights", "weight_files", "worlds"},
-    "training/stages/track": BASE | STAGE_PARTS | {"sam2"},
-    "training/stages/movement": BASE | STAGE_PARTS | {"samwise"},
-    "training/stages/samwise": BASE | STAGE_PARTS | {"sam2", "samwise"},
-    "training/stages/sam": BASE | STAGE_PARTS | {"sam"},
-    "training/stages/refsam": BASE | STAGE_PARTS | {"refsam", "sam"},
-    "compilation": BASE | {"cuda_graphs"},
-    "cuda_graphs": BASE,
-    "derived": BASE | {"precision"},
-    "precision": BASE,
-    "bench": BASE | {"compilation", "evaluation", "linear", "loading", "metrics", "prompts", "text", "video", "worlds"},
-    "bench/families": BASE | {"refsam", "sam2", "samwise", "text"},
-    "export": BASE
-    | {"borders", "frames", "loading", "prompts", "sam2", "samwise", "segmenter", "session", "text", "weights"},
-    "text": BASE | {"hub", "linear", "precision", "prompts", "weights"},
-    "borders": BASE,
-    "frames": BASE | {"borders"},
-    "frame_changes": BASE | {"state_files"},
-    "state_files": BASE | {"video"},
-    "prompts": BASE,
-    "segmenter": BASE | {"frames", "prompts"},
-    "session": BASE | {"borders", "frames", "prompts", "segmenter", "frame_changes", "state_files"},
-    "pretrained": BASE | {"borders", "compilation", "derived", "prompts", "session", "segmenter", "weights"},
-    "linear": BASE,
-    "attention": BASE | {"linear"},
-    "trainable": BASE | {"frames", "pretrained", "segmenter", "text"},
-    "sam_names": BASE | {"weights"},
-    "sam": BASE | MODEL_PARTS | {"sam_names"},
-    "sam2": BASE | MODEL_PARTS | {"sam", "sam_names"},
-    "samwise": BASE | MODEL_PARTS | {"session", "text", "trainable", "sam2"},
-    "refsam": BASE | MODEL_PARTS | {"session", "text", "trainable", "sam"},
-    "pipeline": BASE | {"session", "video"},
-}
+"""Every room may import these, and they import each other alone."""
+
+INNER = {"training/stages"}
+"""Rooms within rooms."""
+
+
+def room_of(path: Path) -> str:
+    """The room of a file of the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    inner = "/".join(parts[:2])
+    return inner if inner in INNER else parts[0]
 
 
 def imports_of(path: Path) -> Iterator[str]:
@@ -76,17 +56,55 @@ def imports_of(path: Path) -> Iterator[str]:
         yield from (name.split(".")[1] for name in names if name.startswith("refervos."))
 
 
-@pytest.mark.parametrize("room", ALLOWED)
-def test_imports_point_one_way(room: str) -> None:
-    files = list((ROOT / room).rglob("*.py")) if (ROOT / room).is_dir() else [ROOT / f"{room}.py"]
-    own_rows = {ROOT / f"{other}.py" for other in ALLOWED if other != room}
-    assert files
-    for file in set(files) - own_rows:
-        reached = set(imports_of(file)) - {room.split("/")[0]} - ALLOWED[room]
-        assert not reached, f"{file.relative_to(ROOT)} imports {reached}"
+@functools.cache
+def arrows() -> dict[str, set[str]]:
+    """Which rooms each room imports."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path in ROOT.rglob("*.py"):
+        room = room_of(path)
+        found[room] |= set(imports_of(path)) - {room.split("/")[0]}
+    return {room: reached for room, reached in found.items() if room not in FACES}
 
 
-def test_only_the_sam2_room_touches_sam2_modules() -> None:
+def drawn() -> dict[str, list[str]]:
+    """The same as the documentation has it, from top to bottom."""
+    block = re.search(r"```rooms\n(.*?)```", DRAWING.read_text(encoding="utf-8"), re.DOTALL)
+    assert block is not None
+    rows = [line.split("→") for line in block[1].strip().splitlines()]
+    return {room.strip(): [] if "-" in below else below.strip().split(", ") for room, below in rows}
+
+
+def test_every_room_is_drawn() -> None:
+    assert set(drawn()) | GROUND == set(arrows())
+
+
+@pytest.mark.parametrize("room", drawn())
+def test_a_room_imports_what_the_drawing_says(room: str) -> None:
+    assert arrows()[room] - GROUND == set(drawn()[room])
+
+
+def test_arrows_point_down() -> None:
+    order = list(drawn())
+    for room, below in drawn().items():
+        assert all(order.index(other) > order.index(room) for other in below), room
+
+
+@pytest.mark.parametrize("room", sorted(GROUND))
+def test_the_ground_floor_imports_nothing_above_it(room: str) -> None:
+    assert arrows()[room] <= GROUND
+
+
+def test_the_root_holds_few_modules() -> None:
+    assert len(list(ROOT.glob("*.py"))) <= 16
+
+
+def test_only_the_command_line_knows_typer() -> None:
     for file in ROOT.rglob("*.py"):
-        if file.relative_to(ROOT).parts[0] != "sam2":
+        if room_of(file) != "cli":
+            assert "typer" not in file.read_text(), file
+
+
+def test_no_room_uses_the_models_of_transformers_but_the_bench() -> None:
+    for file in ROOT.rglob("*.py"):
+        if room_of(file) not in ("bench", "sam2"):
             assert "Sam2Video" not in file.read_text(), file

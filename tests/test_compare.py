@@ -16,9 +16,9 @@ import layouts
 from predicted import nothing, perfect, write_masks
 from refervos.cli.entry import app
 from refervos.data.sample import Sample
-from refervos.diagnosis.sheets import TINT
 from refervos.errors import ConfigError, EvaluationError
 from refervos.evaluation.comparison import _labels, _titles, choose, masks_alone, part_of, sides
+from refervos.evaluation.contact_sheets import TINT
 from refervos.evaluation.datasets import OpenPart, Part
 from refervos.evaluation.expressions import save_json, score_expression
 from refervos.evaluation.result_folder import ResultFolder, Settings

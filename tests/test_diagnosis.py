@@ -28,13 +28,14 @@ from refervos.diagnosis.controls import (
     run_controls,
     single_objects,
 )
-from refervos.diagnosis.diagnose import AnsweredCase, batches, clip_length_of, diagnose, known_splits
+from refervos.diagnosis.diagnose import AnsweredCase, batches, diagnose, known_splits
 from refervos.diagnosis.results import CaseResult, Diagnosis, read_diagnosis, scores_of_clip
-from refervos.diagnosis.sheets import TINT, Extremes, draw_frame, draw_sheet
+from refervos.diagnosis.sheets import Extremes, draw_sheet
 from refervos.diagnosis.tables import diagnosis_table, markdown_table
 from refervos.errors import ConfigError, EvaluationError, PromptError, RefervosError
-from refervos.evaluation.answers import Question, answer, answer_alone, answer_together, takes_batches
+from refervos.evaluation.answers import Question, answer, answer_alone, answer_together, clip_length_of, takes_batches
 from refervos.evaluation.bootstrap import mean_interval, paired_difference
+from refervos.evaluation.contact_sheets import TINT, draw_frame
 from refervos.export.onnx_model import OnnxSamwise
 from refervos.metrics import boundary_accuracy, region_similarity
 from refervos.placement import Placement, as_rgb, stretch

@@ -15,8 +15,8 @@ from PIL import Image
 import layouts
 from predicted import nothing, perfect, write_masks
 from refervos.data.sample import Sample
-from refervos.diagnosis.sheets import TINT, WHITE, lay_out, spread
 from refervos.evaluation.bootstrap import Interval
+from refervos.evaluation.contact_sheets import TINT, WHITE, lay_out, spread
 from refervos.evaluation.datasets import Part
 from refervos.evaluation.plots import histogram, intervals
 from refervos.evaluation.report import Evaluation

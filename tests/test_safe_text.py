@@ -21,7 +21,7 @@ from refervos.data.layouts.json_lines import read_json_lines
 from refervos.errors import DataError
 from refervos.evaluation.datasets import Part
 from refervos.evaluation.scoring import score
-from refervos.files.safe_text import cell, html, shown
+from refervos.safe_text import cell, html, shown
 
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\x00\x7f\r\u202e\u2028half \ud83d"
 

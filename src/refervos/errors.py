@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from refervos.files.safe_text import shown
+from refervos.safe_text import shown
 
 _LONGEST = 2000
 """Letters of an error's sentence that are shown."""

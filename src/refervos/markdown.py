@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from refervos.evaluation.bootstrap import Interval
-from refervos.files.safe_text import shown
+from refervos.safe_text import shown
 
 NONE = "-"
 """What stands where there is no number."""
@@ -44,8 +43,3 @@ def printable(text: str, longest: int | None = None) -> str:
 def number(value: float | None) -> str:
     """A percentage with one decimal."""
     return NONE if value is None else f"{value:.1f}"
-
-
-def span(interval: Interval) -> str:
-    """The ends of an interval."""
-    return f"{interval.low:.1f} to {interval.high:.1f}"

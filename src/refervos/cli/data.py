@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refervos.files.safe_text import shown
+from refervos.safe_text import shown
 
 if TYPE_CHECKING:
     from refervos.data.check import DatasetCheck, SplitCheck

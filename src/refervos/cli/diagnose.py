@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refervos.errors import ConfigError
-from refervos.files.safe_text import shown
+from refervos.safe_text import shown
 
 if TYPE_CHECKING:
-    from refervos.diagnosis.diagnose import AnsweredCase, Mode
+    from refervos.diagnosis.diagnose import AnsweredCase
+    from refervos.evaluation.answers import Mode
 
 DEFAULT_MODEL = "miniature"
 

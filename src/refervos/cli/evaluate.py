@@ -13,7 +13,7 @@ import typer
 from refervos.cli.data import AllowOutsideOption
 from refervos.cli.diagnose import parse_mode, parse_settings
 from refervos.errors import ConfigError
-from refervos.files.safe_text import shown
+from refervos.safe_text import shown
 
 if TYPE_CHECKING:
     from refervos.evaluation.report import Evaluation

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from refervos.files.safe_text import shown
+from refervos.safe_text import shown
 
 MISUSED: Any = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
 """Raised where a command line is not as ``--help`` says: click's class, or that of typer's own copy of click."""

@@ -20,7 +20,7 @@ from refervos.cli.stopping import INTERRUPTED, Stopping
 from refervos.errors import EndOfVideoError, PromptError, RefervosError, VideoError
 from refervos.files.locks import FolderClaim
 from refervos.files.plain_text import listed
-from refervos.files.safe_text import shown
+from refervos.safe_text import shown
 
 
 class Output(StrEnum):

@@ -58,7 +58,7 @@ class Benchmark:
 
     def read(self, folder: Path, split: str, problems: Problems) -> Dataset:
         """Read a split; see ``Reader``."""
-        reader = cast(Reader, getattr(importlib.import_module(f"refervos.data.{self.module}"), self.reader))
+        reader = cast(Reader, getattr(importlib.import_module(f"refervos.data.layouts.{self.module}"), self.reader))
         try:
             return reader(folder, split, problems)
         except RecursionError:

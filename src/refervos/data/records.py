@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from refervos.errors import DataError
 from refervos.files.pictures import MAX_PIXELS
-from refervos.files.safe_text import shown
+from refervos.safe_text import shown
 
 Kind = TypeVar("Kind", int, str, list, dict)
 

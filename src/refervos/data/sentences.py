@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from refervos.data.sample import Sample
 from refervos.errors import DataError, PromptError
-from refervos.files.safe_text import shown
+from refervos.safe_text import shown
 
 MOST_WORDS = 510
 """Words in a sentence; text encoders of the field read 512 tokens, of which each word is one at least."""

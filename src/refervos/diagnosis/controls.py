@@ -13,8 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from refervos.diagnosis.diagnose import AnsweredCase, Draw, Mode, diagnose
+from refervos.diagnosis.diagnose import AnsweredCase, Draw, diagnose
 from refervos.diagnosis.results import CaseResult, Masks, mean_over_splits, score_case
+from refervos.evaluation.answers import Mode
 from refervos.segmenter import Segmenter
 from refervos.worlds.benchmark import SPLITS, DiagnosticCase, diagnostic_cases
 

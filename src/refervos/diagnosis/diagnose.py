@@ -8,16 +8,13 @@ from typing import Any, Literal, TypeAlias
 
 from refervos.diagnosis.results import CaseResult, Diagnosis, Masks, score_case
 from refervos.errors import ConfigError
-from refervos.evaluation.answers import Question, answer
+from refervos.evaluation.answers import Mode, Question, answer, clip_length_of
 from refervos.prompts import Prompt
 from refervos.segmenter import Segmenter
 from refervos.worlds.benchmark import ALL_SPLITS, SPLITS, DiagnosticCase, diagnostic_cases
 
 Ask: TypeAlias = Literal["target", "other"]
 """Which sentence is asked: the case's own, or the one about another object."""
-
-Mode: TypeAlias = Literal["clips", "online"] | int
-"""How frames come: in clips of the model's own length, one by one, or in clips of this many."""
 
 Draw: TypeAlias = Callable[[str, int | None], Iterable[DiagnosticCase]]
 """Draws the first so many cases of a split; None draws all."""
@@ -100,21 +97,6 @@ def known_splits(splits: Sequence[str]) -> tuple[str, ...]:
     if not splits:
         raise ConfigError(f"there is no split to diagnose on; the splits are {', '.join(SPLITS)}.")
     return tuple(dict.fromkeys(splits))
-
-
-def clip_length_of(segmenter: Segmenter[Any], mode: Mode) -> int:
-    """How many frames a model looks at together.
-
-    Raises:
-        ConfigError: When the mode is unknown or a length below 1.
-    """
-    if mode == "clips":
-        return segmenter.clip_length
-    if mode == "online":
-        return 1
-    if not isinstance(mode, int) or mode < 1:
-        raise ConfigError(f"mode is {mode!r}; it must be 'clips', 'online' or a number of frames of at least 1.")
-    return mode
 
 
 def batches(cases: Iterable[DiagnosticCase], size: int) -> Iterator[list[DiagnosticCase]]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from refervos.diagnosis.controls import WRONG_SENTENCE, best_rule
 from refervos.diagnosis.results import CaseResult, Diagnosis, mean_over_splits
-from refervos.evaluation.bootstrap import mean_interval
-from refervos.markdown import NONE, markdown_table, number, span
+from refervos.evaluation.bootstrap import mean_interval, span
+from refervos.markdown import NONE, markdown_table, number
 
 
 def diagnosis_table(diagnosis: Diagnosis) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,10 @@ from refervos.session.session import Session
 
 BORDER_CELLS = 7
 """How many cells across a border of a recording looks at, where borders follow the frame."""
+
+
+Mode: TypeAlias = Literal["clips", "online"] | int
+"""How frames come: in clips of the model's own length, one by one, or in clips of this many."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,21 @@ class Answer:
     masks: npt.NDArray[np.bool_]
     switches: int
     seconds: float
+
+
+def clip_length_of(segmenter: Segmenter[Any], mode: Mode) -> int:
+    """How many frames a model looks at together.
+
+    Raises:
+        ConfigError: When the mode is unknown or a length below 1.
+    """
+    if mode == "clips":
+        return segmenter.clip_length
+    if mode == "online":
+        return 1
+    if not isinstance(mode, int) or mode < 1:
+        raise ConfigError(f"mode is {mode!r}; it must be 'clips', 'online' or a number of frames of at least 1.")
+    return mode
 
 
 def answer(segmenter: Segmenter[Any], questions: Sequence[Question], clip_length: int) -> list[Answer]:

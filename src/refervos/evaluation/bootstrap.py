@@ -172,3 +172,8 @@ def _resampled_means(
         for start in range(0, resamples, piece)
     ]
     return np.concatenate(means)
+
+
+def span(interval: Interval) -> str:
+    """The ends of an interval."""
+    return f"{interval.low:.1f} to {interval.high:.1f}"

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from refervos.data.sample import Dataset, ImageArray, Mask, Sample, Video
-from refervos.diagnosis.sheets import FRAME_SIZE, HOW_TO_READ, draw_frame, lay_out, spread
 from refervos.errors import ConfigError, EvaluationError
+from refervos.evaluation.contact_sheets import FRAME_SIZE, HOW_TO_READ, draw_frame, lay_out, spread
 from refervos.evaluation.datasets import OpenPart, Part
 from refervos.evaluation.expressions import read_json, read_result, score_expression
 from refervos.evaluation.predictions import Predictions, png, read_numbers, stems

@@ -22,9 +22,8 @@ import refervos
 from refervos.checkpoints.weights import weights_digest
 from refervos.data.sample import Sample
 from refervos.data.sentences import require_sentences
-from refervos.diagnosis.diagnose import Mode, clip_length_of
 from refervos.errors import EvaluationError, PromptError
-from refervos.evaluation.answers import ChunkAnswer, answer_video
+from refervos.evaluation.answers import ChunkAnswer, Mode, answer_video, clip_length_of
 from refervos.evaluation.datasets import OpenPart, Part
 from refervos.evaluation.expressions import read_json, save_json, score_expression
 from refervos.evaluation.matched import by_annotator, matches, merged_png, score_matched

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from refervos.evaluation.bootstrap import Interval
-from refervos.files.safe_text import html as escape
+from refervos.safe_text import html as escape
 
 WIDTH, HEIGHT = 460, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 30, 58

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from refervos.diagnosis.sheets import HOW_TO_READ, draw_expression
 from refervos.evaluation.bootstrap import Interval
+from refervos.evaluation.contact_sheets import HOW_TO_READ, draw_expression
 from refervos.evaluation.datasets import OpenPart
 from refervos.evaluation.expressions import ExpressionResult, Scores
 from refervos.evaluation.plots import histogram, intervals
 from refervos.evaluation.predictions import Predictions, png
 from refervos.evaluation.summary import Group, Grouping, Summary
-from refervos.files.safe_text import html as escape
 from refervos.files.writing import prepare_folder, write_whole
+from refervos.safe_text import html as escape
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c20; background: #fff; max-width: 1100px; margin: 2em auto;

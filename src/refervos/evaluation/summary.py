@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from refervos.evaluation.bootstrap import Interval
+from refervos.evaluation.bootstrap import Interval, span
 from refervos.evaluation.datasets import Scoring
 from refervos.evaluation.expressions import ExpressionResult, Scores
 from refervos.evaluation.matched import MatchedResult
 from refervos.evaluation.measures import columns_of, lines_of, measure, published_measures
-from refervos.files.safe_text import cell
-from refervos.markdown import NONE, markdown_table, number, printable, span
+from refervos.markdown import NONE, markdown_table, number, printable
+from refervos.safe_text import cell
 
 WORST = 20
 """How many of the worst expressions are shown."""
