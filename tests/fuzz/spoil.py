@@ -306,7 +306,7 @@ def spoil_content(draw: Draw, name: str, content: bytes) -> bytes:
             return odd_picture(draw)
         if suffix in (".xml", ".txt", ".csv", ".yaml"):
             return spoil_text(draw, content.decode()).encode("utf-8", "surrogatepass")
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, RecursionError, pickle.UnpicklingError, EOFError, LookupError, AttributeError):
         pass  # spoilt before, so that it can no longer be read
     return spoil_bytes(draw, content)
 
