@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco
+from typer.testing import CliRunner
 
 from refervos import load, loading
 from refervos.cli import entry as cli
@@ -520,3 +521,11 @@ def test_a_session_goes_on_with_the_next_file(run: Run, tmp_path: Path) -> None:
         other = sorted((tmp_path / "b").rglob(f"{index:02d}.png"))
         assert len(one) == len(other) == 1
         assert one[0].read_bytes() == other[0].read_bytes()
+
+
+def test_an_empty_name_is_not_the_folder_of_today(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(tmp_path / "film.mp4", 2)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.app, ["segment", "", "a dog"])
+    assert "path of the source is empty" in str(done.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]

@@ -286,6 +286,8 @@ def videos_in(folder: str) -> list[Path]:
     """Find the videos of a folder that holds videos and no pictures; of anything else none."""
     from refervos.files.pictures import SUFFIXES
 
+    if not folder:  # which is no name for the folder of today
+        return []
     try:
         files = sorted(path for path in Path(folder).iterdir() if path.is_file())
     except (OSError, ValueError):
