@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import nn
 
@@ -255,6 +256,19 @@ def test_a_stage_that_becomes_longer_goes_on(
     assert run(tmp_path / "parts", toy(steps=30, **steady)) == []
     run(tmp_path / "parts", toy(steps=5), restart=True, stages=["toy"])
     assert not (folder / "model-step-000020").exists()
+
+
+def test_a_stage_is_fitted_to_its_minutes_and_its_schedule_runs_to_the_end(tmp_path: Path) -> None:
+    long = toy(steps=1_000_000, validate_every=None, optimiser={"rate": 1e-2, "final_rate": 1e-5})
+    assert [report.steps for report in run(tmp_path / "short", toy(steps=30), minutes=10)] == [30]
+    (report,) = run(tmp_path, long, minutes=0.02)
+    assert 20 < report.steps < 100_000
+    rows = history(tmp_path / "toy")
+    assert rows[-1]["step"] == report.steps
+    assert [row["train"]["rate"] for row in rows if "train" in row][-1] == pytest.approx(1e-5)
+    stored = yaml.safe_load((tmp_path / "toy" / "recipe.yaml").read_text())
+    assert (stored["stage"]["steps"], stored["number"]) == (report.steps, 0)
+    assert run(tmp_path, long, minutes=0.02) == []  # finished, for as long as it is given minutes
 
 
 def test_a_finished_stage_without_checkpoints_cannot_become_longer(tmp_path: Path) -> None:

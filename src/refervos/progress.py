@@ -47,6 +47,10 @@ class Bar:
             self._bar.set_description(description, refresh=False)
         self._bar.update(count)
 
+    def expect(self, total: int) -> None:
+        """Change how many there will be."""
+        self._bar.total = total
+
     def show_values(self, values: Mapping[str, str]) -> None:
         """Show values behind the bar."""
         self._bar.set_postfix(values, refresh=False)

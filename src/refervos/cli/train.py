@@ -19,6 +19,10 @@ def train(
     steps: Annotated[
         int | None, typer.Option(min=1, help="At most so many steps of each stage, to try a recipe out.")
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="About so many minutes for each stage; a longer one gets fewer steps."),
+    ] = None,
     restart: Annotated[bool, typer.Option(help="Delete what the stages named with --stage have come to.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
 ) -> None:
@@ -35,7 +39,8 @@ def train(
     # A trial has a folder of its own, so that it is never taken for the real run.
     folder = out or Path("runs") / (read.name if steps is None else f"{read.name}-{steps}-steps")
     try:
-        run(read, folder, stages=stage, restart=restart, steps=steps, show_progress=False if quiet else None)
+        show = False if quiet else None
+        run(read, folder, stages=stage, restart=restart, steps=steps, minutes=minutes, show_progress=show)
     except KeyboardInterrupt as stopped:
         typer.echo(f"refervos: {stopped}" if str(stopped) else "refervos: stopped", err=True)
         leave_processes()

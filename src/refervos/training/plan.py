@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -66,6 +67,12 @@ class Plan:
     def longer(self) -> bool:
         """Whether the stage is finished, but the recipe has become longer since."""
         return self.finished and is_longer(self._stored(), self.stage, str(self.folder / RECIPE))
+
+    def with_steps(self, steps: int) -> Plan:
+        """The same stage with another number of steps."""
+        stage = dataclasses.replace(self.stage, steps=steps, epochs=None)
+        stages = tuple(stage if other is self.stage else other for other in self.recipe.stages)
+        return dataclasses.replace(self, stage=stage, recipe=dataclasses.replace(self.recipe, stages=stages))
 
     def put_aside(self) -> Path:
         """Give the model of a stage that goes on a name by its steps; from then on the stage is not finished.

@@ -36,6 +36,11 @@ class TrainingProgress:
         """One more step is made."""
         self.bar.advance()
 
+    def shorten(self, steps: int) -> None:
+        """Expect fewer steps."""
+        self.steps = steps
+        self.bar.expect(steps)
+
     def row(self, step: int, scalars: Mapping[str, float]) -> None:
         """Show the latest means.
 

@@ -23,6 +23,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,15 @@ from refervos.training.stage import TRAIN, VALIDATION, Stage
 BUILDING, STEPPING, RESUMING, VALIDATING = range(4)
 """What a generator is seeded for; each has random numbers of its own."""
 
+WARM_UP = 5
+"""Steps that are not timed, since the first ones also choose kernels and start what draws samples."""
+
+TIMED_AFTER = (20, 100, 400)
+"""Steps after which a stage with an end in time is fitted to it."""
+
+TIME_FOR_STEPS = 0.95
+"""Share of the time left that goes to steps; the rest is for the last validation and the model."""
+
 
 def train(
     recipe: Recipe,
@@ -64,6 +74,7 @@ def train(
     stages: Sequence[str] | None = None,
     restart: bool = False,
     steps: int | None = None,
+    minutes: float | None = None,
     show_progress: bool | None = None,
 ) -> list[StageReport]:
     """Train the stages of a recipe; called again, go on where it stopped.
@@ -74,6 +85,8 @@ def train(
         stages: Names of the stages to train, default all.
         restart: Forget what those stages have come to; they must be named.
         steps: Train at most so many steps of each stage, to try a recipe out.
+        minutes: Train each stage for about so many minutes at most. Once its speed is known, a stage that would take
+            longer gets fewer steps, so that its schedule still runs to the end; it then counts as finished.
         show_progress: True for a progress bar, False for silence, None for a bar in a terminal and lines elsewhere.
 
     Returns:
@@ -104,13 +117,13 @@ def train(
     reports = []
     for plan in plans:
         plan.check_unchanged()  # again: stages that it begins from may have been trained meanwhile
-        finished = plan.finished and not plan.longer
+        finished = plan.finished and (minutes is not None or not plan.longer)
         accelerator.wait_for_everyone()  # before the main process changes what the others check
         if finished:
             if tell:
                 print(f"{plan.stage.name} is finished: {plan.model}", flush=True)
             continue
-        report = StageRun(plan, show_progress).run()
+        report = StageRun(plan, show_progress, minutes).run()
         if tell:
             print(report.table(), flush=True)
         reports.append(report)
@@ -137,6 +150,7 @@ class StageRun:
     Args:
         plan: The stage.
         show_progress: See ``train``.
+        minutes: See ``train``.
 
     Attributes:
         plan: The stage.
@@ -146,6 +160,7 @@ class StageRun:
         ready: The stage wrapped for several processes, which is called.
         optimiser: What updates it.
         guard: Watches over the frozen parts.
+        end: When it shall end, by the monotonic clock; None for no matter when.
         step: Optimiser steps made.
         seconds: Time that all steps took, those of earlier runs included.
         means: Of the training scalars since the last row of the history, in this process.
@@ -157,8 +172,9 @@ class StageRun:
         lock: Keeps other runs out; held by the main process.
     """
 
-    def __init__(self, plan: Plan, show_progress: bool | None = None) -> None:
+    def __init__(self, plan: Plan, show_progress: bool | None = None, minutes: float | None = None) -> None:
         self.plan = plan
+        self.end = None if minutes is None else time.monotonic() + 60 * minutes
         self.recipe = plan.stage
         self.accelerator = make_accelerator(self.recipe.precision)
         self.main = bool(self.accelerator.is_main_process)
@@ -266,12 +282,17 @@ class StageRun:
             self._steps(batches)
 
     def _steps(self, batches: Iterator[Any]) -> None:
-        recipe = self.recipe
-        before = time.monotonic()
-        while self.step < recipe.steps:
+        before = warm = time.monotonic()
+        begun = self.step
+        while self.step < self.recipe.steps:
             stop = self._make_step(batches)
             self.step += 1
             self.progress.step()
+            if self.end is not None and self.step - begun == WARM_UP:
+                warm = time.monotonic()
+            if self.end is not None and self.step - begun in TIMED_AFTER:
+                self._fit((time.monotonic() - warm) / (self.step - begun - WARM_UP))
+            recipe = self.recipe
             last = self.step == recipe.steps
             validate = last or (recipe.validate_every is not None and self.step % recipe.validate_every == 0)
             save = last or stop or self.step % recipe.checkpoint_every == 0
@@ -292,6 +313,21 @@ class StageRun:
                 raise KeyboardInterrupt(
                     f"stopped at step {self.step} of {recipe.name}; {path} is written, and the same command goes on."
                 )
+
+    def _fit(self, seconds: float) -> None:
+        """Shorten the stage where its steps, which take so long, would not fit into its time."""
+        from accelerate.utils import gather_object
+
+        assert self.end is not None
+        left = TIME_FOR_STEPS * (self.end - time.monotonic())
+        fitting = min(gather_object([self.step + int(left / max(seconds, 1e-9))]))
+        steps = max(fitting, self.step + 1, self.recipe.optimiser.warmup + 1)
+        if steps < self.recipe.steps:
+            self.recipe = replace(self.recipe, steps=steps)
+            self.plan = self.plan.with_steps(steps)
+            self.progress.shorten(steps)
+            if self.main:
+                self.plan.note()
 
     def _make_step(self, batches: Iterator[Any]) -> bool:
         """Make one optimiser step; returns whether to stop after it."""
