@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,6 +34,13 @@ SLOW_FILES = (
     "test_examples.py",
 )
 """Files that take longest, in this order."""
+
+
+def pytest_configure() -> None:
+    """Listen to signals as in a terminal, also under nohup and behind ``&``: the tests send them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -347,6 +347,7 @@ def read_all(name: str, root: Path) -> None:
         video.frames.read(0)
 
 
+@pytest.mark.slow  # a few of each kind are in tests/fuzz
 @pytest.mark.parametrize("name", SPLITS)
 def test_anything_anywhere_in_annotations_is_read_or_refused(tmp_path: Path, name: str) -> None:
     root = write_small(name, tmp_path)
@@ -394,6 +395,7 @@ WORDS = [
 ]
 
 
+@pytest.mark.slow  # a few of each kind are in tests/fuzz
 @pytest.mark.parametrize("form", [{}, {"brush": True}, {"video": True}])
 def test_anything_anywhere_in_a_cvat_export_is_read_or_refused(tmp_path: Path, form: dict[str, bool]) -> None:
     layouts_images.write_cvat(tmp_path, **form)

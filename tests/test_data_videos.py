@@ -265,7 +265,7 @@ def test_every_reader_of_the_catalogue_is_there() -> None:
     import importlib
 
     for name, benchmark in BENCHMARKS.items():
-        module = importlib.import_module(f"refervos.data.{benchmark.module}")
+        module = importlib.import_module(f"refervos.data.layouts.{benchmark.module}")
         assert callable(getattr(module, benchmark.reader)), name
         assert benchmark.default_split in benchmark.splits
 

@@ -19,6 +19,7 @@ import refervos
 from refervos import Prompt, Segmentation, Session, load
 from refervos.cli import entry as cli
 from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, PromptError, StateError
+from refervos.export import graphs, onnx_export
 from refervos.export.onnx_export import export_onnx
 from refervos.export.onnx_model import OnnxSamwise
 from refervos.loading import MINIATURE_FOLDER
@@ -29,7 +30,7 @@ from refervos.worlds import WorldConfig, draw_clip, some_referrals
 from scenes import MICRO_SAM2, micro_model, scene
 from video_files import write_video
 
-pytest.importorskip("onnxruntime")
+onnxruntime: Any = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 DOCS = Path(refervos.__file__).parents[2] / "docs" / "export.md"
@@ -108,6 +109,27 @@ def check_same(told: Sequence[Segmentation], expected: Sequence[Segmentation]) -
     assert both / one >= 0.999
 
 
+def test_a_few_graphs_compute_what_their_functions_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All nine take minutes to write; the slow tests do."""
+    model = small_model()
+    few = [graph for graph in graphs.streaming_step(model) if graph.name in ("pointer", "switch", "remember")]
+    monkeypatch.setattr(onnx_export, "streaming_step", lambda _: few)
+    onnx_export.export_onnx(model, tmp_path / "onnx")
+    for graph in few:
+        running = onnxruntime.InferenceSession(tmp_path / "onnx" / f"{graph.name}.onnx")
+        sizes = {"sentences": 3}
+        inputs = {
+            name: torch.rand([sizes[size] if isinstance(size, str) else size for size in shape])
+            for name, shape in graph.inputs.items()
+        }
+        (found,) = running.run(None, {name: value.numpy() for name, value in inputs.items()})
+        with torch.no_grad():
+            expected = graph.function(*inputs.values())
+        assert isinstance(expected, torch.Tensor)
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+        assert list(graph.outputs) == [output.name for output in running.get_outputs()]
+
+
 POLICIES: list[dict[str, Any]] = [
     {"cme": False},
     {"cme_decision": "always", "memory_policy": "published", "switch_memory": "reweight"},
@@ -115,6 +137,7 @@ POLICIES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES, ids=["no CME", "published", "switch"])
 def test_masks_presence_and_switches_are_those_of_the_model(folders: tuple[Path, Path], policy: dict[str, Any]) -> None:
     ours, theirs = (load(folder, device="cpu", **policy) for folder in reversed(folders))
@@ -126,6 +149,7 @@ def test_masks_presence_and_switches_are_those_of_the_model(folders: tuple[Path,
     assert any(answer.switched.any() for answer in expected) == policy.get("cme", True)
 
 
+@pytest.mark.slow
 def test_frames_given_together_are_frames_given_one_by_one(folders: tuple[Path, Path]) -> None:
     model = load(folders[1])
     together = model.open([SPINS, STILL]).clip(scene(4))
@@ -133,6 +157,7 @@ def test_frames_given_together_are_frames_given_one_by_one(folders: tuple[Path, 
     check_same(together, [session.step(frame) for frame in scene(4)])
 
 
+@pytest.mark.slow
 def test_a_session_goes_on_from_a_file(folders: tuple[Path, Path], tmp_path: Path) -> None:
     model = load(folders[1])
     session = model.open([SPINS, STILL])
@@ -148,6 +173,7 @@ def test_a_session_goes_on_from_a_file(folders: tuple[Path, Path], tmp_path: Pat
         Session.restore(tmp_path / "state", load(folders[0], device="cpu"))
 
 
+@pytest.mark.slow
 def test_the_command_line_segments_with_an_exported_folder(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +185,7 @@ def test_the_command_line_segments_with_an_exported_folder(
     assert run(monkeypatch, "info", folders[1]) == 0
 
 
+@pytest.mark.slow
 def test_every_graph_is_documented_with_its_inputs_and_outputs(folders: tuple[Path, Path]) -> None:
     import onnxruntime
 
@@ -171,6 +198,7 @@ def test_every_graph_is_documented_with_its_inputs_and_outputs(folders: tuple[Pa
             assert not [size for size in value.shape if isinstance(size, str) and size[1:].isdecimal()]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_asked_of_an_exported_model(folders: tuple[Path, Path]) -> None:
     model = load(folders[1])
     with pytest.raises(PromptError, match="for clicks, boxes and masks load the PyTorch model"):
@@ -183,6 +211,7 @@ def test_what_cannot_be_asked_of_an_exported_model(folders: tuple[Path, Path]) -
         session.undo(0)
 
 
+@pytest.mark.slow
 def test_what_an_exported_model_cannot_be_loaded_with(folders: tuple[Path, Path]) -> None:
     with pytest.raises(CheckpointError, match="is no exported model; run 'refervos export"):
         load(folders[0], backend="onnx")
@@ -200,6 +229,7 @@ def test_what_an_exported_model_cannot_be_loaded_with(folders: tuple[Path, Path]
     assert model.memory_budget == 1
 
 
+@pytest.mark.slow
 def test_spoilt_folders(exported: Path) -> None:
     def step() -> None:
         load(exported).open([STILL]).step(scene(1)[0])
@@ -217,6 +247,7 @@ def test_spoilt_folders(exported: Path) -> None:
         load(exported)
 
 
+@pytest.mark.slow
 def test_packages_that_are_missing(folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependencyError, match=r"need ONNX Runtime: pip install 'refervos\[onnx\]'"):

@@ -36,6 +36,7 @@ training: Any = import_module("on_gpu.training")
 wheels: Any = import_module("on_gpu.wheels")
 
 
+@pytest.mark.slow
 def test_every_part_runs_on_a_cpu(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--device", "cpu", "--quick", "--out", str(tmp_path), "--commit", "here"]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -169,6 +169,7 @@ def changed_tensor(value: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.zeros_like(value)
 
 
+@pytest.mark.slow  # a few are in tests/fuzz
 def test_a_state_that_was_changed_is_refused_or_goes_on(saved: tuple[Any, Path], tmp_path: Path) -> None:
     """A hundred and twenty changes: of the tree, of a tensor, of two tensors that change places, of the settings."""
     model, path = saved

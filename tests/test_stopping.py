@@ -57,8 +57,14 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
+SIGNALS = [
+    signal.SIGTERM,
+    *(pytest.param(s, marks=pytest.mark.slow) for s in (getattr(signal, "SIGHUP", signal.SIGINT), signal.SIGINT)),
+]
+
+
 @POSIX
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_stopped_run_keeps_its_results_and_can_be_resumed(film: Path, tmp_path: Path, number: signal.Signals) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
     saved = ("-s", "rle", "-s", "masks")

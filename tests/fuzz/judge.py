@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import functools
+import gc
 import json
 import os
 import pickle
@@ -136,6 +137,7 @@ def tried(call: Callable[[], object], scratch: Path) -> Outcome:
     begun = time.monotonic()
     sys.stdout.flush()
     sys.stderr.flush()
+    gc.collect()  # a video decoder that is garbage would be freed in the child too, and wait for its threads for ever
     child = os.fork()
     if not child:
         os.close(reader)
