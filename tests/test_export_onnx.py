@@ -109,14 +109,20 @@ def check_same(told: Sequence[Segmentation], expected: Sequence[Segmentation]) -
     assert both / one >= 0.999
 
 
-def test_a_few_graphs_compute_what_their_functions_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All nine take minutes to write; the slow tests do."""
-    model = small_model()
-    few = [graph for graph in graphs.streaming_step(model) if graph.name in ("pointer", "switch", "remember")]
-    monkeypatch.setattr(onnx_export, "streaming_step", lambda _: few)
-    onnx_export.export_onnx(model, tmp_path / "onnx")
-    for graph in few:
-        running = onnxruntime.InferenceSession(tmp_path / "onnx" / f"{graph.name}.onnx")
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[graphs.Graph]]:
+    """A folder with three graphs of the nine, which take minutes to write as the slow tests do; and these graphs."""
+    folder, model = tmp_path_factory.mktemp("few") / "onnx", small_model()
+    wanted = [graph for graph in graphs.streaming_step(model) if graph.name in ("pointer", "switch", "remember")]
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(onnx_export, "streaming_step", lambda _: wanted)
+        onnx_export.export_onnx(model, folder)
+    return folder, wanted
+
+
+def test_a_few_graphs_compute_what_their_functions_do(few: tuple[Path, list[graphs.Graph]]) -> None:
+    for graph in few[1]:
+        running = onnxruntime.InferenceSession(few[0] / f"{graph.name}.onnx")
         sizes = {"sentences": 3}
         inputs = {
             name: torch.rand([sizes[size] if isinstance(size, str) else size for size in shape])
@@ -229,20 +235,125 @@ def test_what_an_exported_model_cannot_be_loaded_with(folders: tuple[Path, Path]
     assert model.memory_budget == 1
 
 
-@pytest.mark.slow
-def test_spoilt_folders(exported: Path) -> None:
-    def step() -> None:
-        load(exported).open([STILL]).step(scene(1)[0])
+NAMES = ["condition", "decode", "early_token", "pointer", "remember", "shared", "switch", "tracks", "without_memory"]
 
-    (exported / "decode.onnx").write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match=r"decode.onnx is not a readable graph .*; run 'refervos export' again"):
-        step()
-    (exported / "decode.onnx").unlink()
-    with pytest.raises(CheckpointError, match=r"decode.onnx is missing; run 'refervos export' again"):
-        step()
+
+def forget_digests(folder: Path) -> None:
+    """Make a folder one of an early version, which did not tell what the files of its graphs are."""
+    header = json.loads((folder / "config.json").read_text())
+    assert sorted(header.pop("graphs")) == NAMES
+    (folder / "config.json").write_text(json.dumps(header))
+
+
+def one_byte_off(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def test_a_spoilt_graph_is_one_sentence_with_its_file_at_load_and_at_run(
+    few: tuple[Path, list[graphs.Graph]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(few[0], tmp_path / "spoilt")
+    path, whole = folder / "switch.onnx", (folder / "switch.onnx").read_bytes()
+    load(folder)
+    for spoil in (one_byte_off, cut_off):
+        path.write_bytes(whole)
+        spoil(path)
+        with pytest.raises(CheckpointError, match=r"/switch\.onnx is not the graph that was exported"):
+            load(folder)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"/switch\.onnx is missing; run 'refervos export' again"):
+        load(folder)
+    header = json.loads((folder / "config.json").read_text())
+    assert sorted(header.pop("graphs")) == ["pointer", "remember", "switch"]
+    (folder / "config.json").write_text(json.dumps(header))  # as in folders of early versions
+    for content, told in (
+        (b"nothing", "is not a readable graph"),
+        (whole[:-10], "is not a readable graph"),
+        ((folder / "pointer.onnx").read_bytes(), "cannot be run in this model"),
+    ):
+        path.write_bytes(content)
+        model = load(folder, backend="onnx")
+        token = torch.zeros(1, model.config.sam2.hidden)
+        with pytest.raises(CheckpointError, match=rf"/switch\.onnx {told} \(.*; run 'refervos export' again"):
+            model.cme(token, token)
+    path.write_bytes(whole)
+    model = load(folder, backend="onnx")
+    assert model.cme(token, token).shape == (1, 2)
+    with pytest.raises(CheckpointError, match=r"/switch\.onnx cannot be run in this model \("):
+        model.cme(token[:, :3], token)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoil", [one_byte_off, cut_off])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_graph_that_is_not_the_one_exported_is_named_when_the_folder_is_loaded(
+    name: str, spoil: Any, exported: Path
+) -> None:
+    """A changed weight still runs, and gives other masks."""
+    spoil(exported / f"{name}.onnx")
+    with pytest.raises(CheckpointError, match=rf"/{name}\.onnx is not the graph that was exported"):
+        load(exported)
+    (exported / f"{name}.onnx").unlink()
+    with pytest.raises(CheckpointError, match=rf"/{name}\.onnx is missing; run 'refervos export' again"):
+        load(exported)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_graph_that_cannot_be_read_or_run_is_named(
+    name: str, exported: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In a folder of an early version; of a graph in the place of another one the runtime gives a plain ValueError."""
+    forget_digests(exported)
+    path, whole = exported / f"{name}.onnx", (exported / f"{name}.onnx").read_bytes()
+    frames = scene(FRAMES)
+    policy: dict[str, Any] = {"cme_decision": "always", "memory_policy": "switch"}
+    cut_off(path)
+    with pytest.raises(CheckpointError, match=rf"/{name}\.onnx is not a readable graph \(.*; run 'refervos export'"):
+        answers(load(exported, **policy), frames)
+    for further in (1, 4):
+        other = NAMES[(NAMES.index(name) + further) % len(NAMES)]
+        path.write_bytes((exported / f"{other}.onnx").read_bytes())
+        with pytest.raises(CheckpointError, match=rf"/{name}\.onnx cannot be run in this model \(") as refused:
+            answers(load(exported, **policy), frames)
+        assert "\n" not in str(refused.value)
+    path.write_bytes(whole)
+    answers(load(exported, **policy), frames)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_a_graph_without_memory_to_run_in_is_no_fault_of_the_folder(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fail(Exception):
+        """As the runtime's own, which is no RuntimeError."""
+
+    model = load(exported)
+    assert isinstance(model, OnnxSamwise)
+    session = model.open([STILL])
+    session.step(scene(1)[0])
+
+    def run(*given: Any) -> Any:
+        raise Fail("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9")
+
+    monkeypatch.setitem(model.graphs._opened, "shared", type("Graph", (), {"run": staticmethod(run)}))
+    with pytest.raises(MemoryError):
+        session.step(scene(2)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"source": None}, {"graphs": ["decode"]}, {"description": 1}])
+def test_a_header_that_is_incomplete_is_refused(changes: dict[str, Any], exported: Path) -> None:
     header = json.loads((exported / "config.json").read_text())
-    del header["source"]
-    (exported / "config.json").write_text(json.dumps(header))
+    (exported / "config.json").write_text(json.dumps({**header, **changes}))
     with pytest.raises(CheckpointError, match=r"config.json is incomplete; run 'refervos export' again"):
         load(exported)
 

@@ -20,6 +20,7 @@ import refervos
 from refervos.checkpoints.weights import CONFIG, write_folder_atomically
 from refervos.errors import CheckpointError, ConfigError, MissingDependencyError
 from refervos.export.graphs import Graph, streaming_step
+from refervos.export.onnx_model import digest
 from refervos.export.open_sizes import open_sizes
 from refervos.samwise.model import Samwise
 
@@ -67,7 +68,8 @@ def export_onnx(
             _write_graph(graph, staged / f"{graph.name}.onnx")
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(staged)
-        (staged / CONFIG).write_text(json.dumps(_header(model), indent=2) + "\n")
+        digests = {path.stem: digest(path) for path in sorted(staged.glob("*.onnx"))}
+        (staged / CONFIG).write_text(json.dumps(_header(model) | {"graphs": digests}, indent=2) + "\n")
 
     write_folder_atomically(target, write, overwrite=overwrite)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from refervos.checkpoints.weights import CONFIG
-from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, PromptError
+from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, PromptError, is_out_of_memory
 from refervos.ops.borders import Borders
 from refervos.placement import Placement
 from refervos.prompts import Prompt
@@ -64,41 +64,88 @@ class GraphFolder:
         self._runtime = onnxruntime
         self._opened: dict[str, Any] = {}
 
-    def run(self, name: str, **inputs: Tensor) -> list[Tensor]:
+    def check(self, digests: Mapping[str, str]) -> None:
+        """Compare the files with what was exported: where a few bytes of a graph change it may still run.
+
+        Args:
+            digests: What ``digest`` said of each graph's file, by the graph's name.
+
+        Raises:
+            CheckpointError: When a file is missing, cannot be read, or is another one.
+        """
+        for name, expected in digests.items():
+            path = self._path(name)
+            try:
+                found = digest(path)
+            except OSError as error:
+                raise CheckpointError(
+                    f"{path} cannot be read ({error.strerror}); run 'refervos export' again."
+                ) from error
+            if found != expected:
+                raise CheckpointError(
+                    f"{path} is not the graph that was exported, but was damaged or replaced; run 'refervos export' "
+                    f"again, or take '{name}' from 'graphs' in {CONFIG} if you changed it yourself."
+                )
+
+    def run(self, name: str, outputs: Sequence[str], **inputs: Tensor) -> list[Tensor]:
         """Run one graph.
 
         Args:
             name: Its file without ``.onnx``.
-            **inputs: What it takes, by name; what it does not take is left out.
+            outputs: Names of its outputs that are wanted.
+            **inputs: All that it takes, by name.
 
         Returns:
-            Its outputs in order.
+            The outputs in that order.
 
         Raises:
-            CheckpointError: When the file is missing or no graph.
+            CheckpointError: When the file is missing or no graph, or the graph cannot be run so.
         """
         graph = self._open(name)
-        wanted = {each.name for each in graph.get_inputs()}
-        feeds = {key: value.detach().contiguous().numpy() for key, value in inputs.items() if key in wanted}
-        return [torch.from_numpy(array) for array in graph.run(None, feeds)]
+        feeds = {key: value.detach().contiguous().numpy() for key, value in inputs.items()}
+        try:
+            return [torch.from_numpy(array) for array in graph.run(list(outputs), feeds)]
+        except Exception as error:
+            raise self._refused(name, "cannot be run in this model", error) from error
+
+    def _path(self, name: str) -> Path:
+        path = self.folder / f"{name}.onnx"
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; run 'refervos export' again.")
+        return path
 
     def _open(self, name: str) -> Any:
         if name in self._opened:
             return self._opened[name]
-        path = self.folder / f"{name}.onnx"
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing; run 'refervos export' again.")
+        path = self._path(name)
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = self.threads or torch.get_num_threads()
         # The graphs run one after the other: threads that wait for the next call would take time from the others.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = 4  # what goes wrong is told by exceptions, errors that it logs would be told twice
         try:
-            graph = self._runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime's own errors have no common base
-            reason = " ".join(str(error).split())[:160]
-            raise CheckpointError(f"{path} is not a readable graph ({reason}); run 'refervos export' again.") from error
+            # Without falling back to the same provider again, which is told on standard output.
+            graph = self._runtime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], enable_fallback=False
+            )
+        except Exception as error:
+            raise self._refused(name, "is not a readable graph", error) from error
         return self._opened.setdefault(name, graph)
+
+    def _refused(self, name: str, what: str, error: Exception) -> Exception:
+        """What to raise instead of what the runtime raises, whose own errors have no common base."""
+        reason = " ".join(str(error).split())
+        if is_out_of_memory(error) or "allocate memory" in reason:
+            return MemoryError(reason)
+        return CheckpointError(
+            f"{self.folder / name}.onnx {what} ({reason[:160].rstrip('.')}); run 'refervos export' again."
+        )
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a graph's file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class OnnxTracker:
@@ -121,6 +168,7 @@ class OnnxTracker:
         none = top.new_zeros(count, 0, self.config.hidden)
         (conditioned,) = self.graphs.run(
             "condition",
+            ["conditioned"],
             top=top,
             maps=torch.stack(memory.maps, dim=1),  # (n, M, 64, g, g)
             slots=torch.tensor(memory.slots) % slots,
@@ -131,7 +179,7 @@ class OnnxTracker:
 
     def without_memory(self, top: Tensor) -> Tensor:
         """See ``Sam2Tracker.without_memory``."""
-        return self.graphs.run("without_memory", top=top)[0]
+        return self.graphs.run("without_memory", ["conditioned"], top=top)[0]
 
     def decode(
         self,
@@ -143,20 +191,25 @@ class OnnxTracker:
     ) -> Decoded:
         """See ``Sam2Tracker.decode``."""
         masks, ious, tokens, early, *score = self.graphs.run(
-            "decode", conditioned=conditioned, fine=features.fine, middle=features.middle, prompts=sparse
+            "decode",
+            ["mask_logits", "ious", "tokens", "early_tokens", *["score"] * self.config.object_score],
+            conditioned=conditioned,
+            fine=features.fine,
+            middle=features.middle,
+            prompts=sparse,
         )
         others = None
         if beside is not None:
-            (others,) = self.graphs.run("early_token", conditioned=beside[0], prompts=beside[1])
+            (others,) = self.graphs.run("early_token", ["token"], conditioned=beside[0], prompts=beside[1])
         return Decoded(masks, ious, tokens, early, score[0] if score else None, others)
 
     def pointer(self, token: Tensor, score: Tensor | None) -> Tensor:
         """See ``Sam2Tracker.pointer``."""
-        return self.graphs.run("pointer", token=token, **_known(score))[0]
+        return self.graphs.run("pointer", ["pointer"], token=token, **_known(score))[0]
 
     def remember(self, top: Tensor, mask_logits: Tensor, score: Tensor | None) -> Tensor:
         """See ``Sam2Tracker.remember``."""
-        return self.graphs.run("remember", top=top, mask_logits=mask_logits, **_known(score))[0]
+        return self.graphs.run("remember", ["map"], top=top, mask_logits=mask_logits, **_known(score))[0]
 
     upsample = Sam2Tracker.upsample
 
@@ -208,18 +261,26 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
 
         Raises:
             ConfigError: When a field is unknown, or part of the graphs.
-            CheckpointError: When ``config.json`` is not what ``export_onnx`` writes.
+            CheckpointError: When ``config.json`` or a graph is not what ``export_onnx`` wrote.
             MissingDependencyError: When ONNX Runtime is not installed.
         """
         values, source, description = (header.get(key) for key in ("config", "source", "description"))
-        if not isinstance(values, dict) or not isinstance(source, str) or not isinstance(description, dict):
+        digests = header.get("graphs", {})  # folders of early versions have none
+        if not (
+            isinstance(values, dict)
+            and isinstance(source, str)
+            and isinstance(description, dict)
+            and isinstance(digests, dict)
+        ):
             raise CheckpointError(f"{folder / CONFIG} is incomplete; run 'refervos export' again.")
         config = config_from_mapping(SamwiseConfig, {**values, **overrides}, str(folder / CONFIG))
         fixed = sorted(set(overrides) - OUTSIDE_THE_GRAPHS)
         if fixed:
             raise ConfigError(f"{fixed[0]} is part of the exported graphs; export the model again with another one.")
         words = Tokenizer.from_pretrained(folder) if has_tokenizer(folder) else None
-        return cls(config, words, GraphFolder(folder, threads), source=source, description=description)
+        graphs = GraphFolder(folder, threads)
+        graphs.check(digests)
+        return cls(config, words, graphs, source=source, description=description)
 
     # The parts.
 
@@ -235,7 +296,7 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
 
     def encode_shared(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """See ``SamwiseStreamer``; one video (1, T, 3, S, S)."""
-        frames = [self.graphs.run("shared", pixels=frame) for frame in pixels[0].split(1)]
+        frames = [self.graphs.run("shared", ["fine", "second"], pixels=frame) for frame in pixels[0].split(1)]
         fine, second = (torch.cat(outputs).unsqueeze(0) for outputs in zip(*frames, strict=True))
         return fine, second
 
@@ -246,12 +307,14 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
         fine, second = shared
         clip = ClipFeatures([], [], [])
         for time in range(fine.shape[1]):
+            past = self._past(tracks)
             middle, top, prompts, *inside = self.graphs.run(
                 "tracks",
+                ["middle", "top", "prompts", *(f"inside_{index}" for index in range(len(past)))],
                 second=second[:, time],
                 ids=ids,
-                verbs=verbs.long(),
-                **self._past(tracks),
+                **({"verbs": verbs.long()} if self.config.motion_prompt else {}),
+                **past,
             )
             for index, frames in enumerate(inside):
                 for track, frame in zip(tracks, frames.expand(len(tracks), -1, -1, -1), strict=True):
@@ -275,7 +338,7 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
 
     def cme(self, tracked: Tensor, unbiased: Tensor) -> Tensor:
         """See ``ConditionalMemoryEncoder``."""
-        return self.graphs.run("switch", tracked=tracked, unbiased=unbiased)[0]
+        return self.graphs.run("switch", ["logits"], tracked=tracked, unbiased=unbiased)[0]
 
     # What is different from a PyTorch model.
 
