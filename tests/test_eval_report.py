@@ -15,6 +15,7 @@ from PIL import Image
 import layouts
 from predicted import nothing, perfect, write_masks
 from refervos.data.sample import Sample
+from refervos.evaluation import contact_sheets
 from refervos.evaluation.bootstrap import Interval
 from refervos.evaluation.contact_sheets import TINT, WHITE, lay_out, spread
 from refervos.evaluation.datasets import Part
@@ -125,3 +126,28 @@ def test_tiles_of_different_size_do_not_overlap() -> None:
     tiles = [np.full((height, 60, 3), TINT, np.uint8) for height in (20, 40, 30)]
     sheet = np.asarray(lay_out(tiles, ["a", "b", "c"], ["words"], columns=2))
     assert (sheet == TINT).all(axis=2).sum() == 60 * 90
+
+
+@pytest.mark.parametrize(("one", "other"), [("ЖАБА", "ЛАПА"), ("ΨΑΡΙ", "ΩΡΑΙ"), ("خرگوش", "کبوتر")])
+def test_sentences_of_other_scripts_are_letters_and_no_boxes(one: str, other: str) -> None:
+    tiles = [np.full((20, 60, 3), TINT, np.uint8)]
+    plain, first, second = (np.asarray(lay_out(tiles, [""], [f"{text} a"], columns=1)) for text in ("", one, other))
+    assert plain.shape == first.shape == second.shape
+    assert not np.array_equal(first, second)
+    first, second = (np.asarray(lay_out(tiles, [text], (), columns=1)) for text in (one, other))
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("text", ["a dog that is far away " * 9, "W" * 200, "一只狗跳过篱笆" * 20, "a " + "i" * 300])
+def test_titles_stay_on_their_sheet(text: str) -> None:
+    sheet = np.asarray(lay_out([np.full((20, 400, 3), TINT, np.uint8)], [""], [text], columns=1))
+    title = (sheet != sheet[0, 0]).any(axis=2)[:-45]  # above the frame
+    columns = np.nonzero(title.any(axis=0))[0]
+    assert columns[-1] < sheet.shape[1] - 1
+    assert title.any(axis=1).sum() > 2 * 10  # several lines
+
+
+def test_a_pillow_that_cannot_write_leaves_the_words_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contact_sheets, "can_write", lambda: False)
+    sheet = np.asarray(lay_out([np.full((20, 60, 3), TINT, np.uint8)], ["a"], ["words"], columns=1))
+    assert {tuple(colour) for colour in sheet.reshape(-1, 3)} == {TINT, tuple(sheet[0, 0])}

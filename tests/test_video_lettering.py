@@ -174,3 +174,14 @@ def test_a_pillow_without_fonts_draws_no_legend(monkeypatch: pytest.MonkeyPatch,
     with OverlayPictureSink(tmp_path / "o.png") as sink:
         sink.write(Frame(0, image), given)
     assert "The legend is left out" in sink.warnings[0]
+
+
+@pytest.mark.parametrize("text", ["a dog that jumps over the fence", "W" * 50, "一只狗跳过篱笆 a", "", "i"])
+@pytest.mark.parametrize("room", [1, 60, 200, 10_000])
+def test_wrapped_lines_fit_and_lose_nothing(text: str, room: int) -> None:
+    letters = Lettering(16)
+    lines = letters.wrapped(text, room)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert all(len(line) == 1 or letters.length(line) <= room for line in lines)
+    if letters.length(text) <= room:
+        assert lines == [text] * bool(text)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from refervos.data.sample import Sample
 from refervos.evaluation.predictions import Predictions
-from refervos.markdown import printable
+from refervos.video.lettering import Lettering, can_write, printable
 
 ImageArray = npt.NDArray[np.uint8]
 
@@ -79,28 +78,32 @@ def lay_out(tiles: Sequence[ImageArray], captions: Sequence[str], lines: Sequenc
     Args:
         tiles: uint8 RGB; those smaller than the largest leave room.
         captions: What stands under each.
-        lines: What stands above all; wrapped where they are longer.
+        lines: What stands above all; wrapped where they are longer. A Pillow without FreeType leaves all words out.
         columns: Pictures in a row.
 
     Returns:
         An RGB picture.
     """
+    if not can_write():
+        lines, captions = (), ()
     height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
     columns = min(columns, len(tiles))
     canvas_width = max(LEAST_WIDTH, columns * (width + GAP) + GAP)
-    letters = int(canvas_width / (0.55 * TITLE))  # of the default font, on average
-    wrapped = [part for line in lines for part in textwrap.wrap(printable(line), letters)]
+    room = canvas_width - 2 * GAP
+    wrapped = [part for line in lines for part in Lettering(TITLE).wrapped(printable(line), room)]
     top = GAP + len(wrapped) * (TITLE + GAP)
     pitch = height + LABEL + 2 * GAP
     rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (canvas_width, top + rows * pitch + GAP), (24, 24, 26))
     draw = ImageDraw.Draw(sheet)
     for number, line in enumerate(wrapped):
-        draw.text((GAP, GAP + number * (TITLE + GAP)), line, (255, 255, 255), ImageFont.load_default(TITLE))
-    for number, (caption, tile) in enumerate(zip(captions, tiles, strict=True)):
-        left, upper = GAP + number % columns * (width + GAP), top + number // columns * pitch
-        sheet.paste(Image.fromarray(tile), (left, upper))
-        draw.text((left, upper + height), caption, (170, 170, 170), ImageFont.load_default(LABEL))
+        Lettering(TITLE).write(draw, GAP, GAP + number * (TITLE + GAP) + TITLE / 2, line, (255, 255, 255, 255))
+    corners = [(GAP + n % columns * (width + GAP), top + n // columns * pitch) for n in range(len(tiles))]
+    for corner, tile in zip(corners, tiles, strict=True):
+        sheet.paste(Image.fromarray(tile), corner)
+    for (left, upper), caption in zip(corners, captions, strict=False):
+        middle = upper + height + (GAP + LABEL) / 2
+        Lettering(LABEL).write(draw, left, middle, printable(caption), (170, 170, 170, 255))
     return sheet
 
 

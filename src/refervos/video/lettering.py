@@ -58,14 +58,31 @@ class Lettering:
         """A line, its end replaced by an ellipsis where it is wider than the room in pixels."""
         if self.length(text) <= room:
             return text
-        low, high = 0, len(text)
+        return text[: self._count(text, room, "...")].rstrip() + "..."
+
+    def wrapped(self, text: str, room: float) -> list[str]:
+        """A text in lines that are at most as wide as the room in pixels; of words that are wider, parts."""
+        lines: list[str] = []
+        for word in text.split():
+            if lines and self.length(f"{lines[-1]} {word}") <= room:
+                lines[-1] += f" {word}"
+                continue
+            while word:
+                count = max(1, self._count(word, room))
+                lines.append(word[:count])
+                word = word[count:]
+        return lines
+
+    def _count(self, text: str, room: float, end: str = "") -> int:
+        """How many letters of a text, with something at their end, fit into the room in pixels."""
+        low, high = 0, min(len(text), round(room))
         while low < high:
             middle = (low + high + 1) // 2
-            if self.length(text[:middle].rstrip() + "...") <= room:
+            if self.length(text[:middle].rstrip() + end) <= room:
                 low = middle
             else:
                 high = middle - 1
-        return text[:low].rstrip() + "..."
+        return low
 
     def write(
         self, draw: ImageDraw.ImageDraw, left: float, middle: float, text: str, ink: tuple[int, int, int, int]
