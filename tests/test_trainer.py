@@ -22,8 +22,9 @@ from torch import nn
 from refervos.cli import entry as cli
 from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, RefervosError, TrainingError
 from refervos.training import checkpoint
-from refervos.training.history import Means
+from refervos.training.history import History, Means
 from refervos.training.recipe import Recipe, recipe_from_mapping
+from refervos.training.report import draw_losses
 from refervos.training.sampler import ShareSampler, moved
 from refervos.training.trainer import optimiser_for, require_packages, train
 from training_stages import ToySettings, ToyStage
@@ -256,6 +257,19 @@ def test_a_stage_that_becomes_longer_goes_on(
     assert run(tmp_path / "parts", toy(steps=30, **steady)) == []
     run(tmp_path / "parts", toy(steps=5), restart=True, stages=["toy"])
     assert not (folder / "model-step-000020").exists()
+
+
+def test_the_drawing_of_the_losses_is_whole_or_not_there(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop_halfway(figure: Any, target: Any) -> None:
+        if isinstance(target, str):
+            Path(target).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.print_png", stop_halfway)
+    before = (whole / "loss.png").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        draw_losses(History(whole / "history.jsonl", 1000, write=False), whole / "loss.png")
+    assert (whole / "loss.png").read_bytes() == before
 
 
 def test_a_stage_is_fitted_to_its_minutes_and_its_schedule_runs_to_the_end(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from refervos.diagnosis.results import CaseResult
-from refervos.errors import EvaluationError
+from refervos.errors import EvaluationError, VideoError
 from refervos.evaluation.contact_sheets import HOW_TO_READ, draw_frame, lay_out
+from refervos.files.writing import write_whole
 
 if TYPE_CHECKING:
     from refervos.diagnosis.diagnose import AnsweredCase
@@ -70,10 +72,13 @@ class Extremes:
             folder.mkdir(parents=True, exist_ok=True)
             for rank, answered in self.ranked():
                 path = folder / f"{answered.result.split} {rank}.png".replace(" ", "-")
-                draw_sheet(answered, rank).save(path)
+                data = io.BytesIO()
+                draw_sheet(answered, rank).save(data, format="PNG")
+                write_whole(path, data.getvalue())
                 written.append(path)
-        except OSError as error:
-            raise EvaluationError(f"{folder} cannot be written ({error.strerror or error}).") from error
+        except (OSError, VideoError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise EvaluationError(f"{folder} cannot be written ({reason}).") from error
         return written
 
 

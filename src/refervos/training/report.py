@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from refervos.files.writing import write_whole
 from refervos.training.history import History
 from refervos.training.progress import duration
 
@@ -99,7 +101,9 @@ def draw_losses(history: History, path: Path) -> None:
     axes.grid(alpha=0.3)
     if train or validation:
         axes.legend()
-    FigureCanvasAgg(figure).print_png(str(path))
+    drawing = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(drawing)
+    write_whole(path, drawing.getvalue())
 
 
 def smoothed(values: Sequence[float], memory: float = 0.9) -> list[float]:

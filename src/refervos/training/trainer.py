@@ -30,8 +30,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refervos.errors import MissingDependencyError, TrainingError, is_out_of_memory
+from refervos.errors import MissingDependencyError, TrainingError, VideoError, is_out_of_memory
 from refervos.files.locks import FolderLock
+from refervos.files.writing import remove_leftovers, write_whole
 from refervos.training.checkpoint import (
     checkpoints_in,
     random_state,
@@ -242,9 +243,11 @@ class StageRun:
                     kept = self.plan.put_aside()  # before the new length is noted: a run killed here still goes on
                     told.append(f"{self.recipe.name} is longer now; its model so far is kept in {kept}.")
                 self.plan.note()
-            except OSError as error:
-                raise TrainingError(f"{self.plan.folder} cannot be written ({error.strerror or error}).") from error
+            except (OSError, VideoError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise TrainingError(f"{self.plan.folder} cannot be written ({reason}).") from error
             remove_unfinished(self.plan.checkpoints)
+            remove_leftovers(self.plan.folder)
         self.accelerator.wait_for_everyone()
         if not self.plan.folder.is_dir():
             raise TrainingError(f"{self.plan.folder} is not seen by all machines; give a shared folder with --out.")
@@ -527,7 +530,7 @@ class StageRun:
         report = self._report()
         if self.main:
             draw_losses(self.history, self.plan.folder / DRAWING)
-            (self.plan.folder / REPORT).write_text(report.markdown(), encoding="utf-8")
+            write_whole(self.plan.folder / REPORT, report.markdown().encode())
             self.stage.eval()
             write_model(self.stage.save, self.plan.model)
         self.accelerator.wait_for_everyone()
