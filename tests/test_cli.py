@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -529,3 +530,29 @@ def test_an_empty_name_is_not_the_folder_of_today(tmp_path: Path, monkeypatch: p
     done = CliRunner().invoke(cli.app, ["segment", "", "a dog"])
     assert "path of the source is empty" in str(done.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+
+
+def test_a_folder_of_videos_is_resumed_where_it_was_stopped(tmp_path: Path) -> None:
+    films, out = tmp_path / "films", tmp_path / "out"
+    films.mkdir()
+    for name in ("a.mp4", "a.mkv", "b.mp4"):
+        write_video(films / name, 3)
+    wanted = ["segment", str(films), "the red circle", "--out", str(out), "-s", "rle", "-q"]
+    assert CliRunner().invoke(cli.app, wanted).exit_code == 0
+    assert sorted(path.name for path in out.iterdir()) == ["a_mkv", "a_mp4", "b"]
+    before = {path: path.read_text() for path in out.rglob("*.jsonl")}
+    # As if it had been killed before the last film, and stopped in the middle of the first.
+    shutil.rmtree(out / "b")
+    first = out / "a_mkv" / "masks.jsonl"
+    first.write_text("".join(before[first].splitlines(keepends=True)[:1]))
+    model = load("miniature", device="cpu")
+    session = model.open(["the red circle"])
+    session.clip([frame.image for frame in open_source(films / "a.mkv", stop=1)])
+    session.save(out / "a_mkv" / "000001.unfinished.session")
+    finished = (out / "a_mp4" / "masks.jsonl").stat().st_mtime_ns
+    resumed = CliRunner().invoke(cli.app, [*wanted, "--resume"])
+    assert resumed.exit_code == 0, resumed.output
+    assert (out / "a_mp4" / "masks.jsonl").stat().st_mtime_ns == finished
+    after = {path: path.read_text() for path in out.rglob("*.jsonl")}
+    assert {path: len(text.splitlines()) for path, text in after.items()} == dict.fromkeys(before, 3)
+    assert not list(out.rglob("*.session"))

@@ -190,7 +190,7 @@ def segment(
     overrides: dict[str, Any] = {} if protocol is None else {"protocol": protocol}
     the_model = functools.cache(lambda: load(model, device=device, dtype=dtype.value, **overrides))
 
-    def one(video: str, out: Path | None, session_file: Path | None) -> None:
+    def one(video: str, out: Path | None, session_file: Path | None, resume: bool) -> None:
         stopped = Stopped.read(out or result_folder(video)) if resume else None
         first = stopped.frame if stopped else start
         if stopped:
@@ -265,16 +265,20 @@ def segment(
 
     inside = videos_in(video)
     if not inside:
-        return one(video, out, session_file)
+        return one(video, out, session_file, resume)
     # Each into a folder of its own; one that fails does not cost the others.
     if session_file is not None or to_stdout:
         option = "--out -" if to_stdout else "--session"
         raise PromptError(f"'{video}' is a folder of {len(inside)} videos, and {option} is for one.")
     the_model()  # what is wrong with it is told once
     failures = []
-    for path in inside:
+    for path, name in zip(inside, different_names(inside), strict=True):
+        target = (out or result_folder(video)) / name
+        stopped_here = bool(Stopped.notes_in(target))
+        if resume and not stopped_here and target.is_dir() and any(target.iterdir()):
+            continue  # it was finished before
         try:
-            one(str(path), (out or result_folder(video)) / result_name(path.name), None)
+            one(str(path), target, None, resume and stopped_here)
         except RefervosError as error:
             failures.append(path)
             complain(str(error), 2)
@@ -295,6 +299,15 @@ def videos_in(folder: str) -> list[Path]:
     if any(path.suffix.lower() in SUFFIXES for path in files):
         return []  # a folder of frames
     return [path for path in files if path.suffix.lower() in _VIDEOS]
+
+
+def different_names(videos: list[Path]) -> list[str]:
+    """Name the folder for each video's results: after the file, with its suffix where another has the same name."""
+    names = [result_name(path.name) for path in videos]
+    return [
+        name if names.count(name) == 1 else f"{name}_{path.suffix[1:]}"
+        for name, path in zip(names, videos, strict=True)
+    ]
 
 
 _VIDEOS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".ogv"})
