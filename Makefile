@@ -1,31 +1,51 @@
-# Everything a newcomer needs: `make demo`, `make test`. Both install what they need into .venv first.
-PYTHON ?= python3
+# Everything a newcomer needs: `make demo`, `make test`, `make docs`. Each installs what it needs into .venv first.
 VENV := .venv
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+BIN := $(VENV)/Scripts
+SHELL := bash
+else
+PYTHON ?= python3
 BIN := $(VENV)/bin
+endif
+CONSTRAINTS := constraints.txt
 STAMP := $(VENV)/.installed
 OUT ?= out/gpu
 EXAMPLES ?= 100
 FINDINGS ?=
 OPTIONS ?=
 
-.PHONY: install demo test slow fuzz lint format parity gpu gpu-wheels clean
+.PHONY: install demo test lowest install-and-test docs slow fuzz lint format parity gpu gpu-wheels clean
 
 install: $(STAMP)
 
 # The stamp is renewed only when what has to be installed changes.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade "pip>=24"
-	$(BIN)/python -m pip install -q -c constraints.txt "torch"
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) "torch"
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e ".[dev]"
 	touch $(STAMP)
 
 demo: install
 	$(BIN)/python examples/demo.py --out demo_output
 
 # Two processes of one thread each; the tests of a file stay together, because they share what is slow to build.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: install lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+# The same tests with the lowest versions that pyproject.toml allows, in an environment of its own.
+lowest:
+	$(MAKE) install-and-test VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
+
+install-and-test: install
+	$(PYTEST)
+
+# Into site/; a broken link or reference is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 slow: install
 	$(BIN)/python -m pytest -m slow
@@ -55,4 +75,4 @@ gpu-wheels:
 	$(PYTHON) benchmarks/on_gpu/wheels.py
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache demo_output
+	rm -rf $(VENV) .venv-lowest site .mypy_cache .ruff_cache .pytest_cache demo_output

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +19,9 @@ from imitated_device import DEVICE, Imitation, imitation
 from refervos.samwise.checkpoints import load_official
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
+from systems import NOT_IMPORTED_ON_WINDOWS, lacking
+
+collect_ignore = list(NOT_IMPORTED_ON_WINDOWS) if sys.platform == "win32" else []
 
 SLOW_FILES = (
     "test_export_onnx.py",
@@ -44,9 +49,13 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, so that two processes are done at about the same time."""
+    """Begin with what takes longest, so that two processes end at about the same time; skip what cannot run here."""
     places = {name: place for place, name in enumerate(SLOW_FILES)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+    for item in items if sys.platform != "linux" else ():
+        reason = lacking(inspect.getsource(item.function), sys.platform) if isinstance(item, pytest.Function) else None
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
