@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -61,3 +62,26 @@ def test_the_worlds_snippet() -> None:
     names: dict[str, object] = {}
     exec(compile(snippet, "worlds.md", "exec"), names)
     assert names["masks"].shape == (8, 128, 128)  # type: ignore[attr-defined]
+
+
+def test_the_first_steps_print_what_the_page_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "first-steps.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.+?)```\n(?:\n```\n(.+?)```)?", page, re.DOTALL)
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {}
+    for code, told in snippets:
+        exec(compile(code, "first-steps.md", "exec"), names)
+        printed = [
+            [float(number) for number in re.findall(r"[\d.]+", line)] for line in capsys.readouterr().out.splitlines()
+        ]
+        expected = [[float(number) for number in re.findall(r"[\d.]+", line)] for line in told.splitlines()]
+        assert len(printed) == len(expected)
+        for line, wanted in zip(printed, expected, strict=True):
+            frame, *presence = line[:3]
+            assert frame == wanted[0]
+            assert presence == pytest.approx(wanted[1:3], abs=0.11)  # rounded to tenths, on any CPU
+            assert line[3:] == pytest.approx(wanted[3:], rel=0.05)
+            star = wanted[-1]
+    assert names["answer"].masks[1].sum() == pytest.approx(star, rel=0.05)  # the correction was taken back
