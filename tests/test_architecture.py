@@ -104,6 +104,11 @@ def test_only_the_command_line_knows_typer() -> None:
             assert "typer" not in file.read_text(), file
 
 
+def test_no_file_replaces_what_another_one_calls() -> None:
+    for file in ROOT.rglob("*.py"):
+        assert "unittest" not in file.read_text(), file
+
+
 def test_no_room_uses_the_models_of_transformers_but_the_bench() -> None:
     for file in ROOT.rglob("*.py"):
         if room_of(file) not in ("bench", "sam2"):

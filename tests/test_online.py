@@ -71,9 +71,8 @@ def test_a_frame_looks_back_as_far_as_its_window_and_not_farther() -> None:
     ids = torch.tensor([CAPTION])
 
     def adapted(video: torch.Tensor) -> torch.Tensor:
-        tracks = [model.begin_tokens(CAPTION)]
         with torch.no_grad():
-            return model.encode_stages(model.encode_shared(video.unsqueeze(0))[1], ids, tracks)[0][0][0]
+            return model.encode_stages(model.encode_shared(video.unsqueeze(0))[1], ids)[0][0][0]
 
     changed = pixels.clone()
     changed[1] = placed(model, seed=3)[1]
@@ -93,7 +92,7 @@ def test_the_window_is_that_of_a_clip_which_ends_with_the_frame() -> None:
     with torch.no_grad():
         _, second = clips.encode_shared(pixels.unsqueeze(0))
         whole = clips.encode_stages(second, ids)[0][2][0]
-        causal = online.encode_stages(second, ids, [online.begin_tokens(CAPTION)])[0][2][0]
+        causal = online.encode_stages(second, ids)[0][2][0]
     torch.testing.assert_close(causal[2], whole[2], atol=1e-8, rtol=1e-8)
     assert not torch.allclose(causal[0], whole[0])
 
@@ -150,7 +149,7 @@ def test_training_is_causal_too_and_its_gradients_reach_back() -> None:
             module.eval()  # the statistics of a batch would join all frames
     pixels = placed(model).unsqueeze(0).requires_grad_()
     ids = torch.tensor([CAPTION])
-    stages, _ = model.encode_stages(model.encode_shared(pixels)[1], ids, [model.begin_tokens(CAPTION)])
+    stages, _ = model.encode_stages(model.encode_shared(pixels)[1], ids)
     (gradient,) = torch.autograd.grad(stages[0][0, 3].sum(), pixels)
     assert [bool(frame.abs().max() > 0) for frame in gradient[0]] == [False, True, True, True, False, False]
 

@@ -156,6 +156,18 @@ def test_memory_attention_as_transformers(tracker: Sam2Tracker, small_parts: Non
     torch.testing.assert_close(ours, expected, rtol=0, atol=2e-5)
 
 
+def test_a_memory_without_pointers_as_one_whose_pointers_are_left_out(tracker: Sam2Tracker) -> None:
+    memory, top = replace(reading(torch.float32), pointers=[], ages=()), top_of(torch.float32)
+    with torch.inference_mode():
+        tokens = memory.as_tensors(CONFIG.hidden)
+        assert tokens.pointers.shape == (2, 0, CONFIG.hidden)
+        maps = torch.stack([features.flatten(2).mT for features in memory.maps], dim=1)
+        slots = tracker.sam.memory_temporal_positional_encoding[list(memory.slots), 0]
+        none = top.new_zeros(2, 0, 64)
+        expected = tracker.attend_to_memory(top, maps, slots + tracker.sine_memory.flatten(2).mT, none, none[0])
+        assert torch.equal(tracker.condition(top, memory), expected)
+
+
 def test_memory_attention_gradients_as_transformers(exact: Sam2Tracker) -> None:
     def gradient(condition: Callable[[Tensor, MemoryReading], Tensor]) -> list[Tensor]:
         top, memory = top_of(torch.float64), reading(torch.float64)

@@ -7,17 +7,15 @@ Shapes as there: N tracks (n of them in a group), L tokens, C = SAM2's hidden wi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from refervos.sam2.positions import sine_of_age
-from refervos.sam2.tracker import FrameFeatures, Sam2Tracker, tokens_of
-from refervos.samwise.cmt import Adapted
+from refervos.sam2.memory import MemoryTensors
+from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
 from refervos.samwise.model import Samwise
-from refervos.samwise.track import SamwiseTrack
 
 ADAPTERS = 3
 """Adapters, and with them windows, that a track has."""
@@ -88,12 +86,13 @@ def streaming_step(model: Samwise) -> list[Graph]:
     fine: Shape = ("sentences", hidden // 8, 4 * grid, 4 * grid)
     middle: Shape = ("sentences", hidden // 4, 2 * grid, 2 * grid)
     mask: Shape = ("sentences", 1, side, side)
-    step = _Step(model)
     inside = [f"inside_{index}" for index in range(ADAPTERS)]
     decoded = ("mask_logits", "ious", "tokens", "early_tokens", *score)
     return [
         Graph("shared", tracker, partial(_shared, tracker), {"pixels": (1, 3, side, side)}, ("fine", "second")),
-        Graph("tracks", step, step.tracks, {**seen, **asked, **past}, ("middle", "top", "prompts", *inside)),
+        Graph(
+            "tracks", model, partial(_tracks, model), {**seen, **asked, **past}, ("middle", "top", "prompts", *inside)
+        ),
         Graph("condition", tracker, partial(_condition, tracker), {"top": top, **remembered}, ("conditioned",)),
         Graph("without_memory", tracker, tracker.without_memory, {"top": top}, ("conditioned",)),
         Graph(
@@ -116,77 +115,38 @@ def _shared(tracker: Sam2Tracker, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return tracker.fine_level(first), tracker.encode_stage(1, first)
 
 
-class _StackedWindows(list[SamwiseTrack]):
-    """Tracks of which only the windows are known, as tensors; how many there are stays open, so it lists none."""
+@dataclass(frozen=True)
+class _Windows:
+    """A ``Lookback`` at one frame whose windows come in and go out as tensors."""
 
-    def __init__(self, past: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.past = past
-        self.inside: list[Tensor] = []
+    past: Sequence[Tensor]
+    inside: list[Tensor] = field(default_factory=list)
+
+    def before(self, adapter: int) -> Tensor:
+        return self.past[adapter]
+
+    def keep(self, adapter: int, inside: Tensor) -> None:
+        assert adapter == len(self.inside)
+        self.inside.append(inside[:, 0])  # (N, P, S, A), at the first adapter (1, P, S, A)
 
 
-class _Step(Samwise):
-    """The same weights, with windows that come in and go out as tensors."""
-
-    def __init__(self, model: Samwise) -> None:
-        nn.Module.__init__(self)
-        self.__dict__.update(model.__dict__)
-
-    def tracks(self, second: Tensor, ids: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        """The rest of early fusion for one frame."""
-        verbs, past = others[:-ADAPTERS], others[-ADAPTERS:]
-        windows = _StackedWindows(past)
-        stages, text = self.encode_stages(second.unsqueeze(0), ids, windows)
-        levels = self.tracker.coarse_levels(*(stage[:, 0] for stage in stages))
-        prompts = [self.tracker.padding_points(text.shape[0]), self.text_prompt(text[:, :1])]  # (N, 2, C), (N, 1, C)
-        if self.motion_prompt is not None:
-            moving = verbs[0].to(text.dtype).unsqueeze(1)  # (N, 1, L)
-            mean = (moving @ text) / moving.sum(dim=2, keepdim=True).clamp(min=1)  # (N, 1, D)
-            prompts.append(self.motion_prompt(mean))  # (N, 1, C), to be left out where no token tells motion
-        return *levels, torch.cat(prompts, dim=1), *windows.inside
-
-    def _adapt(
-        self,
-        index: int,
-        vision: Tensor,
-        text: Tensor,
-        frames: int,
-        keep: Tensor | None,
-        tracks: Sequence[SamwiseTrack],
-        motion: Tensor | None = None,
-    ) -> Adapted:
-        assert isinstance(tracks, _StackedWindows)
-        adapter, reach = self.adapters[index], self.config.clip_length
-        adapted: Adapted = adapter(vision, text, frames, keep, past=tracks.past[index], reach=reach)
-        tracks.inside.append(adapted.inside[:, 0])  # (N, P, S, A), at the first adapter (1, P, S, A)
-        return adapted
-
-    def _frames_at_once(self, stage: int) -> int:
-        return 2**31
+def _tracks(model: Samwise, second: Tensor, ids: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """The rest of early fusion for one frame."""
+    verbs, windows = others[:-ADAPTERS], _Windows(others[-ADAPTERS:])
+    stages, text = model.encode_stages(second.unsqueeze(0), ids, windows=windows)
+    levels = model.tracker.coarse_levels(*(stage[:, 0] for stage in stages))
+    prompts = [model.tracker.padding_points(text.shape[0]), model.text_prompt(text[:, :1])]  # (N, 2, C), (N, 1, C)
+    if model.motion_prompt is not None:
+        moving = verbs[0].to(text.dtype).unsqueeze(1)  # (N, 1, L)
+        mean = (moving @ text) / moving.sum(dim=2, keepdim=True).clamp(min=1)  # (N, 1, D)
+        prompts.append(model.motion_prompt(mean))  # (N, 1, C), to be left out where no token tells motion
+    return *levels, torch.cat(prompts, dim=1), *windows.inside
 
 
 def _condition(
     tracker: Sam2Tracker, top: Tensor, maps: Tensor, slots: Tensor, pointers: Tensor, ages: Tensor
 ) -> Tensor:
-    """Memory attention, ``Sam2Tracker.condition`` over any number of maps and pointers."""
-    config, sam = tracker.config, tracker.sam
-    codes = tokens_of(tracker.sine_memory) + sam.memory_temporal_positional_encoding[slots, 0]  # (M, g*g, 64)
-    split = config.hidden // config.memory_width
-    tokens = pointers.unflatten(-1, (split, config.memory_width)).flatten(1, 2)  # (N, P*split, 64)
-    positions = torch.zeros_like(tokens[0])
-    projection = sam.temporal_positional_encoding_projection_layer
-    if projection is not None:
-        waves = sine_of_age(ages.to(top.dtype) / (config.pointer_limit - 1), config.hidden)  # (P, C)
-        positions = projection(waves).unsqueeze(1).expand(-1, split, -1).flatten(0, 1)  # (P*split, 64)
-    conditioned: Tensor = sam.memory_attention.over(
-        tokens_of(top + 0.1 * tracker.sine_top),  # (N, g*g, C)
-        maps.flatten(3).transpose(2, 3),  # (N, M, g*g, 64)
-        codes,
-        tokens,
-        positions,
-        tracker.rotary,
-    )  # (N, g*g, C)
-    return conditioned.transpose(1, 2).unflatten(2, top.shape[2:])
+    return tracker.condition_on(top, MemoryTensors(maps, slots, pointers, ages))
 
 
 def _decode(

@@ -21,7 +21,6 @@ from refervos.checkpoints.weights import CONFIG, write_folder_atomically
 from refervos.errors import CheckpointError, ConfigError, MissingDependencyError
 from refervos.export.graphs import Graph, streaming_step
 from refervos.export.onnx_model import digest
-from refervos.export.open_sizes import open_sizes
 from refervos.samwise.model import Samwise
 
 MODEL_TYPE = "samwise-onnx"
@@ -129,7 +128,7 @@ def _write_graph(graph: Graph, path: Path) -> None:
         {axis: sizes[size] for axis, size in enumerate(shape) if isinstance(size, str)}
         for shape in graph.inputs.values()
     )
-    with _quiet(), open_sizes(), torch.no_grad():
+    with _quiet(), torch.no_grad():
         traced = torch.export.export(
             _Traced(graph),
             graph.examples(),

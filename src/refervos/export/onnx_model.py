@@ -19,7 +19,7 @@ from refervos.sam2.memory import MemoryReading
 from refervos.sam2.tracker import Decoded, FrameFeatures, Sam2Tracker
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.streamer import ClipFeatures, SamwiseStreamer
-from refervos.samwise.track import SamwiseTrack, stack_windows
+from refervos.samwise.track import SamwiseTrack, TrackWindows
 from refervos.segmenter import FramePrediction
 from refervos.session.session import OpensSessions
 from refervos.text.tokenizer import Tokenizer, has_tokenizer
@@ -164,18 +164,8 @@ class OnnxTracker:
         """See ``Sam2Tracker.condition``."""
         if memory.empty:
             return self.without_memory(top)
-        count, slots = len(top), self.config.memory_slots
-        none = top.new_zeros(count, 0, self.config.hidden)
-        (conditioned,) = self.graphs.run(
-            "condition",
-            ["conditioned"],
-            top=top,
-            maps=torch.stack(memory.maps, dim=1),  # (n, M, 64, g, g)
-            slots=torch.tensor(memory.slots) % slots,
-            pointers=torch.stack(memory.pointers, dim=1) if memory.pointers else none,  # (n, P, C)
-            ages=torch.tensor(memory.ages, dtype=torch.int64),
-        )
-        return conditioned
+        remembered = vars(memory.as_tensors(self.config.hidden))
+        return self.graphs.run("condition", ["conditioned"], top=top, **remembered)[0]
 
     def without_memory(self, top: Tensor) -> Tensor:
         """See ``Sam2Tracker.without_memory``."""
@@ -305,9 +295,10 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
     ) -> ClipFeatures:
         """See ``SamwiseStreamer``; frame by frame, which online is the same as together."""
         fine, second = shared
+        windows = TrackWindows(tracks, videos=1)
         clip = ClipFeatures([], [], [])
         for time in range(fine.shape[1]):
-            past = self._past(tracks)
+            past = self._past(windows)
             middle, top, prompts, *inside = self.graphs.run(
                 "tracks",
                 ["middle", "top", "prompts", *(f"inside_{index}" for index in range(len(past)))],
@@ -316,9 +307,8 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
                 **({"verbs": verbs.long()} if self.config.motion_prompt else {}),
                 **past,
             )
-            for index, frames in enumerate(inside):
-                for track, frame in zip(tracks, frames.expand(len(tracks), -1, -1, -1), strict=True):
-                    track.windows.append(index, frame.unsqueeze(0))
+            for index, left in enumerate(inside):
+                windows.keep(index, left.unsqueeze(1))
             clip.features.append(FrameFeatures(fine[:, time].expand(len(ids), -1, -1, -1), middle, top))
             moving = verbs.any(dim=1) & self.config.motion_prompt
             asked = [tokens[: 4 if moves else 3] for tokens, moves in zip(prompts, moving.tolist(), strict=True)]
@@ -326,14 +316,15 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
             clip.unbiased_prompts.append(asked)
         return clip
 
-    def _past(self, tracks: Sequence[SamwiseTrack]) -> dict[str, Tensor]:
+    def _past(self, windows: TrackWindows) -> dict[str, Tensor]:
         """The tracks' windows, empty ones too."""
         past = {}
         for index, (patches, tokens) in enumerate(self.config.window_patches):
-            sharing = 1 if index else len(tracks)  # the first adapter's images know no sentence
-            kept = stack_windows([track.windows for track in tracks], index, sharing)
-            none = torch.zeros(len(tracks) // sharing, patches, 0, tokens, self.config.adapter_width)
-            past[f"past_{index}"] = none if kept is None else kept
+            kept = windows.before(index)
+            if kept is None:
+                rows = len(windows.tracks) if index else windows.videos
+                kept = torch.zeros(rows, patches, 0, tokens, self.config.adapter_width)
+            past[f"past_{index}"] = kept
         return past
 
     def cme(self, tracked: Tensor, unbiased: Tensor) -> Tensor:

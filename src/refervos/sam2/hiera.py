@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from refervos.ops.attention import attend
 from refervos.ops.derived import Derived
 from refervos.ops.linear import linear
+from refervos.ops.parts import in_parts
 from refervos.ops.precision import without_autocast
 from refervos.sam.layers import NORM_EPSILON
 from refervos.sam2.config import Sam2Config
@@ -176,13 +177,13 @@ class MultiScaleAttention(nn.Module):
         if shape.padding:
             bias = self.qkv.bias.to(key.dtype).reshape(3, 1, self.heads, -1).expand(-1, shape.padding, -1, -1)
             key, value = (
-                torch.cat([own, beyond.expand(len(own), -1, -1, -1)], dim=1)
+                torch.cat([own, beyond.expand(own.shape[0], -1, -1, -1)], dim=1)
                 for own, beyond in ((key, bias[1]), (value, bias[2]))
             )
         if self.pools:
             query = pool(query.flatten(2), shape).unflatten(-1, (self.heads, -1))
         attended = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))  # (n, heads, ., d)
-        return attended.transpose(1, 2).reshape(len(projected), -1, channels)
+        return attended.transpose(1, 2).reshape(projected.shape[0], -1, channels)
 
 
 class MultiScaleBlock(nn.Module):
@@ -215,7 +216,7 @@ class MultiScaleBlock(nn.Module):
         Returns:
             (N, M', outputs), where M' is M / 4 in a block that pools.
         """
-        batches = _batches(shapes) if _frugal(tokens) and tokens.shape[1] > TOKENS_AT_ONCE else [shapes]
+        batches = _batches(shapes) if in_parts(tokens) and tokens.shape[1] > TOKENS_AT_ONCE else [shapes]
         if len(batches) == 1:
             return self._run(tokens, shapes)
         parts = tokens.split([sum(shape.tokens for shape in batch) for batch in batches], dim=1)
@@ -313,9 +314,10 @@ class Hiera(nn.Module):
             Tokens (N, H', W', C'); each stage after the first halves the grid and doubles the channels.
         """
         height, width = image.shape[1:3]
-        frames_at_once = max(1, TOKENS_AT_ONCE // (height * width)) if _frugal(image) else len(image)
-        if len(image) > frames_at_once:
-            return torch.cat([self.run_stage(stage, frames) for frames in image.split(frames_at_once)])
+        if in_parts(image):
+            frames_at_once = max(1, TOKENS_AT_ONCE // (height * width))
+            if image.shape[0] > frames_at_once:
+                return torch.cat([self.run_stage(stage, frames) for frames in image.split(frames_at_once)])
         in_rows = at = Windows(height, width, max(height, width))
         tokens = image.flatten(1, 2)  # (N, M, C)
         for index in self.stages[stage]:
@@ -359,11 +361,6 @@ def _enlarging(coarse: Tensor, axis: int, length: int) -> Tensor:
     now = coarse.shape[axis]
     unit = torch.eye(now, dtype=torch.promote_types(coarse.dtype, torch.float32), device=coarse.device)
     return F.interpolate(unit[None, None], size=(length, now), mode="bicubic")[0, 0]
-
-
-def _frugal(tokens: Tensor) -> bool:
-    """Whether to go through the tokens part by part: a GPU wants them all at once, and so do gradients."""
-    return tokens.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _batches(shapes: Sequence[WindowShape]) -> list[list[WindowShape]]:

@@ -161,6 +161,42 @@ class MemoryReading:
         """Whether there is nothing to look at."""
         return not self.maps
 
+    def as_tensors(self, hidden: int) -> MemoryTensors:
+        """Line up what N tracks remember in single tensors.
+
+        Args:
+            hidden: Width of a pointer.
+
+        Returns:
+            The same content; there must be a map, and pointers and maps must be stacked (see ``stack_readings``).
+        """
+        tokens = _stack([features.flatten(2).transpose(1, 2) for features in self.maps], dim=1)  # (N, M, g*g, 64)
+        return MemoryTensors(
+            maps=tokens.transpose(2, 3).unflatten(3, self.maps[0].shape[2:]),
+            slots=torch.tensor(self.slots),
+            pointers=(
+                _stack(self.pointers, dim=1) if self.pointers else tokens.new_zeros(len(self.maps[0]), 0, hidden)
+            ),
+            ages=torch.tensor(self.ages, dtype=torch.int64),
+        )
+
+
+@dataclass(frozen=True)
+class MemoryTensors:
+    """What one frame looks at for N tracks, M maps and P pointers each, see ``MemoryReading``.
+
+    Attributes:
+        maps: Memory maps (N, M, memory_width, grid, grid).
+        slots: Index of each map's temporal code, int64 (M,).
+        pointers: Object pointers (N, P, hidden), P = 0 where there are none.
+        ages: Distance in frames of each pointer, int64 (P,).
+    """
+
+    maps: Tensor
+    slots: Tensor
+    pointers: Tensor
+    ages: Tensor
+
 
 def stack_readings(readings: Sequence[MemoryReading]) -> MemoryReading:
     """Join the readings of tracks that have the same layout into one with a batch dimension.
@@ -180,9 +216,9 @@ def stack_readings(readings: Sequence[MemoryReading]) -> MemoryReading:
     )
 
 
-def _stack(tensors: Sequence[Tensor]) -> Tensor:
-    """Stack along a new first axis; of a single tensor a view."""
-    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
+def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Stack along a new axis; of a single tensor a view."""
+    return tensors[0].unsqueeze(dim) if len(tensors) == 1 else torch.stack(list(tensors), dim=dim)
 
 
 def group_by_layout(readings: Sequence[MemoryReading], kinds: Sequence[Hashable]) -> list[list[int]]:

@@ -8,8 +8,6 @@ Shapes: N tracks, P = g * g places of the grid, C = hidden width, M maps and L p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -197,8 +195,8 @@ class MemoryAttention(nn.Module):
     def forward(
         self,
         tokens: Tensor,
-        maps: Sequence[Tensor],
-        codes: Sequence[Tensor],
+        maps: Tensor,
+        codes: Tensor,
         pointers: Tensor,
         positions: Tensor,
         rotary: Tensor,
@@ -207,8 +205,8 @@ class MemoryAttention(nn.Module):
 
         Args:
             tokens: Positions added (N, P, C).
-            maps: Memory maps (N, P, 64) each.
-            codes: Position of each map's tokens in place and time (P, 64).
+            maps: Memory maps (N, M, P, 64).
+            codes: Position of each map's tokens in place and time (M, P, 64).
             pointers: Pointer tokens (N, L, 64), L = 0 where there are none.
             positions: Their positions (L, 64).
             rotary: See ``rotary_tables``.
@@ -216,14 +214,6 @@ class MemoryAttention(nn.Module):
         Returns:
             (N, P, C).
         """
-        stacked = maps[0].unsqueeze(1) if len(maps) == 1 else torch.stack(list(maps), dim=1)  # (N, M, P, 64)
-        code = codes[0].unsqueeze(0) if len(codes) == 1 else torch.stack(list(codes))  # (M, P, 64)
-        return self.over(tokens, stacked, code, pointers, positions, rotary)
-
-    def over(
-        self, tokens: Tensor, maps: Tensor, codes: Tensor, pointers: Tensor, positions: Tensor, rotary: Tensor
-    ) -> Tensor:
-        """Do the same for stacked maps (N, M, P, 64) with their codes (M, P, 64), see ``forward``."""
         values = torch.cat([maps.flatten(1, 2), pointers], dim=1)  # (N, M*P + L, 64)
         places, placed = maps + codes, pointers + positions
         for layer in self.layers:

@@ -22,7 +22,7 @@ from refervos.sam.layers import FourierPositions, Mlp, PromptEncoder, channels_f
 from refervos.sam2.config import Sam2Config
 from refervos.sam2.image_encoder import ImageEncoder
 from refervos.sam2.mask_decoder import Decoded, MaskDecoder
-from refervos.sam2.memory import MemoryReading
+from refervos.sam2.memory import MemoryReading, MemoryTensors
 from refervos.sam2.memory_attention import MemoryAttention, rotary_tables
 from refervos.sam2.memory_encoder import MemoryEncoder
 from refervos.sam2.positions import sine_of_age, sine_of_places
@@ -144,8 +144,8 @@ class Sam2Tracker(nn.Module):
         maps = config.memory_slots - 1
         pointers = (config.pointer_limit - 1) * (config.hidden // config.memory_width)
 
-        def memory_is_full(_: Tensor, remembered: Sequence[Tensor], codes: Any, tokens: Tensor, *others: Any) -> bool:
-            return len(remembered) >= maps and tokens.shape[1] >= pointers
+        def memory_is_full(_: Tensor, remembered: Tensor, codes: Tensor, tokens: Tensor, *others: Any) -> bool:
+            return remembered.shape[1] >= maps and tokens.shape[1] >= pointers
 
         return (
             Stage(self, "embed_patches", launches_only=True),
@@ -237,20 +237,29 @@ class Sam2Tracker(nn.Module):
         """
         if memory.empty:
             return self.without_memory(top)
-        codes = self._place_and_time_codes(top.dtype)
-        return self.attend_to_memory(
-            top, memory.maps, [codes[slot] for slot in memory.slots], *self._pointer_tokens(memory, top)
-        )
+        return self.condition_on(top, memory.as_tensors(self.config.hidden))
 
-    def attend_to_memory(
-        self, top: Tensor, maps: Sequence[Tensor], codes: Sequence[Tensor], pointers: Tensor, positions: Tensor
-    ) -> Tensor:
+    def condition_on(self, top: Tensor, memory: MemoryTensors) -> Tensor:
+        """Do the same for any number of maps, at least one, and of pointers: tensors alone, whose sizes nothing reads.
+
+        Args:
+            top: Stride-16 features (N, C, g, g).
+            memory: What the N tracks remember, with at least one map.
+
+        Returns:
+            Conditioned features (N, C, g, g).
+        """
+        codes = self._place_and_time_codes(top.dtype)[memory.slots.to(top.device, non_blocking=True)]
+        maps = memory.maps.flatten(3).transpose(2, 3).to(top.dtype)  # (N, M, g*g, 64)
+        return self.attend_to_memory(top, maps, codes, *self._pointer_tokens(memory, top))
+
+    def attend_to_memory(self, top: Tensor, maps: Tensor, codes: Tensor, pointers: Tensor, positions: Tensor) -> Tensor:
         """Run the memory attention; everything that changes from frame to frame is a tensor.
 
         Args:
             top: Stride-16 features (N, C, g, g).
-            maps: M memory maps (N, 64, g, g) each.
-            codes: Position of each map's tokens in place and time (g*g, 64).
+            maps: Memory maps (N, M, g*g, 64).
+            codes: Position of each map's tokens in place and time (M, g*g, 64).
             pointers: Pointer tokens (N, P, 64), P = 0 where there are none.
             positions: Their positions (P, 64).
 
@@ -259,7 +268,7 @@ class Sam2Tracker(nn.Module):
         """
         conditioned = self.sam.memory_attention(
             tokens_of((top + 0.1 * self.sine_top).to(top.dtype)),  # (N, g*g, C)
-            [tokens_of(features).to(top.dtype) for features in maps],  # (N, g*g, 64) each
+            maps,
             codes,
             pointers,
             positions,
@@ -267,12 +276,12 @@ class Sam2Tracker(nn.Module):
         )  # (N, g*g, C)
         return conditioned.transpose(1, 2).unflatten(2, top.shape[2:])
 
-    def _place_and_time_codes(self, dtype: torch.dtype) -> Sequence[Tensor]:
-        """For each slot of time, the position of a map's tokens in place and time (g*g, 64)."""
+    def _place_and_time_codes(self, dtype: torch.dtype) -> Tensor:
+        """For each slot of time, the position of a map's tokens in place and time (slots, g*g, 64)."""
         slots = self.sam.memory_temporal_positional_encoding  # (slots, 1, 1, 64)
 
-        def compute() -> Sequence[Tensor]:
-            return (tokens_of(self.sine_memory) + slots[:, 0]).to(dtype).unbind()
+        def compute() -> Tensor:
+            return (tokens_of(self.sine_memory) + slots[:, 0]).to(dtype)
 
         return self.derived.get(("codes", dtype), [slots, self.sine_memory], compute)
 
@@ -280,7 +289,7 @@ class Sam2Tracker(nn.Module):
         """Features for a frame that looks at no memory: plus the "no memory" embedding, no attention."""
         return top + self.sam.no_memory_embedding.reshape(1, -1, 1, 1)
 
-    def _pointer_tokens(self, memory: MemoryReading, top: Tensor) -> tuple[Tensor, Tensor]:
+    def _pointer_tokens(self, memory: MemoryTensors, top: Tensor) -> tuple[Tensor, Tensor]:
         """Split each pointer into memory-wide tokens; in SAM2.1 their positions encode their age.
 
         Returns:
@@ -288,13 +297,11 @@ class Sam2Tracker(nn.Module):
         """
         width = self.config.memory_width
         split = self.config.hidden // width
-        if not memory.pointers:
-            return top.new_zeros(len(top), 0, width), top.new_zeros(0, width)
-        tokens = torch.stack(memory.pointers, dim=1).to(top.dtype).unflatten(-1, (split, width)).flatten(1, 2)
+        tokens = memory.pointers.to(top.dtype).unflatten(-1, (split, width)).flatten(1, 2)
         projection = self.sam.temporal_positional_encoding_projection_layer
         if projection is None:
             return tokens, tokens.new_zeros(tokens.shape[1:])
-        ages = torch.tensor(memory.ages, dtype=torch.float32).to(tokens.device, non_blocking=True)
+        ages = memory.ages.to(torch.float32).to(tokens.device, non_blocking=True)
         with without_autocast(ages):
             waves = sine_of_age(ages / (self.config.pointer_limit - 1), self.config.hidden)  # (P, C)
         positions = projection(waves.to(top.dtype))  # (P, 64)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from refervos.ops.derived import Derived
 from refervos.ops.linear import laid_out, linear, product
 from refervos.ops.multihead_attention import MultiheadAttention
+from refervos.ops.parts import in_parts
 
 CPU_CHUNK = 16 * 2**20
 """Bytes of image tokens that a CPU adapts at once: more would cost memory and save no time."""
@@ -101,7 +102,7 @@ class CrossModalTemporalAdapter(nn.Module):
             frames: T.
             keep: bool (R, L), True where there is a text token; default: padding is looked at like text, as the
                 released code does.
-            past: Online, what this adapter left of the frames before (V, P, W, S, A), default none.
+            past: Online, what this adapter left of the frames before (V, P, W, S, A), W < ``reach``, default none.
             reach: Online, how many frames a frame sees, itself included.
             motion: Movement features to be added inside (V*T, H, B, A), default none.
 
@@ -236,13 +237,15 @@ def windows_before(x: Tensor, past: Tensor | None, reach: int) -> list[Tensor]:
 
     Args:
         x: The frames (V, P, T, ...).
-        past: The frames before them (V, P, W, ...), or None.
+        past: The frames before them (V, P, W, ...), W < ``reach``, or None.
         reach: Longest window.
 
     Returns:
         T windows (V, P, W, ...), W from 1 to ``reach``.
     """
     known = x if past is None else torch.cat([past, x], dim=2)  # (N, P, W + T, ...)
+    if x.shape[2] == 1:  # sees all of it: no size is needed as a number, so that W stays open in a graph
+        return [known]
     ends = range(known.shape[2] - x.shape[2] + 1, known.shape[2] + 1)
     return [known[:, :, max(0, end - reach) : end] for end in ends]
 
@@ -287,7 +290,7 @@ def patches_at_once(window: Tensor) -> int:
     fill ``CPU_CHUNK``.
     """
     patches = window.shape[1]
-    if window.device.type != "cpu" or window.requires_grad:
+    if not in_parts(window):
         return patches
     return max(1, CPU_CHUNK * patches // (window.element_size() * window.numel()))
 

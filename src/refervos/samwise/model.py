@@ -18,13 +18,14 @@ from refervos.checkpoints.weights import count_parameters
 from refervos.errors import PromptError
 from refervos.model_base import ClipOutput, TrainableModel
 from refervos.ops.compilation import Stage
+from refervos.ops.parts import undivided
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
 from refervos.samwise.cme import ConditionalMemoryEncoder, cme_labels
 from refervos.samwise.cmt import Adapted, CrossModalTemporalAdapter, for_each_sentence
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.motion import MotionFeatures, small_frames
 from refervos.samwise.streamer import ClipFeatures, SamwiseStreamer, TrackedFrame, TrackGroup
-from refervos.samwise.track import SamwiseTrack, stack_windows
+from refervos.samwise.track import Lookback, SamwiseTrack, TrackWindows
 from refervos.segmenter import FramePrediction, batch_budget
 from refervos.text.encoder import TextEncoder
 from refervos.text.tokenizer import Tokenizer
@@ -185,7 +186,16 @@ class Samwise(SamwiseStreamer, TrainableModel):
         """The rest of ``encode``, from what is shared on (see ``SamwiseStreamer``)."""
         fine, second, *pictures = shared
         frames, count = fine.shape[1], len(ids)
-        stages, text = self.encode_stages(second, ids, tracks, *pictures)
+        padded = self._padded(ids, tracks)
+        stages, text = self.encode_stages(
+            second,
+            ids,
+            padded=padded,
+            text=self._before_any_frame(ids, padded, tracks),
+            windows=TrackWindows(tracks, len(second)) if tracks and self.config.time == "online" else None,
+            motion=self._motion_of(pictures[0], tracks) if pictures else None,
+            unadapted=[row for row, track in enumerate(tracks) if track.by_hand],
+        )
         features = [
             FrameFeatures(
                 for_each_sentence(fine[:, time], count),
@@ -204,25 +214,36 @@ class Samwise(SamwiseStreamer, TrainableModel):
         )
 
     def encode_stages(
-        self, second: Tensor, ids: Tensor, tracks: Sequence[SamwiseTrack] = (), pictures: Tensor | None = None
+        self,
+        second: Tensor,
+        ids: Tensor,
+        *,
+        padded: bool = True,
+        text: Tensor | None = None,
+        windows: Lookback | None = None,
+        motion: Tensor | None = None,
+        unadapted: Sequence[int] = (),
     ) -> tuple[list[Tensor], Tensor]:
-        """Image stages and text layers, each adapting the other.
+        """Run image stages and text layers, each adapting the other.
 
         Args:
             second: Output of the second image stage (V, T, ...), see ``encode_shared``.
-            ids: Token ids (N, L).
-            tracks: See ``encode_tracks``.
-            pictures: Small frames (V, T, 3, S/2, S/2), where the model has movement features.
+            ids: Token ids (N, L), padded on the right.
+            padded: Whether there may be padding; where there is none, to say so is quicker.
+            text: Text states as the first adapter meets them (N, L, D); default computed from the token ids.
+            windows: Online, what the adapters look back at; what they leave of these frames goes into it, too. Default
+                no frames came before, and nothing is kept.
+            motion: Movement features (V*T, 2g, 2g, A), where the model has them.
+            unadapted: Rows of sentences whose image the adapters leave as it is.
 
         Returns:
             The three adapted stages, channels last (N, T, ...); and the last text state (N, L, D), online (N*T, L, D).
         """
         frames, count = second.shape[1], ids.shape[0]
         online = self.config.time == "online"
-        keep = self._kept(ids, tracks)  # (N, L)
-        text = self._before_any_frame(ids, keep, tracks)  # (N, L, D)
+        keep = self._kept(ids, padded)  # (N, L)
+        text = self._read_alone(ids, keep) if text is None else text  # (N, L, D)
         vision = second.flatten(0, 1)  # (V*T, 2g, 2g, w)
-        motion = None if pictures is None else self._motion_of(pictures, tracks)  # (V*T, 2g, 2g, A)
         stages = []
         for stage in range(FIRST_ADAPTED_STAGE, 4):
             if stage > FIRST_ADAPTED_STAGE:
@@ -232,11 +253,10 @@ class Samwise(SamwiseStreamer, TrainableModel):
             elif online:  # from here on the sentence sees the frame
                 text = text.repeat_interleave(frames, dim=0)
                 keep = None if keep is None else keep.repeat_interleave(frames, dim=0)
-            adapted = self._adapt(stage - FIRST_ADAPTED_STAGE, vision, text, frames, keep, tracks, motion)
+            adapted = self._adapt(stage - FIRST_ADAPTED_STAGE, vision, text, frames, keep, windows, motion)
             motion = None
-            for row, track in enumerate(tracks):
-                if track.by_hand:
-                    adapted.vision.unflatten(0, (count, frames))[row] = 0
+            for row in unadapted:
+                adapted.vision.unflatten(0, (count, frames))[row] = 0
             if stage == FIRST_ADAPTED_STAGE:  # from here on the image depends on the sentence
                 vision = for_each_sentence(second, count).flatten(0, 1)  # (N*T, 2g, 2g, w)
             # In place where nobody looks back: the changes are as large as the frames themselves.
@@ -246,13 +266,35 @@ class Samwise(SamwiseStreamer, TrainableModel):
             stages.append(vision.unflatten(0, (count, frames)))
         return stages, text
 
+    def _adapt(
+        self,
+        index: int,
+        vision: Tensor,
+        text: Tensor,
+        frames: int,
+        keep: Tensor | None,
+        windows: Lookback | None,
+        motion: Tensor | None,
+    ) -> Adapted:
+        """Run one adapter; online it looks back at windows, and what it leaves goes into them."""
+        adapter = self.adapters[index]
+        if self.config.protocol == "published":  # reads padding like text
+            return adapter(vision, text, frames)
+        if self.config.time == "clip":
+            return adapter(vision, text, frames, keep, motion=motion)
+        past = None if windows is None else windows.before(index)
+        adapted: Adapted = adapter(vision, text, frames, keep, past=past, reach=self.config.clip_length, motion=motion)
+        if windows is not None:
+            windows.keep(index, adapted.inside)
+        return adapted
+
     def _motion_of(self, pictures: Tensor, tracks: Sequence[SamwiseTrack]) -> Tensor:
         """Movement features of small frames (V, T, 3, s, s); online the tracks' windows know those before, and keep
         these.
         """
         assert self.motion_features is not None
         past = None
-        if self.config.time == "online":
+        if tracks and self.config.time == "online":
             sharing = len(tracks) // len(pictures)
             known = [torch.stack(list(track.windows.pictures)) for track in tracks[::sharing] if track.windows.pictures]
             past = torch.stack(known) if known else None  # (V, P, 3, s, s)
@@ -261,22 +303,24 @@ class Samwise(SamwiseStreamer, TrainableModel):
         moved: Tensor = self.motion_features(pictures, past)
         return moved
 
-    def _kept(self, ids: Tensor, tracks: Sequence[SamwiseTrack]) -> Tensor | None:
-        """Where there are text tokens and no padding, bool (N, L); None where that is everywhere, which is quicker."""
+    def _padded(self, ids: Tensor, tracks: Sequence[SamwiseTrack]) -> bool:
+        """Whether token ids (N, L) may have padding, as far as that is known without reading from a device."""
         pad = self.config.text.pad
-        if tracks and all(len(track.ids) == ids.shape[1] and pad not in track.ids.tolist() for track in tracks):
-            return None
-        return ids != pad
+        return not tracks or any(len(track.ids) != ids.shape[1] or pad in track.ids.tolist() for track in tracks)
 
-    def _before_any_frame(self, ids: Tensor, keep: Tensor | None, tracks: Sequence[SamwiseTrack]) -> Tensor:
+    def _kept(self, ids: Tensor, padded: bool) -> Tensor | None:
+        """Where there are text tokens and no padding, bool (N, L); None where that is everywhere, which is quicker."""
+        return ids != self.config.text.pad if padded else None
+
+    def _before_any_frame(self, ids: Tensor, padded: bool, tracks: Sequence[SamwiseTrack]) -> Tensor:
         """Text states as the first adapter meets them (N, L, D); for running tracks they are computed once."""
         # As published, padding is read like text, so that other sentences' lengths matter.
         if torch.is_grad_enabled() or not tracks or (self.mixes_sentences and len(tracks) > 1):
-            return self._read_alone(ids, keep)
+            return self._read_alone(ids, self._kept(ids, padded))
         for track in tracks:
             if track.text is None:
                 own = track.ids.to(self.device).unsqueeze(0)  # (1, L)
-                track.text = self._read_alone(own, self._kept(own, [track]))[0]
+                track.text = self._read_alone(own, self._kept(own, self._padded(own, [track])))[0]
         states = [track.text for track in tracks if track.text is not None]
         return states[0].unsqueeze(0) if len(states) == 1 else pad_sequence(states, batch_first=True)
 
@@ -286,10 +330,10 @@ class Samwise(SamwiseStreamer, TrainableModel):
         return self.text.run_segment(FIRST_ADAPTED_STAGE, text, keep)
 
     def _frames_at_once(self, stage: int) -> int:
-        """How many frames go through an image stage together: all where gradients are wanted; on a GPU as many as the
-        memory budget allows; on a CPU so few that their activations stay near the cache.
+        """How many frames go through an image stage together: all where gradients are wanted or a graph is traced; on a
+        GPU as many as the memory budget allows; on a CPU so few that their activations stay near the cache.
         """
-        if torch.is_grad_enabled():
+        if undivided():
             return 2**31
         sam2 = self.config.sam2
         widest = 4 * sam2.stage_widths[stage] * (4 * sam2.grid >> stage) ** 2  # inside the feed-forward networks
@@ -298,30 +342,6 @@ class Samwise(SamwiseStreamer, TrainableModel):
             return max(1, CPU_ACTIVATIONS // one)
         # Beside the widest activations: their activated copy, queries, keys and values, and the tokens themselves.
         return max(1, batch_budget(self.device, self.memory_budget) // (3 * one))
-
-    def _adapt(
-        self,
-        index: int,
-        vision: Tensor,
-        text: Tensor,
-        frames: int,
-        keep: Tensor | None,
-        tracks: Sequence[SamwiseTrack],
-        motion: Tensor | None = None,
-    ) -> Adapted:
-        """Run one adapter; online it looks back at the tracks' windows, and what it leaves goes into them."""
-        adapter = self.adapters[index]
-        if self.config.protocol == "published":
-            return adapter(vision, text, frames)
-        if self.config.time == "clip":
-            return adapter(vision, text, frames, keep, motion=motion)
-        # Tracks about the same video whose windows are equally long hold the same frames.
-        sharing = len(tracks) * frames // len(vision)
-        past = stack_windows([track.windows for track in tracks], index, sharing)
-        adapted: Adapted = adapter(vision, text, frames, keep, past=past, reach=self.config.clip_length, motion=motion)
-        for number, track in enumerate(tracks):
-            track.windows.append(index, adapted.inside[number // sharing])
-        return adapted
 
     def _prompt_tokens(self, text: Tensor, verbs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Contextual and motion prompts from the final text state (SAMWISE paper, section 3.1)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -76,27 +77,19 @@ class AdapterWindows:
             check_tensor(picture, "a picture", (3, config.sam2.image_size // 2, config.sam2.image_size // 2))
 
 
-def stack_windows(windows: Sequence[AdapterWindows], adapter: int, sharing: int = 1) -> Tensor | None:
-    """What one adapter left of the frames before, for N tracks at once.
+class Lookback(Protocol):
+    """Online, what the adapters look back at, for a batch of N sentences about V videos."""
 
-    Args:
-        windows: The tracks' windows, all of the same length.
-        adapter: Which adapter.
-        sharing: How many neighbouring tracks have the same windows there.
+    def before(self, adapter: int) -> Tensor | None:
+        """What an adapter left of the frames before: (V, P, W, S, A), after the first adapter (N, P, W, S, A).
 
-    Returns:
-        (N / sharing, P, W, S, A), or None where there is nothing.
+        None where there is nothing.
+        """
+        ...
 
-    Raises:
-        ConfigError: When the lengths differ, or there are no tracks.
-    """
-    lengths = {len(window.frames[adapter]) for window in windows}
-    if len(lengths) != 1:
-        raise ConfigError(f"the tracks look back at {sorted(lengths)} frames; online, a batch needs equal windows.")
-    if lengths == {0}:
-        return None
-    each = [torch.stack(list(window.frames[adapter]), dim=1) for window in windows[::sharing]]  # (P, W, S, A)
-    return each[0].unsqueeze(0) if len(each) == 1 else torch.stack(each)
+    def keep(self, adapter: int, inside: Tensor) -> None:
+        """Keep what an adapter leaves of T frames, (V, T, P, S, A), after the first adapter (N, T, P, S, A)."""
+        ...
 
 
 @dataclass(kw_only=True)
@@ -126,3 +119,39 @@ class SamwiseTrack(CorrectableTrack):
         self.frame = self.last_switch = 0
         self.last = self.before = None
         self.by_hand = False
+
+
+@dataclass(frozen=True)
+class TrackWindows:
+    """The windows of N tracks, stacked where an adapter looks back; a ``Lookback``.
+
+    Attributes:
+        tracks: All with windows of the same length; N / V neighbours are about the same video.
+        videos: V.
+    """
+
+    tracks: Sequence[SamwiseTrack]
+    videos: int
+
+    def before(self, adapter: int) -> Tensor | None:
+        """See ``Lookback``.
+
+        Raises:
+            ConfigError: When the tracks look back at different numbers of frames.
+        """
+        # Where no sentence has changed the image yet, tracks about the same video have the same windows.
+        sharing = 1 if adapter else len(self.tracks) // self.videos
+        windows = [track.windows.frames[adapter] for track in self.tracks]
+        lengths = {len(window) for window in windows}
+        if len(lengths) != 1:
+            raise ConfigError(f"the tracks look back at {sorted(lengths)} frames; online, a batch needs equal windows.")
+        if lengths == {0}:
+            return None
+        each = [torch.stack(list(window), dim=1) for window in windows[::sharing]]  # (P, W, S, A)
+        return each[0].unsqueeze(0) if len(each) == 1 else torch.stack(each)
+
+    def keep(self, adapter: int, inside: Tensor) -> None:
+        """See ``Lookback``; frames that fall out of a window are dropped."""
+        sharing = len(self.tracks) // len(inside)
+        for number, track in enumerate(self.tracks):
+            track.windows.append(adapter, inside[number // sharing])
