@@ -281,12 +281,12 @@ def test_a_spoilt_graph_is_one_sentence_with_its_file_at_load_and_at_run(
         model = load(folder, backend="onnx")
         token = torch.zeros(1, model.config.sam2.hidden)
         with pytest.raises(CheckpointError, match=rf"/switch\.onnx {told} \(.*; run 'refervos export' again"):
-            model.cme(token, token)
+            model.switch_logits(token, token)
     path.write_bytes(whole)
     model = load(folder, backend="onnx")
-    assert model.cme(token, token).shape == (1, 2)
+    assert model.switch_logits(token, token).shape == (1, 2)
     with pytest.raises(CheckpointError, match=r"/switch\.onnx cannot be run in this model \("):
-        model.cme(token[:, :3], token)
+        model.switch_logits(token[:, :3], token)
     assert capfd.readouterr() == ("", "")
 
 

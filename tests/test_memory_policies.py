@@ -29,7 +29,7 @@ def unseeing(**options: object) -> Samwise:
     """A model that never sees its object."""
     model = micro_model(time="online", cme=False, **options)
     with torch.no_grad():
-        model.tracker.sam.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(-50)
+        model.tracker.get_parameter("sam.mask_decoder.pred_obj_score_head.proj_out.bias").fill_(-50)
     return model
 
 

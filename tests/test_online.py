@@ -12,6 +12,7 @@ from refervos.errors import ConfigError
 from refervos.samwise import cmt
 from refervos.samwise.cmt import CrossModalTemporalAdapter
 from refervos.samwise.model import Samwise
+from refervos.samwise.streamer import SamwiseStreamer
 from scenes import CAPTION, SHORT_CAPTION, micro_model, scene
 
 FRAMES = 6
@@ -131,6 +132,14 @@ def test_a_small_memory_budget_cuts_the_batch_and_changes_nothing(time: str) -> 
     model.memory_budget = 1
     assert len(model._batches([model.begin_tokens(caption) for caption in captions], at_once)) == 3
     torch.testing.assert_close(logits_of(model, pixels, captions, at_once), whole, atol=1e-8, rtol=1e-8)
+
+
+def test_a_loop_over_frames_without_its_parts_cannot_be_made() -> None:
+    class Nothing(SamwiseStreamer):
+        """Neither encoders nor a CME."""
+
+    with pytest.raises(TypeError, match=r"correct.*device.*encode_shared.*encode_tracks.*switch_logits"):
+        Nothing()  # type: ignore[abstract]
 
 
 def test_windows_are_bounded() -> None:

@@ -327,8 +327,8 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
             past[f"past_{index}"] = kept
         return past
 
-    def cme(self, tracked: Tensor, unbiased: Tensor) -> Tensor:
-        """See ``ConditionalMemoryEncoder``."""
+    def switch_logits(self, tracked: Tensor, unbiased: Tensor) -> Tensor:
+        """See ``ConditionalMemoryEncoder.forward``."""
         return self.graphs.run("switch", ["logits"], tracked=tracked, unbiased=unbiased)[0]
 
     # What is different from a PyTorch model.

