@@ -171,7 +171,7 @@ def test_a_group_without_one_of_its_results_is_answered_anew(tmp_path: Path) -> 
 def test_an_expression_that_cannot_be_asked_is_named(tmp_path: Path) -> None:
     part = Part("mevis", layouts.write_mevis(tmp_path / "data", size=SQUARE)).open()
     video, samples = part.videos[0]
-    blank = replace(samples[0], expression=" ")
+    blank = replace(samples[0], sentence=" ")
     with pytest.raises(EvaluationError, match=f"expressions 0 about video {video.id}"):
         list(Evaluator(oracle(part), part, ResultFolder(tmp_path), 4).answer([blank]))  # type: ignore[arg-type]
 

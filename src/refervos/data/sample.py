@@ -5,7 +5,7 @@ Nothing here is in memory until it is read: a video is a list of file names, a m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -92,7 +92,7 @@ class Sample:
     Attributes:
         video: The video; samples about the same video share the same object.
         expression_id: As the benchmark names it, unique within the video; the name of its folder in submissions.
-        expression: What is asked.
+        sentence: What is asked, or a function that tells it where finding out takes time; see ``expression``.
         truth: What it means; None where that is kept secret (test splits).
         has_target: Whether it means anything in the video; None where that is kept secret.
         kind: What kind of expression it is, where the benchmark tells kinds apart (``static``, ``reasoning``...).
@@ -103,12 +103,17 @@ class Sample:
 
     video: Video
     expression_id: str
-    expression: str
+    sentence: str | Callable[[], str]
     truth: Truth | None = None
     has_target: bool | None = None
     kind: str | None = None
     object_ids: tuple[str, ...] = ()
     annotator: str | None = None
+
+    @property
+    def expression(self) -> str:
+        """What is asked."""
+        return self.sentence if isinstance(self.sentence, str) else self.sentence()
 
     @property
     def key(self) -> tuple[str, str]:

@@ -51,7 +51,14 @@ def read_worlds(folder: Path | None, split: str, problems: Problems) -> Dataset:
         raise DataError(f"worlds has no split {split!r}; its splits are {', '.join((ALL, *SPLITS))}.")
     draw = lru_cache(maxsize=1)(_drawn)
     wanted = SPLITS if split == ALL else (split,)
-    return Dataset(NAME, split, tuple(_CaseSample(name, n, draw) for name in wanted for n in range(case_count(name))))
+    clips = [_DrawnClip(name, index, draw) for name in wanted for index in range(case_count(name))]
+    return Dataset(NAME, split, tuple(map(_sample_of, clips)))
+
+
+def _sample_of(clip: _DrawnClip) -> Sample:
+    video = Video(f"{clip.split.replace(' ', '-')}-{clip.index:02d}", clip)
+    # The sentence is known when the clip is drawn, and to draw all of them takes minutes.
+    return Sample(video, "0", clip.sentence, clip, has_target=clip.split in TARGET_SPLITS, kind=clip.split)
 
 
 def _drawn(split: str, index: int) -> tuple[DiagnosticCase, npt.NDArray[np.bool_]]:
@@ -83,7 +90,6 @@ class _DrawnClip:
         """Every frame."""
         return range(frame_count(self.split))
 
-    @property
     def sentence(self) -> str:
         """What is asked."""
         return self.draw(self.split, self.index)[0].referral.text
@@ -99,19 +105,3 @@ class _DrawnClip:
     def void(self, index: int) -> None:
         """All pixels count."""
         return None
-
-
-class _CaseSample(Sample):
-    """A sample whose sentence is known only when its clip is drawn: to draw all clips takes minutes."""
-
-    def __init__(self, split: str, index: int, draw: Draw) -> None:
-        clip = _DrawnClip(split, index, draw)
-        video = Video(f"{split.replace(' ', '-')}-{index:02d}", clip)
-        # Not by Sample's own __init__, which would ask for the sentence.
-        vars(self).update(video=video, expression_id="0", truth=clip, has_target=split in TARGET_SPLITS, kind=split)
-
-    @property
-    def expression(self) -> str:
-        """What is asked."""
-        assert isinstance(self.truth, _DrawnClip)
-        return self.truth.sentence
