@@ -32,7 +32,7 @@ from refervos.sam2.config import as_version_2_1
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.samwise import cmt
-from refervos.samwise.cme import IGNORED_LABEL, cme_loss_terms
+from refervos.samwise.cme import IGNORED_LABEL, cme_loss
 from refervos.segmenter import CPU_BUDGET, SHARE_OF_FREE, batch_budget
 from refervos.session.state_files import load_state, save_state
 from scenes import CAPTION, MICRO_SAM2, SHORT_CAPTION, micro_model, scene, session_of
@@ -247,12 +247,11 @@ def test_sams_positions_and_mask_logits_are_exact_under_autocast() -> None:
 
 def test_the_loss_of_the_cme_asks_nothing_of_the_device() -> None:
     logits, labels = torch.randn(5, 2), torch.tensor([1, 0, IGNORED_LABEL, 1, 0])
-    total, weight = cme_loss_terms(logits, labels)
     kept = labels != IGNORED_LABEL
     expected = F.cross_entropy(logits[kept], labels[kept], torch.tensor([1.0, 2.0]))
-    assert float(weight) == 6.0
-    torch.testing.assert_close(total / weight, expected)
-    assert cme_loss_terms(logits.to("meta"), labels.to("meta"))[1].device.type == "meta"  # no size depends on values
+    assert float(cme_loss(logits, labels, lambda total, weight: weight)) == 6.0
+    torch.testing.assert_close(cme_loss(logits, labels), expected)
+    assert cme_loss(logits.to("meta"), labels.to("meta")).device.type == "meta"  # no size depends on values
 
 
 # State.

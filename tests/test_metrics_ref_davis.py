@@ -1,4 +1,4 @@
-"""Ref-DAVIS17: merging, matching and statistics, by hand and against the toolkit's way of computing them."""
+"""Ref-DAVIS17: merging and matching, by hand and against the toolkit's way of computing them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 import metrics_oracle
 from refervos.errors import EvaluationError, MissingDependencyError
-from refervos.metrics.ref_davis import (
-    DavisSummary,
-    ObjectScores,
-    Statistics,
-    matched_scores,
-    mean_over_annotators,
-    merge_objects,
-    statistics,
-    strict_scores,
-    summarise_objects,
-)
+from refervos.metrics.ref_davis import matched_scores, merge_objects
 
 
 def clip(seed: int, objects: int, frames: int = 11, height: int = 20, width: int = 30) -> np.ndarray:
@@ -76,16 +66,13 @@ def test_matched_scores_are_the_toolkits(objects: int, answers: int) -> None:
         np.testing.assert_allclose([scores.f for scores in found], expected_f, atol=1e-12, rtol=0)
 
 
-def test_swapped_answers_are_forgiven_when_published_and_not_when_strict() -> None:
+def test_swapped_answers_are_forgiven() -> None:
     truth = np.zeros((3, 2, 10, 20), dtype=bool)
     truth[:, 0, 2:6, 2:8] = truth[:, 1, 3:9, 12:18] = True
     swapped = truth[:, ::-1]
     matched = matched_scores(truth, swapped)
     assert [scores.answer for scores in matched] == [1, 0]
     assert all((scores.j == 1).all() and (scores.f == 1).all() for scores in matched)
-    strict = strict_scores(truth, swapped)
-    assert [scores.answer for scores in strict] == [0, 1]
-    assert all((scores.j == 0).all() and (scores.f == 0).all() for scores in strict)
 
 
 def test_an_object_without_answer_is_answered_with_nothing() -> None:
@@ -99,11 +86,10 @@ def test_an_object_without_answer_is_answered_with_nothing() -> None:
 def test_frames_may_come_one_by_one() -> None:
     truth, predicted = clip(3, 2), np.roll(clip(3, 2), 1, 3)
     void = [None] * 10 + [np.ones((20, 30), dtype=bool)]
-    for protocol in (matched_scores, strict_scores):
-        whole = protocol(truth, predicted, void)
-        streamed = protocol(iter(truth), iter(predicted), iter(void))
-        assert all((a.j == b.j).all() and (a.f == b.f).all() for a, b in zip(whole, streamed, strict=True))
-        assert all(scores.j[-1] == 1 for scores in whole)
+    whole = matched_scores(truth, predicted, void)
+    streamed = matched_scores(iter(truth), iter(predicted), iter(void))
+    assert all((a.j == b.j).all() and (a.f == b.f).all() for a, b in zip(whole, streamed, strict=True))
+    assert all(scores.j[-1] == 1 for scores in whole)
 
 
 def test_too_many_answers_are_refused() -> None:
@@ -113,10 +99,8 @@ def test_too_many_answers_are_refused() -> None:
 
 def test_mistakes_are_said() -> None:
     one, two = np.zeros((2, 1, 4, 4), dtype=bool), np.zeros((2, 2, 4, 4), dtype=bool)
-    with pytest.raises(EvaluationError, match="2 answers about 1 objects"):
-        strict_scores(one, two)
     with pytest.raises(EvaluationError, match="2 objects"):
-        strict_scores([one[0], two[0]], [one[0], two[0]])
+        matched_scores([one[0], two[0]], [one[0], two[0]])
     with pytest.raises(EvaluationError, match="no frames"):
         matched_scores([], [])
     with pytest.raises(EvaluationError, match="prediction ended"):
@@ -127,43 +111,3 @@ def test_missing_scipy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'refervos\[eval\]'"):
         matched_scores(clip(1, 1), clip(1, 1))
-
-
-# Statistics
-
-
-def test_statistics_by_hand() -> None:
-    """Of 8 frames the quarters end at round(1, 2.75, 4.5, 6.25, 8) = frames 1, 3, 5, 6, 8."""
-    values = np.array([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
-    found = statistics(values)
-    assert found.mean == pytest.approx(0.65)
-    assert found.recall == 5 / 8  # 0.5 itself does not count
-    assert found.decay == pytest.approx((1.0 + 0.9 + 0.8) / 3 - (0.5 + 0.4 + 0.3) / 3)
-
-
-def test_quarters_that_end_between_frames_end_later() -> None:
-    """Of 3 frames the quarters end at 1, 1.5, 2, 2.5, 3, that is, at frames 1, 2, 2, 3, 3."""
-    assert statistics(np.array([1.0, 0.5, 0.0])).decay == (1.0 + 0.5) / 2 - 0.0
-
-
-def test_one_frame_does_not_decay() -> None:
-    assert statistics(np.array([0.7])) == (0.7, 1.0, 0.0)
-
-
-def test_long_videos_decay_at_their_own_ends() -> None:
-    """1000 frames: the toolkit's frame numbers would overflow at 256."""
-    assert statistics(np.repeat([1.0, 0.5, 0.5, 0.25], 250)).decay == pytest.approx(0.75, abs=0.005)
-
-
-def test_objects_then_annotators_are_averaged() -> None:
-    perfect, half = np.ones(4), np.full(4, 0.5)
-    first = summarise_objects(
-        [ObjectScores(perfect, half, 0), ObjectScores(half, half, 1), ObjectScores(half, half, 0)]
-    )
-    assert first.j == (pytest.approx(2 / 3), pytest.approx(1 / 3), 0.0)
-    assert first.f == (0.5, 0.0, 0.0)
-    assert first.j_and_f == pytest.approx(7 / 12)
-    second = DavisSummary(j=Statistics(0.0, 1.0, 0.2), f=Statistics(0.25, 0.5, -0.2))
-    both = mean_over_annotators([first, second])
-    assert both.j == pytest.approx((1 / 3, 2 / 3, 0.1))
-    assert both.f == pytest.approx((0.375, 0.25, -0.1))

@@ -15,12 +15,14 @@ from refervos.errors import ConfigError, DataError, EvaluationError
 from refervos.evaluation.predictions import Predictions
 from refervos.files.plain_text import parsed_json
 from refervos.files.writing import write_whole
-from refervos.metrics.images import PRECISION_THRESHOLDS
 from refervos.metrics.longvideo import temporal_iou, video_iou
 from refervos.metrics.region_boundary import FRAMES_AT_ONCE, overlap, video_scores
 from refervos.metrics.revos import robustness
 from refervos.metrics.streams import batches
 from refervos.typed_config import config_from_mapping
+
+PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+"""The K of P@K."""
 
 
 @dataclass(frozen=True)

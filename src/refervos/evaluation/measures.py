@@ -14,12 +14,11 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from refervos.data.layouts.revos import HALLUCINATION, REASONING, REFERRING
 from refervos.evaluation.bootstrap import Interval, interval_around, resampled_ratios
 from refervos.evaluation.datasets import Scoring
-from refervos.evaluation.expressions import ExpressionResult, Scores
+from refervos.evaluation.expressions import PRECISION_THRESHOLDS, ExpressionResult, Scores
 from refervos.evaluation.matched import MatchedResult
-from refervos.metrics.images import PRECISION_THRESHOLDS
-from refervos.metrics.revos import HALLUCINATION, REASONING, REFERRING
 from refervos.worlds.benchmark import TARGET_SPLITS
 
 Row = TypeVar("Row", ExpressionResult, MatchedResult)
@@ -121,6 +120,8 @@ def lines_of(scoring: Scoring) -> tuple[Measure[ExpressionResult], ...]:
             )
             for name, ratio in (("J&F", _BOTH), ("J", _J), ("F", _F))
         )
+        # Two numbers are called R. Papers show this one: how little is answered to what means nothing. VISA's script
+        # prints the mean of R of the referring and of the reasoning expressions.
         return (*overall, _simple("R (hallucination)", _ROBUSTNESS.among(_of_kind(HALLUCINATION))), *presence)
     return presence if scoring == "image" else (*presence, final)
 
@@ -189,9 +190,21 @@ _T_ACC: Ratio[ExpressionResult] = Ratio(
 J_AND_F = _simple("J&F", _BOTH)
 
 OVERALL_IOU = _simple("oIoU", _sum_over_sum(lambda s: s.intersection, lambda s: s.union))
+"""Sum of intersections over sum of unions; cIoU where there are sentences that mean nothing.
+
+Large objects weigh more. An answer to a sentence that means nothing adds to the union only (GRES, Liu et al. 2023,
+section 3.3; ``refer_evaluation.py`` of ReLA).
+"""
 
 MEAN_IOU = _simple("mIoU", _sum_over_sum(lambda s: s.j * s.frames, lambda s: s.frames))
-"""Mean over annotated frames; images have one each."""
+"""Mean over annotated frames; images have one each. gIoU where there are sentences that mean nothing.
+
+For such a sentence the IoU is 1 when the answer is empty and 0 otherwise (GRES, as above).
+"""
 
 PRECISIONS = tuple(_simple(f"P@{k}", _precision(place)) for place, k in enumerate(PRECISION_THRESHOLDS))
-"""Over the annotated frames that show the target."""
+"""Of the annotated frames that show the target, the share whose IoU is greater than K.
+
+IoU equal to K does not count (``calculate_precision_at_k_and_iou_metrics`` of MTTR, which ReferFormer and SAMWISE took
+over; it adds 1e-6 to intersection and union, which moves masks of a few pixels only). ReLA's Pr@K counts it.
+"""

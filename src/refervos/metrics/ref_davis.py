@@ -1,13 +1,11 @@
-"""The protocols of Ref-DAVIS17: the published one, which matches answers to objects, and a strict one.
+"""The published protocol of Ref-DAVIS17, which matches answers to objects.
 
 Published numbers (ReferFormer, SAMWISE and most others) come from ``inference_davis.py`` of ReferFormer and the
 *unsupervised* task of davis2017-evaluation, which was made for methods that are not told which object is which. Of one
 annotator's expressions about a video, all answers are merged so that they do not overlap (``merge_objects``), and each
 object is then scored with whichever answer suits all of them best (``matched_scores``): a model that confuses two
 objects is not punished. Void pixels do not count, all frames do, first and last too. Objects are averaged over all
-videos (``summarise_objects``), and the four annotators after that (``mean_over_annotators``).
-
-The strict protocol (``strict_scores``) compares each answer with the object that its expression means.
+videos, and the four annotators after that.
 
 That task reads ``Annotations_unsupervised``, and takes as objects the labels up to the largest one in the first frame.
 """
@@ -16,8 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +31,6 @@ BACKGROUND = 0.5
 MOST_ANSWERS = 20
 """More answers about one video are refused by the toolkit."""
 
-RECALL_THRESHOLD = 0.5
-
 
 @dataclass(frozen=True)
 class ObjectScores:
@@ -51,38 +45,6 @@ class ObjectScores:
     j: Scores
     f: Scores
     answer: int | None
-
-
-class Statistics(NamedTuple):
-    """What DAVIS tables tell of J or F.
-
-    Attributes:
-        mean: Over all frames, in [0, 1].
-        recall: Share of the frames that score more than 0.5, in [0, 1].
-        decay: Mean of the first quarter of the frames minus that of the last, in [-1, 1].
-    """
-
-    mean: float
-    recall: float
-    decay: float
-
-
-@dataclass(frozen=True)
-class DavisSummary:
-    """Means over objects, or over annotators.
-
-    Attributes:
-        j: J-Mean, J-Recall and J-Decay.
-        f: F-Mean, F-Recall and F-Decay.
-    """
-
-    j: Statistics
-    f: Statistics
-
-    @property
-    def j_and_f(self) -> float:
-        """Mean of J-Mean and F-Mean, in [0, 1]."""
-        return (self.j.mean + self.f.mean) / 2
 
 
 def merge_objects(probabilities: npt.NDArray) -> Mask:
@@ -141,67 +103,6 @@ def matched_scores(
     ]
 
 
-def strict_scores(
-    truth: Iterable[Mask], predicted: Iterable[Mask], void: Iterable[Mask | None] | None = None
-) -> list[ObjectScores]:
-    """Score each answer with the object that its expression means.
-
-    Args:
-        truth: bool (O, H, W) for each frame.
-        predicted: bool (O, H, W) for each frame, answer ``i`` to the expression about object ``i``; merged or not.
-        void: Pixels that do not count, bool (H, W) or None for each frame; default none.
-
-    Returns:
-        One for each object.
-
-    Raises:
-        EvaluationError: When there are no frames, not as many answers as objects, or masks are not bool or not of one
-            size.
-    """
-    parts = []
-    for frames in _batches(truth, predicted, void):
-        objects, answers = len(frames[0][0]), len(frames[0][1])
-        if objects != answers:
-            raise EvaluationError(f"there are {answers} answers about {objects} objects; each must have its own.")
-        parts.append([_pair_scores(frames, i, i) for i in range(objects)])
-    return [ObjectScores(j, f, answer=i) for i, (j, f) in enumerate(np.concatenate(parts, axis=-1))]
-
-
-def statistics(values: Scores) -> Statistics:
-    """Mean, recall and decay of one object's J or F (``db_statistics`` of davis2017-evaluation).
-
-    Args:
-        values: float (T,), of every frame. Quarters share the frame between them. (The toolkit's frame numbers
-            overflow beyond 256 frames; here they do not.)
-    """
-    ends = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
-    first, last = values[ends[0] : ends[1] + 1], values[ends[3] : ends[4] + 1]
-    return Statistics(
-        float(values.mean()), float((values > RECALL_THRESHOLD).mean()), float(first.mean() - last.mean())
-    )
-
-
-def summarise_objects(objects: Iterable[ObjectScores]) -> DavisSummary:
-    """Average objects, those of all videos together, each counting the same.
-
-    Args:
-        objects: At least one.
-    """
-    scored = list(objects)
-    return DavisSummary(
-        j=_mean([statistics(scores.j) for scores in scored]), f=_mean([statistics(scores.f) for scores in scored])
-    )
-
-
-def mean_over_annotators(summaries: Sequence[DavisSummary]) -> DavisSummary:
-    """Average the summaries of the annotators.
-
-    Args:
-        summaries: At least one; four in Ref-DAVIS17.
-    """
-    return DavisSummary(j=_mean([one.j for one in summaries]), f=_mean([one.f for one in summaries]))
-
-
 def _batches(
     truth: Iterable[Mask], predicted: Iterable[Mask], void: Iterable[Mask | None] | None
 ) -> Iterator[Sequence[Frame]]:
@@ -227,7 +128,3 @@ def _pair_scores(frames: Sequence[Frame], i: int, k: int) -> tuple[Scores, Score
         [answers[k] if k < len(answers) else np.zeros_like(objects[i]) for objects, answers, _ in frames],
         [void for _, _, void in frames],
     )
-
-
-def _mean(several: Sequence[Statistics]) -> Statistics:
-    return Statistics(*(fmean(values) for values in zip(*several, strict=True)))

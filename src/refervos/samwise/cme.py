@@ -6,6 +6,7 @@ from what the tracker follows, the frame's memory is rewritten so that the track
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -108,30 +109,22 @@ def cme_labels(tracked: Tensor, unbiased: Tensor, score: Tensor | None, *, publi
     return torch.where(ignored, IGNORED_LABEL, different.long())
 
 
-def cme_loss_terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the CME's decisions, a switch counting twice, as a sum and what to divide it by.
+def _own_mean(total: Tensor, weight: Tensor) -> Tensor:
+    return total / weight.clamp(min=1.0)
+
+
+def cme_loss(logits: Tensor, labels: Tensor, mean: Callable[[Tensor, Tensor], Tensor] = _own_mean) -> Tensor:
+    """Compute the cross-entropy of the CME's decisions, of which a switch counts twice.
 
     Args:
         logits: (K, 2).
         labels: int64 (K,), ``IGNORED_LABEL`` where there is nothing to learn.
-
-    Returns:
-        The weighted sum over the decisions and the sum of the weights, both scalars.
-    """
-    weights = torch.tensor([1.0, 2.0], dtype=logits.dtype, device=logits.device)
-    total = F.cross_entropy(logits, labels, weight=weights, ignore_index=IGNORED_LABEL, reduction="sum")
-    return total, (weights[labels.clamp(min=0)] * (labels != IGNORED_LABEL)).sum()
-
-
-def cme_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the CME's decisions: the weighted mean of ``cme_loss_terms``.
-
-    Args:
-        logits: (K, 2).
-        labels: int64 (K,), ``IGNORED_LABEL`` where there is nothing to learn.
+        mean: How a weighted sum and the sum of the weights, both scalars, become a mean: with those of other processes
+            where there are some.
 
     Returns:
         A scalar, zero (with a gradient path) when every label is ignored.
     """
-    total, weight = cme_loss_terms(logits, labels)
-    return total / weight.clamp(min=1.0)
+    weights = torch.tensor([1.0, 2.0], dtype=logits.dtype, device=logits.device)
+    total = F.cross_entropy(logits, labels, weight=weights, ignore_index=IGNORED_LABEL, reduction="sum")
+    return mean(total, (weights[labels.clamp(min=0)] * (labels != IGNORED_LABEL)).sum())

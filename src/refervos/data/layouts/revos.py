@@ -30,7 +30,10 @@ from refervos.errors import DataError
 
 NAME = "revos"
 
-KINDS = {0: "referring", 1: "reasoning", 2: "hallucination"}
+REFERRING, REASONING, HALLUCINATION = "referring", "reasoning", "hallucination"
+"""The kinds of expressions. The last mean nothing in their video."""
+
+KINDS = {0: REFERRING, 1: REASONING, 2: HALLUCINATION}
 """What ``type_id`` means."""
 
 FOREGROUND = "mask_dict_foreground.json"

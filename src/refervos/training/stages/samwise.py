@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from refervos.errors import TrainingError
 from refervos.sam2.segmenter import Sam2Segmenter
-from refervos.samwise.cme import IGNORED_LABEL, cme_loss_terms
+from refervos.samwise.cme import IGNORED_LABEL, cme_loss
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise, SamwiseOutput
 from refervos.text.pretrained import load_text
@@ -144,7 +144,7 @@ class _SamwiseStage(ReferringStage):
         if not self.model.config.cme:
             return
         logits, labels = output.cme_logits, output.cme_labels
-        wrong = mean_over_processes(*cme_loss_terms(logits, labels))
+        wrong = cme_loss(logits, labels, mean_over_processes)
         losses["loss"] = losses["loss"] + self.settings.cme_weight * wrong
         labelled = (labels != IGNORED_LABEL).sum()
         losses["cme"] = torch.where(labelled > 0, wrong.detach(), torch.nan)
