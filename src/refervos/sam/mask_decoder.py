@@ -15,7 +15,7 @@ from refervos.ops.derived import Derived
 from refervos.sam.config import SamConfig
 from refervos.sam.layers import NORM_EPSILON, Mlp
 from refervos.sam.two_way import SAM_NAMES, TwoWayTransformer
-from refervos.sam.upscaling import masks_of, upscaled
+from refervos.sam.upscaling import predict_masks
 
 OWN_TOKENS = 5
 """The decoder's own tokens: one for the predicted IoU, one for the single mask, three for the ambiguity masks."""
@@ -99,18 +99,10 @@ class MaskDecoder(nn.Module):
         tokens = torch.cat([own, prompts.to(own.dtype)], dim=1)  # (N, K, C)
         seen = None if keep is None else F.pad(keep, (OWN_TOKENS, 0), value=True)[:, None, None]  # (N, 1, 1, K)
         queries, left, _ = self.transformer(tokens, image.flatten(2).transpose(1, 2), positions, seen)
-        features = upscaled(
-            left.unflatten(1, image.shape[2:]),
-            self.upscale_conv1,
-            self.upscale_layer_norm,
-            self.upscale_conv2,
-            self.derived,
-        )  # (N, 4g, 4g, C/8)
         wanted = range(1, 4) if multimask else range(1)
-        mask_tokens = queries[:, 1:OWN_TOKENS][:, wanted.start : wanted.stop]  # (N, M, C)
-        weights = [self.output_hypernetworks_mlps[index](mask_tokens[:, row]) for row, index in enumerate(wanted)]
+        mask_tokens = queries[:, 1:OWN_TOKENS]  # (N, 4, C)
         return Decoded(
-            mask_logits=masks_of(features, torch.stack(weights, dim=1)),  # (N, M, 4g, 4g)
+            mask_logits=predict_masks(self, left.unflatten(1, image.shape[2:]), mask_tokens, wanted),
             ious=self.iou_prediction_head(queries[:, 0])[:, wanted.start : wanted.stop],
-            tokens=mask_tokens,
+            tokens=mask_tokens[:, wanted.start : wanted.stop],
         )

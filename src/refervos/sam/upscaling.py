@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -37,46 +38,40 @@ def upscale(image: Tensor, convolution: nn.ConvTranspose2d, derived: Derived) ->
     return four.transpose(2, 3).reshape(count, 2 * height, 2 * width, -1)
 
 
-def masks_of(features: Tensor, weights: Tensor) -> Tensor:
-    """Mask logits as products of each pixel's features with each mask's weights, in float32 at least.
+class UpscalingParts(Protocol):
+    """The parts of a mask decoder that make masks of what its transformer leaves, named as in published files."""
 
-    What is compared with a threshold is not rounded, whatever is computed in.
+    upscale_conv1: nn.ConvTranspose2d
+    upscale_layer_norm: nn.LayerNorm
+    upscale_conv2: nn.ConvTranspose2d
+    output_hypernetworks_mlps: nn.ModuleList
+    derived: Derived
+
+
+def predict_masks(
+    decoder: UpscalingParts, image: Tensor, tokens: Tensor, wanted: range, finer: Sequence[Tensor] = ()
+) -> Tensor:
+    """Upscale the image twice and compare each of its pixels with mask tokens.
+
+    What is compared with a threshold is not rounded: the products are in float32 at least, whatever is computed in.
 
     Args:
-        features: (N, H, W, D).
-        weights: (N, M, D).
+        decoder: The weights.
+        image: (N, g, g, C).
+        tokens: All K mask tokens (N, K, C).
+        wanted: Of which tokens masks are wanted, M of them.
+        finer: Features of the image encoder that SAM2 adds at each step (N, 2g, 2g, C/4) and (N, 4g, 4g, C/8), or
+            nothing.
 
     Returns:
-        (N, M, H, W).
+        Mask logits (N, M, 4g, 4g).
     """
+    image = upscale(image, decoder.upscale_conv1, decoder.derived)
+    image = F.gelu(decoder.upscale_layer_norm(image + finer[0] if finer else image))
+    image = upscale(image, decoder.upscale_conv2, decoder.derived)
+    features = F.gelu(image + finer[1] if finer else image)  # (N, 4g, 4g, C/8)
+    weights = torch.stack([decoder.output_hypernetworks_mlps[k](tokens[:, k]) for k in wanted], dim=1)  # (N, M, C/8)
     exact = torch.promote_types(weights.dtype, torch.float32)
     with without_autocast(weights):
         logits = weights.to(exact) @ features.flatten(1, 2).to(exact).transpose(1, 2)
     return logits.unflatten(2, features.shape[1:3])
-
-
-def upscaled(
-    image: Tensor,
-    first: nn.ConvTranspose2d,
-    norm: nn.LayerNorm,
-    second: nn.ConvTranspose2d,
-    derived: Derived,
-    finer: Sequence[Tensor] = (),
-) -> Tensor:
-    """Upscale twice, as SAM's decoder does; SAM2's adds the finer features of the image encoder at each step.
-
-    Args:
-        image: (N, g, g, C).
-        first: C -> C/4.
-        norm: Layer norm after it.
-        second: C/4 -> C/8.
-        derived: Keeps the rearranged weights.
-        finer: Features (N, 2g, 2g, C/4) and (N, 4g, 4g, C/8), or nothing.
-
-    Returns:
-        (N, 4g, 4g, C/8).
-    """
-    image = upscale(image, first, derived)
-    image = F.gelu(norm(image + finer[0] if finer else image))
-    image = upscale(image, second, derived)
-    return F.gelu(image + finer[1] if finer else image)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from refervos.ops.derived import Derived
 from refervos.sam.layers import NORM_EPSILON, Mlp
 from refervos.sam.two_way import SAM2_NAMES, TwoWayTransformer
-from refervos.sam.upscaling import masks_of, upscaled
+from refervos.sam.upscaling import predict_masks
 from refervos.sam2.config import Sam2Config
 
 MASKS = 4
@@ -113,20 +113,11 @@ class MaskDecoder(nn.Module):
         if others:
             beside_token = early[count:, self._first_mask_token]
         side = middle.shape[1] // 2
-        features = upscaled(
-            image.unflatten(1, (side, side)),
-            self.upscale_conv1,
-            self.upscale_layer_norm,
-            self.upscale_conv2,
-            self.derived,
-            finer=(middle, fine),
-        )  # (N, 4g, 4g, C/8)
         first = self._first_mask_token
         mask_tokens = queries[:, first : first + MASKS]  # (N, 4, C)
         stability = self.stability and not multimask and not self.training
         wanted = range(MASKS) if stability else range(1, MASKS) if multimask else range(1)
-        weights = [self.output_hypernetworks_mlps[index](mask_tokens[:, index]) for index in wanted]  # (N, C/8) each
-        logits = masks_of(features, torch.stack(weights, dim=1))  # (N, M, 4g, 4g)
+        logits = predict_masks(self, image.unflatten(1, (side, side)), mask_tokens, wanted, finer=(middle, fine))
         quality = torch.sigmoid(self.iou_prediction_head(queries[:, first - 1]))  # (N, 4)
         ious = quality[:, wanted.start : wanted.stop]
         if stability:
