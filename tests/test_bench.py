@@ -20,7 +20,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import refsam_models
 from bench_process import DEADLY, FAULTY, take_memory
-from refervos import loading
 from refervos.bench import measuring
 from refervos.bench.cases import (
     DTYPES,
@@ -50,8 +49,8 @@ from refervos.bench.clock import (
     time_on,
 )
 from refervos.bench.families import FAMILIES, REFSAM_STAGES, SAMWISE_STAGES, preset_names
-from refervos.bench.machine import Machine, default_device, read_cpuinfo, this_machine
-from refervos.bench.measuring import also_counted, by_onednn, measure, peak_operations
+from refervos.bench.machine import Machine, read_cpuinfo, this_machine
+from refervos.bench.measuring import also_counted, measure, peak_operations
 from refervos.bench.memory import peak_device_megabytes, peak_resident_megabytes, resident_megabytes
 from refervos.bench.plain_sam2 import PlainSam2
 from refervos.bench.processes import measured_apart
@@ -61,6 +60,7 @@ from refervos.cli import entry as cli
 from refervos.errors import ConfigError
 from refervos.loading import BUNDLED, load
 from refervos.ops.compilation import compile_stages
+from refervos.ops.linear import one_dnn_product
 from refervos.refsam.model import RefSam
 from refervos.samwise.model import Samwise
 from scenes import CAPTION, MICRO, MICRO_SAM2, micro_model, scene, session_of
@@ -305,7 +305,7 @@ def test_what_torch_does_not_count_is_counted() -> None:
     for call, operations in (
         (lambda: torch.mkldnn_convolution(image, kernel, None, [1, 1], [2, 2], [1, 1], 1), 2 * 2 * 5 * 4 * 4 * 3 * 9),
         (lambda: torch.nn.functional.scaled_dot_product_attention(tokens, tokens, tokens), 2 * 4 * 10 * 10 * 32),
-        (lambda: by_onednn(tokens, weight), 2 * 2 * 10 * 32 * 5),
+        (lambda: one_dnn_product(tokens, weight), 2 * 2 * 10 * 32 * 5),
     ):
         with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=also_counted()) as counter:
             call()
@@ -331,7 +331,7 @@ def test_the_peak_is_the_best_of_the_ways_that_there_are(
             return self.now
 
     monkeypatch.setattr(measuring, "has_one_dnn", one_dnn)
-    monkeypatch.setattr(measuring, "by_onednn", lambda one, other: products.append("oneDNN"))
+    monkeypatch.setattr(measuring, "one_dnn_product", lambda one, other: products.append("oneDNN"))
     monkeypatch.setattr(torch, "mm", lambda one, other: products.append("torch"))
     assert peak_operations(dataclasses.replace(MINIATURE, dtype=dtype)) > 0
     assert asked == [getattr(torch, dtype)]
@@ -596,7 +596,7 @@ def test_what_is_told_of_bfloat16_is_true(flags: tuple[str, ...], one_dnn: bool,
 def test_this_machine_tells_what_one_dnn_does_with_bfloat16() -> None:
     one = torch.ones(4, 4, dtype=torch.bfloat16)
     try:
-        by_onednn(one, one)
+        one_dnn_product(one, one)
         works = True
     except (RuntimeError, AttributeError):
         works = False
@@ -630,15 +630,6 @@ def test_the_command_writes_what_it_prints(
     assert result["stage_milliseconds_a_frame"][CONDITION] > 0
     assert run() == 2
     assert capsys.readouterr().err.strip() == "refervos: speed.json exists; give another file or --overwrite."
-
-
-@pytest.mark.parametrize(("cuda", "mps", "chosen"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
-def test_the_default_device_is_that_of_load(
-    cuda: bool, mps: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert default_device() == chosen == loading.find_device(None).type
 
 
 # Compiled stages.

@@ -21,7 +21,7 @@ from refervos.data.layouts.json_lines import read_json_lines
 from refervos.errors import DataError
 from refervos.evaluation.datasets import Part
 from refervos.evaluation.scoring import score
-from refervos.safe_text import cell, html, shown
+from refervos.safe_text import cell, html, one_line, shown
 
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\x00\x7f\r\u202e\u2028half \ud83d"
 
@@ -51,6 +51,7 @@ def test_what_moves_a_cursor_is_written_as_in_code() -> None:
 
 def test_a_long_text_is_cut() -> None:
     assert shown("abcdefgh", 6) == "abc..."
+    assert one_line(" a\tb\r\n\nc d ", 6) == "a b..."
     assert len(str(DataError("x" * 10**6))) < 2_010
 
 

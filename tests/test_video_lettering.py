@@ -159,7 +159,7 @@ def test_every_character_a_font_has_is_known(no_fonts: Path) -> None:
 
 def test_joiners_and_turning_marks_do_no_harm(no_fonts: Path) -> None:
     for text in ("a\u200db", "a\ufe0fb", "\u202eturned", "\ud800", "", "\u200d"):
-        shown = module.printable(text)
+        shown = module.drawable(text)
         assert "\u202e" not in shown
         drawn(shown)
     assert what_cannot_be_drawn("a\u200db") is None

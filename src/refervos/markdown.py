@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from refervos.safe_text import shown
+from refervos.safe_text import one_line
 
 NONE = "-"
 """What stands where there is no number."""
@@ -20,7 +20,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     Returns:
         Lines of equal width, without a line break at the end; what is in a cell stays in it and is safe to show.
     """
-    header, *rows = [[printable(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    header, *rows = [[one_line(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     aligned = [
@@ -28,16 +28,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for row in (header, *rows)
     ]
     return "\n".join("| " + " | ".join(row) + " |" for row in (aligned[0], rule, *aligned[1:]))
-
-
-def printable(text: str, longest: int | None = None) -> str:
-    """A text on one line, safe to show.
-
-    Args:
-        text: Any.
-        longest: How many characters there may be, default any number; what is more ends in three dots.
-    """
-    return shown(" ".join(text.split()), longest)
 
 
 def number(value: float | None) -> str:

@@ -29,6 +29,16 @@ def shown(text: str, longest: int | None = None) -> str:
     return text if longest is None or len(text) <= longest else f"{text[: longest - 3]}..."
 
 
+def one_line(text: str, longest: int | None = None) -> str:
+    """Make a text from outside safe to show, and put it on one line: white space of any kind becomes single spaces.
+
+    Args:
+        text: Any.
+        longest: See ``shown``.
+    """
+    return shown(" ".join(text.split()), longest)
+
+
 def _visible(letter: str) -> str:
     if letter == "\n" or letter.isprintable():
         return letter

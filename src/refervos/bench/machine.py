@@ -66,13 +66,6 @@ class Machine:
         return None
 
 
-def default_device() -> str:
-    """Where ``refervos.load`` puts a model when nothing else is said."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def this_machine(device: str = "cpu") -> Machine:
     """Describe the machine that this runs on.
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from refervos.bench.cases import Case, Failure, Measurement
@@ -18,7 +17,7 @@ from refervos.bench.clock import REST, Operations, StageClock, time_on
 from refervos.bench.memory import peak_device_megabytes, peak_resident_megabytes, resident_megabytes
 from refervos.bench.subjects import Subject, draw_material, open_subject, portions
 from refervos.errors import RefervosError
-from refervos.ops.linear import has_one_dnn
+from refervos.ops.linear import has_one_dnn, one_dnn_product
 
 Shape = tuple[int, ...]
 
@@ -131,12 +130,6 @@ def also_counted() -> dict[Any, Callable[..., int]]:
     return known
 
 
-def by_onednn(x: Tensor, weight: Tensor) -> Tensor:
-    """``x`` times ``weight`` transposed, past whichever library torch would ask; only where ``has_one_dnn``."""
-    done: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    return done
-
-
 def peak_operations(case: Case) -> float:
     """How fast two large square matrices are multiplied in the case's type: the best of the ways that there are.
 
@@ -147,7 +140,7 @@ def peak_operations(case: Case) -> float:
     side = PEAK_SIDE["gpu" if case.on_gpu else "cpu"]
     one, other = torch.randn(2, side, side, device=device).to(dtype)
     probe = time_on(device)
-    ways = (torch.mm,) if case.on_gpu or not has_one_dnn(dtype) else (torch.mm, by_onednn)
+    ways = (torch.mm,) if case.on_gpu or not has_one_dnn(dtype) else (torch.mm, one_dnn_product)
     best = math.inf
     with torch.inference_mode():
         for way in ways:

@@ -56,7 +56,7 @@ def bench(
 
     from refervos.bench.cases import DTYPES, MODES, Case, chosen, combinations, counts, known_model
     from refervos.bench.families import preset_names
-    from refervos.bench.machine import default_device, this_machine
+    from refervos.bench.machine import this_machine
     from refervos.bench.processes import measured_apart
     from refervos.bench.report import Report, as_json, as_markdown
     from refervos.files.writing import write_whole
@@ -72,7 +72,7 @@ def bench(
         frames=frames,
         warm_up=warm_up,
         threads=threads or torch.get_num_threads(),
-        device=str(find_device(device or default_device())),
+        device=str(find_device(device)),
         stages=stages,
         flops=flops,
     )

@@ -14,8 +14,8 @@ from refervos.evaluation.datasets import Scoring
 from refervos.evaluation.expressions import ExpressionResult, Scores
 from refervos.evaluation.matched import MatchedResult
 from refervos.evaluation.measures import columns_of, lines_of, measure, published_measures
-from refervos.markdown import NONE, markdown_table, number, printable
-from refervos.safe_text import cell
+from refervos.markdown import NONE, markdown_table, number
+from refervos.safe_text import cell, one_line
 
 WORST = 20
 """How many of the worst expressions are shown."""
@@ -100,7 +100,7 @@ class Summary:
 
     def markdown(self) -> str:
         """All tables, without a line break at the end. Percent throughout; intervals are 95 % over videos."""
-        paragraphs = [printable(self.title), "\n".join(map(printable, self.notes()))]
+        paragraphs = [one_line(self.title), "\n".join(map(one_line, self.notes()))]
         if self.scored:
             header = ["worst expressions", "video", "id", "J&F"]
             rows = [
@@ -260,4 +260,4 @@ def _plain(values: Values) -> dict[str, list[float] | None]:
 
 def _cell(text: str) -> str:
     """An expression as a cell of a markdown table."""
-    return printable(text, 80)
+    return one_line(text, 80)

@@ -64,7 +64,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: A
     ):
         weight = weight.contiguous()  # laid out for small products, oneDNN would take a hundred times as long
         if not torch.is_grad_enabled():
-            return _one_dnn(x, weight, bias, activation)
+            return one_dnn_product(x, weight, bias, activation)
         x = _Product.apply(x, weight, bias)
     else:
         x = F.linear(x, weight, bias)
@@ -136,7 +136,18 @@ def _suits(x: Tensor) -> bool:
     )
 
 
-def _one_dnn(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Activation = "none") -> Tensor:
+def one_dnn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Activation = "none") -> Tensor:
+    """Compute ``product`` straight with oneDNN, whatever torch would choose; only where ``has_one_dnn``.
+
+    Args:
+        x: (..., C).
+        weight: (D, C), contiguous: in any other layout it takes a hundred times as long.
+        bias: (D,).
+        activation: ``gelu`` is the exact one.
+
+    Returns:
+        (..., D), without gradients.
+    """
     algorithm = "none" if activation == "gelu" else ""
     done: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
     return done
@@ -148,7 +159,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _one_dnn(x, weight, bias)
+        return one_dnn_product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -157,7 +168,7 @@ class _Product(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         rows = grad.flatten(0, -2)  # (R, D)
         return (
-            _one_dnn(grad.contiguous(), weight.t().contiguous()) if wanted[0] else None,
+            one_dnn_product(grad.contiguous(), weight.t().contiguous()) if wanted[0] else None,
             rows.t() @ x.flatten(0, -2) if wanted[1] else None,
             rows.sum(0) if wanted[2] else None,
         )

@@ -93,7 +93,7 @@ class Lettering:
             draw: What to draw into.
             left: Where it begins.
             middle: Where its middle lies, from top to bottom.
-            text: The line, see ``printable``.
+            text: The line, see ``drawable``.
             ink: RGBA from 0 to 255.
         """
         for part, font in self._parts(text):
@@ -105,8 +105,8 @@ class Lettering:
             yield part, _font(face, self._size)
 
 
-def printable(text: str) -> str:
-    """A text on one line, without what cannot be drawn or would turn the rest around."""
+def drawable(text: str) -> str:
+    """A text on one line, without what no font draws or would turn the rest around."""
     text = " ".join(text.split())
     joiners = _JOINERS if shapes() else set()
     return "".join(
@@ -137,7 +137,7 @@ def what_cannot_be_drawn(text: str) -> str | None:
     """
     if not can_write():
         return "The legend is left out, as Pillow was built without FreeType here; install a Pillow that has it."
-    shown = printable(text)
+    shown = drawable(text)
     missing = "".join(dict.fromkeys(letter for part, face in _by_face(shown) if face is None for letter in part))
     if missing:
         return (
