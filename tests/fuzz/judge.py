@@ -137,11 +137,12 @@ def tried(call: Callable[[], object], scratch: Path) -> Outcome:
     begun = time.monotonic()
     sys.stdout.flush()
     sys.stderr.flush()
-    gc.collect()  # a video decoder that is garbage would be freed in the child too, and wait for its threads for ever
+    gc.freeze()  # else the child would free a video decoder that is garbage, and wait for its threads for ever
     child = os.fork()
     if not child:
         os.close(reader)
         _use(call, printed, writer)
+    gc.unfreeze()
     os.close(writer)
     report = _received(reader, begun + 3 * SECONDS + 5)
     if report is None:
