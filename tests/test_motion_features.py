@@ -155,3 +155,19 @@ def test_the_published_protocol_has_none() -> None:
     with pytest.raises(ConfigError, match="motion_features are on, which the published protocol does not know"):
         SamwiseConfig(motion_features=True, protocol="published")
     assert not any(name.startswith("motion_features") for name in micro_model().state_dict())
+
+
+def test_movement_features_in_bfloat16() -> None:
+    exact, rounded = (moving_model().float() for _ in range(2))
+    rounded.compute_in(torch.bfloat16)
+    assert exact.motion_features is not None
+    assert rounded.motion_features is not None
+    small = small_frames(placed(exact).float().unsqueeze(0))
+    with torch.no_grad():
+        expected, found = exact.motion_features(small), rounded.motion_features(small)
+    assert found.dtype == torch.bfloat16
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05 * float(expected.abs().max()))
+    session = session_of(rounded, [CAPTION, SHORT_CAPTION])
+    for frame in scene(3):
+        assert session.step(frame).masks.shape == (2, 96, 128)

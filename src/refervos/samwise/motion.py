@@ -57,6 +57,6 @@ class MotionFeatures(nn.Module):
         for lag in LAGS:
             earlier = [max(0, time - lag) for time in range(begin, end)]
             seen.append(frames - known[:, earlier])
-        x = torch.cat(seen, dim=2).flatten(0, 1)  # (V*T, 12, s, s)
+        x = torch.cat(seen, dim=2).flatten(0, 1).to(self.first.weight.dtype)  # (V*T, 12, s, s)
         x = torch.relu(self.second(torch.relu(self.first(x))))
         return self.third(x).permute(0, 2, 3, 1)
