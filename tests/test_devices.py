@@ -343,7 +343,7 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Plan]:
     for family, recipe in recipes.items():
         for plan in make_plans(recipe, tmp_path_factory.mktemp(family)):
             plan.folder.mkdir(parents=True)
-            write_model(stage_of(plan).save, plan.model)
+            write_model(stage_of(plan), plan.model)
             found[f"{family} {plan.stage.name}"] = plan
     return found
 

@@ -26,7 +26,7 @@ from PIL import Image
 
 from refervos.cli import entry as cli
 from refervos.errors import VideoError
-from refervos.pipeline import OutputError, segment
+from refervos.pipeline import PartlyWrittenError, segment
 from refervos.video import (
     BinarySink,
     CutoutSink,
@@ -460,7 +460,7 @@ def test_a_sink_that_fails_does_not_lose_the_others(tmp_path: Path, frames: int,
     broken: Any = Failing(frames, VideoError("'o.mp4' cannot be written on."), at_end)
     sinks: list[Any] = [RleSink(tmp_path / "a.jsonl"), broken, RleSink(tmp_path / "b.jsonl")]
     session: Any = Answering()
-    with pytest.raises(OutputError, match=r"'o\.mp4' cannot be written on\.$") as caught:
+    with pytest.raises(PartlyWrittenError, match=r"'o\.mp4' cannot be written on\.$") as caught:
         segment(Played(frames_of(6), live=False), session, sinks)
     for name in "ab":
         lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
@@ -475,7 +475,7 @@ def test_a_run_ends_where_no_sink_is_left(tmp_path: Path) -> None:
     heard = Played(frames_of(6), live=False)
     session: Any = Answering()
     sinks: list[Any] = [Failing(2, VideoError("a is full.")), Failing(3, VideoError("b is full."))]
-    with pytest.raises(OutputError, match=r"a is full\. b is full\.") as caught:
+    with pytest.raises(PartlyWrittenError, match=r"a is full\. b is full\.") as caught:
         segment(heard, session, sinks)
     assert caught.value.report.frames == 3
     assert next(iter(heard)).index > 3

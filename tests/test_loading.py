@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from refervos import load
 from refervos.checkpoints import weights
 from refervos.errors import CheckpointError, ConfigError
+from refervos.files import writing
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.samwise.model import Samwise
@@ -72,7 +73,7 @@ EXCHANGES = [True, False]
 
 def other_system(monkeypatch: pytest.MonkeyPatch, exchanges: bool) -> None:
     if not exchanges:
-        monkeypatch.setattr(weights, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(writing, "_exchange", lambda one, other: False)
 
 
 @pytest.mark.parametrize("exchanges", EXCHANGES)
@@ -123,12 +124,9 @@ class Mortal:
 
 def write_pair(folder: Path, what: str) -> None:
     """A configuration and weights that belong together."""
-
-    def write(staged: Path) -> None:
+    with weights.model_folder(folder, overwrite=True) as staged:
         for name in ("config.json", "model.safetensors", "tokenizer.json"):
             (staged / name).write_text(what)
-
-    weights.write_folder_atomically(folder, write, overwrite=True)
 
 
 @pytest.mark.parametrize("exchanges", EXCHANGES)
@@ -148,7 +146,7 @@ def test_a_save_that_is_killed_anywhere_pairs_no_configuration_with_other_weight
         mortal = Mortal(moment)
         with monkeypatch.context() as patch:
             patch.setattr(shutil, "rmtree", mortal(shutil.rmtree))
-            patch.setattr(weights, "_exchange", mortal(weights._exchange))
+            patch.setattr(writing, "_exchange", mortal(writing._exchange))
             for name in ("replace", "link", "unlink", "mkdir"):
                 patch.setattr(os, name, mortal(getattr(os, name)))
             try:
@@ -177,8 +175,8 @@ def test_a_save_that_is_killed_anywhere_pairs_no_configuration_with_other_weight
 
 def test_two_processes_do_not_write_one_folder_at_once(folder: Path) -> None:
     code = (
-        "import sys, pathlib; from refervos.checkpoints.weights import write_folder_atomically as write\n"
-        "write(pathlib.Path(sys.argv[1]), lambda staged: (print('in', flush=True), sys.stdin.read()), overwrite=True)"
+        "import sys, pathlib; from refervos.checkpoints.weights import model_folder\n"
+        "with model_folder(pathlib.Path(sys.argv[1]), overwrite=True): print('in', flush=True), sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -23,6 +23,7 @@ from refervos.cli import entry as cli
 from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, RefervosError, TrainingError
 from refervos.training import checkpoint
 from refervos.training.history import History, Means
+from refervos.training.plan import make_plans
 from refervos.training.recipe import Recipe, recipe_from_mapping
 from refervos.training.report import draw_losses
 from refervos.training.sampler import ShareSampler, moved
@@ -347,9 +348,10 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(whole: Path, tmp_path: Path)
     assert not (folder / "model").exists()
     assert history(folder)[-1]["step"] == 16  # beyond the checkpoint: forgotten when it goes on
     # What a kill in the middle of writing leaves: half a checkpoint, half a row.
-    half = folder / "checkpoints" / f"{checkpoint.UNFINISHED}step-000020"
-    half.mkdir()
-    (half / "state.pt").write_bytes(b"half")
+    half = folder / "checkpoints" / ".step-000020.part"
+    (half / "new").mkdir(parents=True)
+    (half / ".lock").touch()
+    (half / "new" / "state.pt").write_bytes(b"half")
     with (folder / "history.jsonl").open("a") as file:
         file.write('{"step": 17, "tr')
     run(tmp_path, killed)
@@ -417,7 +419,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(CheckpointError, match=r"step-000020 cannot be written \(No space left on device\)"):
+    with pytest.raises(CheckpointError, match=r"step-000020' cannot be written \(No space left on device\)"):
         checkpoint.write_checkpoint(tmp_path, 20, {"step": 20}, keep=1)
     assert list(tmp_path.iterdir()) == [written]
     assert checkpoint.read_checkpoint(written) == {"step": 10}
@@ -494,10 +496,15 @@ def test_a_checkpoint_does_not_go_with_other_frozen_weights(whole: Path, monkeyp
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     (tmp_path / "toy").mkdir()
-    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print('held'); input()"
-    lock = str(tmp_path / "toy" / ".lock")
+    code = (
+        "import sys; from pathlib import Path; from refervos.files.locks import FolderLock;"
+        "lock = FolderLock(Path(sys.argv[1]), 'x', ValueError); print('held'); input()"
+    )
     with subprocess.Popen(
-        [sys.executable, "-u", "-c", code, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", "-c", code, str(tmp_path / "toy")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
@@ -506,12 +513,29 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
         other.communicate("\n")
 
 
+def test_a_kill_while_the_recipe_is_noted_leaves_the_one_that_was_noted_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a recipe could never be gone on from: it would be another one."""
+    (plan,) = make_plans(recipe_from_mapping({"name": "test", "stages": [toy()]}), tmp_path)
+    plan.folder.mkdir()
+    plan.note()
+    before = (plan.folder / "recipe.yaml").read_text()
+    monkeypatch.setattr(Path, "replace", lambda *_: os._exit(9))
+    child = os.fork()
+    if not child:
+        plan.note()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert (plan.folder / "recipe.yaml").read_text() == before
+
+
 # What it refuses.
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(TrainingError, match=r"file/toy cannot be written \(Not a directory\)"):
+    with pytest.raises(TrainingError, match=r"file/toy' cannot be written \(Not a directory\)"):
         run(tmp_path / "file", toy())
 
 

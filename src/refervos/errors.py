@@ -36,6 +36,10 @@ class VideoError(RefervosError):
     """A video, image, folder or camera cannot be read, or an output cannot be written."""
 
 
+class OutputError(VideoError):
+    """A file or folder cannot be written. A ``VideoError``, as which every output was reported at first."""
+
+
 class EndOfVideoError(VideoError):
     """A video ends before the frame from which on it is to be read."""
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from refervos.checkpoints.weights import fingerprint, write_folder_atomically, write_model
+from refervos.checkpoints.weights import fingerprint, model_folder, write_model
 from refervos.errors import ConfigError
 from refervos.ops.borders import Borders
 from refervos.ops.compilation import Stage
@@ -55,7 +55,8 @@ class Pretrained(OpensSessions, nn.Module):
         Raises:
             CheckpointError: When the folder is not empty or not writable; nothing is half-written.
         """
-        write_folder_atomically(Path(folder), lambda staged: self._write(staged, dtype), overwrite=overwrite)
+        with model_folder(Path(folder), overwrite=overwrite) as staged:
+            self._write(staged, dtype)
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
         """Publish the model on the Hugging Face hub.

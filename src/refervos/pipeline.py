@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from refervos.errors import RefervosError, VideoError
+from refervos.errors import OutputError, RefervosError
 from refervos.progress import progress
 from refervos.segmentation import Segmentation
 from refervos.session.session import Session
@@ -40,8 +40,8 @@ class Report:
     interrupted: bool = False
 
 
-class OutputError(VideoError):
-    """Something could not be written; what else was to be written is complete.
+class PartlyWrittenError(OutputError):
+    """Some outputs could not be written; the others are complete.
 
     Attributes:
         report: What was done.
@@ -120,7 +120,7 @@ def segment(
 
     Raises:
         VideoError: When the source cannot be read.
-        OutputError: When a sink could not be written, after the others have been finished.
+        PartlyWrittenError: When a sink could not be written, after the others have been finished.
     """
     if clip_length is None and source.info.live:
         clip_length = 1
@@ -185,4 +185,4 @@ def _raise_first(failures: dict[int, Exception], report: Report) -> None:
             raise error  # a fault of the program
     if failures:
         sentences = " ".join(str(failures[place]) for place in sorted(failures))
-        raise OutputError(sentences, report) from next(iter(failures.values()))
+        raise PartlyWrittenError(sentences, report) from next(iter(failures.values()))

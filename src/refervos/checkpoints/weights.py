@@ -8,11 +8,9 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from refervos.checkpoints.weight_files import check_archive, is_torch_file, read_settings, unreadable
 from refervos.errors import CheckpointError, is_out_of_memory
-from refervos.files.locks import FolderLock
+from refervos.files.writing import whole_folder
 
 WEIGHTS = "model.safetensors"
 PICKLED_WEIGHTS = "pytorch_model.bin"
@@ -414,96 +412,31 @@ class Undrawn(TorchFunctionMode):
         return func(*args, **given)
 
 
-def write_folder_atomically(folder: Path, write: Callable[[Path], None], *, overwrite: bool = False) -> None:
-    """Let ``write`` fill a folder beside the target, then put it in the target's place in one step.
+def model_folder(folder: Path, *, overwrite: bool = False) -> AbstractContextManager[Path]:
+    """Write a model's folder in one step.
 
     Killed at any moment, the target is what it was or what it becomes. Where a file system cannot exchange two folders,
     an old one is without its ``config.json``, and so no model, while its files are replaced.
 
     Args:
         folder: The target, created when absent. Files in it that are not written anew stay.
-        write: Gets a folder to fill.
         overwrite: Whether files that exist may be replaced.
+
+    Returns:
+        A context that gives an empty folder to fill, which then takes the target's place.
 
     Raises:
         CheckpointError: When the folder has files and ``overwrite`` is off, another process is writing it, or it cannot
             be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file; give a folder to write to.")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise CheckpointError(f"{folder} is not empty; give a new folder, or allow overwriting (--overwrite).")
-    try:
-        target = folder.resolve()  # where a link leads
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Always of the same name, so that the next run finds what a killed one has left.
-        unfinished = _beside(target) / f".{target.name}.unfinished"
-        unfinished.mkdir(exist_ok=True)
-        lock = FolderLock(unfinished, f"writing {folder}", CheckpointError)
-        try:
-            staged = unfinished / "staged"
-            shutil.rmtree(staged, ignore_errors=True)
-            staged.mkdir()
-            write(staged)
-            _put_in_place(staged, target)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            lock.release()
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot be written ({error.strerror or error}).") from error
-
-
-def _beside(folder: Path) -> Path:
-    """Where a folder can be prepared that shall take another one's place: beside it, or else in it."""
-    beside = os.access(folder.parent, os.W_OK) and not folder.is_mount()
-    return folder.parent if beside or not folder.is_dir() else folder
-
-
-def _put_in_place(staged: Path, target: Path) -> None:
-    """Make a complete folder the target."""
-    if not target.exists():
-        os.replace(staged, target)
-        return
-    for other in target.iterdir():
-        if not (staged / other.name).exists() and other != staged.parent:
-            _link(other, staged / other.name)
-    if _exchange(staged, target):
-        return
-    (target / CONFIG).unlink(missing_ok=True)
-    for file in sorted(staged.iterdir(), key=lambda file: file.name == CONFIG):  # that one last
-        if not (target / file.name).is_dir():
-            os.replace(file, target / file.name)
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file or folder under another name, copied where it cannot be linked."""
-    if source.is_dir() and not source.is_symlink():
-        target.mkdir()
-        for inside in source.iterdir():
-            _link(inside, target / inside.name)
-        return
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(source, target, follow_symlinks=False)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders take each other's place in one step; False where the system cannot."""
-    if sys.platform != "linux" or other in one.parents:
-        return False
-    import ctypes
-
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
-    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+    return whole_folder(folder, overwrite=overwrite, keep=True, marker=CONFIG, error=CheckpointError)
 
 
 def write_model(folder: Path, model: nn.Module, model_type: str, config: Any, dtype: torch.dtype | None = None) -> None:
     """Write ``config.json`` and ``model.safetensors``.
 
     Args:
-        folder: Exists; see ``write_folder_atomically``.
+        folder: Exists; see ``model_folder``.
         model: Its state dict is written.
         model_type: What ``config.json`` says that it is.
         config: A dataclass, the model's shape.

@@ -17,7 +17,7 @@ import typer
 from refervos.cli.failures import complain
 from refervos.cli.options import DeviceOption, ModelOption, Precision
 from refervos.cli.stopping import INTERRUPTED, Stopping
-from refervos.errors import EndOfVideoError, PromptError, RefervosError, VideoError
+from refervos.errors import EndOfVideoError, OutputError, PromptError, RefervosError, VideoError
 from refervos.files.locks import FolderClaim
 from refervos.files.plain_text import listed
 from refervos.safe_text import shown
@@ -156,7 +156,7 @@ def segment(
     """
     from refervos.files.writing import prepare_folder
     from refervos.loading import load
-    from refervos.pipeline import OutputError
+    from refervos.pipeline import PartlyWrittenError
     from refervos.pipeline import segment as run
     from refervos.prompts import Prompt, parse_box, parse_click
     from refervos.video import Reconnect, RleSink, open_source
@@ -227,14 +227,14 @@ def segment(
                 sinks = [RleSink(sys.stdout.buffer)]
             else:
                 prepare_folder(target)
-                stack.callback(FolderClaim(target, "writing results", VideoError).release)
+                stack.callback(FolderClaim(target, "writing results", OutputError).release)
                 if not (resume or overwrite) and Stopped.notes_in(target):
-                    raise VideoError(
+                    raise OutputError(
                         f"'{target}' holds a run that was stopped; go on with it by --resume, or begin anew by "
                         "--overwrite."
                     )
                 sinks = open_sinks(save or [Output.overlay, Output.rle], target, source, overwrite, resume)
-            failed: OutputError | None = None
+            failed: PartlyWrittenError | None = None
             held = context.obj.held if isinstance(context.obj, Stopping) else nullcontext
             options: dict[str, Any] = {"clip_length": clip, "limit": frames, "show_progress": False if quiet else None}
             try:
@@ -243,7 +243,7 @@ def segment(
                 if stopped is None:
                     raise
                 return stopped.finish(quiet=quiet)
-            except OutputError as error:
+            except PartlyWrittenError as error:
                 failed, report = error, error.report
             # What was followed is worth as much as what was written, also where an output has failed.
             if session_file is not None and session_file != (stopped and stopped.session):

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from refervos.errors import ConfigError, EvaluationError, VideoError
+from refervos.errors import ConfigError, EvaluationError
 from refervos.files.plain_text import parsed_json
-from refervos.files.writing import write_whole
+from refervos.files.writing import not_writable, write_whole
 from refervos.metrics.presence import PresenceAccuracies, final_score, is_empty, presence_accuracies
 from refervos.metrics.region_boundary import video_scores
 from refervos.typed_config import config_from_mapping
@@ -231,11 +231,9 @@ class Diagnosis:
         """
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(Path(path), (json.dumps(self.to_json(), indent=1) + "\n").encode())
         except OSError as error:
-            raise EvaluationError(f"{path} cannot be written ({error.strerror}).") from error
-        except VideoError as error:
-            raise EvaluationError(str(error)) from error
+            raise not_writable(Path(path), error, EvaluationError) from error
+        write_whole(Path(path), (json.dumps(self.to_json(), indent=1) + "\n").encode(), error=EvaluationError)
 
 
 def read_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from refervos.diagnosis.results import CaseResult
-from refervos.errors import EvaluationError, VideoError
+from refervos.errors import EvaluationError
 from refervos.evaluation.contact_sheets import HOW_TO_READ, draw_frame, lay_out
-from refervos.files.writing import write_whole
+from refervos.evaluation.predictions import png
+from refervos.files.writing import not_writable, write_whole
 
 if TYPE_CHECKING:
     from refervos.diagnosis.diagnose import AnsweredCase
@@ -72,13 +72,10 @@ class Extremes:
             folder.mkdir(parents=True, exist_ok=True)
             for rank, answered in self.ranked():
                 path = folder / f"{answered.result.split} {rank}.png".replace(" ", "-")
-                data = io.BytesIO()
-                draw_sheet(answered, rank).save(data, format="PNG")
-                write_whole(path, data.getvalue())
+                write_whole(path, png(draw_sheet(answered, rank)), error=EvaluationError)
                 written.append(path)
-        except (OSError, VideoError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise EvaluationError(f"{folder} cannot be written ({reason}).") from error
+        except OSError as error:
+            raise not_writable(folder, error, EvaluationError) from error
         return written
 
 

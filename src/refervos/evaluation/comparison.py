@@ -195,7 +195,7 @@ def write_sheet(samples: Sequence[Sample], a: Side, b: Side, path: Path, *, over
 
     Raises:
         DataError: When a frame or a truth cannot be read.
-        VideoError: When the file exists or cannot be written.
+        OutputError: When the file exists or cannot be written.
     """
     refuse_existing(path, overwrite)
     prepare_folder(path.parent)
@@ -239,7 +239,7 @@ def write_video(
 
     Raises:
         DataError: When a frame or a truth cannot be read.
-        VideoError: When the file exists or cannot be written.
+        OutputError: When the file exists or cannot be written.
     """
     titles, labels = _titles(sample, a, b), _labels(sample, a, b)
     sink = OverlaySink(path, fps=fps, legend=False, overwrite=overwrite)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,12 +28,12 @@ from refervos.evaluation.answers import ChunkAnswer, Mode, answer_video, clip_le
 from refervos.evaluation.datasets import OpenPart, Part
 from refervos.evaluation.expressions import read_json, save_json, score_expression
 from refervos.evaluation.matched import by_annotator, matches, merged_png, score_matched
-from refervos.evaluation.predictions import GrowingFolder, mask_png
+from refervos.evaluation.predictions import mask_png
 from refervos.evaluation.report import Evaluation
 from refervos.evaluation.result_folder import ResultFolder, Settings
 from refervos.evaluation.summary import summarise
 from refervos.files.locks import FolderLock
-from refervos.files.writing import prepare_folder
+from refervos.files.writing import PartFolder, prepare_folder
 from refervos.loading import load
 from refervos.processes import share_out
 from refervos.progress import Bar
@@ -234,24 +235,28 @@ class Evaluator:
             EvaluationError: When the model cannot be asked, naming the expressions, or a file cannot be written.
         """
         video, matching = group[0].video, matches(self.part)
-        masks = [GrowingFolder(self.folder.predictions.of(sample)) for sample in group]
-        merged = GrowingFolder(self.folder.merged(video.id, str(group[0].annotator))) if matching else None
+        places = [self.folder.predictions.of(sample) for sample in group]
+        places += [self.folder.merged(video.id, str(group[0].annotator))] if matching else []
         switches, seconds, index = np.zeros(len(group), dtype=np.int64), 0.0, 0
-        for chunk in self._chunks(group, matching):
-            # In the logits' place: a chunk of them is large, and nothing else reads them.
-            probabilities = None if chunk.logits is None else torch.from_numpy(chunk.logits).sigmoid_().numpy()
-            for place, of_frame in enumerate(chunk.masks):
-                name = f"{video.frames.names[index]}.png"
-                for folder, mask in zip(masks, of_frame, strict=True):
-                    folder.add(name, mask_png(mask))
-                if merged is not None and probabilities is not None:
-                    merged.add(name, merged_png(probabilities[place]))
-                index += 1
-            switches += chunk.switches.sum(axis=0)
-            seconds += chunk.seconds
-            yield chunk.masks.shape[0] * len(group)
-        for folder in [*masks, *([] if merged is None else [merged])]:
-            folder.put_in_place()
+        with ExitStack() as stack:
+            parts = [stack.enter_context(PartFolder(place, error=EvaluationError)) for place in places]
+            masks, merged = parts[: len(group)], parts[len(group) :]
+            for chunk in self._chunks(group, matching):
+                # In the logits' place: a chunk of them is large, and nothing else reads them.
+                probabilities = None if chunk.logits is None else torch.from_numpy(chunk.logits).sigmoid_().numpy()
+                for number, of_frame in enumerate(chunk.masks):
+                    name = f"{video.frames.names[index]}.png"
+                    for part, mask in zip(masks, of_frame, strict=True):
+                        part.add(name, mask_png(mask))
+                    if probabilities is not None:
+                        for part in merged:
+                            part.add(name, merged_png(probabilities[number]))
+                    index += 1
+                switches += chunk.switches.sum(axis=0)
+                seconds += chunk.seconds
+                yield chunk.masks.shape[0] * len(group)
+            for part in parts:
+                part.put_in_place()
         self._score(group, switches.tolist(), seconds / len(group))
 
     def _chunks(self, group: Sequence[Sample], keep_logits: bool) -> Iterator[ChunkAnswer]:

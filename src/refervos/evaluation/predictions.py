@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,46 +182,3 @@ def png(image: Image.Image) -> bytes:
     data = io.BytesIO()
     image.save(data, format="PNG", compress_level=3)  # masks hardly get smaller with more effort
     return data.getvalue()
-
-
-class GrowingFolder:
-    """A folder that is there complete or not at all: files go into a hidden one beside it, which then takes its name.
-
-    One process at a time may write a folder.
-
-    Args:
-        folder: Where; what an interrupted process left behind is removed.
-
-    Raises:
-        EvaluationError: When it cannot be written; likewise by the methods.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._growing = folder.with_name(f".{folder.name}.part")
-        try:
-            shutil.rmtree(self._growing, ignore_errors=True)
-            self._growing.mkdir(parents=True)
-        except OSError as error:
-            raise not_writable(self.folder, error) from error
-
-    def add(self, name: str, content: bytes) -> None:
-        """Write one file."""
-        try:
-            (self._growing / name).write_bytes(content)
-        except OSError as error:
-            raise not_writable(self.folder / name, error) from error
-
-    def put_in_place(self) -> None:
-        """Give the folder its name; one that has it is replaced."""
-        try:
-            if self.folder.exists():
-                shutil.rmtree(self.folder)
-            self._growing.rename(self.folder)
-        except OSError as error:
-            raise not_writable(self.folder, error) from error
-
-
-def not_writable(path: Path, error: OSError) -> EvaluationError:
-    """The error for a file or folder that the system refuses to take."""
-    return EvaluationError(f"{path} cannot be written ({error.strerror or error}).")

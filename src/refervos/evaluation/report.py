@@ -61,7 +61,7 @@ class Evaluation:
 
         Raises:
             DataError: When a frame or mask for the pictures cannot be read.
-            VideoError: When a file cannot be written.
+            OutputError: When a file cannot be written.
         """
         prepare_folder(folder)
         contents = {

@@ -57,7 +57,7 @@ def submit(
         DataError: When the size of a video's frames cannot be read.
         EvaluationError: When masks are missing, damaged, not binary or of another size, listing them; nothing is
             written then.
-        VideoError: When the zip cannot be written.
+        OutputError: When the zip cannot be written.
     """
     top = top_folder(part.dataset.name)
     refuse_existing(out, overwrite)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import refervos
-from refervos.checkpoints.weights import CONFIG, write_folder_atomically
-from refervos.errors import CheckpointError, ConfigError, MissingDependencyError
+from refervos.checkpoints.weights import CONFIG, model_folder
+from refervos.errors import ConfigError, MissingDependencyError
 from refervos.export.graphs import Graph, streaming_step
 from refervos.export.onnx_model import digest
 from refervos.samwise.model import Samwise
@@ -57,11 +57,7 @@ def export_onnx(
         MissingDependencyError: When the packages of the extra ``onnx`` are missing.
     """
     _check_exportable(model)
-    target = Path(folder)
-    if target.is_dir() and any(target.iterdir()) and not overwrite:  # before minutes of work
-        raise CheckpointError(f"{target} is not empty; give a new folder, or allow overwriting (--overwrite).")
-
-    def write(staged: Path) -> None:
+    with model_folder(Path(folder), overwrite=overwrite) as staged:
         for graph in streaming_step(model):
             progress(graph.name)
             _write_graph(graph, staged / f"{graph.name}.onnx")
@@ -69,8 +65,6 @@ def export_onnx(
             model.tokenizer.save_pretrained(staged)
         digests = {path.stem: digest(path) for path in sorted(staged.glob("*.onnx"))}
         (staged / CONFIG).write_text(json.dumps(_header(model) | {"graphs": digests}, indent=2) + "\n")
-
-    write_folder_atomically(target, write, overwrite=overwrite)
 
 
 def _check_exportable(model: Any) -> None:

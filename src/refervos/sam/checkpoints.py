@@ -18,12 +18,12 @@ from refervos.checkpoints.weights import (
     CONFIG,
     Rules,
     built,
+    model_folder,
     read_header,
     read_tensors,
     read_weights,
     rename,
     shape_of,
-    write_folder_atomically,
     write_model,
 )
 from refervos.errors import CheckpointError, ConfigError
@@ -59,7 +59,8 @@ def save_sam(sam: Sam, folder: Path) -> None:
     Raises:
         CheckpointError: When it cannot be written; nothing is half-written.
     """
-    write_folder_atomically(folder, lambda staged: write_model(staged, sam, MODEL_TYPE, sam.config), overwrite=True)
+    with model_folder(folder, overwrite=True) as staged:
+        write_model(staged, sam, MODEL_TYPE, sam.config)
 
 
 def load_sam(path: Path) -> Sam:

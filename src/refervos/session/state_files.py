@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refervos.errors import StateError, VideoError
+from refervos.errors import StateError
 
 FORMAT = 1
 """Version of the format, in every file."""
@@ -79,10 +79,8 @@ def save_state(path: str | os.PathLike[str], value: Any, *, kind: str, about: Ma
     writer = _Writer()
     tree = writer.encode(value, "the state", 0)
     text = json.dumps({"format": FORMAT, "kind": kind, "about": dict(about), "tree": tree}, allow_nan=False)
-    try:
-        write_whole(Path(path), save(writer.tensors, {_STATE: text, _DIGEST: _digest(text, writer.tensors)}))
-    except VideoError as error:
-        raise StateError(str(error)) from error
+    content = save(writer.tensors, {_STATE: text, _DIGEST: _digest(text, writer.tensors)})
+    write_whole(Path(path), content, error=StateError)
 
 
 def load_state(

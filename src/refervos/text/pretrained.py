@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from refervos.checkpoints.weights import CONFIG, built, read_header, read_tensors, write_folder_atomically, write_model
+from refervos.checkpoints.weights import CONFIG, built, model_folder, read_header, read_tensors, write_model
 from refervos.errors import CheckpointError
 from refervos.text.encoder import TextConfig, TextEncoder
 from refervos.text.t5 import T5Config, T5TextEncoder
@@ -120,12 +120,9 @@ def save_text(encoder: TextEncoder | T5TextEncoder, tokenizer: Tokenizer, folder
         CheckpointError: When it cannot be written; nothing is half-written.
     """
     model_type = (_T5 if isinstance(encoder, T5TextEncoder) else _ROBERTA).own_type
-
-    def write(staged: Path) -> None:
+    with model_folder(folder, overwrite=True) as staged:
         write_model(staged, encoder, model_type, encoder.config)
         tokenizer.save_pretrained(staged)
-
-    write_folder_atomically(folder, write, overwrite=True)
 
 
 def load_text(folder: Path) -> tuple[TextEncoder, Tokenizer]:

@@ -1,8 +1,7 @@
 """Checkpoints of a run: complete or absent, verified when read, and loaded without executing anything in them.
 
 A checkpoint is a folder ``step-000200`` with ``state.pt`` (read by ``torch.load(weights_only=True)``) and
-``manifest.json`` (its SHA-256). It is written beside its place and renamed into it, so that a killed run leaves at
-most a folder whose name begins with a dot, which the next run removes.
+``manifest.json`` (its SHA-256).
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ import torch
 
 from refervos.checkpoints.weight_files import unreadable
 from refervos.errors import CheckpointError
+from refervos.files.writing import not_writable, whole_folder
 
 STATE = "state.pt"
 MANIFEST = "manifest.json"
 FORMAT = 2
 """1 had other checksums of the frozen weights."""
 PREFIX = "step-"
-UNFINISHED = ".unfinished-"
 
 
 def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
@@ -45,25 +44,18 @@ def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: in
     Raises:
         CheckpointError: When it cannot be written; earlier checkpoints are still there.
     """
-    target = folder / f"{PREFIX}{step:06d}"
-    unfinished = folder / f"{UNFINISHED}{target.name}"
+    target = folder / f"{PREFIX}{step:06d}"  # there already where a run went on from an older checkpoint
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        with (unfinished / STATE).open("wb") as file:
-            torch.save(dict(state), file)
-            _to_disk(file)
-        manifest = {"format": FORMAT, "step": step, "sha256": {STATE: _sha256(unfinished / STATE)}}
-        with (unfinished / MANIFEST).open("w", encoding="utf-8") as text:
-            json.dump(manifest, text)
-            _to_disk(text)
-        if target.exists():  # of a run that went on from an older checkpoint
-            shutil.rmtree(target)
-        os.replace(unfinished, target)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        shutil.rmtree(unfinished, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:160]
-        raise CheckpointError(f"the checkpoint {target} cannot be written ({reason}).") from error
+        with whole_folder(target, error=CheckpointError) as staged:
+            with (staged / STATE).open("wb") as file:
+                torch.save(dict(state), file)
+                _to_disk(file)
+            manifest = {"format": FORMAT, "step": step, "sha256": {STATE: _sha256(staged / STATE)}}
+            with (staged / MANIFEST).open("w", encoding="utf-8") as text:
+                json.dump(manifest, text)
+                _to_disk(text)
+    except RuntimeError as error:  # as which torch reports a full disk
+        raise not_writable(target, error, CheckpointError) from error
     for old in checkpoints_in(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -73,12 +65,6 @@ def checkpoints_in(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit() and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)))
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed run left half-written."""
-    for path in folder.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def read_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:

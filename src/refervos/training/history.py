@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from refervos.errors import TrainingError
+from refervos.files.writing import not_writable, write_whole
 
 Row = dict[str, Any]
 
@@ -28,9 +28,7 @@ class History:
         self.write = write
         self.rows = [row for row in _read(path) if row["step"] <= upto]
         if write:
-            unfinished = path.with_name(f".{path.name}")
-            unfinished.write_text("".join(map(_line, self.rows)), encoding="utf-8")
-            os.replace(unfinished, path)
+            write_whole(path, "".join(map(_line, self.rows)).encode(), error=TrainingError)
 
     def add(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
         """Add a row.
@@ -50,7 +48,7 @@ class History:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(_line(row))
             except OSError as error:
-                raise TrainingError(f"{self.path} cannot be written ({error.strerror or error}).") from error
+                raise not_writable(self.path, error, TrainingError) from error
 
     def of(self, kind: str) -> list[tuple[int, dict[str, float]]]:
         """Steps and scalars of all rows of a kind."""

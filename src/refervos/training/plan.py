@@ -93,7 +93,7 @@ class Plan:
     def note(self) -> None:
         """Note in the folder what the stage is trained with."""
         text = stored_text(self.recipe, self.stage, self.settings, _fingerprints(self.init))
-        write_whole(self.folder / RECIPE, text.encode())
+        write_whole(self.folder / RECIPE, text.encode(), error=TrainingError)
 
     def check_unchanged(self) -> None:
         """Check that a stage that has begun is still the same.

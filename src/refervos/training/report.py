@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from refervos.errors import TrainingError
 from refervos.files.writing import write_whole
 from refervos.training.history import History
 from refervos.training.progress import duration
@@ -103,7 +104,7 @@ def draw_losses(history: History, path: Path) -> None:
         axes.legend()
     drawing = io.BytesIO()
     FigureCanvasAgg(figure).print_png(drawing)
-    write_whole(path, drawing.getvalue())
+    write_whole(path, drawing.getvalue(), error=TrainingError)
 
 
 def smoothed(values: Sequence[float], memory: float = 0.9) -> list[float]:

@@ -18,10 +18,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -30,14 +28,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refervos.errors import MissingDependencyError, TrainingError, VideoError, is_out_of_memory
+from refervos.errors import MissingDependencyError, TrainingError, is_out_of_memory
 from refervos.files.locks import FolderLock
-from refervos.files.writing import remove_leftovers, write_whole
+from refervos.files.writing import not_writable, remove_leftovers, whole_folder, write_whole
 from refervos.training.checkpoint import (
     checkpoints_in,
     random_state,
     read_newest,
-    remove_unfinished,
     restore_random_state,
     seed_random,
     write_checkpoint,
@@ -243,11 +240,10 @@ class StageRun:
                     kept = self.plan.put_aside()  # before the new length is noted: a run killed here still goes on
                     told.append(f"{self.recipe.name} is longer now; its model so far is kept in {kept}.")
                 self.plan.note()
-            except (OSError, VideoError) as error:
-                reason = getattr(error, "strerror", None) or error
-                raise TrainingError(f"{self.plan.folder} cannot be written ({reason}).") from error
-            remove_unfinished(self.plan.checkpoints)
-            remove_leftovers(self.plan.folder)
+            except OSError as error:
+                raise not_writable(self.plan.folder, error, TrainingError) from error
+            for folder in (self.plan.folder, self.plan.checkpoints):
+                remove_leftovers(folder)
         self.accelerator.wait_for_everyone()
         if not self.plan.folder.is_dir():
             raise TrainingError(f"{self.plan.folder} is not seen by all machines; give a shared folder with --out.")
@@ -530,9 +526,9 @@ class StageRun:
         report = self._report()
         if self.main:
             draw_losses(self.history, self.plan.folder / DRAWING)
-            write_whole(self.plan.folder / REPORT, report.markdown().encode())
+            write_whole(self.plan.folder / REPORT, report.markdown().encode(), error=TrainingError)
             self.stage.eval()
-            write_model(self.stage.save, self.plan.model)
+            write_model(self.stage, self.plan.model)
         self.accelerator.wait_for_everyone()
         return report
 
@@ -572,19 +568,18 @@ def optimiser_for(stage: Stage, **defaults: Any) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, **defaults)
 
 
-def write_model(save: Callable[[Path], None], folder: Path) -> None:
+def write_model(stage: Stage, folder: Path) -> None:
     """Let a stage write its model, so that the folder is complete from the moment it exists.
 
     Args:
-        save: Writes a folder that does not exist yet.
+        stage: Its ``save`` writes a folder that does not exist yet.
         folder: The model's folder.
 
     Raises:
         TrainingError: When nothing was written.
     """
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    save(unfinished)
-    if not unfinished.is_dir():
-        raise TrainingError(f"the stage's save wrote no folder {unfinished}; it must write the one it is given.")
-    os.replace(unfinished, folder)
+    with whole_folder(folder, error=TrainingError) as staged:
+        staged.rmdir()
+        stage.save(staged)
+        if not staged.is_dir():
+            raise TrainingError(f"the stage's save wrote no folder {staged}; it must write the one it is given.")

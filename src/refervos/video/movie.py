@@ -16,7 +16,7 @@ import numpy as np
 from av.error import FFmpegError
 from PIL import Image
 
-from refervos.errors import VideoError
+from refervos.errors import OutputError, RefervosError, VideoError
 from refervos.files.writing import Part, not_writable, prepare_folder, refuse_existing
 from refervos.segmentation import Segmentation
 from refervos.video.audio import AudioTrack
@@ -98,7 +98,7 @@ class OverlaySink(Closing):
             raise VideoError(f"preset is {preset!r}; it must be one of {', '.join(_PRESETS)}.")
         self._painter = Painter(opacity, legend)
         if source is not None and source.path is not None and _same_file(source.path, self._path):
-            raise VideoError(f"'{path}' is the video being read; choose another name for the output.")
+            raise OutputError(f"'{path}' is the video being read; choose another name for the output.")
         refuse_existing(self._path, overwrite)
         prepare_folder(self._path.parent)
         self._source = source
@@ -163,7 +163,7 @@ class OverlaySink(Closing):
             The video's path, or nothing where no frame was written.
 
         Raises:
-            VideoError: The rest cannot be written.
+            OutputError: The rest cannot be written.
         """
         if self._written is not None:
             return self._written
@@ -341,7 +341,7 @@ class OverlaySink(Closing):
             self._container.close()
         self._container = None
 
-    def _salvage(self, error: Exception) -> VideoError:
+    def _salvage(self, error: Exception) -> RefervosError:
         """Puts in place what can be played of a video that cannot be written on; returns the error that says so."""
         self._written = []
         self._close_audio()
@@ -356,7 +356,7 @@ class OverlaySink(Closing):
         part.put_in_place(self._overwrite)
         self._written = [self._path]
         reason = getattr(error, "strerror", None) or str(error)
-        return VideoError(
+        return OutputError(
             f"'{self._path}' cannot be written on ({reason}); what it holds until then can be played, but the rest "
             "needs a place that has room."
         )

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from refervos.errors import MissingDependencyError, VideoError
+from refervos.errors import MissingDependencyError, OutputError, VideoError
 from refervos.files.writing import Part, not_writable, prepare_folder, refuse_existing, write_whole
 from refervos.segmentation import Segmentation
 from refervos.video.closing import Closing
@@ -75,14 +75,16 @@ class _FolderSink(Closing):
             resume: Whether such files in it are gone on with, and stay.
 
         Raises:
-            VideoError: It holds such files already, is a file, or cannot be written.
+            OutputError: It holds such files already, is a file, or cannot be written.
         """
         self._folder = Path(folder)
         if self._folder.exists() and not self._folder.is_dir():
-            raise VideoError(f"'{folder}' is a file; give a folder to write into.")
+            raise OutputError(f"'{folder}' is a file; give a folder to write into.")
         self._earlier = set() if resume else set(self._folder.glob(self._pattern))
         if self._earlier and not overwrite:
-            raise VideoError(f"'{folder}' holds images already; choose another folder or --overwrite (overwrite=True).")
+            raise OutputError(
+                f"'{folder}' holds images already; choose another folder or --overwrite (overwrite=True)."
+            )
         prepare_folder(self._folder)
         self._names = FrameNames()
         self._numbers = TrackNumbers()
@@ -309,7 +311,7 @@ class RleSink(Closing):
             resume: Whether lines are added to those of an existing file.
 
         Raises:
-            VideoError: It exists already or cannot be written.
+            OutputError: It exists already or cannot be written.
             MissingDependencyError: pycocotools is not installed.
         """
         try:
@@ -365,7 +367,7 @@ class RleSink(Closing):
             The file's path; nothing where no frame was written, or to a stream.
 
         Raises:
-            VideoError: It cannot be put in place.
+            OutputError: It cannot be put in place.
         """
         if self._written is not None:
             return self._written

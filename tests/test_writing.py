@@ -1,0 +1,212 @@
+"""Files and folders are written whole or not at all, by one process at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from refervos.errors import CheckpointError, OutputError, RefervosError, VideoError
+from refervos.files import writing
+from refervos.files.locks import FolderLock
+from refervos.files.writing import PartFolder, prepare_folder, remove_leftovers, whole_folder, write_whole
+
+POSIX = pytest.mark.skipif(os.name == "nt", reason="kills and forks")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def start(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """Run code in another process until it prints a line."""
+    words = [sys.executable, "-u", "-c", code, *map(str, arguments)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+FILLING = """
+import sys
+from pathlib import Path
+from refervos.files.writing import PartFolder
+part = PartFolder(Path(sys.argv[1]))
+part.add("a.txt", b"half")
+print("ready")
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_folder_takes_the_place_of_an_old_one(
+    exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchanges:
+        monkeypatch.setattr(writing, "_exchange", lambda one, other: False)
+    for name in ("a.txt", "b.txt"):
+        with whole_folder(tmp_path / "deep" / "out") as staged:
+            assert list(staged.iterdir()) == []
+            (staged / name).write_text(name)
+        assert contents(tmp_path) == {f"deep/out/{name}": name}
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "out") as staged:
+        (staged / "a.txt").write_text("old")
+
+    def fail(error: Exception) -> None:
+        with whole_folder(tmp_path / "out") as staged:
+            (staged / "a.txt").write_text("new")
+            raise error
+
+    for error, told in ((KeyError("mine"), KeyError), (OSError(28, "No space left on device"), OutputError)):
+        with pytest.raises(told):
+            fail(error)
+        assert contents(tmp_path) == {"out/a.txt": "old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_is_not_put_in_place_is_discarded(tmp_path: Path) -> None:
+    with PartFolder(tmp_path / "out") as part:
+        part.add("a.txt", b"a")
+        part.put_in_place()
+    with PartFolder(tmp_path / "out") as part:
+        part.add("b.txt", b"b")
+    assert contents(tmp_path) == {"out/a.txt": "a"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_with_files_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with whole_folder(tmp_path / "out", overwrite=False) as staged:
+        (staged / "a.txt").write_text("a")
+    with pytest.raises(CheckpointError, match="out is not empty; give a new folder, or allow overwriting"):
+        whole_folder(tmp_path / "out", overwrite=False, error=CheckpointError).__enter__()
+    with pytest.raises(OutputError, match=r"a\.txt is a file; give a folder"):
+        whole_folder(tmp_path / "out" / "a.txt").__enter__()
+
+
+@POSIX
+def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    other = start(FILLING, tmp_path / "out")
+    with pytest.raises(CheckpointError, match="another process is writing"):
+        PartFolder(tmp_path / "out", error=CheckpointError)
+    PartFolder(tmp_path / "another").discard()
+    remove_leftovers(tmp_path)
+    assert contents(tmp_path)[".out.part/new/a.txt"] == "half"
+    kill(other)
+    with whole_folder(tmp_path / "out") as staged:
+        (staged / "b.txt").write_text("whole")
+    assert contents(tmp_path) == {"out/b.txt": "whole"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@POSIX
+def test_folders_that_a_killed_run_left_are_removed(tmp_path: Path) -> None:
+    kill(start(FILLING, tmp_path / "out"))
+    (tmp_path / ".mine.part").mkdir()
+    (tmp_path / ".mine.part" / "a.txt").write_text("not of this package")
+    (tmp_path / ".begun.part").mkdir()  # killed before it was locked
+    (tmp_path / ".elsewhere.part").symlink_to(tmp_path / ".mine.part")
+    prepare_folder(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".mine.part", ".elsewhere.part"}
+    assert (tmp_path / ".mine.part" / "a.txt").exists()
+
+
+@POSIX
+def test_a_forked_worker_does_not_keep_the_lock_of_a_process_that_was_killed(tmp_path: Path) -> None:
+    """As the workers of a training, which take a moment to notice."""
+    code = """
+import os, sys, time
+from pathlib import Path
+from refervos.files.locks import FolderLock
+lock = FolderLock(Path(sys.argv[1]), "training", ValueError)
+worker = os.fork()
+if not worker:
+    time.sleep(60)
+    os._exit(0)
+Path(sys.argv[1], "worker").write_text(str(worker))
+time.sleep(0.2)
+print("ready")
+sys.stdin.read()
+"""
+    other = start(code, tmp_path)
+    with pytest.raises(OutputError, match="another process is training in"):
+        FolderLock(tmp_path, "training", OutputError)
+    other.kill()
+    other.wait()
+    worker = int((tmp_path / "worker").read_text())
+    try:
+        os.kill(worker, 0)  # it lives
+        FolderLock(tmp_path, "training", OutputError).release()
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        other.communicate()
+
+
+def test_two_locks_of_one_process_are_two(tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path, "training", OutputError)
+    with pytest.raises(OutputError, match="another process is training in"):
+        FolderLock(tmp_path, "training", OutputError)
+    lock.release()
+    lock.release()
+    FolderLock(tmp_path, "training", OutputError).release()
+
+
+def test_the_next_can_begin_as_soon_as_the_last_has_ended(tmp_path: Path) -> None:
+    """Two processes that write a folder by turns are either refused or have it alone."""
+    code = """
+import sys, time
+from pathlib import Path
+from refervos.errors import OutputError
+from refervos.files.writing import whole_folder
+print("ready")
+end = time.monotonic() + 3
+while time.monotonic() < end:
+    try:
+        with whole_folder(Path(sys.argv[1])) as staged:
+            for name in "abc":
+                (staged / name).write_text(sys.argv[2])
+    except OutputError as error:
+        assert "another process is writing" in str(error), error
+"""
+    others = [start(code, tmp_path / "out", name) for name in ("one", "two")]
+    seen, end = set(), time.monotonic() + 3
+    while time.monotonic() < end:
+        try:
+            found = {(tmp_path / "out" / name).read_text() for name in "abc"}
+        except FileNotFoundError:
+            continue
+        seen |= found
+    for other in others:
+        other.communicate()
+        assert other.returncode == 0
+    assert seen == {"one", "two"}
+    assert len(set(contents(tmp_path / "out").values())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("error", [OutputError, CheckpointError])
+def test_what_cannot_be_written_is_an_error_of_the_wanted_kind(error: type[RefervosError], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(error, match=r"'.*file/a' cannot be written \(Not a directory\); choose a place"):
+        write_whole(tmp_path / "file" / "a", b"", error=error)
+    with pytest.raises(error, match=r"'.*file/a' cannot be written \((Not a directory|File exists)\); choose a place"):
+        whole_folder(tmp_path / "file" / "a", error=error).__enter__()
+
+
+def test_an_output_error_is_caught_by_who_catches_video_errors(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="cannot be written"):
+        write_whole(tmp_path / "absent" / "a", b"")
