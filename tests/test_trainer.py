@@ -579,8 +579,12 @@ def test_bfloat16_trains(tmp_path: Path) -> None:
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("accelerate", "yaml") else True)
-    with pytest.raises(MissingDependencyError, match=r"needs accelerate and PyYAML: pip install 'refervos\[train\]'"):
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name in ("accelerate", "ruamel.yaml") else True
+    )
+    with pytest.raises(
+        MissingDependencyError, match=r"needs accelerate and ruamel\.yaml: pip install 'refervos\[train\]'"
+    ):
         require_packages()
 
 

@@ -19,9 +19,11 @@ from refervos.training.recipe import (
     OptimiserRecipe,
     StageRecipe,
     read_recipe,
+    read_yaml,
     recipe_from_mapping,
     shortened,
     with_steps,
+    yaml_text,
 )
 from refervos.training.schedule import learning_rate
 from refervos.training.stage import stage_class
@@ -115,7 +117,7 @@ def test_mistakes_are_told_in_one_sentence(values: dict[str, Any], sentence: str
         ("a: [", "no readable YAML"),
         ("- a", "holds a list"),
         ("", "holds a NoneType"),
-        ("name: a\nname: b", "'name' is given twice"),
+        ("name: a\nname: b", "'name' is given twice, line 2, column 1"),
         ("a: !!python/object/apply:os.getcwd []", "no readable YAML"),
     ],
 )
@@ -153,8 +155,12 @@ def merged_laughs(depth: int) -> str:
         ("a: " + "{a: " * 5_000, "nested too deep"),
         ("a: " + "[x, " * 60, "nested too deep"),
         ("- " * 20_000, "nested too deep"),
-        ("\n".join(" " * n + "a:" for n in range(1_000)), "nested too deep"),
-        ("a: " + "x" * 2**21, "of YAML at most 1048576 are read"),
+        ("\n".join(" " * n + "a:" for n in range(340)), "nested too deep"),
+        ("a: " + "x" * 2**21, "of YAML at most 65536 are read"),
+        ("a: " + "[ #\n" * 7_000, "nested too deep"),
+        ("a: " + "[&a " * 7_000, "nested too deep"),
+        ("a: " + "[x, " * 7_000, "nested too deep"),
+        ("a: {" + "x," * 5_000 + "}", "'x' is given twice"),
         ("seed: " + "9" * 5_000, "is no readable YAML"),
         ("a: 2020-99-99", "is no readable YAML"),
         ("a: !!python/object/apply:os.system [echo]", "is no readable YAML"),
@@ -163,6 +169,8 @@ def merged_laughs(depth: int) -> str:
         ("a: !!binary x", "is no readable YAML"),
         ("a: *nothing", "is no readable YAML"),
         ("{a: 1, a: 2}", "'a' is given twice"),
+        ("a: {<<: {b: 1}, b: 1, b: 2}", "'b' is given twice"),
+        ("a: {<<: {b: 1}, <<: {c: 1}}", "'<<' is given twice"),
         ("name: \u202egnp\x1b[31m", "is no readable YAML"),
     ],
 )
@@ -307,6 +315,41 @@ def test_what_a_stage_begins_from_may_be_no_path(source: str, tmp_path: Path) ->
         make_plans(recipe, tmp_path)
 
 
+def test_numbers_and_words_are_those_of_yaml_1_2(tmp_path: Path) -> None:
+    """In the YAML of before, 010 is eight, 1:30 is ninety and no is false."""
+    (tmp_path / "recipe.yaml").write_text(
+        "a: 010\nb: 0o10\nc: 1:30\nd: no\ne: 1e-3\nf: -.5\ng: true\nh: yes\ni: ~\nj: 0x1F\nk: 1_0\n"
+    )
+    found = read_yaml(tmp_path / "recipe.yaml", "it")
+    assert found == {
+        "a": 10,
+        "b": 8,
+        "c": "1:30",
+        "d": "no",
+        "e": 0.001,
+        "f": -0.5,
+        "g": True,
+        "h": "yes",
+        "i": None,
+        "j": 31,
+        "k": 10,
+    }
+
+
+def test_what_is_stored_is_read_as_it_was(tmp_path: Path) -> None:
+    values = {"z": 1e-5, "a": ["no", "010", "1:30", "1e-3", "null", ""], "deep": {"long": "word " * 60, "é": None}}
+    (tmp_path / "recipe.yaml").write_text(yaml_text().write(values), encoding="utf-8")
+    found = read_yaml(tmp_path / "recipe.yaml", "it")
+    assert found == values
+    assert list(found) == list(values)  # in their order
+
+
+def test_copied_anchors_are_read_in_silence(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    (tmp_path / "recipe.yaml").write_text("a: &x 1\nb: &x 2\nc: *x\n")
+    assert read_yaml(tmp_path / "recipe.yaml", "it") == {"a": 1, "b": 2, "c": 2}
+    assert not recwarn
+
+
 def test_a_pipe_as_a_recipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "recipe.yaml")
     with pytest.raises(TrainingError, match="is no file; give a YAML file"):
@@ -336,10 +379,12 @@ def test_a_recipe_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         read_recipe(tmp_path / "image.yaml")
 
 
-def test_without_pyyaml_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_reader_of_yaml_the_sentence_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delitem(sys.modules, "refervos.training.yaml_text", raising=False)
     monkeypatch.delattr("refervos.training.yaml_text", raising=False)
-    monkeypatch.setitem(sys.modules, "yaml", None)
+    monkeypatch.setitem(sys.modules, "ruamel.yaml", None)
     (tmp_path / "recipe.yaml").write_text("name: a")
     with pytest.raises(MissingDependencyError, match=r"pip install 'refervos\[train\]'"):
         read_recipe(tmp_path / "recipe.yaml")

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WHEELS = ROOT / "wheels"
 PACKAGES = ROOT / "build" / f"gpu-packages-{sys.version_info.major}.{sys.version_info.minor}"
 
-NEEDED = ("av", "pycocotools", "tqdm", "typer", "pyyaml", "pytest", "pytest-timeout")
+NEEDED = ("av", "pycocotools", "tqdm", "typer", "ruamel-yaml", "pytest", "pytest-timeout")
 """What measuring and the tests import, besides torch, transformers and what these bring."""
 
 LEFT_ALONE = re.compile(r"(torch|triton|numpy|nvidia|cuda)(-|$)")

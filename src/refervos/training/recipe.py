@@ -141,7 +141,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         TrainingError: When the file cannot be read.
         ConfigError: When a field is unknown, missing, of the wrong type or out of range.
-        MissingDependencyError: When PyYAML is not installed.
+        MissingDependencyError: When ruamel.yaml is not installed.
     """
     return recipe_from_mapping(read_yaml(path, "the recipe"), str(path))
 
@@ -159,7 +159,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     Raises:
         TrainingError: When the file cannot be read.
         ConfigError: When it is no YAML, or larger than a person would write it.
-        MissingDependencyError: When PyYAML is not installed.
+        MissingDependencyError: When ruamel.yaml is not installed.
     """
     reader = yaml_text()
     try:
@@ -417,10 +417,10 @@ def yaml_text() -> ModuleType:
     """The module that reads and writes YAML.
 
     Raises:
-        MissingDependencyError: When PyYAML is not installed.
+        MissingDependencyError: When ruamel.yaml is not installed.
     """
     try:
         from refervos.training import yaml_text
     except ImportError as error:
-        raise MissingDependencyError("training recipes need PyYAML: pip install 'refervos[train]'.") from error
+        raise MissingDependencyError("training recipes need ruamel.yaml: pip install 'refervos[train]'.") from error
     return yaml_text

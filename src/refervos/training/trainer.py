@@ -136,10 +136,16 @@ def require_packages() -> None:
     Raises:
         MissingDependencyError: Names what is missing.
     """
-    packages = {"accelerate": "accelerate", "tensorboard": "tensorboard", "matplotlib": "matplotlib", "yaml": "PyYAML"}
-    missing = [name for module, name in packages.items() if importlib.util.find_spec(module) is None]
+    missing = [name for name in ("accelerate", "tensorboard", "matplotlib", "ruamel.yaml") if not _is_installed(name)]
     if missing:
         raise MissingDependencyError(f"training needs {' and '.join(missing)}: pip install 'refervos[train]'.")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package within another
+        return False
 
 
 class StageRun:
