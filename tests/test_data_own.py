@@ -27,7 +27,7 @@ from refervos.data.layouts.cvat import read_cvat
 from refervos.data.layouts.json_lines import read_json_lines
 from refervos.data.sample import Dataset
 from refervos.data.xml_files import read_xml
-from refervos.errors import DataError
+from refervos.errors import DataError, MissingDependencyError
 from video_files import number_of, write_video
 
 DOCS = Path(__file__).parents[1] / "docs" / "data" / "own-data.md"
@@ -574,9 +574,17 @@ def test_an_xml_bomb_is_refused_before_it_goes_off(tmp_path: Path) -> None:
     bomb = f'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY e0 "ha">{entities}]><annotations>&e9;</annotations>'
     file.write_text(bomb)
     assert str(file) in told_of(read_cvat, tmp_path, "all")
-    file.write_text('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]><annotations>&x;</annotations>')
-    with pytest.raises(DataError, match=r"annotations\.xml"):
-        read_xml(file)
+    for declared in ('a [<!ENTITY x SYSTEM "file:///etc/hostname">]', 'a SYSTEM "a.dtd"', "a"):
+        file.write_text(f"<!DOCTYPE {declared}><annotations>&x;</annotations>")
+        with pytest.raises(DataError, match=r"annotations\.xml was not read: it declares a document type"):
+            read_xml(file)
+
+
+def test_without_defusedxml_the_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts.write_cvat(tmp_path)
+    monkeypatch.setitem(sys.modules, "defusedxml.ElementTree", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'refervos\[data\]'"):
+        read_cvat(tmp_path, "all", Problems())
 
 
 # All of them.
