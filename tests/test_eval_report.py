@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import layouts
 from predicted import nothing, perfect, write_masks
+from refervos.cli.entry import app
 from refervos.data.sample import Sample
+from refervos.errors import MissingDependencyError
 from refervos.evaluation import contact_sheets
 from refervos.evaluation.bootstrap import Interval
 from refervos.evaluation.contact_sheets import TINT, WHITE, lay_out, spread
 from refervos.evaluation.datasets import Part
 from refervos.evaluation.plots import histogram, intervals
-from refervos.evaluation.report import Evaluation
+from refervos.evaluation.report import Evaluation, html_report
 from refervos.evaluation.scoring import score
 
 EVIL = '<script>alert("1")</script> & \ud800 \x00 "quoted"'
@@ -101,19 +106,64 @@ def test_a_page_without_scores_is_a_page(tmp_path: Path) -> None:
 
 
 def test_a_histogram_counts_every_value() -> None:
-    picture = histogram([0, 1, 4.9, 5, 99, 100], "a < b")
-    assert re.findall(r"<title>(.*?)</title>", picture)[0] == "0 to 5: 3"
-    assert sum(int(count) for count in re.findall(r": (\d+)</title>", picture)) == 6
-    assert "a &lt; b" in picture
+    picture = histogram([0, 1, 4.9, 5, 99, 100], "a < b & $\\frac$")
+    assert "a < b & $\\frac$" in Elements(picture).text
+    counts = re.findall(r"font-size: 7px[^>]*>(\d+)<", picture)
+    assert counts == ["3", "1", "2"]  # above the bars that are there, from left to right
 
 
 def test_intervals_stand_where_they_should() -> None:
     picture = intervals([("one", 5, Interval(50, 0, 100)), ("two", 1, None)], "t")
-    top, bottom = 30, 202
-    (whisker,) = re.findall(r'class="whisker".*?y1="([\d.]+)" y2="([\d.]+)"', picture)
-    assert tuple(map(float, whisker)) == (bottom, top)
-    assert re.findall(r'cy="([\d.]+)"', picture) == [f"{(top + bottom) / 2:.1f}"]
-    assert "n = 5" in picture
+    (whisker,) = re.findall(r'id="whisker">\s*<path d="M ([\d.]+) ([\d.]+)\s*L ([\d.]+) ([\d.]+)', picture)
+    left, bottom, right, top = map(float, whisker)
+    assert left == right
+    levels = re.findall(r'<path d="M [\d.]+ ([\d.]+)\s*L [\d.]+ ([\d.]+)\s*"[^>]*stroke: #dddddd', picture)
+    assert [(float(one), float(other)) for one, other in levels][:: len(levels) - 1] == [(bottom, bottom), (top, top)]
+    (mean,) = re.findall(r'<use xlink:href="#\w+" x="([\d.]+)" y="([\d.]+)" style="fill: #0072b2', picture)
+    assert tuple(map(float, mean)) == (left, pytest.approx((top + bottom) / 2))
+    assert {"n = 5", "n = 1", "one", "two", "50.0"} <= {line.strip() for line in Elements(picture).text.splitlines()}
+
+
+def test_plots_are_the_same_for_the_same_numbers() -> None:
+    groups = [("one", 5, Interval(50, 0, 100))]
+    assert intervals(groups, "t") == intervals(groups, "t")
+    assert histogram([1, 2], "t") == histogram([1, 2], "t")
+
+
+def test_names_in_plots_are_text_whatever_they_say(recwarn: pytest.WarningsRecorder) -> None:
+    """Not formulas, not elements, and no fault where the font lacks a letter."""
+    picture = intervals([(name, 1, Interval(1, 0, 2)) for name in ("$\\frac$", "<b>&", "\x1b\u202e", "\u4e2d")], "t")
+    elements = Elements(picture)
+    assert "b" not in elements.names
+    assert {"$\\frac$", "<b>&", "\\x1b\\u202e", "\u4e2d"} <= {line.strip() for line in elements.text.splitlines()}
+    assert not recwarn
+    assert not re.search("https?://", picture)
+
+
+def test_of_many_groups_the_largest_are_drawn(tmp_path: Path) -> None:
+    layouts.write_mevis(tmp_path / "data")
+    part = Part("mevis", tmp_path / "data")
+    found = score(write_masks(tmp_path / "masks", part.open().samples(), perfect), part)
+    group = found.summary.groups[0]
+    many = [replace(group, by="kind", name=f"kind {number}", count=number) for number in range(3000)]
+    summary = replace(found.summary, groups=(group, *many))
+    page = html_report(replace(found, summary=summary))
+    assert "by kind, the 12 largest groups of 3000" in page
+    assert "kind 2988" in page.split("<svg")[2]
+    assert "kind 2987" not in page.split("<svg")[2]
+
+
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+def test_without_its_packages_the_report_says_what_to_install(
+    package: str, evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == package else found(name))
+    with pytest.raises(MissingDependencyError, match=rf"the report needs {package}: pip install 'refervos\[eval\]'"):
+        evaluation.write(tmp_path / "out")
+    arguments = ["eval", "miniature", "mevis", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    assert isinstance(CliRunner().invoke(app, arguments).exception, MissingDependencyError)
+    assert not (tmp_path / "out").exists()  # before any work
 
 
 def test_frames_are_spread_over_a_video() -> None:

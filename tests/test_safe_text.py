@@ -21,7 +21,7 @@ from refervos.data.layouts.json_lines import read_json_lines
 from refervos.errors import DataError
 from refervos.evaluation.datasets import Part
 from refervos.evaluation.scoring import score
-from refervos.safe_text import cell, html, one_line, shown
+from refervos.safe_text import cell, one_line, shown
 
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\x00\x7f\r\u202e\u2028half \ud83d"
 
@@ -46,7 +46,6 @@ def test_what_moves_a_cursor_is_written_as_in_code() -> None:
     text = shown(f"a{ESCAPES}b")
     assert text == "a\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\x00\\x7f\\r\\u202e\\u2028half \\ud83db"
     assert text.isprintable()
-    assert html("<b>\x1b</b>") == "&lt;b&gt;\\x1b&lt;/b&gt;"
 
 
 def test_a_long_text_is_cut() -> None:

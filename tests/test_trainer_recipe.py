@@ -176,10 +176,10 @@ def merged_laughs(depth: int) -> str:
 )
 def test_what_no_person_would_write_is_refused_at_once(text: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
-    before = time.monotonic()
+    before = time.process_time()
     with pytest.raises(ConfigError, match=told) as caught:
         read_recipe(tmp_path / "recipe.yaml")
-    assert time.monotonic() - before < 5
+    assert time.process_time() - before < 5
     assert len(str(caught.value)) < 600
     assert str(caught.value).isprintable()
 

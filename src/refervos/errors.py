@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 
 from refervos.safe_text import shown
 
@@ -78,6 +79,29 @@ class EvaluationError(RefervosError):
 
 class StateError(RefervosError):
     """State cannot be saved, or a file of saved state is unreadable, damaged, or not what is needed."""
+
+
+def require_installed(what: str, extra: str, *packages: str) -> None:
+    """Check that optional packages are installed, before the work begins that needs them.
+
+    Args:
+        what: What needs them, such as ``training``.
+        extra: What to install them by, such as ``train`` for ``refervos[train]``.
+        *packages: As they are imported, which is also how they are installed.
+
+    Raises:
+        MissingDependencyError: Names those that are missing.
+    """
+    missing = [package for package in packages if not _is_installed(package)]
+    if missing:
+        raise MissingDependencyError(f"{what} needs {' and '.join(missing)}: pip install 'refervos[{extra}]'.")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from html import escape
 from typing import Any
 
 _DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"
@@ -45,11 +44,6 @@ def _visible(letter: str) -> str:
     if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _DIRECTIONS:
         return letter.encode("unicode-escape", "surrogatepass").decode("ascii")
     return letter
-
-
-def html(text: str) -> str:
-    """Make a text fit for a web page, which shows it as it is and does nothing else with it."""
-    return escape(shown(text))
 
 
 def cell(value: Any) -> Any:

@@ -70,7 +70,9 @@ def evaluate(
     from refervos.evaluation.datasets import Part
     from refervos.evaluation.evaluate import Request
     from refervos.evaluation.evaluate import evaluate as run
+    from refervos.evaluation.report import require_packages
 
+    require_packages()
     request = Request(
         model, Part(dataset, path, split, count, allow_outside), out, mode, together, device, dtype, overrides
     )
@@ -98,8 +100,11 @@ def score(
     Example: `refervos score theirs mevis data/mevis --split valid_u`
     """
     from refervos.evaluation.datasets import Part
+    from refervos.evaluation.report import require_packages
     from refervos.evaluation.scoring import score as run
 
+    if out is not None:
+        require_packages()
     with _stoppable("nothing was written"):
         part = Part(dataset, path, split, count, allow_outside)
         _tell(run(predictions, part, processes=processes, show_progress=False if quiet else None), out)

@@ -1,20 +1,22 @@
-"""Two small plots as SVG text, to stand in an HTML page without any script."""
+"""Two small plots as SVG, to stand in an HTML page without any script."""
 
 from __future__ import annotations
 
+import io
+import re
 import textwrap
-from collections.abc import Iterator, Sequence
-
-import numpy as np
+import warnings
+from collections.abc import Sequence
+from typing import Any
 
 from refervos.evaluation.bootstrap import Interval
-from refervos.safe_text import html as escape
+from refervos.safe_text import shown
 
-WIDTH, HEIGHT = 460, 260
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 30, 58
-"""Room around the plot: for the numbers, the title and the names below, in pixels."""
+WIDTH, HEIGHT = 4.6, 2.6
+"""Of a plot, in inches, of which the page shows as much as it has room for."""
 
 BINS = 20
+BLUE, GREY = "#0072b2", "#888888"
 
 
 def histogram(values: Sequence[float], title: str) -> str:
@@ -27,22 +29,12 @@ def histogram(values: Sequence[float], title: str) -> str:
     Returns:
         An ``svg`` element.
     """
-    counts, _ = np.histogram(values, bins=BINS, range=(0, 100))
-    highest = int(counts.max())
-    step = (WIDTH - LEFT - RIGHT) / BINS
-    parts = [_text(WIDTH / 2, 18, title, "middle", "title")]
-    for count in dict.fromkeys((0, highest // 2, highest)):
-        parts += _level(count / highest, str(count))
-    for place, count in enumerate(counts):
-        top = _y(count / highest)
-        shown = f"{100 * place // BINS} to {100 * (place + 1) // BINS}: {count}"
-        parts.append(
-            f'<rect class="bar" x="{LEFT + place * step + 1:.1f}" y="{top:.1f}" width="{step - 2:.1f}" '
-            f'height="{_y(0) - top:.1f}"><title>{shown}</title></rect>'
-        )
-    for value in range(0, 101, 20):
-        parts.append(_text(LEFT + (WIDTH - LEFT - RIGHT) * value / 100, _y(0) + 16, str(value), "middle"))
-    return _svg(parts)
+    axes = _axes(title)
+    counts, _, bars = axes.hist(values, bins=BINS, range=(0, 100), color=BLUE, rwidth=0.9)
+    axes.bar_label(bars, [f"{count:.0f}" if count else "" for count in counts], fontsize=7)
+    axes.set_xlim(0, 100)
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    return _svg(axes.figure)
 
 
 def intervals(groups: Sequence[tuple[str, int, Interval | None]], title: str) -> str:
@@ -55,39 +47,38 @@ def intervals(groups: Sequence[tuple[str, int, Interval | None]], title: str) ->
     Returns:
         An ``svg`` element.
     """
-    step = (WIDTH - LEFT - RIGHT) / len(groups)
-    parts = [_text(WIDTH / 2, 18, title, "middle", "title")]
-    for value in range(0, 101, 25):
-        parts += _level(value / 100, str(value))
-    for place, (name, count, interval) in enumerate(groups):
-        middle = LEFT + (place + 0.5) * step
-        for number, line in enumerate(textwrap.wrap(name, 12)[:2]):
-            parts.append(_text(middle, _y(0) + 14 + 12 * number, line, "middle"))
-        parts.append(_text(middle, _y(0) + 40, f"n = {count}", "middle", "faint"))
+    axes = _axes(title, width=max(WIDTH, 0.7 * len(groups)))
+    for place, (_, _, interval) in enumerate(groups):
         if interval is not None:
-            low, high, mean = (_y(value / 100) for value in (interval.low, interval.high, interval.mean))
-            shown = escape(f"{name}: {interval.mean:.1f} ({interval.low:.1f} to {interval.high:.1f})")
-            parts.append(f'<line class="whisker" x1="{middle:.1f}" x2="{middle:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
-            parts.append(
-                f'<circle class="mean" cx="{middle:.1f}" cy="{mean:.1f}" r="4.5"><title>{shown}</title></circle>'
-            )
-    return _svg(parts)
+            axes.plot([place, place], [interval.low, interval.high], color=BLUE, linewidth=2, gid="whisker")
+            axes.plot([place], [interval.mean], "o", color=BLUE)
+            beside: Any = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(f"{interval.mean:.1f}", (place, interval.mean), fontsize=8, color=GREY, **beside)
+    names = ["\n".join([*textwrap.wrap(shown(name), 12)[:2], f"n = {count}"]) for name, count, _ in groups]
+    axes.set_xticks(range(len(groups)), names, parse_math=False)
+    axes.set(xlim=(-0.5, len(groups) - 0.5), ylim=(0, 100))
+    return _svg(axes.figure)
 
 
-def _y(share: float) -> float:
-    """Where a share of the highest value stands."""
-    return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+def _axes(title: str, width: float = WIDTH) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, HEIGHT), layout="constrained")  # not pyplot, which keeps figures in a global list
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=10, parse_math=False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(left=False, labelsize=8)
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color="#dddddd")
+    return axes
 
 
-def _level(share: float, name: str) -> Iterator[str]:
-    """A line across the plot, and its number."""
-    yield f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{_y(share):.1f}" y2="{_y(share):.1f}"/>'
-    yield _text(LEFT - 6, _y(share) + 4, name, "end")
+def _svg(figure: Any) -> str:
+    """The figure as an element of a page: its text as text, the same for the same figure, without addresses."""
+    from matplotlib import rc_context
 
-
-def _text(x: float, y: float, text: str, anchor: str, style: str = "label") -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _svg(parts: Sequence[str]) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
+    drawing = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "refervos"}), warnings.catch_warnings(action="ignore"):
+        figure.savefig(drawing, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = drawing.getvalue()
+    return re.sub(r' xmlns(:xlink)?="[^"]*"| version="1.1"', "", text[text.index("<svg") :])

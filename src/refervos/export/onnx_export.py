@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 import refervos
 from refervos.checkpoints.weights import CONFIG, model_folder
-from refervos.errors import ConfigError, MissingDependencyError
+from refervos.errors import ConfigError, require_installed
 from refervos.export.graphs import Graph, streaming_step
 from refervos.export.onnx_model import digest
 from refervos.samwise.model import Samwise
@@ -68,9 +67,7 @@ def export_onnx(
 
 
 def _check_exportable(model: Any) -> None:
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingDependencyError(f"export needs {' and '.join(missing)}: pip install 'refervos[onnx]'.")
+    require_installed("export", "onnx", "onnx", "onnxscript")
     if not isinstance(model, Samwise):
         raise ConfigError("the model is no SAMWISE model; only the streaming step of SAMWISE can be exported.")
     if model.config.time != "online":

@@ -16,7 +16,6 @@ Results of a stage, in a folder of its name::
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refervos.errors import MissingDependencyError, TrainingError, is_out_of_memory
+from refervos.errors import TrainingError, is_out_of_memory, require_installed
 from refervos.files.locks import FolderLock
 from refervos.files.writing import not_writable, remove_leftovers, whole_folder, write_whole
 from refervos.training.checkpoint import (
@@ -136,16 +135,7 @@ def require_packages() -> None:
     Raises:
         MissingDependencyError: Names what is missing.
     """
-    missing = [name for name in ("accelerate", "tensorboard", "matplotlib", "ruamel.yaml") if not _is_installed(name)]
-    if missing:
-        raise MissingDependencyError(f"training needs {' and '.join(missing)}: pip install 'refervos[train]'.")
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a package within another
-        return False
+    require_installed("training", "train", "accelerate", "tensorboard", "matplotlib", "ruamel.yaml")
 
 
 class StageRun:
