@@ -564,6 +564,7 @@ def test_tables_are_aligned() -> None:
         "| a      | 100.0 |",
         "| longer |   1.0 |",
     ]
+    assert markdown_table(["", "n"], [["a", "1"]]).splitlines() == ["|    |  n |", "| :- | -: |", "| a  |  1 |"]
 
 
 # Pictures.

@@ -21,7 +21,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         Lines of equal width, without a line break at the end; what is in a cell stays in it and is safe to show.
     """
     header, *rows = [[one_line(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    # Two at least: a rule is a dash and a colon.
+    widths = [max(2, *(len(row[column]) for row in (header, *rows))) for column in range(len(header))]
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     aligned = [
         [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
