@@ -105,7 +105,7 @@ class Sentences:
     def __init__(self, preset: str, dtype: torch.dtype, count: int, clock: Clock) -> None:
         self.model = Samwise(SAMWISE_PRESETS[preset])
         randomise(self.model)
-        self.model.compute_in(dtype)
+        self.model.to(dtype)
         self.tracks = [self.model.begin_tokens((*SENTENCE[:-1], 100 + index, 2)) for index in range(count)]
         who = f"{name_of(dtype)}: "
         tracker = self.model.tracker

@@ -126,13 +126,13 @@ class Uncorrectable:
     def undo(self, track: Any) -> Any:
         raise NotImplementedError
 
-    def rename(self, track: Any, prompt: Any) -> None:
+    def set_prompt(self, track: Any, prompt: Any) -> None:
         raise NotImplementedError
 
     def restart(self, track: Any) -> None:
         raise NotImplementedError
 
-    def resume(self, track: Any) -> None:
+    def mark_gap(self, track: Any) -> None:
         raise NotImplementedError
 
     def check_restored(self, track: Any) -> None:

@@ -14,7 +14,7 @@ import torch
 from refervos.data.sample import Dataset, ImageArray, Mask, Sample, Video
 from refervos.errors import DataError, TrainingError
 from refervos.placement import letterbox
-from refervos.training.stages.asked_clips import AskedClip, BenchmarkClips, mirrored, sample_times
+from refervos.training.stages.clip_sources import AskedClip, BenchmarkClips, mirrored, sample_times
 
 SIDE = 64
 

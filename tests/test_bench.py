@@ -50,12 +50,12 @@ from refervos.bench.clock import (
 )
 from refervos.bench.families import FAMILIES, REFSAM_STAGES, SAMWISE_STAGES, preset_names
 from refervos.bench.machine import Machine, read_cpuinfo, this_machine
+from refervos.bench.measured_models import HashedWords, draw_material
 from refervos.bench.measuring import also_counted, measure, peak_operations
 from refervos.bench.memory import peak_device_megabytes, peak_resident_megabytes, resident_megabytes
 from refervos.bench.plain_sam2 import PlainSam2
 from refervos.bench.processes import measured_apart
 from refervos.bench.report import Report, as_json, as_markdown, machine_lines
-from refervos.bench.subjects import HashedWords, draw_material
 from refervos.cli import entry as cli
 from refervos.errors import ConfigError
 from refervos.loading import BUNDLED, load
@@ -373,7 +373,7 @@ def test_another_family_is_measured_through_the_same_session() -> None:
 
 
 def test_trained_weights_of_one_image_size_are_not_resized(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refervos.bench.subjects.load", lambda *_, **__: RefSam(refsam_models.TINY))
+    monkeypatch.setattr("refervos.bench.measured_models.load", lambda *_, **__: RefSam(refsam_models.TINY))
     with pytest.raises(ConfigError, match="own has weights for images of side 64 alone; leave --size out"):
         measure(dataclasses.replace(MINIATURE, model="models/own", size=96))
 

@@ -64,7 +64,7 @@ def test_every_text_file_of_every_layout_may_be_saved_so(tmp_path: Path, name: s
 def davis_text(root: Path, data: bytes) -> str:
     """The first expression of an annotator of Ref-DAVIS17 whose file holds that."""
     (root / "davis_text_annotations" / "Davis17_annot1.txt").write_bytes(data)
-    dataset = open_dataset("ref-davis17", root, problems=Problems(collect=True))
+    dataset = open_dataset("ref-davis17", root, problems=Problems(keep_going=True))
     return next(sample.expression for sample in dataset.samples if sample.annotator == "0")
 
 

@@ -272,7 +272,7 @@ def test_an_unknown_split_is_told_with_those_there_are(tmp_path: Path) -> None:
 def test_collected_problems_leave_the_other_lines(tmp_path: Path) -> None:
     layouts.write_json_lines(tmp_path)
     write_lines(tmp_path, "{", *lines_of(tmp_path), {"video": "gone", "expression": "x"})
-    problems = Problems(collect=True)
+    problems = Problems(keep_going=True)
     assert len(read_json_lines(tmp_path, "all", problems)) == 9
     assert len(problems.found) == 2
     assert "line 1 " in problems.found[0]
@@ -444,7 +444,7 @@ def test_a_video_that_is_not_whole_is_told_once_and_left_out(tmp_path: Path) -> 
         content["expressions"].append({**content["expressions"][0], "video_id": 8, "annotation_ids": [9]})
 
     coco_of(tmp_path, copy_video)
-    problems = Problems(collect=True)
+    problems = Problems(keep_going=True)
     (tmp_path / "train" / "JPEGImages" / "ab12" / "0.jpg").touch()
     assert_same(read_coco_video(tmp_path, "train", problems), asked)
     assert problems.found == [f"{tmp_path / 'train' / 'JPEGImages' / 'ab12' / '1.jpg'} is missing."]

@@ -357,11 +357,11 @@ def test_collected_problems_leave_the_rest_readable(tmp_path: Path) -> None:
     (path,) = [tmp_path / IMAGES / f"COCO_train2014_{318219:012d}.jpg"]
     path.unlink()
     change_refs(tmp_path, lambda refs: refs[-1].pop("image_id"))
-    problems = Problems(collect=True)
+    problems = Problems(keep_going=True)
     dataset = read_refcoco(tmp_path, "train", problems)
     assert problems.found == [f"{path} is missing."]
     assert_same(dataset, [one for one in asked if one.split == "train" and one.video != "318219"])
-    problems = Problems(collect=True)
+    problems = Problems(keep_going=True)
     read_refcoco(tmp_path, "testB", problems)
     assert len(problems.found) == 1
     assert "refs(unc).p" in problems.found[0]

@@ -22,9 +22,9 @@ import layouts_images
 from refervos.data.catalogue import open_dataset
 from refervos.data.check import check_dataset
 from refervos.data.files import Problems
+from refervos.data.ground_truth import decode_polygons
 from refervos.data.layouts.revos import RevosTruth
 from refervos.data.pickles import read_plain_pickle
-from refervos.data.truths import decode_polygons
 from refervos.errors import DataError
 
 # What takes memory or time.
@@ -229,7 +229,7 @@ def test_files_outside_of_the_data_set_are_read_only_where_that_is_allowed(
         with pytest.raises(DataError, match=r"leads out of .*set"):
             open_dataset(name, root, "all")
         assert any("leads out of" in problem for problem in check_dataset(name, root, "all").problems)
-        problems = Problems(collect=True, allow_outside=True)
+        problems = Problems(keep_going=True, allow_outside=True)
         open_dataset(name, root, "all", problems=problems)
         assert not [problem for problem in problems.found if "holds no expression" not in problem]
 

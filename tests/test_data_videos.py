@@ -27,9 +27,9 @@ from layouts import (
     write_revos,
 )
 from refervos.data.catalogue import BENCHMARKS, open_dataset
+from refervos.data.ground_truth import NumberedPixels
 from refervos.data.layouts.revos import RevosTruth
 from refervos.data.sample import Dataset, Sample
-from refervos.data.truths import NumberedPixels
 from refervos.errors import ConfigError, DataError
 
 

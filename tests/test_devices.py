@@ -85,11 +85,11 @@ def changing_sentences(model: Any) -> list[Segmentation]:
     answers = [session.step(frames[0])]
     session.add(SENTENCES[1])
     answers.append(session.step(frames[1]))
-    session.rename(0, "the square")
+    session.set_prompt(0, "the square")
     answers.append(session.step(frames[2]))
     session.add("the circle")
     session.drop(0)
-    session.note_gap()
+    session.mark_gap()
     answers += [session.step(frame) for frame in frames[3:5]]
     session.drop(1)
     session.drop(2)
@@ -275,9 +275,9 @@ def changed_after_restoring(session: Session) -> list[Segmentation]:
     frames = shapes(4)
     session.add("the circle")
     answers = [session.step(frames[1])]
-    session.rename(0, "the square")
+    session.set_prompt(0, "the square")
     answers.append(session.step(frames[2]))
-    session.rename(1, SENTENCES[0])
+    session.set_prompt(1, SENTENCES[0])
     session.drop(0)
     return [*answers, session.step(frames[3])]
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import refervos
 from refervos.cli import diagnose as command
 from refervos.diagnosis.ablation import ablation_table, check_same_cases, target_difference
+from refervos.diagnosis.contact_sheets import Extremes, draw_sheet
 from refervos.diagnosis.controls import (
     RULES,
     WRONG_SENTENCE,
@@ -30,7 +31,6 @@ from refervos.diagnosis.controls import (
 )
 from refervos.diagnosis.diagnose import AnsweredCase, batches, diagnose, known_splits
 from refervos.diagnosis.results import CaseResult, Diagnosis, read_diagnosis, scores_of_clip
-from refervos.diagnosis.sheets import Extremes, draw_sheet
 from refervos.diagnosis.tables import diagnosis_table, markdown_table
 from refervos.errors import ConfigError, EvaluationError, PromptError, RefervosError
 from refervos.evaluation.answers import Question, answer, answer_alone, answer_together, clip_length_of, takes_batches

@@ -224,7 +224,7 @@ def test_a_frame_of_samwise_waits_for_one_decision(policy: str, imitated: Imitat
     model, tracks = deciding(policy, switch=False)
     switched = follow(model, tracks, 4, imitated, waits=1)
     assert not any(frame.any() for frame in switched)
-    assert model.due(tracks[0])
+    assert model.cme_applies(tracks[0])
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -288,8 +288,8 @@ def test_what_is_asked_of_a_restored_session_lies_where_the_rest_does(
     session.save(tmp_path / "session")
     for change in (
         lambda restored: restored.add("the circle"),
-        lambda restored: restored.rename(0, "the square"),
-        lambda restored: restored.rename(1, "the square"),
+        lambda restored: restored.set_prompt(0, "the square"),
+        lambda restored: restored.set_prompt(1, "the square"),
     ):
         restored = model.restore(tmp_path / "session")
         change(restored)

@@ -34,7 +34,7 @@ from refervos.video import (
     Losses,
     OverlaySink,
     PaletteSink,
-    Reconnect,
+    ReconnectPolicy,
     RleSink,
     SourceInfo,
     open_source,
@@ -104,7 +104,7 @@ class Clock:
 
 
 def reconnecting(
-    connections: list[Played | None], reconnect: Reconnect | None = PATIENT, **options: Any
+    connections: list[Played | None], reconnect: ReconnectPolicy | None = PATIENT, **options: Any
 ) -> tuple[LiveReader, Clock]:
     """A reader of connections that come one after the other; None is an attempt that nobody answers."""
     clock = Clock()
@@ -126,7 +126,7 @@ def reconnecting(
 
 def test_indices_and_times_go_on_over_a_gap_which_is_told() -> None:
     first, second = Played(frames_of(3), end="Connection reset"), Played(frames_of(2))
-    reader, clock = reconnecting([first, None, None, second], Reconnect(give_up=10))
+    reader, clock = reconnecting([first, None, None, second], ReconnectPolicy(give_up=10))
     frames = list(islice(reader, 5))
     assert [frame.index for frame in frames] == [0, 1, 2, 3, 4]
     assert [number_of(frame.image) for frame in frames] == [0, 1, 2, 0, 1]
@@ -150,7 +150,7 @@ def test_waits_grow_up_to_a_limit_until_patience_ends() -> None:
 
 def test_each_outage_is_waited_for_anew_and_counted() -> None:
     reader, clock = reconnecting(
-        [Played(frames_of(1)), None, Played(frames_of(1)), Played(frames_of(1)), None], Reconnect(give_up=1.5)
+        [Played(frames_of(1)), None, Played(frames_of(1)), Played(frames_of(1)), None], ReconnectPolicy(give_up=1.5)
     )
     assert [frame.after_gap for frame in reader] == [False, True, True]
     assert clock.waits == [0.5, 1, 0.5, 0.5, 1]
@@ -169,7 +169,7 @@ def test_damage_of_all_connections_is_one_warning() -> None:
     connections = [Played(frames_of(2)) for _ in range(3)]
     for connection in connections:
         connection.damaged = 2
-    reader, _ = reconnecting([*connections], Reconnect(give_up=1))
+    reader, _ = reconnecting([*connections], ReconnectPolicy(give_up=1))
     list(reader)
     assert reader.warnings[0] == "'the camera': 6 damaged packets were skipped, whose frames are missing."
 
@@ -181,7 +181,7 @@ def test_range_counts_over_connections() -> None:
     reader, clock = reconnecting(connections(), start=4, stop=6)
     assert [(frame.index, number_of(frame.image)) for frame in reader] == [(4, 1), (5, 2)]
     assert len(clock.waits) == 1  # a stop at the end of a connection asks for no other
-    reader, _ = reconnecting(connections(), Reconnect(give_up=0), start=4)
+    reader, _ = reconnecting(connections(), ReconnectPolicy(give_up=0), start=4)
     with pytest.raises(VideoError, match="gave 3 frames, so there is none from frame 4 on"):
         list(reader)
 
@@ -189,7 +189,7 @@ def test_range_counts_over_connections() -> None:
 def test_waits_that_cannot_be_followed() -> None:
     for options in ({"first": 0}, {"factor": 0.5}, {"longest": 0.1}, {"give_up": -1}):
         with pytest.raises(VideoError, match="cannot be followed"):
-            Reconnect(**options)
+            ReconnectPolicy(**options)
 
 
 def test_first_connection_is_waited_for_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,14 +206,14 @@ def test_first_connection_is_waited_for_only_when_asked(monkeypatch: pytest.Monk
         open_source("rtsp://host/stream")
     assert len(attempts) == 1
     with open_source(
-        "rtsp://host/stream", reconnect=Reconnect(first=0.001, give_up=5, wait=True), late="wait"
+        "rtsp://host/stream", reconnect=ReconnectPolicy(first=0.001, give_up=5, wait=True), late="wait"
     ) as source:
         assert next(iter(source)).index == 0
     assert len(attempts) == 4
     with pytest.raises(VideoError, match="nobody answers"):
-        open_source("rtsp://host/stream", reconnect=Reconnect(first=0.001, give_up=0, wait=True))
+        open_source("rtsp://host/stream", reconnect=ReconnectPolicy(first=0.001, give_up=0, wait=True))
     with pytest.raises(VideoError, match="unknown scheme gopher"):
-        open_source("gopher://host/stream", reconnect=Reconnect(give_up=5, wait=True))
+        open_source("gopher://host/stream", reconnect=ReconnectPolicy(give_up=5, wait=True))
 
 
 # Too fast
@@ -297,7 +297,7 @@ def test_what_the_source_raises_comes_after_the_frames_before_it(error: BaseExce
 
 
 def test_a_source_that_hangs_does_not_keep_anybody_from_closing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffered_module, "_LONGEST_GOODBYE", 0.01)
+    monkeypatch.setattr(buffered_module, "_JOIN_TIMEOUT", 0.01)
     stuck = threading.Event()
     source = Played(frames_of(3), lambda index: index == 1 and stuck.wait())
     reader = BufferedReader(source, 1, drops=True)
@@ -363,7 +363,7 @@ class Listening:
         self.clip_length = clip_length
         self.heard: list[Any] = []
 
-    def cut(self, frames: Iterator[Frame], clip_length: int | None = None) -> Iterator[list[Frame]]:
+    def chunks(self, frames: Iterator[Frame], clip_length: int | None = None) -> Iterator[list[Frame]]:
         clip: list[Frame] = []
         for frame in frames:
             clip.append(frame)
@@ -377,7 +377,7 @@ class Listening:
         self.heard.append([number_of(image) for image in images])
         return [segmentation(0, np.zeros((1, *image.shape[:2]), bool)) for image in images]
 
-    def note_gap(self) -> None:
+    def mark_gap(self) -> None:
         self.heard.append("gap")
 
 
@@ -752,7 +752,7 @@ def test_hls_is_live_unless_it_has_an_end(tmp_path: Path, ended: bool) -> None:
 
 def test_camera_that_closes_and_comes_back_on_the_same_port() -> None:
     first = Pictures(10)
-    reconnect = Reconnect(first=0.05)
+    reconnect = ReconnectPolicy(first=0.05)
     with open_source(first.url, late="wait", reconnect=reconnect, stop=14) as source:
         before = list(islice(source, 10))
         first.close()
@@ -810,7 +810,7 @@ def test_broadcast_over_udp_that_falls_silent_and_goes_on(monkeypatch: pytest.Mo
         return opened(url, **options)
 
     monkeypatch.setattr(sources_module, "open_url", opened_again)
-    with open_source(f"udp://127.0.0.1:{port}", late="wait", reconnect=Reconnect(first=0.05)) as source:
+    with open_source(f"udp://127.0.0.1:{port}", late="wait", reconnect=ReconnectPolicy(first=0.05)) as source:
         assert source.info.live
         frames = list(islice(source, 5))
         broadcasts[0].end()

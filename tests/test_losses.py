@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from refervos.bench.subjects import HashedWords
+from refervos.bench.measured_models import HashedWords
 from refervos.model_base import ClipOutput
 from refervos.samwise.cme import cme_loss
 from refervos.text.t5 import T5Config
 from refervos.training.losses import around_hiding, dice_loss, frame_losses, mask_losses, sigmoid_focal_loss
 from refervos.training.stages.language import LanguageSettings, LanguageStage
-from refervos.training.stages.prompted import best_candidate
+from refervos.training.stages.prompt_stage import best_candidate
 from refervos.training.stages.recognition import RecognitionHead
 from refervos.training.stages.samwise import VideoSettings, VideoStage
 from scenes import micro_model

@@ -112,7 +112,7 @@ def test_sentences_added_later_and_cuts() -> None:
         assert session.step(frame).masks.shape[0] == 2
     lengths = [len(track.state.windows.pictures) for track in session._tracks.values()]
     assert lengths == [4, 3]
-    session.note_gap()
+    session.mark_gap()
     assert [len(track.state.windows.pictures) for track in session._tracks.values()] == [0, 0]
     session.step(film[0])
 
@@ -159,7 +159,7 @@ def test_the_published_protocol_has_none() -> None:
 
 def test_movement_features_in_bfloat16() -> None:
     exact, rounded = (moving_model().float() for _ in range(2))
-    rounded.compute_in(torch.bfloat16)
+    rounded.to(torch.bfloat16)
     assert exact.motion_features is not None
     assert rounded.motion_features is not None
     small = small_frames(placed(exact).float().unsqueeze(0))

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from refervos.bench.subjects import HashedWords
+from refervos.bench.measured_models import HashedWords
 from refervos.errors import TrainingError
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
-from refervos.training.stages.asked_clips import WorldClips
+from refervos.training.stages.clip_sources import WorldClips
 from refervos.training.stages.pictures import cell_movements
 from refervos.training.stages.samwise import VideoSettings, VideoStage
 from refervos.worlds import (

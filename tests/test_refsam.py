@@ -540,7 +540,7 @@ def test_gradients_are_the_same_when_adapted_blocks_are_computed_again(monkeypat
 
     monkeypatch.setattr(VitBlock, "forward", counted)
     kept, again = tiny_model().double(), tiny_model().double()
-    again.checkpointed = True
+    again.gradient_checkpointing = True
     parts = trained(kept, 2)
     once = len(blocks)
     parts_again = trained(again, 2)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from refervos import Prompt, Segmentation, load
 from refervos.errors import CheckpointError, ConfigError, PromptError, StateError
+from refervos.ops.linear import lay_out
 from refervos.refsam.model import RefSam
 from refervos.segmenter import CPU_BUDGET, BatchSegmenter
 from refervos.session.session import Session
@@ -204,7 +205,7 @@ def test_frames_that_are_missing_do_not_matter_to_the_token(model: RefSam) -> No
     frames = scene(4, *SIZE)
     session = model.open(SENTENCES[0], keep_logits=True)
     answers = [session.step(frame) for frame in frames[:2]]
-    session.note_gap()
+    session.mark_gap()
     answers += [session.step(frame) for frame in frames[2:]]
     assert_same(logits(answers), followed(model, SENTENCES[:1], frames))
 
@@ -214,7 +215,7 @@ def test_a_renamed_track_keeps_its_token(model: RefSam) -> None:
     session = model.open(SENTENCES[0], keep_logits=True)
     session.step(frames[0])
     token = session._tracks[0].state.token
-    session.rename(0, SENTENCES[1])
+    session.set_prompt(0, SENTENCES[1])
     assert session.expressions == {0: SENTENCES[1]}
     assert session._tracks[0].state.token is token
     track = model.begin(Prompt(SENTENCES[1]))
@@ -235,7 +236,7 @@ def test_a_track_is_asked_with_a_sentence_alone(model: RefSam) -> None:
     with pytest.raises(PromptError, match="sentence alone, not with points;"):
         model.begin(Prompt(SENTENCES[0], points=[(3, 4)]))
     with pytest.raises(PromptError, match="sentence alone, not with box"):
-        session.rename(0, Prompt(box=(1, 2, 30, 40)))
+        session.set_prompt(0, Prompt(box=(1, 2, 30, 40)))
     answer = session.step(scene(1, *SIZE)[0])
     with pytest.raises(PromptError, match=r"^RefSAM cannot be corrected by clicks, a box or a mask; ask [^.]*\.$"):
         session.correct(0, points=[(3, 4)])
@@ -271,6 +272,7 @@ def test_a_saved_model_is_loaded_back_with_identical_masks(folder: Path) -> None
     assert isinstance(loaded, RefSam)
     assert loaded.config == model.config
     assert loaded.fingerprint() == model.fingerprint()
+    lay_out(model)  # as load does; products of weights that lie otherwise differ in rounding on some processors
     expected = followed(model, SENTENCES, frames)
     assert expected.std() > 0.1
     assert np.array_equal(followed(loaded, SENTENCES, frames), expected)

@@ -17,7 +17,7 @@ from refervos.refsam.model import RefSam
 from refervos.sam.checkpoints import load_sam
 from refervos.text.pretrained import load_t5
 from refervos.training.recipe import Recipe, recipe_from_mapping
-from refervos.training.stages.prompted import best_candidate
+from refervos.training.stages.prompt_stage import best_candidate
 from refervos.training.stages.refsam import RefSamSettings, RefSamStage, build_refsam
 from refervos.training.stages.sam import SamSettings
 from refervos.training.trainer import train
@@ -133,10 +133,10 @@ def test_published_losses_are_those_of_single_frames() -> None:
 
 def test_checkpointed_blocks_have_the_same_gradients() -> None:
     found = []
-    for checkpointed in (False, True):
+    for gradient_checkpointing in (False, True):
         stage = RefSamStage(settings(), tiny_model())
         stage.expect(2, 0)
-        stage.model.checkpointed = checkpointed  # type: ignore[assignment]
+        stage.model.gradient_checkpointing = gradient_checkpointing  # type: ignore[assignment]
         stage.train()
         batch = stage.source().collate([stage.source().draw(0, index, (1, 0, 0)) for index in range(2)])
         stage(batch)["loss"].backward()

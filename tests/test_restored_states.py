@@ -100,7 +100,7 @@ def use(session: Session) -> None:
             session.correct(number, points=[(20, 30)])
         if number:
             session.drop(number)
-    session.note_gap()
+    session.mark_gap()
     session.step(np.zeros((50, 70, 3), np.uint8))
 
 

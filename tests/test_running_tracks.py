@@ -287,7 +287,7 @@ def test_renaming_asks_for_something_else_and_keeps_the_number(miniature: Samwis
     clip, _, _, text = two_objects()
     session = miniature.open(text)
     session.step(clip.frames[0])
-    session.rename(0, "the red circle")
+    session.set_prompt(0, "the red circle")
     assert session.expressions == {0: "the red circle"}
     renamed = session.step(clip.frames[1])
     assert renamed.expressions == ("the red circle",)
@@ -295,7 +295,7 @@ def test_renaming_asks_for_something_else_and_keeps_the_number(miniature: Samwis
     kept.step(clip.frames[0])
     assert not np.array_equal(renamed.presence, kept.step(clip.frames[1]).presence)
     with pytest.raises(PromptError, match="renamed with a sentence"):
-        session.rename(0, Prompt("x", points=[(1, 1)]))
+        session.set_prompt(0, Prompt("x", points=[(1, 1)]))
 
 
 @pytest.mark.parametrize("at_once", [1, 5])
@@ -351,7 +351,7 @@ def test_after_a_gap_the_adapters_do_not_look_back() -> None:
         session.step(frame)
     windows = session._tracks[0].state.windows
     assert windows.length == 3
-    session.note_gap()
+    session.mark_gap()
     assert windows.length == 0
     assert session.counts.gaps == 1
     assert session._tracks[0].state.memory.maps

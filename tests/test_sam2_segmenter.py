@@ -415,7 +415,7 @@ def test_in_bfloat16(small: Sam2Segmenter) -> None:
     # Prompts with one candidate mask: rounding cannot choose another.
     pixels, prompts = video(128, frames=4), [PROMPTS["clicks"], PROMPTS["mask"]]
     exact, _ = stack(run(small, pixels, [small.begin(prompt) for prompt in prompts]))
-    small = copy.deepcopy(small).compute_in(torch.bfloat16)
+    small = copy.deepcopy(small).to(torch.bfloat16)
     stream = small.segment_clip(pixels, [small.begin(p) for p in prompts], [small.placement(FRAME_SIZE)] * 4)
     rounded = []
     for prediction in stream:

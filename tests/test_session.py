@@ -283,7 +283,7 @@ def test_bad_use(model: Samwise) -> None:
 
 def test_mixed_precision_stays_inside_the_model() -> None:
     model = micro_model()
-    model.compute_in(torch.bfloat16)
+    model.to(torch.bfloat16)
     frames = scene(4)
     stream = session_of(model, [CAPTION]).stream(frames)
     found = []

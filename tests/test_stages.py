@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from refervos.bench.subjects import HashedWords
+from refervos.bench.measured_models import HashedWords
 from refervos.errors import ConfigError, TrainingError
 from refervos.loading import MINIATURE_FOLDER, load
 from refervos.samwise.config import SamwiseConfig
@@ -19,11 +19,11 @@ from refervos.samwise.model import Samwise
 from refervos.text.pretrained import load_text
 from refervos.training.plan import make_plans
 from refervos.training.recipe import read_recipe
-from refervos.training.stages.prompted import PromptedSettings, PromptedSource
-from refervos.training.stages.questions import PADDING, AskedShares, ask, roughen
+from refervos.training.stages.prompt_stage import PromptedSettings, PromptedSource
 from refervos.training.stages.referring import fill
 from refervos.training.stages.refsam import RefSamSettings, RefSamStage
 from refervos.training.stages.samwise import ImagesSettings, VideoSettings, VideoStage, build_samwise
+from refervos.training.stages.simulated_prompts import PADDING, AskedShares, ask, roughen
 from refervos.training.stages.track import TrackSettings, TrackStage
 from refervos.training.trainer import train
 from refervos.worlds import WorldConfig, draw_clip

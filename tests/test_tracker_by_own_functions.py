@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Sam2VideoModel
 
 import refervos.ops.attention
@@ -261,7 +261,7 @@ def tables(tracker: Sam2Tracker) -> list[Tensor]:
 
 
 def test_positions_stay_exact_in_bfloat16() -> None:
-    plain, rounded = tracker_of(torch.float32), tracker_of(torch.float32).compute_in(torch.bfloat16)
+    plain, rounded = tracker_of(torch.float32), tracker_of(torch.float32).to(torch.bfloat16)
     assert rounded.dtype == torch.bfloat16
     assert rounded.sam.get_parameter("memory_attention.layers.0.linear1.weight").dtype == torch.bfloat16
     for ours, expected in zip(tables(rounded), tables(plain), strict=True):
@@ -269,18 +269,28 @@ def test_positions_stay_exact_in_bfloat16() -> None:
     assert list(rounded.state_dict()) == list(plain.state_dict())
 
 
+@pytest.mark.parametrize("convert", [nn.Module.half, nn.Module.bfloat16, lambda model: model.to("cpu", torch.float16)])
+def test_every_conversion_keeps_positions_exact(convert: Callable[[nn.Module], nn.Module]) -> None:
+    plain, model = tracker_of(torch.float32), tracker_of(torch.float32)
+    convert(nn.ModuleList([model]))  # reached from above, as by a model that holds the tracker
+    assert model.dtype.itemsize == 2
+    assert all(map(torch.equal, tables(model), tables(plain)))
+
+
 def test_there_and_back() -> None:
     tracker = tracker_of(torch.float32)
     before = tables(tracker)
-    back = tracker.compute_in(torch.bfloat16).compute_in(torch.float32)
+    back = tracker.to(torch.bfloat16).to(torch.float32)
     assert {parameter.dtype for parameter in back.parameters()} == {torch.float32}
     assert all(map(torch.equal, tables(back), before))
 
 
 def test_bfloat16_rounds_and_no_more(tracker: Sam2Tracker) -> None:
     """What leaves each part is as in float32, and clicks are nearer to it than with positions in bfloat16."""
-    converted = copy.deepcopy(tracker).compute_in(torch.bfloat16)
-    trapped = copy.deepcopy(tracker).to(torch.bfloat16)
+    converted = copy.deepcopy(tracker).to(torch.bfloat16)
+    trapped = copy.deepcopy(tracker)
+    for tensor in [*trapped.parameters(), *trapped.buffers()]:
+        tensor.data = tensor.data.to(torch.bfloat16)
 
     @torch.inference_mode()
     def outputs(tracker: Sam2Tracker) -> list[Tensor]:
@@ -305,7 +315,7 @@ def test_bfloat16_rounds_and_no_more(tracker: Sam2Tracker) -> None:
 
 
 def test_patches_of_any_type(tracker: Sam2Tracker) -> None:
-    backbone = copy.deepcopy(tracker).compute_in(torch.bfloat16).sam.vision_encoder.backbone
+    backbone = copy.deepcopy(tracker).to(torch.bfloat16).sam.vision_encoder.backbone
     with torch.inference_mode():
         tokens = backbone.embed_patches(pixels(torch.float32))
         assert backbone.run_stage(1, backbone.run_stage(0, tokens)).dtype == torch.bfloat16

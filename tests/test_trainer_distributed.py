@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from refervos.bench.subjects import HashedWords
+from refervos.bench.measured_models import HashedWords
 from refervos.errors import TrainingError
 from refervos.training.distributed import (
     SyncedBatchNorm2d,

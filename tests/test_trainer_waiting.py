@@ -16,9 +16,9 @@ from refervos.training import trainer
 from refervos.training.devices import device_name, read_back
 from refervos.training.losses import visible
 from refervos.training.stages.language import LanguageSettings, LanguageStage
-from refervos.training.stages.questions import AskedShares
 from refervos.training.stages.referring import NO_TARGET, ReferringStage
 from refervos.training.stages.refsam import RefSamSettings, RefSamStage
+from refervos.training.stages.simulated_prompts import AskedShares
 from refervos.training.stages.track import TrackSettings, TrackStage
 from refsam_models import tiny_model
 from scenes import MICRO_SAM2

@@ -31,7 +31,7 @@ from refervos.text.t5 import T5Config
 from refervos.training import sampler
 from refervos.training.sampler import ShareSampler, batches_of, drawn, start_method
 from refervos.training.stage import TRAIN, Key, SampleSource, Stage
-from refervos.training.stages.asked_clips import BenchmarkClips, BenchmarkSource
+from refervos.training.stages.clip_sources import BenchmarkClips, BenchmarkSource
 from refervos.training.stages.language import LanguageSettings, LanguageStage
 from refervos.training.stages.refsam import RefSamSettings, RefSamStage
 from refervos.training.stages.sam import SamSettings, SamStage
@@ -216,7 +216,7 @@ def test_what_is_copied_has_imported_what_draws(stages: dict[str, Stage], monkey
     monkeypatch.setattr(type(server), "set_forkserver_preload", lambda self, modules: preloaded.extend(modules))
     for device in ("cpu", "cuda"):
         batches_of(stages["sam"].source(), KEY, ShareSampler(range(1), 2), workers=1, device=torch.device(device))
-    assert preloaded == ["refervos.training.stages.prompted"]
+    assert preloaded == ["refervos.training.stages.prompt_stage"]
 
 
 def test_processes_are_forked_only_where_no_gpu_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 from PIL import EpsImagePlugin, Image, features
 
 from refervos.errors import DataError, VideoError
-from refervos.files.pictures import MAX_PIXELS, opened_picture, picture_size, read_picture
+from refervos.files.images import MAX_PIXELS, opened_picture, picture_size, read_picture
 from refervos.video import open_source
 from video_files import number_of, picture, write_video
 
@@ -266,7 +266,7 @@ def test_a_picture_too_large_is_refused_before_it_is_decoded(tmp_path: Path, siz
 
 
 def test_a_video_too_large_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refervos.files.pictures.MAX_PIXELS", 64 * 48 - 1)
+    monkeypatch.setattr("refervos.files.images.MAX_PIXELS", 64 * 48 - 1)
     path = write_video(tmp_path / "v.mp4", 2)
     assert f"'{path}' is 64x48; at most 3,071 pixels are read, so make it smaller." in fault(path)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from refervos.training.stages.asked_clips import WorldClips
+from refervos.training.stages.clip_sources import WorldClips
 from refervos.worlds import (
     FAMILIES,
     Claim,

@@ -122,8 +122,8 @@ GROWTH = 1.01
 def memory(context: Context) -> Values:
     """Run one session for 500 frames and watch the peak of each hundred."""
     from refervos.bench.cases import Case
+    from refervos.bench.measured_models import draw_material, open_subject, portions
     from refervos.bench.memory import resident_megabytes
-    from refervos.bench.subjects import draw_material, open_subject, portions
 
     model, hundred = ("miniature", 4) if context.quick else ("base-plus", 100)
     case = Case(model=model, mode="online", dtype="bfloat16", device=context.device, threads=torch.get_num_threads())

@@ -128,9 +128,7 @@ def load(
                 )
             return _within(_read_exported(path, overrides), memory_budget)
         target = find_device(device)
-        loaded: Samwise | Sam2Segmenter | RefSam = _within(_read(path, overrides), memory_budget).compute_in(
-            compute_dtype
-        )
+        loaded: Samwise | Sam2Segmenter | RefSam = _within(_read(path, overrides), memory_budget).to(compute_dtype)
         if compute_dtype != torch.float32:
             name = str(compute_dtype).removeprefix("torch.")
             check_finite(loaded, f"{path}, in {name},", "its weights are too large for that type, load it in float32")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,11 +19,11 @@ from refervos.ops.borders import Borders
 from refervos.ops.compilation import Stage
 from refervos.ops.derived import Derived
 from refervos.placement import Placement
-from refervos.session.session import OpensSessions
+from refervos.session.session import SessionMixin
 from refervos.text.tokenizer import Tokenizer
 
 
-class Pretrained(OpensSessions, nn.Module):
+class VideoSegmenterBase(SessionMixin, nn.Module):
     """What every model can do besides segmenting: open a session, be saved, be published."""
 
     def fingerprint(self) -> str:
@@ -41,6 +42,11 @@ class Pretrained(OpensSessions, nn.Module):
     def stages_to_compile(self) -> Sequence[Stage]:
         """Methods in which time goes, for ``compile_stages``; none unless the family names them."""
         return ()
+
+    def compute_in(self, dtype: torch.dtype) -> Self:
+        """Call ``to(dtype)``, which keeps position tables in float32."""
+        warnings.warn("compute_in(dtype) is now to(dtype).", DeprecationWarning, stacklevel=2)
+        return self.to(dtype)
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None, overwrite: bool = False
@@ -97,15 +103,16 @@ class ClipOutput:
     Attributes:
         mask_logits: Low-resolution logits, not gated by anything (N, T, h, w).
         score: Object score logits (N, T) as the decoder gives them, or None.
-        shown: In evaluation mode the logits whose sign is the mask that a session shows (N, T, h, w).
+        gated_logits: In evaluation mode the logits whose sign is the mask that a session returns (N, T, h, w); None in
+            training mode.
     """
 
     mask_logits: Tensor
     score: Tensor | None
-    shown: Tensor | None = field(default=None, kw_only=True)
+    gated_logits: Tensor | None = field(default=None, kw_only=True)
 
 
-class TrainableModel(Pretrained):
+class TrainableModel(VideoSegmenterBase):
     """A model that learns sentences over frozen parts.
 
     Args:
@@ -125,7 +132,6 @@ class TrainableModel(Pretrained):
             )
         self.config = config
         self.tokenizer = tokenizer
-        self.compute_dtype = torch.float32
         self.memory_budget: int | None = None
 
     def train(self, mode: bool = True) -> Self:
@@ -140,6 +146,11 @@ class TrainableModel(Pretrained):
         """Id of the padding token."""
         pad: int = self.config.text.pad
         return pad
+
+    @property
+    @abstractmethod
+    def compute_dtype(self) -> torch.dtype:
+        """Type of weights and activations."""
 
     @property
     @abstractmethod

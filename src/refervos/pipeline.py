@@ -72,11 +72,11 @@ def answers(
     Yields:
         A frame and its answer, in order.
     """
-    for clip in session.cut(source, clip_length):
+    for clip in session.chunks(source, clip_length):
         with held():
             for seen in _unbroken(clip):
                 if seen[0].after_gap:
-                    session.note_gap()
+                    session.mark_gap()
                 yield from zip(seen, session.clip([frame.image for frame in seen]), strict=True)
 
 

@@ -57,22 +57,22 @@ class FramePrediction:
     switched: Tensor
 
     @property
-    def broken(self) -> Tensor:
+    def has_nan(self) -> Tensor:
         """Whether there is a NaN in it, bool () on its device: it would show as an empty mask. See ``check_numbers``"""
-        broken = self.mask_logits.isnan().any()
-        return broken if self.score is None else broken | self.score.isnan().any()
+        has_nan = self.mask_logits.isnan().any()
+        return has_nan if self.score is None else has_nan | self.score.isnan().any()
 
 
-def check_numbers(broken: bool) -> None:
+def check_numbers(has_nan: bool) -> None:
     """Refuse an answer that has no meaning.
 
     Args:
-        broken: See ``FramePrediction.broken``.
+        has_nan: See ``FramePrediction.has_nan``.
 
     Raises:
         CheckpointError: When it is.
     """
-    if broken:
+    if has_nan:
         raise CheckpointError(
             "the model answers with NaN instead of numbers; its weights are damaged, or what it computes is too large "
             "for float16: load it in bfloat16 or float32, or take another checkpoint."
@@ -155,16 +155,16 @@ class Segmenter(Protocol[Track]):
         """Take the last correction back; returns the last frame's answer as it was, unless frames came since."""
         ...
 
-    def rename(self, track: Track, prompt: Prompt) -> None:
-        """Ask a running track for something else."""
+    def set_prompt(self, track: Track, prompt: Prompt) -> None:
+        """Replace the prompt of a running track; its memory is kept."""
         ...
 
     def restart(self, track: Track) -> None:
         """Forget what was seen before a scene cut, if the object can be found again without it."""
         ...
 
-    def resume(self, track: Track) -> None:
-        """Frames are missing before the next one."""
+    def mark_gap(self, track: Track) -> None:
+        """Declare that frames were lost before the next one."""
         ...
 
     @property

@@ -103,7 +103,7 @@ def go_on(model: Any, path: Path) -> None:
         ):
             with contextlib.suppress(PromptError):  # such as that there is nothing to undo
                 getattr(session, name)(number, **arguments)
-    session.note_gap()
+    session.mark_gap()
     if not isinstance(model, Sam2Segmenter):
         session.add("the red square")
     session.clip(FRAMES[:2])

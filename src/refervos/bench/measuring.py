@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from refervos.bench.cases import Case, Failure, Measurement
 from refervos.bench.clock import REST, Operations, StageClock, time_on
+from refervos.bench.measured_models import Subject, draw_material, open_subject, portions
 from refervos.bench.memory import peak_device_megabytes, peak_resident_megabytes, resident_megabytes
-from refervos.bench.subjects import Subject, draw_material, open_subject, portions
 from refervos.errors import RefervosError
 from refervos.ops.linear import has_one_dnn, one_dnn_product
 

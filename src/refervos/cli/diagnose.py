@@ -84,10 +84,10 @@ def diagnose(
     mode = parse_mode(online, clip)
     overrides = parse_settings(settings or [])
 
+    from refervos.diagnosis.contact_sheets import Extremes
     from refervos.diagnosis.controls import run_controls
     from refervos.diagnosis.diagnose import diagnose as run
     from refervos.diagnosis.diagnose import known_splits
-    from refervos.diagnosis.sheets import Extremes
     from refervos.diagnosis.tables import diagnosis_table
     from refervos.loading import load
     from refervos.progress import Bar

@@ -159,7 +159,7 @@ def segment(
     from refervos.pipeline import PartlyWrittenError
     from refervos.pipeline import segment as run
     from refervos.prompts import Prompt, parse_box, parse_click
-    from refervos.video import Reconnect, RleSink, open_source
+    from refervos.video import ReconnectPolicy, RleSink, open_source
 
     spoken_of = [*(expressions or []), *(listed(sentences, "sentence", PromptError) if sentences else [])]
     refuse_files(expressions or [])
@@ -199,7 +199,9 @@ def segment(
             # Reading a few frames ahead hides the decoding of a recording behind the model.
             try:
                 source = stack.enter_context(
-                    open_source(video, start=first, **policies, reconnect=Reconnect() if reconnect else None, ahead=4)
+                    open_source(
+                        video, start=first, **policies, reconnect=ReconnectPolicy() if reconnect else None, ahead=4
+                    )
                 )
             except EndOfVideoError:
                 if stopped is None:
@@ -288,7 +290,7 @@ def segment(
 
 def videos_in(folder: str) -> list[Path]:
     """Find the videos of a folder that holds videos and no pictures; of anything else none."""
-    from refervos.files.pictures import SUFFIXES
+    from refervos.files.images import SUFFIXES
 
     if not folder:  # which is no name for the folder of today
         return []

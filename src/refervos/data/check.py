@@ -12,7 +12,7 @@ from refervos.data.catalogue import find_benchmark, open_dataset
 from refervos.data.files import IMAGE_SUFFIXES, Problems
 from refervos.data.frames import ImageFrames, VideoFileFrames
 from refervos.data.layouts.revos import RevosTruth
-from refervos.data.sample import Dataset, Sample, Truth, Video
+from refervos.data.sample import Dataset, GroundTruth, Sample, Video
 from refervos.data.sentences import described, fault_of
 from refervos.errors import DataError
 from refervos.progress import Bar
@@ -116,9 +116,9 @@ def check_dataset(
         raise DataError(f"{folder} holds no split of {benchmark.title}; looked for {looked_for}.")
     checks, datasets = [], []
     for part in splits:
-        problems = Problems(collect=True, allow_outside=allow_outside)
+        problems = Problems(keep_going=True, allow_outside=allow_outside)
         dataset = Dataset(name, part, ())
-        with problems.tolerated():
+        with problems.collect():
             dataset = open_dataset(name, folder, part, problems=problems)
         datasets.append(dataset)
         checks.append(_check_split(dataset, problems, decode, show_progress))
@@ -171,13 +171,13 @@ class _VideoCheck:
 
 
 def _check_video(video: Video, samples: Sequence[Sample], decode: bool) -> _VideoCheck:
-    problems, invisible, count = Problems(collect=True), [], 0
-    with problems.tolerated():
+    problems, invisible, count = Problems(keep_going=True), [], 0
+    with problems.collect():
         count = len(video)
         if decode:
             size = _decode_frames(video, problems)
             for sample, truth in _once_each(samples):
-                with problems.tolerated():
+                with problems.collect():
                     if not _decode_masks(video, truth, size, problems) and sample.has_target:
                         invisible.append(sample.key)
             _decode_foreground(samples, problems)
@@ -188,7 +188,7 @@ def _decode_frames(video: Video, problems: Problems) -> tuple[int, int] | None:
     """Decode all frames; returns their size where one could be read."""
     size = video.size
     for index in range(len(video)):
-        with problems.tolerated():
+        with problems.collect():
             height, width = video.frames.read(index).shape[:2]
             size = size or (height, width)
             if (height, width) != size:
@@ -197,12 +197,12 @@ def _decode_frames(video: Video, problems: Problems) -> tuple[int, int] | None:
     return size
 
 
-def _decode_masks(video: Video, truth: Truth, size: tuple[int, int] | None, problems: Problems) -> bool:
+def _decode_masks(video: Video, truth: GroundTruth, size: tuple[int, int] | None, problems: Problems) -> bool:
     """Decode all masks of an expression; returns whether one shows anything, or could not be read."""
     shown = False
     for index in truth.annotated:
         readable = False
-        with problems.tolerated():
+        with problems.collect():
             mask = truth.mask(index)
             readable = True
             if index >= len(video):
@@ -220,11 +220,11 @@ def _decode_foreground(samples: Iterable[Sample], problems: Problems) -> None:
     """Decode what all expressions of a video share, where a benchmark has that."""
     for truth in [sample.truth for sample in samples if isinstance(sample.truth, RevosTruth)][:1]:
         for index in truth.annotated:
-            with problems.tolerated():
+            with problems.collect():
                 truth.foreground(index)
 
 
-def _once_each(samples: Iterable[Sample]) -> Iterator[tuple[Sample, Truth]]:
+def _once_each(samples: Iterable[Sample]) -> Iterator[tuple[Sample, GroundTruth]]:
     """Samples with a truth; of those that mean the same objects, the first only."""
     seen = set()
     for sample in samples:

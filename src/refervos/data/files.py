@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from refervos.data.records import LONGEST_NAME, require_size
 from refervos.data.sample import ImageArray, Mask
 from refervos.errors import DataError
-from refervos.files.pictures import SUFFIXES, opened_picture, picture_size, read_picture
+from refervos.files.images import SUFFIXES, opened_picture, picture_size, read_picture
 from refervos.files.plain_text import BYTE_ORDER_MARK, decoded, parsed_json
 
 IMAGE_SUFFIXES = tuple(sorted(SUFFIXES))
@@ -31,15 +31,15 @@ LONGEST_PATH = 4000
 
 
 class Problems:
-    """What is wrong with a data set: raised at once, or collected so that all of it can be told.
+    """Problems of a data set, raised at once or collected for a report.
 
     Args:
-        collect: Collect instead of raising; whoever reports a problem goes on without the item concerned.
+        keep_going: Collect problems instead of raising them; whoever reports one goes on without the item concerned.
         allow_outside: Read files that annotations name although they are outside the data set's folder.
     """
 
-    def __init__(self, *, collect: bool = False, allow_outside: bool = False) -> None:
-        self.collect = collect
+    def __init__(self, *, keep_going: bool = False, allow_outside: bool = False) -> None:
+        self.keep_going = keep_going
         self.allow_outside = allow_outside
         self.found: list[str] = []
         self.notes: list[str] = []
@@ -53,7 +53,7 @@ class Problems:
         self.notes.append(sentence)
 
     def report(self, sentence: str) -> None:
-        """Tell one problem.
+        """Raise or collect one problem.
 
         Args:
             sentence: One sentence: which file, what is wrong, what would be right.
@@ -61,13 +61,13 @@ class Problems:
         Raises:
             DataError: Unless problems are collected.
         """
-        if not self.collect:
+        if not self.keep_going:
             raise DataError(sentence)
         self.found.append(sentence)
 
     @contextmanager
-    def tolerated(self) -> Iterator[None]:
-        """Report a ``DataError`` raised inside, and go on behind.
+    def collect(self) -> Iterator[None]:
+        """Collect a ``DataError`` raised inside, and continue after the block.
 
         Raises:
             DataError: The same, unless problems are collected.
@@ -75,7 +75,7 @@ class Problems:
         try:
             yield
         except DataError as error:
-            if not self.collect:
+            if not self.keep_going:
                 raise
             self.found.append(str(error))
 
@@ -188,7 +188,7 @@ def read_frame(path: Path) -> ImageArray:
     """Read an image file as upright RGB.
 
     Args:
-        path: Any image of ``refervos.files.pictures``.
+        path: Any image of ``refervos.files.images``.
 
     Returns:
         uint8 (H, W, 3).
@@ -203,7 +203,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """Find out how large an image is, from its first bytes only.
 
     Args:
-        path: Any image of ``refervos.files.pictures``.
+        path: Any image of ``refervos.files.images``.
 
     Returns:
         Height and width of the upright image in pixels.

@@ -14,7 +14,7 @@ from refervos.data.files import IMAGE_SUFFIXES, Problems, image_size, read_frame
 from refervos.data.records import as_number
 from refervos.data.sample import ImageArray
 from refervos.errors import DataError, VideoError
-from refervos.files.pictures import opened_picture
+from refervos.files.images import opened_picture
 from refervos.video import Source, open_source
 from refervos.video.sources import natural_key
 

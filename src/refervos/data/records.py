@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from refervos.errors import DataError
-from refervos.files.pictures import MAX_PIXELS
+from refervos.files.images import MAX_PIXELS
 from refervos.safe_text import shown
 
 Kind = TypeVar("Kind", int, str, list, dict)

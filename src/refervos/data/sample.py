@@ -39,7 +39,7 @@ class Frames(Protocol):
         ...
 
 
-class Truth(Protocol):
+class GroundTruth(Protocol):
     """The masks that an expression means, read one by one, in any order."""
 
     @property
@@ -104,7 +104,7 @@ class Sample:
     video: Video
     expression_id: str
     sentence: str | Callable[[], str]
-    truth: Truth | None = None
+    truth: GroundTruth | None = None
     has_target: bool | None = None
     kind: str | None = None
     object_ids: tuple[str, ...] = ()

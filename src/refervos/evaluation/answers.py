@@ -92,8 +92,8 @@ def answer(segmenter: Segmenter[Any], questions: Sequence[Question], clip_length
         raise ConfigError("the model is in training mode; call model.eval() before evaluating it.")
     if clip_length < 1:
         raise ConfigError(f"clip_length is {clip_length}; it must be at least 1.")
-    by_hand = any(question.prompt.geometric for question in questions)
-    if len(questions) > 1 and not by_hand and takes_batches(segmenter):
+    geometric = any(question.prompt.geometric for question in questions)
+    if len(questions) > 1 and not geometric and takes_batches(segmenter):
         return answer_together(segmenter, questions, clip_length)
     return [answer_alone(segmenter, question, clip_length) for question in questions]
 
@@ -146,7 +146,7 @@ def answer_video(
     """
     asked = [[prompt] for prompt in prompts] if segmenter.mixes_sentences else [prompts]
     sessions = [Session(segmenter, some, keep_logits=keep_logits, border_cells=BORDER_CELLS) for some in asked]
-    for chunk in sessions[0].cut(frames, clip_length):
+    for chunk in sessions[0].chunks(frames, clip_length):
         start = time.perf_counter()
         answered = [session.clip(chunk) for session in sessions]
         seconds = time.perf_counter() - start
@@ -195,7 +195,7 @@ def answer_together(segmenter: BatchSegmenter[Any], questions: Sequence[Question
     tracks = [segmenter.begin(question.prompt) for question in questions]
     masks = np.empty((len(questions), length, height, width), dtype=np.bool_)
     switches = torch.zeros(len(questions), dtype=torch.long, device=segmenter.device)
-    broken = torch.zeros((), dtype=torch.bool, device=segmenter.device)
+    has_nan = torch.zeros((), dtype=torch.bool, device=segmenter.device)
     follows = getattr(segmenter, "borders", "bilinear") == "frame"
 
     def placed(frames: npt.NDArray[np.uint8]) -> Tensor:
@@ -208,10 +208,10 @@ def answer_together(segmenter: BatchSegmenter[Any], questions: Sequence[Question
             images = [as_rgb(question.frames[chunk][time_of_chunk]) for question in questions] if follows else []
             answered.append(_masks(placement, prediction.mask_logits, images))  # (N, H, W)
             switches += prediction.switched
-            broken |= prediction.broken
+            has_nan |= prediction.has_nan
         masks[:, chunk] = torch.stack(answered, dim=1).cpu().numpy()
     seconds = (time.perf_counter() - start) / len(questions)
-    *counts, nan = torch.cat([switches, broken.long().reshape(1)]).tolist()
+    *counts, nan = torch.cat([switches, has_nan.long().reshape(1)]).tolist()
     check_numbers(bool(nan))
     return [Answer(own, count, seconds) for own, count in zip(masks, counts, strict=True)]
 

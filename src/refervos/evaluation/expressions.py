@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from refervos.data.layouts.revos import RevosTruth
-from refervos.data.sample import Mask, Sample, Truth
+from refervos.data.sample import GroundTruth, Mask, Sample
 from refervos.errors import ConfigError, DataError, EvaluationError
 from refervos.evaluation.predictions import Predictions
 from refervos.files.plain_text import parsed_json
@@ -166,14 +166,16 @@ def score_expression(
     )
 
 
-def _finds_anything(sample: Sample, predictions: Predictions, there: frozenset[str], truth: Truth | None) -> bool:
+def _finds_anything(sample: Sample, predictions: Predictions, there: frozenset[str], truth: GroundTruth | None) -> bool:
     """Whether any frame that is not annotated was answered with something."""
     annotated = set() if truth is None else set(truth.annotated)
     others = (name for index, name in enumerate(sample.video.frames.names) if index not in annotated)
     return any(name in there and bool(predictions.mask(sample, name).any()) for name in others)
 
 
-def _score_frames(truth: Truth, indices: list[int], masks: list[Mask], answers: list[Mask | None]) -> list[_Frame]:
+def _score_frames(
+    truth: GroundTruth, indices: list[int], masks: list[Mask], answers: list[Mask | None]
+) -> list[_Frame]:
     """Score up to eight frames; those without an answer as 0."""
     voids = [truth.void(index) for index in indices]
     predicted = [np.zeros_like(mask) if answer is None else answer for mask, answer in zip(masks, answers, strict=True)]
@@ -199,7 +201,7 @@ def _score_frames(truth: Truth, indices: list[int], masks: list[Mask], answers: 
     return frames
 
 
-def _robustness(truth: Truth, index: int, mask: Mask, answer: Mask | None) -> float | None:
+def _robustness(truth: GroundTruth, index: int, mask: Mask, answer: Mask | None) -> float | None:
     """R of a frame of ReVOS whose foreground is known."""
     if not isinstance(truth, RevosTruth) or truth.all_objects is None:
         return None

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from refervos.data.ground_truth import NumberedPixels
 from refervos.data.layouts.ref_davis import NAME
 from refervos.data.sample import Mask, Sample
-from refervos.data.truths import NumberedPixels
 from refervos.errors import EvaluationError
 from refervos.evaluation.datasets import OpenPart
 from refervos.evaluation.predictions import Predictions, png, read_numbers, stems

@@ -21,7 +21,7 @@ from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.streamer import ClipFeatures, SamwiseStreamer
 from refervos.samwise.track import SamwiseTrack, TrackWindows
 from refervos.segmenter import FramePrediction
-from refervos.session.session import OpensSessions
+from refervos.session.session import SessionMixin
 from refervos.text.tokenizer import Tokenizer, has_tokenizer
 from refervos.typed_config import config_from_mapping
 
@@ -208,7 +208,7 @@ def _known(score: Tensor | None) -> dict[str, Tensor]:
     return {} if score is None else {"score": score}
 
 
-class OnnxSamwise(SamwiseStreamer, OpensSessions):
+class OnnxSamwise(SamwiseStreamer, SessionMixin):
     """SAMWISE's streaming step in ONNX Runtime, behind the same sessions.
 
     Args:
@@ -233,9 +233,13 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
         self.graphs = graphs
         self.tracker = OnnxTracker(graphs, config)
         self.training = False
-        self.compute_dtype = torch.float32
         self.memory_budget: int | None = None
         self._source, self._description = source, description
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Type of the graphs' weights and activations: float32."""
+        return torch.float32
 
     @classmethod
     def from_folder(
@@ -276,7 +280,7 @@ class OnnxSamwise(SamwiseStreamer, OpensSessions):
 
     @property
     def borders(self) -> Borders:
-        """See ``Pretrained``."""
+        """See ``VideoSegmenterBase``."""
         return self.config.borders
 
     @property

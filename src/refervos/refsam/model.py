@@ -88,7 +88,7 @@ class RefSam(TrainableModel):
 
     def __init__(self, config: RefSamConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__(config, tokenizer)
-        self.checkpointed = False
+        self.gradient_checkpointing = False
         self.sam = Sam(config.sam)
         self.text = T5TextEncoder(config.text)
         vision_width, width = config.sam.vit_width, config.sam.hidden
@@ -143,7 +143,7 @@ class RefSam(TrainableModel):
             pixels: Placed frames (V, 3, S, S).
         """
         adapters: Mapping[int, BlockAdapters] = {int(name): part for name, part in self.adapters.items()}  # type: ignore[misc]
-        features = self.sam.encode(pixels, adapters, checkpointed=self.checkpointed)
+        features = self.sam.encode(pixels, adapters, gradient_checkpointing=self.gradient_checkpointing)
         # The decoder sees directions alone, which plain SAM's decoder does not.
         visual = features.top / features.top.norm(dim=1, keepdim=True)
         return FrameFeatures(visual, None if self.laterals is None else self.laterals(features.between))
@@ -211,21 +211,10 @@ class RefSam(TrainableModel):
         """Where the weights are."""
         return next(self.cross_modal.parameters()).device
 
-    def compute_in(self, dtype: torch.dtype) -> RefSam:
-        """Convert the weights to another type; positions stay exact.
-
-        Args:
-            dtype: float32, bfloat16 or float16.
-
-        Returns:
-            Itself.
-        """
-        self.sam.compute_in(dtype)
-        for part in (self.text, self.adapters, self.cross_modal, self.laterals, self.dense, self.tracking):
-            if part is not None:
-                part.to(dtype)
-        self.compute_dtype = dtype
-        return self
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Type of weights and activations; position tables stay in float32."""
+        return next(self.cross_modal.parameters()).dtype
 
     def placement(self, frame_size: tuple[int, int]) -> Placement:
         """The long side fills the square, zeros to the right and below."""
@@ -342,7 +331,7 @@ class RefSam(TrainableModel):
         """
         raise PromptError("there is no correction to undo.")
 
-    def rename(self, track: RefSamTrack, prompt: Prompt) -> None:
+    def set_prompt(self, track: RefSamTrack, prompt: Prompt) -> None:
         """Ask a running track for something else; its token stays.
 
         Raises:
@@ -355,7 +344,7 @@ class RefSam(TrainableModel):
         """Forget the object; the sentence stays."""
         track.token = None
 
-    def resume(self, track: RefSamTrack) -> None:
+    def mark_gap(self, track: RefSamTrack) -> None:
         """Nothing depends on frames being neighbours."""
 
     @property
@@ -409,7 +398,9 @@ class RefSam(TrainableModel):
             logits.append(decoded.mask_logits)
         stacked = torch.stack(logits, dim=1)  # (N, T, 4g, 4g)
         return ClipOutput(
-            mask_logits=stacked, score=None, shown=None if self.training else stacked - self.config.mask_threshold
+            mask_logits=stacked,
+            score=None,
+            gated_logits=None if self.training else stacked - self.config.mask_threshold,
         )
 
     # What it is.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from refervos.ops.linear import linear, product
-from refervos.ops.precision import without_autocast
+from refervos.ops.precision import KeepsPrecision, without_autocast
 
 NORM_EPSILON = 1e-6
 """Epsilon of the layer norms over image features."""
@@ -39,8 +39,8 @@ class Mlp(nn.Module):
         return linear(x, self.proj_out)
 
 
-class FourierPositions(nn.Module):
-    """Random Fourier features of places (SAM paper, appendix A; Tancik et al. 2020), exact whatever is computed in.
+class FourierPositions(KeepsPrecision):
+    """Random Fourier features of places (SAM paper, appendix A; Tancik et al. 2020), always in float32.
 
     Args:
         width: Channels.
@@ -48,6 +48,7 @@ class FourierPositions(nn.Module):
     """
 
     positional_embedding: Tensor
+    in_float32 = ("positional_embedding",)
 
     def __init__(self, width: int, *, parameter: bool = False) -> None:
         super().__init__()

@@ -85,27 +85,19 @@ class Sam(nn.Module):
         """Type of the weights."""
         return self.sam.prompt_encoder.no_mask_embed.weight.dtype
 
-    def compute_in(self, dtype: torch.dtype) -> Sam:
-        """Convert the weights, but not the Fourier table: positions stay exact.
-
-        Args:
-            dtype: Type of weights and activations.
-
-        Returns:
-            Itself.
-        """
-        exact = self.sam.shared_image_embedding.positional_embedding
-        return self._apply(lambda own: own.to(dtype) if own is not exact and own.is_floating_point() else own)
-
     def encode(
-        self, pixels: Tensor, adapters: Mapping[int, BlockAdapters] | None = None, *, checkpointed: bool = False
+        self,
+        pixels: Tensor,
+        adapters: Mapping[int, BlockAdapters] | None = None,
+        *,
+        gradient_checkpointing: bool = False,
     ) -> ImageFeatures:
         """Run the image encoder.
 
         Args:
             pixels: Placed frames (V, 3, S, S).
             adapters: By position of the block, what changes it.
-            checkpointed: Compute the adapted blocks again for the gradients, instead of keeping what is inside them.
+            gradient_checkpointing: Recompute the adapted blocks in the backward pass, which saves memory.
 
         Returns:
             The features.
@@ -118,7 +110,7 @@ class Sam(nn.Module):
             changed = None if adapters is None else adapters.get(index)
             learns = learns or changed is not None  # before that, gradients would only cost time
             with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-                if checkpointed and changed is not None and torch.is_grad_enabled():
+                if gradient_checkpointing and changed is not None and torch.is_grad_enabled():
                     tokens = checkpoint(block, tokens, changed, use_reentrant=False)
                 else:
                     tokens = block(tokens, changed)

@@ -65,7 +65,7 @@ class BeforeCorrection:
         frame: The frame that was corrected.
         memory: Before it; None for a frame that others have followed, as it cannot be gone back to.
         last: Before it; likewise.
-        by_hand: Before it.
+        manually_corrected: Before it.
         said: All that the user has said about that frame, this correction included.
         earlier: The correction before this one, which can be taken back after it.
     """
@@ -73,7 +73,7 @@ class BeforeCorrection:
     frame: int
     memory: MemoryBank | None
     last: LastFrame | None
-    by_hand: bool
+    manually_corrected: bool
     said: Prompt
     earlier: BeforeCorrection | None = None
 
@@ -87,14 +87,14 @@ class CorrectableTrack:
         frame: Frames seen so far.
         last: The last answered frame; None before the first.
         before: What the last correction changed, and those before it; None when there was none, or all were taken back.
-        by_hand: Whether the track was corrected.
+        manually_corrected: Whether the track was corrected.
     """
 
     memory: MemoryBank
     frame: int = 0
     last: LastFrame | None = None
     before: BeforeCorrection | None = None
-    by_hand: bool = False
+    manually_corrected: bool = False
 
 
 STATE_TYPES: tuple[type, ...] = (
@@ -217,18 +217,18 @@ def correct(
     ask = answer_points if prompt.mask is None else answer_masks
     answer = ask(tracker, features, [prompt], placement)
     earlier = _kept(track.before, frame, UNDO_STEPS - 1)
-    track.before = BeforeCorrection(frame, track.memory.copy(), last, track.by_hand, prompt, earlier)
+    track.before = BeforeCorrection(frame, track.memory.copy(), last, track.manually_corrected, prompt, earlier)
     if moved(last.mask_logits, answer.mask_logits):
         track.memory.clear()
     maps = tracker.remember(features.top, answer.memory_logits, answer.score, binary=True)
     track.memory.forget_frame(frame)
     track.memory.store(frame, maps[0], answer.pointer[0], conditioning=True)
-    shown, score = answer.mask_logits, answer.score
+    gated_logits, score = answer.mask_logits, answer.score
     if calibrated is not None and answer.ungated is not None:
-        score, certain = calibrated(answer.score)
-        shown = gate(answer.ungated, certain)
-    track.last = LastFrame(last.pixels, shown, score)
-    track.by_hand = True
+        score, margin = calibrated(answer.score)
+        gated_logits = gate(answer.ungated, margin)
+    track.last = LastFrame(last.pixels, gated_logits, score)
+    track.manually_corrected = True
     return track.last.prediction
 
 
@@ -250,13 +250,13 @@ def undo(track: CorrectableTrack) -> FramePrediction | None:
     if before is None:
         raise PromptError("there is no correction to undo.")
     if before.frame == track.frame - 1 and before.memory is not None and before.last is not None:
-        track.before, track.by_hand = before.earlier, before.by_hand
+        track.before, track.manually_corrected = before.earlier, before.manually_corrected
         track.memory, track.last = before.memory, before.last
         return before.last.prediction
     first = before
     while first.earlier is not None and first.earlier.frame == before.frame:
         first = first.earlier
-    track.before, track.by_hand = first.earlier, first.by_hand
+    track.before, track.manually_corrected = first.earlier, first.manually_corrected
     track.memory.forget_frame(before.frame)
     return None
 

@@ -20,7 +20,7 @@ from refervos.ops.attention import attend
 from refervos.ops.derived import Derived
 from refervos.ops.linear import linear
 from refervos.ops.parts import in_parts
-from refervos.ops.precision import without_autocast
+from refervos.ops.precision import KeepsPrecision, without_autocast
 from refervos.sam.layers import NORM_EPSILON
 from refervos.sam2.config import Sam2Config
 
@@ -234,12 +234,14 @@ class MultiScaleBlock(nn.Module):
         return changed
 
 
-class Hiera(nn.Module):
+class Hiera(KeepsPrecision):
     """The image encoder without its pyramid, in four stages.
 
     Args:
         config: The tracker's shape.
     """
+
+    in_float32 = ("pos_embed", "pos_embed_window")
 
     def __init__(self, config: Sam2Config) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from refervos.checkpoints.weights import count_parameters
 from refervos.errors import PromptError
-from refervos.model_base import Pretrained
+from refervos.model_base import VideoSegmenterBase
 from refervos.ops.compilation import Stage
 from refervos.placement import Placement, stretch
 from refervos.prompts import Prompt
@@ -38,7 +38,7 @@ class Sam2Track(CorrectableTrack):
     prompt: Prompt
 
 
-class Sam2Segmenter(Pretrained):
+class Sam2Segmenter(VideoSegmenterBase):
     """SAM2 video segmentation (Ravi et al. 2024, arXiv 2408.00714), versions 1 and 2.1. It is not trained here.
 
     Args:
@@ -51,7 +51,6 @@ class Sam2Segmenter(Pretrained):
         super().__init__()
         self.config = tracker.config
         self.tracker = tracker
-        self.compute_dtype = torch.float32
         self.requires_grad_(False)
         self.eval()
 
@@ -59,11 +58,10 @@ class Sam2Segmenter(Pretrained):
         """Stay in evaluation mode: dropout in the memory attention would only blur the masks."""
         return super().train(False)
 
-    def compute_in(self, dtype: torch.dtype) -> Sam2Segmenter:
-        """Convert the weights to another type; positions stay exact (see ``Sam2Tracker.compute_in``)."""
-        self.tracker.compute_in(dtype)
-        self.compute_dtype = dtype
-        return self
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Type of weights and activations; position tables stay in float32."""
+        return self.tracker.dtype
 
     # What a session asks.
 
@@ -187,7 +185,7 @@ class Sam2Segmenter(Pretrained):
         """Take the last correction back (see ``correction.undo``)."""
         return undo(track)
 
-    def rename(self, track: Sam2Track, prompt: Prompt) -> None:
+    def set_prompt(self, track: Sam2Track, prompt: Prompt) -> None:
         """A track of clicks has no sentence to change.
 
         Raises:
@@ -198,7 +196,7 @@ class Sam2Segmenter(Pretrained):
     def restart(self, track: Sam2Track) -> None:
         """Keep the memory: without it the object could not be found again."""
 
-    def resume(self, track: Sam2Track) -> None:
+    def mark_gap(self, track: Sam2Track) -> None:
         """Nothing depends on frames being neighbours."""
 
     def check_restored(self, track: Sam2Track) -> None:

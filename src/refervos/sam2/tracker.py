@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from refervos.ops.compilation import Stage
 from refervos.ops.derived import Derived
-from refervos.ops.precision import without_autocast
+from refervos.ops.precision import KeepsPrecision, without_autocast
 from refervos.placement import enlarge
 from refervos.sam.layers import FourierPositions, Mlp, PromptEncoder, channels_first, channels_last, draw_weights
 from refervos.sam2.config import Sam2Config
@@ -83,7 +83,7 @@ class Sam2(nn.Module):
         self.apply(draw_weights)
 
 
-class Sam2Tracker(nn.Module):
+class Sam2Tracker(KeepsPrecision):
     """SAM2 behind five tensor functions.
 
     Args:
@@ -93,6 +93,7 @@ class Sam2Tracker(nn.Module):
     sine_top: Tensor
     sine_memory: Tensor
     rotary: Tensor
+    in_float32 = ("sine_top", "sine_memory", "rotary")
 
     def __init__(self, config: Sam2Config) -> None:
         super().__init__()
@@ -104,31 +105,6 @@ class Sam2Tracker(nn.Module):
             self.register_buffer(name, places.unsqueeze(0), persistent=False)  # (1, width, g, g)
         self.register_buffer("rotary", rotary_tables(config.grid, config.hidden), persistent=False)  # (2, g*g, C/2)
         self.derived = Derived()
-
-    def compute_in(self, dtype: torch.dtype) -> Sam2Tracker:
-        """Convert the weights, but not what positions are computed from: those stay exact.
-
-        ``to(torch.bfloat16)`` rounds positions too, which moves rotations by up to 0.07 and Fourier features by 0.15.
-
-        Args:
-            dtype: Type of weights and activations.
-
-        Returns:
-            Itself.
-        """
-        backbone = self.sam.vision_encoder.backbone
-        exact = {
-            id(table)
-            for table in (
-                self.sine_top,
-                self.sine_memory,
-                self.rotary,
-                self.sam.shared_image_embedding.positional_embedding,
-                backbone.pos_embed,
-                backbone.pos_embed_window,
-            )
-        }
-        return self._apply(lambda own: own if id(own) in exact or not own.is_floating_point() else own.to(dtype))
 
     @property
     def dtype(self) -> torch.dtype:

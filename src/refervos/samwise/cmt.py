@@ -21,6 +21,7 @@ from refervos.ops.derived import Derived
 from refervos.ops.linear import laid_out, linear, product
 from refervos.ops.multihead_attention import MultiheadAttention
 from refervos.ops.parts import in_parts
+from refervos.ops.precision import BatchNorm2d
 
 CPU_CHUNK = 16 * 2**20
 """Bytes of image tokens that a CPU adapts at once: more would cost memory and save no time."""
@@ -68,9 +69,9 @@ class CrossModalTemporalAdapter(nn.Module):
         super().__init__()
         self.changes_vision, self.changes_text = text_to_visual, visual_to_text
         self.vision_down = nn.Conv2d(vision_width, width, kernel_size=1, bias=False)
-        self.vision_down_norm = nn.BatchNorm2d(width)
+        self.vision_down_norm = BatchNorm2d(width)
         self.vision_up = nn.ConvTranspose2d(width, vision_width, kernel_size=1, bias=False)
-        self.vision_up_norm = nn.BatchNorm2d(vision_width)
+        self.vision_up_norm = BatchNorm2d(vision_width)
         self.text_down = nn.Linear(text_width, width, bias=False)
         self.text_up = nn.Linear(width, text_width, bias=False)
         self.vision_to_text = MultiheadAttention(width, heads)

@@ -124,24 +124,10 @@ class Samwise(SamwiseStreamer, TrainableModel):
         """Where the weights are."""
         return next(self.text_prompt.parameters()).device
 
-    def compute_in(self, dtype: torch.dtype) -> Samwise:
-        """Convert the weights to another type; what would suffer (positions, running statistics) stays in float32.
-
-        Args:
-            dtype: float32, bfloat16 or float16.
-
-        Returns:
-            Itself.
-        """
-        self.tracker.compute_in(dtype)
-        for part in (self.text, self.adapters, self.motion_features, self.text_prompt, self.motion_prompt, self.cme):
-            if part is not None:
-                part.to(dtype)
-        for module in self.adapters.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.float()
-        self.compute_dtype = dtype
-        return self
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Type of weights and activations; position tables stay in float32."""
+        return next(self.text_prompt.parameters()).dtype
 
     def segment_clips(self, pixels: Tensor, tracks: Sequence[SamwiseTrack]) -> Iterator[FramePrediction]:
         """Segment a clip for each track in one batch, or in as many as ``memory_budget`` asks for.
@@ -152,7 +138,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
         Raises:
             PromptError: When a new track has clicks, a box or a mask.
         """
-        if any(track.pending is not None for track in tracks):
+        if any(track.first_frame_prompt is not None for track in tracks):
             raise PromptError("clips are one batch for sentences alone; open a session for clicks, a box or a mask.")
         return self._segment(pixels, tracks)
 
@@ -213,7 +199,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
             text=self._before_any_frame(ids, padded, tracks),
             windows=TrackWindows(tracks, len(second)) if tracks and self.config.time == "online" else None,
             motion=self._motion_of(pictures[0], tracks) if pictures else None,
-            unadapted=[row for row, track in enumerate(tracks) if track.by_hand],
+            unadapted=[row for row, track in enumerate(tracks) if track.manually_corrected],
         )
         features = [
             FrameFeatures(
@@ -400,20 +386,20 @@ class Samwise(SamwiseStreamer, TrainableModel):
 
     def _teach_cme(self, group: TrackGroup) -> None:
         """Collect the CME's decisions and what they should have been."""
-        frame, due = group.frame, group.due
+        frame, rows = group.frame, group.cme_rows
         if group.unbiased is None:
             return
         with torch.no_grad():  # only the CME learns from its decision
-            again = self.tracker.decode(group.unbiased, group.features.take(due), group.unbiased_prompts[due])
+            again = self.tracker.decode(group.unbiased, group.features.take(rows), group.unbiased_prompts[rows])
             labels = cme_labels(
-                frame.memory_logits[due, 0] > 0,
+                frame.memory_logits[rows, 0] > 0,
                 self.tracker.upsample(again.mask_logits)[:, 0] > 0,
                 again.score,
                 published=self.config.protocol == "published",
             )
-        logits = self.cme(frame.pointer[due].detach(), again.early_tokens[:, 0])
-        frame.cme_logits = dict(zip(due, logits, strict=True))
-        frame.cme_labels = dict(zip(due, labels, strict=True))
+        logits = self.cme(frame.pointer[rows].detach(), again.early_tokens[:, 0])
+        frame.cme_logits = dict(zip(rows, logits, strict=True))
+        frame.cme_labels = dict(zip(rows, labels, strict=True))
 
     def forward(
         self,
@@ -455,11 +441,11 @@ class Samwise(SamwiseStreamer, TrainableModel):
             for frame in frames
             if row in frame.cme_labels
         ]
-        scores = [frame.belief for frame in frames if frame.belief is not None]
+        scores = [frame.object_score for frame in frames if frame.object_score is not None]
         none = pixels.new_zeros(0, 2)
         return SamwiseOutput(
             mask_logits=torch.cat([frame.ungated for frame in frames], dim=1),
-            shown=None if self.training else torch.cat([frame.mask_logits for frame in frames], dim=1),
+            gated_logits=None if self.training else torch.cat([frame.mask_logits for frame in frames], dim=1),
             score=torch.stack(scores, dim=1) if scores else None,
             cme_logits=torch.stack([logits for logits, _ in decisions]) if decisions else none,
             cme_labels=torch.stack([label for _, label in decisions]) if decisions else none[:, 0].long(),

@@ -57,7 +57,7 @@ class TrackedFrame:
         mask_logits: (n, 1, 4g, 4g), gated by the presence at inference.
         ungated: The same before the gate.
         score: Object score logits (n,), or None; at inference calibrated: the logit of the presence.
-        belief: The object score as it is (n,), or None: by its sign the memory takes the object to be there.
+        object_score: The object score as it is (n,), or None: by its sign the memory takes the object to be there.
         pointer: What the object looks like (n, C).
         memory_logits: The mask that is remembered (n, 1, S, S).
         switched: bool (n,), where the CME changed what is remembered.
@@ -68,7 +68,7 @@ class TrackedFrame:
     mask_logits: Tensor
     ungated: Tensor
     score: Tensor | None
-    belief: Tensor | None
+    object_score: Tensor | None
     pointer: Tensor
     memory_logits: Tensor
     switched: Tensor
@@ -84,7 +84,7 @@ class TrackGroup:
         tracks: The tracks.
         features: The frame's features (n, ...).
         unbiased_prompts: Prompt tokens of the memory-free pass (n, P, C).
-        due: The rows at which the CME looks.
+        cme_rows: Rows in which the CME runs.
         unbiased: Their features without memory (K, C, g, g), None where there are none.
         early: Their mask token as it leaves the decoder's first layer without memory (K, C), None in training.
         frame: What became of the frame.
@@ -94,7 +94,7 @@ class TrackGroup:
     tracks: list[SamwiseTrack]
     features: FrameFeatures
     unbiased_prompts: Tensor
-    due: list[int]
+    cme_rows: list[int]
     unbiased: Tensor | None
     early: Tensor | None
     frame: TrackedFrame
@@ -144,7 +144,6 @@ class SamwiseStreamer(ABC):
         tokenizer: Turns sentences into token ids; None where there is none.
         tracker: SAM2, from conditioning to remembering.
         training: Whether gradients are wanted of what it answers.
-        compute_dtype: Type of weights and activations.
         memory_budget: Bytes that one batch may take; None for what the device has room for.
     """
 
@@ -152,7 +151,6 @@ class SamwiseStreamer(ABC):
     tokenizer: Tokenizer | None
     tracker: StreamedTracker
     training: bool
-    compute_dtype: torch.dtype
     memory_budget: int | None
 
     # The other parts.
@@ -161,6 +159,11 @@ class SamwiseStreamer(ABC):
     @abstractmethod
     def device(self) -> torch.device:
         """Where it computes."""
+
+    @property
+    @abstractmethod
+    def compute_dtype(self) -> torch.dtype:
+        """Type of weights and activations."""
 
     @abstractmethod
     def encode_shared(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -220,7 +223,7 @@ class SamwiseStreamer(ABC):
         track = self.begin_tokens(*self._read(prompt))
         if prompt.geometric:
             check_geometry(prompt)
-            track.pending = prompt
+            track.first_frame_prompt = prompt
         return track
 
     def _read(self, prompt: Prompt) -> tuple[list[int], list[bool]]:
@@ -266,7 +269,7 @@ class SamwiseStreamer(ABC):
             windows=AdapterWindows(len(self.config.hsa_patches), self.config.clip_length - 1),
         )
 
-    def rename(self, track: SamwiseTrack, prompt: Prompt) -> None:
+    def set_prompt(self, track: SamwiseTrack, prompt: Prompt) -> None:
         """Ask a running track for something else; what it remembers stays until the CME decides otherwise.
 
         Raises:
@@ -275,13 +278,13 @@ class SamwiseStreamer(ABC):
         if prompt.geometric:
             raise PromptError("a track is renamed with a sentence; correct it with clicks, a box or a mask.")
         named = self.begin_tokens(*self._read(prompt))
-        track.ids, track.verbs, track.text, track.by_hand = named.ids, named.verbs, None, False
+        track.ids, track.verbs, track.text, track.manually_corrected = named.ids, named.verbs, None, False
 
     def restart(self, track: SamwiseTrack) -> None:
         """Forget all that was seen; the sentence stays."""
         track.restart()
 
-    def resume(self, track: SamwiseTrack) -> None:
+    def mark_gap(self, track: SamwiseTrack) -> None:
         """Frames are missing before the next one: the adapters must not take it for the neighbour of the last."""
         track.windows.clear()
 
@@ -306,10 +309,13 @@ class SamwiseStreamer(ABC):
         if track.text is not None:
             check_tensor(track.text, "a sentence that was read", (len(track.ids), text.width), dtype)
         check_state(0 <= track.last_switch <= track.frame, "a switch is of a frame that was not seen")
-        if track.pending is not None:
-            check_state(track.pending.geometric and track.frame == 0, "a track waits for clicks that it does not have")
-            track.pending.check()
-            check_geometry(track.pending)
+        if track.first_frame_prompt is not None:
+            check_state(
+                track.first_frame_prompt.geometric and track.frame == 0,
+                "a track waits for clicks that it does not have",
+            )
+            track.first_frame_prompt.check()
+            check_geometry(track.first_frame_prompt)
         track.windows.check_restored(self.config, dtype)
         check_restored(track, self.config.sam2, dtype)
 
@@ -335,8 +341,8 @@ class SamwiseStreamer(ABC):
 
     def check(self, track: SamwiseTrack, frame_size: tuple[int, int]) -> None:
         """Check that what a track waits to ask about its first frame fits it (see ``Segmenter``)."""
-        if track.pending is not None:
-            check_within(track.pending, frame_size)
+        if track.first_frame_prompt is not None:
+            check_within(track.first_frame_prompt, frame_size)
 
     def _segment(
         self, clips: Tensor, tracks: Sequence[SamwiseTrack], placements: Sequence[Placement] = ()
@@ -384,9 +390,9 @@ class SamwiseStreamer(ABC):
                 prediction = FramePrediction(frame.mask_logits[:, 0], frame.score, frame.switched)
                 keep_last(tracks, clips[:, time], prediction)
                 for row, track in enumerate(tracks):
-                    if track.pending is not None:
-                        answer = self.correct(track, track.pending, placements[time])
-                        track.pending = track.before = None
+                    if track.first_frame_prompt is not None:
+                        answer = self.correct(track, track.first_frame_prompt, placements[time])
+                        track.first_frame_prompt = track.before = None
                         prediction.mask_logits[row] = answer.mask_logits[0]
                         if prediction.score is not None and answer.score is not None:
                             prediction.score[row] = answer.score[0]
@@ -442,9 +448,9 @@ class SamwiseStreamer(ABC):
                 torch.stack([each[index] for index in indices])
                 for each in (clip.prompts[time], clip.unbiased_prompts[time])
             )  # (n, P, C) each
-            due = [row for row, index in enumerate(indices) if self.due(tracks[index])]
-            rows = _rows(due, len(indices))
-            unbiased = self.tracker.without_memory(mine.top[rows]) if due else None
+            cme_rows = [row for row, index in enumerate(indices) if self.cme_applies(tracks[index])]
+            rows = _rows(cme_rows, len(indices))
+            unbiased = self.tracker.without_memory(mine.top[rows]) if cme_rows else None
             conditioned = self.tracker.condition(mine.top, stack_readings([readings[index] for index in indices]))
             # The memory-free pass stops after the decoder's first layer, which both passes go through together.
             beside = None if unbiased is None or self.training else (unbiased, unbiased_prompts[rows])
@@ -454,7 +460,7 @@ class SamwiseStreamer(ABC):
                     tracks=[tracks[index] for index in indices],
                     features=mine,
                     unbiased_prompts=unbiased_prompts,
-                    due=due,
+                    cme_rows=cme_rows,
                     unbiased=unbiased,
                     early=decoded.early_token_beside,
                     frame=self._answer(decoded),
@@ -470,19 +476,19 @@ class SamwiseStreamer(ABC):
     def _answer(self, decoded: Decoded) -> TrackedFrame:
         """What the decoder's answer says of the frame."""
         # Calibrated and gated at inference only, so that training sees where an object was missed.
-        score = belief = decoded.score
-        shown = remembered = decoded.mask_logits
+        score = object_score = decoded.score
+        gated_logits = remembered = decoded.mask_logits
         if not self.training:
-            score, certain = self.calibrated(decoded.score)
-            shown, remembered = gate(decoded.mask_logits, certain), gate(decoded.mask_logits, belief)
+            score, margin = self.calibrated(decoded.score)
+            gated_logits, remembered = gate(decoded.mask_logits, margin), gate(decoded.mask_logits, object_score)
         return TrackedFrame(
-            mask_logits=shown,
+            mask_logits=gated_logits,
             ungated=decoded.mask_logits,
             score=score,
-            belief=belief,
-            pointer=self.tracker.pointer(decoded.tokens[:, 0], belief),
+            object_score=object_score,
+            pointer=self.tracker.pointer(decoded.tokens[:, 0], object_score),
             memory_logits=self.tracker.upsample(remembered),
-            switched=torch.zeros(len(shown), dtype=torch.bool, device=shown.device),
+            switched=torch.zeros(len(gated_logits), dtype=torch.bool, device=gated_logits.device),
         )
 
     def calibrated(self, score: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
@@ -498,7 +504,7 @@ class SamwiseStreamer(ABC):
         threshold = self.config.presence_threshold
         return presence, presence - math.log(threshold / (1 - threshold))
 
-    def due(self, track: SamwiseTrack) -> bool:
+    def cme_applies(self, track: SamwiseTrack) -> bool:
         """Whether the CME looks at this track's current frame."""
         window = self.config.cme_window
         return self.config.cme and track.frame > window and track.frame - track.last_switch >= window - 1
@@ -514,24 +520,24 @@ class SamwiseStreamer(ABC):
         doubts = []
         for group in groups:
             if group.early is not None and group.unbiased is not None:
-                tracked = group.frame.pointer[_rows(group.due, len(group.tracks))]  # (due, C)
-                logits = self.switch_logits(tracked, group.early)  # (due, 2)
-                group.frame.cme_logits = dict(zip(group.due, logits, strict=True))
-                doubts.append((group, group.due, group.unbiased, logits))
+                tracked = group.frame.pointer[_rows(group.cme_rows, len(group.tracks))]  # (K, C)
+                logits = self.switch_logits(tracked, group.early)  # (K, 2)
+                group.frame.cme_logits = dict(zip(group.cme_rows, logits, strict=True))
+                doubts.append((group, group.cme_rows, group.unbiased, logits))
         gating = self.config.memory_policy != "published"
-        gated = [group for group in groups if gating and group.frame.belief is not None]
+        gated = [group for group in groups if gating and group.frame.object_score is not None]
         always = self.config.cme_decision == "always"
-        flags = [group.frame.belief > 0 for group in gated if group.frame.belief is not None]
+        flags = [group.frame.object_score > 0 for group in gated if group.frame.object_score is not None]
         flags += [] if always else [logits[:, 1] > logits[:, 0] for *_, logits in doubts]
         decisions = _read_back(flags)
         for group, seen in zip(gated, decisions, strict=False):
             group.remembered = seen
         fired = []
-        for index, (group, due, unbiased, _) in enumerate(doubts):
-            fires = [True] * len(due) if always else decisions[len(gated) + index]
+        for index, (group, cme_rows, unbiased, _) in enumerate(doubts):
+            fires = [True] * len(cme_rows) if always else decisions[len(gated) + index]
             places = [place for place, fire in enumerate(fires) if fire]
             if places:
-                fired.append((group, [due[place] for place in places], unbiased[_rows(places, len(due))]))
+                fired.append((group, [cme_rows[place] for place in places], unbiased[_rows(places, len(cme_rows))]))
         self._switch(fired)
 
     def _switch(self, fired: Sequence[tuple[TrackGroup, list[int], Tensor]]) -> None:
@@ -544,7 +550,7 @@ class SamwiseStreamer(ABC):
         ]
         seen: list[list[bool]] = [[True] * len(rows) for _, rows, _ in fired]
         if self.config.protocol != "published" and self.config.sam2.object_score:
-            seen = _read_back([each.belief > 0 for each in again if each.belief is not None])
+            seen = _read_back([each.object_score > 0 for each in again if each.object_score is not None])
         for (group, rows, _), other, visible in zip(fired, again, seen, strict=True):
             for index, (row, is_seen) in enumerate(zip(rows, visible, strict=True)):
                 if is_seen:  # otherwise there is nothing to switch to
@@ -559,7 +565,7 @@ class SamwiseStreamer(ABC):
             frame.ungated[row] = other.ungated[index]
             frame.pointer[row] = other.pointer[index]
             frame.memory_logits[row] = other.memory_logits[index]
-            for before, after in ((frame.score, other.score), (frame.belief, other.belief)):
+            for before, after in ((frame.score, other.score), (frame.object_score, other.object_score)):
                 if before is not None and after is not None:
                     before[row] = after[index]
         else:
@@ -574,7 +580,7 @@ class SamwiseStreamer(ABC):
         """Write the frame into the memories of the tracks that are to remember it, if any; the tracks move on."""
         frame = group.frame
         if remember:
-            maps = self.tracker.remember(group.features.top, frame.memory_logits, frame.belief)  # (n, 64, g, g)
+            maps = self.tracker.remember(group.features.top, frame.memory_logits, frame.object_score)  # (n, 64, g, g)
             for row, track in enumerate(group.tracks):
                 if group.remembered[row]:
                     track.memory.store(track.frame, maps[row], frame.pointer[row])
@@ -611,12 +617,12 @@ def _merge(groups: Sequence[Sequence[int]], frames: Sequence[TrackedFrame]) -> T
         return torch.cat(tensors)[order_of(groups).to(tensors[0].device)]
 
     scores = [frame.score for frame in frames if frame.score is not None]
-    beliefs = [frame.belief for frame in frames if frame.belief is not None]
+    object_scores = [frame.object_score for frame in frames if frame.object_score is not None]
     return TrackedFrame(
         mask_logits=in_order([frame.mask_logits for frame in frames]),
         ungated=in_order([frame.ungated for frame in frames]),
         score=in_order(scores) if scores else None,
-        belief=in_order(beliefs) if beliefs else None,
+        object_score=in_order(object_scores) if object_scores else None,
         pointer=in_order([frame.pointer for frame in frames]),
         memory_logits=in_order([frame.memory_logits for frame in frames]),
         switched=in_order([frame.switched for frame in frames]),

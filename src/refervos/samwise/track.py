@@ -102,7 +102,7 @@ class SamwiseTrack(CorrectableTrack):
         windows: Online, what the adapters look back at; empty in clips.
         text: Text states (L, D) as the first adapter meets them, which no frame changes; None until they are needed.
         last_switch: Frame at which the CME last fired, 0 before.
-        pending: Clicks, a box or a mask on the first frame, which is still to come.
+        first_frame_prompt: Clicks, a box or a mask on the first frame, which is still to come.
     """
 
     ids: Tensor = field(metadata=IN_MAIN_MEMORY)
@@ -110,7 +110,7 @@ class SamwiseTrack(CorrectableTrack):
     windows: AdapterWindows
     text: Tensor | None = None
     last_switch: int = 0
-    pending: Prompt | None = None
+    first_frame_prompt: Prompt | None = None
 
     def restart(self) -> None:
         """Forget everything but the sentence."""
@@ -118,7 +118,7 @@ class SamwiseTrack(CorrectableTrack):
         self.windows.clear()
         self.frame = self.last_switch = 0
         self.last = self.before = None
-        self.by_hand = False
+        self.manually_corrected = False
 
 
 @dataclass(frozen=True)

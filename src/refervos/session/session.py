@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -198,8 +199,8 @@ class Session:
         self._followed(track)
         del self._tracks[track]
 
-    def rename(self, track: int, prompt: Prompt | str) -> None:
-        """Ask a track for something else from the next frame on; it keeps its number and what it remembers.
+    def set_prompt(self, track: int, prompt: Prompt | str) -> None:
+        """Replace a track's prompt from the next frame on; its number and its memory are kept.
 
         Args:
             track: Its number.
@@ -209,7 +210,7 @@ class Session:
             PromptError: When there is no such track, or the model cannot be asked with it.
         """
         followed, prompt = self._followed(track), _as_prompt(prompt)
-        self.model.rename(followed.state, prompt)
+        self.model.set_prompt(followed.state, prompt)
         followed.prompt = prompt
 
     def correct(
@@ -262,11 +263,21 @@ class Session:
         prediction = self.model.undo(self._followed(track).state)
         return None if prediction is None else self._revise(track, prediction)
 
-    def note_gap(self) -> None:
-        """Tell that frames are missing before the next one: lost while a camera was away, or cut out of a recording."""
+    def mark_gap(self) -> None:
+        """Declare that frames were lost before the next one, for instance while a camera was disconnected."""
         self.counts.gaps += 1
         for followed in self._tracks.values():
-            self.model.resume(followed.state)
+            self.model.mark_gap(followed.state)
+
+    def rename(self, track: int, prompt: Prompt | str) -> None:
+        """Call ``set_prompt``, the new name of this method."""
+        warnings.warn("Session.rename is now Session.set_prompt.", DeprecationWarning, stacklevel=2)
+        self.set_prompt(track, prompt)
+
+    def note_gap(self) -> None:
+        """Call ``mark_gap``, the new name of this method."""
+        warnings.warn("Session.note_gap is now Session.mark_gap.", DeprecationWarning, stacklevel=2)
+        self.mark_gap()
 
     def _followed(self, track: int) -> _Followed:
         if track not in self._tracks:
@@ -393,10 +404,10 @@ class Session:
         Raises:
             ConfigError: When ``clip_length`` is below 1.
         """
-        for clip in self.cut(frames, clip_length):
+        for clip in self.chunks(frames, clip_length):
             yield from self.clip(clip)
 
-    def cut(self, frames: Iterable[Item], clip_length: int | None = None) -> Iterator[list[Item]]:
+    def chunks(self, frames: Iterable[Item], clip_length: int | None = None) -> Iterator[list[Item]]:
         """Cut an iterable into clips, read only as far as the clip at hand; the last may be shorter.
 
         Args:
@@ -444,14 +455,14 @@ class Session:
         image, score = self._state.image, prediction.score
         guide = None if image is None else FrameGuide(image, self.border_cells)
         known = [] if score is None else [torch.sigmoid(score.float())]  # (N,)
-        told = [prediction.broken, prediction.switched]
+        told = [prediction.has_nan, prediction.switched]
         if self.keep_logits:
             logits = placement.restore(prediction.mask_logits, guide)  # (N, H, W)
-            masks, broken, switched, *others = download([logits > 0, *told, logits, *known])
+            masks, has_nan, switched, *others = download([logits > 0, *told, logits, *known])
         else:
             shown = placement.masks(prediction.mask_logits, guide)
-            masks, broken, switched, *others = download([shown, *told, *known])
-        check_numbers(bool(broken))
+            masks, has_nan, switched, *others = download([shown, *told, *known])
+        check_numbers(bool(has_nan))
         kept = others.pop(0) if self.keep_logits else None
         # Without an object score, an object is present where its mask is not empty.
         presence = others[0] if others else np.asarray(masks.any(axis=(1, 2)), dtype=np.float32)
@@ -581,7 +592,7 @@ _KIND = "session"
 _STATE_TYPES = (_State, _Followed, Prompt, Placement, Segmentation, StreamCounts, FrameChanges, Picture)
 
 
-class OpensSessions:
+class SessionMixin:
     """What every model can do besides segmenting."""
 
     def open(

@@ -195,7 +195,7 @@ def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module
     if device.type == "cuda":
         synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
         return synchronised
-    if type(module) is nn.BatchNorm2d:
+    if isinstance(module, nn.BatchNorm2d) and not isinstance(module, SyncedBatchNorm2d):
         synced = SyncedBatchNorm2d(
             module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
         )

@@ -148,7 +148,7 @@ def frame_losses(
     truth: Tensor,
     least_area: int,
     weight: Tensor | None = None,
-    shown: Tensor | None = None,
+    gated_logits: Tensor | None = None,
     void: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Focal and dice loss with every frame a row of its own, and the object score's cross-entropy.
@@ -164,7 +164,7 @@ def frame_losses(
         least_area: Pixels from which on an object counts as visible; with fewer, but some, neither dice nor the score
             is taught.
         weight: How much each frame's mask counts, float (R, T); default all alike. The object score does not ask.
-        shown: Logits of the masks that the IoUs are of (R, T, H, W), where they are others than those of the losses.
+        gated_logits: Logits of the masks that the IoU is computed from (R, T, H, W); default ``mask_logits``.
         void: Pixels that do not count, bool (R, T, H, W), default none. Whether an object is visible is told by those
             that do.
 
@@ -191,7 +191,7 @@ def frame_losses(
         scores = exact(score).flatten()
         wrong = F.binary_cross_entropy_with_logits(scores, seen.to(scores.dtype), reduction="none")
         losses["presence"] = mean_over_processes((wrong * taught).sum(), taught.sum())
-    predicted = (mask_logits if shown is None else shown).detach() > 0
+    predicted = (mask_logits if gated_logits is None else gated_logits).detach() > 0
     ious = mask_ious(predicted if void is None else predicted & ~void, truth)
     return losses | {"ious": ious, "iou": (ious.flatten() * seen).sum() / seen.sum().clamp(min=1)}
 

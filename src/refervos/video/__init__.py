@@ -2,7 +2,7 @@
 
 from refervos.progress import progress
 from refervos.video.frames import Frame, SourceInfo
-from refervos.video.live import Reconnect
+from refervos.video.live import ReconnectPolicy
 from refervos.video.overlay import draw_overlay, palette
 from refervos.video.reader import Losses, Source
 from refervos.video.sinks import (
@@ -26,7 +26,7 @@ __all__ = [
     "OverlayPictureSink",
     "OverlaySink",
     "PaletteSink",
-    "Reconnect",
+    "ReconnectPolicy",
     "RleSink",
     "Sink",
     "Source",

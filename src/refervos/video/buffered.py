@@ -11,7 +11,7 @@ from refervos.video.frames import Frame
 from refervos.video.reader import Losses, Reader
 
 # A read that is under way cannot be broken off; one that hangs is left to end by itself.
-_LONGEST_GOODBYE = 1.0
+_JOIN_TIMEOUT = 1.0
 
 
 class BufferedReader(Reader):
@@ -112,4 +112,4 @@ class BufferedReader(Reader):
         self._ended.set()
         with self._changed:
             self._changed.notify_all()
-        self._thread.join(_LONGEST_GOODBYE)
+        self._thread.join(_JOIN_TIMEOUT)

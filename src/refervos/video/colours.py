@@ -21,7 +21,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorPrimaries, ColorTrc
 
 from refervos.errors import VideoError
-from refervos.files.pictures import ImageArray, flattened, refuse_large
+from refervos.files.images import ImageArray, flattened, refuse_large
 
 Floats = npt.NDArray[np.float64]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import av
 
-from refervos.files.pictures import MAX_PIXELS
+from refervos.files.images import MAX_PIXELS
 from refervos.video.addresses import scheme_of
 
 # Lists of other media (concat, playlists), which would read anything anywhere, and text as a film are not among them.

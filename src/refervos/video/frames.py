@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from refervos.errors import VideoError
-from refervos.files.pictures import ImageArray, flattened, rgb_from_pil
+from refervos.files.images import ImageArray, flattened, rgb_from_pil
 
 __all__ = ["Frame", "ImageArray", "SourceInfo", "counted", "rgb_from_array", "rgb_from_pil", "time_of"]
 

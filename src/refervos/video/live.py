@@ -14,7 +14,7 @@ from refervos.video.reader import Losses, Reader
 
 
 @dataclass(frozen=True)
-class Reconnect:
+class ReconnectPolicy:
     """How patiently a live source that went away is asked again.
 
     Attributes:
@@ -69,7 +69,7 @@ class LiveReader(Reader):
         self,
         connect: Callable[[], MediaReader],
         first: MediaReader,
-        reconnect: Reconnect | None,
+        reconnect: ReconnectPolicy | None,
         *,
         start: int = 0,
         stop: int | None = None,
@@ -154,7 +154,7 @@ class LiveReader(Reader):
 
 def await_connection(
     connect: Callable[[], MediaReader],
-    reconnect: Reconnect,
+    reconnect: ReconnectPolicy,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], bool] | None = None,
 ) -> MediaReader | None:

@@ -18,7 +18,7 @@ from av.error import FFmpegError
 from av.format import Flags as ContainerFlags
 
 from refervos.errors import EndOfVideoError, VideoError
-from refervos.files.pictures import MAX_PIXELS, refuse_large
+from refervos.files.images import MAX_PIXELS, refuse_large
 from refervos.video.addresses import HOW_TO_WRITE, LIVE_SCHEMES, described, name_of, scheme_of
 from refervos.video.colours import Converter
 from refervos.video.containers import open_input

@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from refervos.errors import EndOfVideoError, VideoError
-from refervos.files.pictures import SUFFIXES
+from refervos.files.images import SUFFIXES
 from refervos.video.addresses import check_address, file_of, is_url, without_secrets
 from refervos.video.buffered import BufferedReader
 from refervos.video.frames import Frame, ImageArray, SourceInfo, counted, rgb_from_array, time_of
-from refervos.video.live import LiveReader, Reconnect, await_connection
+from refervos.video.live import LiveReader, ReconnectPolicy, await_connection
 from refervos.video.media import MediaReader, Treatment, exact_fps, open_camera, open_file, open_url
 from refervos.video.reader import Reader, Source
 from refervos.video.stills import FolderReader, PictureFileReader, natural_key
@@ -32,7 +32,7 @@ SourceSpec = (
 
 Late = Literal["drop", "queue", "wait"]
 
-PATIENT = Reconnect()
+PATIENT = ReconnectPolicy()
 QUEUE_LENGTH = 30
 
 
@@ -44,7 +44,7 @@ def open_source(
     stop: int | None = None,
     live: bool | None = None,
     late: Late | None = None,
-    reconnect: Reconnect | None = PATIENT,
+    reconnect: ReconnectPolicy | None = PATIENT,
     ahead: int = 0,
     deinterlace: bool | None = None,
     square_pixels: bool = True,
@@ -107,7 +107,7 @@ def _open(
     start: int,
     stop: int | None,
     live: bool | None,
-    reconnect: Reconnect | None,
+    reconnect: ReconnectPolicy | None,
     ended: Event,
     treatment: Treatment,
 ) -> Reader:
@@ -139,7 +139,7 @@ def _open(
 
 
 def _open_live(
-    connect: Callable[[], MediaReader], reconnect: Reconnect | None, start: int, stop: int | None, ended: Event
+    connect: Callable[[], MediaReader], reconnect: ReconnectPolicy | None, start: int, stop: int | None, ended: Event
 ) -> Reader:
     """Connects for the first time; what turns out to be a recording is read as one."""
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from refervos.errors import EndOfVideoError, VideoError
-from refervos.files.pictures import (
+from refervos.files.images import (
     SUFFIXES,
     White,
     deep_levels,

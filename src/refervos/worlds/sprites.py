@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from refervos.errors import ConfigError
-from refervos.files.pictures import opened_picture, read_picture
+from refervos.files.images import opened_picture, read_picture
 from refervos.worlds.shapes import COLOURS
 
 Floats = npt.NDArray[np.floating[Any]]

@@ -120,7 +120,7 @@ def read_a2d_sentences(folder: Path, split: str, problems: Problems) -> Dataset:
     for id, instance, query in read_rows(file, 3, problems, header=True):
         if id not in of_split or instance == _MISTAKE:
             continue
-        with problems.tolerated():
+        with problems.collect():
             as_id(id, f"{file}: a video")
             number = as_number(instance)
             if number is None:
@@ -131,7 +131,7 @@ def read_a2d_sentences(folder: Path, split: str, problems: Problems) -> Dataset:
     decoder = VideoDecoder()
     samples: list[Sample] = []
     for id, sentences in asked.items():
-        with problems.tolerated():
+        with problems.collect():
             masks = texts / "a2d_annotation_with_instances" / id
             if not masks.is_dir():
                 raise DataError(f"{masks} is missing.")

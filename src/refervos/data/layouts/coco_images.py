@@ -92,7 +92,7 @@ def read_coco_images(
     frame_of: dict[str, tuple[str, int]] = {}
     named = _names(together, content, file, split)
     for group, frames in together.items():
-        with problems.tolerated():
+        with problems.collect():
             id = as_id(named[group], f"{frames[0].where}: the name of its video")
             if id in videos:
                 raise DataError(f"{frames[0].where}: its video would be called {id!r}, as another is.")
@@ -111,7 +111,7 @@ def _images(content: Any, file: Path, problems: Problems) -> dict[str, _Image]:
     images: dict[str, _Image] = {}
     for number, record in enumerate(take(content, "images", list, str(file))):
         where = f"{file}, image {number}"
-        with problems.tolerated():
+        with problems.collect():
             id, name, size = (
                 take_id(record, "id", where),
                 take(record, "file_name", str, where),
@@ -182,7 +182,7 @@ def _objects(
     seen = set()
     for number, record in enumerate(take(content, "annotations", list, str(file))):
         where = f"{file}, annotation {number}"
-        with problems.tolerated():
+        with problems.collect():
             id, image = take_id(record, "id", where), take_id(record, "image_id", where)
             if id in seen:
                 raise DataError(f"{file} has annotation {id} twice.")

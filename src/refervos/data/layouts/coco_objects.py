@@ -90,7 +90,7 @@ def categories_of(content: Any, file: Path, problems: Problems) -> dict[str, str
     names = {}
     for number, record in enumerate(take(content, "categories", list, str(file)) if "categories" in content else ()):
         where = f"{file}, category {number}"
-        with problems.tolerated():
+        with problems.collect():
             names[take_id(record, "id", where)] = take(record, "name", str, where)
     return names
 

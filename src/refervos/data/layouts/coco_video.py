@@ -16,6 +16,7 @@ from typing import Any
 
 from refervos.data.files import Problems, inside, read_json
 from refervos.data.frames import ImageFrames, fitting
+from refervos.data.ground_truth import StoredMasks, decode_segmentations
 from refervos.data.layouts.coco_images import read_coco_images
 from refervos.data.layouts.coco_objects import (
     ANNOTATION_FILES,
@@ -30,7 +31,6 @@ from refervos.data.layouts.coco_objects import (
 )
 from refervos.data.records import take, take_id, take_ids, take_size
 from refervos.data.sample import Dataset, Mask, Sample, Video
-from refervos.data.truths import StoredMasks, decode_segmentations
 from refervos.errors import DataError
 
 NAME = "coco-video"
@@ -134,7 +134,7 @@ def _videos(content: Any, file: Path, split: str, problems: Problems) -> dict[st
     videos: dict[str, CocoVideo] = {}
     for number, record in enumerate(take(content, "videos", list, str(file))):
         where = f"{file}, video {number}"
-        with problems.tolerated():
+        with problems.collect():
             id = take_id(record, "id", where)
             if id in videos:
                 raise DataError(f"{file} has video {id} twice.")
@@ -162,7 +162,7 @@ def _objects(content: Any, file: Path, videos: dict[str, CocoVideo], problems: P
     objects: dict[str, CocoObject] = {}
     for number, record in enumerate(take(content, "annotations", list, str(file))):
         where = f"{file}, annotation {number}"
-        with problems.tolerated():
+        with problems.collect():
             id, video = take_id(record, "id", where), take_id(record, "video_id", where)
             if id in objects:
                 raise DataError(f"{file} has annotation {id} twice.")
@@ -185,7 +185,7 @@ def _listed(
     """The sentences of an export that lists them."""
     for number, record in enumerate(take(content, "expressions", list, str(file))):
         where = f"{file}, expression {number}"
-        with problems.tolerated():
+        with problems.collect():
             id, video = take_id(record, "id", where), take_id(record, "video_id", where)
             text, meant = take(record, "expression", str, where), take_ids(record, "annotation_ids", where)
             if video not in videos:

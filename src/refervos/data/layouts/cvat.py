@@ -17,6 +17,7 @@ import numpy as np
 
 from refervos.data.files import IMAGE_SUFFIXES, Problems, inside
 from refervos.data.frames import FileFrames, ImageFrames, VideoDecoder, fitting
+from refervos.data.ground_truth import StoredMasks, decode_polygons
 from refervos.data.layouts.cvat_frames import (
     Task,
     TaskFrames,
@@ -30,7 +31,6 @@ from refervos.data.layouts.cvat_frames import (
 )
 from refervos.data.records import take_id, take_size
 from refervos.data.sample import Dataset, Mask, Sample, Video
-from refervos.data.truths import StoredMasks, decode_polygons
 from refervos.data.xml_files import read_xml
 from refervos.errors import DataError
 
@@ -70,12 +70,12 @@ def read_cvat(folder: Path, split: str, problems: Problems) -> Dataset:
     samples: list[Sample] = []
     exports: dict[str, Path] = {}
     for file in files:
-        with problems.tolerated():
+        with problems.collect():
             for video in _videos(file, decoder, problems):
                 other = exports.setdefault(video.video.id, file)
                 if other != file:
                     raise DataError(f"{other} and {file} both hold a video {video.video.id!r}; rename one folder.")
-                with problems.tolerated():
+                with problems.collect():
                     samples.extend(_samples(video, problems))
     return Dataset(NAME, split, tuple(samples))
 
@@ -228,7 +228,7 @@ def _of_tracks(
     tasks = [replace(task, where=f"{file}, task {task.id}", subset=subsets.get(task.id, task.subset)) for task in tasks]
     numbered = list(_numbered(tasks, tracks, file, problems))
     for one in numbered:
-        with problems.tolerated():
+        with problems.collect():
             id = f"{name}-{take_id({'id': one.task.id}, 'id', one.task.where)}"
             found = _frames_in_project(one, numbered, file.parent, decoder, problems)
             yield _annotated(file, id, one.task, found, tracks[one.task.id], said)
@@ -253,7 +253,7 @@ def _by_task(
     subsets: dict[str, str] = {}
     seen = set()
     for number, element in enumerate(root.iterfind("track")):
-        with problems.tolerated():
+        with problems.collect():
             id = take_id(element.attrib, "id", f"{file}, track {number}")
             where = f"{file}, track {id} ({element.get('label', '')})"
             if id in seen:
@@ -338,7 +338,7 @@ def _numbered(
     for task in tasks:
         subsets.setdefault(task.subset, []).append(task)
     for subset, together in subsets.items():
-        with problems.tolerated():
+        with problems.collect():
             images = file.parent / "images"
             place = inside(images, subset, f"{file}, subset", problems)
             if not subset or not place.is_dir():
@@ -433,14 +433,14 @@ def _of_images(
     """Every folder of pictures of every task is a video."""
     together: dict[tuple[str, str, str], list[_Image]] = {}
     for position, element in enumerate(root.iterfind("image")):
-        with problems.tolerated():
+        with problems.collect():
             image = _image(element, f"{file}, image {position}")
             folder = image.name.parent.as_posix()
             together.setdefault((image.place, image.task, "" if folder == "." else folder), []).append(image)
     name = file.resolve().parent.name
     several = len(together) > 1
     for (_, task, folder), images in together.items():
-        with problems.tolerated():
+        with problems.collect():
             parts = [part for part in (name, task, *PurePosixPath(folder).parts) if part] if several else [name]
             images.sort(key=lambda image: image.number)
             found = _listed_frames(images, file, decoder, problems)

@@ -97,7 +97,7 @@ def read_jhmdb_sentences(folder: Path, split: str, problems: Problems) -> Datase
     chosen = _read_chosen(folder / CHOSEN) if (folder / CHOSEN).exists() else None
     samples: dict[str, Sample] = {}
     for id, query in read_rows(file, 2, problems, header=True):
-        with problems.tolerated():
+        with problems.collect():
             as_id(id, f"{file}: a video")
             if id in samples:
                 raise DataError(f"{file} has a sentence about video {id} twice.")

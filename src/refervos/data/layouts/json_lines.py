@@ -68,7 +68,7 @@ def read_json_lines(folder: Path, split: str, problems: Problems) -> Dataset:
         if not line.strip():
             continue
         where = f"{file}, line {number}"
-        with problems.tolerated():
+        with problems.collect():
             record = _record(line, where)
             splits.add(take(record, "split", str, where) if "split" in record else ALL)
             video_id = _video_id(record, file.parent, where, problems)

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from refervos.data.files import Problems
 from refervos.data.frames import ImageFrames
+from refervos.data.ground_truth import NumberedPixels
 from refervos.data.layouts.meta_expressions import ListedExpression, read_meta_expressions
 from refervos.data.records import as_number, take, take_id
 from refervos.data.sample import Dataset, Sample, Video
-from refervos.data.truths import NumberedPixels
 from refervos.errors import DataError
 
 NAME = "long-rvos"
@@ -57,7 +57,7 @@ def read_long_rvos(folder: Path, split: str, problems: Problems) -> Dataset:
         read = Video(video.id, frames)
         truths: dict[str, NumberedPixels] = {}
         for expression in video.expressions:
-            with problems.tolerated():
+            with problems.collect():
                 kind = _kind(expression)
                 if secret:
                     samples.append(Sample(read, expression.id, expression.text, kind=kind))

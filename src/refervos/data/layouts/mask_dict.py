@@ -9,9 +9,9 @@ from typing import Any
 
 from refervos.data.files import read_json
 from refervos.data.frames import ImageFrames
+from refervos.data.ground_truth import RunLengthTracks
 from refervos.data.layouts.meta_expressions import ListedExpression, ListedVideo
 from refervos.data.records import take_ids
-from refervos.data.truths import RunLengthTracks
 from refervos.errors import DataError
 
 

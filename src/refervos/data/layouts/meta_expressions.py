@@ -82,7 +82,7 @@ def read_meta_expressions(path: Path, problems: Problems) -> dict[str, ListedVid
     """
     listed = {}
     for id, fields in take(read_json(path), "videos", dict, str(path)).items():
-        with problems.tolerated():
+        with problems.collect():
             listed[id] = _video(id, fields, path, problems)
     return listed
 
@@ -100,7 +100,7 @@ def _video(id: str, fields: Any, path: Path, problems: Problems) -> ListedVideo:
     expressions = []
     for expression_id, told in take(fields, "expressions", dict, where).items():
         asked = f"{where}, expression {expression_id}"
-        with problems.tolerated():
+        with problems.collect():
             as_id(expression_id, f"{where}: an expression's id")
             expressions.append(ListedExpression(expression_id, take(told, "exp", str, asked), told, asked))
     return ListedVideo(id, tuple(frames), tuple(expressions), fields, where)

@@ -58,7 +58,7 @@ def read_mevis(folder: Path, split: str, problems: Problems) -> Dataset:
             if masks is None:
                 samples.append(Sample(read, expression.id, expression.text))
                 continue
-            with problems.tolerated():
+            with problems.collect():
                 truth = masks.truth(expression, video, frames)
                 ids = tuple(truth.tracks)
                 samples.append(Sample(read, expression.id, expression.text, truth, bool(ids), object_ids=ids))

@@ -28,10 +28,10 @@ from pathlib import Path
 
 from refervos.data.files import PUBLISHED_ENCODINGS, Problems, read_lines, read_text, report_missing
 from refervos.data.frames import ImageFrames, image_files
+from refervos.data.ground_truth import NumberedPixels
 from refervos.data.layouts.meta_expressions import ListedExpression, read_meta_expressions
 from refervos.data.records import as_id, as_number, take_id
 from refervos.data.sample import Dataset, Sample, Video
-from refervos.data.truths import NumberedPixels
 from refervos.errors import DataError
 
 NAME = "ref-davis17"
@@ -95,7 +95,7 @@ def _distributed(folder: Path, split: str, problems: Problems) -> Iterator[Sampl
     files = [texts / f"Davis17_{annotator}.txt" for annotator in ANNOTATORS]
     told = [_read_expressions(file, problems) for file in files]
     for name in read_text(davis / "ImageSets" / "2017" / f"{split}.txt").split():
-        with problems.tolerated():
+        with problems.collect():
             as_id(name, f"{davis / 'ImageSets' / '2017' / split}.txt: a video")
             # As text, like ReferFormer, so that both layouts have the same ids where there are ten objects.
             numbers = sorted({number for expressions in told for number in expressions.get(name, {})}, key=str)
@@ -122,7 +122,7 @@ def _read_expressions(file: Path, problems: Problems) -> dict[str, dict[int, str
         if not line.strip():
             continue
         words = line.split()
-        with problems.tolerated():
+        with problems.collect():
             number = as_number(words[1]) if len(words) > 2 else None
             if number is None or not 0 < number < VOID:
                 raise DataError(f'{file}, line {count}, must be a video, the number of an object, and "an expression".')
@@ -138,7 +138,7 @@ def _converted(folder: Path, split: str, problems: Problems) -> Iterator[Sample]
     listed = read_meta_expressions(folder / "meta_expressions" / split / "meta_expressions.json", problems)
     root = folder / split
     for video in listed.values():
-        with problems.tolerated():
+        with problems.collect():
             asked = [_asked(expression) for expression in video.expressions]
             rows: dict[int, set[int]] = {}
             for expression in asked:

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from refervos.data.files import Problems, read_json, report_missing
+from refervos.data.ground_truth import NumberedPixels
 from refervos.data.layouts.meta_expressions import ListedExpression, ListedVideo, read_meta_expressions
 from refervos.data.records import as_number, take, take_id
 from refervos.data.sample import Dataset, Sample, Video
-from refervos.data.truths import NumberedPixels
 from refervos.errors import DataError
 
 NAME = "ref-youtube-vos"
@@ -62,7 +62,7 @@ def read_ref_youtube_vos(folder: Path, split: str, problems: Problems) -> Datase
             continue
         truths: dict[int, NumberedPixels] = {}
         for expression in video.expressions:
-            with problems.tolerated():
+            with problems.collect():
                 number = _object_number(expression, video, objects, meta)
                 truth = truths.setdefault(number, NumberedPixels(masks, frames, number))
                 samples.append(Sample(read, expression.id, expression.text, truth, True, object_ids=(str(number),)))

@@ -16,10 +16,10 @@ from typing import Any
 
 from refervos.data.files import Problems, read_json
 from refervos.data.frames import ImageFrames, fitting
+from refervos.data.ground_truth import StoredMasks, decode_segmentations
 from refervos.data.pickles import read_plain_pickle
 from refervos.data.records import take, take_id, take_ids, take_size
 from refervos.data.sample import Dataset, Mask, Sample, Video
-from refervos.data.truths import StoredMasks, decode_segmentations
 from refervos.errors import DataError
 
 PARTITIONS = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "grefcoco": "unc"}
@@ -118,7 +118,7 @@ def _distributed(file: Path, split: str, problems: Problems) -> _Annotations:
     sentences: list[_Sentence] = []
     splits = set()
     for number, ref in enumerate(refs):
-        with problems.tolerated():
+        with problems.collect():
             splits.add(take(ref, "split", str, f"{file}, reference {number}"))
             if ref["split"] == split:
                 sentences.extend(_sentences_of(ref, f"{file}, reference {number}"))
@@ -132,7 +132,7 @@ def _distributed(file: Path, split: str, problems: Problems) -> _Annotations:
     images = {}
     for number, image in enumerate(take(content, "images", list, str(instances))):
         where = f"{instances}, image {number}"
-        with problems.tolerated():
+        with problems.collect():
             if (id := take_id(image, "id", where)) in wanted_images:
                 if id in images:
                     raise DataError(f"{instances} has image {id} twice.")
@@ -140,7 +140,7 @@ def _distributed(file: Path, split: str, problems: Problems) -> _Annotations:
     segmentations = {}
     for number, annotation in enumerate(take(content, "annotations", list, str(instances))):
         where = f"{instances}, annotation {number}"
-        with problems.tolerated():
+        with problems.collect():
             if (id := take_id(annotation, "id", where)) in wanted_objects:
                 if id in segmentations:
                     raise DataError(f"{instances} has annotation {id} twice.")
@@ -169,7 +169,7 @@ def _converted(file: Path, problems: Problems) -> _Annotations:
     images: dict[str, tuple[str, tuple[int, int]]] = {}
     for number, entry in enumerate(take(content, "images", list, str(file))):
         where = f"{file}, image {number}"
-        with problems.tolerated():
+        with problems.collect():
             id, image = take_id(entry, "id", where), take_id(entry, "original_id", where)
             if id in asked:
                 raise DataError(f"{file} has image {id} twice.")
@@ -181,7 +181,7 @@ def _converted(file: Path, problems: Problems) -> _Annotations:
     segmentations = {}
     for number, annotation in enumerate(take(content, "annotations", list, str(file))):
         where = f"{file}, annotation {number}"
-        with problems.tolerated():
+        with problems.collect():
             object_id = take_id(annotation, "original_id", where)
             segmentations[object_id] = _segmentation_of(annotation, where)
             objects.setdefault(take_id(annotation, "image_id", where), []).append(object_id)

@@ -21,11 +21,11 @@ from typing import Any
 
 from refervos.data.files import Problems, read_json
 from refervos.data.frames import ImageFrames
+from refervos.data.ground_truth import RunLengthTracks
 from refervos.data.layouts.mask_dict import MaskDictionary, fitting_track
 from refervos.data.layouts.meta_expressions import ListedExpression, ListedVideo, read_meta_expressions
 from refervos.data.records import take, take_size
 from refervos.data.sample import Dataset, Mask, Sample, Video
-from refervos.data.truths import RunLengthTracks
 from refervos.errors import DataError
 
 NAME = "revos"
@@ -89,12 +89,12 @@ def read_revos(folder: Path, split: str, problems: Problems) -> Dataset:
         frames = video.images(folder / "JPEGImages", problems)
         if frames is None:
             continue
-        with problems.tolerated():
+        with problems.collect():
             size = take_size(video.fields, video.where) if "height" in video.fields else None
             all_objects = _foreground(file, foregrounds, video, frames)
             read = Video(video.id, frames, size)
             for expression in video.expressions:
-                with problems.tolerated():
+                with problems.collect():
                     found = masks.truth(expression, video, frames)
                     truth = RevosTruth(found.file, found.tracks, frames, all_objects)
                     ids, kind = tuple(truth.tracks), _kind(expression)

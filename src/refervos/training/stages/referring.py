@@ -22,7 +22,7 @@ from refervos.text.encoder import pad_tokens
 from refervos.training.devices import read_back
 from refervos.training.losses import frame_losses, visible
 from refervos.training.stage import TRAIN, VALIDATION, Key, SampleSource, Stage
-from refervos.training.stages.asked_clips import BenchmarkClips, BenchmarkSource, ClipSource, Sampling, WorldClips
+from refervos.training.stages.clip_sources import BenchmarkClips, BenchmarkSource, ClipSource, Sampling, WorldClips
 from refervos.training.stages.pictures import open_sprites
 from refervos.training.stages.ranges import ASPECTS, COUNT, FRAMES, SHARE, WEIGHT
 from refervos.typed_config import check_given, check_range
@@ -266,8 +266,8 @@ class ReferringStage(Stage):
         if settings.from_decidable:
             times = torch.arange(first, batch["truth"].shape[1], device=truth.device)
             weight = (times >= batch["decidable"].unsqueeze(1)).to(logits.dtype)  # (N, T)
-        shown = None if output.shown is None else self.model.upsample(output.shown)
-        losses = frame_losses(logits, output.score, truth, settings.least_area, weight, shown, void)
+        gated = None if output.gated_logits is None else self.model.upsample(output.gated_logits)
+        losses = frame_losses(logits, output.score, truth, settings.least_area, weight, gated, void)
         ious = losses.pop("ious")  # (N, T)
         if settings.published_losses:
             cropped = [

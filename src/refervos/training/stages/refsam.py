@@ -30,11 +30,11 @@ class RefSamSettings(ReferringSettings):
 
     Attributes:
         model: Shape of what is trained; SAM and text encoder bring their own.
-        checkpointed: Compute the adapted blocks again for the gradients, which saves memory and costs time.
+        gradient_checkpointing: Recompute the adapted blocks in the backward pass, which saves memory and costs time.
     """
 
     model: RefSamConfig = field(default_factory=RefSamConfig)
-    checkpointed: bool = False
+    gradient_checkpointing: bool = False
 
 
 class RefSamStage(ReferringStage):
@@ -52,7 +52,7 @@ class RefSamStage(ReferringStage):
     def build(cls, settings: RefSamSettings, init: Mapping[str, Path], seed: int) -> RefSamStage:
         """From ``sam`` and ``text``, or from an earlier stage (``model``); see ``build_refsam``."""
         model = build_refsam(settings.model, init, seed)
-        model.checkpointed = settings.checkpointed
+        model.gradient_checkpointing = settings.gradient_checkpointing
         return cls(settings, model)
 
     def published_losses(

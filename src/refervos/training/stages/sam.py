@@ -20,7 +20,7 @@ from refervos.sam.checkpoints import load_sam, save_sam
 from refervos.sam.config import SamConfig
 from refervos.sam.model import Sam
 from refervos.training.initialisation import initialise
-from refervos.training.stages.prompted import Answers, PromptedSettings, PromptedStage, best_candidate
+from refervos.training.stages.prompt_stage import Answers, PromptedSettings, PromptedStage, best_candidate
 
 GIVEN_LOGIT = 10.0
 """Mask logit of pixels on a mask that is given; the others have its negative."""

@@ -24,7 +24,7 @@ from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Decoded, FrameFeatures, Sam2Tracker
 from refervos.training.initialisation import initialise
 from refervos.training.losses import visible
-from refervos.training.stages.prompted import Answers, PromptedSettings, PromptedStage, best_candidate
+from refervos.training.stages.prompt_stage import Answers, PromptedSettings, PromptedStage, best_candidate
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ def random_model(family: Family, case: Case) -> Any:
     config = family.for_case(family.presets[case.model], case)
     with torch.device(case.device):  # a GPU draws so many numbers in no time
         model = family.build(config, HashedWords(config.text.vocabulary, family.start, family.end))
-    return model.compute_in(getattr(torch, case.dtype)).to(case.device).eval()
+    return model.to(getattr(torch, case.dtype)).to(case.device).eval()
 
 
 def trained_model(case: Case) -> Any:
@@ -180,7 +180,7 @@ def trained_model(case: Case) -> Any:
         side = model.placement(case.frame_size).image_size
         raise ConfigError(f"{Path(case.model).name} has weights for images of side {side} alone; leave --size out.")
     resized = family.build(wanted, model.tokenizer)
-    resized.compute_in(model.compute_dtype).load_state_dict(model.state_dict())
+    resized.to(model.compute_dtype).load_state_dict(model.state_dict())
     return resized.to(case.device).eval()
 
 

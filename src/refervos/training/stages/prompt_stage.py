@@ -25,9 +25,9 @@ from refervos.training.stages.pictures import (
     place_masks,
     recoloured,
 )
-from refervos.training.stages.questions import AskedShares, ask
 from refervos.training.stages.ranges import AREA, ASPECTS, COUNT, FRAMES, SHARE, WEIGHT
 from refervos.training.stages.recognition import RecognitionHead
+from refervos.training.stages.simulated_prompts import AskedShares, ask
 from refervos.typed_config import check_given, check_range
 from refervos.worlds import Sprites, WorldConfig
 
