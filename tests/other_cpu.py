@@ -17,7 +17,7 @@ import torch
 
 from device_models import MINIATURES, SENTENCES, circle, ious, shapes
 from refervos import load
-from refervos.loading import bundled
+from refervos.loading import bundled_folder
 from refervos.samwise.config import SamwiseConfig
 from refervos.training.stage import TRAIN, Stage
 from refervos.training.stages.samwise import ImagesSettings, ImagesStage, VideoSettings, VideoStage
@@ -42,7 +42,7 @@ def stages() -> dict[str, Callable[[], Stage]]:
     packaged = load("miniature", device="cpu")
     shape = packaged.config
     assert isinstance(shape, SamwiseConfig)
-    init = {"model": bundled("miniature")}
+    init = {"model": bundled_folder("miniature")}
     world = WorldConfig(objects=(2, 3))
     common: dict[str, Any] = {"model": shape, "world": world, "sentences": 1}
     return {

@@ -19,8 +19,8 @@ Answer = Callable[[Sample, int], np.ndarray | None]
 
 def perfect(sample: Sample, index: int) -> np.ndarray:
     """What is meant; nothing in frames of which that is not known."""
-    known = sample.truth is not None and index in sample.truth.annotated
-    return sample.truth.mask(index) if sample.truth is not None and known else nothing(sample, index)
+    known = sample.ground_truth is not None and index in sample.ground_truth.annotated
+    return sample.ground_truth.mask(index) if sample.ground_truth is not None and known else nothing(sample, index)
 
 
 def nothing(sample: Sample, index: int) -> np.ndarray:

@@ -73,10 +73,10 @@ def named(positions: Iterable[int], raised: int = 0, folder: str = "") -> dict[s
 
 def overlaps(sample: Sample) -> dict[str, float]:
     """How well the mask of each annotated frame lies on the square in that frame, by the frame's name."""
-    assert sample.truth is not None
+    assert sample.ground_truth is not None
     found = {}
-    for index in sample.truth.annotated:
-        seen, mask = sample.video.frames.read(index)[..., 0] > 100, sample.truth.mask(index)
+    for index in sample.ground_truth.annotated:
+        seen, mask = sample.video.frames.read(index)[..., 0] > 100, sample.ground_truth.mask(index)
         found[sample.video.frames.names[index]] = round(float((mask & seen).sum() / (mask | seen).sum()), 2)
     return found
 

@@ -16,7 +16,7 @@ from PIL import Image
 from layouts import WRITERS, change_json, film
 from refervos.data.catalogue import open_dataset
 from refervos.data.check import check_dataset
-from refervos.data.layouts.revos import RevosTruth
+from refervos.data.layouts.revos import RevosGroundTruth
 from refervos.errors import DataError
 
 SPLITS = {
@@ -235,12 +235,12 @@ def read_everything(name: str, folder: Path) -> None:
         for index in range(len(video)):
             video.frames.read(index)
         for sample in samples:
-            assert sample.truth is not None
-            for index in sample.truth.annotated:
-                sample.truth.mask(index)
-                sample.truth.void(index)
-                if isinstance(sample.truth, RevosTruth):
-                    sample.truth.foreground(index)
+            assert sample.ground_truth is not None
+            for index in sample.ground_truth.annotated:
+                sample.ground_truth.mask(index)
+                sample.ground_truth.void(index)
+                if isinstance(sample.ground_truth, RevosGroundTruth):
+                    sample.ground_truth.foreground(index)
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,12 @@ SAVED: dict[str, Callable[[str], bytes]] = {
 def asked(dataset: Dataset) -> list[tuple[str, str, str, tuple[str, ...], int]]:
     """What a data set asks, and of how many annotated frames."""
     return [
-        (*sample.key, sample.expression, sample.object_ids, len(sample.truth.annotated) if sample.truth else 0)
+        (
+            *sample.key,
+            sample.expression,
+            sample.object_ids,
+            len(sample.ground_truth.annotated) if sample.ground_truth else 0,
+        )
         for sample in dataset.samples
     ]
 

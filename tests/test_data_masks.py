@@ -75,7 +75,7 @@ def only(root: Path) -> Sample:
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_a_truth_is_read_where_the_same_image_is_read_as_a_prediction(tmp_path: Path, name: str) -> None:
-    truth = only(write(tmp_path, IMAGES[name])).truth
+    truth = only(write(tmp_path, IMAGES[name])).ground_truth
     assert truth is not None
     try:
         predicted = read_mask(tmp_path / "mask.png", SIZE)
@@ -88,7 +88,7 @@ def test_a_truth_is_read_where_the_same_image_is_read_as_a_prediction(tmp_path: 
 
 
 def test_pixels_that_do_not_count_are_named(tmp_path: Path) -> None:
-    truth = only(write(tmp_path, IMAGES["void"], void=255)).truth
+    truth = only(write(tmp_path, IMAGES["void"], void=255)).ground_truth
     assert truth is not None
     assert np.array_equal(truth.mask(0), meant())
     void = truth.void(0)
@@ -99,7 +99,7 @@ def test_pixels_that_do_not_count_are_named(tmp_path: Path) -> None:
 def test_an_object_is_named_beside_others_and_beside_pixels_that_do_not_count(tmp_path: Path) -> None:
     image = np.where(edged(), np.uint8(255), IMAGES["two objects"])
     image[40:44, 40:44] = 7
-    truth = only(write(tmp_path, image, value=1, void=[255, 7])).truth
+    truth = only(write(tmp_path, image, value=1, void=[255, 7])).ground_truth
     assert truth is not None
     assert np.array_equal(truth.mask(0), meant())
     void = truth.void(0)
@@ -118,7 +118,7 @@ def test_pixels_that_do_not_count_cost_nothing_when_masks_are_scored(tmp_path: P
 
 
 def test_sixteen_bits_are_called_so(tmp_path: Path) -> None:
-    truth = only(write(tmp_path, meant().astype(np.uint16))).truth
+    truth = only(write(tmp_path, meant().astype(np.uint16))).ground_truth
     assert truth is not None
     with pytest.raises(DataError, match="16 bits a pixel"):
         truth.mask(0)
@@ -208,12 +208,12 @@ def test_what_does_not_fit_together_is_found_by_the_check(
 
 def test_masks_of_a_frame_are_found_however_its_number_is_written(tmp_path: Path) -> None:
     layouts.write_a2d_sentences(tmp_path, images=True, videos=1)
-    before = open_dataset("a2d-sentences", tmp_path).samples[0].truth
+    before = open_dataset("a2d-sentences", tmp_path).samples[0].ground_truth
     assert before is not None
     masks = [before.mask(index) for index in before.annotated]
     for file in list(tmp_path.rglob("*.h5")):
         file.rename(file.with_name(f"{int(file.stem)}.h5"))
-    truth = open_dataset("a2d-sentences", tmp_path).samples[0].truth
+    truth = open_dataset("a2d-sentences", tmp_path).samples[0].ground_truth
     assert truth is not None
     assert np.array_equal([truth.mask(index) for index in truth.annotated], masks)
 

@@ -44,15 +44,15 @@ def assert_same(dataset: Dataset, asked: Sequence[Asked]) -> None:
         assert sample.expression == one.text
         assert sample.video.frames.read(0).shape == (HEIGHT, WIDTH, 3)
         if one.masks is None:
-            assert sample.truth is None
+            assert sample.ground_truth is None
             assert sample.has_target is None
             continue
-        assert sample.truth is not None
-        masks = [sample.truth.mask(index) for index in sample.truth.annotated]
+        assert sample.ground_truth is not None
+        masks = [sample.ground_truth.mask(index) for index in sample.ground_truth.annotated]
         assert np.array_equal(masks, one.masks)
         assert all(mask.dtype == np.bool_ for mask in masks)
         assert sample.has_target == one.masks.any()
-        assert sample.truth.void(sample.truth.annotated[0]) is None
+        assert sample.ground_truth.void(sample.ground_truth.annotated[0]) is None
 
 
 def read_all(dataset: Dataset) -> None:
@@ -61,9 +61,9 @@ def read_all(dataset: Dataset) -> None:
         for index in range(len(video)):
             video.frames.read(index)
         for sample in samples:
-            for index in sample.truth.annotated if sample.truth else ():
-                assert sample.truth is not None
-                sample.truth.mask(index)
+            for index in sample.ground_truth.annotated if sample.ground_truth else ():
+                assert sample.ground_truth is not None
+                sample.ground_truth.mask(index)
 
 
 def told_of(read: Reader, root: Path, split: str) -> str:
@@ -93,7 +93,7 @@ def test_every_form_of_a_line_is_read(tmp_path: Path) -> None:
     dataset = read_json_lines(tmp_path, "all", Problems())
     assert dataset.name == "json-lines"
     assert_same(dataset, asked)
-    annotated = {sample.key: sample.truth and list(sample.truth.annotated) for sample in dataset.samples}
+    annotated = {sample.key: sample.ground_truth and list(sample.ground_truth.annotated) for sample in dataset.samples}
     assert annotated["shapes", "0"] == [0, 2, 4]
     assert annotated["shapes", "3"] == [0, 1, 2, 3, 4]
     assert annotated["street", "1"] == [0, 3]
@@ -163,9 +163,9 @@ def test_names_of_frames_need_not_be_numbers(tmp_path: Path) -> None:
     )
     (sample,) = read_json_lines(tmp_path, "all", Problems()).samples
     assert sample.video.frames.names == ("before", "behind")
-    assert sample.truth is not None
-    assert list(sample.truth.annotated) == [1]
-    assert np.array_equal(sample.truth.mask(1), clip.masks[0, 1])
+    assert sample.ground_truth is not None
+    assert list(sample.ground_truth.annotated) == [1]
+    assert np.array_equal(sample.ground_truth.mask(1), clip.masks[0, 1])
 
 
 def test_videos_of_the_same_name_need_an_id(tmp_path: Path) -> None:
@@ -472,9 +472,9 @@ def test_tracks_are_known_in_every_frame_and_brush_masks_where_somebody_drew(tmp
     layouts.write_cvat(tmp_path / "masks", brush=True)
     layouts.write_cvat(tmp_path / "video", video=True)
     annotated = {
-        sample.key: list(sample.truth.annotated)
+        sample.key: list(sample.ground_truth.annotated)
         for sample in read_cvat(tmp_path, "all", Problems()).samples
-        if sample.truth is not None
+        if sample.ground_truth is not None
     }
     assert annotated == {
         ("masks", "0"): [0, 2],
@@ -492,11 +492,11 @@ def test_tracks_of_the_same_sentence_are_meant_together(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("the circle that moves", "a thing").replace("the square", "a thing"))
     (sample,) = read_cvat(tmp_path, "all", Problems()).samples
     assert sample.object_ids == ("0", "1")
-    assert sample.truth is not None
+    assert sample.ground_truth is not None
     assert asked[0].masks is not None
     assert asked[1].masks is not None
     for index in range(4):
-        assert np.array_equal(sample.truth.mask(index), asked[0].masks[index] | asked[1].masks[index])
+        assert np.array_equal(sample.ground_truth.mask(index), asked[0].masks[index] | asked[1].masks[index])
 
 
 def test_tracks_without_a_sentence_are_passed_over_where_others_have_one(tmp_path: Path) -> None:
@@ -671,8 +671,8 @@ def test_the_documents_script_writes_what_is_read(example: Path, monkeypatch: py
     assert len(dataset) == 2
     clip = layouts.own_clip()
     for sample, masks in zip(dataset.samples, clip.masks, strict=True):
-        assert sample.truth is not None
-        assert np.array_equal([sample.truth.mask(index) for index in sample.truth.annotated], masks)
+        assert sample.ground_truth is not None
+        assert np.array_equal([sample.ground_truth.mask(index) for index in sample.ground_truth.annotated], masks)
 
 
 def test_the_documents_coco_video_export_is_read(example: Path) -> None:
@@ -696,6 +696,6 @@ def test_the_documents_cvat_export_is_read(example: Path) -> None:
     dataset = read_cvat(example, "all", Problems())
     read_all(dataset)
     assert [sample.expression for sample in dataset.samples] == ["the dog that leaves", "the other dog"]
-    truth = dataset.samples[1].truth
+    truth = dataset.samples[1].ground_truth
     assert truth is not None
     assert truth.mask(1)[7:9, 5:8].tolist() == [[False, True, True], [True, True, False]]

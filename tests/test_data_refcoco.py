@@ -38,12 +38,12 @@ def assert_same(dataset: Dataset, asked: list[Asked]) -> None:
     assert [sample.key for sample in dataset.samples] == [(one.video, one.id) for one in asked]
     for sample, one in zip(dataset.samples, asked, strict=True):
         assert sample.expression == one.text
-        assert sample.truth is not None
+        assert sample.ground_truth is not None
         assert one.masks is not None
-        assert list(sample.truth.annotated) == [0]
-        assert np.array_equal(sample.truth.mask(0), one.masks[0])
-        assert sample.truth.mask(0).dtype == np.bool_
-        assert sample.truth.void(0) is None
+        assert list(sample.ground_truth.annotated) == [0]
+        assert np.array_equal(sample.ground_truth.mask(0), one.masks[0])
+        assert sample.ground_truth.mask(0).dtype == np.bool_
+        assert sample.ground_truth.void(0) is None
         assert sample.has_target == one.masks.any()
         assert sample.video.size == layouts.SIZE
         assert sample.video.frames.read(0).shape == (*layouts.SIZE, 3)
@@ -53,8 +53,8 @@ def read_all(dataset: Dataset) -> None:
     """Read every frame and every mask."""
     for sample in dataset.samples:
         sample.video.frames.read(0)
-        assert sample.truth is not None
-        sample.truth.mask(0)
+        assert sample.ground_truth is not None
+        sample.ground_truth.mask(0)
 
 
 def edit(path: Path, change: Callable[[Any], Any]) -> None:
@@ -137,7 +137,7 @@ def test_sentences_about_the_same_object_share_its_id_and_truth(tmp_path: Path) 
     layouts.write_refcoco(tmp_path)
     first, second, *_ = read(tmp_path).samples
     assert first.object_ids == second.object_ids
-    assert first.truth is second.truth
+    assert first.ground_truth is second.ground_truth
 
 
 def test_polygons_of_one_object_are_united_also_where_they_overlap(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_polygons_of_one_object_are_united_also_where_they_overlap(tmp_path: Pat
             annotation["segmentation"] = [line, square, wide]
 
     edit(tmp_path / "refcoco" / "instances.json", redraw)
-    truth = read(tmp_path).samples[0].truth
+    truth = read(tmp_path).samples[0].ground_truth
     assert truth is not None
     expected = np.zeros(layouts.SIZE, bool)
     expected[2:6, 2:6] = expected[4:8, 4:12] = True

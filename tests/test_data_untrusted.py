@@ -23,7 +23,7 @@ from refervos.data.catalogue import open_dataset
 from refervos.data.check import check_dataset
 from refervos.data.files import Problems
 from refervos.data.ground_truth import decode_polygons
-from refervos.data.layouts.revos import RevosTruth
+from refervos.data.layouts.revos import RevosGroundTruth
 from refervos.data.pickles import read_plain_pickle
 from refervos.errors import DataError
 
@@ -50,8 +50,8 @@ for problem in check_dataset(name, Path(folder), split).problems:
     print(problem)
 try:
     for sample in open_dataset(name, Path(folder), split).samples:
-        for index in sample.truth.annotated:
-            sample.truth.mask(index)
+        for index in sample.ground_truth.annotated:
+            sample.ground_truth.mask(index)
 except DataError as error:
     print(error)
 """
@@ -338,12 +338,12 @@ def places(content: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
 def read_all(name: str, root: Path) -> None:
     for video, samples in open_dataset(name, root, SPLITS[name]).videos():
         for sample in samples:
-            for index in sample.truth.annotated if sample.truth else ():
-                assert sample.truth is not None
-                sample.truth.mask(index)
-                sample.truth.void(index)
-                if isinstance(sample.truth, RevosTruth):
-                    sample.truth.foreground(index)
+            for index in sample.ground_truth.annotated if sample.ground_truth else ():
+                assert sample.ground_truth is not None
+                sample.ground_truth.mask(index)
+                sample.ground_truth.void(index)
+                if isinstance(sample.ground_truth, RevosGroundTruth):
+                    sample.ground_truth.foreground(index)
         video.frames.read(0)
 
 

@@ -34,10 +34,10 @@ def test_ref_youtube_vos_is_read_without_the_list_of_its_objects(tmp_path: Path)
         (sample.key, sample.object_ids) for sample in whole.samples
     ]
     for one, other in zip(part.samples, whole.samples, strict=True):
-        assert one.truth is not None
-        assert other.truth is not None
-        for index in one.truth.annotated:
-            assert np.array_equal(one.truth.mask(index), other.truth.mask(index))
+        assert one.ground_truth is not None
+        assert other.ground_truth is not None
+        for index in one.ground_truth.annotated:
+            assert np.array_equal(one.ground_truth.mask(index), other.ground_truth.mask(index))
     file = tmp_path / "meta_expressions" / "train" / "meta_expressions.json"
     file.write_text(file.read_text().replace('"obj_id": "1"', '"obj_id": "first"'))
     assert any("'obj_id'" in problem for problem in check_dataset("ref-youtube-vos", tmp_path, "train").problems)
@@ -199,10 +199,10 @@ def test_images_of_an_export_are_a_video_in_the_order_of_their_numbers(tmp_path:
     assert sample.expression == "shape"
     assert list(sample.video.frames.names) == [Path(name).stem for name in names]
     clip = layouts_images.own_clip(len(names))
-    assert sample.truth is not None
-    assert list(sample.truth.annotated) == list(range(len(names)))
+    assert sample.ground_truth is not None
+    assert list(sample.ground_truth.annotated) == list(range(len(names)))
     for index in range(len(names)):
-        assert np.array_equal(sample.truth.mask(index), clip.masks[:, index].any(axis=0))
+        assert np.array_equal(sample.ground_truth.mask(index), clip.masks[:, index].any(axis=0))
         assert np.abs(sample.video.frames.read(index).astype(int) - clip.frames[index]).mean() < 10
     checked = check_dataset("coco-video", tmp_path / "set")
     assert checked.problems == ()
@@ -237,13 +237,13 @@ def test_sentences_and_tracks_of_annotations_are_read(tmp_path: Path) -> None:
 
     write_images(tmp_path, [f"{n}.jpg" for n in range(4)], "train.json", "images", told)
     samples = {sample.expression: sample for sample in open_dataset("coco-video", tmp_path, "train").samples}
-    annotated = {text: list(sample.truth.annotated) for text, sample in samples.items() if sample.truth}
+    annotated = {text: list(sample.ground_truth.annotated) for text, sample in samples.items() if sample.ground_truth}
     assert annotated == {
         "the circle on the left": [0, 1],  # where it has another name, this one was not asked
         "the circle on the right": [2, 3],
         "the square": [0, 1, 2, 3],
     }
-    truth = samples["the square"].truth
+    truth = samples["the square"].ground_truth
     assert truth is not None
     assert [bool(truth.mask(index).any()) for index in range(4)] == [True, True, True, False]
 
@@ -256,8 +256,8 @@ def test_images_in_which_nothing_is_drawn_are_not_annotated(tmp_path: Path) -> N
 
     layouts.change_json(tmp_path / "train.json", change)
     (sample,) = open_dataset("coco-video", tmp_path, "train").samples
-    assert sample.truth is not None
-    assert list(sample.truth.annotated) == [0, 2, 3]
+    assert sample.ground_truth is not None
+    assert list(sample.ground_truth.annotated) == [0, 2, 3]
     assert len(sample.video) == 4
 
 
@@ -323,8 +323,8 @@ def test_a_file_of_several_pictures_is_a_video(tmp_path: Path, suffix: str) -> N
     (tmp_path / "expressions.jsonl").write_text(json.dumps(line))
     (sample,) = open_dataset("json-lines", tmp_path).samples
     assert len(sample.video) == 3
-    assert sample.truth is not None
-    assert list(sample.truth.annotated) == [2]
+    assert sample.ground_truth is not None
+    assert list(sample.ground_truth.annotated) == [2]
     assert np.abs(sample.video.frames.read(2).astype(int) - clip.frames[2]).mean() < 12
 
 

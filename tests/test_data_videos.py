@@ -28,15 +28,15 @@ from layouts import (
 )
 from refervos.data.catalogue import BENCHMARKS, open_dataset
 from refervos.data.ground_truth import NumberedPixels
-from refervos.data.layouts.revos import RevosTruth
+from refervos.data.layouts.revos import RevosGroundTruth
 from refervos.data.sample import Dataset, Sample
 from refervos.errors import ConfigError, DataError
 
 
 def masks_of(sample: Sample) -> np.ndarray:
     """All annotated masks of a sample (T, H, W)."""
-    assert sample.truth is not None
-    return np.stack([sample.truth.mask(index) for index in sample.truth.annotated])
+    assert sample.ground_truth is not None
+    return np.stack([sample.ground_truth.mask(index) for index in sample.ground_truth.annotated])
 
 
 def test_mevis_unites_the_objects_and_knows_expressions_without_target(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_mevis_unites_the_objects_and_knows_expressions_without_target(tmp_path:
 
 def test_mevis_without_public_masks_keeps_the_target_secret(tmp_path: Path) -> None:
     for sample in open_dataset("mevis", write_mevis(tmp_path, "valid"), "valid").samples:
-        assert (sample.truth, sample.has_target, sample.object_ids) == (None, None, ())
+        assert (sample.ground_truth, sample.has_target, sample.object_ids) == (None, None, ())
 
 
 def test_mevis_train_without_masks_is_no_secret(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_ref_youtube_vos_valid_is_without_the_videos_of_test(tmp_path: Path) -> 
     for split in ("valid", "test"):
         dataset = open_dataset("ref-youtube-vos", tmp_path, split)
         assert [video.id for video, _ in dataset.videos()] == [one.id for one in film(split)]
-        assert {sample.truth for sample in dataset.samples} == {None}
+        assert {sample.ground_truth for sample in dataset.samples} == {None}
     (tmp_path / "meta_expressions/test/meta_expressions.json").unlink()
     dataset = open_dataset("ref-youtube-vos", tmp_path, "valid")
     assert [video.id for video, _ in dataset.videos()] == [one.id for one in film("valid")]
@@ -101,11 +101,11 @@ def test_ref_davis17_has_four_annotators_about_each_object(tmp_path: Path, conve
             meant = one.masks(k // 4).copy()
             meant[:, *DAVIS_VOID] = False
             np.testing.assert_array_equal(masks_of(sample), meant)
-            assert isinstance(sample.truth, NumberedPixels)
-            void = sample.truth.void(0)
+            assert isinstance(sample.ground_truth, NumberedPixels)
+            void = sample.ground_truth.void(0)
             assert void is not None
             assert void.sum() == void[DAVIS_VOID].sum() == 9
-            assert set(np.unique(sample.truth.numbers(5))) <= {*range(len(one.clip.masks) + 1), 255}
+            assert set(np.unique(sample.ground_truth.numbers(5))) <= {*range(len(one.clip.masks) + 1), 255}
 
 
 def test_ref_davis17_knows_how_the_annotators_misspell_videos(tmp_path: Path) -> None:
@@ -145,15 +145,15 @@ def test_revos_tells_kinds_and_the_foreground(tmp_path: Path) -> None:
         assert [sample.kind for sample in samples] == ["referring", "reasoning", "referring", "hallucination"]
         for k, sample in enumerate(samples):
             np.testing.assert_array_equal(masks_of(sample), one.masks(k))
-            assert isinstance(sample.truth, RevosTruth)
-            np.testing.assert_array_equal(sample.truth.foreground(3), one.clip.masks[:, 3].any(axis=0))
+            assert isinstance(sample.ground_truth, RevosGroundTruth)
+            np.testing.assert_array_equal(sample.ground_truth.foreground(3), one.clip.masks[:, 3].any(axis=0))
 
 
 def test_revos_without_its_foreground_says_so_when_it_is_asked_for(tmp_path: Path) -> None:
     write_revos(tmp_path)
     (tmp_path / "mask_dict_foreground.json").unlink()
-    truth = open_dataset("revos", tmp_path).samples[0].truth
-    assert isinstance(truth, RevosTruth)
+    truth = open_dataset("revos", tmp_path).samples[0].ground_truth
+    assert isinstance(truth, RevosGroundTruth)
     assert truth.mask(0).shape == (48, 64)
     with pytest.raises(DataError, match=r"mask_dict_foreground\.json"):
         truth.foreground(0)
@@ -189,7 +189,7 @@ def test_long_rvos_takes_a_frame_without_mask_for_one_without_object(tmp_path: P
 
 def test_long_rvos_test_may_be_secret(tmp_path: Path) -> None:
     samples = open_dataset("long-rvos", write_long_rvos(tmp_path, "test"), "test").samples
-    assert {(sample.truth, sample.has_target) for sample in samples} == {(None, None)}
+    assert {(sample.ground_truth, sample.has_target) for sample in samples} == {(None, None)}
     assert {sample.kind for sample in samples} == {"static", "dynamic", "hybrid"}
 
 
@@ -204,8 +204,8 @@ def test_a2d_sentences_scores_the_frames_that_show_the_instance(tmp_path: Path, 
             assert sample.expression == f"{one.asked[k].text}, moving"
             assert sample.expression_id == str(one.asked[k].targets[0] + 1)
             shown = [index for index in A2D_ANNOTATED if one.masks(k)[index].any()]
-            assert sample.truth is not None
-            assert list(sample.truth.annotated) == shown
+            assert sample.ground_truth is not None
+            assert list(sample.ground_truth.annotated) == shown
             np.testing.assert_array_equal(masks_of(sample), one.masks(k)[shown])
 
 
@@ -218,8 +218,8 @@ def test_a2d_sentences_reads_a_single_instance_without_its_axis(tmp_path: Path) 
     with h5py.File(path, "w") as file:
         file["instance"] = np.array([[int(sample.expression_id)]], np.float64)
         file["reMask"] = meant.T.astype(np.uint8)
-    assert sample.truth is not None
-    np.testing.assert_array_equal(sample.truth.mask(1), meant)
+    assert sample.ground_truth is not None
+    np.testing.assert_array_equal(sample.ground_truth.mask(1), meant)
 
 
 def test_a2d_sentences_leaves_out_the_known_mistake(tmp_path: Path) -> None:
@@ -234,9 +234,9 @@ def test_jhmdb_sentences_scores_the_chosen_frames_or_all_that_have_masks(tmp_pat
     dataset = open_dataset("jhmdb-sentences", write_jhmdb_sentences(tmp_path, chosen=chosen), "test")
     for sample, one in zip(dataset.samples, film("jhmdb"), strict=True):
         assert sample.key == (one.id, "0")
-        assert sample.truth is not None
+        assert sample.ground_truth is not None
         indices = list(JHMDB_CHOSEN) if chosen else list(range(5))
-        assert list(sample.truth.annotated) == indices
+        assert list(sample.ground_truth.annotated) == indices
         np.testing.assert_array_equal(masks_of(sample), one.masks(0)[indices])
         np.testing.assert_array_equal(sample.video.frames.read(2), one.clip.frames[2])
 

@@ -19,11 +19,11 @@ def test_samples_are_the_cases_of_the_benchmark() -> None:
         assert sample.expression == case.referral.text
         assert (sample.kind, sample.has_target) == ("spatial", True)
         assert len(sample.video) == len(case.clip.frames)
-        assert sample.truth is not None
+        assert sample.ground_truth is not None
         truth = case.clip.target_masks(case.referral)
-        for index in sample.truth.annotated:
+        for index in sample.ground_truth.annotated:
             np.testing.assert_array_equal(sample.video.frames.read(index), case.clip.frames[index])
-            np.testing.assert_array_equal(sample.truth.mask(index), truth[index])
+            np.testing.assert_array_equal(sample.ground_truth.mask(index), truth[index])
 
 
 def test_nothing_is_drawn_before_it_is_wanted_and_each_clip_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,8 +42,8 @@ def test_nothing_is_drawn_before_it_is_wanted_and_each_clip_once(monkeypatch: py
     assert not drawn
     for sample in dataset.samples[:2]:
         assert sample.expression
-        assert sample.truth is not None
-        assert sample.video.frames.read(23).shape == (*sample.truth.mask(0).shape, 3)
+        assert sample.ground_truth is not None
+        assert sample.video.frames.read(23).shape == (*sample.ground_truth.mask(0).shape, 3)
     assert drawn == [("appearance", 0), ("appearance", 1)]
 
 

@@ -54,7 +54,7 @@ def part_of(name: str, folder: Path) -> Part:
 @pytest.mark.parametrize("name", WRITERS)
 def test_perfect_masks_reach_100_in_every_layout(tmp_path: Path, name: str) -> None:
     found = scored(tmp_path / "masks", part_of(name, tmp_path / "data"), perfect)
-    assert found.summary.groups[0].count == sum(sample.truth is not None for sample in found.part.samples())
+    assert found.summary.groups[0].count == sum(sample.ground_truth is not None for sample in found.part.samples())
     assert all(value == pytest.approx(100) for value in means(found).values())
     # In the published protocol objects that no expression is about count, too.
     assert all(value == pytest.approx(100) for name, value in lines(found).items() if "matched" not in name)
@@ -271,8 +271,8 @@ def test_sentences_about_videos_count_annotated_frames_alone(tmp_path: Path) -> 
     ious = [
         region_similarity(perfect(sample, index), shifted(sample, index))
         for sample in part.open().samples()
-        if sample.truth
-        for index in sample.truth.annotated
+        if sample.ground_truth
+        for index in sample.ground_truth.annotated
     ]
     assert means(found)["mIoU"] == pytest.approx(100 * fmean(ious))
     assert means(found)["P@0.7"] == pytest.approx(100 * fmean(iou > 0.7 for iou in ious))

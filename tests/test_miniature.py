@@ -7,7 +7,7 @@ import torch
 
 import refervos
 from refervos.diagnosis.diagnose import diagnose
-from refervos.loading import BUNDLED, bundled
+from refervos.loading import BUNDLED, bundled_folder
 from refervos.refsam.model import RefSam
 from refervos.samwise.model import Samwise
 from refervos.worlds.benchmark import TARGET_SPLITS
@@ -31,7 +31,7 @@ def refsam() -> RefSam:
 
 def test_they_are_small(miniature: Samwise, refsam: RefSam) -> None:
     for name in BUNDLED:
-        folder = bundled(name)
+        folder = bundled_folder(name)
         assert folder is not None
         assert sum(file.stat().st_size for file in folder.iterdir()) <= 16_000_000
     described = miniature.describe()

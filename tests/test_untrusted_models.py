@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from refervos import load
 from refervos.checkpoints.weight_files import LONGEST_SETTINGS
-from refervos.checkpoints.weights import Undrawn, read_tensors
+from refervos.checkpoints.weights import SkipRandomInit, read_tensors
 from refervos.errors import CheckpointError, ConfigError, RefervosError
 from refervos.loading import ASSETS, MINIATURE_FOLDER, find_device, load_to_describe
 from refervos.sam.checkpoints import load_sam
@@ -179,7 +179,7 @@ def test_a_header_whose_length_looks_like_another_kind_of_file(length: int, tmp_
 
 def published() -> dict[str, torch.Tensor]:
     """SAM2 tiny as Meta's file has it."""
-    with Undrawn():
+    with SkipRandomInit():
         tracker = Sam2Tracker(SAM2_PRESETS["tiny"])
     state = {}
     for name, value in tracker.sam.state_dict().items():

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 import torch
 
 from refervos.checkpoints.hub import fetch
-from refervos.checkpoints.weights import CONFIG, WEIGHTS, built, check_finite, read_header, read_tensors, troubles_told
+from refervos.checkpoints.weights import (
+    CONFIG,
+    WEIGHTS,
+    as_checkpoint_error,
+    build_from_weights,
+    check_finite,
+    read_header,
+    read_tensors,
+)
 from refervos.errors import CheckpointError, ConfigError
 from refervos.ops.compilation import compile_stages
 from refervos.ops.linear import lay_out
@@ -46,7 +54,7 @@ UNPUBLISHED = ("refsam-vit-b", "refsam-vit-l", "refsam-vit-h")
 """Names of published systems whose weights were never released."""
 
 
-def bundled(name: str | os.PathLike[str]) -> Path | None:
+def bundled_folder(name: str | os.PathLike[str]) -> Path | None:
     """The folder of a model inside the package, None when there is none of that name."""
     return ASSETS / str(name) if str(name) in BUNDLED else None
 
@@ -114,7 +122,7 @@ def load(
         raise ConfigError(f"backend is {backend!r}; it must be 'torch' or 'onnx'.")
     if memory_budget is not None and memory_budget <= 0:
         raise ConfigError(f"memory_budget is {memory_budget}; it must be a number of bytes above 0.")
-    with troubles_told(model):
+    with as_checkpoint_error(model):
         path = _locate(model)
         exported = _is_exported(path)
         if backend == "onnx" and not exported:
@@ -151,7 +159,7 @@ def load_to_describe(model: str | os.PathLike[str]) -> Samwise | Sam2Segmenter |
     Raises:
         CheckpointError: See ``load``.
     """
-    with troubles_told(model):
+    with as_checkpoint_error(model):
         path = Path(model)
         if path.is_file():
             from refervos.samwise.checkpoints import is_official, load_official
@@ -215,7 +223,7 @@ def find_device(device: str | torch.device | None) -> torch.device:
 
 def _locate(model: str | os.PathLike[str]) -> Path:
     """The folder or file of a model, downloaded from the hub when it is a hub id."""
-    inside = bundled(model)
+    inside = bundled_folder(model)
     if inside is not None:
         return inside
     path = Path(model)
@@ -280,7 +288,7 @@ def _read_own_sam2(path: Path, header: dict[str, Any], overrides: dict[str, Any]
     from refervos.sam2.tracker import Sam2Tracker
 
     config = config_from_mapping(Sam2Config, {**_config_of(header, path), **overrides}, str(path / CONFIG))
-    return built(
+    return build_from_weights(
         lambda: Sam2Segmenter(Sam2Tracker(config)),
         read_tensors(path),
         lambda name: (name,),
@@ -309,7 +317,9 @@ def _read_family(family: type[Family], config_class: type, path: Path, values: d
 
     config: Any = config_from_mapping(config_class, values, str(path / CONFIG))
     tokenizer = Tokenizer.from_pretrained(path) if has_tokenizer(path) else None
-    return built(lambda: family(config, tokenizer), read_tensors(path), lambda name: (name,), where=str(path / WEIGHTS))
+    return build_from_weights(
+        lambda: family(config, tokenizer), read_tensors(path), lambda name: (name,), where=str(path / WEIGHTS)
+    )
 
 
 def _config_of(header: dict[str, Any], path: Path) -> dict[str, Any]:

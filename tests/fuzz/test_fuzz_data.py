@@ -41,7 +41,7 @@ def read_all(name: str, folder: Path, split: str) -> int:
             frame = sample.video.frames.read(index)
             assert frame.ndim == 3, frame.shape
             assert frame.dtype == "uint8"
-        truth = sample.truth
+        truth = sample.ground_truth
         for index in truth.annotated if truth is not None else ():
             assert truth is not None
             mask, void = truth.mask(index), truth.void(index)

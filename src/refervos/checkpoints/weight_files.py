@@ -66,7 +66,7 @@ def check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, UnicodeDecodeError) as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
     if not any(part.filename.endswith(f"/{_TORCH_STRUCTURE}") for part in parts):
         raise CheckpointError(f"{path} cannot be read as weights: it is a zip archive of something else; unpack it.")
     if any("/code/" in part.filename for part in parts):
@@ -84,7 +84,7 @@ def check_archive(path: Path) -> None:
             )
 
 
-def unreadable(path: Path, error: Exception) -> CheckpointError:
+def unreadable_error(path: Path, error: Exception) -> CheckpointError:
     """Say what a file is that cannot be read as weights.
 
     What torch says itself is not repeated: it advises to execute what is in the file.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from refervos.checkpoints.weight_files import check_archive, is_torch_file, read_settings, unreadable
+from refervos.checkpoints.weight_files import check_archive, is_torch_file, read_settings, unreadable_error
 from refervos.errors import CheckpointError, is_out_of_memory
 from refervos.files.writing import whole_folder
 
@@ -60,7 +60,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     """
     if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < (2, 6):
         raise CheckpointError(f"torch {torch.__version__} cannot load weights safely; install torch 2.6 or newer.")
-    with troubles_told(path):
+    with as_checkpoint_error(path):
         if not path.is_file():
             raise CheckpointError(f"{path} does not exist or is not a file; give a checkpoint file (.pt or .pth).")
         check_archive(path)
@@ -76,14 +76,14 @@ def read_torch_file(path: Path) -> dict[str, Any]:
         except Exception as error:
             if isinstance(error, OSError) or is_out_of_memory(error):
                 raise
-            raise unreadable(path, error) from error
+            raise unreadable_error(path, error) from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} holds a {type(loaded).__name__}; a dict with the key 'model' is expected.")
     return loaded
 
 
 @contextmanager
-def troubles_told(what: str | os.PathLike[str]) -> Iterator[None]:
+def as_checkpoint_error(what: str | os.PathLike[str]) -> Iterator[None]:
     """Say in a sentence that the system does not let a model be read, or has no memory for it.
 
     Args:
@@ -162,7 +162,7 @@ def plain_names(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     return plain
 
 
-def shape_of(source: Mapping[str, Tensor], name: str, axes: int, where: str, what: str) -> tuple[int, ...]:
+def require_shape(source: Mapping[str, Tensor], name: str, axes: int, where: str, what: str) -> tuple[int, ...]:
     """The shape of a tensor from which a model's shape is told.
 
     Args:
@@ -206,12 +206,12 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def first_line(error: Exception) -> str:
+def short_message(error: Exception) -> str:
     """What went wrong in another package, short enough to stand inside a sentence."""
     return str(error).strip().split("\n")[0][:200].rstrip(".:")
 
 
-def built(
+def build_from_weights(
     build: Callable[[], Model],
     source: Mapping[str, Tensor],
     sources_of: Callable[[str], Sequence[str]],
@@ -239,12 +239,12 @@ def built(
     patterns = list(unused)
     part: Callable[[Model], nn.Module] = inside or (lambda model: model)
     try:
-        with torch.device("meta"), Undrawn(), torch.random.fork_rng(devices=[]):
+        with torch.device("meta"), SkipRandomInit(), torch.random.fork_rng(devices=[]):
             outline = build()
     except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as error:
-        raise CheckpointError(f"no model can be built as {where} says ({first_line(error)}).") from error
+        raise CheckpointError(f"no model can be built as {where} says ({short_message(error)}).") from error
     check_fit(part(outline), source, sources_of, unused=patterns, where=where)
-    with Undrawn():
+    with SkipRandomInit():
         model = build()
     load_renamed(part(model), source, sources_of, unused=patterns, where=where)
     return model
@@ -389,7 +389,7 @@ def _in_place_of(target: Tensor, value: Tensor) -> Tensor:
     return nn.Parameter(copied, target.requires_grad) if isinstance(target, nn.Parameter) else copied
 
 
-class Undrawn(TorchFunctionMode):
+class SkipRandomInit(TorchFunctionMode):
     """Build a model without drawing its random weights, because a checkpoint is about to replace them all.
 
     Drawing the 210 million of base-plus takes seconds. Inside this context memory is allocated for them and not
@@ -484,7 +484,7 @@ def read_header(folder: Path, advice: str) -> dict[str, Any]:
     Raises:
         CheckpointError: When it is missing or no JSON object.
     """
-    with troubles_told(folder):
+    with as_checkpoint_error(folder):
         if not folder.is_dir():
             raise CheckpointError(f"{folder} is no folder; {advice}.")
         if not (folder / CONFIG).exists():
@@ -501,7 +501,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: When they are missing or unreadable.
     """
-    with troubles_told(folder):
+    with as_checkpoint_error(folder):
         for name in (WEIGHTS, PICKLED_WEIGHTS):
             if (folder / name).is_file():
                 return read_weights(folder / name)
@@ -532,7 +532,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     from safetensors.torch import load_file
 
-    with troubles_told(path):
+    with as_checkpoint_error(path):
         if not path.is_file():
             raise CheckpointError(f"{path} does not exist or is not a file; give a file of weights.")
         if is_torch_file(path):
@@ -542,4 +542,4 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         except Exception as error:  # besides the library's own, KeyError for a type that torch does not know
             if isinstance(error, OSError) or is_out_of_memory(error):
                 raise
-            raise unreadable(path, error) from error
+            raise unreadable_error(path, error) from error

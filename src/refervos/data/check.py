@@ -11,7 +11,7 @@ from pathlib import Path
 from refervos.data.catalogue import find_benchmark, open_dataset
 from refervos.data.files import IMAGE_SUFFIXES, Problems
 from refervos.data.frames import ImageFrames, VideoFileFrames
-from refervos.data.layouts.revos import RevosTruth
+from refervos.data.layouts.revos import RevosGroundTruth
 from refervos.data.sample import Dataset, GroundTruth, Sample, Video
 from refervos.data.sentences import described, fault_of
 from refervos.errors import DataError
@@ -218,7 +218,7 @@ def _decode_masks(video: Video, truth: GroundTruth, size: tuple[int, int] | None
 
 def _decode_foreground(samples: Iterable[Sample], problems: Problems) -> None:
     """Decode what all expressions of a video share, where a benchmark has that."""
-    for truth in [sample.truth for sample in samples if isinstance(sample.truth, RevosTruth)][:1]:
+    for truth in [sample.ground_truth for sample in samples if isinstance(sample.ground_truth, RevosGroundTruth)][:1]:
         for index in truth.annotated:
             with problems.collect():
                 truth.foreground(index)
@@ -228,11 +228,11 @@ def _once_each(samples: Iterable[Sample]) -> Iterator[tuple[Sample, GroundTruth]
     """Samples with a truth; of those that mean the same objects, the first only."""
     seen = set()
     for sample in samples:
-        if sample.truth is None or sample.object_ids in seen:
+        if sample.ground_truth is None or sample.object_ids in seen:
             continue
         if sample.object_ids:
             seen.add(sample.object_ids)
-        yield sample, sample.truth
+        yield sample, sample.ground_truth
 
 
 def _place(video: Video) -> Path | str:

@@ -104,7 +104,7 @@ class Sample:
     video: Video
     expression_id: str
     sentence: str | Callable[[], str]
-    truth: GroundTruth | None = None
+    ground_truth: GroundTruth | None = None
     has_target: bool | None = None
     kind: str | None = None
     object_ids: tuple[str, ...] = ()

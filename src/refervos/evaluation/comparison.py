@@ -201,7 +201,7 @@ def write_sheet(samples: Sequence[Sample], a: Side, b: Side, path: Path, *, over
     prepare_folder(path.parent)
     blocks = []
     for sample in samples:
-        frames = range(len(sample.video)) if sample.truth is None else sample.truth.annotated
+        frames = range(len(sample.video)) if sample.ground_truth is None else sample.ground_truth.annotated
         shown = spread(frames, SHEET_FRAMES)
         columns = [_panels(sample, index, a, b) for index in shown]
         rows = list(zip(*columns, strict=True))
@@ -258,7 +258,7 @@ def write_video(
 
 def _panels(sample: Sample, index: int, a: Side, b: Side, longest: int = FRAME_SIZE) -> list[ImageArray]:
     """One frame with A's mask, with B's, and with the truth alone where it is known."""
-    frame, truth = sample.video.frames.read(index), sample.truth
+    frame, truth = sample.video.frames.read(index), sample.ground_truth
     size = (frame.shape[0], frame.shape[1])
     nothing = np.zeros(size, dtype=np.bool_)
     meant = nothing if truth is None or index not in truth.annotated else truth.mask(index)
@@ -269,12 +269,12 @@ def _panels(sample: Sample, index: int, a: Side, b: Side, longest: int = FRAME_S
 
 def _labels(sample: Sample, a: Side, b: Side) -> list[str]:
     """What stands under each panel."""
-    return [a.label, b.label] if sample.truth is None else [a.label, b.label, "truth"]
+    return [a.label, b.label] if sample.ground_truth is None else [a.label, b.label, "truth"]
 
 
 def _titles(sample: Sample, a: Side, b: Side) -> list[str]:
     lines = [f'"{sample.expression}" ({sample.video.id}/{sample.expression_id})']
-    if sample.truth is not None:
+    if sample.ground_truth is not None:
         scores = [f"{side.label} {number(side.score(sample))}" for side in (a, b)]
         lines.append(f"J&F: {', '.join(scores)} ({HOW_TO_READ})")
     return lines

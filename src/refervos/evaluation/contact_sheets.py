@@ -54,11 +54,11 @@ def draw_expression(sample: Sample, predictions: Predictions) -> Image.Image:
     Returns:
         An RGB picture.
     """
-    assert sample.truth is not None
+    assert sample.ground_truth is not None
     names, there = sample.video.frames.names, predictions.names(sample)
     tiles, captions = [], []
-    for index in spread(sample.truth.annotated, EXPRESSION_FRAMES):
-        frame, truth = sample.video.frames.read(index), sample.truth.mask(index)
+    for index in spread(sample.ground_truth.annotated, EXPRESSION_FRAMES):
+        frame, truth = sample.video.frames.read(index), sample.ground_truth.mask(index)
         answered = names[index] in there
         answer = predictions.mask(sample, names[index], truth.shape) if answered else np.zeros_like(truth)
         tiles.append(draw_frame(frame, truth, answer))

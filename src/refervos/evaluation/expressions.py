@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refervos.data.layouts.revos import RevosTruth
+from refervos.data.layouts.revos import RevosGroundTruth
 from refervos.data.sample import GroundTruth, Mask, Sample
 from refervos.errors import ConfigError, DataError, EvaluationError
 from refervos.evaluation.predictions import Predictions
@@ -133,7 +133,7 @@ def score_expression(
     """
     names = sample.video.frames.names
     there = predictions.names(sample)
-    truth = sample.truth
+    truth = sample.ground_truth
     scored = range(len(names)) if truth is None else truth.annotated
     if scored and scored[-1] >= len(names):
         raise DataError(
@@ -203,7 +203,7 @@ def _score_frames(
 
 def _robustness(truth: GroundTruth, index: int, mask: Mask, answer: Mask | None) -> float | None:
     """R of a frame of ReVOS whose foreground is known."""
-    if not isinstance(truth, RevosTruth) or truth.all_objects is None:
+    if not isinstance(truth, RevosGroundTruth) or truth.all_objects is None:
         return None
     return 0.0 if answer is None else robustness(mask, answer, truth.foreground(index))
 

@@ -94,7 +94,7 @@ def score_matched(samples: Sequence[Sample], predictions: Predictions, merged: P
         MissingDependencyError: When SciPy is not installed.
     """
     first, video = samples[0], samples[0].video
-    truth = first.truth
+    truth = first.ground_truth
     if not isinstance(truth, NumberedPixels):
         raise EvaluationError(f"the truth about {video.id} does not tell objects apart, which matching needs.")
     indices = truth.annotated

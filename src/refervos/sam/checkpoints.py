@@ -17,13 +17,13 @@ from refervos.checkpoints.sam_names import (
 from refervos.checkpoints.weights import (
     CONFIG,
     Rules,
-    built,
+    build_from_weights,
     model_folder,
     read_header,
     read_tensors,
     read_weights,
     rename,
-    shape_of,
+    require_shape,
     write_model,
 )
 from refervos.errors import CheckpointError, ConfigError
@@ -87,7 +87,7 @@ def load_sam(path: Path) -> Sam:
     if kind != MODEL_TYPE:
         raise CheckpointError(f"{path / CONFIG} is of a model of type {kind}; {advice}.")
     config = config_from_mapping(SamConfig, header.get("config", {}), str(path / CONFIG))
-    return built(lambda: Sam(config), read_tensors(path), lambda name: (name,), where=str(path)).eval()
+    return build_from_weights(lambda: Sam(config), read_tensors(path), lambda name: (name,), where=str(path)).eval()
 
 
 def meta_name(name: str) -> str:
@@ -117,7 +117,7 @@ def infer_sam_config(names_to_tensors: Mapping[str, Tensor], where: str) -> SamC
     """
 
     def shape(name: str, axes: int) -> tuple[int, ...]:
-        return shape_of(names_to_tensors, name, axes, where, "SAM checkpoint")
+        return require_shape(names_to_tensors, name, axes, where, "SAM checkpoint")
 
     def count(prefix: str) -> int:
         return len({name.removeprefix(prefix).split(".")[0] for name in names_to_tensors if name.startswith(prefix)})
@@ -161,7 +161,7 @@ def infer_sam_config(names_to_tensors: Mapping[str, Tensor], where: str) -> SamC
 def _load_meta_file(path: Path) -> Sam:
     source = read_weights(path)
     config = infer_sam_config(source, str(path))
-    return built(
+    return build_from_weights(
         lambda: Sam(config), source, lambda name: (meta_name(name),), inside=lambda made: made.sam, where=str(path)
     ).eval()
 
@@ -169,7 +169,7 @@ def _load_meta_file(path: Path) -> Sam:
 def _load_hf_folder(folder: Path) -> Sam:
     config = _read_hf_config(folder)
     source = read_tensors(folder)
-    return built(
+    return build_from_weights(
         lambda: Sam(config),
         source,
         hf_names(source),

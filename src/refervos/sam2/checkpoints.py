@@ -18,12 +18,12 @@ from refervos.checkpoints.sam_names import (
 from refervos.checkpoints.weights import (
     CONFIG,
     Rules,
-    built,
+    build_from_weights,
     read_header,
     read_tensors,
     read_weights,
     rename,
-    shape_of,
+    require_shape,
 )
 from refervos.errors import CheckpointError, ConfigError
 from refervos.sam2.config import SAM2_PRESETS, Sam2Config, as_version_2_1, config_from_folder
@@ -92,7 +92,7 @@ def infer_sam2_config(names_to_tensors: Mapping[str, Tensor], where: str) -> Sam
         CheckpointError: When it is none of the published sizes.
     """
     prefix = "image_encoder.trunk."
-    width = shape_of(names_to_tensors, prefix + "patch_embed.proj.weight", 4, where, "SAM2 checkpoint")[0]
+    width = require_shape(names_to_tensors, prefix + "patch_embed.proj.weight", 4, where, "SAM2 checkpoint")[0]
     blocks = len({name.split(".")[3] for name in names_to_tensors if name.startswith(prefix + "blocks.")})
     config = next((c for c in SAM2_PRESETS.values() if c.hiera_width == width and sum(c.hiera_blocks) == blocks), None)
     if config is None:
@@ -124,7 +124,9 @@ def load_sam2(path: Path) -> Sam2Tracker:
     _refuse_others(source, path)
     # Meta's video builder falls back to the ambiguity masks when the single mask is unstable.
     config = replace(infer_sam2_config(source, str(path)), multimask_stability=True)
-    tracker = built(lambda: Sam2Tracker(config), source, meta_names, inside=lambda made: made.sam, where=str(path))
+    tracker = build_from_weights(
+        lambda: Sam2Tracker(config), source, meta_names, inside=lambda made: made.sam, where=str(path)
+    )
     return tracker.eval()
 
 
@@ -142,7 +144,7 @@ def _refuse_others(source: Mapping[str, Tensor], path: Path) -> None:
 def _load_hf_folder(folder: Path) -> Sam2Tracker:
     config = _read_hf_config(folder)
     source = read_tensors(folder)
-    tracker = built(
+    tracker = build_from_weights(
         lambda: Sam2Tracker(config),
         source,
         hf_names(source),

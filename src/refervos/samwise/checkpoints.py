@@ -12,13 +12,13 @@ from torch import Tensor
 
 from refervos.checkpoints.weights import (
     Rules,
-    built,
+    as_checkpoint_error,
+    build_from_weights,
     model_tensors,
     read_torch_file,
     read_weights,
     rename,
-    shape_of,
-    troubles_told,
+    require_shape,
 )
 from refervos.errors import CheckpointError, ConfigError
 from refervos.sam2.checkpoints import infer_sam2_config, meta_names
@@ -106,7 +106,7 @@ def infer_samwise_config(source: Mapping[str, Tensor], args: Namespace | None, w
     if not any(name.startswith(_ADAPTERS) for name in source):
         raise CheckpointError(f"{where} has no cmt_adapters.*; it is no SAMWISE checkpoint.")
     sam2 = infer_sam2_config({n.removeprefix("sam."): t for n, t in source.items() if n.startswith("sam.")}, where)
-    adapter = shape_of(source, "cmt_adapters.0.proj_text_down.0.weight", 2, where, "SAMWISE checkpoint")
+    adapter = require_shape(source, "cmt_adapters.0.proj_text_down.0.weight", 2, where, "SAMWISE checkpoint")
     known: dict[str, Any] = {} if args is None else vars(args)
     told: dict[str, Any] = {}
     if isinstance(known.get("cme_decision_window"), int):
@@ -140,7 +140,7 @@ def _cells(source: Mapping[str, Tensor], name: str, where: str) -> int:
 
 def _infer_text(source: Mapping[str, Tensor], where: str) -> TextConfig:
     def shape(name: str) -> tuple[int, ...]:
-        return shape_of(source, f"{_TEXT}{name}.weight", 2, where, "SAMWISE checkpoint")
+        return require_shape(source, f"{_TEXT}{name}.weight", 2, where, "SAMWISE checkpoint")
 
     vocabulary, width = shape("embed_tokens")
     return TextConfig(
@@ -176,7 +176,7 @@ def load_official(path: Path, tokenizer: Tokenizer | None = None, **overrides: A
     Raises:
         CheckpointError: When the file is unreadable or does not fit; the names that are wrong are listed.
     """
-    with troubles_told(path):
+    with as_checkpoint_error(path):
         return _load_official(path, tokenizer, overrides)
 
 
@@ -190,4 +190,6 @@ def _load_official(path: Path, tokenizer: Tokenizer | None, overrides: dict[str,
         overrides["sam2"] = replace(config.sam2, image_size=size)
         overrides.setdefault("short_side", round(config.short_side * size / config.sam2.image_size))
     asked = replace(config, **overrides)
-    return built(lambda: Samwise(asked, tokenizer), source, official_names, unused=_UNUSED, where=str(path)).eval()
+    return build_from_weights(
+        lambda: Samwise(asked, tokenizer), source, official_names, unused=_UNUSED, where=str(path)
+    ).eval()

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from refervos.checkpoints.weights import CONFIG, built, model_folder, read_header, read_tensors, write_model
+from refervos.checkpoints.weights import (
+    CONFIG,
+    build_from_weights,
+    model_folder,
+    read_header,
+    read_tensors,
+    write_model,
+)
 from refervos.errors import CheckpointError
 from refervos.text.encoder import TextConfig, TextEncoder
 from refervos.text.t5 import T5Config, T5TextEncoder
@@ -169,7 +176,7 @@ def _load(folder: Path, form: _Format[Encoder]) -> tuple[Encoder, Tokenizer]:
     values = _from_published(header, form, where) if published else header.get("config", {})
     config: Any = config_from_mapping(form.config, values, where)
     tensors = read_tensors(folder)
-    encoder = built(
+    encoder = build_from_weights(
         lambda: form.encoder(config),
         tensors,
         lambda name: form.sources(name, tensors) if published else (name,),

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from refervos.checkpoints.weight_files import unreadable
+from refervos.checkpoints.weight_files import unreadable_error
 from refervos.errors import CheckpointError
 from refervos.files.writing import not_writable, whole_folder
 
@@ -123,7 +123,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         # Not mapped into memory as model weights are: the file may be removed while the run goes on.
         state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise unreadable(path / STATE, error) from error
+        raise unreadable_error(path / STATE, error) from error
     return state
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from refervos.checkpoints.hub import fetch
 from refervos.errors import TrainingError
 from refervos.files.writing import write_whole
-from refervos.loading import bundled
+from refervos.loading import bundled_folder
 from refervos.training.checkpoint import PREFIX, checkpoints_in
 from refervos.training.recipe import PREVIOUS, Recipe, StageRecipe, differences, is_longer, read_yaml, stored_text
 from refervos.training.stage import Stage, stage_class
@@ -173,7 +173,7 @@ def _init_folder(stage: StageRecipe, source: str, names: Sequence[str], out: Pat
             raise TrainingError(f"stage {stage.name!r} begins from {name!r}, which is not trained yet; train it first.")
         return model
     try:
-        path = bundled(source) or Path(source).expanduser()
+        path = bundled_folder(source) or Path(source).expanduser()
         if source and path.exists():
             return path  # a folder, or a checkpoint file of SAM or SAM2
     except (OSError, RuntimeError) as error:  # too long, not allowed, or of a user that there is not

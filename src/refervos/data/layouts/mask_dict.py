@@ -35,7 +35,7 @@ class MaskDictionary:
             raise DataError(f"{file} must be an object with run-length masks by annotation.")
         return cls(file, content)
 
-    def truth(self, expression: ListedExpression, video: ListedVideo, frames: ImageFrames) -> RunLengthTracks:
+    def ground_truth(self, expression: ListedExpression, video: ListedVideo, frames: ImageFrames) -> RunLengthTracks:
         """Find what an expression means: all annotations in its ``anno_id``; nothing where that is empty.
 
         Args:

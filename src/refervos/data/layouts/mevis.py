@@ -59,7 +59,7 @@ def read_mevis(folder: Path, split: str, problems: Problems) -> Dataset:
                 samples.append(Sample(read, expression.id, expression.text))
                 continue
             with problems.collect():
-                truth = masks.truth(expression, video, frames)
+                truth = masks.ground_truth(expression, video, frames)
                 ids = tuple(truth.tracks)
                 samples.append(Sample(read, expression.id, expression.text, truth, bool(ids), object_ids=ids))
     return Dataset(NAME, split, tuple(samples))

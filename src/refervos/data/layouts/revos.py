@@ -40,7 +40,7 @@ FOREGROUND = "mask_dict_foreground.json"
 
 
 @dataclass(frozen=True, eq=False)
-class RevosTruth(RunLengthTracks):
+class RevosGroundTruth(RunLengthTracks):
     """What an expression means, and everything that is annotated in the video.
 
     Attributes:
@@ -75,7 +75,7 @@ def read_revos(folder: Path, split: str, problems: Problems) -> Dataset:
         problems: Told what is wrong with single videos, frames and expressions.
 
     Returns:
-        A sample for each expression; truths are ``RevosTruth``.
+        A sample for each expression; truths are ``RevosGroundTruth``.
 
     Raises:
         DataError: When a JSON file is missing or damaged, other than the foreground's, which may be missing.
@@ -95,8 +95,8 @@ def read_revos(folder: Path, split: str, problems: Problems) -> Dataset:
             read = Video(video.id, frames, size)
             for expression in video.expressions:
                 with problems.collect():
-                    found = masks.truth(expression, video, frames)
-                    truth = RevosTruth(found.file, found.tracks, frames, all_objects)
+                    found = masks.ground_truth(expression, video, frames)
+                    truth = RevosGroundTruth(found.file, found.tracks, frames, all_objects)
                     ids, kind = tuple(truth.tracks), _kind(expression)
                     samples.append(Sample(read, expression.id, expression.text, truth, bool(ids), kind, ids))
     return Dataset(NAME, split, tuple(samples))

@@ -184,7 +184,11 @@ class BenchmarkClips:
         self.samples: list[Sample] = []
         videos: dict[tuple[int, str], list[int]] = {}
         for number, dataset in enumerate(datasets):
-            known = [sample for sample in dataset.samples if sample.truth is not None and sample.truth.annotated]
+            known = [
+                sample
+                for sample in dataset.samples
+                if sample.ground_truth is not None and sample.ground_truth.annotated
+            ]
             if not known:
                 raise TrainingError(
                     f"{dataset.name} {dataset.split} has no masks to learn from; give a split with masks."
@@ -310,17 +314,17 @@ def sample_times(anchor: int, length: int, count: int, sampling: Sampling, rng: 
 
 def _timeline(sample: Sample) -> Sequence[int]:
     """The frames whose masks are known."""
-    return () if sample.truth is None else sample.truth.annotated
+    return () if sample.ground_truth is None else sample.ground_truth.annotated
 
 
 def _mask(sample: Sample, index: int) -> Mask:
-    assert sample.truth is not None  # others were left out
-    return sample.truth.mask(index)
+    assert sample.ground_truth is not None  # others were left out
+    return sample.ground_truth.mask(index)
 
 
 def _void(sample: Sample, index: int) -> Mask | None:
-    assert sample.truth is not None
-    return sample.truth.void(index)
+    assert sample.ground_truth is not None
+    return sample.ground_truth.void(index)
 
 
 def _place(masks: Tensor, placement: Placement) -> Tensor:
