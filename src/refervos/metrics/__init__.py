@@ -1,6 +1,6 @@
-"""How good masks are: region similarity J and boundary accuracy F, and what each benchmark makes of them.
+"""Mask metrics: region similarity J, boundary accuracy F, and the metrics that single benchmarks add.
 
-Arrays in, numbers out: nothing here knows a model or a data set. All numbers are shares, not percentages.
+Arrays in, numbers out: nothing here knows a model or a data set. All numbers are fractions, not percentages.
 """
 
 from refervos.metrics.region_boundary import (

@@ -1,4 +1,4 @@
-"""Whether a model knows that nothing is meant: N-acc, T-acc and the final score of benchmarks with no-target sentences.
+"""N-acc, T-acc and the final score of benchmarks with no-target expressions.
 
 The definitions are those of generalised referring segmentation (ReLA's ``refer_evaluation.py``), carried to video by
 MeViSv2: a prediction is empty when it has no pixel in any frame.
@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class PresenceAccuracies:
-    """How often a model is right about whether there is anything to segment.
+    """Accuracy of deciding if an expression has a target at all.
 
     Attributes:
-        no_target: N-acc in [0, 1], the share of no-target samples that are answered with nothing; None without such
+        no_target: N-acc in [0, 1], the fraction of no-target samples with an empty prediction; None without such
             samples.
-        target: T-acc in [0, 1], the share of target samples that are answered with something; None without such
+        target: T-acc in [0, 1], the fraction of target samples with a non-empty prediction; None without such
             samples.
     """
 
@@ -29,7 +29,7 @@ class PresenceAccuracies:
 
 
 def is_empty(masks: npt.NDArray[np.bool_]) -> bool:
-    """Whether a prediction has exactly zero pixels in every frame.
+    """Check if a prediction has exactly zero pixels in every frame.
 
     Args:
         masks: bool (T, H, W).
@@ -38,27 +38,27 @@ def is_empty(masks: npt.NDArray[np.bool_]) -> bool:
 
 
 def presence_accuracies(has_target: Sequence[bool], predicted_empty: Sequence[bool]) -> PresenceAccuracies:
-    """N-acc = TP / (TP + FN) over no-target samples, T-acc = TN / (TN + FP) over target samples (GRES).
+    """Return N-acc = TP / (TP + FN) over no-target samples and T-acc = TN / (TN + FP) over target samples (GRES).
 
     A no-target sample is a true positive when the prediction is empty; a target sample is a true negative when it is
     not.
 
     Args:
-        has_target: For each sample, whether its sentence means anything in the video.
-        predicted_empty: For each sample, whether the prediction is empty (see ``is_empty``).
+        has_target: For each sample, True if its expression refers to something in the video.
+        predicted_empty: For each sample, True if the prediction is empty (see ``is_empty``).
 
     Returns:
         Both accuracies in [0, 1].
     """
     samples = list(zip(has_target, predicted_empty, strict=True))
     return PresenceAccuracies(
-        no_target=_share([empty for target, empty in samples if not target]),
-        target=_share([not empty for target, empty in samples if target]),
+        no_target=_fraction_true([empty for target, empty in samples if not target]),
+        target=_fraction_true([not empty for target, empty in samples if target]),
     )
 
 
 def final_score(j_and_f: float, no_target_accuracy: float, target_accuracy: float) -> float:
-    """The ranking score of MeViSv2: the mean of J&F, N-acc and T-acc.
+    """Return the ranking score of MeViSv2: the mean of J&F, N-acc and T-acc.
 
     Args:
         j_and_f: J&F.
@@ -66,10 +66,10 @@ def final_score(j_and_f: float, no_target_accuracy: float, target_accuracy: floa
         target_accuracy: T-acc; all three in [0, 1], or all three in percent.
 
     Returns:
-        Their mean, in the unit of the three.
+        The mean, in the unit of the arguments.
     """
     return (j_and_f + no_target_accuracy + target_accuracy) / 3
 
 
-def _share(right: list[bool]) -> float | None:
-    return sum(right) / len(right) if right else None
+def _fraction_true(correct: list[bool]) -> float | None:
+    return sum(correct) / len(correct) if correct else None

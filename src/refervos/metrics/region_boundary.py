@@ -1,8 +1,8 @@
 """Region similarity J and boundary accuracy F, as the DAVIS 2017 toolkit defines them.
 
-F asks for each boundary pixel of one mask whether the other has one near, that is, within its boundary dilated by a
-disk. Two things make that fast, and neither changes a digit: only the box around the masks is looked at, and eight
-frames are packed into one uint8 image, a bit each, so that every shift, XOR and OR does eight frames at once.
+F counts the boundary pixels of each mask that lie within the other's boundary dilated by a disk. Two things make that
+fast without changing a digit: only the bounding box of both masks is processed, and eight frames are packed into one
+uint8 image, one bit each, so that every shift, XOR and OR handles eight frames at once.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from refervos.errors import EvaluationError
-from refervos.metrics.streams import batches, in_step
+from refervos.metrics.streams import batches, zip_streams
 
 Mask = npt.NDArray[np.bool_]
 Scores = npt.NDArray[np.float64]
 Packed = npt.NDArray[np.uint8]
 
 BOUNDARY_TOLERANCE = 0.008
-"""How far two boundaries may lie apart to match, as a share of the image diagonal."""
+"""Distance at which boundary pixels still match, as a fraction of the image diagonal."""
 
 FRAMES_AT_ONCE = 8
-"""One for each bit of a packed image."""
+"""Frames in a packed image, one for each bit."""
 
 
 class Overlap(NamedTuple):
-    """What two masks have in common, in pixels."""
+    """Intersection and union of two masks, in pixels."""
 
     intersection: int
     union: int
@@ -40,156 +40,166 @@ class Overlap(NamedTuple):
         return self.intersection / self.union if self.union else 1.0
 
 
-def overlap(truth: Mask, predicted: Mask, void: Mask | None = None) -> Overlap:
-    """Count the pixels in both masks, and those in either.
+def overlap(ground_truth: Mask, predicted: Mask, void: Mask | None = None) -> Overlap:
+    """Count the pixels in both masks and those in either.
 
     Args:
-        truth: bool (H, W).
+        ground_truth: bool (H, W).
         predicted: bool (H, W).
-        void: bool (H, W), pixels that do not count, default none.
+        void: bool (H, W), pixels that do not count; default none.
 
     Raises:
-        EvaluationError: When the masks are not bool or not of one size.
+        EvaluationError: When the masks are not bool or differ in size.
     """
-    return _overlap(*_counted(truth, predicted, void))
+    return _overlap(*_counted(ground_truth, predicted, void))
 
 
-def region_similarity(truth: Mask, predicted: Mask, void: Mask | None = None) -> float:
-    """J: intersection over union (Perazzi et al. 2016, section 4.1; ``db_eval_iou`` of davis2017-evaluation).
+def region_similarity(ground_truth: Mask, predicted: Mask, void: Mask | None = None) -> float:
+    """Return J, intersection over union (Perazzi et al. 2016, section 4.1; ``db_eval_iou`` of davis2017-evaluation).
 
     Args:
-        truth: bool (H, W).
+        ground_truth: bool (H, W).
         predicted: bool (H, W).
-        void: bool (H, W), pixels that do not count, default none.
+        void: bool (H, W), pixels that do not count; default none.
 
     Returns:
         J in [0, 1]; 1 when both masks are empty.
 
     Raises:
-        EvaluationError: When the masks are not bool or not of one size.
+        EvaluationError: When the masks are not bool or differ in size.
     """
-    return overlap(truth, predicted, void).iou
+    return overlap(ground_truth, predicted, void).iou
 
 
 def boundary_accuracy(
-    truth: Mask, predicted: Mask, void: Mask | None = None, tolerance: float = BOUNDARY_TOLERANCE
+    ground_truth: Mask, predicted: Mask, void: Mask | None = None, tolerance: float = BOUNDARY_TOLERANCE
 ) -> float:
-    """F: F-measure of the mask boundaries (Perazzi et al. 2016, section 4.1; ``f_measure`` of davis2017-evaluation).
+    """Return F, the boundary F-measure (Perazzi et al. 2016, section 4.1; ``f_measure`` of davis2017-evaluation).
 
     Args:
-        truth: bool (H, W).
+        ground_truth: bool (H, W).
         predicted: bool (H, W).
-        void: bool (H, W), pixels that do not count, default none.
-        tolerance: Distance at which boundaries match, in pixels when at least 1, else as a share of the diagonal
-            (rounded up).
+        void: bool (H, W), pixels that do not count; default none.
+        tolerance: Distance at which boundary pixels match, in pixels when at least 1, else as a fraction of the
+            diagonal (rounded up).
 
     Returns:
-        F in [0, 1]; 1 when both masks are without boundary, 0 when one is.
+        F in [0, 1]; 1 when neither mask has a boundary, 0 when only one has.
 
     Raises:
-        EvaluationError: When the masks are not bool or not of one size.
+        EvaluationError: When the masks are not bool or differ in size.
     """
-    return _scores([_counted(truth, predicted, void)], tolerance)[0][1]
+    return _scores([_counted(ground_truth, predicted, void)], tolerance)[0][1]
 
 
 def video_scores(
-    truth: Iterable[Mask],
+    ground_truth: Iterable[Mask],
     predicted: Iterable[Mask],
     void: Iterable[Mask | None] | None = None,
     *,
     tolerance: float = BOUNDARY_TOLERANCE,
 ) -> tuple[Scores, Scores]:
-    """J and F of every frame of a video; the same numbers as frame by frame, sooner.
+    """Return J and F of every frame of a video: the same numbers as frame by frame, but faster.
 
     Args:
-        truth: bool (T, H, W), or the frames (H, W) one by one; no more than eight are held at once.
+        ground_truth: bool (T, H, W), or an iterable of frames (H, W), of which at most eight are held at once.
         predicted: Likewise.
-        void: Likewise, pixels that do not count; None, or None for a frame, when all do.
+        void: Likewise, pixels that do not count; None, also for single frames, if all count.
         tolerance: As in ``boundary_accuracy``.
 
     Returns:
         J and F, float64 (T,) in [0, 1] each. Benchmarks average them over all frames.
 
     Raises:
-        EvaluationError: When there is no frame, or the masks are not bool, not of one size or not of one number.
+        EvaluationError: When there is no frame, or the masks are not bool or differ in size or number.
     """
     scores: list[tuple[float, float]] = []
-    for pairs in batches(_pairs(truth, predicted, void), FRAMES_AT_ONCE):
+    for pairs in batches(_pairs(ground_truth, predicted, void), FRAMES_AT_ONCE):
         scores += _scores(pairs, tolerance)
     if not scores:
-        raise EvaluationError("truth and prediction have no frames; at least one is needed to score a video.")
+        raise EvaluationError("ground truth and prediction have no frames; at least one is needed to score a video.")
     regions, boundaries = np.array(scores).T
     return regions, boundaries
 
 
 def boundary(mask: npt.NDArray) -> npt.NDArray:
-    """One-pixel boundary of a mask: where it differs from the pixel to the right, below, or both (``_seg2bmap``).
+    """Return the boundary of a mask: pixels that differ from the one to the right, below or diagonal (``_seg2bmap``).
 
     Args:
         mask: (H, W) of bool, or of uint8 with eight masks as bits.
 
     Returns:
-        Likewise. Beyond the last row and column the mask goes on as it is there, so the image's border is no boundary.
+        The boundary, one pixel wide, in the same form. The mask is padded by its edge values, so the image border is
+        no boundary.
     """
-    further = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
-    return (mask ^ further[:-1, 1:]) | (mask ^ further[1:, :-1]) | (mask ^ further[1:, 1:])
+    padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
+    return (mask ^ padded[:-1, 1:]) | (mask ^ padded[1:, :-1]) | (mask ^ padded[1:, 1:])
 
 
 def _pairs(
-    truth: Iterable[Mask], predicted: Iterable[Mask], void: Iterable[Mask | None] | None
+    ground_truth: Iterable[Mask], predicted: Iterable[Mask], void: Iterable[Mask | None] | None
 ) -> Iterator[tuple[Mask, Mask]]:
-    """The frames side by side, without their void pixels."""
+    """Yield the two masks of each frame, without their void pixels."""
     size = None
-    for number, (one, other, hole) in enumerate(in_step(truth=truth, prediction=predicted, void=void)):
-        size = size or one.shape
-        yield _counted(one, other, hole, size=size, where=f" of frame {number}")
+    streams = {"ground truth": ground_truth, "prediction": predicted, "void": void}
+    for number, (mask, prediction, hole) in enumerate(zip_streams(streams)):
+        size = size or mask.shape
+        yield _counted(mask, prediction, hole, size=size, where=f" of frame {number}")
 
 
 def _counted(
-    truth: Mask, predicted: Mask, void: Mask | None = None, *, size: tuple[int, ...] | None = None, where: str = ""
+    ground_truth: Mask,
+    predicted: Mask,
+    void: Mask | None = None,
+    *,
+    size: tuple[int, ...] | None = None,
+    where: str = "",
 ) -> tuple[Mask, Mask]:
-    """Both masks without the void pixels, once they are known to be masks of one size."""
-    size = size or truth.shape
-    for name, mask in (("truth", truth), ("prediction", predicted), ("void", void)):
+    """Check that both are masks of one size and return them without the void pixels."""
+    size = size or ground_truth.shape
+    for name, mask in (("ground truth", ground_truth), ("prediction", predicted), ("void", void)):
         if mask is None:
             continue
         if mask.dtype != np.bool_:
-            raise EvaluationError(f"the {name}{where} is {mask.dtype}; masks must be bool (compare with a threshold).")
-        if mask.shape != size or mask.ndim != 2:
+            raise EvaluationError(f"the {name}{where} is {mask.dtype}; masks must be bool (apply a threshold).")
+        if mask.ndim != 2:
+            raise EvaluationError(f"the {name}{where} has shape {mask.shape}; a mask must be (height, width).")
+        if mask.shape != size:
             raise EvaluationError(
-                f"the {name}{where} has shape {mask.shape}, where {size} is expected; masks must be (height, width) "
-                f"and of one size."
+                f"the {name}{where} has shape {mask.shape}, not {size}; all masks must have one size."
             )
-    return (truth, predicted) if void is None else (truth & ~void, predicted & ~void)
+    return (ground_truth, predicted) if void is None else (ground_truth & ~void, predicted & ~void)
 
 
-def _overlap(truth: Mask, predicted: Mask) -> Overlap:
-    return Overlap(int(np.count_nonzero(truth & predicted)), int(np.count_nonzero(truth | predicted)))
+def _overlap(ground_truth: Mask, predicted: Mask) -> Overlap:
+    return Overlap(int(np.count_nonzero(ground_truth & predicted)), int(np.count_nonzero(ground_truth | predicted)))
 
 
 def _scores(pairs: Sequence[tuple[Mask, Mask]], tolerance: float) -> list[tuple[float, float]]:
-    """J and F of up to eight frames of one size."""
+    """Return J and F of up to eight frames of one size."""
     radius = _radius(pairs[0][0].shape, tolerance)
-    truth, predicted = (_packed(masks) for masks in zip(*pairs, strict=True))
-    box = _box(truth | predicted)
+    ground_truth, predicted = (_packed(masks) for masks in zip(*pairs, strict=True))
+    box = _box(ground_truth | predicted)
     if box is None:
         return [(1.0, 1.0)] * len(pairs)
     regions = [_overlap(one[box], other[box]).iou for one, other in pairs]
-    truth_edge, predicted_edge = boundary(truth[box]), boundary(predicted[box])
+    truth_edge, predicted_edge = boundary(ground_truth[box]), boundary(predicted[box])
     recalls = _matched(truth_edge, _near(predicted_edge, radius), len(pairs))
     precisions = _matched(predicted_edge, _near(truth_edge, radius), len(pairs))
     return list(zip(regions, map(_f_measure, precisions, recalls), strict=True))
 
 
 def _radius(size: tuple[int, ...], tolerance: float) -> float:
-    """The tolerance in pixels."""
+    """Return the tolerance in pixels."""
     if not 0 <= tolerance < math.inf:
-        raise EvaluationError(f"the boundary tolerance is {tolerance}; it must be pixels or a share of the diagonal.")
+        raise EvaluationError(
+            f"the boundary tolerance is {tolerance}; it must be a number of pixels or a fraction of the diagonal."
+        )
     return tolerance if tolerance >= 1 else float(np.ceil(tolerance * np.linalg.norm(size)))
 
 
 def _packed(masks: Sequence[Mask]) -> Packed:
-    """Up to eight masks as one image, the first in the lowest bit."""
+    """Pack up to eight masks into one image, the first in the lowest bit."""
     packed = np.zeros_like(masks[0], dtype=np.uint8)
     for mask in reversed(masks):
         packed += packed
@@ -198,7 +208,7 @@ def _packed(masks: Sequence[Mask]) -> Packed:
 
 
 def _box(union: Packed) -> tuple[slice, slice] | None:
-    """The box around all masks with one pixel more, outside which there is no boundary; None when all are empty."""
+    """Return the bounding box of all masks with a margin of one pixel, beyond which there is no boundary, or None."""
     rows = np.flatnonzero(union.any(axis=1))
     if not rows.size:
         return None
@@ -207,31 +217,31 @@ def _box(union: Packed) -> tuple[slice, slice] | None:
 
 
 def _near(edge: Packed, radius: float) -> Packed:
-    """Pixels at most ``radius`` from an edge pixel: dilation by a disk.
+    """Dilate edges by a disk of this radius.
 
-    The disk is a pile of rows, the longer the nearer its middle. So the edge is drawn out to rows of growing length,
-    and each is laid where the disk has one. Zeros before, between and after the image's rows take what is drawn out
-    beyond them.
+    The disk is a stack of rows, longer towards its centre. The edges are therefore dilated to rows of growing length,
+    and each result is added at the offsets of the disk's rows of that length. Zeros before, between and after the
+    image's rows absorb whatever is shifted beyond them.
     """
     height, width = edge.shape
-    reach = min(int(radius), height + width)  # nothing lies further apart than that
+    reach = min(int(radius), height + width)  # no two pixels are further apart
     stride = width + reach
-    drawn = np.zeros(reach + height * stride, np.uint8)
-    drawn[reach:].reshape(height, stride)[:, :width] = edge
-    near = np.zeros_like(drawn)
+    widened = np.zeros(reach + height * stride, np.uint8)
+    widened[reach:].reshape(height, stride)[:, :width] = edge
+    near = np.zeros_like(widened)
     length = 0
     for row in range(min(reach, height - 1), -1, -1):
-        wanted = min(math.isqrt(math.floor(radius**2 - row**2)), reach)
-        while length < wanted:
-            step = min(wanted - length, 2 * length + 1)  # a longer one would leave gaps
-            drawn = _or_shifted(drawn.copy(), drawn, step)
+        half_width = min(math.isqrt(math.floor(radius**2 - row**2)), reach)
+        while length < half_width:
+            step = min(half_width - length, 2 * length + 1)  # a longer one would leave gaps
+            widened = _or_shifted(widened.copy(), widened, step)
             length += step
-        _or_shifted(near, drawn, row * stride)
+        _or_shifted(near, widened, row * stride)
     return near[reach:].reshape(height, stride)[:, :width]
 
 
 def _or_shifted(target: Packed, source: Packed, offset: int) -> Packed:
-    """Add ``source`` to ``target`` (both flat), moved by ``offset`` in either direction."""
+    """OR ``source``, shifted by ``offset`` in both directions, into ``target`` (both flat)."""
     kept = len(source) - offset
     target[offset:] |= source[:kept]
     target[:kept] |= source[offset:]
@@ -239,7 +249,7 @@ def _or_shifted(target: Packed, source: Packed, offset: int) -> Packed:
 
 
 def _matched(edge: Packed, near: Packed, count: int) -> list[tuple[int, int]]:
-    """How many edge pixels each frame has, and how many of them are near the other edge."""
+    """Count each frame's edge pixels, and those of them near the other edge."""
     at = np.flatnonzero(edge != 0)
     edges = edge.ravel()[at]
     matches = edges & near.ravel()[at]
@@ -247,9 +257,9 @@ def _matched(edge: Packed, near: Packed, count: int) -> list[tuple[int, int]]:
     return [(int(np.count_nonzero(edges & bit)), int(np.count_nonzero(matches & bit))) for bit in bits]
 
 
-def _f_measure(predicted: tuple[int, int], truth: tuple[int, int]) -> float:
-    """F from the edge pixels of both masks and how many of them match."""
-    if not predicted[0] or not truth[0]:
-        return float(predicted[0] == truth[0])
-    precision, recall = predicted[1] / predicted[0], truth[1] / truth[0]
+def _f_measure(predicted: tuple[int, int], ground_truth: tuple[int, int]) -> float:
+    """Return F from each mask's number of edge pixels and how many of them match."""
+    if not predicted[0] or not ground_truth[0]:
+        return float(predicted[0] == ground_truth[0])
+    precision, recall = predicted[1] / predicted[0], ground_truth[1] / ground_truth[0]
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0

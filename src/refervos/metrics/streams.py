@@ -1,8 +1,8 @@
-"""Frames that come one by one, several streams of them side by side, a few at a time."""
+"""Iteration over parallel streams of frames, a few frames at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, zip_longest
 from typing import Any, TypeVar
 
@@ -11,17 +11,17 @@ from refervos.errors import EvaluationError
 T = TypeVar("T")
 
 
-def in_step(**streams: Iterable[Any] | None) -> Iterator[tuple[Any, ...]]:
-    """Go through several streams together.
+def zip_streams(streams: Mapping[str, Iterable[Any] | None]) -> Iterator[tuple[Any, ...]]:
+    """Iterate over several streams in parallel.
 
     Args:
-        streams: Their names, for the error, and what they give; None where there is no such stream.
+        streams: Names, for the error message, and streams; None for an absent stream.
 
     Yields:
-        One item of each; None for a stream that there is not.
+        One item of each stream; None for an absent one.
 
     Raises:
-        EvaluationError: When one ends before the others.
+        EvaluationError: When one stream ends before the others.
     """
     ended = object()
     given = {name: stream for name, stream in streams.items() if stream is not None}
@@ -38,7 +38,7 @@ def in_step(**streams: Iterable[Any] | None) -> Iterator[tuple[Any, ...]]:
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Take up to ``size`` items at a time."""
+    """Yield lists of up to ``size`` consecutive items."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
