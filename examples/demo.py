@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 import refervos
-from refervos.pipeline import answers
+from refervos.pipeline import segment_frames
 from refervos.progress import progress
 from refervos.video import OverlaySink, RleSink, draw_overlay, open_source, palette
 
@@ -52,7 +52,7 @@ def main() -> None:
         RleSink(out / "masks.jsonl", overwrite=True) as masks,
     ):
         total = source.info.frame_count or 1
-        for frame, answer in progress(answers(source, session), total, "shapes.mp4"):
+        for frame, answer in progress(segment_frames(source, session), total, "shapes.mp4"):
             overlay.write(frame, answer)
             masks.write(frame, answer)
             for sentence, mask in zip(sentences, answer.masks, strict=True):

@@ -35,7 +35,7 @@ from refervos.evaluation.scoring import score
 from refervos.evaluation.summary import summarise
 from refervos.loading import load
 from refervos.placement import Placement, stretch
-from refervos.processes import share_out
+from refervos.processes import run_in_processes
 from refervos.prompts import Prompt
 from refervos.samwise.model import Samwise
 from refervos.segmenter import FramePrediction
@@ -311,14 +311,14 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path, monkeypatch:
 
 
 def test_work_is_shared_among_processes() -> None:
-    assert list(share_out([begin_doubling], [3, 4], 1)) == [6, 7, 8, 9]
-    assert sorted(share_out([begin_doubling], [3, 4, 5], 2)) == [6, 7, 8, 9, 10, 11]
-    assert list(share_out([begin_failing], [], 4)) == []
+    assert list(run_in_processes([begin_doubling], [3, 4], 1)) == [6, 7, 8, 9]
+    assert sorted(run_in_processes([begin_doubling], [3, 4, 5], 2)) == [6, 7, 8, 9, 10, 11]
+    assert list(run_in_processes([begin_failing], [], 4)) == []
 
 
 def test_processes_prepare_in_turn(tmp_path: Path) -> None:
     begins = [partial(begin_meeting, tmp_path, name, 3) for name in ("first GPU", "second GPU")]
-    found = set(share_out(begins, range(30), 3))
+    found = set(run_in_processes(begins, range(30), 3))
     assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["first GPU", "first GPU", "second GPU"]
     assert found <= {"first GPU", "second GPU"}
 
@@ -351,7 +351,7 @@ def test_processes_are_spread_over_gpus(
         return iter(())
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(evaluation, "share_out", share)
+    monkeypatch.setattr(evaluation, "run_in_processes", share)
     request = Request("miniature", Part("worlds", None, "motion", 2), tmp_path, device=device)
     evaluation._answer_waiting(request, request.part.open(), processes, False)
     assert shared == [(expected, processes)]
@@ -378,7 +378,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("begin", "message"), [(begin_failing, "this is wrong"), (begin_dying, "fewer --processes")])
 def test_what_goes_wrong_in_a_process_is_told(begin: Any, message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
-        list(share_out([begin], [1, 2], 2))
+        list(run_in_processes([begin], [1, 2], 2))
 
 
 @pytest.mark.parametrize(

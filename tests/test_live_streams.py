@@ -45,7 +45,7 @@ from refervos.video import sources as sources_module
 from refervos.video.buffered import BufferedReader
 from refervos.video.live import LiveReader
 from refervos.video.reader import Reader
-from refervos.video.sources import PATIENT
+from refervos.video.sources import DEFAULT_RECONNECT
 from refervos.video.timeline import Timeline
 from video_files import box_masks, decode, number_of, picture, segmentation, write_video
 
@@ -104,7 +104,7 @@ class Clock:
 
 
 def reconnecting(
-    connections: list[Played | None], reconnect: ReconnectPolicy | None = PATIENT, **options: Any
+    connections: list[Played | None], reconnect: ReconnectPolicy | None = DEFAULT_RECONNECT, **options: Any
 ) -> tuple[LiveReader, Clock]:
     """A reader of connections that come one after the other; None is an attempt that nobody answers."""
     clock = Clock()
@@ -321,7 +321,7 @@ def test_closing_ends_the_waiting_for_a_source_that_is_away() -> None:
         raise VideoError("nobody answers.")
 
     first: Any = Played(frames_of(1))
-    reader = BufferedReader(LiveReader(connect, first, PATIENT, pause=pause), 1, drops=True, ended=ended)
+    reader = BufferedReader(LiveReader(connect, first, DEFAULT_RECONNECT, pause=pause), 1, drops=True, ended=ended)
     assert next(reader).index == 0
     assert away.wait(10)
     reader.close()

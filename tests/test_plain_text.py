@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from refervos.errors import PromptError, RefervosError, TrainingError
-from refervos.files.plain_text import listed
+from refervos.files.plain_text import read_entries
 from refervos.training.stages.language import read_sentences
 from refervos.training.stages.word_meanings import words_of
 
@@ -24,7 +24,7 @@ SAVED: dict[str, Callable[[str], bytes]] = {
 }
 
 READERS: dict[str, Callable[[Path], Sequence[str]]] = {
-    "sentences of the command line": lambda path: listed(path, "sentence", PromptError),
+    "sentences of the command line": lambda path: read_entries(path, "sentence", PromptError),
     "sentences of a language stage": lambda path: read_sentences(str(path)),
     "words of a language stage": lambda path: words_of(path)[len(words_of(None)) :],
 }

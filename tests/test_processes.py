@@ -13,7 +13,7 @@ import pytest
 
 SCRIPT = """
 import signal, time
-from refervos.processes import share_out
+from refervos.processes import run_in_processes
 
 def begin():
     def sleep(seconds):
@@ -23,7 +23,7 @@ def begin():
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # even where the test run ignores it
-    for number, _ in enumerate(share_out([begin], {seconds}, 2)):
+    for number, _ in enumerate(run_in_processes([begin], {seconds}, 2)):
         if number == 0:
             print("begun", flush=True)
 """

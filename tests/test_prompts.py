@@ -10,7 +10,7 @@ import torch
 
 from refervos import Prompt, load
 from refervos.errors import PromptError
-from refervos.prompts import MOST_POINTS, parse_box, parse_click
+from refervos.prompts import MAX_POINTS, parse_box, parse_click
 from scenes import micro_model, scene, session_of
 
 MASK: Any = [[0, 1, 1], [0, 1, 0]]
@@ -64,7 +64,7 @@ def test_a_mask_as_a_list_answers_as_the_same_array() -> None:
         ({"points": [(10**400, 1)]}, "points must be a non-empty list of x, y pairs"),
         ({"points": np.zeros((0, 2))}, "points must be a non-empty list of x, y pairs"),
         ({"points": 7}, "points must be a non-empty list of x, y pairs"),
-        ({"points": [(1, 2)] * (MOST_POINTS + 1)}, "there are 257 points; at most 256 are read"),
+        ({"points": [(1, 2)] * (MAX_POINTS + 1)}, "there are 257 points; at most 256 are read"),
         ({"points": [(1, 2)], "labels": [0.5]}, r"labels \[0.5\]; give a 0 or 1 for each point"),
         ({"points": [(1, 2)], "labels": 1}, "labels 1; give a 0 or 1 for each point"),
         ({"points": [(1, 2)], "labels": ["on"]}, "give a 0 or 1 for each point"),
@@ -91,16 +91,16 @@ def test_points_and_boxes_may_be_arrays() -> None:
     given: dict[str, Any] = {"points": np.array([[1, 2], [3, 4]]), "labels": np.array([True, False])}
     given["box"] = torch.tensor([0, 0, 5, 5])
     arrays = Prompt(**given)
-    assert lists.asks_the_same(arrays)
-    assert not lists.asks_the_same(Prompt(points=[(1, 2), (3, 4)], labels=[1, 1], box=[0, 0, 5, 5]))
-    assert Prompt(mask=MASK).asks_the_same(Prompt(mask=np.array(MASK, bool)))
-    assert not Prompt(mask=MASK).asks_the_same(Prompt(mask=np.array(MASK, bool).T))
+    assert lists.equals(arrays)
+    assert not lists.equals(Prompt(points=[(1, 2), (3, 4)], labels=[1, 1], box=[0, 0, 5, 5]))
+    assert Prompt(mask=MASK).equals(Prompt(mask=np.array(MASK, bool)))
+    assert not Prompt(mask=MASK).equals(Prompt(mask=np.array(MASK, bool).T))
 
 
 def test_as_many_points_as_are_allowed_are_read() -> None:
     session = session_of(micro_model(), [[0, 17, 2]])
     session.step(scene(1)[0])
-    assert session.correct(0, points=[(x % 128, x % 96) for x in range(MOST_POINTS)]).masks.shape == (1, 96, 128)
+    assert session.correct(0, points=[(x % 128, x % 96) for x in range(MAX_POINTS)]).masks.shape == (1, 96, 128)
 
 
 def test_clicks_and_boxes_as_people_write_them() -> None:

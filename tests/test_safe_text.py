@@ -21,7 +21,7 @@ from refervos.data.layouts.json_lines import read_json_lines
 from refervos.errors import DataError
 from refervos.evaluation.datasets import Part
 from refervos.evaluation.scoring import score
-from refervos.safe_text import cell, one_line, shown
+from refervos.safe_text import one_line, printable, table_cell
 
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\x00\x7f\r\u202e\u2028half \ud83d"
 
@@ -38,31 +38,31 @@ ORDINARY = [
 
 @pytest.mark.parametrize("text", ORDINARY)
 def test_ordinary_text_is_shown_as_it_is(text: str) -> None:
-    assert shown(text) == text
-    assert cell(text) == text
+    assert printable(text) == text
+    assert table_cell(text) == text
 
 
 def test_what_moves_a_cursor_is_written_as_in_code() -> None:
-    text = shown(f"a{ESCAPES}b")
+    text = printable(f"a{ESCAPES}b")
     assert text == "a\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\x00\\x7f\\r\\u202e\\u2028half \\ud83db"
     assert text.isprintable()
 
 
 def test_a_long_text_is_cut() -> None:
-    assert shown("abcdefgh", 6) == "abc..."
+    assert printable("abcdefgh", 6) == "abc..."
     assert one_line(" a\tb\r\n\nc d ", 6) == "a b..."
     assert len(str(DataError("x" * 10**6))) < 2_010
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "  =cmd|'/C calc'!A0", "\r@x"])
 def test_what_looks_like_a_formula_is_quoted(text: str) -> None:
-    assert cell(text) == f"'{shown(text)}"
-    assert cell(f"a{text}") == f"a{shown(text)}"
+    assert table_cell(text) == f"'{printable(text)}"
+    assert table_cell(f"a{text}") == f"a{printable(text)}"
 
 
 @pytest.mark.parametrize("value", [-1.5, None, True, 0])
 def test_numbers_stay_numbers(value: Any) -> None:
-    assert cell(value) is value
+    assert table_cell(value) is value
 
 
 def write(root: Path, **line: str) -> Path:

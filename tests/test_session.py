@@ -11,7 +11,7 @@ import torch
 
 from refervos import Prompt, Segmentation, load
 from refervos.errors import ConfigError, FrameError, PromptError
-from refervos.pipeline import answers
+from refervos.pipeline import segment_frames
 from refervos.samwise.model import Samwise
 from refervos.video import open_source
 from scenes import CAPTION, SHORT_CAPTION, bytes_kept, micro_model, scene, session_of
@@ -39,7 +39,7 @@ def test_clip_file_and_iterator_give_the_same_bits(model: Samwise, tmp_path: Pat
     by_clip = [answer for start in range(0, 19, 8) for answer in session.clip(frames[start : start + 8])]
     by_iterator = list(session_of(model, [CAPTION]).stream(iter(frames)))
     with open_source(path) as source:
-        by_file = [answer for _, answer in answers(source, session_of(model, [CAPTION]))]
+        by_file = [answer for _, answer in segment_frames(source, session_of(model, [CAPTION]))]
 
     assert logits(by_clip).std() > 0.1
     assert np.array_equal(logits(by_clip), logits(by_iterator))

@@ -18,7 +18,7 @@ from PIL import Image
 from refervos.errors import VideoError
 from refervos.video import OverlaySink, open_source
 from refervos.video.colours import Converter
-from refervos.video.fields import Deinterlacer
+from refervos.video.deinterlacing import Deinterlacer
 from test_video_pictures import png
 from video_files import decode, number_of, picture, rotate, segmentation, write_video
 

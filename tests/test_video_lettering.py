@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from refervos.segmentation import Segmentation
-from refervos.video import Frame, OverlayPictureSink, draw_overlay, palette
+from refervos.video import Frame, OverlayImageSink, draw_overlay, palette
 from refervos.video import lettering as module
-from refervos.video.lettering import Lettering, what_cannot_be_drawn
+from refervos.video.lettering import Lettering, drawing_problem
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ def write_font(path: Path, letters: str, *, wide: int = 600) -> Path:
     ["the dog", "größe naïve Łódź", "Ελληνικά λέξη", "русский жук", "ქართული", "Հայերեն", "½ → ∞ «»", "שלום", "مرحبا"],
 )
 def test_the_font_that_comes_along_knows_many_scripts(no_fonts: Path, text: str) -> None:
-    assert what_cannot_be_drawn(text) is None or not module.shapes()
+    assert drawing_problem(text) is None or not module.can_shape()
     box = drawn("\N{CJK UNIFIED IDEOGRAPH-6771}")
     for letter in set(text) - {" "}:
         seen = drawn(letter)
@@ -85,7 +85,7 @@ def test_the_font_that_comes_along_knows_many_scripts(no_fonts: Path, text: str)
         assert seen.shape != box.shape or (seen != box).any(), letter
 
 
-@pytest.mark.skipif(not module.shapes(), reason="a Pillow without Raqm")
+@pytest.mark.skipif(not module.can_shape(), reason="a Pillow without Raqm")
 def test_arabic_letters_are_joined_and_run_from_right_to_left() -> None:
     letters = Lettering(30)
     assert letters.length("ببب") < 0.8 * 3 * letters.length("ب")
@@ -96,13 +96,13 @@ def test_arabic_letters_are_joined_and_run_from_right_to_left() -> None:
 
 
 def test_without_shaping_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "shapes", lambda: False)
-    assert "drawn unjoined" in str(what_cannot_be_drawn("مرحبا"))
-    assert what_cannot_be_drawn("the dog") is None
+    monkeypatch.setattr(module, "can_shape", lambda: False)
+    assert "drawn unjoined" in str(drawing_problem("مرحبا"))
+    assert drawing_problem("the dog") is None
 
 
 def test_letters_that_no_font_has_are_said_once(no_fonts: Path, tmp_path: Path) -> None:
-    sentence = what_cannot_be_drawn("東京 tower")
+    sentence = drawing_problem("東京 tower")
     assert sentence == (
         "No font here has the letters '東京', which are drawn as boxes; install one that has, such as Noto Sans."
     )
@@ -115,7 +115,7 @@ def test_letters_that_no_font_has_are_said_once(no_fonts: Path, tmp_path: Path) 
         np.zeros(2, bool),
     )
     for legend in (True, False):
-        with OverlayPictureSink(tmp_path / f"{legend}.png", legend=legend) as sink:
+        with OverlayImageSink(tmp_path / f"{legend}.png", legend=legend) as sink:
             sink.write(Frame(0, np.zeros((240, 320, 3), np.uint8)), given)
         assert sink.warnings == ([sentence] if legend else [])
 
@@ -127,8 +127,8 @@ def test_fonts_of_the_system_stand_in_for_what_is_missing(no_fonts: Path) -> Non
     (no_fonts / "broken.ttf").write_bytes(b"\0\1\0\0" + b"\xff" * 40)
     (no_fonts / "NotoColorEmoji.ttf").write_bytes(b"not looked at")
     (no_fonts / "empty.otf").touch()
-    assert what_cannot_be_drawn("東京 한 tower") is None
-    assert "'語'" in str(what_cannot_be_drawn("東語"))
+    assert drawing_problem("東京 한 tower") is None
+    assert "'語'" in str(drawing_problem("東語"))
     # The plainer of the two is taken for what both have: its square for it is the smaller.
     assert np.count_nonzero(drawn("東") > 128) == pytest.approx((0.150 * 30) ** 2, rel=0.35)
     assert np.count_nonzero(drawn("京") > 128) == pytest.approx((0.200 * 30) ** 2, rel=0.35)
@@ -147,7 +147,7 @@ def test_collections_of_fonts_are_read(no_fonts: Path) -> None:
     collection = tt.TTCollection()
     collection.fonts = [one, two]
     collection.save(no_fonts / "both.ttc")
-    assert what_cannot_be_drawn("東") is None
+    assert drawing_problem("東") is None
 
 
 def test_every_character_a_font_has_is_known(no_fonts: Path) -> None:
@@ -159,10 +159,10 @@ def test_every_character_a_font_has_is_known(no_fonts: Path) -> None:
 
 def test_joiners_and_turning_marks_do_no_harm(no_fonts: Path) -> None:
     for text in ("a\u200db", "a\ufe0fb", "\u202eturned", "\ud800", "", "\u200d"):
-        shown = module.drawable(text)
+        shown = module.drawable_text(text)
         assert "\u202e" not in shown
         drawn(shown)
-    assert what_cannot_be_drawn("a\u200db") is None
+    assert drawing_problem("a\u200db") is None
 
 
 def test_a_pillow_without_fonts_draws_no_legend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_pillow_without_fonts_draws_no_legend(monkeypatch: pytest.MonkeyPatch,
     image = np.full((240, 320, 3), 90, np.uint8)
     given = Segmentation(0, (0,), ("a dog",), np.zeros((1, 240, 320), bool), np.ones(1, np.float32), np.zeros(1, bool))
     assert np.array_equal(draw_overlay(image, given, palette(1)), image)
-    with OverlayPictureSink(tmp_path / "o.png") as sink:
+    with OverlayImageSink(tmp_path / "o.png") as sink:
         sink.write(Frame(0, image), given)
     assert "The legend is left out" in sink.warnings[0]
 

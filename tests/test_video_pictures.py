@@ -14,7 +14,7 @@ import pytest
 from PIL import EpsImagePlugin, Image, features
 
 from refervos.errors import DataError, VideoError
-from refervos.files.images import MAX_PIXELS, opened_picture, picture_size, read_picture
+from refervos.files.images import MAX_PIXELS, image_file_size, opened_image, read_image
 from refervos.video import open_source
 from video_files import number_of, picture, write_video
 
@@ -219,7 +219,7 @@ def test_broken_notes_do_not_lose_a_picture(tmp_path: Path, exif: bytes, turned:
     Image.fromarray(picture(0)).save(tmp_path / name, exif=exif)
     for spec in (tmp_path, tmp_path / name):
         assert only_frame(spec).shape == ((64, 48, 3) if turned else (48, 64, 3))
-    assert read_picture(tmp_path / name, DataError).shape[:2] == picture_size(tmp_path / name)
+    assert read_image(tmp_path / name, DataError).shape[:2] == image_file_size(tmp_path / name)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -229,7 +229,7 @@ def test_every_orientation_is_followed(tmp_path: Path, name: str, orientation: i
     exif[0x0112] = orientation
     Image.fromarray(picture(0)).save(tmp_path / name, exif=exif, quality=95)
     seen = only_frame(tmp_path / name)
-    assert seen.shape[:2] == picture_size(tmp_path / name) == ((64, 48) if orientation > 4 else (48, 64))
+    assert seen.shape[:2] == image_file_size(tmp_path / name) == ((64, 48) if orientation > 4 else (48, 64))
     # Where the red upper left corner of the stored picture is to be seen.
     row, column = {1: (3, 3), 2: (3, -4), 3: (-4, -4), 4: (-4, 3), 5: (3, 3), 6: (3, -4), 7: (-4, -4), 8: (-4, 3)}[
         orientation
@@ -251,7 +251,7 @@ def test_a_page_description_named_png_is_not_run(tmp_path: Path, monkeypatch: py
     for spec in (tmp_path, tmp_path / "1.png"):
         assert f"'{tmp_path / '1.png'}' is not an image that can be read here; give JPEG, PNG" in fault(spec)
     with pytest.raises(DataError, match="is not an image"):
-        read_picture(tmp_path / "1.png", DataError)
+        read_image(tmp_path / "1.png", DataError)
 
 
 @pytest.mark.parametrize("size", [(30000, 5000), (20000, 20000), (2**31 - 1, 2**31 - 1), (MAX_PIXELS + 1, 1)])
@@ -273,7 +273,7 @@ def test_a_video_too_large_is_refused_before_it_is_decoded(tmp_path: Path, monke
 
 def test_a_pipe_named_as_a_picture_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "2.png")
-    with pytest.raises(VideoError, match="is no regular file"), opened_picture(tmp_path / "2.png"):
+    with pytest.raises(VideoError, match="is no regular file"), opened_image(tmp_path / "2.png"):
         pass
     Image.fromarray(picture(0)).save(tmp_path / "1.png")
     with open_source(tmp_path) as source:

@@ -29,7 +29,7 @@ from refervos.video import (
     BinarySink,
     CutoutSink,
     Frame,
-    OverlayPictureSink,
+    OverlayImageSink,
     OverlaySink,
     PaletteSink,
     RleSink,
@@ -39,9 +39,9 @@ from refervos.video import (
     draw_overlay,
     open_source,
     overlay_sink,
+    overlay_video,
     palette,
 )
-from refervos.video import movie as movie_module
 from video_files import box_masks, decode, forget_coding_of_sound, number_of, picture, rotate, segmentation, write_video
 
 
@@ -284,10 +284,10 @@ def test_overlay_without_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def refuse(*_: Any) -> None:
         raise OSError("the sound is broken")
 
-    monkeypatch.setattr(movie_module.AudioTrack, "write_until", refuse)
+    monkeypatch.setattr(overlay_video.AudioTrack, "write_until", refuse)
     sink = overlay(loud, tmp_path / "c.mp4")
     assert sink.warnings == [f"The sound of '{loud}' could not be kept in '{tmp_path / 'c.mp4'}': the sound is broken."]
-    monkeypatch.setattr(movie_module, "AudioTrack", refuse)
+    monkeypatch.setattr(overlay_video, "AudioTrack", refuse)
     assert len(overlay(loud, tmp_path / "d.mp4").warnings) == 1
     for name in "abcd":
         assert len(decode(tmp_path / f"{name}.mp4")[0]) == 3
@@ -325,7 +325,7 @@ def test_nothing_that_is_wrong_with_the_sound_loses_the_overlay(
 
     for place in ("write_until", "finish", "_begin_track"):
         with monkeypatch.context() as patch:
-            patch.setattr(movie_module.AudioTrack, place, refuse)
+            patch.setattr(overlay_video.AudioTrack, place, refuse)
             sink = overlay(loud, tmp_path / f"{place}.mp4")
         assert sink.warnings[0].endswith("broken.")
         assert len(decode(tmp_path / f"{place}.mp4")[0]) == 3
@@ -334,12 +334,12 @@ def test_nothing_that_is_wrong_with_the_sound_loses_the_overlay(
 def test_sound_that_an_mp4_does_not_take_does_not_lose_the_overlay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Unwritable(movie_module.AudioTrack):
+    class Unwritable(overlay_video.AudioTrack):
         def __init__(self, address: str, output: Any, begin: float) -> None:
             super().__init__(address, output, begin)
             output.add_stream("wmv2", rate=10)  # stands for a stream that the container refuses in its header
 
-    monkeypatch.setattr(movie_module, "AudioTrack", Unwritable)
+    monkeypatch.setattr(overlay_video, "AudioTrack", Unwritable)
     loud = write_video(tmp_path / "loud.mp4", 3, audio="aac")
     sink = overlay(loud, tmp_path / "o.mp4")
     assert len(decode(tmp_path / "o.mp4")[0]) == 3
@@ -438,7 +438,7 @@ def test_overlay_refuses_its_own_input_and_bad_options(tmp_path: Path) -> None:
 
 
 def test_overlay_reports_what_the_encoder_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(movie_module, "_PRESETS", ("nonsense",))
+    monkeypatch.setattr(overlay_video, "_PRESETS", ("nonsense",))
     sink = OverlaySink(tmp_path / "o.mp4", preset="nonsense")
     with pytest.raises(VideoError, match="cannot be written"):
         sink.write(Frame(0, picture(0)), nothing(0))
@@ -538,7 +538,7 @@ for sink in sinks_in(Path({folder!r})):
     for k in range(3):
         sink.write(Frame(k, picture(k), k / 10), answer(k))
 from refervos.files import writing as outputs
-part = outputs.Part(Path({folder!r}) / "palette" / "00003.png")
+part = outputs.PartialFile(Path({folder!r}) / "palette" / "00003.png")
 print("ready", flush=True)
 if {wait}:
     sys.stdin.read()
@@ -594,7 +594,7 @@ def test_what_another_run_is_writing_is_left_alone(tmp_path: Path) -> None:
 def test_overlay_of_one_picture_is_a_picture(tmp_path: Path, name: str) -> None:
     image = np.full((240, 320, 3), 128, np.uint8)
     path = tmp_path / "deep" / name
-    with OverlayPictureSink(path) as sink:
+    with OverlayImageSink(path) as sink:
         sink.write(Frame(0, image, name="one"), answer(0, 320, 240))
         with pytest.raises(VideoError, match="is one picture and there are more frames"):
             sink.write(Frame(1, image), answer(1, 320, 240))
@@ -603,20 +603,20 @@ def test_overlay_of_one_picture_is_a_picture(tmp_path: Path, name: str) -> None:
     with Image.open(path) as opened:
         assert np.abs(np.asarray(opened.convert("RGB")).astype(int) - drawn).mean() < 4
     with pytest.raises(VideoError, match="overwrite=True"):
-        OverlayPictureSink(path)
+        OverlayImageSink(path)
     with pytest.raises(VideoError, match="closed already"):
         sink.write(Frame(0, image), answer(0, 320, 240))
-    OverlayPictureSink(path, overwrite=True).abort()
+    OverlayImageSink(path, overwrite=True).abort()
     assert path.exists()
     assert leftovers(tmp_path) == []
 
 
 def test_overlay_picture_refuses_what_it_cannot_write(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match=r"does not end in \.png, \.jpg, \.jpeg, \.webp"):
-        OverlayPictureSink(tmp_path / "o.mp4")
+        OverlayImageSink(tmp_path / "o.mp4")
     with pytest.raises(VideoError, match=r"opacity is 2\.0"):
-        OverlayPictureSink(tmp_path / "o.png", opacity=2.0)
-    sink = OverlayPictureSink(tmp_path / "o.webp", legend=False)
+        OverlayImageSink(tmp_path / "o.png", opacity=2.0)
+    sink = OverlayImageSink(tmp_path / "o.webp", legend=False)
     with pytest.raises(VideoError, match="cannot be written"):  # WebP has 16383 pixels a side at most
         sink.write(Frame(0, np.zeros((4, 17000, 3), np.uint8)), nothing(0, 17000, 4))
     assert list(tmp_path.iterdir()) == []
@@ -628,9 +628,9 @@ def test_overlay_fits_the_source(tmp_path: Path) -> None:
     video = write_video(tmp_path / "v.mp4", 1)
     stack = np.stack([picture(k) for k in range(2)])
     for spec, kind in (
-        (tmp_path / "folder" / "1.png", OverlayPictureSink),
-        (tmp_path / "folder", OverlayPictureSink),
-        (stack[:1], OverlayPictureSink),
+        (tmp_path / "folder" / "1.png", OverlayImageSink),
+        (tmp_path / "folder", OverlayImageSink),
+        (stack[:1], OverlayImageSink),
         (stack, OverlaySink),
         (video, OverlaySink),
     ):
@@ -640,7 +640,7 @@ def test_overlay_fits_the_source(tmp_path: Path) -> None:
             for frame in source:
                 sink.write(frame, answer(frame.index))
             (path,) = sink.close()
-            assert path == tmp_path / "out" / ("overlay.png" if kind is OverlayPictureSink else "overlay.mp4")
+            assert path == tmp_path / "out" / ("overlay.png" if kind is OverlayImageSink else "overlay.mp4")
     video.rename(tmp_path / "overlay.mp4")
     with open_source(tmp_path / "overlay.mp4") as source, pytest.raises(VideoError, match="is the video being read"):
         overlay_sink(tmp_path, source.info, overwrite=True)
@@ -758,7 +758,7 @@ def test_image_is_put_in_place_whole_or_not_at_all(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(outputs_module.Path, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        outputs_module.write_whole(target, b"new")
+        outputs_module.write_atomically(target, b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert target.read_bytes() == b"old"
 

@@ -14,7 +14,7 @@ import pytest
 from refervos.errors import CheckpointError, OutputError, RefervosError, VideoError
 from refervos.files import writing
 from refervos.files.locks import FolderLock
-from refervos.files.writing import PartFolder, prepare_folder, remove_leftovers, whole_folder, write_whole
+from refervos.files.writing import PartialFolder, atomic_folder, prepare_folder, remove_leftovers, write_atomically
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="kills and forks")
 
@@ -40,8 +40,8 @@ def kill(process: subprocess.Popen[str]) -> None:
 FILLING = """
 import sys
 from pathlib import Path
-from refervos.files.writing import PartFolder
-part = PartFolder(Path(sys.argv[1]))
+from refervos.files.writing import PartialFolder
+part = PartialFolder(Path(sys.argv[1]))
 part.add("a.txt", b"half")
 print("ready")
 sys.stdin.read()
@@ -55,7 +55,7 @@ def test_a_folder_takes_the_place_of_an_old_one(
     if not exchanges:
         monkeypatch.setattr(writing, "_exchange", lambda one, other: False)
     for name in ("a.txt", "b.txt"):
-        with whole_folder(tmp_path / "deep" / "out") as staged:
+        with atomic_folder(tmp_path / "deep" / "out") as staged:
             assert list(staged.iterdir()) == []
             (staged / name).write_text(name)
         assert contents(tmp_path) == {f"deep/out/{name}": name}
@@ -63,11 +63,11 @@ def test_a_folder_takes_the_place_of_an_old_one(
 
 
 def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "out") as staged:
+    with atomic_folder(tmp_path / "out") as staged:
         (staged / "a.txt").write_text("old")
 
     def fail(error: Exception) -> None:
-        with whole_folder(tmp_path / "out") as staged:
+        with atomic_folder(tmp_path / "out") as staged:
             (staged / "a.txt").write_text("new")
             raise error
 
@@ -79,10 +79,10 @@ def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_put_in_place_is_discarded(tmp_path: Path) -> None:
-    with PartFolder(tmp_path / "out") as part:
+    with PartialFolder(tmp_path / "out") as part:
         part.add("a.txt", b"a")
         part.put_in_place()
-    with PartFolder(tmp_path / "out") as part:
+    with PartialFolder(tmp_path / "out") as part:
         part.add("b.txt", b"b")
     assert contents(tmp_path) == {"out/a.txt": "a"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -90,24 +90,24 @@ def test_a_folder_that_is_not_put_in_place_is_discarded(tmp_path: Path) -> None:
 
 def test_a_folder_with_files_is_not_overwritten_unasked(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with whole_folder(tmp_path / "out", overwrite=False) as staged:
+    with atomic_folder(tmp_path / "out", overwrite=False) as staged:
         (staged / "a.txt").write_text("a")
     with pytest.raises(CheckpointError, match="out is not empty; give a new folder, or allow overwriting"):
-        whole_folder(tmp_path / "out", overwrite=False, error=CheckpointError).__enter__()
+        atomic_folder(tmp_path / "out", overwrite=False, error=CheckpointError).__enter__()
     with pytest.raises(OutputError, match=r"a\.txt is a file; give a folder"):
-        whole_folder(tmp_path / "out" / "a.txt").__enter__()
+        atomic_folder(tmp_path / "out" / "a.txt").__enter__()
 
 
 @POSIX
 def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
     other = start(FILLING, tmp_path / "out")
     with pytest.raises(CheckpointError, match="another process is writing"):
-        PartFolder(tmp_path / "out", error=CheckpointError)
-    PartFolder(tmp_path / "another").discard()
+        PartialFolder(tmp_path / "out", error=CheckpointError)
+    PartialFolder(tmp_path / "another").discard()
     remove_leftovers(tmp_path)
     assert contents(tmp_path)[".out.part/new/a.txt"] == "half"
     kill(other)
-    with whole_folder(tmp_path / "out") as staged:
+    with atomic_folder(tmp_path / "out") as staged:
         (staged / "b.txt").write_text("whole")
     assert contents(tmp_path) == {"out/b.txt": "whole"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -171,12 +171,12 @@ def test_the_next_can_begin_as_soon_as_the_last_has_ended(tmp_path: Path) -> Non
 import sys, time
 from pathlib import Path
 from refervos.errors import OutputError
-from refervos.files.writing import whole_folder
+from refervos.files.writing import atomic_folder
 print("ready")
 end = time.monotonic() + 3
 while time.monotonic() < end:
     try:
-        with whole_folder(Path(sys.argv[1])) as staged:
+        with atomic_folder(Path(sys.argv[1])) as staged:
             for name in "abc":
                 (staged / name).write_text(sys.argv[2])
     except OutputError as error:
@@ -202,11 +202,11 @@ while time.monotonic() < end:
 def test_what_cannot_be_written_is_an_error_of_the_wanted_kind(error: type[RefervosError], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(error, match=r"'.*file/a' cannot be written \(Not a directory\); choose a place"):
-        write_whole(tmp_path / "file" / "a", b"", error=error)
+        write_atomically(tmp_path / "file" / "a", b"", error=error)
     with pytest.raises(error, match=r"'.*file/a' cannot be written \((Not a directory|File exists)\); choose a place"):
-        whole_folder(tmp_path / "file" / "a", error=error).__enter__()
+        atomic_folder(tmp_path / "file" / "a", error=error).__enter__()
 
 
 def test_an_output_error_is_caught_by_who_catches_video_errors(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="cannot be written"):
-        write_whole(tmp_path / "absent" / "a", b"")
+        write_atomically(tmp_path / "absent" / "a", b"")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 
-from refervos.safe_text import shown
+from refervos.safe_text import printable
 
 _LONGEST = 2000
 """Letters of an error's sentence that are shown."""
@@ -30,7 +30,7 @@ def _bearable(text: str) -> str:
     """One line of bearable length."""
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-(_LONGEST // 2) :]}"
-    return shown(text).replace("\n", "\\n")
+    return printable(text).replace("\n", "\\n")
 
 
 class VideoError(RefervosError):

@@ -16,7 +16,7 @@ from refervos.video import Frame, Sink, Source
 
 
 @dataclass
-class Report:
+class RunReport:
     """What a run did.
 
     Attributes:
@@ -47,12 +47,12 @@ class PartlyWrittenError(OutputError):
         report: What was done.
     """
 
-    def __init__(self, sentence: str, report: Report) -> None:
+    def __init__(self, sentence: str, report: RunReport) -> None:
         super().__init__(sentence)
         self.report = report
 
 
-def answers(
+def segment_frames(
     source: Iterable[Frame],
     session: Session,
     clip_length: int | None = None,
@@ -99,7 +99,7 @@ def segment(
     limit: int | None = None,
     show_progress: bool | None = None,
     held: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Report:
+) -> RunReport:
     """Segment a whole source into sinks.
 
     Ctrl-C ends the run early: what was written until then is finished properly and reported. A sink that fails is left
@@ -113,7 +113,7 @@ def segment(
             must come out as the frames arrive.
         limit: Frames to answer at most; no further one is read.
         show_progress: True or False; default when standard error is a terminal.
-        held: See ``answers``: what keeps an interruption waiting there, so that the session can go on from its end.
+        held: See ``segment_frames``; keeps an interruption waiting there, so that the session can be resumed.
 
     Returns:
         What was done.
@@ -124,12 +124,12 @@ def segment(
     """
     if clip_length is None and source.info.live:
         clip_length = 1
-    report = Report()
+    report = RunReport()
     failures: dict[int, Exception] = {}  # by place among the sinks
     with ExitStack() as stack:
         for place, sink in reversed(list(enumerate(sinks))):  # the last pushed ends first
             stack.push(_ending(sink, place, report, failures))
-        pairs = answers(islice(source, limit), session, clip_length, held)
+        pairs = segment_frames(islice(source, limit), session, clip_length, held)
         counts = [count for count in (source.info.frame_count, limit) if count is not None]
         disable = None if show_progress is None else not show_progress
         try:
@@ -163,7 +163,7 @@ def _write(sink: Sink, frame: Frame, answer: Segmentation, place: int, failures:
 
 
 def _ending(
-    sink: Sink, place: int, report: Report, failures: dict[int, Exception]
+    sink: Sink, place: int, report: RunReport, failures: dict[int, Exception]
 ) -> Callable[[type[BaseException] | None, object, object], None]:
     """What to do with a sink at the end: finish it, or leave no trace where an error came before the first answer."""
 
@@ -179,7 +179,7 @@ def _ending(
     return end
 
 
-def _raise_first(failures: dict[int, Exception], report: Report) -> None:
+def _raise_first(failures: dict[int, Exception], report: RunReport) -> None:
     for error in failures.values():
         if not isinstance(error, RefervosError):
             raise error  # a fault of the program

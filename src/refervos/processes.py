@@ -19,14 +19,14 @@ from refervos.errors import EvaluationError
 T = TypeVar("T")
 R = TypeVar("R")
 
-Begin = Callable[[], Callable[[T], Iterable[R]]]
+Setup = Callable[[], Callable[[T], Iterable[R]]]
 """Prepares, and gives what does one piece of work; picklable where there are several processes."""
 
-PATIENCE = 1.0
+POLL_INTERVAL = 1.0
 """Seconds between two looks at whether all processes are alive."""
 
 
-def share_out(begins: Sequence[Begin[T, R]], pieces: Sequence[T], processes: int) -> Iterator[R]:
+def run_in_processes(begins: Sequence[Setup[T, R]], pieces: Sequence[T], processes: int) -> Iterator[R]:
     """Do pieces of work, each in one of several processes.
 
     An error, Ctrl-C or the end of this process ends all others at once, so what they write must bear that.
@@ -57,13 +57,13 @@ def share_out(begins: Sequence[Begin[T, R]], pieces: Sequence[T], processes: int
         waiting.put(piece)
     for _ in range(processes):
         waiting.put(None)
-    threads = max(1, usable_processors() // processes)
+    threads = max(1, usable_cpus() // processes)
     workers = [
         context.Process(target=_work, args=(begin, threads, waiting, done), daemon=True)
         for begin in islice(cycle(begins), processes)
     ]
     try:
-        with ctrl_c_held_back():
+        with sigint_blocked():
             for worker in workers:
                 worker.start()
         yield from _gathered(done, workers)
@@ -77,9 +77,9 @@ def share_out(begins: Sequence[Begin[T, R]], pieces: Sequence[T], processes: int
         waiting.cancel_join_thread()
 
 
-def _work(begin: Begin[Any, Any], threads: int, waiting: Any, done: Any) -> None:
+def _work(begin: Setup[Any, Any], threads: int, waiting: Any, done: Any) -> None:
     """What a process does: prepare, then take pieces until there are none."""
-    follow_parent()
+    exit_with_parent()
     try:
         if torch := sys.modules.get("torch"):  # what prepares with a model has imported it
             torch.set_num_threads(threads)
@@ -98,7 +98,7 @@ def _gathered(done: Any, workers: Sequence[Any]) -> Iterator[Any]:
     running = len(workers)
     while running:
         try:
-            last, result = done.get(timeout=PATIENCE)
+            last, result = done.get(timeout=POLL_INTERVAL)
         except Empty:
             if any(worker.exitcode for worker in workers) or not any(worker.is_alive() for worker in workers):
                 raise EvaluationError(
@@ -113,13 +113,13 @@ def _gathered(done: Any, workers: Sequence[Any]) -> Iterator[Any]:
             yield result
 
 
-def usable_processors() -> int:
+def usable_cpus() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
-def ctrl_c_held_back() -> Iterator[None]:
+def sigint_blocked() -> Iterator[None]:
     """Ctrl-C takes effect afterwards, and never in processes started meanwhile: they inherit that it is blocked."""
     if sys.platform == "win32":
         yield
@@ -131,7 +131,7 @@ def ctrl_c_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def follow_parent() -> None:
+def exit_with_parent() -> None:
     """Leave Ctrl-C, which a terminal sends to every process, to the parent, and do not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows it is not blocked yet
     parent = multiprocessing.parent_process()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from refervos.errors import PromptError
 
-MOST_POINTS = 256
+MAX_POINTS = 256
 """Clicks in a prompt. Each is a token that attends to the whole frame; who means more can draw a mask."""
 
 
@@ -77,7 +77,7 @@ class Prompt:
         """
         replace(self)
 
-    def asks_the_same(self, other: Prompt) -> bool:
+    def equals(self, other: Prompt) -> bool:
         """Whether another prompt is this one, word for word and point for point."""
         return self._facts() == other._facts()
 
@@ -177,8 +177,8 @@ def _points(points: Any) -> tuple[tuple[float, float], ...]:
     array = _numbers(points)
     if array is None or array.ndim != 2 or array.shape[1] != 2 or not len(array):
         raise PromptError(f"points must be a non-empty list of x, y pairs of numbers; it is {_short(points)}.")
-    if len(array) > MOST_POINTS:
-        raise PromptError(f"there are {len(array)} points; at most {MOST_POINTS} are read. Give a mask instead.")
+    if len(array) > MAX_POINTS:
+        raise PromptError(f"there are {len(array)} points; at most {MAX_POINTS} are read. Give a mask instead.")
     return tuple((x, y) for x, y in array.tolist())
 
 

@@ -12,7 +12,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a cell begins with that spreadsheets take for a formula."""
 
 
-def shown(text: str, longest: int | None = None) -> str:
+def printable(text: str, longest: int | None = None) -> str:
     r"""Make a text from outside safe to show: nothing in it moves a cursor, hides or reorders what is around it.
 
     Args:
@@ -33,9 +33,9 @@ def one_line(text: str, longest: int | None = None) -> str:
 
     Args:
         text: Any.
-        longest: See ``shown``.
+        longest: See ``printable``.
     """
-    return shown(" ".join(text.split()), longest)
+    return printable(" ".join(text.split()), longest)
 
 
 def _visible(letter: str) -> str:
@@ -46,7 +46,7 @@ def _visible(letter: str) -> str:
     return letter
 
 
-def cell(value: Any) -> Any:
+def table_cell(value: Any) -> Any:
     """Make a value fit for a cell of a table that spreadsheets open, which run what looks like a formula.
 
     Args:
@@ -57,5 +57,5 @@ def cell(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
-    text = shown(value)
+    text = printable(value)
     return f"'{text}" if value.lstrip().startswith(_FORMULA) or text.startswith(_FORMULA) else text

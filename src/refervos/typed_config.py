@@ -97,7 +97,7 @@ def check_range(config: Any, **ranges: tuple[float, float]) -> None:
                 raise ConfigError(f"{name} is {reprlib.repr(value)}; it must be from {least} to {most}.")
 
 
-def check_given(config: Any, *names: str) -> None:
+def check_not_empty(config: Any, *names: str) -> None:
     """Check that tuples of which one entry is chosen have any.
 
     Args:
@@ -129,7 +129,7 @@ def check_divides(config: Any, whole: str, part: str, times: int = 1) -> None:
         raise ConfigError(f"{whole} is {divided}; {part} asks for a multiple of {divisor}.")
 
 
-def looked_up(values: Mapping[str, Any], path: str, default: Any) -> Any:
+def nested_value(values: Mapping[str, Any], path: str, default: Any) -> Any:
     """Look a value up in nested mappings.
 
     Args:

@@ -73,14 +73,14 @@ def this_machine(device: str = "cpu") -> Machine:
         device: What was measured, as torch names it.
     """
     import refervos
-    from refervos.processes import usable_processors
+    from refervos.processes import usable_cpus
 
     processor, flags = read_cpuinfo(Path("/proc/cpuinfo"))
     gpu, gigabytes, cuda = _gpu(torch.device(device))
     return Machine(
         processor=processor or platform.processor() or platform.machine(),
         flags=flags,
-        cores=usable_processors(),
+        cores=usable_cpus(),
         memory_gigabytes=_memory_gigabytes(),
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 
 from refervos.bench.cases import Case, Failure, Measurement
 from refervos.errors import RefervosError
-from refervos.processes import ctrl_c_held_back, follow_parent
+from refervos.processes import exit_with_parent, sigint_blocked
 
 Measure = Callable[[Case], Measurement | Failure]
 
@@ -42,7 +42,7 @@ def _measured_in_process(case: Case, measure: Measure, compiler_cache: str) -> M
     answer, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(case, measure, compiler_cache, sender))
     try:
-        with ctrl_c_held_back():
+        with sigint_blocked():
             process.start()
         sender.close()  # the process has the only other end, so its death is the end of the pipe
         result: Measurement | Failure | RefervosError = answer.recv()
@@ -58,7 +58,7 @@ def _measured_in_process(case: Case, measure: Measure, compiler_cache: str) -> M
 
 def _run(case: Case, measure: Measure, compiler_cache: str, sender: Connection) -> None:
     """What the process does."""
-    follow_parent()
+    exit_with_parent()
     # Before torch is there: libraries read these once.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(case.threads)
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(case.threads)

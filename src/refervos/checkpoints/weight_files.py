@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from refervos.errors import CheckpointError
-from refervos.files.plain_text import decoded, parsed_json
+from refervos.files.plain_text import decode_text, parse_json
 
 LONGEST_SETTINGS = 50 * 2**20
 """Bytes of a configuration that are read; the largest index of weight files has a few hundred thousand."""
@@ -130,7 +130,7 @@ def _of_safetensors(path: Path, size: int) -> str:
     if len(header) < length:
         return "it is cut off; download or copy it again"
     try:
-        tensors = parsed_json(header.decode(), "its header", CheckpointError)
+        tensors = parse_json(header.decode(), "its header", CheckpointError)
         ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
         kinds = sorted({str(entry["dtype"]) for name, entry in tensors.items() if name != "__metadata__"})
     except (CheckpointError, UnicodeDecodeError, AttributeError, KeyError, TypeError, IndexError):
@@ -175,6 +175,6 @@ def read_settings(path: Path) -> Any:
             f"{path} has {path.stat().st_size} bytes; of a configuration at most {LONGEST_SETTINGS} are read."
         )
     try:
-        return parsed_json(decoded(path.read_bytes()), str(path), CheckpointError)
+        return parse_json(decode_text(path.read_bytes()), str(path), CheckpointError)
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{path} is not valid JSON: it is no text in UTF-8.") from error

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from refervos.checkpoints.weight_files import check_archive, is_torch_file, read_settings, unreadable_error
 from refervos.errors import CheckpointError, is_out_of_memory
-from refervos.files.writing import whole_folder
+from refervos.files.writing import atomic_folder
 
 WEIGHTS = "model.safetensors"
 PICKLED_WEIGHTS = "pytorch_model.bin"
@@ -429,7 +429,7 @@ def model_folder(folder: Path, *, overwrite: bool = False) -> AbstractContextMan
         CheckpointError: When the folder has files and ``overwrite`` is off, another process is writing it, or it cannot
             be written.
     """
-    return whole_folder(folder, overwrite=overwrite, keep=True, marker=CONFIG, error=CheckpointError)
+    return atomic_folder(folder, overwrite=overwrite, keep=True, marker=CONFIG, error=CheckpointError)
 
 
 def write_model(folder: Path, model: nn.Module, model_type: str, config: Any, dtype: torch.dtype | None = None) -> None:

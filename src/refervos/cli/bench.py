@@ -59,7 +59,7 @@ def bench(
     from refervos.bench.machine import this_machine
     from refervos.bench.processes import measured_apart
     from refervos.bench.report import Report, as_json, as_markdown
-    from refervos.files.writing import write_whole
+    from refervos.files.writing import write_atomically
     from refervos.loading import find_device
     from refervos.progress import Bar
 
@@ -93,9 +93,9 @@ def bench(
     report = Report(f"refervos {shlex.join(sys.argv[1:])}", this_machine(template.device), results)
     typer.echo(as_markdown(report))
     if out is not None:
-        write_whole(out, as_json(report))
+        write_atomically(out, as_json(report))
     if markdown is not None:
-        write_whole(markdown, f"{as_markdown(report)}\n".encode())
+        write_atomically(markdown, f"{as_markdown(report)}\n".encode())
 
 
 def parse_frame_size(text: str) -> tuple[int, int]:

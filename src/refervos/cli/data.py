@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refervos.safe_text import shown
+from refervos.safe_text import printable
 
 if TYPE_CHECKING:
     from refervos.data.check import DatasetCheck, SplitCheck
@@ -54,7 +54,7 @@ def check(
     if as_json:
         typer.echo(json.dumps({**dataclasses.asdict(found), "problems": found.problems}, indent=2))
     else:
-        typer.echo(shown("\n".join(report(found))))
+        typer.echo(printable("\n".join(report(found))))
     if found.problems:
         raise typer.Exit(1 if found.expressions else 2)
 

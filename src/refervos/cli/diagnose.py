@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refervos.errors import ConfigError
-from refervos.safe_text import shown
+from refervos.safe_text import printable
 
 if TYPE_CHECKING:
     from refervos.diagnosis.diagnose import AnsweredCase
@@ -75,7 +75,7 @@ def diagnose(
     Example: `refervos diagnose miniature --split motion --split occlusion --controls --out miniature.json`
     """
     if compare:
-        typer.echo(shown(_comparison(models or [])))
+        typer.echo(printable(_comparison(models or [])))
         return
     if models and len(models) > 1:
         raise ConfigError(f"there are {len(models)} models; give one, or --compare and files written by --out.")
@@ -127,7 +127,7 @@ def diagnose(
                 draw=draw,
             )
             diagnosis = dataclasses.replace(diagnosis, controls=found)
-    typer.echo(shown(diagnosis_table(diagnosis)))
+    typer.echo(printable(diagnosis_table(diagnosis)))
     if out is not None:
         diagnosis.save(out)
         typer.echo(f"wrote {out}")

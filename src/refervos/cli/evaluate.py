@@ -13,7 +13,7 @@ import typer
 from refervos.cli.data import AllowOutsideOption
 from refervos.cli.diagnose import parse_mode, parse_settings
 from refervos.errors import ConfigError
-from refervos.safe_text import shown
+from refervos.safe_text import printable
 
 if TYPE_CHECKING:
     from refervos.evaluation.report import Evaluation
@@ -134,7 +134,7 @@ def submit(
         masks = Predictions.open(predictions)
         left_out = run(masks, part, out, overwrite=overwrite, show_progress=False if quiet else None)
     if left_out:
-        few = shown(", ".join(left_out[:5]))
+        few = printable(", ".join(left_out[:5]))
         typer.echo(f"left out {len(left_out)} folders that {split} does not have: {few}{', ...' * (len(left_out) > 5)}")
     typer.echo(f"wrote {out}: {len(list(part.samples()))} expressions about {len(part.videos)} videos")
 
@@ -183,13 +183,13 @@ def compare(
         else:
             comparison.write_video(samples[0], one, other, out, fps=fps, overwrite=overwrite, show_progress=show)
     for sample in samples:
-        typer.echo(shown(f"{sample.video.id}/{sample.expression_id}: {sample.expression}"))
+        typer.echo(printable(f"{sample.video.id}/{sample.expression_id}: {sample.expression}"))
     typer.echo(f"wrote {out}")
 
 
 def _tell(evaluation: Evaluation, out: Path | None) -> None:
     """Show the tables, and write them where they are wanted."""
-    typer.echo(shown(evaluation.summary.markdown()))
+    typer.echo(printable(evaluation.summary.markdown()))
     speed = evaluation.summary.masks_per_second
     if speed is not None:
         typer.echo(f"\n{speed:.1f} masks a second, reading, writing and scoring not counted")

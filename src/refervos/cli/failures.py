@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from refervos.safe_text import shown
+from refervos.safe_text import printable
 
 MISUSED: Any = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
 """Raised where a command line is not as ``--help`` says: click's class, or that of typer's own copy of click."""
@@ -31,14 +31,14 @@ def misused(error: Any) -> int:
 def complain(sentence: str, code: int) -> int:
     """Print a sentence on standard error, as far as that is possible, and give back the exit code."""
     with contextlib.suppress(OSError, ValueError):
-        typer.echo(f"refervos: {shown(sentence)}", err=True)
+        typer.echo(f"refervos: {printable(sentence)}", err=True)
     return code
 
 
 def unexpected(error: Exception) -> str:
     """Keep the traceback of an exception in a file, and say where."""
     if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
-        place = f" ('{shown(str(error.filename), 200)}')" if error.filename else ""
+        place = f" ('{printable(str(error.filename), 200)}')" if error.filename else ""
         return f"the system refuses what is needed{place}: {error.strerror}."
     what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
     if "out of memory" in str(error).lower() or "allocate memory" in str(error):

@@ -19,8 +19,8 @@ from refervos.cli.options import DeviceOption, ModelOption, Precision
 from refervos.cli.stopping import INTERRUPTED, Stopping
 from refervos.errors import EndOfVideoError, OutputError, PromptError, RefervosError, VideoError
 from refervos.files.locks import FolderClaim
-from refervos.files.plain_text import listed
-from refervos.safe_text import shown
+from refervos.files.plain_text import read_entries
+from refervos.safe_text import printable
 
 
 class Output(StrEnum):
@@ -161,7 +161,7 @@ def segment(
     from refervos.prompts import Prompt, parse_box, parse_click
     from refervos.video import ReconnectPolicy, RleSink, open_source
 
-    spoken_of = [*(expressions or []), *(listed(sentences, "sentence", PromptError) if sentences else [])]
+    spoken_of = [*(expressions or []), *(read_entries(sentences, "sentence", PromptError) if sentences else [])]
     refuse_files(expressions or [])
     prompts = [Prompt(expression, verbs=spoken) for expression, spoken in verbs_of(spoken_of, verb)]
     if point or box:
@@ -253,12 +253,14 @@ def segment(
             if not to_stdout:
                 Stopped.write(target, session, first + report.frames if report.interrupted else None)
         for warning in report.warnings:
-            typer.echo(f"warning: {shown(warning)}", err=True)
+            typer.echo(f"warning: {printable(warning)}", err=True)
         if not quiet:
             dropped = f", {report.dropped} dropped because they came too fast" if report.dropped else ""
             lines = [f"{report.frames} frames{dropped}{', stopped early' if report.interrupted else ''}"]
-            lines += [f"  {shown(e)}: seen in {visible} of {report.frames}" for e, visible in report.visible.items()]
-            lines += [f"  wrote {shown(str(path))}" for path in report.written]
+            lines += [
+                f"  {printable(e)}: seen in {visible} of {report.frames}" for e, visible in report.visible.items()
+            ]
+            lines += [f"  wrote {printable(str(path))}" for path in report.written]
             typer.echo("\n".join(lines), err=to_stdout)
         if failed is not None:
             raise failed

@@ -17,8 +17,8 @@ from pycocotools import mask as coco_mask
 from refervos.data.records import LONGEST_NAME, require_size
 from refervos.data.sample import ImageArray, Mask
 from refervos.errors import DataError
-from refervos.files.images import SUFFIXES, opened_picture, picture_size, read_picture
-from refervos.files.plain_text import BYTE_ORDER_MARK, decoded, parsed_json
+from refervos.files.images import SUFFIXES, image_file_size, opened_image, read_image
+from refervos.files.plain_text import BYTE_ORDER_MARK, decode_text, parse_json
 
 IMAGE_SUFFIXES = tuple(sorted(SUFFIXES))
 """What frames are stored as, in lower case."""
@@ -117,7 +117,7 @@ def read_text(path: Path, encodings: Sequence[str] = ("utf-8",)) -> str:
     """
     data = read_bytes(path)
     try:
-        return decoded(data, encodings)
+        return decode_text(data, encodings)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} cannot be read as text: {error}.") from error
 
@@ -151,7 +151,7 @@ def read_json(path: Path) -> Any:
         DataError: When it is missing or no valid JSON, naming line and column; or an object in it has a name twice,
             of which JSON readers silently drop one.
     """
-    return parsed_json(read_text(path), str(path), DataError)
+    return parse_json(read_text(path), str(path), DataError)
 
 
 def read_rows(path: Path, columns: int, problems: Problems, *, header: bool = False) -> list[list[str]]:
@@ -196,7 +196,7 @@ def read_frame(path: Path) -> ImageArray:
     Raises:
         DataError: When it is missing, no image, or too large.
     """
-    return read_picture(_there(path), DataError)
+    return read_image(_there(path), DataError)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -211,7 +211,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: When it is missing, no image, or too large.
     """
-    return picture_size(_there(path), DataError)
+    return image_file_size(_there(path), DataError)
 
 
 def read_indices(path: Path) -> npt.NDArray[np.uint8]:
@@ -226,7 +226,7 @@ def read_indices(path: Path) -> npt.NDArray[np.uint8]:
     Raises:
         DataError: When it is missing, no image, or stores colours instead of numbers.
     """
-    with opened_picture(_there(path), DataError) as image:
+    with opened_image(_there(path), DataError) as image:
         if image.format != "PNG":
             raise DataError(f"{path} is a {image.format}, whatever its name says; a mask image is a PNG.")
         if image.mode not in ("P", "L", "1"):

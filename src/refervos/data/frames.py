@@ -14,7 +14,7 @@ from refervos.data.files import IMAGE_SUFFIXES, Problems, image_size, read_frame
 from refervos.data.records import as_number
 from refervos.data.sample import ImageArray
 from refervos.errors import DataError, VideoError
-from refervos.files.images import opened_picture
+from refervos.files.images import opened_image
 from refervos.video import Source, open_source
 from refervos.video.sources import natural_key
 
@@ -214,7 +214,7 @@ FileFrames = ImageFrames | VideoFileFrames
 
 def holds_several(path: Path) -> bool:
     """Whether a picture file holds several pictures, as a stack or an animation does, which then are frames."""
-    with opened_picture(path, DataError) as image:
+    with opened_image(path, DataError) as image:
         return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
 
 

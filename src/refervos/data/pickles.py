@@ -16,7 +16,7 @@ from typing import Any
 
 from refervos.data.files import PUBLISHED_ENCODINGS, read_bytes
 from refervos.errors import DataError
-from refervos.files.plain_text import decoded
+from refervos.files.plain_text import decode_text
 
 
 def read_plain_pickle(path: Path) -> Any:
@@ -70,7 +70,7 @@ class _PlainUnpickler(_InPython):
 
     def _decode_string(self, value: bytes) -> str:
         """A text of Python 2, which does not tell its encoding."""
-        return decoded(value, PUBLISHED_ENCODINGS)
+        return decode_text(value, PUBLISHED_ENCODINGS)
 
     def _load_dict(self) -> None:
         things = self.pop_mark()

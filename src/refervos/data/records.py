@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from refervos.errors import DataError
 from refervos.files.images import MAX_PIXELS
-from refervos.safe_text import shown
+from refervos.safe_text import printable
 
 Kind = TypeVar("Kind", int, str, list, dict)
 
@@ -94,8 +94,8 @@ def as_id(value: Any, where: str) -> str:
     text = str(value)
     if not is_name(text, _LONGEST_ID):
         raise DataError(
-            f"{where} is {shown(ascii(text), 80)}; results are put into a folder of that name, so it has no slash, no "
-            f"control character, and at most {_LONGEST_ID} bytes."
+            f"{where} is {printable(ascii(text), 80)}; results are put into a folder of that name, so it has no slash, "
+            f"no control character, and at most {_LONGEST_ID} bytes."
         )
     return text
 

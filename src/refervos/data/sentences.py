@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from refervos.data.sample import Sample
 from refervos.errors import DataError, PromptError
-from refervos.safe_text import shown
+from refervos.safe_text import printable
 
 MOST_WORDS = 510
 """Words in a sentence; text encoders of the field read 512 tokens, of which each word is one at least."""
@@ -70,4 +70,4 @@ def require_sentences(samples: Iterable[Sample], read: Callable[[str], object] |
 
 def described(sample: Sample) -> str:
     """What to call a sentence in an error: by its ids, and as it begins."""
-    return f"expression {sample.expression_id} about video {sample.video.id} ({shown(sample.expression, 40)!r})"
+    return f"expression {sample.expression_id} about video {sample.video.id} ({printable(sample.expression, 40)!r})"

@@ -12,7 +12,7 @@ from refervos.diagnosis.results import CaseResult
 from refervos.errors import EvaluationError
 from refervos.evaluation.contact_sheets import HOW_TO_READ, draw_frame, lay_out
 from refervos.evaluation.predictions import png
-from refervos.files.writing import not_writable, write_whole
+from refervos.files.writing import write_atomically, write_error
 
 if TYPE_CHECKING:
     from refervos.diagnosis.diagnose import AnsweredCase
@@ -72,10 +72,10 @@ class Extremes:
             folder.mkdir(parents=True, exist_ok=True)
             for rank, answered in self.ranked():
                 path = folder / f"{answered.result.split} {rank}.png".replace(" ", "-")
-                write_whole(path, png(draw_sheet(answered, rank)), error=EvaluationError)
+                write_atomically(path, png(draw_sheet(answered, rank)), error=EvaluationError)
                 written.append(path)
         except OSError as error:
-            raise not_writable(folder, error, EvaluationError) from error
+            raise write_error(folder, error, EvaluationError) from error
         return written
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from refervos.errors import ConfigError, EvaluationError
-from refervos.files.plain_text import parsed_json
-from refervos.files.writing import not_writable, write_whole
+from refervos.files.plain_text import parse_json
+from refervos.files.writing import write_atomically, write_error
 from refervos.metrics.presence import PresenceAccuracies, final_score, is_empty, presence_accuracies
 from refervos.metrics.region_boundary import video_scores
 from refervos.typed_config import config_from_mapping
@@ -232,8 +232,8 @@ class Diagnosis:
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise not_writable(Path(path), error, EvaluationError) from error
-        write_whole(Path(path), (json.dumps(self.to_json(), indent=1) + "\n").encode(), error=EvaluationError)
+            raise write_error(Path(path), error, EvaluationError) from error
+        write_atomically(Path(path), (json.dumps(self.to_json(), indent=1) + "\n").encode(), error=EvaluationError)
 
 
 def read_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:
@@ -243,7 +243,7 @@ def read_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:
         EvaluationError: When there is no such file, or it holds something else.
     """
     try:
-        values = parsed_json(Path(path).read_text(encoding="utf-8"), str(path), EvaluationError)
+        values = parse_json(Path(path).read_text(encoding="utf-8"), str(path), EvaluationError)
     except OSError as error:
         raise EvaluationError(f"{path} cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:

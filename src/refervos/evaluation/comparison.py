@@ -18,13 +18,13 @@ from refervos.evaluation.expressions import read_json, read_result, score_expres
 from refervos.evaluation.predictions import Predictions, png, read_numbers, stems
 from refervos.evaluation.result_folder import ResultFolder
 from refervos.evaluation.submission import frame_size
-from refervos.files.writing import prepare_folder, refuse_existing, write_whole
+from refervos.files.writing import prepare_folder, refuse_existing, write_atomically
 from refervos.markdown import number
 from refervos.metrics.region_boundary import region_similarity
 from refervos.progress import Bar
 from refervos.segmentation import Segmentation
 from refervos.video.frames import Frame
-from refervos.video.movie import OverlaySink
+from refervos.video.overlay_video import OverlaySink
 
 SHEET_EXPRESSIONS = 6
 """How many expressions a sheet shows."""
@@ -213,7 +213,7 @@ def write_sheet(samples: Sequence[Sample], a: Side, b: Side, path: Path, *, over
     for block in blocks:
         sheet.paste(block, (0, top))
         top += block.height
-    write_whole(path, png(sheet))
+    write_atomically(path, png(sheet))
 
 
 def write_video(

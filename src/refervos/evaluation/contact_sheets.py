@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from refervos.data.sample import Sample
 from refervos.evaluation.predictions import Predictions
-from refervos.video.lettering import Lettering, can_write, drawable
+from refervos.video.lettering import Lettering, can_write, drawable_text
 
 ImageArray = npt.NDArray[np.uint8]
 
@@ -90,7 +90,7 @@ def lay_out(tiles: Sequence[ImageArray], captions: Sequence[str], lines: Sequenc
     columns = min(columns, len(tiles))
     canvas_width = max(LEAST_WIDTH, columns * (width + GAP) + GAP)
     room = canvas_width - 2 * GAP
-    wrapped = [part for line in lines for part in Lettering(TITLE).wrapped(drawable(line), room)]
+    wrapped = [part for line in lines for part in Lettering(TITLE).wrapped(drawable_text(line), room)]
     top = GAP + len(wrapped) * (TITLE + GAP)
     pitch = height + LABEL + 2 * GAP
     rows = -(-len(tiles) // columns)
@@ -103,7 +103,7 @@ def lay_out(tiles: Sequence[ImageArray], captions: Sequence[str], lines: Sequenc
         sheet.paste(Image.fromarray(tile), corner)
     for (left, upper), caption in zip(corners, captions, strict=False):
         middle = upper + height + (GAP + LABEL) / 2
-        Lettering(LABEL).write(draw, left, middle, drawable(caption), (170, 170, 170, 255))
+        Lettering(LABEL).write(draw, left, middle, drawable_text(caption), (170, 170, 170, 255))
     return sheet
 
 

@@ -33,9 +33,9 @@ from refervos.evaluation.report import Evaluation
 from refervos.evaluation.result_folder import ResultFolder, Settings
 from refervos.evaluation.summary import summarise
 from refervos.files.locks import FolderLock
-from refervos.files.writing import PartFolder, prepare_folder
+from refervos.files.writing import PartialFolder, prepare_folder
 from refervos.loading import load
-from refervos.processes import share_out
+from refervos.processes import run_in_processes
 from refervos.progress import Bar
 from refervos.prompts import Prompt
 from refervos.segmenter import Segmenter
@@ -185,7 +185,7 @@ def _answer_waiting(request: Request, part: OpenPart, processes: int, show_progr
     else:
         begins = [partial(request.begin, part)]
     with Bar("masks", total, show_progress) as bar:
-        for masks in share_out(begins, waiting, processes):
+        for masks in run_in_processes(begins, waiting, processes):
             bar.advance(masks)
 
 
@@ -239,7 +239,7 @@ class Evaluator:
         places += [self.folder.merged(video.id, str(group[0].annotator))] if matching else []
         switches, seconds, index = np.zeros(len(group), dtype=np.int64), 0.0, 0
         with ExitStack() as stack:
-            parts = [stack.enter_context(PartFolder(place, error=EvaluationError)) for place in places]
+            parts = [stack.enter_context(PartialFolder(place, error=EvaluationError)) for place in places]
             masks, merged = parts[: len(group)], parts[len(group) :]
             for chunk in self._chunks(group, matching):
                 # In the logits' place: a chunk of them is large, and nothing else reads them.

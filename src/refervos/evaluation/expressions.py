@@ -13,8 +13,8 @@ from refervos.data.layouts.revos import RevosGroundTruth
 from refervos.data.sample import GroundTruth, Mask, Sample
 from refervos.errors import ConfigError, DataError, EvaluationError
 from refervos.evaluation.predictions import Predictions
-from refervos.files.plain_text import parsed_json
-from refervos.files.writing import write_whole
+from refervos.files.plain_text import parse_json
+from refervos.files.writing import write_atomically
 from refervos.metrics.longvideo import temporal_iou, video_iou
 from refervos.metrics.region_boundary import FRAMES_AT_ONCE, overlap, video_scores
 from refervos.metrics.revos import robustness
@@ -242,7 +242,7 @@ def read_result(path: Path) -> ExpressionResult:
 
 def save_json(values: Any, path: Path) -> None:
     """Write plain values; the file is there complete or not at all."""
-    write_whole(path, (json.dumps(values, indent=1) + "\n").encode())
+    write_atomically(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
@@ -252,7 +252,7 @@ def read_json(path: Path) -> Any:
         EvaluationError: When there is no such file, or it is no JSON.
     """
     try:
-        return parsed_json(path.read_text(encoding="utf-8"), str(path), EvaluationError)
+        return parse_json(path.read_text(encoding="utf-8"), str(path), EvaluationError)
     except OSError as error:
         raise EvaluationError(f"{path} cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from refervos.evaluation.bootstrap import Interval
-from refervos.safe_text import shown
+from refervos.safe_text import printable
 
 WIDTH, HEIGHT = 4.6, 2.6
 """Of a plot, in inches, of which the page shows as much as it has room for."""
@@ -54,7 +54,7 @@ def intervals(groups: Sequence[tuple[str, int, Interval | None]], title: str) ->
             axes.plot([place], [interval.mean], "o", color=BLUE)
             beside: Any = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
             axes.annotate(f"{interval.mean:.1f}", (place, interval.mean), fontsize=8, color=GREY, **beside)
-    names = ["\n".join([*textwrap.wrap(shown(name), 12)[:2], f"n = {count}"]) for name, count, _ in groups]
+    names = ["\n".join([*textwrap.wrap(printable(name), 12)[:2], f"n = {count}"]) for name, count, _ in groups]
     axes.set_xticks(range(len(groups)), names, parse_math=False)
     axes.set(xlim=(-0.5, len(groups) - 0.5), ylim=(0, 100))
     return _svg(axes.figure)

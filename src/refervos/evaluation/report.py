@@ -17,8 +17,8 @@ from refervos.evaluation.expressions import ExpressionResult, Scores
 from refervos.evaluation.plots import histogram, intervals
 from refervos.evaluation.predictions import Predictions, png
 from refervos.evaluation.summary import Group, Grouping, Summary
-from refervos.files.writing import prepare_folder, write_whole
-from refervos.safe_text import shown
+from refervos.files.writing import prepare_folder, write_atomically
+from refervos.safe_text import printable
 
 MOST_GROUPS = 12
 """How many groups a plot shows."""
@@ -70,7 +70,7 @@ class Evaluation:
             "report.html": html_report(self),
         }
         for name, text in contents.items():
-            write_whole(folder / name, text.encode("utf-8", "replace"))
+            write_atomically(folder / name, text.encode("utf-8", "replace"))
         return [folder / name for name in contents]
 
 
@@ -88,7 +88,7 @@ def html_report(evaluation: Evaluation) -> str:
 
     def safe(value: Any) -> Any:
         """Text from outside, in which nothing is hidden or reordered; what is markup already stays."""
-        return value if isinstance(value, Markup) else shown(str(value))
+        return value if isinstance(value, Markup) else printable(str(value))
 
     folder = FileSystemLoader(Path(__file__).parent)
     pages = Environment(loader=folder, autoescape=True, finalize=safe, undefined=StrictUndefined)

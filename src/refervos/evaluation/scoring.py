@@ -14,7 +14,7 @@ from refervos.evaluation.predictions import MergedPredictions, Predictions
 from refervos.evaluation.report import Evaluation
 from refervos.evaluation.result_folder import ResultFolder
 from refervos.evaluation.summary import summarise
-from refervos.processes import share_out
+from refervos.processes import run_in_processes
 from refervos.progress import Bar
 
 
@@ -79,7 +79,7 @@ def score(folder: Path, part: Part, *, processes: int = 1, show_progress: bool |
     results: dict[tuple[str, str], ExpressionResult] = {}
     matched: dict[tuple[str, str], MatchedResult] = {}
     with Bar("expressions", sum(len(samples) for _, samples in opened.videos), show_progress) as bar:
-        for result in share_out([begin], range(len(opened.videos)), processes):
+        for result in run_in_processes([begin], range(len(opened.videos)), processes):
             if isinstance(result, MatchedResult):
                 matched[result.video, result.annotator] = result
             else:

@@ -16,7 +16,7 @@ from refervos.data.sample import Sample, Video
 from refervos.errors import ConfigError, EvaluationError
 from refervos.evaluation.datasets import OpenPart
 from refervos.evaluation.predictions import Predictions, mask_png
-from refervos.files.writing import Part, not_writable, prepare_folder, refuse_existing
+from refervos.files.writing import PartialFile, prepare_folder, refuse_existing, write_error
 from refervos.progress import Bar
 
 TOP_FOLDERS = {"mevis": "", "ref-youtube-vos": "Annotations/"}
@@ -64,9 +64,9 @@ def submit(
     prepare_folder(out.parent)
     problems: list[str] = []
     try:
-        written = Part(out)
+        written = PartialFile(out)
     except OSError as error:
-        raise not_writable(out, error) from error
+        raise write_error(out, error) from error
     try:
         # Masks are deflated already; stored as they are, they are read once, checked and written.
         with (
@@ -85,7 +85,7 @@ def submit(
     except BaseException as error:
         written.discard()
         if isinstance(error, OSError):
-            raise not_writable(out, error) from error
+            raise write_error(out, error) from error
         raise
     written.put_in_place(overwrite)
     return strangers(predictions, part)

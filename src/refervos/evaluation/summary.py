@@ -15,7 +15,7 @@ from refervos.evaluation.expressions import ExpressionResult, Scores
 from refervos.evaluation.matched import MatchedResult
 from refervos.evaluation.measures import columns_of, lines_of, measure, published_measures
 from refervos.markdown import NONE, markdown_table, number
-from refervos.safe_text import cell, one_line
+from refervos.safe_text import one_line, table_cell
 
 WORST = 20
 """How many of the worst expressions are shown."""
@@ -175,7 +175,7 @@ class Summary:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*names, *(f"scored_{name}" if name in names else name for name in scores)])
         for result in self.results:
-            row = [cell(getattr(result, name)) for name in names]
+            row = [table_cell(getattr(result, name)) for name in names]
             writer.writerow([*row, *("" if result.scores is None else getattr(result.scores, name) for name in scores)])
         return text.getvalue()
 

@@ -39,7 +39,7 @@ _GROUND = 255  # white, as paper is, behind what is transparent
 
 
 @contextmanager
-def opened_picture(path: Path, error: type[RefervosError] = VideoError) -> Iterator[Image.Image]:
+def opened_image(path: Path, error: type[RefervosError] = VideoError) -> Iterator[Image.Image]:
     """Opens a picture file; what goes wrong with it inside the ``with`` block becomes one sentence.
 
     Args:
@@ -52,12 +52,12 @@ def opened_picture(path: Path, error: type[RefervosError] = VideoError) -> Itera
     Raises:
         RefervosError: Of that kind: it is missing, no regular file, empty, too large, no such picture, or damaged.
     """
-    with picture_errors(path, error), open_picture(path, error) as image:
+    with image_errors(path, error), open_image(path, error) as image:
         yield image
 
 
-def open_picture(path: Path, error: type[RefervosError] = VideoError) -> Image.Image:
-    """Opens a picture file for longer than a ``with`` block; to be read inside ``picture_errors``.
+def open_image(path: Path, error: type[RefervosError] = VideoError) -> Image.Image:
+    """Opens a picture file for longer than a ``with`` block; to be read inside ``image_errors``.
 
     Args:
         path: The file.
@@ -67,9 +67,9 @@ def open_picture(path: Path, error: type[RefervosError] = VideoError) -> Image.I
         The picture, to be closed.
 
     Raises:
-        RefervosError: Of that kind, see ``opened_picture``.
+        RefervosError: Of that kind, see ``opened_image``.
     """
-    with picture_errors(path, error):
+    with image_errors(path, error):
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for without end
             raise error(f"'{path}' is no regular file; it must be an image file.")
@@ -100,7 +100,7 @@ def _without_pillows_limit() -> Iterator[None]:
 
 
 @contextmanager
-def picture_errors(path: Path, error: type[RefervosError] = VideoError) -> Iterator[None]:
+def image_errors(path: Path, error: type[RefervosError] = VideoError) -> Iterator[None]:
     """Makes one sentence of what Pillow raises inside.
 
     Args:
@@ -146,7 +146,7 @@ def refuse_large(described: str, width: int, height: int, error: type[RefervosEr
         raise error(f"{described} is {width}x{height}; at most {MAX_PIXELS:,} pixels are read, so make it smaller.")
 
 
-def read_picture(path: Path, error: type[RefervosError] = VideoError) -> ImageArray:
+def read_image(path: Path, error: type[RefervosError] = VideoError) -> ImageArray:
     """Reads a picture file; of several pictures in it, the first.
 
     Args:
@@ -157,13 +157,13 @@ def read_picture(path: Path, error: type[RefervosError] = VideoError) -> ImageAr
         uint8 (H, W, 3), RGB, upright.
 
     Raises:
-        RefervosError: Of that kind, see ``opened_picture``.
+        RefervosError: Of that kind, see ``opened_image``.
     """
-    with opened_picture(path, error) as image:
+    with opened_image(path, error) as image:
         return rgb_from_pil(image)
 
 
-def picture_size(path: Path, error: type[RefervosError] = VideoError) -> tuple[int, int]:
+def image_file_size(path: Path, error: type[RefervosError] = VideoError) -> tuple[int, int]:
     """Finds out how large a picture is, from the beginning of its file only.
 
     Args:
@@ -174,9 +174,9 @@ def picture_size(path: Path, error: type[RefervosError] = VideoError) -> tuple[i
         Height and width of the upright picture in pixels.
 
     Raises:
-        RefervosError: Of that kind, see ``opened_picture``.
+        RefervosError: Of that kind, see ``opened_image``.
     """
-    with opened_picture(path, error) as image:
+    with opened_image(path, error) as image:
         turned = _orientation(image) in _LYING
         return (image.width, image.height) if turned else (image.height, image.width)
 
@@ -206,7 +206,7 @@ def is_hdr(path: Path) -> bool:
     return False
 
 
-class White:
+class WhiteLevel:
     """The value that is white in pictures of more than 8 bits.
 
     Files seldom say how many of their bits are used: 12 of 16 by many cameras. It is taken for the least usual number
@@ -220,7 +220,7 @@ class White:
         self.value = 0.0
 
     def include(self, levels: npt.NDArray[Any]) -> None:
-        """Takes the values of one more picture, see ``deep_levels``, into account."""
+        """Takes the values of one more picture, see ``high_bit_depth_values``, into account."""
         self.value = max(self.value, _white_for(levels[..., :3] if levels.ndim == 3 else levels))
 
 
@@ -232,12 +232,12 @@ def _white_for(values: npt.NDArray[Any]) -> float:
     return next((float(2**bits - 1) for bits in _BITS if top < 2**bits), top)
 
 
-def is_deep(image: Image.Image) -> bool:
+def is_high_bit_depth(image: Image.Image) -> bool:
     """Whether a picture that is not decoded yet has more than 8 bits a value."""
     return image.mode.startswith(("I", "F")) or _deep_layout(image) is not None
 
 
-def deep_levels(image: Image.Image) -> npt.NDArray[Any] | None:
+def high_bit_depth_values(image: Image.Image) -> npt.NDArray[Any] | None:
     """The values of a picture of more than 8 bits, as they are stored.
 
     Args:
@@ -284,7 +284,7 @@ def _laid_out(tile: Any, layout: str) -> Any:
     return type(tile)(*tile[:3], arguments) if hasattr(tile, "_fields") else (*tile[:3], arguments)
 
 
-def rgb_from_pil(image: Image.Image, white: White | None = None) -> ImageArray:
+def rgb_from_pil(image: Image.Image, white: WhiteLevel | None = None) -> ImageArray:
     """Turns a PIL image of any mode into an upright RGB array, following its EXIF orientation.
 
     Args:
@@ -295,14 +295,14 @@ def rgb_from_pil(image: Image.Image, white: White | None = None) -> ImageArray:
     Returns:
         uint8 (H, W, 3).
     """
-    levels = deep_levels(image)
+    levels = high_bit_depth_values(image)
     image.load()
     if levels is not None:
-        white = white or White()
+        white = white or WhiteLevel()
         white.include(levels)
         picture = _eight_bits(levels, white.value)
     elif image.has_transparency_data:
-        picture = flattened(np.asarray(image.convert("RGBA")))
+        picture = flatten_alpha(np.asarray(image.convert("RGBA")))
     else:
         picture = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     return _turned(picture, _orientation(image))
@@ -311,7 +311,7 @@ def rgb_from_pil(image: Image.Image, white: White | None = None) -> ImageArray:
 def _eight_bits(levels: npt.NDArray[Any], white: float) -> ImageArray:
     if levels.ndim == 3 and levels.shape[2] == 4:
         alpha = levels[..., 3]
-        return flattened(np.dstack([_scaled(levels[..., :3], white), _scaled(alpha, _white_for(alpha))]))
+        return flatten_alpha(np.dstack([_scaled(levels[..., :3], white), _scaled(alpha, _white_for(alpha))]))
     scaled = _scaled(levels, white)
     return np.repeat(scaled[:, :, None], 3, axis=2) if scaled.ndim == 2 else scaled
 
@@ -324,7 +324,7 @@ def _scaled(values: npt.NDArray[Any], white: float) -> ImageArray:
     return (shown * np.float32(255 / white)).round().clip(0, 255).astype(np.uint8)
 
 
-def flattened(rgba: npt.NDArray[np.uint8]) -> ImageArray:
+def flatten_alpha(rgba: npt.NDArray[np.uint8]) -> ImageArray:
     """Lays a picture with transparency on white ground.
 
     Args:

@@ -16,7 +16,7 @@ _MARKED_ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 """Encodings that a byte order mark tells, besides UTF-8."""
 
 
-def decoded(data: bytes, encodings: Sequence[str] = ("utf-8",)) -> str:
+def decode_text(data: bytes, encodings: Sequence[str] = ("utf-8",)) -> str:
     """Decode the text of a file, without the byte order mark that may be before it.
 
     Args:
@@ -39,7 +39,7 @@ def decoded(data: bytes, encodings: Sequence[str] = ("utf-8",)) -> str:
     raise reason
 
 
-def listed(path: Path, entry: str, error: type[RefervosError]) -> list[str]:
+def read_entries(path: Path, entry: str, error: type[RefervosError]) -> list[str]:
     """Read a text file that lists something, one entry a line; empty lines are passed over.
 
     Args:
@@ -57,7 +57,7 @@ def listed(path: Path, entry: str, error: type[RefervosError]) -> list[str]:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for without end
             raise error(f"'{path}' is no file; {wanted}")
-        text = decoded(path.read_bytes())
+        text = decode_text(path.read_bytes())
     except (OSError, ValueError) as reason:
         told = "it is no text in UTF-8" if isinstance(reason, UnicodeDecodeError) else _strerror(reason)
         raise error(f"'{path}' cannot be read ({told}); {wanted}") from reason
@@ -71,7 +71,7 @@ def _strerror(error: OSError | ValueError) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def parsed_json(text: str, where: str, error: type[RefervosError]) -> Any:
+def parse_json(text: str, where: str, error: type[RefervosError]) -> Any:
     """Parse JSON of which nobody knows who wrote it.
 
     Args:

@@ -15,12 +15,12 @@ from typing import Self
 from refervos.errors import OutputError, RefervosError
 from refervos.files.locks import LOCK, FolderLock
 
-# The names that Part and PartFolder give: hidden, and never ending as what is looked for among results.
+# The names that PartialFile and PartialFolder give: hidden, and never ending as what is looked for among results.
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 _PART_FOLDER = re.compile(r"\..+\.part")
 
 
-class Part:
+class PartialFile:
     """A file that is written under a temporary name beside its final one, until it is complete.
 
     As long as it is held here, the next run does not take it for what a killed one left behind.
@@ -120,7 +120,7 @@ def _lock(descriptor: int, *, shared: bool) -> bool:
     return True
 
 
-class PartFolder:
+class PartialFolder:
     """A folder that is filled under a temporary name beside its final one, until it is complete.
 
     As long as it is held here, no other process writes the same folder. What a killed one has left is removed first.
@@ -158,7 +158,7 @@ class PartFolder:
         except OSError as problem:
             if self._lock is not None:
                 self._lock.release()
-            raise not_writable(folder, problem, error) from problem
+            raise write_error(folder, problem, error) from problem
 
     def add(self, name: str, content: bytes) -> None:
         """Write one file.
@@ -173,7 +173,7 @@ class PartFolder:
         try:
             (self.temporary / name).write_bytes(content)
         except OSError as problem:
-            raise not_writable(self._folder / name, problem, self._error) from problem
+            raise write_error(self._folder / name, problem, self._error) from problem
 
     def put_in_place(self) -> None:
         """Give the finished folder its name. Killed at any moment, there is the old folder or the new one.
@@ -186,7 +186,7 @@ class PartFolder:
         try:
             self._replace()
         except OSError as problem:
-            raise not_writable(self._folder, problem, self._error) from problem
+            raise write_error(self._folder, problem, self._error) from problem
         finally:
             self.discard()
 
@@ -342,9 +342,9 @@ def prepare_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        Part(folder / "probe").discard()
+        PartialFile(folder / "probe").discard()
     except (OSError, ValueError) as error:
-        raise not_writable(folder, error) from error
+        raise write_error(folder, error) from error
     remove_leftovers(folder)
 
 
@@ -364,7 +364,7 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         raise OutputError(f"'{path}' exists already; choose another name or --overwrite (overwrite=True).")
 
 
-def refuse_filled(folder: Path, overwrite: bool, error: type[RefervosError] = OutputError) -> None:
+def refuse_nonempty(folder: Path, overwrite: bool, error: type[RefervosError] = OutputError) -> None:
     """Guards a folder that has files against being written unasked.
 
     Args:
@@ -381,7 +381,9 @@ def refuse_filled(folder: Path, overwrite: bool, error: type[RefervosError] = Ou
         raise error(f"{folder} is not empty; give a new folder, or allow overwriting (--overwrite).")
 
 
-def write_whole(path: Path, data: bytes, *, overwrite: bool = True, error: type[RefervosError] = OutputError) -> None:
+def write_atomically(
+    path: Path, data: bytes, *, overwrite: bool = True, error: type[RefervosError] = OutputError
+) -> None:
     """Writes a file in one step: it is there complete or, after an interruption, not at all.
 
     Args:
@@ -395,18 +397,18 @@ def write_whole(path: Path, data: bytes, *, overwrite: bool = True, error: type[
     """
     part = None
     try:
-        part = Part(path)
+        part = PartialFile(path)
         part.temporary.write_bytes(data)
         part.rename(overwrite)
     except OSError as problem:
-        raise not_writable(path, problem, error) from problem
+        raise write_error(path, problem, error) from problem
     finally:
         if part is not None:
             part.discard()
 
 
 @contextlib.contextmanager
-def whole_folder(
+def atomic_folder(
     folder: Path,
     *,
     overwrite: bool = True,
@@ -419,8 +421,8 @@ def whole_folder(
     Args:
         folder: The folder, made with its parents.
         overwrite: Whether a folder that has files may be written.
-        keep: See ``PartFolder``, like the others.
-        marker: See ``PartFolder``.
+        keep: See ``PartialFolder``, like the others.
+        marker: See ``PartialFolder``.
         error: The kind of error to raise.
 
     Yields:
@@ -430,16 +432,16 @@ def whole_folder(
         RefervosError: Of that kind, when the folder has files and may not be written, another process is writing it, or
             it cannot be written.
     """
-    refuse_filled(folder, overwrite, error)
-    with PartFolder(folder, keep=keep, marker=marker, error=error) as part:
+    refuse_nonempty(folder, overwrite, error)
+    with PartialFolder(folder, keep=keep, marker=marker, error=error) as part:
         try:
             yield part.temporary
         except OSError as problem:
-            raise not_writable(folder, problem, error) from problem
+            raise write_error(folder, problem, error) from problem
         part.put_in_place()
 
 
-def not_writable(path: Path, problem: Exception, error: type[RefervosError] = OutputError) -> RefervosError:
+def write_error(path: Path, problem: Exception, error: type[RefervosError] = OutputError) -> RefervosError:
     """The error for an output that the system refuses to take.
 
     Args:

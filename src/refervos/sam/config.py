@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from refervos.errors import ConfigError
-from refervos.typed_config import LAYERS, WIDTH, check_range, config_from_mapping, looked_up
+from refervos.typed_config import LAYERS, WIDTH, check_range, config_from_mapping, nested_value
 
 LARGEST_IMAGE = 4096
 """Side of the largest square."""
@@ -120,10 +120,10 @@ def config_from_folder(header: Mapping[str, Any], where: str) -> SamConfig:
     Raises:
         ConfigError: When a value has the wrong type, or says that the model computes in a way that we do not know.
     """
-    found = {ours: looked_up(header, theirs, None) for ours, theirs in FIELDS_IN_FOLDERS.items()}
+    found = {ours: nested_value(header, theirs, None) for ours, theirs in FIELDS_IN_FOLDERS.items()}
     config = config_from_mapping(SamConfig, {n: v for n, v in found.items() if v is not None}, where)
     for name, wanted in _behaviour(config).items():
-        value = looked_up(header, name, wanted)
+        value = nested_value(header, name, wanted)
         if value != wanted:
             raise ConfigError(f"it has {name} {value}; only {wanted} is supported.")
     return config

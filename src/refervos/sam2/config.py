@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from refervos.errors import ConfigError
-from refervos.typed_config import LAYERS, WIDTH, check_divides, check_range, config_from_mapping, looked_up
+from refervos.typed_config import LAYERS, WIDTH, check_divides, check_range, config_from_mapping, nested_value
 
 LARGEST_IMAGE = 4096
 """Side of the largest square: what is computed for each of its places is in no file of weights."""
@@ -206,10 +206,10 @@ def config_from_folder(header: Mapping[str, Any]) -> Sam2Config:
         ConfigError: When the model was made to behave in a way that we do not know, or a value has the wrong type.
     """
     for name, published in _PUBLISHED_BEHAVIOUR.items():
-        value = looked_up(header, name, published)
+        value = nested_value(header, name, published)
         if value != published:
             raise ConfigError(f"{name} is {value}; only the published value {published} is supported.")
-    values = {ours: looked_up(header, theirs, default) for ours, (theirs, default) in FIELDS_IN_FOLDERS.items()}
+    values = {ours: nested_value(header, theirs, default) for ours, (theirs, default) in FIELDS_IN_FOLDERS.items()}
     for name in ("image_size", "hiera_background"):  # these may be given as height and width
         if isinstance(values[name], Sequence) and not isinstance(values[name], str):
             values[name] = values[name][0]

@@ -183,7 +183,7 @@ class Session:
         followed = [track.prompt for track in self._tracks.values()]
         new = []
         for prompt in map(_as_prompt, prompts):
-            same = next((known for known in followed if known.asks_the_same(prompt)), None)
+            same = next((known for known in followed if known.equals(prompt)), None)
             if same is None:
                 new.append(self.add(prompt))
             else:

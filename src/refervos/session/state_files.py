@@ -74,13 +74,13 @@ def save_state(path: str | os.PathLike[str], value: Any, *, kind: str, about: Ma
     """
     from safetensors.torch import save
 
-    from refervos.files.writing import write_whole
+    from refervos.files.writing import write_atomically
 
     writer = _Writer()
     tree = writer.encode(value, "the state", 0)
     text = json.dumps({"format": FORMAT, "kind": kind, "about": dict(about), "tree": tree}, allow_nan=False)
     content = save(writer.tensors, {_STATE: text, _DIGEST: _digest(text, writer.tensors)})
-    write_whole(Path(path), content, error=StateError)
+    write_atomically(Path(path), content, error=StateError)
 
 
 def load_state(

@@ -20,7 +20,7 @@ import torch
 
 from refervos.checkpoints.weight_files import unreadable_error
 from refervos.errors import CheckpointError
-from refervos.files.writing import not_writable, whole_folder
+from refervos.files.writing import atomic_folder, write_error
 
 STATE = "state.pt"
 MANIFEST = "manifest.json"
@@ -46,7 +46,7 @@ def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: in
     """
     target = folder / f"{PREFIX}{step:06d}"  # there already where a run went on from an older checkpoint
     try:
-        with whole_folder(target, error=CheckpointError) as staged:
+        with atomic_folder(target, error=CheckpointError) as staged:
             with (staged / STATE).open("wb") as file:
                 torch.save(dict(state), file)
                 _to_disk(file)
@@ -55,7 +55,7 @@ def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: in
                 json.dump(manifest, text)
                 _to_disk(text)
     except RuntimeError as error:  # as which torch reports a full disk
-        raise not_writable(target, error, CheckpointError) from error
+        raise write_error(target, error, CheckpointError) from error
     for old in checkpoints_in(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target

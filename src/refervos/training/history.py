@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refervos.errors import TrainingError
-from refervos.files.writing import not_writable, write_whole
+from refervos.files.writing import write_atomically, write_error
 
 Row = dict[str, Any]
 
@@ -28,7 +28,7 @@ class History:
         self.write = write
         self.rows = [row for row in _read(path) if row["step"] <= upto]
         if write:
-            write_whole(path, "".join(map(_line, self.rows)).encode(), error=TrainingError)
+            write_atomically(path, "".join(map(_line, self.rows)).encode(), error=TrainingError)
 
     def add(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
         """Add a row.
@@ -48,7 +48,7 @@ class History:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(_line(row))
             except OSError as error:
-                raise not_writable(self.path, error, TrainingError) from error
+                raise write_error(self.path, error, TrainingError) from error
 
     def of(self, kind: str) -> list[tuple[int, dict[str, float]]]:
         """Steps and scalars of all rows of a kind."""

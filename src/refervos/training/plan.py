@@ -13,7 +13,7 @@ from typing import Any
 
 from refervos.checkpoints.hub import fetch
 from refervos.errors import TrainingError
-from refervos.files.writing import write_whole
+from refervos.files.writing import write_atomically
 from refervos.loading import bundled_folder
 from refervos.training.checkpoint import PREFIX, checkpoints_in
 from refervos.training.recipe import PREVIOUS, Recipe, StageRecipe, differences, is_longer, read_yaml, stored_text
@@ -93,7 +93,7 @@ class Plan:
     def note(self) -> None:
         """Note in the folder what the stage is trained with."""
         text = stored_text(self.recipe, self.stage, self.settings, _fingerprints(self.init))
-        write_whole(self.folder / RECIPE, text.encode(), error=TrainingError)
+        write_atomically(self.folder / RECIPE, text.encode(), error=TrainingError)
 
     def check_unchanged(self) -> None:
         """Check that a stage that has begun is still the same.

@@ -29,7 +29,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from refervos.errors import ConfigError, MissingDependencyError, TrainingError
-from refervos.files.plain_text import decoded
+from refervos.files.plain_text import decode_text
 from refervos.typed_config import config_from_mapping
 
 PREVIOUS = "previous"
@@ -166,7 +166,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
         if path.exists() and not path.is_file():  # a pipe would be waited for without end
             raise TrainingError(f"{what} {path} is no file; give a YAML file.")
         with path.open("rb") as file:
-            text = decoded(file.read(4 * reader.LONGEST))  # of which each letter may take four bytes
+            text = decode_text(file.read(4 * reader.LONGEST))  # of which each letter may take four bytes
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise TrainingError(f"{what} {path} cannot be read ({reason}); give a YAML file.") from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from refervos.errors import TrainingError
-from refervos.files.writing import write_whole
+from refervos.files.writing import write_atomically
 from refervos.training.history import History
 from refervos.training.progress import duration
 
@@ -104,7 +104,7 @@ def draw_losses(history: History, path: Path) -> None:
         axes.legend()
     drawing = io.BytesIO()
     FigureCanvasAgg(figure).print_png(drawing)
-    write_whole(path, drawing.getvalue(), error=TrainingError)
+    write_atomically(path, drawing.getvalue(), error=TrainingError)
 
 
 def smoothed(values: Sequence[float], memory: float = 0.9) -> list[float]:

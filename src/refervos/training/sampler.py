@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from refervos.errors import RefervosError, TrainingError
-from refervos.processes import ctrl_c_held_back
+from refervos.processes import sigint_blocked
 from refervos.training.stage import Key, SampleSource
 
 GRACE = 30.0
@@ -106,7 +106,7 @@ class _Batches(DataLoader[Any]):
 
     def __iter__(self) -> Any:
         """Starts the workers."""
-        with ctrl_c_held_back():
+        with sigint_blocked():
             return super().__iter__()
 
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from refervos.errors import TrainingError, is_out_of_memory, require_installed
 from refervos.files.locks import FolderLock
-from refervos.files.writing import not_writable, remove_leftovers, whole_folder, write_whole
+from refervos.files.writing import atomic_folder, remove_leftovers, write_atomically, write_error
 from refervos.training.checkpoint import (
     checkpoints_in,
     random_state,
@@ -237,7 +237,7 @@ class StageRun:
                     told.append(f"{self.recipe.name} is longer now; its model so far is kept in {kept}.")
                 self.plan.note()
             except OSError as error:
-                raise not_writable(self.plan.folder, error, TrainingError) from error
+                raise write_error(self.plan.folder, error, TrainingError) from error
             for folder in (self.plan.folder, self.plan.checkpoints):
                 remove_leftovers(folder)
         self.accelerator.wait_for_everyone()
@@ -522,7 +522,7 @@ class StageRun:
         report = self._report()
         if self.main:
             draw_losses(self.history, self.plan.folder / DRAWING)
-            write_whole(self.plan.folder / REPORT, report.markdown().encode(), error=TrainingError)
+            write_atomically(self.plan.folder / REPORT, report.markdown().encode(), error=TrainingError)
             self.stage.eval()
             write_model(self.stage, self.plan.model)
         self.accelerator.wait_for_everyone()
@@ -574,7 +574,7 @@ def write_model(stage: Stage, folder: Path) -> None:
     Raises:
         TrainingError: When nothing was written.
     """
-    with whole_folder(folder, error=TrainingError) as staged:
+    with atomic_folder(folder, error=TrainingError) as staged:
         staged.rmdir()
         stage.save(staged)
         if not staged.is_dir():

@@ -8,7 +8,7 @@ from refervos.video.reader import Losses, Source
 from refervos.video.sinks import (
     BinarySink,
     CutoutSink,
-    OverlayPictureSink,
+    OverlayImageSink,
     OverlaySink,
     PaletteSink,
     RleSink,
@@ -23,7 +23,7 @@ __all__ = [
     "CutoutSink",
     "Frame",
     "Losses",
-    "OverlayPictureSink",
+    "OverlayImageSink",
     "OverlaySink",
     "PaletteSink",
     "ReconnectPolicy",

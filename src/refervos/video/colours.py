@@ -21,7 +21,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorPrimaries, ColorTrc
 
 from refervos.errors import VideoError
-from refervos.files.images import ImageArray, flattened, refuse_large
+from refervos.files.images import ImageArray, flatten_alpha, refuse_large
 
 Floats = npt.NDArray[np.float64]
 
@@ -169,7 +169,7 @@ def _array(picture: Any, width: int, height: int) -> ImageArray:
     if not _may_be_transparent(picture):
         image: ImageArray = picture.to_ndarray(format="rgb24", width=width, height=height)
         return image
-    return flattened(picture.to_ndarray(format="rgba", width=width, height=height))
+    return flatten_alpha(picture.to_ndarray(format="rgba", width=width, height=height))
 
 
 def _may_be_transparent(picture: Any) -> bool:

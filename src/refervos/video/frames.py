@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from refervos.errors import VideoError
-from refervos.files.images import ImageArray, flattened, rgb_from_pil
+from refervos.files.images import ImageArray, flatten_alpha, rgb_from_pil
 
-__all__ = ["Frame", "ImageArray", "SourceInfo", "counted", "rgb_from_array", "rgb_from_pil", "time_of"]
+__all__ = ["Frame", "ImageArray", "SourceInfo", "frame_time", "frames_text", "rgb_from_array", "rgb_from_pil"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +67,12 @@ class SourceInfo:
     still: bool = False
 
 
-def counted(count: int) -> str:
+def frames_text(count: int) -> str:
     """A number of frames in words."""
     return "1 frame" if count == 1 else f"{count} frames"
 
 
-def time_of(index: int, fps: Fraction | None) -> float | None:
+def frame_time(index: int, fps: Fraction | None) -> float | None:
     """When a frame is shown that carries no time of its own, in seconds since the first; None without a rate."""
     return None if fps is None else float(index / fps)
 
@@ -107,4 +107,4 @@ def rgb_from_array(array: Any, described: str) -> ImageArray:
         raise VideoError(f"{described} has shape {np.shape(array)}; it must be {wanted}, channels last.")
     if picture.shape[2] == 1:
         return np.repeat(picture, 3, axis=2)
-    return flattened(picture) if picture.shape[2] == 4 else np.ascontiguousarray(picture)
+    return flatten_alpha(picture) if picture.shape[2] == 4 else np.ascontiguousarray(picture)

@@ -93,7 +93,7 @@ class Lettering:
             draw: What to draw into.
             left: Where it begins.
             middle: Where its middle lies, from top to bottom.
-            text: The line, see ``drawable``.
+            text: The line, see ``drawable_text``.
             ink: RGBA from 0 to 255.
         """
         for part, font in self._parts(text):
@@ -105,10 +105,10 @@ class Lettering:
             yield part, _font(face, self._size)
 
 
-def drawable(text: str) -> str:
+def drawable_text(text: str) -> str:
     """A text on one line, without what no font draws or would turn the rest around."""
     text = " ".join(text.split())
-    joiners = _JOINERS if shapes() else set()
+    joiners = _JOINERS if can_shape() else set()
     return "".join(
         letter if letter.isprintable() or letter in joiners else "\N{REPLACEMENT CHARACTER}"
         for letter in text
@@ -121,12 +121,12 @@ def can_write() -> bool:
     return bool(features.check("freetype2"))
 
 
-def shapes() -> bool:
+def can_shape() -> bool:
     """Whether letters that change with their neighbours, and lines from right to left, are drawn as they should be."""
     return bool(features.check("raqm"))
 
 
-def what_cannot_be_drawn(text: str) -> str | None:
+def drawing_problem(text: str) -> str | None:
     """Says what is missing for a text to be drawn.
 
     Args:
@@ -137,14 +137,14 @@ def what_cannot_be_drawn(text: str) -> str | None:
     """
     if not can_write():
         return "The legend is left out, as Pillow was built without FreeType here; install a Pillow that has it."
-    shown = drawable(text)
+    shown = drawable_text(text)
     missing = "".join(dict.fromkeys(letter for part, face in _by_face(shown) if face is None for letter in part))
     if missing:
         return (
             f"No font here has the letters '{missing[:20]}', which are drawn as boxes; install one that has, "
             "such as Noto Sans."
         )
-    if not shapes() and any(low <= ord(letter) <= high for letter in shown for low, high in _SHAPED):
+    if not can_shape() and any(low <= ord(letter) <= high for letter in shown for low, high in _SHAPED):
         return (
             "Letters that change with their neighbours are drawn unjoined, as Pillow was built without Raqm here; "
             "install a Pillow that has it."

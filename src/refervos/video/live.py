@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from threading import Event
 
 from refervos.errors import VideoError
-from refervos.video.frames import Frame, counted
+from refervos.video.frames import Frame, frames_text
 from refervos.video.media import MediaReader, damage
 from refervos.video.reader import Losses, Reader
 
@@ -126,7 +126,7 @@ class LiveReader(Reader):
             reason = self._connection.end
             if self._reconnect is None:
                 if reason is not None:
-                    self._end = f"broke off after {counted(count)}: {reason}"
+                    self._end = f"broke off after {frames_text(count)}: {reason}"
                 break
             self._losses = replace(self._losses, outages=self._losses.outages + 1)
             self._connection.close()
@@ -135,7 +135,7 @@ class LiveReader(Reader):
             self._losses = replace(self._losses, away=self._losses.away + away)
             if again is None:
                 self._end = (
-                    f"broke off after {counted(count)} ({reason or 'the stream ended'}) "
+                    f"broke off after {frames_text(count)} ({reason or 'the stream ended'}) "
                     f"and did not come back within {self._reconnect.give_up:g} seconds"
                 )
                 break
@@ -145,7 +145,7 @@ class LiveReader(Reader):
             after_gap = True
         if count <= self._start:
             raise VideoError(
-                f"{self._connection.described} gave {counted(count)}, so there is none from frame {self._start} on."
+                f"{self._connection.described} gave {frames_text(count)}, so there is none from frame {self._start} on."
             )
 
     def _release(self) -> None:

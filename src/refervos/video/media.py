@@ -22,11 +22,11 @@ from refervos.files.images import MAX_PIXELS, refuse_large
 from refervos.video.addresses import HOW_TO_WRITE, LIVE_SCHEMES, described, name_of, scheme_of
 from refervos.video.colours import Converter
 from refervos.video.containers import open_input
-from refervos.video.fields import Deinterlacer
-from refervos.video.frames import Frame, SourceInfo, counted
+from refervos.video.deinterlacing import Deinterlacer
+from refervos.video.frames import Frame, SourceInfo, frames_text
 from refervos.video.reader import Reader
 from refervos.video.timeline import Timeline
-from refervos.video.truncation import cut_short, is_still
+from refervos.video.truncation import cut_short, is_heif_image
 
 # A damaged file may fail at several packets in a row before the demuxer finds its feet again; a broken one
 # never does.
@@ -166,7 +166,7 @@ class MediaReader(Reader):
         self._count = index + 1
         if self._count <= self._start:
             raise EndOfVideoError(
-                f"{self._opened.described} has only {counted(self._count)}, so none is left from frame "
+                f"{self._opened.described} has only {frames_text(self._count)}, so none is left from frame "
                 f"{self._start} on."
             )
 
@@ -262,9 +262,11 @@ class MediaReader(Reader):
         described = self._opened.described
         found = damage(described, self.damaged)
         if self._count is not None and self._cut is not None:
-            found.append(f"{described} is cut short: {self._cut}; only its first {counted(self._count)} could be read.")
+            found.append(
+                f"{described} is cut short: {self._cut}; only its first {frames_text(self._count)} could be read."
+            )
         elif self._count is not None and self.end is not None:
-            found.append(f"{described} broke off after {counted(self._count)}: {self.end}.")
+            found.append(f"{described} broke off after {frames_text(self._count)}: {self.end}.")
         return found
 
     def _release(self) -> None:
@@ -341,7 +343,7 @@ def open_file(
         raise VideoError(
             f"{described} is not a video that can be read ({error.strerror}); give an {_VIDEO_KINDS} file."
         ) from error
-    if is_still(path):
+    if is_heif_image(path):
         container.close()
         raise VideoError(f"{described} is a picture in the HEIF format; save it as JPEG, PNG, WebP or AVIF.")
     opened = _Opened(container, described, path.stem, path, live=False)

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from refervos.errors import VideoError
 from refervos.segmentation import Segmentation
 from refervos.video.frames import Frame, ImageArray
-from refervos.video.lettering import Lettering, can_write, drawable, what_cannot_be_drawn
+from refervos.video.lettering import Lettering, can_write, drawable_text, drawing_problem
 from refervos.video.tracks import TrackNumbers, check_fit
 
 Colour = tuple[int, int, int]
@@ -118,7 +118,7 @@ class Painter:
     def _look_at(self, expressions: Sequence[str]) -> None:
         for expression in set(expressions) - self._met:
             self._met.add(expression)
-            sentence = what_cannot_be_drawn(expression)
+            sentence = drawing_problem(expression)
             if sentence is not None and sentence not in self.warnings:
                 self.warnings.append(sentence)
 
@@ -201,7 +201,7 @@ def _draw_legend(out: ImageArray, segmentation: Segmentation, colours: Sequence[
         return
     count = len(colours)
     shown = count if count <= most else max(0, most - 1)
-    texts = [letters.fitted(drawable(text), room) for text in segmentation.expressions[:shown]]
+    texts = [letters.fitted(drawable_text(text), room) for text in segmentation.expressions[:shown]]
     more = f"and {count - shown} more" if shown < count else None
     lines = [*texts, more] if more is not None else texts
     text_width = math.ceil(max(letters.length(line) for line in lines))

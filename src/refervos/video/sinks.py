@@ -16,18 +16,18 @@ import numpy.typing as npt
 from PIL import Image
 
 from refervos.errors import MissingDependencyError, OutputError, VideoError
-from refervos.files.writing import Part, not_writable, prepare_folder, refuse_existing, write_whole
+from refervos.files.writing import PartialFile, prepare_folder, refuse_existing, write_atomically, write_error
 from refervos.segmentation import Segmentation
 from refervos.video.closing import Closing
 from refervos.video.frames import Frame, SourceInfo
-from refervos.video.movie import OverlaySink
 from refervos.video.overlay import Painter
+from refervos.video.overlay_video import OverlaySink
 from refervos.video.tracks import FrameNames, TrackNumbers, check_fit
 
 __all__ = [
     "BinarySink",
     "CutoutSink",
-    "OverlayPictureSink",
+    "OverlayImageSink",
     "OverlaySink",
     "PaletteSink",
     "RleSink",
@@ -138,7 +138,7 @@ class _FolderSink(Closing):
         data = io.BytesIO()
         # Masks shrink about as well at low effort, and cut-outs would else take longer than the model.
         image.save(data, format="PNG", compress_level=3)
-        write_whole(path, data.getvalue())
+        write_atomically(path, data.getvalue())
         self._earlier.discard(path)
         self._any = True
 
@@ -198,7 +198,7 @@ class CutoutSink(_FolderSink):
             self._save(Image.fromarray(cut), self._folder / str(self._numbers.of(track)) / f"{name}.png")
 
 
-class OverlayPictureSink(Closing):
+class OverlayImageSink(Closing):
     """Writes one picture with masks and a legend drawn over it.
 
     Attributes:
@@ -251,9 +251,9 @@ class OverlayPictureSink(Closing):
         data = io.BytesIO()
         try:
             picture.save(data, self._format, quality=92)
-            write_whole(self._path, data.getvalue(), overwrite=self._overwrite)
+            write_atomically(self._path, data.getvalue(), overwrite=self._overwrite)
         except (OSError, ValueError) as error:  # more pixels a side than the kind has
-            raise not_writable(self._path, error) from error
+            raise write_error(self._path, error) from error
         self._written = [self._path]
 
     def close(self) -> list[Path]:
@@ -269,7 +269,7 @@ class OverlayPictureSink(Closing):
 _PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
-def overlay_sink(folder: str | Path, source: SourceInfo, **options: Any) -> OverlaySink | OverlayPictureSink:
+def overlay_sink(folder: str | Path, source: SourceInfo, **options: Any) -> OverlaySink | OverlayImageSink:
     """Opens the overlay that fits a source: a picture for a picture, else a video.
 
     Args:
@@ -284,7 +284,7 @@ def overlay_sink(folder: str | Path, source: SourceInfo, **options: Any) -> Over
         VideoError: See the sinks.
     """
     if source.still:
-        return OverlayPictureSink(Path(folder) / "overlay.png", **options)
+        return OverlayImageSink(Path(folder) / "overlay.png", **options)
     return OverlaySink(Path(folder) / "overlay.mp4", source, **options)
 
 
@@ -329,7 +329,7 @@ class RleSink(Closing):
         if self._stream is None:
             refuse_existing(self._path, self._overwrite)
             prepare_folder(self._path.parent)
-        self._part: Part | None = None
+        self._part: PartialFile | None = None
         self._file: IO[bytes] | None = None
         self._complete = 0
         self._frames = 0
@@ -356,7 +356,7 @@ class RleSink(Closing):
             self._file.flush()
         # A stream that was closed raises ValueError.
         except (OSError, ValueError) as error:
-            raise not_writable(self._path, error) from error
+            raise write_error(self._path, error) from error
         self._complete += len(lines)
         self._frames += 1
 
@@ -380,7 +380,7 @@ class RleSink(Closing):
         try:
             self._end()
         except OSError as error:
-            raise not_writable(self._path, error) from error
+            raise write_error(self._path, error) from error
         if self._part is not None:
             self._part.put_in_place(self._overwrite)
         self._written = [self._path]
@@ -400,7 +400,7 @@ class RleSink(Closing):
             self._complete = self._path.stat().st_size
         if self._live:
             return self._path.open("ab" if self._resume else "wb" if self._overwrite else "xb")
-        self._part = Part(self._path)
+        self._part = PartialFile(self._path)
         if before:
             shutil.copyfile(self._path, self._part.temporary)
         return self._part.temporary.open("ab")

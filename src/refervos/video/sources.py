@@ -17,13 +17,13 @@ from refervos.errors import EndOfVideoError, VideoError
 from refervos.files.images import SUFFIXES
 from refervos.video.addresses import check_address, file_of, is_url, without_secrets
 from refervos.video.buffered import BufferedReader
-from refervos.video.frames import Frame, ImageArray, SourceInfo, counted, rgb_from_array, time_of
+from refervos.video.frames import Frame, ImageArray, SourceInfo, frame_time, frames_text, rgb_from_array
 from refervos.video.live import LiveReader, ReconnectPolicy, await_connection
 from refervos.video.media import MediaReader, Treatment, exact_fps, open_camera, open_file, open_url
 from refervos.video.reader import Reader, Source
-from refervos.video.stills import FolderReader, PictureFileReader, natural_key
+from refervos.video.stills import FolderReader, ImageFileReader, natural_key
 
-__all__ = ["PATIENT", "Late", "SourceSpec", "natural_key", "open_source", "read_video"]
+__all__ = ["DEFAULT_RECONNECT", "Late", "SourceSpec", "natural_key", "open_source", "read_video"]
 
 SourceSpec = (
     str | Path | np.ndarray | Iterable[np.ndarray] | Iterable[Frame] | Iterable[np.ndarray | Image.Image | Frame]
@@ -32,7 +32,7 @@ SourceSpec = (
 
 Late = Literal["drop", "queue", "wait"]
 
-PATIENT = ReconnectPolicy()
+DEFAULT_RECONNECT = ReconnectPolicy()
 QUEUE_LENGTH = 30
 
 
@@ -44,7 +44,7 @@ def open_source(
     stop: int | None = None,
     live: bool | None = None,
     late: Late | None = None,
-    reconnect: ReconnectPolicy | None = PATIENT,
+    reconnect: ReconnectPolicy | None = DEFAULT_RECONNECT,
     ahead: int = 0,
     deinterlace: bool | None = None,
     square_pixels: bool = True,
@@ -190,7 +190,7 @@ def _open_path(spec: str | Path, fps: Fraction | None, start: int, stop: int | N
             raise VideoError(f"'{spec}' is neither a file nor a folder; for a camera write camera:0.")
         # FFmpeg plays GIF files, and knows when one is cut short.
         if path.suffix.lower() in SUFFIXES - {".gif"}:
-            return PictureFileReader(path, fps, start, stop)
+            return ImageFileReader(path, fps, start, stop)
         return open_file(path, fps=fps, start=start, stop=stop, treatment=treatment)
     # A name too long, with a null byte, of an unknown user, in a folder that may not be read.
     except (OSError, ValueError, RuntimeError) as error:
@@ -214,13 +214,15 @@ class _ArrayReader(Reader):
         self._array = array
         self._chosen = range(len(array))[start:stop]
         if not self._chosen:
-            raise EndOfVideoError(f"The array has only {counted(len(array))}, so none is left from frame {start} on.")
+            raise EndOfVideoError(
+                f"The array has only {frames_text(len(array))}, so none is left from frame {start} on."
+            )
         super().__init__(SourceInfo("array", shape[2], shape[1], fps, len(self._chosen), still=len(array) == 1))
 
     def _generate(self) -> Generator[Frame, None, None]:
         for index in self._chosen:
             image = rgb_from_array(self._array[index], f"frame {index} of the array")
-            yield Frame(index, image, time_of(index, self.info.fps))
+            yield Frame(index, image, frame_time(index, self.info.fps))
 
 
 class _IterableReader(Reader):
@@ -244,10 +246,10 @@ class _IterableReader(Reader):
                     yield replace(item, index=index, image=image)
                 else:
                     image = rgb_from_array(item, f"frame {index} of the iterable")
-                    yield Frame(index, image, time_of(index, self.info.fps))
+                    yield Frame(index, image, frame_time(index, self.info.fps))
             # Stopping here rather than at the next item keeps a live iterable from being asked for one too
             # many.
             if self._stop is not None and count >= self._stop:
                 return
         if count <= self._start:
-            raise VideoError(f"The iterable gave {counted(count)}, so there is none from frame {self._start} on.")
+            raise VideoError(f"The iterable gave {frames_text(count)}, so there is none from frame {self._start} on.")

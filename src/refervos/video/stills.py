@@ -14,17 +14,17 @@ from PIL import Image
 from refervos.errors import EndOfVideoError, VideoError
 from refervos.files.images import (
     SUFFIXES,
-    White,
-    deep_levels,
-    is_deep,
+    WhiteLevel,
+    high_bit_depth_values,
+    image_errors,
     is_hdr,
-    open_picture,
-    opened_picture,
-    picture_errors,
+    is_high_bit_depth,
+    open_image,
+    opened_image,
     refuse_large,
     rgb_from_pil,
 )
-from refervos.video.frames import Frame, ImageArray, SourceInfo, counted, time_of
+from refervos.video.frames import Frame, ImageArray, SourceInfo, frame_time, frames_text
 from refervos.video.media import open_file
 from refervos.video.reader import Reader
 
@@ -66,12 +66,12 @@ class _PictureReader(Reader):
         self._described, self._fps = described, fps
         self._chosen = range(count)[start:stop]
         if not self._chosen:
-            raise EndOfVideoError(f"{described} has only {counted(count)}, so none is left from frame {start} on.")
-        self._white = White()
+            raise EndOfVideoError(f"{described} has only {frames_text(count)}, so none is left from frame {start} on.")
+        self._white = WhiteLevel()
         self._notes: list[str] = []
         self._hdr = False
         with self._picture(self._chosen[0]) as image:
-            deep = is_deep(image)
+            deep = is_high_bit_depth(image)
         if deep and self._film(self._chosen[0]) is None:
             self._find_white(count)
         # Read ahead so that the size is known; a frame is small beside what segments it.
@@ -104,7 +104,7 @@ class _PictureReader(Reader):
         for index in sorted({k * (count - 1) // (_SAMPLES - 1) for k in range(_SAMPLES)}):
             # One that is damaged is told when its turn comes.
             with contextlib.suppress(VideoError), self._picture(index) as image:
-                levels = deep_levels(image)
+                levels = high_bit_depth_values(image)
                 if levels is not None:
                     self._white.include(levels)
         self._rewind()
@@ -132,7 +132,7 @@ class _PictureReader(Reader):
 
     def _time(self, index: int, shown: float | None) -> float | None:
         """The time of a picture, whose file says for how many seconds it is shown."""
-        return time_of(index, self._fps)
+        return frame_time(index, self._fps)
 
     def _generate(self) -> Generator[Frame, None, None]:
         for index in self._chosen:
@@ -175,7 +175,7 @@ class FolderReader(_PictureReader):
 
     @contextmanager
     def _picture(self, index: int) -> Iterator[Image.Image]:
-        with opened_picture(self._files[index]) as image:
+        with opened_image(self._files[index]) as image:
             if len(_pages(image)) > 1:
                 self._several[self._files[index].name] = None
                 image.seek(0)
@@ -211,7 +211,7 @@ def _sorted_out(folder: Path) -> tuple[list[Path], list[str]]:
     return found, others
 
 
-class PictureFileReader(_PictureReader):
+class ImageFileReader(_PictureReader):
     """A picture file; where it holds several, as TIFF stacks and animated WebP files do, each is a frame.
 
     Args:
@@ -226,11 +226,11 @@ class PictureFileReader(_PictureReader):
 
     def __init__(self, path: Path, fps: Fraction | None, start: int, stop: int | None) -> None:
         self._path = path
-        self._image = open_picture(path)
+        self._image = open_image(path)
         self._fps = fps
         self._clock: float | None = 0.0  # when the next picture is shown
         try:
-            with picture_errors(path):
+            with image_errors(path):
                 self._pages = _pages(self._image)
                 for page in self._pages[: min(start, len(self._pages) - 1)]:
                     self._image.seek(page)
@@ -246,7 +246,7 @@ class PictureFileReader(_PictureReader):
 
     @contextmanager
     def _picture(self, index: int) -> Iterator[Image.Image]:
-        with picture_errors(self._path):
+        with image_errors(self._path):
             self._image.seek(self._pages[index])
             refuse_large(f"'{self._path}'", *self._image.size)
             yield self._image
@@ -263,7 +263,7 @@ class PictureFileReader(_PictureReader):
 
     def _rewind(self) -> None:
         self._image.close()
-        self._image = open_picture(self._path)
+        self._image = open_image(self._path)
 
     def _release(self) -> None:
         self._image.close()

@@ -59,7 +59,7 @@ def cut_short(path: Path) -> str | None:
     return None
 
 
-def is_still(path: Path) -> bool:
+def is_heif_image(path: Path) -> bool:
     """Whether a file is pictures of the HEIF family (HEIC and the like) other than AVIF, with no film among them.
 
     Args:

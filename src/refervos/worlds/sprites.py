@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from refervos.errors import ConfigError
-from refervos.files.images import opened_picture, read_picture
+from refervos.files.images import opened_image, read_image
 from refervos.worlds.shapes import COLOURS
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -214,7 +214,7 @@ def _read(path: Path, root: Path) -> Sprite:
     subject = subject_of(path.parent.name if path.parent != root else path.stem)
     if not subject:
         raise ConfigError(f"{path}: its name does not say what it shows; name it after its subject, such as cat.png.")
-    with opened_picture(path, ConfigError) as image:
+    with opened_image(path, ConfigError) as image:
         if "A" not in image.getbands() and "transparency" not in image.info:
             raise ConfigError(f"{path}: has no alpha channel; sprites are cut-outs on a transparent ground.")
         picture = image.convert("RGBA")
@@ -261,7 +261,7 @@ def _colours(picture: Image.Image) -> dict[str, float]:
 
 
 def _read_photograph(path: Path) -> npt.NDArray[np.uint8]:
-    picture = Image.fromarray(read_picture(path, ConfigError))
+    picture = Image.fromarray(read_image(path, ConfigError))
     scale = _GROUND_SIDE / min(picture.size)
     if scale < 1:
         picture = picture.resize(

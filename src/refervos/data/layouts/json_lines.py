@@ -32,7 +32,7 @@ from refervos.data.frames import (
 from refervos.data.records import as_number, take, take_id
 from refervos.data.sample import Dataset, Mask, Sample, Video
 from refervos.errors import DataError
-from refervos.files.plain_text import parsed_json
+from refervos.files.plain_text import parse_json
 
 NAME = "json-lines"
 
@@ -250,7 +250,7 @@ class _StoredAsTold:
 
 
 def _record(line: str, where: str) -> dict[str, Any]:
-    record = parsed_json(line, where, DataError)
+    record = parse_json(line, where, DataError)
     if not isinstance(record, dict):
         raise DataError(f"{where} must be an object with named fields.")
     unknown = [name for name in record if name not in FIELDS]

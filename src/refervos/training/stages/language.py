@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.errors import TrainingError
-from refervos.files.plain_text import listed
+from refervos.files.plain_text import read_entries
 from refervos.text.encoder import TextConfig, TextEncoder, pad_tokens
 from refervos.text.pretrained import load_t5, load_text, save_text
 from refervos.text.t5 import T5Config, T5TextEncoder
@@ -286,7 +286,7 @@ def read_sentences(file: str | None, *, nouns: bool = False) -> list[str]:
         names = [name for noun in everyday_nouns().values() for name in (noun.word, *noun.synonyms)]
         things = all_sentences(names)
         return things + shapes * (len(things) // len(shapes))
-    return listed(Path(file).expanduser(), "sentence", TrainingError)
+    return read_entries(Path(file).expanduser(), "sentence", TrainingError)
 
 
 def train_byte_level(sentences: Sequence[str], vocabulary: int) -> Tokenizer:

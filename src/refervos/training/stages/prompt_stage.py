@@ -28,7 +28,7 @@ from refervos.training.stages.pictures import (
 from refervos.training.stages.ranges import AREA, ASPECTS, COUNT, FRAMES, SHARE, WEIGHT
 from refervos.training.stages.recognition import RecognitionHead
 from refervos.training.stages.simulated_prompts import AskedShares, ask
-from refervos.typed_config import check_given, check_range
+from refervos.typed_config import check_not_empty, check_range
 from refervos.worlds import Sprites, WorldConfig
 
 
@@ -82,7 +82,7 @@ class PromptedSettings:
     hiding: float = 1.0
 
     def __post_init__(self) -> None:
-        check_given(self, "frames", "aspects")
+        check_not_empty(self, "frames", "aspects")
         least, greatest = self.gap
         if not 1 <= least <= greatest:
             raise ConfigError(f"gap is {self.gap}; a least and a greatest number are needed, such as [1, 12].")

@@ -25,7 +25,7 @@ from refervos.training.stage import TRAIN, VALIDATION, Key, SampleSource, Stage
 from refervos.training.stages.clip_sources import BenchmarkClips, BenchmarkSource, ClipSource, Sampling, WorldClips
 from refervos.training.stages.pictures import open_sprites
 from refervos.training.stages.ranges import ASPECTS, COUNT, FRAMES, SHARE, WEIGHT
-from refervos.typed_config import check_given, check_range
+from refervos.typed_config import check_not_empty, check_range
 from refervos.worlds import FAMILIES, WorldConfig, known_words
 
 Model = TypeVar("Model")
@@ -85,7 +85,7 @@ class ReferringSettings:
     rates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_given(self, "frames", "chunks", "aspects")
+        check_not_empty(self, "frames", "chunks", "aspects")
         check_range(
             self,
             frames=FRAMES,

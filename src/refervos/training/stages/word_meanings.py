@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.errors import MissingDependencyError, TrainingError
-from refervos.files.plain_text import listed
+from refervos.files.plain_text import read_entries
 from refervos.text.tokenizer import Tokenizer
 from refervos.training.distributed import mean_over_processes
 from refervos.worlds.nouns import everyday_nouns
@@ -86,7 +86,7 @@ def words_of(file: Path | None) -> tuple[str, ...]:
     known = [name for names in KINDS.values() for name in names]
     known += [*COLOURS, *(name for noun in everyday_nouns().values() for name in (noun.word, *noun.synonyms))]
     if file is not None:
-        known += listed(file, "word", TrainingError)
+        known += read_entries(file, "word", TrainingError)
     return tuple(dict.fromkeys(known))
 
 

@@ -17,7 +17,7 @@ from av.error import FFmpegError
 from PIL import Image
 
 from refervos.errors import OutputError, RefervosError, VideoError
-from refervos.files.writing import Part, not_writable, prepare_folder, refuse_existing
+from refervos.files.writing import PartialFile, prepare_folder, refuse_existing, write_error
 from refervos.segmentation import Segmentation
 from refervos.video.audio import AudioTrack
 from refervos.video.closing import Closing
@@ -108,7 +108,7 @@ class OverlaySink(Closing):
         self._options = {"crf": str(crf), "preset": preset, "bf": "0"}
         self._keeps_audio = audio and source is not None
         self._overwrite = overwrite
-        self._part: Part | None = None
+        self._part: PartialFile | None = None
         self._file: Any = None
         self._container: Any = None
         self._stream: Any = None
@@ -220,7 +220,7 @@ class OverlaySink(Closing):
     def _begin_file(self, add_sound: Callable[[], None]) -> None:
         # Fragments until it is finished, when it becomes an ordinary mp4: a disk that fills up costs the last second.
         options = {"movflags": "hybrid_fragmented+delay_moov", "frag_duration": "1000000"}
-        self._part = Part(self._path)
+        self._part = PartialFile(self._path)
         self._file = _File(self._part.temporary, "r+")
         self._container = av.open(self._file, mode="w", format="mp4", options=options)
         height, width = self._size
@@ -351,7 +351,7 @@ class OverlaySink(Closing):
         kept = playable_part(part.temporary) if part is not None and part.temporary.exists() else 0
         if part is None or not kept:
             self._drop()
-            return not_writable(self._path, error)
+            return write_error(self._path, error)
         os.truncate(part.temporary, kept)
         part.put_in_place(self._overwrite)
         self._written = [self._path]
