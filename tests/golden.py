@@ -150,8 +150,8 @@ class Probe:
                 f"{call}.early_obj_ptr": decoded.early_tokens[:, 0],
                 f"{call}.obj_ptr": tracker.pointer(decoded.tokens[:, 0], decoded.score),
             }
-            if decoded.early_token_beside is not None:
-                self._current[f"{MEMORY_FREE}.early_obj_ptr"] = decoded.early_token_beside
+            if decoded.extra_early_token is not None:
+                self._current[f"{MEMORY_FREE}.early_obj_ptr"] = decoded.extra_early_token
             if decoded.score is not None:
                 self._current[f"{call}.object_score_logits"] = decoded.score.unsqueeze(1)
             return decoded

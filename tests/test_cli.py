@@ -472,7 +472,7 @@ def test_clicks_on_a_sam2_model(run: Run, tmp_path: Path) -> None:
     assert not list((tmp_path / "other").rglob("*"))
     code, _, err = run("segment", "in.mp4", "the dog", "--model", "sam2", "--out", "third")
     assert code == 2
-    assert "SAM2 understands points, boxes and masks" in err
+    assert "SAM2 takes points, boxes and masks, not sentences" in err
 
 
 def test_a_click_goes_with_the_sentence(run: Run, tmp_path: Path) -> None:

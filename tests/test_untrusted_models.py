@@ -244,7 +244,7 @@ def test_official_samwise_and_sam_checkpoints_are_told_apart(tmp_path: Path) -> 
         tmp_path / "a.pth"
     )
     torch.save({"image_encoder.patch_embed.proj.weight": torch.zeros(2, 2)}, tmp_path / "b.pth")
-    assert "is a SAM, which knows neither videos nor sentences" in sentence(tmp_path / "b.pth")
+    assert "is a SAM, which takes neither videos nor sentences" in sentence(tmp_path / "b.pth")
 
 
 # Shapes and sizes.

@@ -177,7 +177,7 @@ class OnnxTracker:
         features: FrameFeatures,
         sparse: Tensor,
         *,
-        beside: tuple[Tensor, Tensor] | None = None,
+        extra: tuple[Tensor, Tensor] | None = None,
     ) -> Decoded:
         """See ``Sam2Tracker.decode``."""
         masks, ious, tokens, early, *score = self.graphs.run(
@@ -188,10 +188,10 @@ class OnnxTracker:
             middle=features.middle,
             prompts=sparse,
         )
-        others = None
-        if beside is not None:
-            (others,) = self.graphs.run("early_token", ["token"], conditioned=beside[0], prompts=beside[1])
-        return Decoded(masks, ious, tokens, early, score[0] if score else None, others)
+        extra_token = None
+        if extra is not None:
+            (extra_token,) = self.graphs.run("early_token", ["token"], conditioned=extra[0], prompts=extra[1])
+        return Decoded(masks, ious, tokens, early, score[0] if score else None, extra_token)
 
     def pointer(self, token: Tensor, score: Tensor | None) -> Tensor:
         """See ``Sam2Tracker.pointer``."""

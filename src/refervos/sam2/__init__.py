@@ -1,1 +1,1 @@
-"""The frozen tracker: SAM2 (Ravi et al. 2024, arXiv 2408.00714). The only room that touches its modules."""
+"""The frozen tracker: SAM2 (Ravi et al. 2024, arXiv 2408.00714)."""

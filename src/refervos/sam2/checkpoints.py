@@ -1,4 +1,4 @@
-"""SAM2 checkpoints: Meta's ``.pt`` files and Hugging Face folders, versions 1 and 2.1, into our tracker."""
+"""Loading SAM2 checkpoints, versions 1 and 2.1: Meta's ``.pt`` files and Hugging Face folders."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ _TO_META: Rules = (
 
 
 def meta_names(name: str) -> tuple[str, ...]:
-    """Meta's names for one of transformers' ``Sam2VideoModel`` tensors.
+    """Convert the name of a tensor of transformers' ``Sam2VideoModel`` to Meta's.
 
     Args:
         name: A name of the model's state dict, such as ``mask_decoder.iou_token.weight``.
 
     Returns:
-        One name, or four where transformers stacks what Meta keeps apart.
+        One name, or four where transformers stacks tensors that Meta stores separately.
     """
     if name == "prompt_encoder.point_embed.weight":
         return tuple(f"sam_prompt_encoder.point_embeddings.{index}.weight" for index in range(4))
@@ -79,17 +79,17 @@ def meta_names(name: str) -> tuple[str, ...]:
 
 
 def infer_sam2_config(names_to_tensors: Mapping[str, Tensor], where: str) -> Sam2Config:
-    """Which published SAM2 this is, from the shapes of its weights (Meta's names).
+    """Infer which published SAM2 a checkpoint is from the shapes of its weights (Meta's names).
 
     Args:
         names_to_tensors: A Meta-format state dict.
         where: The checkpoint, for error messages.
 
     Returns:
-        The tracker's shape: size, version, and whether there is an object score head.
+        The tracker's configuration: size, version, and whether it has an object score head.
 
     Raises:
-        CheckpointError: When it is none of the published sizes.
+        CheckpointError: When it has none of the published sizes.
     """
     prefix = "image_encoder.trunk."
     width = require_shape(names_to_tensors, prefix + "patch_embed.proj.weight", 4, where, "SAM2 checkpoint")[0]
@@ -109,14 +109,14 @@ def load_sam2(path: Path) -> Sam2Tracker:
     """Read a SAM2 tracker from Meta's ``.pt`` file or a Hugging Face folder.
 
     Args:
-        path: ``sam2_hiera_*.pt``, ``sam2.1_hiera_*.pt`` or one that was trained from these, whatever it is called; or a
-            folder with ``config.json`` and ``model.safetensors``.
+        path: ``sam2_hiera_*.pt``, ``sam2.1_hiera_*.pt`` or a file of any name trained from these; or a folder
+            with ``config.json`` and ``model.safetensors``.
 
     Returns:
         The tracker, in evaluation mode.
 
     Raises:
-        CheckpointError: When the file is unreadable or does not fit, with the names that are wrong.
+        CheckpointError: When the file is unreadable or does not fit, with the names that do not match.
     """
     if path.is_dir():
         return _load_hf_folder(path)
@@ -131,12 +131,12 @@ def load_sam2(path: Path) -> Sam2Tracker:
 
 
 def _refuse_others(source: Mapping[str, Tensor], path: Path) -> None:
-    """Say what a checkpoint is that is easily taken for one of SAM2."""
+    """Refuse checkpoints that are easily mistaken for SAM2's, with a specific message."""
     if any(name.startswith("cmt_adapters.") for name in source):
         raise CheckpointError(f"{path} is an official SAMWISE checkpoint; run 'refervos convert {path} FOLDER' first.")
     if "image_encoder.patch_embed.proj.weight" in source:
         raise CheckpointError(
-            f"{path} is a SAM, which knows neither videos nor sentences; RefSAM is trained from it, by the role 'sam' "
+            f"{path} is a SAM, which takes neither videos nor sentences; use it to train RefSAM, as the weights 'sam' "
             "of a recipe."
         )
 
@@ -160,7 +160,7 @@ def _read_hf_config(folder: Path) -> Sam2Config:
     header = read_header(folder, "give a Hugging Face SAM2 folder")
     kind = header.get("model_type")
     if kind not in ("sam2_video", "sam2"):
-        raise CheckpointError(f"{file} is of a model of type {kind}; give a Hugging Face SAM2 folder (sam2_video).")
+        raise CheckpointError(f"{file} has model_type {kind}; give a Hugging Face SAM2 folder (sam2_video).")
     try:
         return config_from_folder(header)
     except ConfigError as error:

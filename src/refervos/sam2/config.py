@@ -1,4 +1,4 @@
-"""The shape of a SAM2 tracker: one typed configuration, the four published sizes, both published versions."""
+"""Configuration of a SAM2 tracker: the four published sizes in both published versions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from refervos.errors import ConfigError
 from refervos.typed_config import LAYERS, WIDTH, check_divides, check_range, config_from_mapping, nested_value
 
 LARGEST_IMAGE = 4096
-"""Side of the largest square: what is computed for each of its places is in no file of weights."""
+"""Largest input side in pixels. Tables computed for every position are not in the weights, which cannot limit it."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Sam2Config:
         hiera_heads: Attention heads of the first stage, doubled at each next one.
         hiera_blocks: Blocks of the four stages.
         hiera_windows: Attention window of the four stages, in tokens.
-        hiera_global_blocks: Positions (over all blocks) that attend globally.
-        hiera_background: Side of the coarse position embedding.
+        hiera_global_blocks: Indices (over all blocks) of the blocks that attend globally.
+        hiera_background: Side of the coarse position embedding, in cells.
         hidden: Width of everything after the backbone (features, prompts, pointers); a multiple of ``memory_width``.
         memory_width: Channels of a memory map, 64.
         memory_layers: Layers of the memory attention.
@@ -36,11 +36,11 @@ class Sam2Config:
         decoder_downsample: Factor by which its cross-attention is narrower than ``hidden``.
         memory_slots: ``num_maskmem``: one slot for conditioning frames and this many minus one past frames.
         pointer_limit: ``max_obj_ptrs_in_encoder``: pointers of frames 1 .. limit-1 back are read.
-        object_score: Whether there is an object score head (off in referring-image checkpoints).
-        occlusion_embedding: SAM2.1: an embedding is added to memories of frames where the object is absent.
+        object_score: Whether the decoder has an object score head (off in referring-image checkpoints).
+        occlusion_embedding: SAM2.1: add an embedding to the memories of frames where the object is absent.
         pointer_time_encoding: SAM2.1: object pointers carry a projected encoding of their age.
-        multimask_stability: Meta's video builder replaces an unstable single mask by the best of the three multimask
-            outputs when it is given clicks; SAMWISE does not.
+        multimask_stability: Replace an unstable single mask by the best of the three multimask outputs, as Meta's video
+            builder does for clicks; SAMWISE does not.
     """
 
     image_size: int = 1024
@@ -93,8 +93,8 @@ class Sam2Config:
         check_range(self, hiera_global_blocks=(0, sum(self.hiera_blocks) - 1))
         if any(side % 2 for side in self.hiera_windows[:3]) or self.mask_size % self.hiera_windows[0]:
             raise ConfigError(
-                f"hiera_windows is {self.hiera_windows}; the first three must be even, for they are halved, and the "
-                f"first must divide a side of {self.mask_size} patches."
+                f"hiera_windows is {self.hiera_windows}; the first three must be even, because they are halved, "
+                f"and the first must divide the grid side of {self.mask_size} patches."
             )
         check_divides(self, "hiera_width", "hiera_heads")
         if self.memory_width != 64:
@@ -148,7 +148,7 @@ SAM2_PRESETS: dict[str, Sam2Config] = {
 
 
 def as_version_2_1(config: Sam2Config) -> Sam2Config:
-    """The same size with the additions of SAM2.1 (released September 2024)."""
+    """Add the changes of SAM2.1 (released September 2024) to a configuration."""
     return replace(config, occlusion_embedding=True, pointer_time_encoding=True)
 
 
@@ -175,8 +175,8 @@ FIELDS_IN_FOLDERS: dict[str, tuple[str, Any]] = {
     "pointer_time_encoding": ("enable_temporal_pos_encoding_for_object_pointers", True),
     "multimask_stability": ("mask_decoder_config.dynamic_multimask_via_stability", True),
 }
-"""For each field of ours, its name in the ``config.json`` of a Hugging Face folder, and what it is where that leaves it
-out: transformers' defaults, which are those of SAM2.1 tiny."""
+"""For each of our fields, its name in the ``config.json`` of a Hugging Face folder and its value where the file omits
+it: transformers' default, which is SAM2.1 tiny's."""
 
 _PUBLISHED_BEHAVIOUR: dict[str, Any] = {
     "multimask_output_in_sam": True,
@@ -189,21 +189,21 @@ _PUBLISHED_BEHAVIOUR: dict[str, Any] = {
     "mask_decoder_config.dynamic_multimask_stability_delta": 0.05,
     "mask_decoder_config.dynamic_multimask_stability_thresh": 0.98,
 }
-"""Fields of a ``Sam2VideoConfig`` that change what the model does but no shape."""
+"""Fields of a ``Sam2VideoConfig`` that change the model's behaviour but no shape."""
 
 
 def config_from_folder(header: Mapping[str, Any]) -> Sam2Config:
-    """Read our configuration off the ``config.json`` of a Hugging Face SAM2 folder.
+    """Convert the ``config.json`` of a Hugging Face SAM2 folder to our configuration.
 
     Args:
-        header: What the file holds.
+        header: Contents of the file.
 
     Returns:
-        The tracker's shape. Fields that we do not model must have their published values: loading the weights
-        strictly checks every shape, and what no shape shows is checked here.
+        The tracker's configuration. Settings without a field here must have their published values: strict loading of
+        the weights checks every shape, and this function checks the settings that no shape reveals.
 
     Raises:
-        ConfigError: When the model was made to behave in a way that we do not know, or a value has the wrong type.
+        ConfigError: When a setting has an unsupported value, or a value has the wrong type.
     """
     for name, published in _PUBLISHED_BEHAVIOUR.items():
         value = nested_value(header, name, published)

@@ -1,11 +1,11 @@
-"""Corrections: clicks, a box or a mask on the last answered frame of a running track, and taking them back.
+"""Corrections of a running track by clicks, a box or a mask on its last frame, and undoing them.
 
-Clicks on one frame add up: each is read together with those before it.
+Clicks on one frame add up: each correction uses all earlier clicks on that frame as well.
 
-The corrected frame is answered again, by SAM2 alone, and remembered as a frame that the user prompted: it stays in
-memory while others come and go. Where the answer moves to another object, all that is remembered shows the wrong one
-and is forgotten. From then on the track goes by hand: adapters that let a sentence change what the image encoder sees
-would pull it back to where the sentence was misread.
+SAM2 alone segments the corrected frame again, and the frame is stored as a conditioning frame, which stays in memory
+while others are replaced. When the new mask shows another object, the whole memory shows the wrong one and is cleared.
+From then on the track is marked as manually corrected: adapters that let the sentence change the image features would
+pull it back to the misread object.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from refervos.placement import Placement
 from refervos.prompts import Prompt
 from refervos.sam2.config import Sam2Config
 from refervos.sam2.memory import CONDITIONING_LIMIT, MemoryBank, MemoryMap, ObjectPointer
-from refervos.sam2.prompting import answer_masks, answer_points, check_geometry, check_within
+from refervos.sam2.prompting import check_geometry, check_within, predict_from_masks, predict_from_points
 from refervos.sam2.tracker import Sam2Tracker, gate
 from refervos.segmenter import FramePrediction
 from refervos.session.state_files import check_state, check_tensor
 
 UNDO_STEPS = 16
-"""So many corrections of a track can be taken back; what is older is not kept."""
+"""Corrections of a track that can be undone; older ones are dropped."""
 
 SAME_OBJECT = 0.1
-"""Masks whose intersection is a smaller share of the smaller one show different objects."""
+"""Two masks show different objects when they share less than this fraction of the smaller one."""
 
 Calibration = Callable[[Tensor | None], tuple[Tensor | None, Tensor | None]]
-"""From object scores (n,) to the logit of the presence, and by how much that is above the threshold's, (n,) each."""
+"""Maps object scores (n,) to presence logits and to their margins over the presence threshold, (n,) each."""
 
 
 @dataclass(frozen=True)
 class LastFrame:
-    """What is kept of the last answered frame of a track, so that it can be answered again.
+    """Last frame of a track, kept so that a correction can segment it again.
 
     Attributes:
         pixels: The placed frame (3, S, S).
-        mask_logits: The answer (1, 1, 4g, 4g).
-        score: Its object score logit (1,) as the model shows it, so calibrated where it is; or None.
+        mask_logits: Predicted mask logits (1, 1, 4g, 4g).
+        score: Object score logit (1,) as returned to the session (calibrated by models that calibrate), or None.
     """
 
     pixels: Tensor
@@ -52,22 +52,22 @@ class LastFrame:
 
     @property
     def prediction(self) -> FramePrediction:
-        """The answer as a session wants it."""
+        """The prediction in the format of ``Segmenter``."""
         switched = torch.zeros(1, dtype=torch.bool, device=self.mask_logits.device)
         return FramePrediction(self.mask_logits[:, 0], self.score, switched)
 
 
 @dataclass(frozen=True)
 class BeforeCorrection:
-    """What a correction changed, as it was.
+    """State of a track before a correction, for undoing it.
 
     Attributes:
-        frame: The frame that was corrected.
-        memory: Before it; None for a frame that others have followed, as it cannot be gone back to.
-        last: Before it; likewise.
-        manually_corrected: Before it.
-        said: All that the user has said about that frame, this correction included.
-        earlier: The correction before this one, which can be taken back after it.
+        frame: Index of the corrected frame.
+        memory: The memory before the correction; None once later frames make restoring it impossible.
+        last: The last frame before the correction; None likewise.
+        manually_corrected: Whether the track had been corrected before.
+        said: All prompts given on that frame, merged, including this correction.
+        earlier: The previous correction, which can be undone after this one.
     """
 
     frame: int
@@ -80,14 +80,14 @@ class BeforeCorrection:
 
 @dataclass(kw_only=True)
 class CorrectableTrack:
-    """The part of a track that every family on SAM2's memory has.
+    """Track state shared by all families that use SAM2's memory.
 
     Attributes:
         memory: Maps and pointers of past frames.
-        frame: Frames seen so far.
-        last: The last answered frame; None before the first.
-        before: What the last correction changed, and those before it; None when there was none, or all were taken back.
-        manually_corrected: Whether the track was corrected.
+        frame: Number of frames seen so far.
+        last: The last frame; None before the first.
+        before: State before the last correction, linked to those before it; None when no correction can be undone.
+        manually_corrected: Whether a user has corrected the track.
     """
 
     memory: MemoryBank
@@ -105,43 +105,45 @@ STATE_TYPES: tuple[type, ...] = (
     BeforeCorrection,
     Prompt,
 )
-"""The classes that such a track is made of, for writing it to disk."""
+"""The classes that make up such a track, for saving it."""
 
 
 def keep_last(tracks: Sequence[CorrectableTrack], pixels: Tensor, prediction: FramePrediction) -> None:
-    """Keep what a correction of this frame needs.
+    """Keep the frame and its prediction in each track, for a later correction.
 
     Args:
-        tracks: The N tracks that were answered.
-        pixels: The placed frame, perhaps one of a clip (1, 3, S, S), or each track's own (N, 3, S, S).
-        prediction: The answer for the N tracks.
+        tracks: The N tracks of the prediction.
+        pixels: The placed frame (1, 3, S, S), or a frame for each track (N, 3, S, S).
+        prediction: The prediction for the N tracks.
     """
-    kept = [frame.clone() for frame in pixels]  # on its own, and once for all tracks that share it
+    kept = [frame.clone() for frame in pixels]  # a copy outside the clip, shared by the tracks of one frame
     for row, track in enumerate(tracks):
         score = None if prediction.score is None else prediction.score[row : row + 1]
         track.last = LastFrame(kept[min(row, len(kept) - 1)], prediction.mask_logits[row : row + 1].unsqueeze(1), score)
 
 
 def check_restored(track: CorrectableTrack, config: Sam2Config, dtype: torch.dtype) -> None:
-    """Check that a track that was read from a file can go on.
+    """Check that a track read from a file fits a tracker.
 
     Args:
         track: The track.
-        config: The shape of the tracker that it shall go on with.
-        dtype: What that computes in.
+        config: Configuration of the tracker.
+        dtype: Type of its weights and activations.
 
     Raises:
-        StateError: When something about it is not as the tracker leaves it.
+        StateError: When the track's state is not one that this tracker could have left.
     """
     check_state(track.frame >= 0, f"a track has seen {track.frame} frames")
-    check_state((track.last is None) == (track.frame == 0), "a track has no last frame, or one too many")
+    check_state(
+        (track.last is None) == (track.frame == 0), "a track has a last frame without having seen one, or lacks it"
+    )
     _check_memory(track.memory, track.frame, config, dtype)
     if track.last is not None:
         _check_last(track.last, config)
     before, following = track.before, track.frame - 1
     while before is not None:
-        check_state(0 <= before.frame <= following, "a correction is of a frame that was not seen")
-        check_state((before.memory is None) == (before.last is None), "a correction can be taken back by half")
+        check_state(0 <= before.frame <= following, "a correction belongs to a frame that the track has not seen")
+        check_state((before.memory is None) == (before.last is None), "the state before a correction is incomplete")
         if before.memory is not None and before.last is not None:
             _check_memory(before.memory, track.frame, config, dtype)
             _check_last(before.last, config)
@@ -151,7 +153,7 @@ def check_restored(track: CorrectableTrack, config: Sam2Config, dtype: torch.dty
 
 def _check_memory(memory: MemoryBank, frame: int, config: Sam2Config, dtype: torch.dtype) -> None:
     limits = (config.memory_slots - 1, config.pointer_limit - 1)
-    check_state((memory.map_limit, memory.pointer_limit) == limits, "a memory is of another length")
+    check_state((memory.map_limit, memory.pointer_limit) == limits, "a memory has another length")
     kinds: tuple[tuple[Sequence[MemoryMap] | Sequence[ObjectPointer], int], ...] = (
         (memory.maps, limits[0]),
         (memory.pointers, limits[1]),
@@ -159,10 +161,10 @@ def _check_memory(memory: MemoryBank, frame: int, config: Sam2Config, dtype: tor
         (memory.conditioning_pointers, CONDITIONING_LIMIT),
     )
     for entries, limit in kinds:
-        check_state(getattr(entries, "maxlen", None) == limit, "a memory is of another length")
+        check_state(getattr(entries, "maxlen", None) == limit, "a memory has another length")
         frames = [entry.frame for entry in entries]
         ascending = frames == sorted(set(frames)) and all(0 <= number < frame for number in frames)
-        check_state(ascending, "a memory is of frames that were not seen, or out of order")
+        check_state(ascending, "a memory holds frames that the track has not seen, or holds them out of order")
         for entry in entries:
             if isinstance(entry, MemoryMap):
                 shape = (config.memory_width, config.grid, config.grid)
@@ -175,7 +177,7 @@ def _check_last(last: LastFrame, config: Sam2Config) -> None:
     side = config.image_size
     check_tensor(last.pixels, "the last frame", (3, side, side), torch.float32)
     check_tensor(last.mask_logits, "the last mask", (1, 1, config.mask_size, config.mask_size))
-    check_state((last.score is None) != config.object_score, "an object score is missing, or one too many")
+    check_state((last.score is None) != config.object_score, "an object score is missing, or the model has none")
     if last.score is not None:
         check_tensor(last.score, "an object score", (1,))
 
@@ -187,64 +189,64 @@ def correct(
     placement: Placement,
     calibrated: Calibration | None = None,
 ) -> FramePrediction:
-    """Answer a track's last frame again, by what the user says.
+    """Segment a track's last frame again, from clicks, a box or a mask.
 
     Args:
         tracker: The weights.
-        track: The track; its memory of that frame changes.
-        prompt: Clicks, a box or a mask on that frame; its expression is not read.
-        placement: Where the frame lies in the square.
-        calibrated: What object scores say of presence; default what they are themselves. As on any other frame, masks
-            are shown by it, and memory goes by the score as it is.
+        track: The track; its memory of that frame is replaced.
+        prompt: Clicks, a box or a mask on that frame; its expression is ignored.
+        placement: Placement of the frame in the square.
+        calibrated: Calibration of the object scores, default none. As on any other frame, the returned masks are gated
+            by the calibrated score and the memory by the raw score.
 
     Returns:
-        The new answer for this track alone.
+        The new prediction, for this track alone.
 
     Raises:
-        PromptError: When no frame has been answered yet, the prompt has no geometry, or it does not fit the frame.
+        PromptError: When the track has seen no frame yet, or the prompt has no geometry or does not fit the frame.
     """
     last = track.last
     if last is None:
         raise PromptError("there is nothing to correct before the first frame; give a frame first.")
     if not prompt.geometric:
-        raise PromptError("a correction is clicks, a box or a mask; to ask for something else, rename the track.")
+        raise PromptError("a correction needs clicks, a box or a mask; use set_prompt to change the track's sentence.")
     check_geometry(prompt)
     check_within(prompt, placement.frame_size)
     frame = track.frame - 1
     if track.before is not None and track.before.frame == frame:
-        prompt = together(track.before.said, prompt)
+        prompt = merge_prompts(track.before.said, prompt)
     features = tracker.pyramid(tracker.encode(last.pixels.unsqueeze(0)))
-    ask = answer_points if prompt.mask is None else answer_masks
-    answer = ask(tracker, features, [prompt], placement)
-    earlier = _kept(track.before, frame, UNDO_STEPS - 1)
+    predict = predict_from_points if prompt.mask is None else predict_from_masks
+    predicted = predict(tracker, features, [prompt], placement)
+    earlier = _limited(track.before, frame, UNDO_STEPS - 1)
     track.before = BeforeCorrection(frame, track.memory.copy(), last, track.manually_corrected, prompt, earlier)
-    if moved(last.mask_logits, answer.mask_logits):
+    if show_different_objects(last.mask_logits, predicted.mask_logits):
         track.memory.clear()
-    maps = tracker.remember(features.top, answer.memory_logits, answer.score, binary=True)
+    maps = tracker.remember(features.top, predicted.memory_logits, predicted.score, binary=True)
     track.memory.forget_frame(frame)
-    track.memory.store(frame, maps[0], answer.pointer[0], conditioning=True)
-    gated_logits, score = answer.mask_logits, answer.score
-    if calibrated is not None and answer.ungated is not None:
-        score, margin = calibrated(answer.score)
-        gated_logits = gate(answer.ungated, margin)
+    track.memory.store(frame, maps[0], predicted.pointer[0], conditioning=True)
+    gated_logits, score = predicted.mask_logits, predicted.score
+    if calibrated is not None and predicted.ungated is not None:
+        score, margin = calibrated(predicted.score)
+        gated_logits = gate(predicted.ungated, margin)
     track.last = LastFrame(last.pixels, gated_logits, score)
     track.manually_corrected = True
     return track.last.prediction
 
 
 def undo(track: CorrectableTrack) -> FramePrediction | None:
-    """Take the last correction back; again, the one before it.
+    """Undo a track's last correction; call again to undo the one before it.
 
     Args:
         track: The track.
 
     Returns:
-        The answer as it was before, when no frame has come since: then all is as if there had been no such correction.
-        None when frames have come since: the corrected frame is no longer remembered, so that all corrections of it are
-        taken back together; what followed from it is.
+        The prediction before the correction, when no frame has come since: the track is then as if it had never been
+        corrected. None when frames have come since: all corrections of that frame are undone at once by removing it
+        from memory, while the memories of the frames after it stay.
 
     Raises:
-        PromptError: When there was no correction, or it was taken back.
+        PromptError: When there is no correction to undo.
     """
     before = track.before
     if before is None:
@@ -261,24 +263,24 @@ def undo(track: CorrectableTrack) -> FramePrediction | None:
     return None
 
 
-def together(said: Prompt, more: Prompt) -> Prompt:
-    """Add to what was said about a frame.
+def merge_prompts(earlier: Prompt, newer: Prompt) -> Prompt:
+    """Merge two prompts on the same frame.
 
     Args:
-        said: Clicks, a box or a mask.
-        more: What is said now.
+        earlier: Clicks, a box or a mask.
+        newer: Clicks, a box or a mask given after it.
 
     Returns:
-        All clicks, and the newer of two boxes. A mask, which says it all, stands alone, and gives way to what follows.
+        All clicks, and the newer of two boxes. Masks are not merged: where either prompt is one, the newer prompt.
     """
-    if said.mask is not None or more.mask is not None:
-        return more
-    labels = [*_labels(said), *_labels(more)]
+    if earlier.mask is not None or newer.mask is not None:
+        return newer
+    labels = [*_labels(earlier), *_labels(newer)]
     return replace(
-        more,
-        points=[*(said.points or ()), *(more.points or ())] or None,
+        newer,
+        points=[*(earlier.points or ()), *(newer.points or ())] or None,
         labels=labels or None,
-        box=said.box if more.box is None else more.box,
+        box=earlier.box if newer.box is None else newer.box,
     )
 
 
@@ -287,18 +289,18 @@ def _labels(prompt: Prompt) -> Sequence[int]:
     return [1] * len(points) if prompt.labels is None else prompt.labels
 
 
-def _kept(correction: BeforeCorrection | None, frame: int, count: int) -> BeforeCorrection | None:
-    """The last corrections, at most so many; of those of other frames only what taking them back needs."""
+def _limited(correction: BeforeCorrection | None, frame: int, count: int) -> BeforeCorrection | None:
+    """Keep the last ``count`` corrections; those of other frames without the state that can no longer be restored."""
     if correction is None or count == 0:
         return None
-    earlier = _kept(correction.earlier, frame, count - 1)
+    earlier = _limited(correction.earlier, frame, count - 1)
     if correction.frame == frame:
         return replace(correction, earlier=earlier)
     return replace(correction, memory=None, last=None, earlier=earlier)
 
 
-def moved(before: Tensor, after: Tensor) -> bool:
-    """Whether two answers (1, 1, h, w) show different objects; an empty one shows none, which is the same as any."""
+def show_different_objects(before: Tensor, after: Tensor) -> bool:
+    """Compare mask logits (1, 1, h, w) before and after a correction; an empty mask never differs from another."""
     one, other = before > 0, after > 0
     smaller = torch.minimum(one.sum(), other.sum())
     return bool((one & other).sum() < SAME_OBJECT * smaller)

@@ -1,9 +1,9 @@
 """Hiera, SAM2's image encoder (Ryali et al. 2023, arXiv 2306.00989).
 
-Tokens are kept in the order of their attention windows, so that they move only where the window size changes, and
-padding is never computed: where the image does not fill whole windows, padding takes part as keys alone.
+Tokens are kept in the order of their attention windows, so that they are moved only where the window size changes.
+Where the image does not fill whole windows, padding takes part as keys only; its outputs are never computed.
 
-Shapes: N frames, H x W tokens a frame, M tokens in all, C channels.
+Shapes: N frames, H x W tokens a frame, M tokens in total, C channels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from refervos.sam.layers import NORM_EPSILON
 from refervos.sam2.config import Sam2Config
 
 TOKENS_AT_ONCE = 4096
-"""On a CPU so many tokens go through a block together: their hidden layer stays near the cache and costs no page
+"""Tokens that go through a block at once on a CPU: few enough that their hidden layer fits the cache and causes no page
 faults."""
 
 POOLING = 2
@@ -34,13 +34,13 @@ POOLING = 2
 
 @dataclass(frozen=True)
 class WindowShape:
-    """Windows of one shape.
+    """Group of windows of one shape.
 
     Attributes:
-        count: How many in an image.
-        height: Rows of tokens in each.
-        width: Columns.
-        padding: Keys beyond the image that each also looks at: zeros before the projection.
+        count: Number of windows in an image.
+        height: Rows of tokens in each window.
+        width: Columns of tokens in each window.
+        padding: Keys outside the image that each window also attends to: zeros before the projection.
     """
 
     count: int
@@ -50,18 +50,18 @@ class WindowShape:
 
     @property
     def tokens(self) -> int:
-        """Tokens in all of them."""
+        """Total number of tokens."""
         return self.count * self.height * self.width
 
 
 @dataclass(frozen=True)
 class Windows:
-    """How an image of tokens falls into square windows; at the right and lower edge they may be cut.
+    """Partition of an image of tokens into square windows, which may be partial at the right and lower edge.
 
     Attributes:
         height: Rows of the image.
-        width: Columns.
-        side: Side of a whole window.
+        width: Columns of the image.
+        side: Side of a full window.
     """
 
     height: int
@@ -69,40 +69,40 @@ class Windows:
     side: int
 
     def shapes(self) -> list[WindowShape]:
-        """The windows, those of one shape together: whole, cut at the right, below, at both."""
+        """Group the windows by shape: full, partial at the right, partial at the bottom, partial at both."""
         return [
             WindowShape(rows * columns, high, wide, self.side**2 - high * wide)
-            for _, rows, high in _cuts(self.height, self.side)
-            for _, columns, wide in _cuts(self.width, self.side)
+            for _, rows, high in _spans(self.height, self.side)
+            for _, columns, wide in _spans(self.width, self.side)
         ]
 
     def order(self, device: torch.device) -> Tensor:
-        """Positions in the image, row by row, of the windows' tokens: int64 (height * width,)."""
+        """Return the row-major image index of each token in window order, int64 (height * width,)."""
         places = torch.arange(self.height * self.width, device=device).reshape(self.height, self.width)
         parts = [
             places[top : top + rows * high, left : left + columns * wide]
             .reshape(rows, high, columns, wide)
             .transpose(1, 2)
             .flatten()
-            for top, rows, high in _cuts(self.height, self.side)
-            for left, columns, wide in _cuts(self.width, self.side)
+            for top, rows, high in _spans(self.height, self.side)
+            for left, columns, wide in _spans(self.width, self.side)
         ]
         return torch.cat(parts)
 
     def pooled(self) -> Windows:
-        """The same windows after 2 x 2 pooling; the tokens' order is the same too."""
+        """Return the partition after 2 x 2 pooling, which keeps the order of the tokens."""
         return Windows(self.height // 2, self.width // 2, self.side // 2)
 
 
-def _cuts(length: int, side: int) -> list[tuple[int, int, int]]:
-    """Start, count and length of the whole and of the cut windows along one axis."""
+def _spans(length: int, side: int) -> list[tuple[int, int, int]]:
+    """Return start, count and length of the full and of the partial windows along one axis."""
     whole = length // side
-    cuts = [(0, whole, side), (whole * side, 1, length - whole * side)]
-    return [cut for cut in cuts if cut[1] and cut[2]]
+    spans = [(0, whole, side), (whole * side, 1, length - whole * side)]
+    return [span for span in spans if span[1] and span[2]]
 
 
 class PatchEmbedding(nn.Module):
-    """Overlapping patches of 7 x 7 pixels, four pixels apart.
+    """Embedding of overlapping patches of 7 x 7 pixels at stride 4.
 
     Args:
         width: Channels C.
@@ -113,13 +113,13 @@ class PatchEmbedding(nn.Module):
         self.projection = nn.Conv2d(3, width, kernel_size=7, stride=4, padding=3)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(N, 3, S, S) -> (N, S/4, S/4, C)."""
+        """Embed the patches: (N, 3, S, S) -> (N, S/4, S/4, C)."""
         pixels = pixels.to(self.projection.weight.dtype).contiguous(memory_format=torch.channels_last)
         return self.projection(pixels).permute(0, 2, 3, 1)
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with GELU between, four times as wide inside.
+    """Two linear layers with a GELU between them, four times as wide inside.
 
     Args:
         width: Channels C.
@@ -131,18 +131,18 @@ class FeedForward(nn.Module):
         self.proj_out = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)."""
+        """Apply the network: (..., C) -> (..., C)."""
         return linear(linear(x, self.proj_in, "gelu"), self.proj_out)
 
 
 class MultiScaleAttention(nn.Module):
-    """Attention within windows; where it pools, the queries are the maxima over 2 x 2 tokens.
+    """Attention within windows; with pooling, the queries are the maxima over 2 x 2 tokens.
 
     Args:
         inputs: Channels in.
         outputs: Channels out.
         heads: Attention heads.
-        pools: Whether the resolution is halved.
+        pools: Whether to halve the resolution.
     """
 
     def __init__(self, inputs: int, outputs: int, heads: int, *, pools: bool) -> None:
@@ -170,7 +170,7 @@ class MultiScaleAttention(nn.Module):
         return linear(attended, self.proj)
 
     def _attend(self, projected: Tensor, shape: WindowShape) -> Tensor:
-        """Attention within windows of one shape: queries, keys and values (N, M, 3 * C) -> (N, M', C)."""
+        """Attend within windows of one shape: queries, keys and values (N, M, 3 * C) -> (N, M', C)."""
         channels = projected.shape[-1] // 3
         windows = projected.reshape(-1, shape.height * shape.width, 3, self.heads, channels // self.heads)
         query, key, value = windows.unbind(2)  # (n, h*w, heads, d) each
@@ -194,7 +194,7 @@ class MultiScaleBlock(nn.Module):
         outputs: Channels out.
         heads: Attention heads.
         window: Side of the attention windows in tokens, 0 for the whole image.
-        pools: Whether the resolution is halved.
+        pools: Whether to halve the resolution.
     """
 
     def __init__(self, inputs: int, outputs: int, heads: int, window: int, *, pools: bool) -> None:
@@ -207,7 +207,7 @@ class MultiScaleBlock(nn.Module):
         self.proj = nn.Linear(inputs, outputs) if inputs != outputs else None
 
     def forward(self, tokens: Tensor, shapes: Sequence[WindowShape]) -> Tensor:
-        """Run the block, on a CPU some windows at a time.
+        """Run the block, on a CPU a few windows at a time.
 
         Args:
             tokens: (N, M, inputs) in the order of the windows.
@@ -235,7 +235,7 @@ class MultiScaleBlock(nn.Module):
 
 
 class Hiera(KeepsPrecision):
-    """The image encoder without its pyramid, in four stages.
+    """Image encoder in four stages, without the feature pyramid.
 
     Args:
         config: The tracker's shape.
@@ -271,7 +271,7 @@ class Hiera(KeepsPrecision):
         self.derived = Derived()
 
     def embed_patches(self, pixels: Tensor) -> Tensor:
-        """Patch embedding with its position embedding.
+        """Embed patches and add the position embedding.
 
         Args:
             pixels: Normalised frames (N, 3, S, S).
@@ -286,20 +286,20 @@ class Hiera(KeepsPrecision):
         return tokens + places.to(tokens.dtype)
 
     def positions(self, height: int, width: int) -> Tensor:
-        """Position embedding of the patches: a coarse one, enlarged (bicubic), plus one that repeats in every window.
+        """Compute the patches' position embedding: a coarse one, resized (bicubic), plus one repeated in every window.
 
-        Enlarging is linear and separable, so it is two matrix products.
+        Resizing is linear and separable, so it is done as two matrix products.
 
         Args:
             height: Rows of patches.
-            width: Columns.
+            width: Columns of patches.
 
         Returns:
             (H, W, C).
         """
         coarse, window = (part[0].permute(1, 2, 0) for part in (self.pos_embed, self.pos_embed_window))
         with without_autocast(coarse):
-            rows, columns = (_enlarging(coarse, axis, length) for axis, length in enumerate((height, width)))
+            rows, columns = (_interpolation_matrix(coarse, axis, length) for axis, length in enumerate((height, width)))
             image = columns @ (rows @ coarse.to(rows).flatten(1)).unflatten(1, coarse.shape[1:])  # (H, W, C)
         side = window.shape[0]
         tiles = image.reshape(height // side, side, width // side, side, -1) + window[:, None]
@@ -320,53 +320,53 @@ class Hiera(KeepsPrecision):
             frames_at_once = max(1, TOKENS_AT_ONCE // (height * width))
             if image.shape[0] > frames_at_once:
                 return torch.cat([self.run_stage(stage, frames) for frames in image.split(frames_at_once)])
-        in_rows = at = Windows(height, width, max(height, width))
+        row_major = current = Windows(height, width, max(height, width))
         tokens = image.flatten(1, 2)  # (N, M, C)
         for index in self.stages[stage]:
             block = self.blocks[index]
             if block.window or block.pools:
-                wanted = Windows(at.height, at.width, block.window or in_rows.side)
-                tokens, at = self._reorder(tokens, at, wanted), wanted
-                tokens = block(tokens, self._shapes(at))
-            else:  # every token looks at every other, in whatever order
-                tokens = block(tokens, [WindowShape(1, at.height, at.width, 0)])
+                windows = Windows(current.height, current.width, block.window or row_major.side)
+                tokens, current = self._reorder(tokens, current, windows), windows
+                tokens = block(tokens, self._shapes(current))
+            else:  # every token attends to every other, so their order does not matter
+                tokens = block(tokens, [WindowShape(1, current.height, current.width, 0)])
             if block.pools:
-                in_rows, at = in_rows.pooled(), at.pooled()
-        return self._reorder(tokens, at, in_rows).unflatten(1, (at.height, at.width))
+                row_major, current = row_major.pooled(), current.pooled()
+        return self._reorder(tokens, current, row_major).unflatten(1, (current.height, current.width))
 
     def _shapes(self, windows: Windows) -> Sequence[WindowShape]:
         return self.derived.get(windows, [], windows.shapes)
 
-    def _reorder(self, tokens: Tensor, at: Windows, wanted: Windows) -> Tensor:
-        """Tokens (N, M, C) from the order of some windows into that of others."""
-        if at == wanted:
+    def _reorder(self, tokens: Tensor, current: Windows, target: Windows) -> Tensor:
+        """Move tokens (N, M, C) from the order of one partition into that of another."""
+        if current == target:
             return tokens
 
         def compute() -> Tensor:
-            order = at.order(tokens.device)
-            now_at = torch.empty_like(order)  # for each place of the image
-            now_at[order] = torch.arange(len(order), device=order.device)
-            return now_at[wanted.order(tokens.device)]
+            order = current.order(tokens.device)
+            inverse = torch.empty_like(order)  # for each image index, its position in the current order
+            inverse[order] = torch.arange(len(order), device=order.device)
+            return inverse[target.order(tokens.device)]
 
-        return tokens.index_select(1, self.derived.get((at, wanted, tokens.device), [], compute))
+        return tokens.index_select(1, self.derived.get((current, target, tokens.device), [], compute))
 
 
 def pool(tokens: Tensor, shape: WindowShape) -> Tensor:
-    """Maximum over 2 x 2 tokens, within windows: (..., M, C) -> (..., M / 4, C)."""
+    """Take the maximum over 2 x 2 tokens within windows: (..., M, C) -> (..., M / 4, C)."""
     image = tokens.reshape(-1, shape.height, shape.width, tokens.shape[-1]).permute(0, 3, 1, 2)  # (n, C, h, w)
     pooled = F.max_pool2d(image, POOLING, POOLING).permute(0, 2, 3, 1)
     return pooled.reshape(*tokens.shape[:-2], -1, tokens.shape[-1])
 
 
-def _enlarging(coarse: Tensor, axis: int, length: int) -> Tensor:
-    """The matrix of bicubic interpolation along one axis, (length, what it has now), in float32 at least."""
-    now = coarse.shape[axis]
-    unit = torch.eye(now, dtype=torch.promote_types(coarse.dtype, torch.float32), device=coarse.device)
-    return F.interpolate(unit[None, None], size=(length, now), mode="bicubic")[0, 0]
+def _interpolation_matrix(coarse: Tensor, axis: int, length: int) -> Tensor:
+    """Return the matrix of bicubic interpolation along one axis, (length, old length), in float32 or wider."""
+    old = coarse.shape[axis]
+    unit = torch.eye(old, dtype=torch.promote_types(coarse.dtype, torch.float32), device=coarse.device)
+    return F.interpolate(unit[None, None], size=(length, old), mode="bicubic")[0, 0]
 
 
 def _batches(shapes: Sequence[WindowShape]) -> list[list[WindowShape]]:
-    """Neighbouring windows together, up to ``TOKENS_AT_ONCE``."""
+    """Split windows into batches of at most ``TOKENS_AT_ONCE`` tokens, in order."""
     batches: list[list[WindowShape]] = [[]]
     room = TOKENS_AT_ONCE
     for shape in shapes:
@@ -375,8 +375,8 @@ def _batches(shapes: Sequence[WindowShape]) -> list[list[WindowShape]]:
             if room < shape.height * shape.width and batches[-1]:
                 batches.append([])
                 room = TOKENS_AT_ONCE
-            some = replace(shape, count=min(left, max(1, room // (shape.height * shape.width))))
-            batches[-1].append(some)
-            left -= some.count
-            room -= some.tokens
+            part = replace(shape, count=min(left, max(1, room // (shape.height * shape.width))))
+            batches[-1].append(part)
+            left -= part.count
+            room -= part.tokens
     return batches

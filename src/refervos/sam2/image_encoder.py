@@ -1,4 +1,4 @@
-"""SAM2's image encoder: Hiera and the feature pyramid over it (SAM2 paper, section 4 and appendix C)."""
+"""SAM2's image encoder: Hiera and its feature pyramid (SAM2 paper, section 4 and appendix C)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from refervos.sam2.hiera import Hiera
 
 
 class FeaturePyramid(nn.Module):
-    """One 1 x 1 convolution for each stage of Hiera; only the two coarsest levels are summed.
+    """Feature pyramid: a 1 x 1 convolution per Hiera stage; only the two coarsest levels are summed.
 
     Args:
         config: The tracker's shape.
@@ -28,12 +28,12 @@ class FeaturePyramid(nn.Module):
         self.derived = Derived()
 
     def lateral(self, stage: int, image: Tensor, *after: nn.Conv2d) -> Tensor:
-        """Apply a stage's convolution and others after it, multiplied into one before they meet the image.
+        """Apply a stage's convolution and those after it, folded into one.
 
         Args:
-            stage: 0 to 3, the finest first.
+            stage: 0 to 3, from the finest to the coarsest.
             image: Output of the stage (N, H, W, C).
-            after: 1 x 1 convolutions.
+            after: 1 x 1 convolutions that follow.
 
         Returns:
             (N, H, W, D).
@@ -52,7 +52,7 @@ class FeaturePyramid(nn.Module):
         return product(image, *self.derived.get(("lateral", stage, len(after)), weights, multiply))
 
     def coarsest(self, third: Tensor, fourth: Tensor) -> Tensor:
-        """The level that the tracker works on: the third stage, plus the fourth repeated over 2 x 2 places.
+        """Compute the level that the tracker uses: the third stage plus the fourth, upsampled by 2 (nearest).
 
         Args:
             third: (N, g, g, C).
@@ -68,7 +68,7 @@ class FeaturePyramid(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Hiera and its pyramid.
+    """Hiera and its feature pyramid.
 
     Args:
         config: The tracker's shape.

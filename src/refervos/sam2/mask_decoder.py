@@ -1,4 +1,4 @@
-"""SAM2's mask decoder: SAM's, with finer features of the image encoder and an object score (SAM2 paper, appendix C).
+"""SAM2's mask decoder: SAM's with high-resolution image features and an object score (SAM2 paper, appendix C).
 
 Shapes: N tracks, P prompt tokens, C = hidden width, g = grid.
 """
@@ -17,20 +17,20 @@ from refervos.sam.upscaling import predict_masks
 from refervos.sam2.config import Sam2Config
 
 MASKS = 4
-"""Candidates: the single mask, and three for prompts that are ambiguous."""
+"""Mask candidates: the single mask, and three for ambiguous prompts."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the mask decoder says, for M candidate masks (one, or three with ``multimask``).
+    """Output of the mask decoder, for M candidate masks (one, or three with ``multimask``).
 
     Attributes:
-        mask_logits: (N, M, 4g, 4g), not gated by the object score, in float32 at least.
+        mask_logits: (N, M, 4g, 4g), not gated by the object score, in float32 or wider.
         ious: Predicted quality of each candidate, (N, M).
         tokens: Output mask tokens (N, M, C).
-        early_tokens: The same tokens as they leave the first block of the two-way transformer (N, M, C).
+        early_tokens: The same tokens after the first block of the two-way transformer (N, M, C).
         score: Object score logit (N,), or None when the model has no object score head.
-        early_token_beside: Mask token 0 of other rows as it leaves that block (K, C), None where none were given.
+        extra_early_token: Mask token 0 of the extra rows after that block (K, C), None when there are none.
     """
 
     mask_logits: Tensor
@@ -38,11 +38,11 @@ class Decoded:
     tokens: Tensor
     early_tokens: Tensor
     score: Tensor | None
-    early_token_beside: Tensor | None = None
+    extra_early_token: Tensor | None = None
 
 
 class MaskDecoder(nn.Module):
-    """The mask decoder.
+    """SAM2's mask decoder.
 
     Args:
         config: The tracker's shape.
@@ -67,10 +67,10 @@ class MaskDecoder(nn.Module):
         self.upscale_layer_norm = nn.LayerNorm(hidden // 4, NORM_EPSILON)
         self.output_hypernetworks_mlps = nn.ModuleList(Mlp(hidden, hidden, hidden // 8) for _ in range(MASKS))
         self.iou_prediction_head = Mlp(hidden, hidden, MASKS)
-        # These two belong to the pyramid, which applies them once a frame.
+        # These two belong to the feature pyramid, which applies them once per frame.
         self.conv_s0 = nn.Conv2d(hidden, hidden // 8, kernel_size=1)
         self.conv_s1 = nn.Conv2d(hidden, hidden // 4, kernel_size=1)
-        # Referring-image checkpoints are trained without these; absent, they can neither be used nor missed.
+        # Referring-image checkpoints are trained without these two.
         self.obj_score_token = nn.Embedding(1, hidden) if config.object_score else None
         self.pred_obj_score_head = Mlp(hidden, hidden, 1) if config.object_score else None
         self.derived = Derived()
@@ -84,34 +84,34 @@ class MaskDecoder(nn.Module):
         fine: Tensor,
         *,
         multimask: bool,
-        beside: tuple[Tensor, Tensor] | None = None,
+        extra: tuple[Tensor, Tensor] | None = None,
     ) -> Decoded:
-        """Turn features and prompt tokens into masks.
+        """Predict masks from features and prompt tokens.
 
         Args:
             image: Features with the dense prompt added (N, g*g, C).
-            positions: Of the image (g*g, C).
+            positions: Position encoding of the image (g*g, C).
             prompts: Prompt tokens (N, P, C).
             middle: Stride-8 features (N, 2g, 2g, C/4).
             fine: Stride-4 features (N, 4g, 4g, C/8).
             multimask: Return the three ambiguity masks instead of the single one.
-            beside: Features and prompts of K other rows, for which ``early_token`` is computed in the same go.
+            extra: Features and prompts of K more rows, for which only ``early_token`` is computed, in the same pass.
 
         Returns:
-            The decoder's answer.
+            The masks and tokens.
         """
-        count, others = image.shape[0], 0
-        beside_token: Tensor | None = None
-        if beside is not None and beside[1].shape[1:] == prompts.shape[1:]:
-            others = beside[0].shape[0]
-            image, prompts = torch.cat([image, beside[0]]), torch.cat([prompts, beside[1]])
-        elif beside is not None:
-            beside_token = self.early_token(beside[0], positions, beside[1])
+        count, extra_count = image.shape[0], 0
+        extra_early_token: Tensor | None = None
+        if extra is not None and extra[1].shape[1:] == prompts.shape[1:]:
+            extra_count = extra[0].shape[0]
+            image, prompts = torch.cat([image, extra[0]]), torch.cat([prompts, extra[1]])
+        elif extra is not None:
+            extra_early_token = self.early_token(extra[0], positions, extra[1])
         queries, image, early = self.transformer(
-            self._with_own_tokens(prompts), image, positions, first_block_only=others
+            self._with_own_tokens(prompts), image, positions, first_block_only=extra_count
         )
-        if others:
-            beside_token = early[count:, self._first_mask_token]
+        if extra_count:
+            extra_early_token = early[count:, self._first_mask_token]
         side = middle.shape[1] // 2
         first = self._first_mask_token
         mask_tokens = queries[:, first : first + MASKS]  # (N, 4, C)
@@ -129,21 +129,21 @@ class MaskDecoder(nn.Module):
             tokens=mask_tokens[:, chosen],
             early_tokens=early[:count, first : first + MASKS][:, chosen],
             score=None if self.pred_obj_score_head is None else self.pred_obj_score_head(queries[:, 0])[:, 0],
-            early_token_beside=beside_token,
+            extra_early_token=extra_early_token,
         )
 
     def early_token(self, image: Tensor, positions: Tensor, prompts: Tensor) -> Tensor:
-        """Mask token 0 as it leaves the first block, without the rest of the decoder: (N, C). See ``forward``."""
+        """Compute mask token 0 after the first block (N, C), without the rest of the decoder. See ``forward``."""
         tokens = self.transformer.first_block(self._with_own_tokens(prompts), image, positions)
         return tokens[:, self._first_mask_token]
 
     @property
     def _first_mask_token(self) -> int:
-        """Position of mask token 0 among the tokens: after the object score's (if any) and the IoU's."""
+        """Index of mask token 0 among the tokens: after the object score token (if any) and the IoU token."""
         return 1 if self.obj_score_token is None else 2
 
     def _with_own_tokens(self, prompts: Tensor) -> Tensor:
-        """The decoder's own tokens before the prompt's, (N, 5 or 6 + P, C)."""
+        """Put the decoder's own tokens before the prompt tokens, (N, 5 or 6 + P, C)."""
         embeddings = [self.obj_score_token, self.iou_token, self.mask_tokens]
         learned = [embedding.weight for embedding in embeddings if embedding is not None]
         own = self.derived.get("own tokens", learned, lambda: torch.cat(learned).unsqueeze(0))  # (1, 5 or 6, C)
@@ -151,9 +151,9 @@ class MaskDecoder(nn.Module):
 
 
 def steadiest_mask(mask_logits: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
-    """SAM2's ``dynamic_multimask_via_stability``: replace an unstable single mask by the best ambiguity mask.
+    """Replace an unstable single mask by the best ambiguity mask (SAM2's ``dynamic_multimask_via_stability``).
 
-    A mask is stable when moving its threshold by 0.05 changes its area by less than 2 %.
+    A mask is stable when shifting its threshold by 0.05 changes its area by less than 2 %.
 
     Args:
         mask_logits: The single mask and the three ambiguity masks (N, 4, h, w).

@@ -1,8 +1,8 @@
-"""What a track keeps of the frames it has seen, and no more: a few spatial memory maps and object pointers.
+"""Bounded memory of a track: a few spatial memory maps and object pointers of past frames.
 
-SAM2 reads, at frame k, the maps of the last six frames and the pointers of the last fifteen (SAM2 paper, section 4);
-older ones can never be read again, so they are dropped. Frames that a user prompted with clicks, a box or a mask
-("conditioning frames") stay, the last few of them.
+At frame k SAM2 reads the maps of the last six frames and the pointers of the last fifteen (SAM2 paper, section 4);
+older ones can never be read again and are dropped. Conditioning frames, which a user prompted with clicks, a box or a
+mask, are kept longer: the last few of them.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 CONDITIONING_SLOT = -1
-"""Index of the temporal code that conditioning frames share: the last one."""
+"""Index of the temporal encoding that conditioning frames share: the last one."""
 
 
 CONDITIONING_LIMIT = 4
-"""How many conditioning frames are kept, the newest; transformers' SAM2 reads as many."""
+"""Number of conditioning frames kept, the newest; transformers' SAM2 reads as many."""
 
 
 @dataclass(frozen=True)
 class MemoryMap:
-    """The spatial memory of one frame: which frame of the track, and its map (memory_width, grid, grid)."""
+    """Spatial memory of one frame: its index in the track and its map (memory_width, grid, grid)."""
 
     frame: int
     features: Tensor
@@ -33,7 +33,7 @@ class MemoryMap:
 
 @dataclass(frozen=True)
 class ObjectPointer:
-    """The object pointer of one frame: which frame of the track, and its vector (hidden,)."""
+    """Object pointer of one frame: the frame's index in the track and the vector (hidden,)."""
 
     frame: int
     vector: Tensor
@@ -48,11 +48,11 @@ def _without(entries: deque[Entry], frame: int) -> deque[Entry]:
 
 @dataclass
 class MemoryBank:
-    """The memory of one track.
+    """Memory of one track.
 
     Attributes:
-        map_limit: How many past maps can be read (``memory_slots - 1``).
-        pointer_limit: How many past pointers can be read (SAM2's ``max_obj_ptrs_in_encoder - 1``).
+        map_limit: Number of past maps that can be read (``memory_slots - 1``).
+        pointer_limit: Number of past pointers that can be read (SAM2's ``max_obj_ptrs_in_encoder - 1``).
     """
 
     map_limit: int = 6
@@ -69,13 +69,13 @@ class MemoryBank:
         self.conditioning_pointers = deque(maxlen=CONDITIONING_LIMIT)
 
     def store(self, frame: int, features: Tensor, pointer: Tensor, *, conditioning: bool = False) -> None:
-        """Remember a frame; what falls out of the window is dropped.
+        """Store a frame and drop what falls out of the window.
 
         Args:
-            frame: Number of the frame within the track, greater than every one stored before.
+            frame: Index of the frame in the track, greater than every index stored before.
             features: Memory map (memory_width, grid, grid).
             pointer: Object pointer (hidden,).
-            conditioning: True for a frame that the user prompted: it stays until newer ones take its place.
+            conditioning: True for a frame that the user prompted; it stays until newer conditioning frames replace it.
         """
         if conditioning:
             self.conditioning_maps.append(MemoryMap(frame, features))
@@ -85,10 +85,10 @@ class MemoryBank:
             self.pointers.append(ObjectPointer(frame, pointer))
 
     def read(self, frame: int) -> MemoryReading:
-        """What frame ``frame`` may look at, in the order in which SAM2 lines it up.
+        """Return the memory that the current frame attends to, in SAM2's order.
 
         Args:
-            frame: Number of the current frame within the track.
+            frame: Index of the current frame in the track.
 
         Returns:
             Conditioning maps first, then past maps from the oldest to the newest; conditioning pointers first, then
@@ -112,14 +112,14 @@ class MemoryBank:
         )
 
     def forget_frame(self, frame: int) -> None:
-        """Forget one frame of the track, however it came to be remembered."""
+        """Remove one frame, conditioning or not."""
         self.maps = _without(self.maps, frame)
         self.pointers = _without(self.pointers, frame)
         self.conditioning_maps = _without(self.conditioning_maps, frame)
         self.conditioning_pointers = _without(self.conditioning_pointers, frame)
 
     def copy(self) -> MemoryBank:
-        """A bank of its own with the same content; the tensors, which nobody changes, are shared."""
+        """Return an independent bank with the same content; the tensors, which are never modified, are shared."""
         copied = MemoryBank(self.map_limit, self.pointer_limit)
         copied.maps.extend(self.maps)
         copied.pointers.extend(self.pointers)
@@ -128,7 +128,7 @@ class MemoryBank:
         return copied
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove everything."""
         self.maps.clear()
         self.pointers.clear()
         self.conditioning_maps.clear()
@@ -137,10 +137,10 @@ class MemoryBank:
 
 @dataclass(frozen=True)
 class MemoryReading:
-    """What one frame looks at, for one track (or, stacked, for several with the same layout).
+    """Memory that one frame attends to, for one track (or, stacked, for several with the same layout).
 
     Attributes:
-        slots: Index of each map's temporal code: its distance in frames minus one, or ``CONDITIONING_SLOT``.
+        slots: Index of each map's temporal encoding: its distance in frames minus one, or ``CONDITIONING_SLOT``.
         maps: Memory maps, (memory_width, grid, grid) each; (N, memory_width, grid, grid) when stacked.
         ages: Distance in frames of each pointer.
         pointers: Object pointers, (hidden,) each; (N, hidden) when stacked.
@@ -153,22 +153,22 @@ class MemoryReading:
 
     @property
     def layout(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Tracks whose layouts are equal can be conditioned in one batch."""
+        """Slots and ages; tracks with equal layouts can be conditioned in one batch."""
         return self.slots, self.ages
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to look at."""
+        """True when there is no memory to attend to."""
         return not self.maps
 
     def as_tensors(self, hidden: int) -> MemoryTensors:
-        """Line up what N tracks remember in single tensors.
+        """Join the stacked memory of N tracks (see ``stack_readings``), with at least one map, into single tensors.
 
         Args:
             hidden: Width of a pointer.
 
         Returns:
-            The same content; there must be a map, and pointers and maps must be stacked (see ``stack_readings``).
+            The same content.
         """
         tokens = _stack([features.flatten(2).transpose(1, 2) for features in self.maps], dim=1)  # (N, M, g*g, 64)
         return MemoryTensors(
@@ -183,12 +183,12 @@ class MemoryReading:
 
 @dataclass(frozen=True)
 class MemoryTensors:
-    """What one frame looks at for N tracks, M maps and P pointers each, see ``MemoryReading``.
+    """Memory that one frame attends to, for N tracks with M maps and P pointers each; see ``MemoryReading``.
 
     Attributes:
         maps: Memory maps (N, M, memory_width, grid, grid).
-        slots: Index of each map's temporal code, int64 (M,).
-        pointers: Object pointers (N, P, hidden), P = 0 where there are none.
+        slots: Index of each map's temporal encoding, int64 (M,).
+        pointers: Object pointers (N, P, hidden); P may be 0.
         ages: Distance in frames of each pointer, int64 (P,).
     """
 
@@ -202,7 +202,7 @@ def stack_readings(readings: Sequence[MemoryReading]) -> MemoryReading:
     """Join the readings of tracks that have the same layout into one with a batch dimension.
 
     Args:
-        readings: One reading a track; all layouts equal.
+        readings: One per track, all with the same layout.
 
     Returns:
         A reading whose maps are (N, memory_width, grid, grid) and whose pointers are (N, hidden).
@@ -217,19 +217,19 @@ def stack_readings(readings: Sequence[MemoryReading]) -> MemoryReading:
 
 
 def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Stack along a new axis; of a single tensor a view."""
+    """Stack along a new axis; a single tensor is not copied."""
     return tensors[0].unsqueeze(dim) if len(tensors) == 1 else torch.stack(list(tensors), dim=dim)
 
 
 def group_by_layout(readings: Sequence[MemoryReading], kinds: Sequence[Hashable]) -> list[list[int]]:
-    """Find the tracks that can go through the model as one batch.
+    """Group the tracks that can go through the model as one batch.
 
     Args:
-        readings: One reading a track.
-        kinds: One value a track for what else must be equal, such as the number of prompt tokens.
+        readings: One per track.
+        kinds: One value per track for anything else that must be equal, such as the number of prompt tokens.
 
     Returns:
-        Groups of positions, each ascending, in the order of their first members.
+        Groups of track indices, each ascending, in the order of their first members.
     """
     groups: dict[Hashable, list[int]] = {}
     for index, (reading, kind) in enumerate(zip(readings, kinds, strict=True)):

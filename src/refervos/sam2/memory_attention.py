@@ -1,9 +1,9 @@
 """SAM2's memory attention (SAM2 paper, section 4; rotary positions: Su et al. 2021, arXiv 2104.09864).
 
-Memory tokens are 64 wide and become keys and values four times as wide. Attention is linear in the values, so at
-inference they are averaged as they are and widened afterwards: the same numbers for 37 % fewer operations.
+Memory tokens are 64 wide and are projected to keys and values four times as wide. Attention is linear in the values, so
+at inference they are averaged first and projected afterwards: the same result with 37 % fewer operations.
 
-Shapes: N tracks, P = g * g places of the grid, C = hidden width, M maps and L pointer tokens in memory, both 64 wide.
+Shapes: N tracks, P = g * g cells of the grid, C = hidden width, M maps and L pointer tokens in memory, both 64 wide.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from refervos.ops.linear import fast, laid_out, linear, product
 from refervos.sam2.config import Sam2Config
 
 DROPOUT = 0.1
-"""Share of attention weights and activations that is left out in training."""
+"""Dropout probability of attention weights and activations in training."""
 
 ROTARY_BASE = 10000.0
-"""The slowest rotation turns by one radian in so many places."""
+"""The slowest rotation turns by one radian over this many cells."""
 
 
 def rotary_tables(side: int, width: int) -> Tensor:
-    """Compute by how much channel pairs are rotated at each place of a grid.
+    """Compute the rotation of each channel pair at each cell of a grid.
 
-    The first half of the pairs turns with the column, the second half with the row.
+    The first half of the pairs encodes the column, the second half the row.
 
     Args:
-        side: Of the grid.
-        width: Channels C, of which neighbours are a pair.
+        side: Side of the grid.
+        width: Channels C; adjacent channels form a pair.
 
     Returns:
         Cosines and sines, float32 (2, side * side, C/2).
@@ -44,10 +44,10 @@ def rotary_tables(side: int, width: int) -> Tensor:
 
 
 class RotaryAttention(nn.Module):
-    """Attention with one head whose queries and keys carry rotary positions.
+    """Single-head attention with rotary positions on queries and keys.
 
     Args:
-        width: Channels C of queries, and inside.
+        width: Channels C of the queries and inside.
         memory_width: Channels of keys and values.
     """
 
@@ -61,14 +61,14 @@ class RotaryAttention(nn.Module):
         self.derived = Derived()
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend with what is projected and rotated already, (N, ., C) each."""
+        """Attend, given projected and rotated queries, keys and values, (N, ., C) each."""
         dropout = self.dropout_p if self.training else 0.0
         return attend(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), dropout=dropout).squeeze(1)
 
     def projected(self, x: Tensor, *projections: nn.Linear) -> Tensor:
-        """Project with the channels of each projection in the order in which ``turned`` wants pairs.
+        """Project, with the output channels in the order that ``rotate_halves`` expects.
 
-        Queries and keys are ordered alike, so their products do not depend on it.
+        Queries and keys are permuted alike, so their products do not change.
 
         Args:
             x: (..., C).
@@ -89,7 +89,7 @@ class RotaryAttention(nn.Module):
         return both.view(*x.shape[:-1], len(projections), both.shape[-1] // len(projections))
 
     def rotated(self, x: Tensor, rotary: Tensor, *projections: nn.Linear) -> Tensor:
-        """Project and turn by place.
+        """Project and rotate by position.
 
         Args:
             x: (..., P, C).
@@ -101,7 +101,7 @@ class RotaryAttention(nn.Module):
         """
         projected = self.projected(x, *projections)
         if not fast(x):
-            return turned(projected, rotary)
+            return rotate_halves(projected, rotary)
         exact = projected.to(torch.promote_types(torch.promote_types(projected.dtype, rotary.dtype), torch.float32))
         table = self.derived.get(
             ("turns", exact.dtype), [rotary], lambda: torch.complex(*rotary.to(exact.dtype)).unsqueeze(1)
@@ -110,11 +110,11 @@ class RotaryAttention(nn.Module):
         return torch.view_as_real(pairs * table).flatten(-2).to(projected.dtype)
 
 
-def turned(halves: Tensor, rotary: Tensor) -> Tensor:
-    """Rotate channel pairs that lie in two halves, in float32 at least.
+def rotate_halves(halves: Tensor, rotary: Tensor) -> Tensor:
+    """Rotate channel pairs whose members are in the two halves of the channels, in float32 or wider.
 
-    On a CPU at inference pairs are neighbours instead and turned as complex numbers, in a quarter of the time; neither
-    ONNX nor every compiler knows those.
+    At inference on a CPU, pairs are adjacent instead and rotated as complex numbers, in a quarter of the time; ONNX and
+    some compilers do not support complex numbers.
 
     Args:
         halves: (..., P, n, C).
@@ -130,7 +130,7 @@ def turned(halves: Tensor, rotary: Tensor) -> Tensor:
 
 
 class MemoryAttentionLayer(nn.Module):
-    """The frame looks at itself, then at the memory, then goes through a feed-forward network.
+    """Layer of self-attention over the frame, cross-attention to the memory, and a feed-forward network.
 
     Args:
         config: The tracker's shape.
@@ -149,10 +149,10 @@ class MemoryAttentionLayer(nn.Module):
         """Run the layer.
 
         Args:
-            tokens: Of the frame (N, P, C).
-            places: Tokens of the maps with their positions in place and time (N, M, P, 64).
+            tokens: Tokens of the frame (N, P, C).
+            places: Tokens of the maps plus their spatial and temporal encodings (N, M, P, 64).
             values: Tokens of maps and pointers without positions (N, M*P + L, 64).
-            pointers: Pointer tokens with their positions (N, L, 64).
+            pointers: Pointer tokens plus their positions (N, L, 64).
             rotary: See ``rotary_tables``.
 
         Returns:
@@ -166,7 +166,7 @@ class MemoryAttentionLayer(nn.Module):
 
         across = self.cross_attn_image
         keys = across.rotated(places, rotary, across.k_proj).squeeze(-2).flatten(1, 2)  # (N, M*P, C)
-        # Pointers have no place, so they are not rotated.
+        # Pointers have no spatial position, so they are not rotated.
         keys = torch.cat([keys, across.projected(pointers, across.k_proj).squeeze(-2)], dim=1)  # (N, M*P + L, C)
         query = across.rotated(self.layer_norm2(tokens), rotary, across.q_proj).squeeze(-2)
         if fast(tokens) and not self.training:
@@ -181,7 +181,7 @@ class MemoryAttentionLayer(nn.Module):
 
 
 class MemoryAttention(nn.Module):
-    """All layers.
+    """All layers of the memory attention.
 
     Args:
         config: The tracker's shape.
@@ -201,14 +201,14 @@ class MemoryAttention(nn.Module):
         positions: Tensor,
         rotary: Tensor,
     ) -> Tensor:
-        """Let a frame's tokens look at each other and at the memory.
+        """Run all layers.
 
         Args:
-            tokens: Positions added (N, P, C).
+            tokens: Tokens of the frame plus their positions (N, P, C).
             maps: Memory maps (N, M, P, 64).
-            codes: Position of each map's tokens in place and time (M, P, 64).
-            pointers: Pointer tokens (N, L, 64), L = 0 where there are none.
-            positions: Their positions (L, 64).
+            codes: Spatial and temporal encodings of each map's tokens (M, P, 64).
+            pointers: Pointer tokens (N, L, 64); L may be 0.
+            positions: Positions of the pointers (L, 64).
             rotary: See ``rotary_tables``.
 
         Returns:

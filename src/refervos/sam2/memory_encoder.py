@@ -1,4 +1,4 @@
-"""SAM2's memory encoder: a frame and its mask become a small map (SAM2 paper, section 4). Channels last throughout.
+"""SAM2's memory encoder, from a frame and its mask to a memory map (SAM2 paper, section 4). Channels last throughout.
 
 Shapes: N tracks, C = hidden width, M = width of a memory map, g = grid, S = image size.
 """
@@ -15,18 +15,18 @@ from refervos.sam.layers import NORM_EPSILON, channels_first, channels_last, poi
 from refervos.sam2.config import Sam2Config
 
 SMALL = 2**15
-"""Values of a small mask or image (of 181 x 181 pixels)."""
+"""Masks and images of at most this many values (181 x 181 pixels) count as small."""
 
 PATCHES_PAY = 16
-"""From so many channels on the patches under a kernel are cheaper to line up than oneDNN is to call, and rows are long
-enough for torch's layer norm."""
+"""From this many channels on, unfolding patches is cheaper than calling oneDNN, and rows are long enough for torch's
+layer norm."""
 
 SCALE_AT_START = 1e-6
-"""What the branches of the fuser are multiplied by before training."""
+"""Initial scale of the fuser's residual branches."""
 
 
 class MaskDownsamplerLayer(nn.Module):
-    """Halve the resolution and quadruple the channels."""
+    """Strided convolution that halves the resolution and quadruples the channels."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -35,10 +35,10 @@ class MaskDownsamplerLayer(nn.Module):
         self.derived = Derived()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, inputs) -> (N, H/2, W/2, outputs)."""
+        """Downsample: (N, H, W, inputs) -> (N, H/2, W/2, outputs)."""
         if not fast(x) or x.numel() > SMALL:
             return F.gelu(self.layer_norm(channels_last(self.conv(channels_first(x)))))
-        # Of small masks torch takes slow ways by itself: a convolution without oneDNN, a norm row by row.
+        # For small masks torch's own choices are slow: a convolution without oneDNN, a norm row by row.
         weight, bias, norm = self.conv.weight, self.conv.bias, self.layer_norm
         assert bias is not None
         if x.shape[-1] < PATCHES_PAY:
@@ -53,10 +53,10 @@ class MaskDownsamplerLayer(nn.Module):
 
 
 class MaskDownsampler(nn.Module):
-    """A mask at full size to the grid, sixteen times coarser in four steps.
+    """Downsampling of a full-size mask to the grid, by 16 in four steps.
 
     Args:
-        width: Channels C at the end.
+        width: Output channels C.
     """
 
     def __init__(self, width: int) -> None:
@@ -65,14 +65,14 @@ class MaskDownsampler(nn.Module):
         self.final_conv = nn.Conv2d(4**4, width, kernel_size=1)
 
     def forward(self, mask: Tensor) -> Tensor:
-        """(N, S, S, 1) -> (N, g, g, C)."""
+        """Downsample: (N, S, S, 1) -> (N, g, g, C)."""
         for layer in self.layers:
             mask = layer(mask)
         return pointwise(mask, self.final_conv)
 
 
 class ConvNextBlock(nn.Module):
-    """A block of ConvNeXt (Liu et al. 2022, arXiv 2201.03545).
+    """ConvNeXt block (Liu et al. 2022, arXiv 2201.03545).
 
     Args:
         width: Channels C.
@@ -89,7 +89,7 @@ class ConvNextBlock(nn.Module):
         self.derived = Derived()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) -> the same shape."""
+        """Run the block: (N, H, W, C) -> same shape."""
         second, scale = self.pointwise_conv2, self.scale
 
         def scaled() -> tuple[Tensor, Tensor]:
@@ -101,21 +101,21 @@ class ConvNextBlock(nn.Module):
 
 
 class Fuser(nn.Module):
-    """Two blocks that mix the frame and its mask."""
+    """Two ConvNeXt blocks that mix the frame and its mask."""
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(ConvNextBlock(width, inner) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) -> the same shape."""
+        """Run both blocks: (N, H, W, C) -> same shape."""
         for layer in self.layers:
             x = layer(x)
         return x
 
 
 class MemoryEncoder(nn.Module):
-    """The memory encoder.
+    """SAM2's memory encoder.
 
     Args:
         config: The tracker's shape.
@@ -129,7 +129,7 @@ class MemoryEncoder(nn.Module):
         self.projection = nn.Conv2d(config.hidden, config.memory_width, kernel_size=1)
 
     def forward(self, top: Tensor, mask: Tensor) -> Tensor:
-        """Encode a frame and its mask.
+        """Encode a frame and its mask into a memory map.
 
         Args:
             top: Stride-16 features (N, g, g, C).

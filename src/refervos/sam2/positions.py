@@ -1,4 +1,4 @@
-"""Sine encodings of places and ages, as DETR and SAM2 use them (Carion et al. 2020, arXiv 2005.12872, appendix A.4)."""
+"""Sine encodings of positions and ages, as in DETR and SAM2 (Carion et al. 2020, arXiv 2005.12872, appendix A.4)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 TEMPERATURE = 10000
 
 
-def sine_of_places(side: int, width: int) -> Tensor:
-    """Encode the rows 1 .. side and columns of a grid, each normalised to a full turn at the last one.
+def grid_encoding(side: int, width: int) -> Tensor:
+    """Encode the cells of a grid: rows and columns 1 to ``side``, each normalised to a full turn at the last.
 
     Args:
-        side: Of the grid.
+        side: Side of the grid.
         width: Channels, the first half for the row, the second for the column.
 
     Returns:
-        float32 (side * side, width), row by row.
+        float32 (side * side, width), row-major.
     """
     half = width // 2
-    # On the CPU also where a model is only outlined on the meta device: what torch does there imports sympy.
+    # On the CPU even when the model is built on the meta device, where these operations would import sympy.
     turns = torch.arange(1, side + 1, dtype=torch.float32, device="cpu")
     turns = turns / (side + 1e-6) * 2 * math.pi
     channel = torch.arange(half, dtype=torch.float32, device="cpu")
@@ -31,8 +31,8 @@ def sine_of_places(side: int, width: int) -> Tensor:
     return torch.cat([rows, columns], dim=2).flatten(0, 1)
 
 
-def sine_of_age(ages: Tensor, width: int) -> Tensor:
-    """Encode the ages of pointers (SAM2.1): ages (P,) in [0, 1] -> (P, width)."""
+def age_encoding(ages: Tensor, width: int) -> Tensor:
+    """Encode pointer ages (SAM2.1): (P,) in [0, 1] -> (P, width)."""
     half = width // 2
     powers = 2 * (torch.arange(half, dtype=torch.float32, device=ages.device) // 2) / half
     angles = ages.unsqueeze(-1) / TEMPERATURE**powers  # (P, half)

@@ -1,6 +1,6 @@
-"""Clicks, boxes and masks: from the frame into the square, and what SAM2 answers to them.
+"""Geometric prompts: placing clicks, boxes and masks in the square, and SAM2's predictions from them.
 
-Shapes: n tracks that are alike, P points, C = ``hidden``, g = ``grid`` (S / 16), S = ``image_size``.
+Shapes: n tracks in one batch, P points, C = ``hidden``, g = ``grid`` (S / 16), S = ``image_size``.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ BOX_LABELS = (2, 3)
 """Labels of a box's top-left and bottom-right corner among the points."""
 
 MULTIMASK_POINTS = 1
-"""Up to this many points are ambiguous, so SAM2 proposes three masks and the best one counts; tracked frames too."""
+"""Prompts of at most this many points are ambiguous: SAM2 then takes the best of three masks, as on tracked frames."""
 
 MASK_LOGIT = 10.0
-"""A mask prompt is taken for an answer with this logit inside the object, and minus this logit outside."""
+"""Logit of a mask prompt inside the object; outside it is the negative."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One frame of a group of tracks, before it is remembered.
+class GroupPrediction:
+    """Prediction of one frame for a group of tracks, before it is stored in memory.
 
     Attributes:
         mask_logits: (n, 1, 4g, 4g), gated by the object score.
-        memory_logits: What the memory encoder sees, (n, 1, S, S).
-        pointer: (n, C).
+        memory_logits: Mask logits for the memory encoder, (n, 1, S, S).
+        pointer: Object pointers (n, C).
         score: Object score logits (n,), or None.
-        ungated: (n, 1, 4g, 4g), the mask logits before the gate; None for masks that the user gave, whose score is not
-            the model's either.
+        ungated: (n, 1, 4g, 4g), the mask logits before gating; None for mask prompts, whose score is not predicted
+            either.
     """
 
     mask_logits: Tensor
@@ -49,17 +49,17 @@ class Answer:
     ungated: Tensor | None = None
 
 
-def answer_best(
+def predict_best(
     tracker: Sam2Tracker, conditioned: Tensor, features: FrameFeatures, sparse: Tensor, *, multimask: bool
-) -> Answer:
-    """Decode and keep the candidate whose predicted quality is best.
+) -> GroupPrediction:
+    """Decode and keep the candidate with the best predicted quality.
 
     Args:
         tracker: The weights.
         conditioned: Features with memory, or plus the "no memory" embedding (n, C, g, g).
         features: The frame's features (n, ...).
         sparse: Prompt tokens (n, K, C).
-        multimask: Choose among the three ambiguity masks instead of taking the single one.
+        multimask: Choose among the three ambiguity masks instead of using the single one.
     """
     decoded = tracker.decode(conditioned, features, sparse, multimask=multimask)
     best = decoded.ious.argmax(dim=1)  # (n,), 0 where there is one candidate only
@@ -67,37 +67,37 @@ def answer_best(
     ungated = decoded.mask_logits[rows, best].unsqueeze(1)  # (n, 1, 4g, 4g)
     logits = gate(ungated, decoded.score)
     pointer = tracker.pointer(decoded.tokens[rows, best], decoded.score)
-    return Answer(logits, tracker.upsample(logits), pointer, decoded.score, ungated)
+    return GroupPrediction(logits, tracker.upsample(logits), pointer, decoded.score, ungated)
 
 
-def answer_points(
+def predict_from_points(
     tracker: Sam2Tracker, features: FrameFeatures, prompts: Sequence[Prompt], placement: Placement
-) -> Answer:
-    """What clicks and boxes mean in a frame, without any memory.
+) -> GroupPrediction:
+    """Predict masks from clicks and boxes, without memory.
 
     Args:
         tracker: The weights.
         features: The frame's features (n, ...).
         prompts: n prompts with equally many points each.
-        placement: Where the frame lies in the square.
+        placement: Placement of the frame in the square.
     """
     points, labels = zip(*(place_points(prompt, placement) for prompt in prompts), strict=True)
     weights = tracker.sine_top  # on the weights' device, in the type of positions
     sparse = tracker.embed_points(torch.stack(points).to(weights), torch.stack(labels).to(weights.device))
     multimask = len(labels[0]) <= MULTIMASK_POINTS
-    return answer_best(tracker, tracker.without_memory(features.top), features, sparse, multimask=multimask)
+    return predict_best(tracker, tracker.without_memory(features.top), features, sparse, multimask=multimask)
 
 
-def answer_masks(
+def predict_from_masks(
     tracker: Sam2Tracker, features: FrameFeatures, prompts: Sequence[Prompt], placement: Placement
-) -> Answer:
-    """Take mask prompts for the answer; the decoder gives the pointer alone.
+) -> GroupPrediction:
+    """Return mask prompts as the prediction; the decoder computes only the object pointers.
 
     Args:
         tracker: The weights.
         features: The frame's features (n, ...).
         prompts: n prompts with a mask each.
-        placement: Where the frame lies in the square.
+        placement: Placement of the frame in the square.
     """
     masks = torch.stack([place_mask(prompt.mask, placement) for prompt in prompts])  # (n, 1, S, S)
     masks = masks.to(tracker.sine_top)
@@ -105,33 +105,33 @@ def answer_masks(
     size = tracker.config.mask_size
     small = F.interpolate(logits, (size, size), mode="bilinear", antialias=True, align_corners=False)
     # The pointer comes from the single-mask token, as in Meta's code, with which the weights were trained
-    # (transformers takes the best of the three others), and the features know of no missing memory.
+    # (transformers takes the best of the three others), and the "no memory" embedding is not added.
     sparse, dense = tracker.padding_points(len(masks)), tracker.embed_mask(masks)
     decoded = tracker.decode(features.top, features, sparse, dense=dense)
     if decoded.score is None:
-        return Answer(small, logits, tracker.pointer(decoded.tokens[:, 0], None), None)
-    # A mask of a few pixels may have vanished in the square.
+        return GroupPrediction(small, logits, tracker.pointer(decoded.tokens[:, 0], None), None)
+    # A mask of a few pixels can vanish when resized.
     present = masks.flatten(1).amax(dim=1)  # (n,), 0 or 1
     score = present * (2 * MASK_LOGIT) - MASK_LOGIT
     pointer = tracker.pointer(decoded.tokens[:, 0], torch.minimum(decoded.score, score))
-    return Answer(small, logits, pointer, score)
+    return GroupPrediction(small, logits, pointer, score)
 
 
 # From the frame into the square.
 
 
 def check_geometry(prompt: Prompt) -> None:
-    """Check what can be checked of a prompt before its frame is known.
+    """Check a prompt before its frame is known.
 
     Raises:
-        PromptError: When its mask is empty.
+        PromptError: When the prompt's mask is empty.
     """
     if prompt.mask is not None and not np.any(prompt.mask):
         raise PromptError("the mask prompt is empty; mark at least one pixel of the object.")
 
 
 def check_within(prompt: Prompt, frame_size: tuple[int, int]) -> None:
-    """Check that a prompt fits the frame it is about.
+    """Check that a prompt lies within its frame.
 
     Args:
         prompt: Clicks, a box or a mask.
@@ -163,11 +163,11 @@ def check_within(prompt: Prompt, frame_size: tuple[int, int]) -> None:
 
 
 def place_points(prompt: Prompt, placement: Placement) -> tuple[Tensor, Tensor]:
-    """The points of a prompt, corners of the box before the clicks, in pixels of the square.
+    """Convert a prompt to points in pixels of the square, the corners of its box before its clicks.
 
     Args:
         prompt: Clicks, a box or both.
-        placement: Where the frame lies in the square.
+        placement: Placement of the frame in the square.
 
     Returns:
         float32 x, y (P, 2) and int64 labels (P,).
@@ -186,11 +186,11 @@ def place_points(prompt: Prompt, placement: Placement) -> tuple[Tensor, Tensor]:
 
 
 def place_mask(mask: Any, placement: Placement) -> Tensor:
-    """A mask prompt in the square.
+    """Resize and pad a mask prompt to the square.
 
     Args:
         mask: bool (H, W), at the frame's size.
-        placement: Where the frame lies in the square.
+        placement: Placement of the frame in the square.
 
     Returns:
         float32 (1, S, S), zeros and ones.

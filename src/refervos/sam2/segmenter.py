@@ -1,7 +1,7 @@
-"""Plain SAM2: clicks, a box or a mask on a track's first frame, followed from then on.
+"""Plain SAM2: follow the object that clicks, a box or a mask mark on a track's first frame.
 
-The model keeps nothing between calls: what a track needs remembered lives in a ``Sam2Track`` held by the caller.
-Shapes: N tracks, of which n are in one batch; P points; C = ``hidden``, g = ``grid`` (S / 16), S = ``image_size``.
+The model keeps no state between calls: all state of a track is in a ``Sam2Track`` held by the caller.
+Shapes: N tracks, n of them in one batch; P points; C = ``hidden``, g = ``grid`` (S / 16), S = ``image_size``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from refervos.placement import Placement, stretch
 from refervos.prompts import Prompt
 from refervos.sam2.correction import STATE_TYPES, CorrectableTrack, check_restored, correct, keep_last, undo
 from refervos.sam2.memory import MemoryBank, MemoryReading, group_by_layout, stack_readings
-from refervos.sam2.prompting import Answer, answer_best, answer_masks, answer_points, check_geometry, check_within
+from refervos.sam2.prompting import (
+    GroupPrediction,
+    check_geometry,
+    check_within,
+    predict_best,
+    predict_from_masks,
+    predict_from_points,
+)
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
 from refervos.segmenter import FramePrediction, merge_predictions
 from refervos.session.state_files import check_state
@@ -29,7 +36,7 @@ from refervos.session.state_files import check_state
 
 @dataclass(kw_only=True)
 class Sam2Track(CorrectableTrack):
-    """One prompt and what has to be remembered for it.
+    """State of one tracked prompt.
 
     Attributes:
         prompt: The clicks, box or mask on the first frame.
@@ -42,7 +49,7 @@ class Sam2Segmenter(VideoSegmenterBase):
     """SAM2 video segmentation (Ravi et al. 2024, arXiv 2408.00714), versions 1 and 2.1. It is not trained here.
 
     Args:
-        tracker: The weights; their gradients are switched off.
+        tracker: The weights; their gradients are disabled.
     """
 
     model_type = "refervos-sam2"
@@ -55,7 +62,7 @@ class Sam2Segmenter(VideoSegmenterBase):
         self.eval()
 
     def train(self, mode: bool = True) -> Sam2Segmenter:
-        """Stay in evaluation mode: dropout in the memory attention would only blur the masks."""
+        """Stay in evaluation mode: dropout in the memory attention would only degrade the masks."""
         return super().train(False)
 
     @property
@@ -63,27 +70,27 @@ class Sam2Segmenter(VideoSegmenterBase):
         """Type of weights and activations; position tables stay in float32."""
         return self.tracker.dtype
 
-    # What a session asks.
+    # The ``Segmenter`` contract.
 
     @property
     def clip_length(self) -> int:
-        """SAM2 looks at single frames."""
+        """1: SAM2 processes single frames."""
         return 1
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.tracker.sine_top.device
 
     def placement(self, frame_size: tuple[int, int]) -> Placement:
-        """The frame fills the square."""
+        """Stretch the frame to the square."""
         return stretch(frame_size, self.tracker.config.image_size)
 
     def begin(self, prompt: Prompt) -> Sam2Track:
-        """Start a track for clicks, a box or a mask; the first frame it is given is the one they lie on.
+        """Start a track for clicks, a box or a mask on its first frame.
 
         Args:
-            prompt: What to follow.
+            prompt: The object to follow.
 
         Returns:
             The track.
@@ -92,7 +99,9 @@ class Sam2Segmenter(VideoSegmenterBase):
             PromptError: When the prompt has an expression or its mask is empty.
         """
         if prompt.expression is not None:
-            raise PromptError("SAM2 understands points, boxes and masks; load a SAMWISE checkpoint for sentences.")
+            raise PromptError(
+                "SAM2 takes points, boxes and masks, not sentences; load a SAMWISE or RefSAM model for sentences."
+            )
         check_geometry(prompt)
         config = self.tracker.config
         memory = MemoryBank(map_limit=config.memory_slots - 1, pointer_limit=config.pointer_limit - 1)
@@ -105,14 +114,14 @@ class Sam2Segmenter(VideoSegmenterBase):
 
         Args:
             pixels: Placed frames (T, 3, S, S).
-            tracks: The N tracks, of any age; for a new one, the first frame is the one its prompt is about.
-            placements: Where each frame lies in the square, length T.
+            tracks: The N tracks, of any age; a new track's prompt refers to the first frame.
+            placements: Placement of each frame in the square, length T.
 
         Returns:
-            An iterator over T predictions; each frame is computed when it is asked for.
+            An iterator over T predictions, each computed when it is requested.
 
         Raises:
-            PromptError: At once, before any track has moved, when a new track's click or box lies outside the first
+            PromptError: Immediately, before any track changes, when a new track's click or box lies outside the first
                 frame or its mask has another size.
         """
         for track in tracks if placements else ():
@@ -134,96 +143,98 @@ class Sam2Segmenter(VideoSegmenterBase):
     # One frame.
 
     def _segment_frame(self, frame: Tensor, tracks: Sequence[Sam2Track], placement: Placement) -> FramePrediction:
-        """Encode a frame (3, S, S) once, then answer and remember it for each track; the tracks move on by one."""
+        """Encode a frame (3, S, S) once, then predict and store it for each track; the tracks advance by one frame."""
         features = self.tracker.pyramid(self.tracker.encode(frame.unsqueeze(0)))
         readings = [track.memory.read(track.frame) for track in tracks]
-        groups = group_by_layout(readings, [_question(track) for track in tracks])
-        answers = []
+        groups = group_by_layout(readings, [_prompt_kind(track) for track in tracks])
+        predicted = []
         for members in groups:
             group = [tracks[index] for index in members]
-            mine = _repeat(features, len(members))
-            answer = self._answer(mine, group, stack_readings([readings[index] for index in members]), placement)
-            answers.append(answer)
-            self._remember(mine, group, answer)
+            repeated = _repeat(features, len(members))
+            memory = stack_readings([readings[index] for index in members])
+            predicted.append(self._predict(repeated, group, memory, placement))
+            self._remember(repeated, group, predicted[-1])
         none = torch.zeros(len(tracks), dtype=torch.bool, device=frame.device)
         parts = [
-            FramePrediction(answer.mask_logits[:, 0], answer.score, none[: len(members)])
-            for members, answer in zip(groups, answers, strict=True)
+            FramePrediction(part.mask_logits[:, 0], part.score, none[: len(members)])
+            for members, part in zip(groups, predicted, strict=True)
         ]
         prediction = merge_predictions(groups, parts)
         keep_last(tracks, frame.unsqueeze(0), prediction)
         return prediction
 
-    def _answer(
+    def _predict(
         self, features: FrameFeatures, tracks: Sequence[Sam2Track], memory: MemoryReading, placement: Placement
-    ) -> Answer:
-        """The masks of tracks that are alike: all new with prompts of one kind, or all with the same layout."""
+    ) -> GroupPrediction:
+        """Predict masks for a group: new tracks with prompts of one kind, or running tracks with one memory layout."""
         if tracks[0].frame:
             sparse = self.tracker.padding_points(len(tracks))  # (n, 2, C)
             conditioned = self.tracker.condition(features.top, memory)
-            return answer_best(self.tracker, conditioned, features, sparse, multimask=True)
+            return predict_best(self.tracker, conditioned, features, sparse, multimask=True)
         prompts = [track.prompt for track in tracks]
         if prompts[0].mask is not None:
-            return answer_masks(self.tracker, features, prompts, placement)
-        return answer_points(self.tracker, features, prompts, placement)
+            return predict_from_masks(self.tracker, features, prompts, placement)
+        return predict_from_points(self.tracker, features, prompts, placement)
 
-    def _remember(self, features: FrameFeatures, tracks: Sequence[Sam2Track], answer: Answer) -> None:
+    def _remember(self, features: FrameFeatures, tracks: Sequence[Sam2Track], predicted: GroupPrediction) -> None:
         prompted = tracks[0].frame == 0
-        maps = self.tracker.remember(features.top, answer.memory_logits, answer.score, binary=prompted)
+        maps = self.tracker.remember(features.top, predicted.memory_logits, predicted.score, binary=prompted)
         for row, track in enumerate(tracks):
-            track.memory.store(track.frame, maps[row], answer.pointer[row], conditioning=prompted)
+            track.memory.store(track.frame, maps[row], predicted.pointer[row], conditioning=prompted)
             track.frame += 1
 
-    # What a user changes in mid-stream.
+    # Changes by the user in mid-stream.
 
     def correct(self, track: Sam2Track, prompt: Prompt, placement: Placement) -> FramePrediction:
-        """Answer the last frame again by clicks, a box or a mask (see ``correction.correct``)."""
+        """Segment the last frame again from clicks, a box or a mask (see ``correction.correct``)."""
         with torch.inference_mode():
             return correct(self.tracker, track, prompt, placement)
 
     def undo(self, track: Sam2Track) -> FramePrediction | None:
-        """Take the last correction back (see ``correction.undo``)."""
+        """Undo the last correction (see ``correction.undo``)."""
         return undo(track)
 
     def set_prompt(self, track: Sam2Track, prompt: Prompt) -> None:
-        """A track of clicks has no sentence to change.
+        """Refuse: a track of clicks has no sentence to replace.
 
         Raises:
             PromptError: Always.
         """
-        raise PromptError("SAM2 follows clicks, boxes and masks; correct the track instead of renaming it.")
+        raise PromptError(
+            "SAM2 takes clicks, boxes and masks, not sentences; correct the track instead of changing its prompt."
+        )
 
     def restart(self, track: Sam2Track) -> None:
-        """Keep the memory: without it the object could not be found again."""
+        """Keep the memory, without which the object could not be found again."""
 
     def mark_gap(self, track: Sam2Track) -> None:
-        """Nothing depends on frames being neighbours."""
+        """Do nothing: no computation assumes that frames are adjacent."""
 
     def check_restored(self, track: Sam2Track) -> None:
-        """Check that a track that was read from a file can go on (see ``Segmenter``)."""
-        check_state(track.prompt.expression is None and track.prompt.geometric, "a track is asked with a sentence")
+        """Check a track read from a file (see ``Segmenter``)."""
+        check_state(track.prompt.expression is None and track.prompt.geometric, "a track has a sentence as its prompt")
         track.prompt.check()
         check_geometry(track.prompt)
         check_restored(track, self.config, self.compute_dtype)
 
     @property
     def mixes_sentences(self) -> bool:
-        """There are none."""
+        """False: SAM2 takes no sentences."""
         return False
 
     @property
     def state_types(self) -> tuple[type, ...]:
-        """The classes that a track is made of."""
+        """The classes that make up a track."""
         return (Sam2Track, *STATE_TYPES)
 
-    # What it is.
+    # Description.
 
     def stages_to_compile(self) -> Sequence[Stage]:
-        """Those of the tracker."""
+        """The stages of the tracker."""
         return self.tracker.stages_to_compile()
 
     def describe(self) -> dict[str, Any]:
-        """Parts and parameter counts."""
+        """Describe the model: its parts and their parameter counts."""
         sam = self.tracker.sam
         parts = {
             "image encoder": sam.vision_encoder,
@@ -240,8 +251,8 @@ class Sam2Segmenter(VideoSegmenterBase):
         }
 
 
-def _question(track: Sam2Track) -> str | int:
-    """What is asked of a track's current frame; equal questions are answered in one batch."""
+def _prompt_kind(track: Sam2Track) -> str | int:
+    """Return a key that is equal for tracks whose current frame can be predicted in one batch."""
     if track.frame:
         return "follow"
     prompt = track.prompt
@@ -251,5 +262,5 @@ def _question(track: Sam2Track) -> str | int:
 
 
 def _repeat(features: FrameFeatures, count: int) -> FrameFeatures:
-    """One frame's features (1, ...) for several tracks (count, ...), without copying."""
+    """Expand one frame's features (1, ...) to several tracks (count, ...), without copying."""
     return FrameFeatures(*(level.expand(count, -1, -1, -1) for level in (features.fine, features.middle, features.top)))

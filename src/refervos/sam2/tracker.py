@@ -1,6 +1,6 @@
 """The SAM2 tracker as pure tensor functions: encode (stage by stage), condition, decode, remember.
 
-Nothing here keeps state between calls: what a track remembers is handed in, and what is to be remembered comes out.
+No function keeps state between calls: memory is passed in, and new memory is returned.
 
 Shapes: N tracks (or frames), C = ``hidden``, g = ``grid`` (image_size / 16), S = ``image_size``.
 """
@@ -25,15 +25,15 @@ from refervos.sam2.mask_decoder import Decoded, MaskDecoder
 from refervos.sam2.memory import MemoryReading, MemoryTensors
 from refervos.sam2.memory_attention import MemoryAttention, rotary_tables
 from refervos.sam2.memory_encoder import MemoryEncoder
-from refervos.sam2.positions import sine_of_age, sine_of_places
+from refervos.sam2.positions import age_encoding, grid_encoding
 
 NO_OBJECT_LOGIT = -1024.0
-"""Mask logit of every pixel where the object score says that the object is absent."""
+"""Mask logit of every pixel when the object score says that the object is absent."""
 
 
 @dataclass(frozen=True)
 class FrameFeatures:
-    """What the mask decoder needs of a frame.
+    """Features of N frames for the mask decoder.
 
     Attributes:
         fine: Stride-4 features (N, C/8, 4g, 4g).
@@ -46,29 +46,29 @@ class FrameFeatures:
     top: Tensor
 
     def take(self, indices: Tensor | slice | Sequence[int]) -> FrameFeatures:
-        """The same for some of the N."""
+        """Select some of the N frames."""
         return FrameFeatures(self.fine[indices], self.middle[indices], self.top[indices])
 
 
 class Sam2(nn.Module):
-    """SAM2's boxes, named as in the files of transformers; random weights are drawn as before training.
+    """SAM2's modules, with parameter names as in transformers' files; initialised as before training.
 
     Args:
-        config: The shape.
+        config: The tracker's shape.
     """
 
     def __init__(self, config: Sam2Config) -> None:
         super().__init__()
         hidden, width = config.hidden, config.memory_width
         self.no_memory_embedding = nn.Parameter(torch.zeros(1, 1, hidden))
-        # Never read where a frame without memory skips the memory attention, in Meta's code either.
+        # Never used, not even in Meta's code: frames without memory skip the memory attention.
         self.no_memory_positional_encoding = nn.Parameter(torch.zeros(1, 1, hidden))
         self.memory_temporal_positional_encoding = nn.Parameter(torch.zeros(config.memory_slots, 1, 1, width))
         self.no_object_pointer = nn.Parameter(torch.zeros(1, hidden)) if config.object_score else None
         self.occlusion_spatial_embedding_parameter = (
             nn.Parameter(torch.zeros(1, width)) if config.occlusion_embedding else None
         )
-        # One Fourier table serves the image's positions and the clicks'.
+        # Image positions and clicks share one Fourier table.
         self.shared_image_embedding = FourierPositions(hidden)
         self.vision_encoder = ImageEncoder(config)
         self.prompt_encoder = PromptEncoder(hidden, config.image_size, self.shared_image_embedding, stacked=True)
@@ -84,7 +84,7 @@ class Sam2(nn.Module):
 
 
 class Sam2Tracker(KeepsPrecision):
-    """SAM2 behind five tensor functions.
+    """SAM2 as pure tensor functions.
 
     Args:
         config: The tracker's shape.
@@ -99,9 +99,9 @@ class Sam2Tracker(KeepsPrecision):
         super().__init__()
         self.config = config
         self.sam = Sam2(config)
-        # Position maps are computed once, in float32: in bfloat16 they would be wrong by up to 0.15.
+        # Position maps are computed once, in float32: in bfloat16 they would be off by up to 0.15.
         for name, width in (("sine_top", config.hidden), ("sine_memory", config.memory_width)):
-            places = sine_of_places(config.grid, width).t().unflatten(1, (config.grid, config.grid))
+            places = grid_encoding(config.grid, width).t().unflatten(1, (config.grid, config.grid))
             self.register_buffer(name, places.unsqueeze(0), persistent=False)  # (1, width, g, g)
         self.register_buffer("rotary", rotary_tables(config.grid, config.hidden), persistent=False)  # (2, g*g, C/2)
         self.derived = Derived()
@@ -112,9 +112,9 @@ class Sam2Tracker(KeepsPrecision):
         return self.sam.no_memory_embedding.dtype
 
     def stages_to_compile(self) -> tuple[Stage, ...]:
-        """Image stages, memory attention for a full memory, decoder and memory encoder.
+        """List the stages: image stages, memory attention for a full memory, decoder and memory encoder.
 
-        While a memory fills, every frame has a shape of its own.
+        While a memory fills up, the shapes differ at every frame.
         """
         config = self.config
         maps = config.memory_slots - 1
@@ -137,7 +137,7 @@ class Sam2Tracker(KeepsPrecision):
     # Encode.
 
     def embed_patches(self, pixels: Tensor) -> Tensor:
-        """Patch embedding with its position embedding.
+        """Embed patches and add the position embedding.
 
         Args:
             pixels: Normalised frames (N, 3, S, S).
@@ -152,7 +152,7 @@ class Sam2Tracker(KeepsPrecision):
 
         Args:
             stage: 0 to 3.
-            tokens: Output of the stage before (or the patch embedding), channels last.
+            tokens: Output of the previous stage (or the patch embedding), channels last.
 
         Returns:
             Tokens of this stage, channels last; each stage after the first halves the grid and doubles the channels.
@@ -176,9 +176,9 @@ class Sam2Tracker(KeepsPrecision):
         return stages
 
     def pyramid(self, stages: Sequence[Tensor]) -> FrameFeatures:
-        """The feature pyramid over the four stage outputs, as the decoder wants it.
+        """Compute the feature pyramid from the four stage outputs.
 
-        Only the two lowest resolutions are summed (SAM2's ``fpn_top_down_levels``); the lowest is then dropped.
+        Only the two coarsest levels are summed (SAM2's ``fpn_top_down_levels``); the coarsest is then dropped.
 
         Args:
             stages: Four stage outputs, channels last.
@@ -190,11 +190,11 @@ class Sam2Tracker(KeepsPrecision):
         return FrameFeatures(self.fine_level(first), *self.coarse_levels(second, third, fourth))
 
     def fine_level(self, first: Tensor) -> Tensor:
-        """The finest level of the pyramid, from the first stage alone: (N, 4g, 4g, width) -> (N, C/8, 4g, 4g)."""
+        """Compute the finest level from the first stage: (N, 4g, 4g, width) -> (N, C/8, 4g, 4g)."""
         return channels_first(self.sam.vision_encoder.neck.lateral(0, first, self.sam.mask_decoder.conv_s0))
 
     def coarse_levels(self, second: Tensor, third: Tensor, fourth: Tensor) -> tuple[Tensor, Tensor]:
-        """The other two levels, (N, C/4, 2g, 2g) and (N, C, g, g), from the stages after the first."""
+        """Compute the other two levels, (N, C/4, 2g, 2g) and (N, C, g, g), from the later stages."""
         neck = self.sam.vision_encoder.neck
         middle = neck.lateral(1, second, self.sam.mask_decoder.conv_s1)
         return channels_first(middle), channels_first(neck.coarsest(third, fourth))
@@ -202,11 +202,11 @@ class Sam2Tracker(KeepsPrecision):
     # Condition.
 
     def condition(self, top: Tensor, memory: MemoryReading) -> Tensor:
-        """Let the current frame look at its tracks' memory (SAM2 paper, "memory attention").
+        """Condition the current frame on its tracks' memory (SAM2 paper, "memory attention").
 
         Args:
             top: Stride-16 features (N, C, g, g).
-            memory: What the N tracks remember, stacked; all with the same layout.
+            memory: Memory of the N tracks, stacked; all with the same layout.
 
         Returns:
             Conditioned features (N, C, g, g); without any memory, ``top`` plus the "no memory" embedding.
@@ -216,11 +216,11 @@ class Sam2Tracker(KeepsPrecision):
         return self.condition_on(top, memory.as_tensors(self.config.hidden))
 
     def condition_on(self, top: Tensor, memory: MemoryTensors) -> Tensor:
-        """Do the same for any number of maps, at least one, and of pointers: tensors alone, whose sizes nothing reads.
+        """Condition the current frame on memory given as tensors; no size is read, so that export can leave them open.
 
         Args:
             top: Stride-16 features (N, C, g, g).
-            memory: What the N tracks remember, with at least one map.
+            memory: Memory of the N tracks, with at least one map.
 
         Returns:
             Conditioned features (N, C, g, g).
@@ -230,14 +230,14 @@ class Sam2Tracker(KeepsPrecision):
         return self.attend_to_memory(top, maps, codes, *self._pointer_tokens(memory, top))
 
     def attend_to_memory(self, top: Tensor, maps: Tensor, codes: Tensor, pointers: Tensor, positions: Tensor) -> Tensor:
-        """Run the memory attention; everything that changes from frame to frame is a tensor.
+        """Run the memory attention; every argument that changes between frames is a tensor.
 
         Args:
             top: Stride-16 features (N, C, g, g).
             maps: Memory maps (N, M, g*g, 64).
-            codes: Position of each map's tokens in place and time (M, g*g, 64).
-            pointers: Pointer tokens (N, P, 64), P = 0 where there are none.
-            positions: Their positions (P, 64).
+            codes: Spatial and temporal encodings of each map's tokens (M, g*g, 64).
+            pointers: Pointer tokens (N, P, 64); P may be 0.
+            positions: Positions of the pointers (P, 64).
 
         Returns:
             Conditioned features (N, C, g, g).
@@ -253,7 +253,7 @@ class Sam2Tracker(KeepsPrecision):
         return conditioned.transpose(1, 2).unflatten(2, top.shape[2:])
 
     def _place_and_time_codes(self, dtype: torch.dtype) -> Tensor:
-        """For each slot of time, the position of a map's tokens in place and time (slots, g*g, 64)."""
+        """Compute the spatial and temporal encoding of a map's tokens for each slot, (slots, g*g, 64)."""
         slots = self.sam.memory_temporal_positional_encoding  # (slots, 1, 1, 64)
 
         def compute() -> Tensor:
@@ -262,11 +262,11 @@ class Sam2Tracker(KeepsPrecision):
         return self.derived.get(("codes", dtype), [slots, self.sine_memory], compute)
 
     def without_memory(self, top: Tensor) -> Tensor:
-        """Features for a frame that looks at no memory: plus the "no memory" embedding, no attention."""
+        """Add the "no memory" embedding, in place of memory attention."""
         return top + self.sam.no_memory_embedding.reshape(1, -1, 1, 1)
 
     def _pointer_tokens(self, memory: MemoryTensors, top: Tensor) -> tuple[Tensor, Tensor]:
-        """Split each pointer into memory-wide tokens; in SAM2.1 their positions encode their age.
+        """Split each pointer into tokens of memory width; in SAM2.1 their positions encode their age.
 
         Returns:
             Tokens (N, P*split, 64) and their positions (P*split, 64), in the type of ``top``.
@@ -279,21 +279,21 @@ class Sam2Tracker(KeepsPrecision):
             return tokens, tokens.new_zeros(tokens.shape[1:])
         ages = memory.ages.to(torch.float32).to(tokens.device, non_blocking=True)
         with without_autocast(ages):
-            waves = sine_of_age(ages / (self.config.pointer_limit - 1), self.config.hidden)  # (P, C)
+            waves = age_encoding(ages / (self.config.pointer_limit - 1), self.config.hidden)  # (P, C)
         positions = projection(waves.to(top.dtype))  # (P, 64)
         return tokens, positions.to(top.dtype).repeat_interleave(split, dim=0)
 
     # Decode.
 
     def padding_points(self, count: int) -> Tensor:
-        """The two "not a point" tokens that SAM2 feeds when there are no clicks, (count, 2, C)."""
+        """Return the two "not a point" tokens that SAM2 uses without clicks, (count, 2, C)."""
         return self.sam.prompt_encoder.padding(2).expand(count, -1, -1)
 
     def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
-        """Prompt tokens of clicks and box corners.
+        """Embed clicks and box corners as prompt tokens.
 
         Args:
-            points: Pixel positions x, y in the letterboxed image (N, P, 2).
+            points: Pixel positions x, y in the square (N, P, 2).
             labels: 1 on the object, 0 off it, 2 and 3 the corners of a box, -1 padding; (N, P).
 
         Returns:
@@ -304,7 +304,7 @@ class Sam2Tracker(KeepsPrecision):
         return torch.cat([tokens, encoder.padding(1).expand(len(tokens), -1, -1)], dim=1)
 
     def embed_mask(self, mask: Tensor) -> Tensor:
-        """Dense prompt of a mask in [0, 1], (N, 1, S, S) -> (N, C, g, g)."""
+        """Embed a mask in [0, 1] as a dense prompt, (N, 1, S, S) -> (N, C, g, g)."""
         dense: Tensor = self.sam.prompt_encoder.mask_embed(self.sam.mask_downsample(mask.to(self.dtype)))
         return dense
 
@@ -316,21 +316,21 @@ class Sam2Tracker(KeepsPrecision):
         *,
         dense: Tensor | None = None,
         multimask: bool = False,
-        beside: tuple[Tensor, Tensor] | None = None,
+        extra: tuple[Tensor, Tensor] | None = None,
     ) -> Decoded:
-        """Turn conditioned features and prompt tokens into masks.
+        """Predict masks from conditioned features and prompt tokens.
 
         Args:
             conditioned: Features with memory (N, C, g, g).
-            features: The frame's features; only the two fine levels are read.
+            features: The frame's features; only the two finer levels are used.
             sparse: Prompt tokens (N, P, C), for instance two padding points and a text token.
             dense: Dense prompt (N, C, g, g), default SAM2's "no mask" embedding.
             multimask: Return the three ambiguity masks instead of the single one.
-            beside: Features (K, C, g, g) and prompt tokens (K, P, C) of other rows, for which ``early_token`` is
-                computed in the same go.
+            extra: Features (K, C, g, g) and prompt tokens (K, P, C) of more rows, for which only ``early_token`` is
+                computed, in the same pass.
 
         Returns:
-            The decoder's answer.
+            The masks and tokens.
         """
         decoded: Decoded = self.sam.mask_decoder(
             self._with_dense_prompt(conditioned, dense),
@@ -339,12 +339,12 @@ class Sam2Tracker(KeepsPrecision):
             channels_last(features.middle),
             channels_last(features.fine),
             multimask=multimask,
-            beside=None if beside is None else (self._with_dense_prompt(beside[0], None), beside[1]),
+            extra=None if extra is None else (self._with_dense_prompt(extra[0], None), extra[1]),
         )
         return decoded
 
     def early_token(self, conditioned: Tensor, sparse: Tensor) -> Tensor:
-        """Mask token 0 as it leaves the decoder's first layer, without the rest of the decoder.
+        """Compute mask token 0 after the decoder's first layer, without running the rest of the decoder.
 
         Args:
             conditioned: Features (N, C, g, g).
@@ -357,16 +357,16 @@ class Sam2Tracker(KeepsPrecision):
         return self.sam.mask_decoder.early_token(image, self._image_positions(), sparse)
 
     def _with_dense_prompt(self, conditioned: Tensor, dense: Tensor | None) -> Tensor:
-        """Features with a dense prompt added, as tokens (N, g*g, C)."""
+        """Add a dense prompt to features and flatten them to tokens (N, g*g, C)."""
         return tokens_of(conditioned + (self.sam.prompt_encoder.no_mask() if dense is None else dense))
 
     def _image_positions(self) -> Tensor:
-        """Fourier features of the places of the grid (g*g, C), exact whatever the weights' type."""
+        """Compute Fourier features of the grid cells (g*g, C), in float32 whatever the weights' type."""
         positions, side = self.sam.shared_image_embedding, self.config.grid
         return self.derived.get("positions", [positions.positional_embedding], lambda: positions.grid(side))
 
     def pointer(self, token: Tensor, score: Tensor | None) -> Tensor:
-        """Object pointer of a mask token; the learned "no object" pointer where the object score is not positive.
+        """Compute object pointers from mask tokens; the learned "no object" pointer where the score is not positive.
 
         Args:
             token: Output mask token (N, C).
@@ -388,8 +388,8 @@ class Sam2Tracker(KeepsPrecision):
         Args:
             top: The frame's stride-16 features without memory (N, C, g, g).
             mask_logits: Mask logits at full size (N, 1, S, S).
-            score: Object score logits (N,); read by SAM2.1 only.
-            binary: Threshold the mask first, as SAM2 does for frames that a user prompted.
+            score: Object score logits (N,); used by SAM2.1 only.
+            binary: Threshold the mask first, as SAM2 does for frames prompted by the user.
 
         Returns:
             Memory maps (N, 64, g, g).
@@ -403,21 +403,21 @@ class Sam2Tracker(KeepsPrecision):
         return channels_first(maps)
 
     def upsample(self, mask_logits: Tensor) -> Tensor:
-        """Low-resolution mask logits (N, M, 4g, 4g) to the letterboxed image (N, M, S, S), bilinear."""
+        """Upsample low-resolution mask logits (N, M, 4g, 4g) to the square (N, M, S, S), bilinear."""
         return enlarge(mask_logits, self.config.image_size)
 
 
 def tokens_of(features: Tensor) -> Tensor:
-    """(N, C, g, g) -> (N, g*g, C), a view."""
+    """Flatten a feature map to tokens: (N, C, g, g) -> (N, g*g, C), a view."""
     return features.flatten(2).transpose(1, 2)
 
 
 def gate(mask_logits: Tensor, score: Tensor | None) -> Tensor:
-    """Replace the mask logits by ``NO_OBJECT_LOGIT`` where the object score is not positive.
+    """Replace mask logits by ``NO_OBJECT_LOGIT`` where the object score is not positive.
 
     Args:
         mask_logits: (N, M, h, w).
-        score: Object score logits (N,), or None: nothing is gated.
+        score: Object score logits (N,), or None to gate nothing.
 
     Returns:
         Gated logits, same shape.

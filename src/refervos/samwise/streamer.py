@@ -118,7 +118,7 @@ class StreamedTracker(Protocol):
         features: FrameFeatures,
         sparse: Tensor,
         *,
-        beside: tuple[Tensor, Tensor] | None = None,
+        extra: tuple[Tensor, Tensor] | None = None,
     ) -> Decoded:
         """See ``Sam2Tracker.decode``."""
         ...
@@ -453,8 +453,8 @@ class SamwiseStreamer(ABC):
             unbiased = self.tracker.without_memory(mine.top[rows]) if cme_rows else None
             conditioned = self.tracker.condition(mine.top, stack_readings([readings[index] for index in indices]))
             # The memory-free pass stops after the decoder's first layer, which both passes go through together.
-            beside = None if unbiased is None or self.training else (unbiased, unbiased_prompts[rows])
-            decoded = self.tracker.decode(conditioned, mine, asked, beside=beside)
+            extra = None if unbiased is None or self.training else (unbiased, unbiased_prompts[rows])
+            decoded = self.tracker.decode(conditioned, mine, asked, extra=extra)
             groups.append(
                 TrackGroup(
                     tracks=[tracks[index] for index in indices],
@@ -462,7 +462,7 @@ class SamwiseStreamer(ABC):
                     unbiased_prompts=unbiased_prompts,
                     cme_rows=cme_rows,
                     unbiased=unbiased,
-                    early=decoded.early_token_beside,
+                    early=decoded.extra_early_token,
                     frame=self._answer(decoded),
                     remembered=[True] * len(indices),
                 )
