@@ -306,7 +306,7 @@ def test_hf_folder_with_a_part_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"model_type": "roberta"}, "model of type roberta"),
+        ({"model_type": "roberta"}, "has model_type roberta; give a Hugging Face SAM2 folder"),
         ({"num_maskmem": "seven"}, "memory_slots is 'seven' where int is expected"),
         ({"multimask_output_for_tracking": False}, "multimask_output_for_tracking is False; only the published"),
         ({"memory_encoder_output_channels": 32}, "memory_width is 32"),

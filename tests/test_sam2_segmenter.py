@@ -312,8 +312,8 @@ def test_group_by_layout() -> None:
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        (Prompt(expression="the dog"), "load a SAMWISE checkpoint"),
-        (Prompt(expression="the dog", points=[[1, 2]]), "load a SAMWISE checkpoint"),
+        (Prompt(expression="the dog"), "not sentences; load a SAMWISE or RefSAM model for sentences"),
+        (Prompt(expression="the dog", points=[[1, 2]]), "not sentences; load a SAMWISE or RefSAM model for sentences"),
         (Prompt(mask=np.zeros(FRAME_SIZE, dtype=bool)), "the mask prompt is empty"),
         (Prompt(points=[[5, 5], [160, 20]]), "click at x 160, y 20 .* x must be from 0 to 159 and y from 0 to 89"),
         (Prompt(points=[[20, 90]]), "click at x 20, y 90"),
