@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
@@ -40,15 +40,28 @@ class KeepsPrecision(nn.Module):
         """Apply a conversion or a move, as ``nn.Module`` does, but keep the named tensors in float32."""
         own = {**dict(self.named_parameters(recurse=False)), **dict(self.named_buffers(recurse=False))}
         names = own if self.in_float32 is None else self.in_float32
-        exact = {id(own[name]) for name in names if name in own}
+        return super()._apply(keeping_float32(fn, [own[name] for name in names if name in own]), recurse)
 
-        def convert(tensor: Tensor) -> Tensor:
-            converted = fn(tensor)
-            if id(tensor) in exact and converted.is_floating_point() and converted.dtype.itemsize < 4:
-                return tensor.to(converted.device, torch.float32)
-            return converted
 
-        return super()._apply(convert, recurse)
+def keeping_float32(fn: Callable[[Tensor], Tensor], exact: Iterable[Tensor]) -> Callable[[Tensor], Tensor]:
+    """Restrict a conversion or a move, so that it leaves some tensors in float32.
+
+    Args:
+        fn: What ``nn.Module`` applies to each of its tensors.
+        exact: Those that are never stored in less.
+
+    Returns:
+        What to apply instead.
+    """
+    kept = {id(tensor) for tensor in exact}
+
+    def convert(tensor: Tensor) -> Tensor:
+        converted = fn(tensor)
+        if id(tensor) in kept and converted.is_floating_point() and converted.dtype.itemsize < 4:
+            return tensor.to(converted.device, torch.float32)
+        return converted
+
+    return convert
 
 
 class BatchNorm2d(KeepsPrecision, nn.BatchNorm2d):

@@ -33,6 +33,7 @@ class Sam2Config:
         decoder_layers: Layers of the mask decoder's two-way transformer.
         decoder_heads: Attention heads in it.
         decoder_feedforward: Width of its feed-forward networks.
+        decoder_iou_feedforward: Width of the head that predicts the masks' quality; None for ``hidden``, as published.
         decoder_downsample: Factor by which its cross-attention is narrower than ``hidden``.
         memory_slots: ``num_maskmem``: one slot for conditioning frames and this many minus one past frames.
         pointer_limit: ``max_obj_ptrs_in_encoder``: pointers of frames 1 .. limit-1 back are read.
@@ -41,6 +42,7 @@ class Sam2Config:
         pointer_time_encoding: SAM2.1: object pointers carry a projected encoding of their age.
         multimask_stability: Replace an unstable single mask by the best of the three multimask outputs, as Meta's video
             builder does for clicks; SAMWISE does not.
+        bfloat16_memory: Round memory maps to bfloat16 whatever the dtype of the model, as Meta's video predictor does.
     """
 
     image_size: int = 1024
@@ -58,6 +60,7 @@ class Sam2Config:
     decoder_layers: int = 2
     decoder_heads: int = 8
     decoder_feedforward: int = 2048
+    decoder_iou_feedforward: int | None = None
     decoder_downsample: int = 2
     memory_slots: int = 7
     pointer_limit: int = 16
@@ -65,6 +68,7 @@ class Sam2Config:
     occlusion_embedding: bool = False
     pointer_time_encoding: bool = False
     multimask_stability: bool = False
+    bfloat16_memory: bool = False
 
     def __post_init__(self) -> None:
         if self.image_size <= 0 or self.image_size % 64:
@@ -86,6 +90,7 @@ class Sam2Config:
             decoder_layers=LAYERS,
             decoder_heads=WIDTH,
             decoder_feedforward=WIDTH,
+            decoder_iou_feedforward=WIDTH,
             decoder_downsample=WIDTH,
             memory_slots=(2, 1000),
             pointer_limit=(2, 1000),

@@ -168,7 +168,7 @@ def _check_memory(memory: MemoryBank, frame: int, config: Sam2Config, dtype: tor
         for entry in entries:
             if isinstance(entry, MemoryMap):
                 shape = (config.memory_width, config.grid, config.grid)
-                check_tensor(entry.features, "a memory map", shape, dtype)
+                check_tensor(entry.features, "a memory map", shape, torch.bfloat16 if config.bfloat16_memory else dtype)
             else:
                 check_tensor(entry.vector, "an object pointer", (config.hidden,), dtype)
 

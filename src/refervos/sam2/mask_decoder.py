@@ -66,7 +66,7 @@ class MaskDecoder(nn.Module):
         self.upscale_conv2 = nn.ConvTranspose2d(hidden // 4, hidden // 8, kernel_size=2, stride=2)
         self.upscale_layer_norm = nn.LayerNorm(hidden // 4, NORM_EPSILON)
         self.output_hypernetworks_mlps = nn.ModuleList(Mlp(hidden, hidden, hidden // 8) for _ in range(MASKS))
-        self.iou_prediction_head = Mlp(hidden, hidden, MASKS)
+        self.iou_prediction_head = Mlp(hidden, config.decoder_iou_feedforward or hidden, MASKS)
         # These two belong to the feature pyramid, which applies them once per frame.
         self.conv_s0 = nn.Conv2d(hidden, hidden // 8, kernel_size=1)
         self.conv_s1 = nn.Conv2d(hidden, hidden // 4, kernel_size=1)
@@ -84,6 +84,7 @@ class MaskDecoder(nn.Module):
         fine: Tensor,
         *,
         multimask: bool,
+        stability: bool | None = None,
         extra: tuple[Tensor, Tensor] | None = None,
     ) -> Decoded:
         """Predict masks from features and prompt tokens.
@@ -95,6 +96,8 @@ class MaskDecoder(nn.Module):
             middle: Stride-8 features (N, 2g, 2g, C/4).
             fine: Stride-4 features (N, 4g, 4g, C/8).
             multimask: Return the three ambiguity masks instead of the single one.
+            stability: Replace an unstable single mask by the best ambiguity mask; default as configured, and never in
+                training mode.
             extra: Features and prompts of K more rows, for which only ``early_token`` is computed, in the same pass.
 
         Returns:
@@ -115,7 +118,9 @@ class MaskDecoder(nn.Module):
         side = middle.shape[1] // 2
         first = self._first_mask_token
         mask_tokens = queries[:, first : first + MASKS]  # (N, 4, C)
-        stability = self.stability and not multimask and not self.training
+        if stability is None:
+            stability = self.stability and not self.training
+        stability = stability and not multimask
         wanted = range(MASKS) if stability else range(1, MASKS) if multimask else range(1)
         logits = predict_masks(self, image.unflatten(1, (side, side)), mask_tokens, wanted, finer=(middle, fine))
         quality = torch.sigmoid(self.iou_prediction_head(queries[:, first - 1]))  # (N, 4)

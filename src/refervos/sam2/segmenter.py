@@ -19,18 +19,17 @@ from refervos.model_base import VideoSegmenterBase
 from refervos.ops.compilation import Stage
 from refervos.placement import Placement, stretch
 from refervos.prompts import Prompt
-from refervos.sam2.correction import STATE_TYPES, CorrectableTrack, check_restored, correct, keep_last, undo
-from refervos.sam2.memory import MemoryBank, MemoryReading, group_by_layout, stack_readings
+from refervos.sam2.correction import STATE_TYPES, CorrectableTrack, check_restored, correct, undo
+from refervos.sam2.following import empty_memory, segment_frame
 from refervos.sam2.prompting import (
     GroupPrediction,
     check_geometry,
     check_within,
-    predict_best,
     predict_from_masks,
     predict_from_points,
 )
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
-from refervos.segmenter import FramePrediction, merge_predictions
+from refervos.segmenter import FramePrediction
 from refervos.session.state_files import check_state
 
 
@@ -103,9 +102,7 @@ class Sam2Segmenter(VideoSegmenterBase):
                 "SAM2 takes points, boxes and masks, not sentences; load a SAMWISE or RefSAM model for sentences."
             )
         check_geometry(prompt)
-        config = self.tracker.config
-        memory = MemoryBank(map_limit=config.memory_slots - 1, pointer_limit=config.pointer_limit - 1)
-        return Sam2Track(prompt=prompt, memory=memory)
+        return Sam2Track(prompt=prompt, memory=empty_memory(self.tracker.config))
 
     def segment_clip(
         self, pixels: Tensor, tracks: Sequence[Sam2Track], placements: Sequence[Placement]
@@ -144,44 +141,13 @@ class Sam2Segmenter(VideoSegmenterBase):
 
     def _segment_frame(self, frame: Tensor, tracks: Sequence[Sam2Track], placement: Placement) -> FramePrediction:
         """Encode a frame (3, S, S) once, then predict and store it for each track; the tracks advance by one frame."""
-        features = self.tracker.pyramid(self.tracker.encode(frame.unsqueeze(0)))
-        readings = [track.memory.read(track.frame) for track in tracks]
-        groups = group_by_layout(readings, [_prompt_kind(track) for track in tracks])
-        predicted = []
-        for members in groups:
-            group = [tracks[index] for index in members]
-            repeated = _repeat(features, len(members))
-            memory = stack_readings([readings[index] for index in members])
-            predicted.append(self._predict(repeated, group, memory, placement))
-            self._remember(repeated, group, predicted[-1])
-        none = torch.zeros(len(tracks), dtype=torch.bool, device=frame.device)
-        parts = [
-            FramePrediction(part.mask_logits[:, 0], part.score, none[: len(members)])
-            for members, part in zip(groups, predicted, strict=True)
-        ]
-        prediction = merge_predictions(groups, parts)
-        keep_last(tracks, frame.unsqueeze(0), prediction)
-        return prediction
 
-    def _predict(
-        self, features: FrameFeatures, tracks: Sequence[Sam2Track], memory: MemoryReading, placement: Placement
-    ) -> GroupPrediction:
-        """Predict masks for a group: new tracks with prompts of one kind, or running tracks with one memory layout."""
-        if tracks[0].frame:
-            sparse = self.tracker.padding_points(len(tracks))  # (n, 2, C)
-            conditioned = self.tracker.condition(features.top, memory)
-            return predict_best(self.tracker, conditioned, features, sparse, multimask=True)
-        prompts = [track.prompt for track in tracks]
-        if prompts[0].mask is not None:
-            return predict_from_masks(self.tracker, features, prompts, placement)
-        return predict_from_points(self.tracker, features, prompts, placement)
+        def first(features: FrameFeatures, group: Sequence[Sam2Track]) -> GroupPrediction:
+            prompts = [track.prompt for track in group]
+            predict = predict_from_points if prompts[0].mask is None else predict_from_masks
+            return predict(self.tracker, features, prompts, placement)
 
-    def _remember(self, features: FrameFeatures, tracks: Sequence[Sam2Track], predicted: GroupPrediction) -> None:
-        prompted = tracks[0].frame == 0
-        maps = self.tracker.remember(features.top, predicted.memory_logits, predicted.score, binary=prompted)
-        for row, track in enumerate(tracks):
-            track.memory.store(track.frame, maps[row], predicted.pointer[row], conditioning=prompted)
-            track.frame += 1
+        return segment_frame(self.tracker, frame, tracks, [_prompt_kind(track) for track in tracks], first)
 
     # Changes by the user in mid-stream.
 
@@ -259,8 +225,3 @@ def _prompt_kind(track: Sam2Track) -> str | int:
     if prompt.mask is not None:
         return "mask"
     return 2 * (prompt.box is not None) + (0 if prompt.points is None else len(prompt.points))
-
-
-def _repeat(features: FrameFeatures, count: int) -> FrameFeatures:
-    """Expand one frame's features (1, ...) to several tracks (count, ...), without copying."""
-    return FrameFeatures(*(level.expand(count, -1, -1, -1) for level in (features.fine, features.middle, features.top)))

@@ -111,6 +111,11 @@ class Sam2Tracker(KeepsPrecision):
         """Type of the weights."""
         return self.sam.no_memory_embedding.dtype
 
+    @property
+    def memory_dtype(self) -> torch.dtype:
+        """Type of memory maps."""
+        return torch.bfloat16 if self.config.bfloat16_memory else self.dtype
+
     def stages_to_compile(self) -> tuple[Stage, ...]:
         """List the stages: image stages, memory attention for a full memory, decoder and memory encoder.
 
@@ -316,6 +321,7 @@ class Sam2Tracker(KeepsPrecision):
         *,
         dense: Tensor | None = None,
         multimask: bool = False,
+        stability: bool | None = None,
         extra: tuple[Tensor, Tensor] | None = None,
     ) -> Decoded:
         """Predict masks from conditioned features and prompt tokens.
@@ -326,6 +332,8 @@ class Sam2Tracker(KeepsPrecision):
             sparse: Prompt tokens (N, P, C), for instance two padding points and a text token.
             dense: Dense prompt (N, C, g, g), default SAM2's "no mask" embedding.
             multimask: Return the three ambiguity masks instead of the single one.
+            stability: Replace an unstable single mask by the best ambiguity mask; default as configured, and never in
+                training mode.
             extra: Features (K, C, g, g) and prompt tokens (K, P, C) of more rows, for which only ``early_token`` is
                 computed, in the same pass.
 
@@ -339,6 +347,7 @@ class Sam2Tracker(KeepsPrecision):
             channels_last(features.middle),
             channels_last(features.fine),
             multimask=multimask,
+            stability=stability,
             extra=None if extra is None else (self._with_dense_prompt(extra[0], None), extra[1]),
         )
         return decoded
@@ -392,7 +401,7 @@ class Sam2Tracker(KeepsPrecision):
             binary: Threshold the mask first, as SAM2 does for frames prompted by the user.
 
         Returns:
-            Memory maps (N, 64, g, g).
+            Memory maps (N, 64, g, g), in bfloat16 if configured so.
         """
         mask = (mask_logits > 0).to(top.dtype) if binary else torch.sigmoid(mask_logits)
         scaled = (mask * 20.0 - 10.0).to(top.dtype)
@@ -400,7 +409,7 @@ class Sam2Tracker(KeepsPrecision):
         occlusion = self.sam.occlusion_spatial_embedding_parameter
         if occlusion is not None and score is not None:
             maps = maps + (score <= 0).to(maps.dtype).reshape(-1, 1, 1, 1) * occlusion
-        return channels_first(maps)
+        return channels_first(maps.to(self.memory_dtype))
 
     def upsample(self, mask_logits: Tensor) -> Tensor:
         """Upsample low-resolution mask logits (N, M, 4g, 4g) to the square (N, M, S, S), bilinear."""

@@ -1,0 +1,106 @@
+"""One frame of tracks on SAM2's memory: encode once, decode and remember each group of tracks that are alike.
+
+Shapes: N tracks, of which n are in one batch; k prompt tokens a track, C = ``hidden``, S = ``image_size``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from refervos.sam2.config import Sam2Config
+from refervos.sam2.correction import CorrectableTrack, keep_last
+from refervos.sam2.memory import MemoryBank, MemoryReading, group_by_layout, stack_readings
+from refervos.sam2.prompting import GroupPrediction, predict_best
+from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
+from refervos.segmenter import FramePrediction, merge_predictions
+
+Track = TypeVar("Track", bound=CorrectableTrack)
+
+
+def empty_memory(config: Sam2Config) -> MemoryBank:
+    """Make the memory of a track that has seen no frame, as long as the tracker reads it."""
+    return MemoryBank(map_limit=config.memory_slots - 1, pointer_limit=config.pointer_limit - 1)
+
+
+def predict_from_tokens(tracker: Sam2Tracker, features: FrameFeatures, tokens: Tensor) -> GroupPrediction:
+    """Predict the masks of prompt tokens in a frame without any memory, the best of three each.
+
+    As for a prompt without clicks, two "not a point" tokens stand beside them.
+
+    Args:
+        tracker: The weights.
+        features: The frame's features (n, ...).
+        tokens: Prompt tokens that a model made of text (n, k, C).
+
+    Returns:
+        The masks, before they are remembered.
+    """
+    sparse = torch.cat([tracker.padding_points(len(tokens)), tokens.to(tracker.dtype)], dim=1)  # (n, 2 + k, C)
+    return predict_best(tracker, tracker.without_memory(features.top), features, sparse, multimask=True)
+
+
+def segment_frame(
+    tracker: Sam2Tracker,
+    frame: Tensor,
+    tracks: Sequence[Track],
+    kinds: Sequence[Hashable],
+    first: Callable[[FrameFeatures, Sequence[Track]], GroupPrediction],
+) -> FramePrediction:
+    """Predict the masks of all tracks in the next frame and remember them; the tracks advance by one frame.
+
+    Args:
+        tracker: The weights.
+        frame: The placed frame (3, S, S).
+        tracks: The N tracks, of any age.
+        kinds: For each track a value that is equal for tracks that ``first`` can take as one batch.
+        first: Predicts the masks of n tracks in the frame that they are prompted on, of features (n, ...).
+
+    Returns:
+        The masks, in the order of the tracks.
+    """
+    features = tracker.pyramid(tracker.encode(frame.unsqueeze(0)))
+    readings = [track.memory.read(track.frame) for track in tracks]
+    groups = group_by_layout(readings, [(track.frame > 0, kind) for track, kind in zip(tracks, kinds, strict=True)])
+    predicted = []
+    for members in groups:
+        group = [tracks[index] for index in members]
+        mine = repeated(features, len(members))
+        if group[0].frame:
+            part = _follow(tracker, mine, stack_readings([readings[index] for index in members]))
+        else:
+            part = first(mine, group)
+        predicted.append(part)
+        _remember(tracker, mine, group, part)
+    none = torch.zeros(len(tracks), dtype=torch.bool, device=frame.device)
+    parts = [
+        FramePrediction(part.mask_logits[:, 0], part.score, none[: len(members)])
+        for members, part in zip(groups, predicted, strict=True)
+    ]
+    prediction = merge_predictions(groups, parts)
+    keep_last(tracks, frame.unsqueeze(0), prediction)
+    return prediction
+
+
+def _follow(tracker: Sam2Tracker, features: FrameFeatures, memory: MemoryReading) -> GroupPrediction:
+    """Predict the masks of running tracks from their memory alone, the best of three each."""
+    sparse = tracker.padding_points(len(features.top))  # (n, 2, C)
+    return predict_best(tracker, tracker.condition(features.top, memory), features, sparse, multimask=True)
+
+
+def _remember(
+    tracker: Sam2Tracker, features: FrameFeatures, tracks: Sequence[Track], predicted: GroupPrediction
+) -> None:
+    prompted = tracks[0].frame == 0
+    maps = tracker.remember(features.top, predicted.memory_logits, predicted.score, binary=prompted)
+    for row, track in enumerate(tracks):
+        track.memory.store(track.frame, maps[row], predicted.pointer[row], conditioning=prompted)
+        track.frame += 1
+
+
+def repeated(features: FrameFeatures, count: int) -> FrameFeatures:
+    """Repeat one frame's features (1, ...) for several tracks (count, ...), without copying."""
+    return FrameFeatures(*(level.expand(count, -1, -1, -1) for level in (features.fine, features.middle, features.top)))
