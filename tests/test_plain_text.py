@@ -1,4 +1,4 @@
-"""Lists of sentences or words mean the same whatever editor saved them, and one sentence tells what is wrong."""
+"""Lists of sentences or words: saved by any editor, and refused with one sentence if unreadable."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from refervos.files.plain_text import read_entries
 from refervos.training.stages.language import read_sentences
 from refervos.training.stages.word_meanings import words_of
 
-LISTED = "the dog\n\n  a café on the left  \nきのこ\n"
+CONTENT = "the dog\n\n  a café on the left  \nきのこ\n"
 ENTRIES = ["the dog", "a café on the left", "きのこ"]
 
 SAVED: dict[str, Callable[[str], bytes]] = {
     "plain": lambda text: text.encode(),
     "with a byte order mark": lambda text: text.encode("utf-8-sig"),
     "as UTF-16": lambda text: text.encode("utf-16"),
-    "with Windows' line ends": lambda text: text.replace("\n", "\r\n").encode(),
+    "with Windows' line breaks": lambda text: text.replace("\n", "\r\n").encode(),
 }
 
 READERS: dict[str, Callable[[Path], Sequence[str]]] = {
@@ -34,7 +34,7 @@ READERS: dict[str, Callable[[Path], Sequence[str]]] = {
 @pytest.mark.parametrize("reader", READERS)
 def test_a_list_may_be_saved_by_any_editor(tmp_path: Path, reader: str, saved: str) -> None:
     path = tmp_path / "list.txt"
-    path.write_bytes(SAVED[saved](LISTED))
+    path.write_bytes(SAVED[saved](CONTENT))
     assert list(READERS[reader](path)) == ENTRIES
 
 
@@ -44,18 +44,20 @@ def a_pipe(path: Path) -> None:
 
 SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, r"list.txt' cannot be read \(No such file or directory\)"),
-    "a folder": (lambda path: path.mkdir(), "list.txt' is no file"),
-    "a pipe": (a_pipe, "list.txt' is no file"),
+    "a folder": (lambda path: path.mkdir(), "list.txt' is not a file"),
+    "a pipe": (a_pipe, "list.txt' is not a file"),
     "empty": (lambda path: path.write_text("\n \n"), "list.txt' has no (sentence|word)"),
-    "no text": (lambda path: path.write_bytes(b"the caf\xe9\n"), r"cannot be read \(it is no text in UTF-8\)"),
+    "no text": (lambda path: path.write_bytes(b"the caf\xe9\n"), r"cannot be read \(it is not UTF-8 text\)"),
 }
 
 
 @pytest.mark.parametrize("spoilt", SPOILT)
 @pytest.mark.parametrize("reader", READERS)
-def test_a_list_that_cannot_be_read_is_one_sentence(tmp_path: Path, reader: str, spoilt: str) -> None:
-    make, told = SPOILT[spoilt]
+def test_an_unreadable_list_is_refused_with_one_sentence(tmp_path: Path, reader: str, spoilt: str) -> None:
+    make, message = SPOILT[spoilt]
     make(tmp_path / "list.txt")
-    with pytest.raises(RefervosError, match=f"{told}; give a text file with one (sentence|word) a line") as refused:
+    with pytest.raises(
+        RefervosError, match=f"{message}; give a text file with one (sentence|word) per line"
+    ) as refused:
         READERS[reader](tmp_path / "list.txt")
     assert isinstance(refused.value, PromptError if "command" in reader else TrainingError)

@@ -1,4 +1,4 @@
-"""Several processes: nobody is left behind."""
+"""Worker processes: none outlives its parent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCRIPT = """
 import signal, time
 from refervos.processes import run_in_processes
 
-def begin():
+def setup():
     def sleep(seconds):
         time.sleep(seconds)
         yield seconds
@@ -23,7 +23,7 @@ def begin():
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # even where the test run ignores it
-    for number, _ in enumerate(run_in_processes([begin], {seconds}, 2)):
+    for number, _ in enumerate(run_in_processes([setup], {seconds}, 2)):
         if number == 0:
             print("begun", flush=True)
 """
@@ -32,7 +32,7 @@ if __name__ == "__main__":
 def run_and_end(folder: Path, seconds: str, end: Callable[[int], None]) -> tuple[int, str]:
     """Start a script of many tasks, end it after the first result, and wait until it and its processes are gone.
 
-    They all hold its standard output, which therefore only closes with the last of them.
+    All of them hold its standard output, which therefore closes only with the last of them.
     """
     script = folder / "score.py"
     script.write_text(SCRIPT.format(seconds=seconds))
@@ -52,8 +52,8 @@ def run_and_end(folder: Path, seconds: str, end: Callable[[int], None]) -> tuple
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups to signal")
 @pytest.mark.parametrize("seconds", ["[0.1] * 10_000", "[0.5, 2.5]"], ids=["all busy", "one idle"])
-def test_ctrl_c_ends_all_processes_and_only_the_parent_says_so(tmp_path: Path, seconds: str) -> None:
-    """As from a terminal: the signal goes to the whole group."""
+def test_ctrl_c_ends_all_processes_and_only_the_parent_reports_it(tmp_path: Path, seconds: str) -> None:
+    """As in a terminal, the signal goes to the whole process group."""
     code, errors = run_and_end(tmp_path, seconds, lambda pid: os.killpg(pid, signal.SIGINT))
     assert code == -signal.SIGINT
     assert errors.count("Traceback") == 1

@@ -1,4 +1,4 @@
-"""Prompts: what a user may give, in which forms, and the sentence where it is something else."""
+"""Prompts: accepted forms, and the error for anything else."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ MASK: Any = [[0, 1, 1], [0, 1, 0]]
         torch.tensor(MASK, dtype=torch.bool),
     ],
 )
-def test_a_mask_may_come_as_a_list_an_array_or_a_tensor(mask: Any) -> None:
-    kept = Prompt(mask=mask).mask
-    assert isinstance(kept, np.ndarray)
-    assert kept.dtype == np.bool_
-    assert kept.tolist() == np.array(MASK, bool).tolist()
+def test_a_mask_may_be_a_list_an_array_or_a_tensor(mask: Any) -> None:
+    stored = Prompt(mask=mask).mask
+    assert isinstance(stored, np.ndarray)
+    assert stored.dtype == np.bool_
+    assert stored.tolist() == np.array(MASK, bool).tolist()
 
 
-def test_a_mask_as_a_list_answers_as_the_same_array() -> None:
+def test_a_mask_as_a_list_gives_the_same_result_as_an_array() -> None:
     mask = np.zeros((96, 128), bool)
     mask[20:60, 30:70] = True
     found: list[Any] = []
@@ -50,11 +50,11 @@ def test_a_mask_as_a_list_answers_as_the_same_array() -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"mask": [[0.2, 0.9]]}, "the mask holds fractions; it must be True and False"),
-        ({"mask": [[0, float("nan")]]}, "the mask holds fractions"),
-        ({"mask": [[True], [True, False]]}, "the mask is .*; it must be True and False"),
-        ({"mask": "abc"}, "the mask is 'abc'; it must be True and False"),
-        ({"mask": {}}, "the mask is {}; it must be True and False"),
+        ({"mask": [[0.2, 0.9]]}, "the mask has fractional values; it must be boolean"),
+        ({"mask": [[0, float("nan")]]}, "the mask has fractional values"),
+        ({"mask": [[True], [True, False]]}, "the mask is .*; it must be boolean"),
+        ({"mask": "abc"}, "the mask is 'abc'; it must be boolean"),
+        ({"mask": {}}, "the mask is {}; it must be boolean"),
         ({"mask": True}, r"the mask has shape \(\); it must be \(height, width\)"),
         ({"mask": np.zeros((2, 3, 1), bool)}, r"the mask has shape \(2, 3, 1\)"),
         ({"points": [3, 4]}, "points must be a non-empty list of x, y pairs"),
@@ -64,7 +64,7 @@ def test_a_mask_as_a_list_answers_as_the_same_array() -> None:
         ({"points": [(10**400, 1)]}, "points must be a non-empty list of x, y pairs"),
         ({"points": np.zeros((0, 2))}, "points must be a non-empty list of x, y pairs"),
         ({"points": 7}, "points must be a non-empty list of x, y pairs"),
-        ({"points": [(1, 2)] * (MAX_POINTS + 1)}, "there are 257 points; at most 256 are read"),
+        ({"points": [(1, 2)] * (MAX_POINTS + 1)}, "there are 257 points; at most 256 are allowed"),
         ({"points": [(1, 2)], "labels": [0.5]}, r"labels \[0.5\]; give a 0 or 1 for each point"),
         ({"points": [(1, 2)], "labels": 1}, "labels 1; give a 0 or 1 for each point"),
         ({"points": [(1, 2)], "labels": ["on"]}, "give a 0 or 1 for each point"),
@@ -72,14 +72,14 @@ def test_a_mask_as_a_list_answers_as_the_same_array() -> None:
         ({"box": [1, 2, 3]}, "the box has 3 numbers"),
         ({"box": [0, 0, float("inf"), 1]}, "the box is .*; it must be x0, y0, x1, y1"),
         ({"box": 5}, "the box is 5; it must be x0, y0, x1, y1"),
-        ({"expression": 7}, "the expression is a int; give words"),
-        ({"expression": ["the dog"]}, "the expression is a list; give words"),
-        ({"expression": "the \ud83d dog"}, r"the expression .* is no text in Unicode \(a lone surrogate\)"),
+        ({"expression": 7}, "the expression is a int; it must be text"),
+        ({"expression": ["the dog"]}, "the expression is a list; it must be text"),
+        ({"expression": "the \ud83d dog"}, r"the expression .* is not valid Unicode \(it has a lone surrogate\)"),
         ({"expression": "the dog", "verbs": "runs"}, "verbs is 'runs'; give a list of words"),
-        ({"expression": "the dog", "verbs": [1]}, "the verb is a int; give words"),
+        ({"expression": "the dog", "verbs": [1]}, "the verb is a int; it must be text"),
     ],
 )
-def test_what_is_no_prompt_is_told(given: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_prompt_is_refused_with_a_short_sentence(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(PromptError, match=sentence) as caught:
         Prompt(**given)
     assert len(str(caught.value)) < 250
@@ -97,13 +97,13 @@ def test_points_and_boxes_may_be_arrays() -> None:
     assert not Prompt(mask=MASK).equals(Prompt(mask=np.array(MASK, bool).T))
 
 
-def test_as_many_points_as_are_allowed_are_read() -> None:
+def test_the_maximum_number_of_points_is_accepted() -> None:
     session = session_of(micro_model(), [[0, 17, 2]])
     session.step(scene(1)[0])
     assert session.correct(0, points=[(x % 128, x % 96) for x in range(MAX_POINTS)]).masks.shape == (1, 96, 128)
 
 
-def test_clicks_and_boxes_as_people_write_them() -> None:
+def test_clicks_and_boxes_are_parsed_from_text() -> None:
     assert parse_click("10, 20.5") == (10.0, 20.5, 1)
     assert parse_click("10,20,0") == (10.0, 20.0, 0)
     assert parse_box("1,2,3,4") == (1.0, 2.0, 3.0, 4.0)
@@ -115,13 +115,13 @@ def test_clicks_and_boxes_as_people_write_them() -> None:
             parse_box(text, "--box")
 
 
-def test_results_carry_the_sentence_as_it_was_asked() -> None:
+def test_results_carry_the_expression_as_the_user_wrote_it() -> None:
     """So that results can be joined with the user's own table; the model reads it in lower case."""
     model = load("miniature", device="cpu")
-    asked = "  The RED\tcircle "
-    session = model.open([asked, "the red circle"])
-    answer = session.step(scene(1)[0])
-    assert answer.expressions == (asked, "the red circle")
-    assert session.expressions[0] == asked
-    assert np.array_equal(answer.masks[0], answer.masks[1])
-    assert answer.presence[0] == answer.presence[1]
+    expression = "  The RED\tcircle "
+    session = model.open([expression, "the red circle"])
+    result = session.step(scene(1)[0])
+    assert result.expressions == (expression, "the red circle")
+    assert session.expressions[0] == expression
+    assert np.array_equal(result.masks[0], result.masks[1])
+    assert result.presence[0] == result.presence[1]

@@ -1,4 +1,4 @@
-"""What inputs call things reaches terminals, reports and tables without doing anything there."""
+"""Names and texts from inputs are harmless on terminals, in reports and in tables."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ ORDINARY = [
     "a dog",
     "Ein Hund, größer",
     "犬がいる",
-    "\u06a9\u062a\u0627\u0628\u200c\u0647\u0627",  # Persian joins letters by a character without width
+    "\u06a9\u062a\u0627\u0628\u200c\u0647\u0627",  # Persian joins letters with a zero-width character
     "\U0001f469\u200d\U0001f467 walks",
     "line\nline",
 ]
 
 
 @pytest.mark.parametrize("text", ORDINARY)
-def test_ordinary_text_is_shown_as_it_is(text: str) -> None:
+def test_ordinary_text_is_unchanged(text: str) -> None:
     assert printable(text) == text
     assert table_cell(text) == text
 
 
-def test_what_moves_a_cursor_is_written_as_in_code() -> None:
+def test_control_characters_are_escaped() -> None:
     text = printable(f"a{ESCAPES}b")
     assert text == "a\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\x00\\x7f\\r\\u202e\\u2028half \\ud83db"
     assert text.isprintable()
@@ -55,7 +55,7 @@ def test_a_long_text_is_cut() -> None:
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "  =cmd|'/C calc'!A0", "\r@x"])
-def test_what_looks_like_a_formula_is_quoted(text: str) -> None:
+def test_text_that_looks_like_a_formula_is_quoted(text: str) -> None:
     assert table_cell(text) == f"'{printable(text)}"
     assert table_cell(f"a{text}") == f"a{printable(text)}"
 
@@ -74,7 +74,7 @@ def write(root: Path, **line: str) -> Path:
     return root
 
 
-def test_sentences_and_kinds_do_nothing_on_a_screen_in_a_report_or_in_a_table(tmp_path: Path) -> None:
+def test_expressions_and_kinds_are_escaped_on_terminals_in_reports_and_in_tables(tmp_path: Path) -> None:
     evil = "=HYPERLINK(1)\x1b[31m|<script>"
     write(tmp_path / "set", expression=evil, kind=evil)
     (tmp_path / "answers").mkdir()
@@ -108,7 +108,7 @@ def id_of_mevis(root: Path) -> tuple[str, Path]:
     return "mevis", root
 
 
-def line_of_a_file(root: Path) -> tuple[str, Path]:
+def field_of_json_lines(root: Path) -> tuple[str, Path]:
     write(root, kind="x", **{"\x1b[2J": "y"})
     return "json-lines", root
 
@@ -126,8 +126,8 @@ def label_of_cvat(root: Path) -> tuple[str, Path]:
     return "cvat", root
 
 
-@pytest.mark.parametrize("spoil", [id_of_mevis, line_of_a_file, name_of_the_folder, label_of_cvat])
-def test_problems_do_nothing_on_a_screen(tmp_path: Path, spoil: Callable[[Path], tuple[str, Path]]) -> None:
+@pytest.mark.parametrize("spoil", [id_of_mevis, field_of_json_lines, name_of_the_folder, label_of_cvat])
+def test_problems_are_escaped_on_terminals(tmp_path: Path, spoil: Callable[[Path], tuple[str, Path]]) -> None:
     name, folder = spoil(tmp_path)
     ran = CliRunner().invoke(app, ["data", "check", name, str(folder)])
     assert ran.exit_code == 2
@@ -135,7 +135,7 @@ def test_problems_do_nothing_on_a_screen(tmp_path: Path, spoil: Callable[[Path],
     assert {"\\x1b", "\\x9b"} & {ran.output[at : at + 4] for at in range(len(ran.output))}
 
 
-def test_names_that_no_folder_should_have_are_refused_as_ids(tmp_path: Path) -> None:
+def test_ids_that_are_unfit_for_folder_names_are_refused(tmp_path: Path) -> None:
     for id in ("\x1b[2J", "a\nb", "half \ud83d", "x" * 300, "\x7f"):
         write(tmp_path, expression_id=id)
         with pytest.raises(DataError, match="folder of that name"):

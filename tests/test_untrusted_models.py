@@ -376,7 +376,7 @@ def test_a_tensor_that_repeats_its_numbers_is_refused(tiny: dict[str, torch.Tens
         ('{"a":' * 100_000, "nested"),
         ('{"model_type": "samwise", "config": ' + "[" * 400 + "]" * 400 + "}", "has no config"),
         ('{"model_type": "samwise", "config": {"hsa_patches": ' + "[" * 400 + "]" * 400 + "}}", "hsa_patches"),
-        ('{"model_type": ' + "9" * 5000 + "}", "no JSON that can be read"),
+        ('{"model_type": ' + "9" * 5000 + "}", "is not readable JSON"),
         ("\ud800", None),
         ("[]", "holds no JSON object"),
         ("", "not valid JSON"),
@@ -397,7 +397,7 @@ def test_configurations_of_anybodys_making(folder: Path, text: str, told: str | 
 def test_a_configuration_that_is_no_mapping(config: Any, tmp_path: Path) -> None:
     for name, read in (("refervos-sam", load_sam), ("refervos-text", load_text), ("refervos-t5", load_t5)):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": name, "config": config}))
-        with pytest.raises(ConfigError, match="for a configuration; names and values are expected"):
+        with pytest.raises(ConfigError, match="for a configuration; a mapping of names to values is expected"):
             read(tmp_path)
 
 

@@ -249,7 +249,7 @@ def test_a_page_description_named_png_is_not_run(tmp_path: Path, monkeypatch: py
         "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n"
     )
     for spec in (tmp_path, tmp_path / "1.png"):
-        assert f"'{tmp_path / '1.png'}' is not an image that can be read here; give JPEG, PNG" in fault(spec)
+        assert f"'{tmp_path / '1.png'}' is not an image in a supported format; give JPEG, PNG" in fault(spec)
     with pytest.raises(DataError, match="is not an image"):
         read_image(tmp_path / "1.png", DataError)
 
@@ -262,18 +262,18 @@ def test_a_picture_too_large_is_refused_before_it_is_decoded(tmp_path: Path, siz
         warnings.simplefilter("error")
         sentence = fault(path)
     assert f"'{path}' is" in sentence
-    assert "at most 67,108,864 pixels are read, so make it smaller" in sentence
+    assert "at most 67,108,864 pixels are read, so scale it down" in sentence
 
 
 def test_a_video_too_large_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("refervos.files.images.MAX_PIXELS", 64 * 48 - 1)
     path = write_video(tmp_path / "v.mp4", 2)
-    assert f"'{path}' is 64x48; at most 3,071 pixels are read, so make it smaller." in fault(path)
+    assert f"'{path}' is 64x48; at most 3,071 pixels are read, so scale it down." in fault(path)
 
 
 def test_a_pipe_named_as_a_picture_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "2.png")
-    with pytest.raises(VideoError, match="is no regular file"), opened_image(tmp_path / "2.png"):
+    with pytest.raises(VideoError, match="is not a regular file"), opened_image(tmp_path / "2.png"):
         pass
     Image.fromarray(picture(0)).save(tmp_path / "1.png")
     with open_source(tmp_path) as source:
@@ -390,7 +390,7 @@ def test_a_stack_that_breaks_off_gives_the_frames_before(tmp_path: Path) -> None
     (tmp_path / "a.tif").write_bytes(data[: offset + 10])
     seen: list[int] = []
     with (
-        pytest.raises(VideoError, match=r"a\.tif' is not an image that can be read"),
+        pytest.raises(VideoError, match=r"a\.tif' cannot be read as an image"),
         open_source(tmp_path / "a.tif") as source,
     ):
         seen.extend(frame.index for frame in source)

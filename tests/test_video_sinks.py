@@ -202,7 +202,7 @@ def test_overlay_of_which_nothing_fits_leaves_nothing(tmp_path: Path) -> None:
     sink = OverlaySink(tmp_path / "o.mp4", legend=False)
     with room_for(2000):
         write_all(sink, noise(5))
-        with pytest.raises(VideoError, match="choose a place that can be written and has room"):
+        with pytest.raises(VideoError, match="choose a writable place with enough free space"):
             sink.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -721,7 +721,7 @@ def test_file_that_came_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     sink = RleSink(tmp_path / "o.jsonl")
     sink.write(Frame(0, picture(0)), answer(0))
     (tmp_path / "o.jsonl").write_text("another's work")
-    with pytest.raises(VideoError, match="to be renamed by hand") as caught:
+    with pytest.raises(VideoError, match="; rename it yourself") as caught:
         sink.close()
     assert (tmp_path / "o.jsonl").read_text() == "another's work"
     (kept,) = tmp_path.glob("*.part")

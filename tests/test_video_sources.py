@@ -667,4 +667,4 @@ def test_whole_picture_files_of_the_heif_family_are_not_cut_short(tmp_path: Path
     (tmp_path / "c.heic").write_bytes(data.replace(b"ftypavif", b"ftypheic"))
     assert "is a picture in the HEIF format; save it as JPEG" in fault(tmp_path / "c.heic")
     (tmp_path / "d.avif").write_bytes(data[: len(data) * 2 // 3])
-    assert "is not an image that can be read" in fault(tmp_path / "d.avif")
+    assert "cannot be read as an image" in fault(tmp_path / "d.avif")

@@ -404,5 +404,5 @@ def test_sprites_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
             Sprites.open(tmp_path)
         (tmp_path / name).unlink()
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
-    with pytest.raises(ConfigError, match="is not an image that can be read here"):
+    with pytest.raises(ConfigError, match="is not an image in a supported format"):
         Sprites.open(tmp_path)

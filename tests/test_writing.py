@@ -1,4 +1,4 @@
-"""Files and folders are written whole or not at all, by one process at a time."""
+"""Files and folders are written completely or not at all, by one process at a time."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("exchanges", [True, False])
-def test_a_folder_takes_the_place_of_an_old_one(
-    exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_replaces_an_old_one(exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not exchanges:
         monkeypatch.setattr(writing, "_exchange", lambda one, other: False)
     for name in ("a.txt", "b.txt"):
@@ -62,7 +60,7 @@ def test_a_folder_takes_the_place_of_an_old_one(
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
 
 
-def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+def test_an_error_while_writing_leaves_the_old_folder_unchanged(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "out") as staged:
         (staged / "a.txt").write_text("old")
 
@@ -71,8 +69,8 @@ def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
             (staged / "a.txt").write_text("new")
             raise error
 
-    for error, told in ((KeyError("mine"), KeyError), (OSError(28, "No space left on device"), OutputError)):
-        with pytest.raises(told):
+    for error, raised in ((KeyError("mine"), KeyError), (OSError(28, "No space left on device"), OutputError)):
+        with pytest.raises(raised):
             fail(error)
         assert contents(tmp_path) == {"out/a.txt": "old"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -88,7 +86,7 @@ def test_a_folder_that_is_not_put_in_place_is_discarded(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_folder_with_files_is_not_overwritten_unasked(tmp_path: Path) -> None:
+def test_a_folder_with_files_is_not_overwritten_unless_allowed(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with atomic_folder(tmp_path / "out", overwrite=False) as staged:
         (staged / "a.txt").write_text("a")
@@ -114,7 +112,7 @@ def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 @POSIX
-def test_folders_that_a_killed_run_left_are_removed(tmp_path: Path) -> None:
+def test_leftover_folders_of_killed_runs_are_removed(tmp_path: Path) -> None:
     kill(start(FILLING, tmp_path / "out"))
     (tmp_path / ".mine.part").mkdir()
     (tmp_path / ".mine.part" / "a.txt").write_text("not of this package")
@@ -127,7 +125,7 @@ def test_folders_that_a_killed_run_left_are_removed(tmp_path: Path) -> None:
 
 @POSIX
 def test_a_forked_worker_does_not_keep_the_lock_of_a_process_that_was_killed(tmp_path: Path) -> None:
-    """As the workers of a training, which take a moment to notice."""
+    """Data loading workers of a killed training run live on for a moment."""
     code = """
 import os, sys, time
 from pathlib import Path
@@ -156,7 +154,7 @@ sys.stdin.read()
         other.communicate()
 
 
-def test_two_locks_of_one_process_are_two(tmp_path: Path) -> None:
+def test_a_second_lock_in_the_same_process_is_refused(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path, "training", OutputError)
     with pytest.raises(OutputError, match="another process is training in"):
         FolderLock(tmp_path, "training", OutputError)
@@ -165,8 +163,8 @@ def test_two_locks_of_one_process_are_two(tmp_path: Path) -> None:
     FolderLock(tmp_path, "training", OutputError).release()
 
 
-def test_the_next_can_begin_as_soon_as_the_last_has_ended(tmp_path: Path) -> None:
-    """Two processes that write a folder by turns are either refused or have it alone."""
+def test_a_folder_never_mixes_the_files_of_two_writers(tmp_path: Path) -> None:
+    """Two processes that write a folder in turns are either refused or hold it alone."""
     code = """
 import sys, time
 from pathlib import Path
@@ -199,14 +197,16 @@ while time.monotonic() < end:
 
 
 @pytest.mark.parametrize("error", [OutputError, CheckpointError])
-def test_what_cannot_be_written_is_an_error_of_the_wanted_kind(error: type[RefervosError], tmp_path: Path) -> None:
+def test_a_failed_write_raises_the_given_type_of_error(error: type[RefervosError], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(error, match=r"'.*file/a' cannot be written \(Not a directory\); choose a place"):
+    with pytest.raises(error, match=r"'.*file/a' cannot be written \(Not a directory\); choose a writable place"):
         write_atomically(tmp_path / "file" / "a", b"", error=error)
-    with pytest.raises(error, match=r"'.*file/a' cannot be written \((Not a directory|File exists)\); choose a place"):
+    with pytest.raises(
+        error, match=r"'.*file/a' cannot be written \((Not a directory|File exists)\); choose a writable place"
+    ):
         atomic_folder(tmp_path / "file" / "a", error=error).__enter__()
 
 
-def test_an_output_error_is_caught_by_who_catches_video_errors(tmp_path: Path) -> None:
+def test_an_output_error_is_a_video_error(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="cannot be written"):
         write_atomically(tmp_path / "absent" / "a", b"")

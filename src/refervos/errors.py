@@ -1,4 +1,4 @@
-"""The errors a user can meet: each says in one sentence which input is wrong, why, and what would be right."""
+"""Errors caused by the input: each message says in one sentence which input is wrong, why, and what would be right."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import importlib.util
 from refervos.safe_text import printable
 
 _LONGEST = 2000
-"""Letters of an error's sentence that are shown."""
+"""Maximum number of characters of one line of an error message."""
 
 _LISTED = "\n  "
-"""What separates a sentence from the list of files that may follow it."""
+"""Separator between a sentence and the list of files that may follow it."""
 
 
 class RefervosError(Exception):
-    """Base of every error that is the input's fault, not the program's. The command line exits with code 2 on it.
+    """Base class of errors caused by the input, not by a bug. The command line exits with code 2.
 
-    What it says can quote names and texts that someone else wrote. As text it has no control characters, which a
-    terminal would obey, and no line much longer than a screen, the sentence first and then maybe a list.
+    Messages can quote untrusted names and texts. Converted to a string, a message has no control characters, which a
+    terminal would obey, and no overlong line.
     """
 
     def __str__(self) -> str:
-        """What is wrong, safe to print."""
-        return _LISTED.join(map(_bearable, super().__str__().split(_LISTED)))
+        """Return the message, safe to print."""
+        return _LISTED.join(map(_printable_line, super().__str__().split(_LISTED)))
 
 
-def _bearable(text: str) -> str:
-    """One line of bearable length."""
+def _printable_line(text: str) -> str:
+    """Shorten and escape one line."""
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-(_LONGEST // 2) :]}"
     return printable(text).replace("\n", "\\n")
@@ -38,19 +38,19 @@ class VideoError(RefervosError):
 
 
 class OutputError(VideoError):
-    """A file or folder cannot be written. A ``VideoError``, as which every output was reported at first."""
+    """A file or folder cannot be written. Derived from ``VideoError`` for compatibility."""
 
 
 class EndOfVideoError(VideoError):
-    """A video ends before the frame from which on it is to be read."""
+    """A video ends before the first frame to read."""
 
 
 class FrameError(RefervosError):
-    """A frame handed to a session has the wrong type, shape or size."""
+    """A frame passed to a session has the wrong type, shape or size."""
 
 
 class PromptError(RefervosError):
-    """An expression, click, box or mask is not one the model can be asked with."""
+    """An expression, click, box or mask is invalid or not supported by the model."""
 
 
 class CheckpointError(RefervosError):
@@ -62,50 +62,50 @@ class ConfigError(RefervosError):
 
 
 class MissingDependencyError(RefervosError):
-    """An optional package is needed for what was asked; the sentence says how to install it."""
+    """An optional package is missing; the message says how to install it."""
 
 
 class TrainingError(RefervosError):
-    """Training cannot start, go on or be resumed as asked."""
+    """Training cannot start, continue or be resumed as requested."""
 
 
 class DataError(RefervosError):
-    """A data set is not in its published layout, or a file of it is missing or damaged."""
+    """A data set does not have its published layout, or one of its files is missing or damaged."""
 
 
 class EvaluationError(RefervosError):
-    """Results are unreadable, or those of two runs cannot be compared."""
+    """Results are unreadable, or the results of two runs cannot be compared."""
 
 
 class StateError(RefervosError):
-    """State cannot be saved, or a file of saved state is unreadable, damaged, or not what is needed."""
+    """State cannot be saved, or a state file is unreadable, damaged, or does not fit."""
 
 
-def require_installed(what: str, extra: str, *packages: str) -> None:
-    """Check that optional packages are installed, before the work begins that needs them.
+def require_installed(purpose: str, extra: str, *packages: str) -> None:
+    """Check that optional packages are installed, before the work that needs them begins.
 
     Args:
-        what: What needs them, such as ``training``.
-        extra: What to install them by, such as ``train`` for ``refervos[train]``.
-        *packages: As they are imported, which is also how they are installed.
+        purpose: What needs them, such as ``training``.
+        extra: Extra that installs them, such as ``train`` for ``refervos[train]``.
+        *packages: Import names, which are also the names to install.
 
     Raises:
-        MissingDependencyError: Names those that are missing.
+        MissingDependencyError: Names the missing packages.
     """
     missing = [package for package in packages if not _is_installed(package)]
     if missing:
-        raise MissingDependencyError(f"{what} needs {' and '.join(missing)}: pip install 'refervos[{extra}]'.")
+        raise MissingDependencyError(f"{purpose} needs {' and '.join(missing)}: pip install 'refervos[{extra}]'.")
 
 
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # of the package that it is in
+    except ModuleNotFoundError:  # its parent package is missing
         return False
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is short: Python's, the system's, or torch's on any device."""
+    """Return whether an error reports a lack of memory: from Python, the system, or torch on any device."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     words = ("out of memory", "not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")

@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from refervos.safe_text import one_line
 
 NONE = "-"
-"""What stands where there is no number."""
+"""Placeholder for a missing number."""
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a table: the first column to the left, the others to the right.
+    """Format a table: the first column is left-aligned, the others right-aligned.
 
     Args:
         header: Names of the C columns.
         rows: C cells each.
 
     Returns:
-        Lines of equal width, without a line break at the end; what is in a cell stays in it and is safe to show.
+        Lines of equal width, without a final line break; cells are escaped and safe to print.
     """
     header, *rows = [[one_line(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
-    # Two at least: a rule is a dash and a colon.
+    # At least two: the rule is a dash and a colon.
     widths = [max(2, *(len(row[column]) for row in (header, *rows))) for column in range(len(header))]
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     aligned = [
@@ -32,5 +32,5 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None) -> str:
-    """A percentage with one decimal."""
+    """Format a percentage with one decimal."""
     return NONE if value is None else f"{value:.1f}"

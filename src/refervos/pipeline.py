@@ -1,4 +1,4 @@
-"""The main job: frames from a source, through a session, into sinks; what is written survives any interruption."""
+"""The main job: frames from a source, through a session, into sinks; written output survives any interruption."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from refervos.video import Frame, Sink, Source
 
 @dataclass
 class RunReport:
-    """What a run did.
+    """Summary of a run.
 
     Attributes:
-        frames: Frames answered.
-        dropped: Frames that came faster than they could be answered and were left out.
-        outages: Times that the source went away.
-        away: Seconds that it was away, all outages together.
-        visible: For each expression, the frames in which its mask is not empty.
-        written: Files and folders.
-        warnings: Sentences about what was not as it should be, and about how the source was read.
-        interrupted: Whether the user stopped it.
+        frames: Number of frames segmented.
+        dropped: Number of frames dropped because they arrived faster than they could be processed.
+        outages: How often the connection to the source was lost.
+        away: Total length of all outages in seconds.
+        visible: For each expression, the number of frames with a non-empty mask.
+        written: Files and folders written.
+        warnings: One sentence for each problem, and for each unusual property of the source.
+        interrupted: Whether the user stopped the run.
     """
 
     frames: int = 0
@@ -44,7 +44,7 @@ class PartlyWrittenError(OutputError):
     """Some outputs could not be written; the others are complete.
 
     Attributes:
-        report: What was done.
+        report: Summary of the run.
     """
 
     def __init__(self, sentence: str, report: RunReport) -> None:
@@ -56,32 +56,32 @@ def segment_frames(
     source: Iterable[Frame],
     session: Session,
     clip_length: int | None = None,
-    held: Callable[[], AbstractContextManager[None]] = nullcontext,
+    hold_interrupts: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[tuple[Frame, Segmentation]]:
-    """Pair each frame of a source with its answer.
+    """Segment the frames of a source, one pair of frame and segmentation at a time.
 
-    The session is told before a frame that comes after a gap, and no clip reaches over one.
+    Gaps in the source are marked in the session, and no clip spans one.
 
     Args:
         source: Frames, read only as far as needed.
-        session: What is followed.
-        clip_length: Frames looked at together, default the model's.
-        held: Entered from when a clip is answered until all its answers have been taken, for in between the session has
-            seen more than has come out.
+        session: Session with the tracks to segment.
+        clip_length: Frames per clip, default the model's.
+        hold_interrupts: Context entered while a clip is segmented and until all its segmentations have been consumed,
+            because in between the session is ahead of the output.
 
     Yields:
-        A frame and its answer, in order.
+        Each frame with its segmentation, in order.
     """
     for clip in session.chunks(source, clip_length):
-        with held():
-            for seen in _unbroken(clip):
-                if seen[0].after_gap:
+        with hold_interrupts():
+            for part in _split_at_gaps(clip):
+                if part[0].after_gap:
                     session.mark_gap()
-                yield from zip(seen, session.clip([frame.image for frame in seen]), strict=True)
+                yield from zip(part, session.clip([frame.image for frame in part]), strict=True)
 
 
-def _unbroken(clip: list[Frame]) -> Iterator[list[Frame]]:
-    """A clip in pieces of which only the first frame may come after a gap."""
+def _split_at_gaps(clip: list[Frame]) -> Iterator[list[Frame]]:
+    """Split a clip so that only the first frame of each part may follow a gap."""
     begin = 0
     for k in range(1, len(clip)):
         if clip[k].after_gap:
@@ -98,51 +98,52 @@ def segment(
     clip_length: int | None = None,
     limit: int | None = None,
     show_progress: bool | None = None,
-    held: Callable[[], AbstractContextManager[None]] = nullcontext,
+    hold_interrupts: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> RunReport:
-    """Segment a whole source into sinks.
+    """Segment a whole source and write the masks to sinks.
 
-    Ctrl-C ends the run early: what was written until then is finished properly and reported. A sink that fails is left
-    out from then on; the run goes on for the others and ends where there are none.
+    Ctrl-C ends the run early: the output so far is finalised and reported. A sink that fails is skipped from then on;
+    the run continues for the others and ends when none is left.
 
     Args:
-        source: Where frames come from.
-        session: What is followed.
-        sinks: Where answers go; closed at the end, also after an error.
-        clip_length: Frames looked at together; default the model's for recordings and 1 for live sources, whose masks
-            must come out as the frames arrive.
-        limit: Frames to answer at most; no further one is read.
-        show_progress: True or False; default when standard error is a terminal.
-        held: See ``segment_frames``; keeps an interruption waiting there, so that the session can be resumed.
+        source: Source of frames.
+        session: Session with the tracks to segment.
+        sinks: Outputs; closed at the end, also after an error.
+        clip_length: Frames per clip; default the model's for recordings and 1 for live sources, whose masks must appear
+            as the frames arrive.
+        limit: Maximum number of frames to read.
+        show_progress: True or False; by default only if standard error is a terminal.
+        hold_interrupts: See ``segment_frames``; delays an interruption there, so that the session can be resumed.
 
     Returns:
-        What was done.
+        Summary of the run.
 
     Raises:
         VideoError: When the source cannot be read.
-        PartlyWrittenError: When a sink could not be written, after the others have been finished.
+        PartlyWrittenError: When a sink failed, after the others have been finalised.
     """
     if clip_length is None and source.info.live:
         clip_length = 1
     report = RunReport()
-    failures: dict[int, Exception] = {}  # by place among the sinks
+    failures: dict[int, Exception] = {}  # by position among the sinks
     with ExitStack() as stack:
-        for place, sink in reversed(list(enumerate(sinks))):  # the last pushed ends first
-            stack.push(_ending(sink, place, report, failures))
-        pairs = segment_frames(islice(source, limit), session, clip_length, held)
+        for position, sink in reversed(list(enumerate(sinks))):  # the last one pushed is closed first
+            stack.push(_closing(sink, position, report, failures))
+        pairs = segment_frames(islice(source, limit), session, clip_length, hold_interrupts)
         counts = [count for count in (source.info.frame_count, limit) if count is not None]
         disable = None if show_progress is None else not show_progress
         try:
-            for frame, answer in progress(pairs, min(counts, default=None), source.info.name, disable):
-                for place, sink in enumerate(sinks):
-                    if place not in failures:
-                        _write(sink, frame, answer, place, failures)
+            for frame, segmentation in progress(pairs, min(counts, default=None), source.info.name, disable):
+                for position, sink in enumerate(sinks):
+                    if position not in failures:
+                        _write(sink, frame, segmentation, position, failures)
                 if failures and len(failures) == len(sinks):
                     break
                 report.frames += 1
-                shown = {e for e, mask in zip(answer.expressions, answer.masks, strict=True) if mask.any()}
-                for expression in dict.fromkeys(answer.expressions):  # a sentence may be asked twice
-                    report.visible[expression] = report.visible.get(expression, 0) + (expression in shown)
+                pairs_of_frame = zip(segmentation.expressions, segmentation.masks, strict=True)
+                visible = {expression for expression, mask in pairs_of_frame if mask.any()}
+                for expression in dict.fromkeys(segmentation.expressions):  # two tracks may share an expression
+                    report.visible[expression] = report.visible.get(expression, 0) + (expression in visible)
         except KeyboardInterrupt:
             report.interrupted = True
     losses = source.losses
@@ -154,35 +155,35 @@ def segment(
     return report
 
 
-def _write(sink: Sink, frame: Frame, answer: Segmentation, place: int, failures: dict[int, Exception]) -> None:
-    """Writes into a sink; one that fails must not cost what the others hold."""
+def _write(sink: Sink, frame: Frame, segmentation: Segmentation, position: int, failures: dict[int, Exception]) -> None:
+    """Write to a sink; its failure must not cost the output of the others."""
     try:
-        sink.write(frame, answer)
+        sink.write(frame, segmentation)
     except Exception as error:
-        failures[place] = error
+        failures[position] = error
 
 
-def _ending(
-    sink: Sink, place: int, report: RunReport, failures: dict[int, Exception]
+def _closing(
+    sink: Sink, position: int, report: RunReport, failures: dict[int, Exception]
 ) -> Callable[[type[BaseException] | None, object, object], None]:
-    """What to do with a sink at the end: finish it, or leave no trace where an error came before the first answer."""
+    """Return an exit callback that closes a sink, or aborts it if an error occurred before the first frame."""
 
-    def end(kind: type[BaseException] | None, *_: object) -> None:
+    def close(kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is not None and not report.frames:
                 sink.abort()
             else:
                 report.written.extend(sink.close())
         except Exception as error:
-            failures.setdefault(place, error)
+            failures.setdefault(position, error)
 
-    return end
+    return close
 
 
 def _raise_first(failures: dict[int, Exception], report: RunReport) -> None:
     for error in failures.values():
         if not isinstance(error, RefervosError):
-            raise error  # a fault of the program
+            raise error  # a bug
     if failures:
-        sentences = " ".join(str(failures[place]) for place in sorted(failures))
+        sentences = " ".join(str(failures[position]) for position in sorted(failures))
         raise PartlyWrittenError(sentences, report) from next(iter(failures.values()))

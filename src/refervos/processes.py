@@ -1,4 +1,4 @@
-"""Processes: work shared among several that each prepare for it once, and what all of ours have in common."""
+"""Worker processes: a pool whose workers are set up once, and signal handling common to all child processes."""
 
 from __future__ import annotations
 
@@ -20,53 +20,53 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Setup = Callable[[], Callable[[T], Iterable[R]]]
-"""Prepares, and gives what does one piece of work; picklable where there are several processes."""
+"""Returns the function that does one task, after setting up; must be picklable if there are several processes."""
 
 POLL_INTERVAL = 1.0
-"""Seconds between two looks at whether all processes are alive."""
+"""Seconds between two checks that all processes are alive."""
 
 
-def run_in_processes(begins: Sequence[Setup[T, R]], pieces: Sequence[T], processes: int) -> Iterator[R]:
-    """Do pieces of work, each in one of several processes.
+def run_in_processes(setups: Sequence[Setup[T, R]], tasks: Sequence[T], processes: int) -> Iterator[R]:
+    """Run tasks in several processes.
 
-    An error, Ctrl-C or the end of this process ends all others at once, so what they write must bear that.
+    An error, Ctrl-C or the end of this process terminates all workers at once, so their output must survive that.
 
     Args:
-        begins: One is called in each process, in turn where there are more processes; with one process, the first of
-            them here. They may prepare for different devices, but not for different work.
-        pieces: What to do, picklable; given out in order.
-        processes: At most how many.
+        setups: One is called in each worker, in turn if there are more workers; with one process, the first is called
+            in this process. They may set up different devices, but must do the same work.
+        tasks: Picklable tasks, handed out in order.
+        processes: Maximum number of processes.
 
     Yields:
-        What the pieces yield, as it comes; in order with one process only.
+        Results of the tasks as they arrive; in order only with one process.
 
     Raises:
-        RefervosError: Whatever a piece raises, as it was raised.
-        EvaluationError: When a process dies, as it does when memory runs out.
+        RefervosError: Any error raised by a task, unchanged.
+        EvaluationError: When a process dies, for example for lack of memory.
     """
-    processes = min(processes, len(pieces))
+    processes = min(processes, len(tasks))
     if processes <= 1:
-        if pieces:
-            work = begins[0]()
-            for piece in pieces:
-                yield from work(piece)
+        if tasks:
+            run = setups[0]()
+            for task in tasks:
+                yield from run(task)
         return
     context = multiprocessing.get_context("spawn")
     waiting, done = context.Queue(), context.Queue()
-    for piece in pieces:
-        waiting.put(piece)
+    for task in tasks:
+        waiting.put(task)
     for _ in range(processes):
         waiting.put(None)
     threads = max(1, usable_cpus() // processes)
     workers = [
-        context.Process(target=_work, args=(begin, threads, waiting, done), daemon=True)
-        for begin in islice(cycle(begins), processes)
+        context.Process(target=_work, args=(setup, threads, waiting, done), daemon=True)
+        for setup in islice(cycle(setups), processes)
     ]
     try:
         with sigint_blocked():
             for worker in workers:
                 worker.start()
-        yield from _gathered(done, workers)
+        yield from _results(done, workers)
     finally:
         for worker in workers:
             if worker.pid is not None:
@@ -77,15 +77,15 @@ def run_in_processes(begins: Sequence[Setup[T, R]], pieces: Sequence[T], process
         waiting.cancel_join_thread()
 
 
-def _work(begin: Setup[Any, Any], threads: int, waiting: Any, done: Any) -> None:
-    """What a process does: prepare, then take pieces until there are none."""
+def _work(setup: Setup[Any, Any], threads: int, waiting: Any, done: Any) -> None:
+    """Set up, then run tasks until none is left."""
     exit_with_parent()
     try:
-        if torch := sys.modules.get("torch"):  # what prepares with a model has imported it
+        if torch := sys.modules.get("torch"):  # imported if the setup uses a model
             torch.set_num_threads(threads)
-        work = begin()
-        while (piece := waiting.get()) is not None:
-            for result in work(piece):
+        run = setup()
+        while (task := waiting.get()) is not None:
+            for result in run(task):
                 done.put((False, result))
         done.put((True, None))
     except Exception as error:
@@ -93,8 +93,8 @@ def _work(begin: Setup[Any, Any], threads: int, waiting: Any, done: Any) -> None
         done.put((True, error))
 
 
-def _gathered(done: Any, workers: Sequence[Any]) -> Iterator[Any]:
-    """What comes from the processes, until all have said that they are through."""
+def _results(done: Any, workers: Sequence[Any]) -> Iterator[Any]:
+    """Yield results until every worker has finished."""
     running = len(workers)
     while running:
         try:
@@ -102,7 +102,7 @@ def _gathered(done: Any, workers: Sequence[Any]) -> Iterator[Any]:
         except Empty:
             if any(worker.exitcode for worker in workers) or not any(worker.is_alive() for worker in workers):
                 raise EvaluationError(
-                    "a process died, perhaps for want of memory; the same command with fewer --processes goes on."
+                    "a process died, perhaps for lack of memory; the same command with fewer --processes continues."
                 ) from None
             continue
         if isinstance(result, Exception):
@@ -114,13 +114,13 @@ def _gathered(done: Any, workers: Sequence[Any]) -> Iterator[Any]:
 
 
 def usable_cpus() -> int:
-    """How many processors this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def sigint_blocked() -> Iterator[None]:
-    """Ctrl-C takes effect afterwards, and never in processes started meanwhile: they inherit that it is blocked."""
+    """Delay Ctrl-C until the end of the block; processes started inside never receive it (they inherit the mask)."""
     if sys.platform == "win32":
         yield
         return
@@ -132,7 +132,7 @@ def sigint_blocked() -> Iterator[None]:
 
 
 def exit_with_parent() -> None:
-    """Leave Ctrl-C, which a terminal sends to every process, to the parent, and do not outlive it."""
+    """Ignore Ctrl-C, which a terminal sends to every process, and exit when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows it is not blocked yet
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -10,14 +10,14 @@ Item = TypeVar("Item")
 
 
 class Bar:
-    """A progress bar that work is reported to, with the remaining time where the total is known.
+    """Progress bar that is advanced explicitly; shows the remaining time if the total is known.
 
     Args:
-        unit: What is counted, in the plural.
-        total: How many there will be, None where that is not known.
-        show: True or False; None to show it where standard error is a terminal.
+        unit: Name of the counted items, in the plural.
+        total: Number of items; None if unknown.
+        show: True or False; None to show the bar only if standard error is a terminal.
         description: Text before the bar.
-        done: How many are done already.
+        done: Number of items already done.
     """
 
     def __init__(
@@ -42,34 +42,34 @@ class Bar:
         self._bar.close()
 
     def advance(self, count: int = 1, description: str | None = None) -> None:
-        """Count some more."""
+        """Count more items as done, and optionally replace the description."""
         if description is not None:
             self._bar.set_description(description, refresh=False)
         self._bar.update(count)
 
     def expect(self, total: int) -> None:
-        """Change how many there will be."""
+        """Set the total."""
         self._bar.total = total
 
     def show_values(self, values: Mapping[str, str]) -> None:
-        """Show values behind the bar."""
+        """Show values after the bar."""
         self._bar.set_postfix(values, refresh=False)
 
     def say(self, sentence: str) -> None:
-        """Print a sentence without breaking the bar."""
+        """Print a line above the bar."""
         self._bar.write(sentence, file=sys.stderr)
 
 
 def progress(
     frames: Iterable[Item], total: int | None = None, description: str = "", disable: bool | None = None
 ) -> Iterator[Item]:
-    """Pass frames on while showing frames per second and the remaining time.
+    """Iterate over frames while showing frames per second and the remaining time.
 
     Args:
-        frames: What to pass on.
-        total: How many there will be; None if unknown, when no remaining time is shown.
+        frames: Frames, or any other items.
+        total: Number of frames; None if unknown, and then no remaining time is shown.
         description: Text before the bar.
-        disable: True for silence; None for silence only where standard error is not a terminal.
+        disable: True to hide the bar; None to hide it unless standard error is a terminal.
 
     Yields:
         The same items in the same order.
@@ -77,5 +77,5 @@ def progress(
     with Bar("frames", total, None if disable is None else not disable, description=description) as bar:
         for frame in frames:
             yield frame
-            # Counted once it comes back for the next, that is, when the work on this one is done.
+            # Counted only when the next frame is requested, that is, when this one has been processed.
             bar.advance()

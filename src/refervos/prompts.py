@@ -1,4 +1,4 @@
-"""What a track is asked for: a sentence, or clicks, a box or a mask."""
+"""Prompts of tracks: an expression, clicks, a box or a mask."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import numpy.typing as npt
 from refervos.errors import PromptError
 
 MAX_POINTS = 256
-"""Clicks in a prompt. Each is a token that attends to the whole frame; who means more can draw a mask."""
+"""Maximum number of clicks in a prompt. Each is a token that attends to the whole frame; beyond that, use a mask."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question about a video. Give an expression, or one or more of points, box and mask.
+    """Prompt of one track: an expression, or one or more of points, box and mask.
 
     Attributes:
         expression: A sentence that refers to one object (or several), such as "the dog that jumps over the fence".
-        verbs: The words of the expression that tell motion, for models with a motion prompt; found by spaCy when not
-            given.
+        verbs: The words of the expression that describe motion, for models with a motion prompt; default found by
+            spaCy.
         points: Clicks as x, y in pixels of the frame, (P, 2).
-        labels: 1 for a click on the object, 0 for one off it, length P; default all 1.
+        labels: 1 for a click on the object, 0 for a click on the background, length P; default all 1.
         box: x0, y0, x1, y1 in pixels of the frame.
-        mask: bool (H, W) at the frame's size; whole numbers count as True where they are not 0.
+        mask: bool (H, W) at the frame's size; nonzero integers count as True.
 
     Raises:
-        PromptError: When something is given that is none of these.
+        PromptError: When a field is malformed or the combination is not allowed.
     """
 
     expression: str | None = None
@@ -45,17 +45,17 @@ class Prompt:
         if not given:
             raise PromptError("the prompt is empty; give an expression, points, a box or a mask.")
         if self.expression is not None:
-            _check_words("expression", self.expression)
+            _check_text("expression", self.expression)
             if not self.expression.strip():
                 raise PromptError("the expression is empty; give a sentence that refers to an object.")
         if self.verbs is not None:
             if isinstance(self.verbs, str) or not isinstance(self.verbs, Sequence):
                 raise PromptError(f"verbs is {_short(self.verbs)}; give a list of words of the expression.")
             for verb in self.verbs:
-                _check_words("verb", verb)
+                _check_text("verb", verb)
         if "mask" in given and len(given) > 1 and given != ["expression", "mask"]:
             raise PromptError("a mask prompt stands alone; give either a mask, or points and a box.")
-        # What is given may be lists, arrays or tensors; what is kept is plain.
+        # Lists, arrays and tensors are accepted; tuples and NumPy masks are stored.
         if self.points is not None:
             self._keep(points=_points(self.points))
         if self.labels is not None:
@@ -70,18 +70,18 @@ class Prompt:
             object.__setattr__(self, name, value)  # the class is frozen
 
     def check(self) -> None:
-        """Check the fields of a prompt that was made without calling its class, as those of saved states are.
+        """Validate a prompt that was created without its constructor, as when a saved state is restored.
 
         Raises:
-            PromptError: As for a new one.
+            PromptError: As in the constructor.
         """
         replace(self)
 
     def equals(self, other: Prompt) -> bool:
-        """Whether another prompt is this one, word for word and point for point."""
-        return self._facts() == other._facts()
+        """Return whether another prompt has the same words, points, labels, box and mask."""
+        return self._key() == other._key()
 
-    def _facts(self) -> tuple[Any, ...]:
+    def _key(self) -> tuple[Any, ...]:
         mask = None if self.mask is None else (self.mask.shape, np.packbits(self.mask).tobytes())
         verbs = None if self.verbs is None else tuple(self.verbs)
         return self.expression, verbs, self.points, self.labels, self.box, mask
@@ -93,7 +93,7 @@ class Prompt:
 
     @property
     def description(self) -> str:
-        """A few words to show beside the mask: the expression as the user wrote it, where there is one."""
+        """Short label to show beside the mask: the expression as written, or the kinds of geometric prompts."""
         if self.expression is not None:
             return self.expression
         parts = [name for name in ("points", "box", "mask") if getattr(self, name) is not None]
@@ -101,22 +101,22 @@ class Prompt:
 
 
 def normalise(expression: str) -> str:
-    """Lower-case a sentence and single its spaces, as the models were trained."""
+    """Lower-case an expression and collapse its white space, as the models were trained."""
     return " ".join(expression.lower().split())
 
 
 def parse_click(text: str, option: str = "the click") -> tuple[float, float, int]:
-    """Read a click as a person writes it.
+    """Parse a click written as text.
 
     Args:
-        text: ``x,y`` for a click on the object, or ``x,y,1`` or ``x,y,0`` for one off it.
-        option: What is read, for the error.
+        text: ``x,y`` or ``x,y,1`` for a click on the object, ``x,y,0`` for a click on the background.
+        option: Name of the input in error messages.
 
     Returns:
         x, y and the label, 1 or 0.
 
     Raises:
-        PromptError: When it is something else.
+        PromptError: When the text has another form.
     """
     values = _parsed(text)
     if len(values) not in (2, 3):
@@ -128,17 +128,17 @@ def parse_click(text: str, option: str = "the click") -> tuple[float, float, int
 
 
 def parse_box(text: str, option: str = "the box") -> tuple[float, ...]:
-    """Read a box as a person writes it.
+    """Parse a box written as text.
 
     Args:
         text: ``x0,y0,x1,y1``.
-        option: What is read, for the error.
+        option: Name of the input in error messages.
 
     Returns:
         The four numbers.
 
     Raises:
-        PromptError: When they are no four numbers.
+        PromptError: When the text is not four numbers.
     """
     values = _parsed(text)
     if len(values) != 4:
@@ -147,7 +147,7 @@ def parse_box(text: str, option: str = "the box") -> tuple[float, ...]:
 
 
 def _parsed(text: str) -> tuple[float, ...]:
-    """Numbers between commas; none at all where one of them is none, or not finite."""
+    """Parse numbers separated by commas; an empty tuple if any is not a finite number."""
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -155,17 +155,17 @@ def _parsed(text: str) -> tuple[float, ...]:
     return values if np.isfinite(values).all() else ()
 
 
-def _check_words(what: str, words: Any) -> None:
-    if not isinstance(words, str):
-        raise PromptError(f"the {what} is a {type(words).__name__}; give words.")
+def _check_text(field: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise PromptError(f"the {field} is a {type(text).__name__}; it must be text.")
     try:
-        words.encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        raise PromptError(f"the {what} {_short(words)} is no text in Unicode (a lone surrogate).") from error
+        raise PromptError(f"the {field} {_short(text)} is not valid Unicode (it has a lone surrogate).") from error
 
 
 def _numbers(values: Any) -> npt.NDArray[np.float64] | None:
-    """Finite numbers in an array, None where something is none."""
+    """Convert to an array of finite numbers; None if that is impossible."""
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError, RuntimeError):  # tensors on another device are a TypeError
@@ -176,9 +176,9 @@ def _numbers(values: Any) -> npt.NDArray[np.float64] | None:
 def _points(points: Any) -> tuple[tuple[float, float], ...]:
     array = _numbers(points)
     if array is None or array.ndim != 2 or array.shape[1] != 2 or not len(array):
-        raise PromptError(f"points must be a non-empty list of x, y pairs of numbers; it is {_short(points)}.")
+        raise PromptError(f"points must be a non-empty list of x, y pairs of numbers; they are {_short(points)}.")
     if len(array) > MAX_POINTS:
-        raise PromptError(f"there are {len(array)} points; at most {MAX_POINTS} are read. Give a mask instead.")
+        raise PromptError(f"there are {len(array)} points; at most {MAX_POINTS} are allowed. Give a mask instead.")
     return tuple((x, y) for x, y in array.tolist())
 
 
@@ -210,11 +210,11 @@ def _mask(mask: Any) -> npt.NDArray[np.bool_]:
     except (TypeError, ValueError, RuntimeError):
         array = np.asarray(None)
     if array.dtype.kind not in "biuf":
-        raise PromptError(f"the mask is {_short(mask)}; it must be True and False, (height, width).")
+        raise PromptError(f"the mask is {_short(mask)}; it must be boolean, of shape (height, width).")
     if array.ndim != 2:
         raise PromptError(f"the mask has shape {array.shape}; it must be (height, width).")
     if array.dtype.kind == "f" and not np.isin(array, (0, 1)).all():
-        raise PromptError("the mask holds fractions; it must be True and False, so compare it with a threshold.")
+        raise PromptError("the mask has fractional values; it must be boolean, so compare it with a threshold.")
     return array if array.dtype == np.bool_ else array != 0
 
 

@@ -1,4 +1,4 @@
-"""Text from outside made safe to show: on a terminal, in a report, in a table."""
+"""Make untrusted text safe to print: on a terminal, in a report, in a table."""
 
 from __future__ import annotations
 
@@ -6,54 +6,53 @@ import unicodedata
 from typing import Any
 
 _DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"
-"""What turns the direction of text, so that it reads otherwise than it is."""
+"""Characters that change the direction of text, so that it reads differently from what it says."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a cell begins with that spreadsheets take for a formula."""
+"""First characters of cells that spreadsheets take for formulas."""
 
 
 def printable(text: str, longest: int | None = None) -> str:
-    r"""Make a text from outside safe to show: nothing in it moves a cursor, hides or reorders what is around it.
+    r"""Make an untrusted text safe to print: it cannot move the cursor, nor hide or reorder its surroundings.
 
     Args:
-        text: Any, with line breaks or without; these are kept.
-        longest: How many characters there may be, default any number; what is more ends in three dots.
+        text: Any text; line breaks are kept.
+        longest: Maximum number of characters, default unlimited; a longer text is cut and ends in three dots.
 
     Returns:
-        The same text, in which control characters, halves of characters (lone surrogates) and what turns the direction
-        of text are written as in code, such as ``\x1b``.
+        The same text with control characters, lone surrogates and direction marks written as escapes such as ``\x1b``.
     """
     if not (text.isascii() and text.isprintable()):
-        text = "".join(map(_visible, text))
+        text = "".join(map(_escaped, text))
     return text if longest is None or len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def one_line(text: str, longest: int | None = None) -> str:
-    """Make a text from outside safe to show, and put it on one line: white space of any kind becomes single spaces.
+    """Make an untrusted text safe to print on one line: runs of white space become single spaces.
 
     Args:
-        text: Any.
+        text: Any text.
         longest: See ``printable``.
     """
     return printable(" ".join(text.split()), longest)
 
 
-def _visible(letter: str) -> str:
-    if letter == "\n" or letter.isprintable():
-        return letter
-    if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _DIRECTIONS:
-        return letter.encode("unicode-escape", "surrogatepass").decode("ascii")
-    return letter
+def _escaped(character: str) -> str:
+    if character == "\n" or character.isprintable():
+        return character
+    if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _DIRECTIONS:
+        return character.encode("unicode-escape", "surrogatepass").decode("ascii")
+    return character
 
 
 def table_cell(value: Any) -> Any:
-    """Make a value fit for a cell of a table that spreadsheets open, which run what looks like a formula.
+    """Make a value safe for a table cell: spreadsheets execute text that looks like a formula.
 
     Args:
-        value: Text, or anything else, which stays as it is.
+        value: Text; any other value is returned unchanged.
 
     Returns:
-        The text with nothing in it that moves a cursor and, where it begins like a formula, an apostrophe before it.
+        The printable text, with an apostrophe before anything that begins like a formula.
     """
     if not isinstance(value, str):
         return value

@@ -1,4 +1,4 @@
-"""What a session answers for one frame."""
+"""Result of a session for one frame."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The answer for one frame: one mask per track, in the order of the session's tracks.
+    """Masks of one frame: one mask per track, in the order of the session's tracks.
 
     Attributes:
         frame_index: Position of the frame in the stream, from 0.
-        track_ids: The session's number of each track, length N.
-        expressions: What each track was asked for, length N (a description of the prompt where it was no sentence).
+        track_ids: Number of each track in the session, length N.
+        expressions: Expression of each track, length N (a description of the prompt if it has none).
         masks: bool (N, H, W) at the frame's own size.
-        presence: float32 (N,) in [0, 1], the model's belief that the object is visible in this frame; a model
-            without an object score believes it (1) where its mask has a pixel, and else not (0).
-        switched: bool (N,), True where what is remembered of this frame was rewritten.
-        logits: float32 (N, H, W) mask logits at the frame's size, or None unless asked for.
-        cut: Whether the session took this frame for the first of another scene.
-        repeated: Whether it took it for the same picture as the one before, and gave the same answer.
+        presence: float32 (N,) in [0, 1], probability that the object is visible in this frame; models without an
+            object score report 1 if the mask is non-empty and 0 otherwise.
+        switched: bool (N,), True if the mask stored in memory for this frame was rewritten (by the CME).
+        logits: float32 (N, H, W) mask logits at the frame's size, or None unless requested.
+        cut: Whether a scene cut was detected before this frame.
+        repeated: Whether this frame was detected as a repetition of the previous one, and its masks were reused.
     """
 
     frame_index: int

@@ -1,4 +1,4 @@
-"""Turn plain mappings (a ``config.json``, a recipe) into frozen dataclasses, and say clearly what does not fit."""
+"""Conversion of plain mappings (a ``config.json``, a recipe) into frozen dataclasses, with clear error messages."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from refervos.errors import ConfigError, RefervosError
 Config = TypeVar("Config")
 
 LAYERS = (1, 1000)
-"""How many layers of a kind a model may have: a configuration is believed before any weights are seen."""
+"""Least and greatest number of layers of a kind: a model is built from its configuration before weights are read."""
 
 WIDTH = (1, 2**17)
-"""How wide a layer may be."""
+"""Least and greatest width of a layer."""
 
 
 class _Short(reprlib.Repr):
-    """Shows a value in an error, whatever its size."""
+    """Shortened representation of values in error messages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,10 +32,10 @@ class _Short(reprlib.Repr):
 
 
 def config_from_mapping(cls: type[Config], values: Mapping[str, Any], where: str = "config") -> Config:
-    """Build a configuration dataclass from a mapping; dataclasses may nest, also in tuples and unions with None.
+    """Build a configuration dataclass from a mapping; dataclasses may be nested, also in tuples and unions with None.
 
     Args:
-        cls: A dataclass; fields without a default must be given.
+        cls: A dataclass; fields without a default are required.
         values: Field names to values; lists become tuples.
         where: Name of the mapping in error messages, such as a file's path.
 
@@ -43,14 +43,16 @@ def config_from_mapping(cls: type[Config], values: Mapping[str, Any], where: str
         An instance of ``cls``.
 
     Raises:
-        ConfigError: When a name is unknown or missing, or a value has the wrong type or is refused by ``cls``.
+        ConfigError: When a name is unknown or missing, or a value has the wrong type or is rejected by ``cls``.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where} has a {type(values).__name__} for a configuration; names and values are expected.")
+        raise ConfigError(
+            f"{where} has a {type(values).__name__} for a configuration; a mapping of names to values is expected."
+        )
     try:
         return _from_mapping(cls, values, where)
     except RecursionError:
-        raise ConfigError(f"{where} is nested hundreds of times, which no configuration is.") from None
+        raise ConfigError(f"{where} is nested hundreds of levels deep, which no configuration is.") from None
 
 
 def _from_mapping(cls: type[Config], values: Mapping[str, Any], where: str) -> Config:
@@ -61,31 +63,30 @@ def _from_mapping(cls: type[Config], values: Mapping[str, Any], where: str) -> C
             f"{where}: unknown field{'s' if len(unknown) > 1 else ''} {', '.join(unknown)[:200]}; "
             f"known fields are {', '.join(sorted(fields))}."
         )
-    missing = [name for name, field in fields.items() if name not in values and _needed(field)]
+    missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
     if missing:
         raise ConfigError(f"{where}: {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing.")
-    wanted = typing.get_type_hints(cls)
+    expected = typing.get_type_hints(cls)
     arguments: dict[str, Any] = {}
     for name, value in values.items():
-        value = _converted(value, wanted[name], f"{where}.{name}")
-        if not _fits(value, wanted[name]):
-            endless = isinstance(value, (int, float)) and not isinstance(value, bool) and not _is_finite(value)
-            expected = "a finite number" if endless else _name(wanted[name])
-            raise ConfigError(f"{where}: {name} is {_Short().repr(value)} where {expected} is expected.")
+        value = _convert(value, expected[name], f"{where}.{name}")
+        if not _fits(value, expected[name]):
+            infinite = isinstance(value, (int, float)) and not isinstance(value, bool) and not _is_finite(value)
+            described = "a finite number" if infinite else _name(expected[name])
+            raise ConfigError(f"{where}: {name} is {_Short().repr(value)} where {described} is expected.")
         arguments[name] = value
     try:
         return cls(**arguments)
-    except RefervosError as error:  # of its own checks, which know no file
+    except RefervosError as error:  # from its own checks, which do not know the file
         raise type(error)(f"{where}: {error}") from error
 
 
 def check_range(config: Any, **ranges: tuple[float, float]) -> None:
-    """Check that numbers are what a model can be built of; for the ``__post_init__`` of configurations.
+    """Check that numeric fields are in range; for the ``__post_init__`` of configurations.
 
     Args:
         config: A dataclass.
-        **ranges: For names of fields, the least and the greatest value, which each entry of tuples and mappings must
-            keep to. What may be None is not asked then.
+        **ranges: Least and greatest value by field name, for each entry of tuples and mappings. None is allowed.
 
     Raises:
         ConfigError: Names the first field that is out of range.
@@ -98,14 +99,14 @@ def check_range(config: Any, **ranges: tuple[float, float]) -> None:
 
 
 def check_not_empty(config: Any, *names: str) -> None:
-    """Check that tuples of which one entry is chosen have any.
+    """Check that fields are not empty, such as tuples from which one entry is drawn.
 
     Args:
         config: A dataclass.
-        *names: Of its fields.
+        *names: Names of the fields.
 
     Raises:
-        ConfigError: Names the first that is empty.
+        ConfigError: Names the first empty field.
     """
     for name in names:
         if not getattr(config, name):
@@ -117,16 +118,16 @@ def check_divides(config: Any, whole: str, part: str, times: int = 1) -> None:
 
     Args:
         config: A dataclass.
-        whole: Name of the field that is divided.
-        part: Name of the field that divides it.
-        times: What that one is multiplied by first.
+        whole: Name of the field to divide.
+        part: Name of the divisor field.
+        times: Factor of the divisor.
 
     Raises:
-        ConfigError: When it is not.
+        ConfigError: When the division leaves a remainder.
     """
     divided, divisor = getattr(config, whole), getattr(config, part) * times
     if divided % divisor:
-        raise ConfigError(f"{whole} is {divided}; {part} asks for a multiple of {divisor}.")
+        raise ConfigError(f"{whole} is {divided}; because of {part} it must be a multiple of {divisor}.")
 
 
 def nested_value(values: Mapping[str, Any], path: str, default: Any) -> Any:
@@ -135,7 +136,7 @@ def nested_value(values: Mapping[str, Any], path: str, default: Any) -> Any:
     Args:
         values: The outermost mapping.
         path: Names separated by dots.
-        default: What it is where a mapping on the way leaves it out or has null.
+        default: Value returned if a name is missing or null at any level.
 
     Returns:
         The value.
@@ -148,19 +149,17 @@ def nested_value(values: Mapping[str, Any], path: str, default: Any) -> Any:
     return value
 
 
-def _needed(field: dataclasses.Field[Any]) -> bool:
+def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _converted(value: Any, wanted: Any, where: str) -> Any:
-    """Lists as tuples, mappings as the dataclasses that are wanted in their place; anything else as it is."""
-    options = typing.get_args(wanted) if _is_union(wanted) else (wanted,)
+def _convert(value: Any, expected: Any, where: str) -> Any:
+    """Convert lists to tuples and mappings to the dataclasses expected there; other values are unchanged."""
+    options = typing.get_args(expected) if _is_union(expected) else (expected,)
     if isinstance(value, list):
         items = next((typing.get_args(option) for option in options if typing.get_origin(option) is tuple), ())
         kinds = (items[0],) * len(value) if items[1:] == (...,) else items + (Any,) * (len(value) - len(items))
-        return tuple(
-            _converted(v, kind, f"{where}[{n}]") for n, (v, kind) in enumerate(zip(value, kinds, strict=False))
-        )
+        return tuple(_convert(v, kind, f"{where}[{n}]") for n, (v, kind) in enumerate(zip(value, kinds, strict=False)))
     if isinstance(value, Mapping):
         for option in options:
             if isinstance(option, type) and dataclasses.is_dataclass(option):
@@ -168,28 +167,28 @@ def _converted(value: Any, wanted: Any, where: str) -> Any:
     return value
 
 
-def _fits(value: Any, wanted: Any) -> bool:
-    """Whether a value is one of the simple types that configurations use."""
-    origin = typing.get_origin(wanted)
-    if wanted is Any:
+def _fits(value: Any, expected: Any) -> bool:
+    """Return whether a value has the expected type, one of the simple types of configurations."""
+    origin = typing.get_origin(expected)
+    if expected is Any:
         return True
     if origin is typing.Literal:
-        return any(value == option and type(value) is type(option) for option in typing.get_args(wanted))
+        return any(value == option and type(value) is type(option) for option in typing.get_args(expected))
     if origin is tuple:
-        items = typing.get_args(wanted)
+        items = typing.get_args(expected)
         if items[1:] == (...,):
             items = (items[0],) * len(value) if isinstance(value, tuple) else ()
         return isinstance(value, tuple) and len(value) == len(items) and all(map(_fits, value, items))
     if origin in (dict, collections.abc.Mapping):
-        key, item = typing.get_args(wanted)
+        key, item = typing.get_args(expected)
         return isinstance(value, Mapping) and all(_fits(k, key) and _fits(v, item) for k, v in value.items())
-    if _is_union(wanted):
-        return any(_fits(value, option) for option in typing.get_args(wanted))
-    if wanted is float:  # a whole number may be too large for one
+    if _is_union(expected):
+        return any(_fits(value, option) for option in typing.get_args(expected))
+    if expected is float:  # an integer may be too large for a float
         return isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value)
-    if wanted is int:
+    if expected is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, wanted)
+    return isinstance(value, expected)
 
 
 def _is_finite(value: float) -> bool:
@@ -199,11 +198,11 @@ def _is_finite(value: float) -> bool:
         return False
 
 
-def _is_union(wanted: Any) -> bool:
-    return typing.get_origin(wanted) in (types.UnionType, typing.Union)
+def _is_union(expected: Any) -> bool:
+    return typing.get_origin(expected) in (types.UnionType, typing.Union)
 
 
-def _name(wanted: Any) -> str:
-    if typing.get_origin(wanted) is typing.Literal:
-        return "one of " + ", ".join(repr(option) for option in typing.get_args(wanted))
-    return getattr(wanted, "__name__", str(wanted)) if typing.get_origin(wanted) is None else str(wanted)
+def _name(expected: Any) -> str:
+    if typing.get_origin(expected) is typing.Literal:
+        return "one of " + ", ".join(repr(option) for option in typing.get_args(expected))
+    return getattr(expected, "__name__", str(expected)) if typing.get_origin(expected) is None else str(expected)

@@ -240,7 +240,7 @@ def segment(
             held = context.obj.held if isinstance(context.obj, Stopping) else nullcontext
             options: dict[str, Any] = {"clip_length": clip, "limit": frames, "show_progress": False if quiet else None}
             try:
-                report = run(source, session, sinks, **options, held=held)
+                report = run(source, session, sinks, **options, hold_interrupts=held)
             except EndOfVideoError:
                 if stopped is None:
                     raise

@@ -1,1 +1,1 @@
-"""Files from outside and files of ours: pictures, text, locks."""
+"""Reading untrusted images and text, writing files atomically, and locks."""

@@ -1,4 +1,4 @@
-"""One run at a time in a folder: two would overwrite each other's results."""
+"""Locks on folders: two runs in one folder would overwrite each other's results."""
 
 from __future__ import annotations
 
@@ -9,58 +9,58 @@ from pathlib import Path
 from refervos.errors import RefervosError
 
 LOCK = ".lock"
-"""The file in a folder by which a ``FolderLock`` holds it."""
+"""Name of the lock file of a ``FolderLock``."""
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
-"""What file systems say that have no locks."""
+"""Errors raised by file systems without locks."""
 
 
 class FolderLock:
-    """Held from its making until ``release`` or the end of the process, however that comes.
+    """Lock on a folder, held until ``release`` or the end of the process, even if it is killed.
 
-    Processes forked meanwhile do not hold it.
+    Child processes forked in between do not hold it.
 
     Args:
         folder: An existing folder.
-        doing: What is done in it, such as "training", for the error.
-        error: The kind of error to raise.
+        activity: Activity named in the error, such as "training".
+        error: Type of error to raise.
 
     Raises:
-        RefervosError: Of that kind, when another process, or another lock in this one, holds it.
-        OSError: The folder cannot be written.
+        RefervosError: Of that type, when another process, or another lock in this process, holds the folder.
+        OSError: The folder is not writable.
     """
 
-    def __init__(self, folder: Path, doing: str, error: type[RefervosError]) -> None:
+    def __init__(self, folder: Path, activity: str, error: type[RefervosError]) -> None:
         from filelock import FileLock, Timeout
 
-        # Whatever thread made it may release it. What stands in for locks where there are none would outlive a kill.
+        # Any thread may release it. The soft fallback for file systems without locks would survive a kill.
         self._lock = FileLock(folder / LOCK, blocking=False, thread_local=False, fallback_to_soft=False)
         try:
             self._lock.acquire()
         except Timeout as held:
-            raise error(f"another process is {doing} in {folder}; wait for it or stop it.") from held
+            raise error(f"another process is {activity} in {folder}; wait for it or stop it.") from held
         except OSError as problem:
-            if problem.errno not in _NO_LOCKS:  # else nobody watches
+            if problem.errno not in _NO_LOCKS:  # without locks, nothing is checked
                 raise
 
     def release(self) -> None:
-        """Let others in; safe to call twice."""
+        """Release the folder; safe to call twice."""
         self._lock.release()
 
 
 class FolderClaim:
-    """Held from its making until ``release`` or the end of the process; unlike a ``FolderLock`` it leaves no file.
+    """Lock on a folder like ``FolderLock``, but without a lock file; not available on Windows.
 
     Args:
         folder: An existing folder.
-        doing: What is done in it, such as "writing results", for the error.
-        error: The kind of error to raise.
+        activity: Activity named in the error, such as "writing results".
+        error: Type of error to raise.
 
     Raises:
-        RefervosError: Of that kind, when another process holds it.
+        RefervosError: Of that type, when another process holds the folder.
     """
 
-    def __init__(self, folder: Path, doing: str, error: type[RefervosError]) -> None:
+    def __init__(self, folder: Path, activity: str, error: type[RefervosError]) -> None:
         self._descriptor: int | None = None
         try:
             import fcntl
@@ -69,12 +69,14 @@ class FolderClaim:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as held:
             self.release()
-            raise error(f"another process is {doing} in '{folder}'; wait for it, or choose another folder.") from held
+            raise error(
+                f"another process is {activity} in '{folder}'; wait for it, or choose another folder."
+            ) from held
         except (ImportError, OSError):
-            pass  # Windows, or a file system without locks: then nobody watches
+            pass  # Windows, or a file system without locks: nothing is checked
 
     def release(self) -> None:
-        """Let others in; safe to call twice."""
+        """Release the folder; safe to call twice."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

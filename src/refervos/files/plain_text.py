@@ -1,4 +1,4 @@
-"""Text that comes from outside: decoded, cut into lines, and parsed as JSON."""
+"""Decode and parse untrusted text: encodings, lists with one entry per line, JSON."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 from refervos.errors import RefervosError
 
 BYTE_ORDER_MARK = "\ufeff"
-"""What some editors put before a text."""
+"""Written by some editors at the start of a file."""
 
 _MARKED_ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-"""Encodings that a byte order mark tells, besides UTF-8."""
+"""Encodings identified by a byte order mark, besides UTF-8."""
 
 
 def decode_text(data: bytes, encodings: Sequence[str] = ("utf-8",)) -> str:
-    """Decode the text of a file, without the byte order mark that may be before it.
+    """Decode the content of a text file and remove the byte order mark, if any.
 
     Args:
         data: The file's content.
-        encodings: Those it may be written in where no byte order mark tells; the first that fits is taken.
+        encodings: Encodings to try if there is no byte order mark; the first that fits is used.
 
     Returns:
         The text.
 
     Raises:
-        UnicodeDecodeError: When it is no text in any of them.
+        UnicodeDecodeError: When no encoding fits.
     """
     if encoding := _MARKED_ENCODINGS.get(data[:2]):
         return data.decode(encoding)
@@ -40,30 +40,30 @@ def decode_text(data: bytes, encodings: Sequence[str] = ("utf-8",)) -> str:
 
 
 def read_entries(path: Path, entry: str, error: type[RefervosError]) -> list[str]:
-    """Read a text file that lists something, one entry a line; empty lines are passed over.
+    """Read a text file with one entry per line; empty lines are skipped.
 
     Args:
         path: The file.
-        entry: What an entry is, such as ``sentence``, for errors.
-        error: The type of error to raise.
+        entry: Name of an entry in error messages, such as ``sentence``.
+        error: Type of error to raise.
 
     Returns:
-        At least one entry, without the space around it.
+        At least one entry, stripped of surrounding white space.
 
     Raises:
-        error: When there is no such file, it cannot be read, is no text, or has no entry.
+        error: When the file is missing, unreadable, not UTF-8, or has no entry.
     """
-    wanted = f"give a text file with one {entry} a line."
+    advice = f"give a text file with one {entry} per line."
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for without end
-            raise error(f"'{path}' is no file; {wanted}")
+        if path.exists() and not path.is_file():  # reading a pipe could block forever
+            raise error(f"'{path}' is not a file; {advice}")
         text = decode_text(path.read_bytes())
     except (OSError, ValueError) as reason:
-        told = "it is no text in UTF-8" if isinstance(reason, UnicodeDecodeError) else _strerror(reason)
-        raise error(f"'{path}' cannot be read ({told}); {wanted}") from reason
+        problem = "it is not UTF-8 text" if isinstance(reason, UnicodeDecodeError) else _strerror(reason)
+        raise error(f"'{path}' cannot be read ({problem}); {advice}") from reason
     entries = [line.strip() for line in text.splitlines() if line.strip()]
     if not entries:
-        raise error(f"'{path}' has no {entry}; {wanted}")
+        raise error(f"'{path}' has no {entry}; {advice}")
     return entries
 
 
@@ -72,35 +72,35 @@ def _strerror(error: OSError | ValueError) -> str:
 
 
 def parse_json(text: str, where: str, error: type[RefervosError]) -> Any:
-    """Parse JSON of which nobody knows who wrote it.
+    """Parse untrusted JSON.
 
     Args:
         text: The text.
-        where: What to call it in an error.
-        error: The type of error to raise.
+        where: Name of the text in error messages.
+        error: Type of error to raise.
 
     Returns:
-        What it holds.
+        The parsed value.
 
     Raises:
-        error: When it is no JSON, naming line and column, is nested too deep, has a number of thousands of digits, or
-            an object in it has a name twice, of which JSON readers silently drop one.
+        error: When it is not JSON (the message names line and column), is nested too deeply, has a number with
+            thousands of digits, or has an object with a duplicate name, which JSON readers silently drop.
     """
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        read = dict(pairs)
-        if len(read) < len(pairs):
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
             names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise error(f"{where} has {twice!r} twice in the same object; each may be there once.")
-        return read
+            duplicate = next(name for name in names if names.count(name) > 1)
+            raise error(f"{where} has {duplicate!r} twice in the same object; names must be unique.")
+        return values
 
     try:
-        return json.loads(text.removeprefix(BYTE_ORDER_MARK), object_pairs_hook=once)
+        return json.loads(text.removeprefix(BYTE_ORDER_MARK), object_pairs_hook=without_duplicates)
     except json.JSONDecodeError as reason:
         place = f"line {reason.lineno}, column {reason.colno}" if "\n" in text.strip() else f"column {reason.colno}"
         raise error(f"{where} is not valid JSON: {reason.msg} in {place}.") from reason
     except RecursionError:
-        raise error(f"{where} is no JSON that can be read: it is nested hundreds of times.") from None
-    except ValueError as reason:  # a number of thousands of digits
-        raise error(f"{where} is no JSON that can be read: {reason}.") from reason
+        raise error(f"{where} is not readable JSON: it is nested hundreds of levels deep.") from None
+    except ValueError as reason:  # a number with thousands of digits
+        raise error(f"{where} is not readable JSON: {reason}.") from reason

@@ -1,4 +1,4 @@
-"""Puts files and folders in place whole: written under a temporary name beside the target, then renamed."""
+"""Atomic writing of files and folders: written under a temporary name beside the target, then renamed."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from typing import Self
 from refervos.errors import OutputError, RefervosError
 from refervos.files.locks import LOCK, FolderLock
 
-# The names that PartialFile and PartialFolder give: hidden, and never ending as what is looked for among results.
+# Names of unfinished files and folders: hidden, and with a suffix that no result has.
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 _PART_FOLDER = re.compile(r"\..+\.part")
 
 
 class PartialFile:
-    """A file that is written under a temporary name beside its final one, until it is complete.
+    """File written under a temporary name beside its final one until it is complete.
 
-    As long as it is held here, the next run does not take it for what a killed one left behind.
+    While it is held here, other runs do not mistake it for a leftover of a killed run.
 
     Args:
         path: The final name.
 
     Attributes:
-        temporary: The name to write to; an empty file is there.
+        temporary: Path to write to; an empty file exists there.
 
     Raises:
-        OSError: No file can be made there.
+        OSError: The file cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,50 +40,50 @@ class PartialFile:
         while True:
             self.temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
             self._held: int | None = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-            # Between the two lines it may have been taken for a leftover and removed.
+            # Between the two calls another run may have removed it as a leftover.
             if _lock(self._held, shared=True) and os.fstat(self._held).st_nlink:
                 return
             self._release()
 
     def put_in_place(self, overwrite: bool) -> None:
-        """Gives the finished file its final name.
+        """Rename the finished file to its final name.
 
         Args:
-            overwrite: Whether a file that has come to be there meanwhile may be replaced.
+            overwrite: Whether to replace an existing file of that name.
 
         Raises:
-            OutputError: It cannot; the finished file then stays under another name, which the sentence tells.
+            OutputError: Renaming failed; the finished file is kept under another name, given in the message.
         """
         try:
             self.rename(overwrite)
         except OSError as error:
-            # No longer hidden, and no longer taken for a leftover.
+            # Neither hidden nor named like a leftover.
             kept = self.temporary.with_name(self.temporary.name.lstrip("."))
             with contextlib.suppress(OSError):
                 self.temporary.rename(kept)
             raise OutputError(
-                f"'{self._path}' cannot be put in place ({error.strerror or 'it has come to exist meanwhile'}); "
-                f"what was written is in '{kept if kept.exists() else self.temporary}', to be renamed by hand."
+                f"'{self._path}' cannot be put in place ({error.strerror or 'it exists by now'}); "
+                f"the output is in '{kept if kept.exists() else self.temporary}'; rename it yourself."
             ) from error
         finally:
             self._release()
 
     def rename(self, overwrite: bool) -> None:
-        """Gives the file its final name.
+        """Rename the file to its final name.
 
         Args:
-            overwrite: Whether a file that has come to be there meanwhile may be replaced.
+            overwrite: Whether to replace an existing file of that name.
 
         Raises:
-            OSError: It cannot.
+            OSError: Renaming failed.
         """
         if os.name == "nt":
-            self._release()  # there, open files cannot be renamed
+            self._release()  # Windows cannot rename open files
         if overwrite:
             self.temporary.replace(self._path)
             return
         try:
-            os.link(self.temporary, self._path)  # unlike a rename, fails where the name has been taken
+            os.link(self.temporary, self._path)  # unlike a rename, fails if the name exists
         except FileExistsError:
             raise
         except OSError:  # a file system without hard links
@@ -95,7 +95,7 @@ class PartialFile:
             self.temporary.unlink()
 
     def discard(self) -> None:
-        """Removes the file if it is there and can be removed."""
+        """Remove the temporary file if it still exists."""
         self._release()
         with contextlib.suppress(OSError):
             self.temporary.unlink(missing_ok=True)
@@ -107,11 +107,11 @@ class PartialFile:
 
 
 def _lock(descriptor: int, *, shared: bool) -> bool:
-    """Locks an open file unless another has it; True also where there are no locks."""
+    """Lock an open file without waiting; True also on systems without locks."""
     try:
         import fcntl
 
-        # Not lockf, whose locks end when this process closes any descriptor of the file.
+        # Not lockf: its locks end when this process closes any descriptor of the file.
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
@@ -121,23 +121,23 @@ def _lock(descriptor: int, *, shared: bool) -> bool:
 
 
 class PartialFolder:
-    """A folder that is filled under a temporary name beside its final one, until it is complete.
+    """Folder filled under a temporary name beside its final one until it is complete.
 
-    As long as it is held here, no other process writes the same folder. What a killed one has left is removed first.
-    As a context it is discarded at the end unless it was put in place.
+    While it is held, no other process can write the same folder. Leftovers of a killed process are removed first.
+    As a context manager it is discarded at the end unless it was put in place.
 
     Args:
-        folder: The final name; where it is a link to a folder, that folder is written.
-        keep: Whether files of an old folder of that name stay unless they are written anew.
-        marker: Name of a file without which the folder counts for nothing. Where a file system cannot exchange two
-            folders, the files of an old one that stays are replaced one by one, while this one is absent.
-        error: The kind of error to raise.
+        folder: The final name; if it is a link to a folder, that folder is written.
+        keep: Whether to keep files of an existing folder that are not written again.
+        marker: Name of a file without which the folder is considered incomplete. If a file system cannot exchange two
+            folders and ``keep`` is set, files are replaced one by one while the marker is absent.
+        error: Type of error to raise.
 
     Attributes:
-        temporary: The folder to write into; it is empty.
+        temporary: Empty folder to write into.
 
     Raises:
-        RefervosError: Of that kind, when another process is writing the folder, or it cannot be written.
+        RefervosError: Of that type, when another process is writing the folder, or it is not writable.
     """
 
     def __init__(
@@ -146,11 +146,11 @@ class PartialFolder:
         self._folder, self._keep, self._marker, self._error = folder, keep, marker, error
         self._lock: FolderLock | None = None
         try:
-            self._target = folder.resolve()  # where a link leads
+            self._target = folder.resolve()  # follows links
             self._target.parent.mkdir(parents=True, exist_ok=True)
-            # Always of the same name, so that the next run finds what a killed one has left.
-            place = _beside(self._target) if keep else self._target.parent
-            self._around = place / f".{self._target.name}.part"
+            # A fixed name, so that the next run finds the leftovers of a killed one.
+            parent = _staging_parent(self._target) if keep else self._target.parent
+            self._around = parent / f".{self._target.name}.part"
             self._lock = _lock_around(self._around, f"writing {folder}", error)
             _remove_contents(self._around)
             self.temporary = self._around / "new"
@@ -164,11 +164,11 @@ class PartialFolder:
         """Write one file.
 
         Args:
-            name: Its name in the folder.
-            content: What it holds.
+            name: Name of the file in the folder.
+            content: Its content.
 
         Raises:
-            RefervosError: It cannot be written.
+            RefervosError: The file cannot be written.
         """
         try:
             (self.temporary / name).write_bytes(content)
@@ -176,12 +176,12 @@ class PartialFolder:
             raise write_error(self._folder / name, problem, self._error) from problem
 
     def put_in_place(self) -> None:
-        """Give the finished folder its name. Killed at any moment, there is the old folder or the new one.
+        """Rename the finished folder to its final name. If killed at any moment, the old or the new folder exists.
 
-        Where the file system cannot exchange two folders, there may be none; see ``marker`` for one that stays.
+        On file systems that cannot exchange two folders, neither may exist; with ``keep``, see ``marker``.
 
         Raises:
-            RefervosError: It cannot; the folder is discarded.
+            RefervosError: Renaming failed; the folder is discarded.
         """
         try:
             self._replace()
@@ -197,7 +197,7 @@ class PartialFolder:
         self.discard()
 
     def discard(self) -> None:
-        """Remove what was not put in place; safe to call twice."""
+        """Remove the temporary folder; safe to call twice."""
         lock, self._lock = self._lock, None
         if lock is not None:
             _remove_around(self._around, lock)
@@ -219,32 +219,32 @@ class PartialFolder:
             return
         if self._marker:
             (old / self._marker).unlink(missing_ok=True)
-        for file in sorted(new.iterdir(), key=lambda file: file.name == self._marker):  # that one last
+        for file in sorted(new.iterdir(), key=lambda file: file.name == self._marker):  # the marker last
             if not (old / file.name).is_dir():
                 os.replace(file, old / file.name)
 
 
-def _beside(folder: Path) -> Path:
-    """Where a folder can be prepared that shall take another one's place: beside it, or else in it."""
+def _staging_parent(folder: Path) -> Path:
+    """Return the parent for a replacement of a folder: the folder's own parent, or else the folder itself."""
     beside = os.access(folder.parent, os.W_OK) and not folder.is_mount()
     return folder.parent if beside or not folder.is_dir() else folder
 
 
-def _lock_around(around: Path, doing: str, error: type[RefervosError]) -> FolderLock:
-    """Make the folder around an unfinished one and lock it."""
+def _lock_around(around: Path, activity: str, error: type[RefervosError]) -> FolderLock:
+    """Create the folder around an unfinished one and lock it."""
     tries = 100
     while True:
         try:
             around.mkdir(exist_ok=True)
-            return FolderLock(around, doing, error)
-        except (FileNotFoundError, FileExistsError):  # whoever had it last may be removing it at this very moment
+            return FolderLock(around, activity, error)
+        except (FileNotFoundError, FileExistsError):  # its previous owner may be removing it right now
             tries -= 1
             if not tries:
                 raise
 
 
 def _remove_contents(around: Path) -> None:
-    """Remove all that is in the folder around an unfinished one, but not the lock."""
+    """Empty the folder around an unfinished one, except for the lock."""
     for entry in around.iterdir():
         if entry.name == LOCK:
             continue
@@ -255,12 +255,12 @@ def _remove_contents(around: Path) -> None:
 
 
 def _remove_around(around: Path, lock: FolderLock) -> None:
-    """Remove the folder around an unfinished one, and let others in."""
+    """Remove the folder around an unfinished one, and release it."""
     try:
         _remove_contents(around)
         if os.name == "nt":
-            lock.release()  # there, open files cannot be removed
-        # Last, for from here on another process can begin.
+            lock.release()  # Windows cannot remove open files
+        # Last, because from here on another process can start.
         with contextlib.suppress(OSError):
             (around / LOCK).unlink()
             around.rmdir()
@@ -269,7 +269,7 @@ def _remove_around(around: Path, lock: FolderLock) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file or folder under another name, copied where it cannot be linked."""
+    """Hard-link a file, or all files of a folder; copy where links are not supported."""
     if source.is_dir() and not source.is_symlink():
         target.mkdir()
         for inside in source.iterdir():
@@ -282,7 +282,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders take each other's place in one step; False where the system cannot."""
+    """Exchange two folders atomically; False if the system cannot."""
     if sys.platform != "linux" or other in one.parents:
         return False
     import ctypes
@@ -293,10 +293,10 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what killed runs left in a folder: files and folders that were never finished and that nobody holds.
+    """Remove leftovers of killed runs: unfinished files and folders that no process holds.
 
     Args:
-        folder: The folder, not deeper.
+        folder: Folder to clean, not recursively.
     """
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):
@@ -316,29 +316,27 @@ def _remove_leftover_file(path: str) -> None:
     finally:
         os.close(descriptor)
     if left and os.name == "nt":
-        os.unlink(path)  # refused where another has it open
+        os.unlink(path)  # refused if another process has it open
 
 
 def _remove_leftover_folder(around: Path) -> None:
     if not _PART_FOLDER.fullmatch(around.name):
         return
     if not (around / LOCK).is_file():
-        around.rmdir()  # which fails where it holds something, and then it is someone else's
+        around.rmdir()  # fails if it is not empty, and then it is not ours
         return
-    with contextlib.suppress(OutputError):  # held by a run that goes on
+    with contextlib.suppress(OutputError):  # held by a live run
         _remove_around(around, FolderLock(around, "writing", OutputError))
 
 
 def prepare_folder(folder: Path) -> None:
-    """Makes a folder and its parents and makes sure that files can be written into it.
-
-    What killed runs left in it is removed.
+    """Create a folder and its parents, check that it is writable, and remove leftovers of killed runs.
 
     Args:
         folder: The folder.
 
     Raises:
-        OutputError: It cannot be made or written into.
+        OutputError: The folder cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -349,10 +347,10 @@ def prepare_folder(folder: Path) -> None:
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Guards a file against being overwritten unasked.
+    """Refuse to overwrite an existing file unless that is allowed.
 
     Args:
-        path: The file to be written.
+        path: File to write.
         overwrite: Whether it may be replaced.
 
     Raises:
@@ -365,15 +363,15 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
 
 
 def refuse_nonempty(folder: Path, overwrite: bool, error: type[RefervosError] = OutputError) -> None:
-    """Guards a folder that has files against being written unasked.
+    """Refuse to write to a non-empty folder unless that is allowed.
 
     Args:
-        folder: The folder to be written.
+        folder: Folder to write.
         overwrite: Whether its files may be replaced.
-        error: The kind of error to raise.
+        error: Type of error to raise.
 
     Raises:
-        RefervosError: Of that kind, when it has files that may not be replaced, or is a file.
+        RefervosError: Of that type, when it has files that may not be replaced, or is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise error(f"{folder} is a file; give a folder to write to.")
@@ -384,16 +382,16 @@ def refuse_nonempty(folder: Path, overwrite: bool, error: type[RefervosError] = 
 def write_atomically(
     path: Path, data: bytes, *, overwrite: bool = True, error: type[RefervosError] = OutputError
 ) -> None:
-    """Writes a file in one step: it is there complete or, after an interruption, not at all.
+    """Write a file atomically: after an interruption it exists completely or not at all.
 
     Args:
         path: The file.
         data: Its content.
-        overwrite: Whether an old one of that name is replaced.
-        error: The kind of error to raise.
+        overwrite: Whether to replace an existing file.
+        error: Type of error to raise.
 
     Raises:
-        RefervosError: Of that kind, when it cannot be written.
+        RefervosError: Of that type, when the file cannot be written.
     """
     part = None
     try:
@@ -416,21 +414,21 @@ def atomic_folder(
     marker: str = "",
     error: type[RefervosError] = OutputError,
 ) -> Iterator[Path]:
-    """Writes a folder in one step: it is there complete or, after an interruption, as it was.
+    """Write a folder atomically: after an interruption it is complete or unchanged.
 
     Args:
-        folder: The folder, made with its parents.
-        overwrite: Whether a folder that has files may be written.
-        keep: See ``PartialFolder``, like the others.
+        folder: The folder, created with its parents.
+        overwrite: Whether a non-empty folder may be written.
+        keep: See ``PartialFolder``.
         marker: See ``PartialFolder``.
-        error: The kind of error to raise.
+        error: Type of error to raise.
 
     Yields:
-        An empty folder to fill, which then takes that name.
+        An empty folder to fill, which is then renamed.
 
     Raises:
-        RefervosError: Of that kind, when the folder has files and may not be written, another process is writing it, or
-            it cannot be written.
+        RefervosError: Of that type, when the folder is not empty and may not be written, another process is writing it,
+            or it is not writable.
     """
     refuse_nonempty(folder, overwrite, error)
     with PartialFolder(folder, keep=keep, marker=marker, error=error) as part:
@@ -442,12 +440,15 @@ def atomic_folder(
 
 
 def write_error(path: Path, problem: Exception, error: type[RefervosError] = OutputError) -> RefervosError:
-    """The error for an output that the system refuses to take.
+    """Build the error for an output that cannot be written.
 
     Args:
         path: The file or folder.
-        problem: What the system, or a library that writes files, says.
-        error: The kind of error.
+        problem: Exception of the system, or of a library that writes files.
+        error: Type of the error.
+
+    Returns:
+        The error to raise.
     """
     reason = getattr(problem, "strerror", None) or " ".join(str(problem).split())[:160]
-    return error(f"'{path}' cannot be written ({reason}); choose a place that can be written and has room.")
+    return error(f"'{path}' cannot be written ({reason}); choose a writable place with enough free space.")
