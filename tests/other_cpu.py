@@ -55,7 +55,7 @@ def step(make: Callable[[], Stage], dtype: torch.dtype | None) -> dict[str, floa
     """A loss, the length of its gradient, and the loss after one step against it."""
     torch.manual_seed(0)
     stage = make().train()
-    stage.expect(1, 0)
+    stage.prepare_data(1, 0)
     source = stage.source()
     batch = source.collate([source.draw(0, 0, (1, 0, TRAIN))])
     learning = [parameter for parameter in stage.parameters() if parameter.requires_grad]

@@ -127,5 +127,5 @@ def test_worlds_have_no_epochs(tmp_path: Path) -> None:
     recipe = small("samwise-refcoco", tmp_path / "data", steps=0, epochs=1.0)
     (stage,) = recipe.stages
     stage = dataclasses.replace(stage, settings={**stage.settings, "data": [], "validation": []})
-    with pytest.raises(TrainingError, match="drawn without end"):
+    with pytest.raises(TrainingError, match="drawn endlessly, so they have no epochs"):
         train(dataclasses.replace(recipe, stages=(stage,)), tmp_path / "run", show_progress=False)

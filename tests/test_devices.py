@@ -44,7 +44,7 @@ from refervos.samwise.model import Samwise
 from refervos.session.session import Session
 from refervos.training.plan import Plan, make_plans
 from refervos.training.recipe import Recipe, read_recipe
-from refervos.training.sampler import moved
+from refervos.training.sampler import to_device
 from refervos.training.stage import TRAIN, Stage
 from refervos.training.trainer import optimiser_for, train, write_model
 from test_refsam_training import recipe as refsam_recipe
@@ -351,7 +351,7 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Plan]:
 def stage_of(plan: Plan) -> Stage:
     torch.manual_seed(1)
     stage = plan.kind.build(plan.settings, plan.init, 1)
-    stage.expect(2, 0)
+    stage.prepare_data(2, 0)
     return stage
 
 
@@ -372,7 +372,7 @@ def one_step(plan: Plan, device: torch.device, dtype: torch.dtype | None = None)
     batch = source.collate([source.draw(0, index, (1, plan.number, TRAIN)) for index in range(2)])
     optimiser = optimiser_for(stage, lr=1e-3)
     with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
-        losses = stage(moved(batch, device))
+        losses = stage(to_device(batch, device))
     losses["loss"].backward()
     learning = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     assert {parameter.device for parameter in learning} == {device}

@@ -14,7 +14,7 @@ from refervos.bench.measured_models import HashedWords
 from refervos.model_base import ClipOutput
 from refervos.samwise.cme import cme_loss
 from refervos.text.t5 import T5Config
-from refervos.training.losses import around_hiding, dice_loss, frame_losses, mask_losses, sigmoid_focal_loss
+from refervos.training.losses import around_occlusions, dice_loss, frame_losses, mask_losses, sigmoid_focal_loss
 from refervos.training.stages.language import LanguageSettings, LanguageStage
 from refervos.training.stages.prompt_stage import best_candidate
 from refervos.training.stages.recognition import RecognitionHead
@@ -137,7 +137,7 @@ def test_decisions_of_the_cme_are_taught_in_float32() -> None:
 def test_frames_around_hiding_are_those_hidden_after_being_seen_and_the_next_four() -> None:
     areas = ["..##..####", "####......", "##.#######", ".........."]
     truth = torch.tensor([[letter == "#" for letter in row] for row in areas])[..., None, None].expand(-1, -1, 4, 4)
-    found = around_hiding(truth, 12)
+    found = around_occlusions(truth, 12)
     told = ["".join("x" if value else "-" for value in row) for row in found.tolist()]
     assert told == ["----xxxxxx", "----xxxxxx", "--xxxxx---", "----------"]
 

@@ -99,7 +99,7 @@ def stage_of(**changes: Any) -> VideoStage:
     model.tokenizer = HashedWords(100, start=(0,), end=(2,))
     settings = VideoSettings(world=NARROW, frames=(5,), sentences=2, families={"motion": 1.0})
     stage = VideoStage(replace(settings, **changes), model)
-    stage.expect(2, 0)
+    stage.prepare_data(2, 0)
     return stage
 
 

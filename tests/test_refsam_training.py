@@ -135,7 +135,7 @@ def test_checkpointed_blocks_have_the_same_gradients() -> None:
     found = []
     for gradient_checkpointing in (False, True):
         stage = RefSamStage(settings(), tiny_model())
-        stage.expect(2, 0)
+        stage.prepare_data(2, 0)
         stage.model.gradient_checkpointing = gradient_checkpointing  # type: ignore[assignment]
         stage.train()
         batch = stage.source().collate([stage.source().draw(0, index, (1, 0, 0)) for index in range(2)])

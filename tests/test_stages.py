@@ -119,7 +119,7 @@ def samwise_stage(blind: bool = False) -> VideoStage:
     model = micro_model(cme=False, presence_shift=-100.0 if blind else 100.0)
     model.tokenizer = HashedWords(100, start=(0,), end=(2,))
     stage = VideoStage(VideoSettings(world=WorldConfig(objects=(2, 3)), frames=(2,), sentences=2), model)
-    stage.expect(2, 1)
+    stage.prepare_data(2, 1)
     return stage
 
 
@@ -128,7 +128,7 @@ def refsam_stage(blind: bool = False) -> RefSamStage:
     torch.manual_seed(0)
     model = tiny_model(mask_threshold=1000.0 if blind else -1000.0)
     stage = RefSamStage(RefSamSettings(world=WorldConfig(objects=(2, 3)), frames=(2,), sentences=2), model)
-    stage.expect(2, 1)
+    stage.prepare_data(2, 1)
     return stage
 
 
@@ -305,7 +305,7 @@ def test_what_was_not_measured_of_the_cme_is_not_told() -> None:
     for frames in (2, 7):
         settings = VideoSettings(world=WorldConfig(objects=(2, 3)), frames=(frames,), sentences=2)
         stage = VideoStage(settings, model)
-        stage.expect(2, 1)
+        stage.prepare_data(2, 1)
         batch = stage.source().collate([stage.source().draw(0, index, (1, 0, 0)) for index in range(2)])
         validation = stage.eval().validate([batch])
         assert {"loss", "focal", "dice", "presence", "iou"} <= set(validation)

@@ -1,4 +1,4 @@
-"""The trainer in one process: what it learns, writes, refuses and survives."""
+"""The trainer in one process: training, files, refusals, interruption and resumption."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from refervos.training.history import History, Means
 from refervos.training.plan import make_plans
 from refervos.training.recipe import Recipe, recipe_from_mapping
 from refervos.training.report import draw_losses
-from refervos.training.sampler import ShareSampler, moved
+from refervos.training.sampler import ShareSampler, to_device
 from refervos.training.trainer import optimiser_for, require_packages, train
 from training_stages import ToySettings, ToyStage
 
@@ -71,13 +71,13 @@ def assert_same_result(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy, trained without a break."""
+    """The toy stage, trained without interruption."""
     out = tmp_path_factory.mktemp("whole")
     run(out, toy())
     return out / "toy"
 
 
-# What it does.
+# Training and its files.
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     assert report.validation["loss"] < 0.3 * losses[0]
 
 
-def test_what_is_written(whole: Path) -> None:
+def test_a_finished_stage_has_all_its_files(whole: Path) -> None:
     assert {path.name for path in whole.iterdir()} == {
         *("recipe.yaml", "checkpoints", "history.jsonl", "tensorboard", "report.md", "loss.png", "model", ".lock")
     }
@@ -110,8 +110,7 @@ def test_tensorboard_has_the_history(whole: Path) -> None:
 
     events = EventAccumulator(str(whole / "tensorboard"))
     events.Reload()
-    drawn = [(event.step, event.value) for event in events.Scalars("train/loss")]
-    assert drawn == [
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [
         (row["step"], pytest.approx(row["train"]["loss"], rel=1e-6)) for row in history(whole) if "train" in row
     ]
     assert [event.step for event in events.Scalars("validation/loss")] == [15, 30]
@@ -122,13 +121,13 @@ def test_the_same_recipe_gives_the_same_result(whole: Path, tmp_path: Path) -> N
     assert_same_result(whole, tmp_path / "toy")
 
 
-def test_how_often_is_measured_and_saved_does_not_matter(whole: Path, tmp_path: Path) -> None:
+def test_intervals_of_logging_validation_and_checkpoints_do_not_change_the_weights(whole: Path, tmp_path: Path) -> None:
     run(tmp_path, toy(validate_every=7, checkpoint_every=9, log_every=5, workers=1))
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(tmp_path / "toy")[name]), name
 
 
-def test_accumulated_batches_are_the_whole_batch(tmp_path: Path) -> None:
+def test_accumulated_batches_give_the_weights_of_the_whole_batch(tmp_path: Path) -> None:
     plain = {"norm": False, "dropout": 0.0, "counted": False}
     run(tmp_path / "whole", toy(settings=plain))
     run(tmp_path / "parts", toy(settings=plain, accumulate=4))
@@ -137,23 +136,23 @@ def test_accumulated_batches_are_the_whole_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(parts[name], tensor, rtol=1e-4, atol=1e-5)
 
 
-def test_shares_cover_the_batch_once() -> None:
-    drawn = [place for rank in range(3) for part in ShareSampler(range(5, 7), 12, 2, rank, 3) for place in part]
-    assert sorted(drawn) == [(step, index) for step in (5, 6) for index in range(12)]
+def test_shares_of_processes_cover_the_batch_once() -> None:
+    samples = [sample for rank in range(3) for part in ShareSampler(range(5, 7), 12, 2, rank, 3) for sample in part]
+    assert sorted(samples) == [(step, index) for step in (5, 6) for index in range(12)]
     assert list(ShareSampler(range(5, 6), 12, 2, 1, 3)) == [[(5, 4), (5, 5)], [(5, 6), (5, 7)]]
     assert len(ShareSampler(range(5, 7), 12, 2, 1, 3)) == 4
-    with pytest.raises(TrainingError, match="a batch of 12 cannot be shared out equally to 5 processes"):
+    with pytest.raises(TrainingError, match="a batch of 12 cannot be split equally over 5 processes"):
         ShareSampler(range(1), 12, 1, 0, 5)
 
 
-def test_batches_of_any_shape_are_moved() -> None:
+def test_nested_batches_are_moved_to_the_device() -> None:
     batch = {"pixels": torch.zeros(2), "words": ["a", "b"], "rest": [(torch.ones(1), None)]}
-    there = moved(batch, torch.device("meta"))
-    assert there["pixels"].device.type == there["rest"][0][0].device.type == "meta"
-    assert (there["words"], there["rest"][0][1]) == (["a", "b"], None)
+    moved = to_device(batch, torch.device("meta"))
+    assert moved["pixels"].device.type == moved["rest"][0][0].device.type == "meta"
+    assert (moved["words"], moved["rest"][0][1]) == (["a", "b"], None)
 
 
-def test_means_of_scalars_that_are_not_always_there() -> None:
+def test_each_mean_is_over_the_steps_that_have_its_scalar() -> None:
     means = Means()
     for name, value in (("loss", 1.0), ("loss", 3.0), ("rare", 5.0)):
         means.add(name, value)
@@ -163,8 +162,8 @@ def test_means_of_scalars_that_are_not_always_there() -> None:
     assert other.sums() == {"loss": [8.0, 4], "rare": [10.0, 2]}
 
 
-def test_groups_have_rates_of_their_own() -> None:
-    class Slower(ToyStage):
+def test_parameter_groups_keep_their_own_rate_scales() -> None:
+    class SlowHead(ToyStage):
         def parameter_groups(self) -> list[dict[str, Any]]:
             head = list(self.head.parameters())
             return [
@@ -173,17 +172,17 @@ def test_groups_have_rates_of_their_own() -> None:
                 {"params": []},
             ]
 
-    optimiser = optimiser_for(Slower(ToySettings()), lr=1.0)
+    optimiser = optimiser_for(SlowHead(ToySettings()), lr=1.0)
     assert [group["rate_scale"] for group in optimiser.param_groups] == [0.1, 1.0]
-    still = ToyStage(ToySettings()).requires_grad_(False)
+    frozen = ToyStage(ToySettings()).requires_grad_(False)
     with pytest.raises(TrainingError, match="has no parameter to train"):
-        optimiser_for(still)
+        optimiser_for(frozen)
 
 
-# One stage after the other.
+# Several stages, and changes of the recipe.
 
 
-def test_stages_begin_from_earlier_ones_and_finished_ones_are_passed_over(
+def test_stages_start_from_earlier_ones_and_finished_ones_are_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = toy(steps=5, name="first"), toy(steps=5, name="second", init={"tracker": "first"})
@@ -197,12 +196,12 @@ def test_stages_begin_from_earlier_ones_and_finished_ones_are_passed_over(
     assert "first is finished" in capsys.readouterr().out
 
 
-def test_a_stage_notices_that_what_it_began_from_was_trained_anew(tmp_path: Path) -> None:
+def test_a_stage_refuses_to_resume_on_a_retrained_initial_model(tmp_path: Path) -> None:
     first, second = toy(steps=2, name="first"), toy(steps=2, name="second", init="previous")
     run(tmp_path, first, second)
     changed = {**first, "steps": 4}
     run(tmp_path, changed, second, stages=["first"], restart=True)
-    with pytest.raises(TrainingError, match=r"stage 'second' has begun .*first/model holds another model"):
+    with pytest.raises(TrainingError, match=r"stage 'second' was started .*first/model holds another model"):
         run(tmp_path, changed, second)
 
 
@@ -223,18 +222,18 @@ def test_a_changed_recipe_is_refused(
 ) -> None:
     monkeypatch.chdir(whole)
     (whole / "elsewhere").mkdir(exist_ok=True)
-    with pytest.raises(TrainingError) as told:
+    with pytest.raises(TrainingError) as caught:
         run(whole.parent, toy(**changes))
     (whole / "elsewhere").rmdir()
-    assert f"stage 'toy' has begun with another recipe: {sentence}" in str(told.value)
-    assert "--stage toy --restart" in str(told.value)
+    assert f"stage 'toy' was started with another recipe: {sentence}" in str(caught.value)
+    assert "start the stage over with --stage toy --restart" in str(caught.value)
 
 
 @pytest.mark.parametrize("done", [20, 26])
-def test_a_stage_that_becomes_longer_goes_on(
+def test_an_extended_stage_resumes_and_keeps_its_earlier_model(
     done: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Finished after 20 steps, or killed in the middle of going on; with a constant rate nothing shows where it was."""
+    """Finished after 20 steps, or interrupted during the extension; a constant rate makes the result comparable."""
     steady: dict[str, Any] = {"schedule": "constant", "validate_every": 10, "settings": {"kill_at": 25}}
     run(tmp_path / "whole", toy(steps=30, **steady))
     run(tmp_path / "parts", toy(steps=20, **steady))
@@ -248,9 +247,9 @@ def test_a_stage_that_becomes_longer_goes_on(
         monkeypatch.delenv("TOY_KILL")
     capsys.readouterr()
     (report,) = train(recipe_of(toy(steps=30, **steady)), tmp_path / "parts")
-    told = capsys.readouterr().err
-    assert f"toy goes on from step {done}." in told
-    assert ("its model so far is kept in" in told) == (done == 20)
+    printed = capsys.readouterr().err
+    assert f"toy resumes from step {done}." in printed
+    assert ("toy is extended; its model so far is kept in" in printed) == (done == 20)
     assert report.steps == 30
     assert_same_result(tmp_path / "whole" / "toy", folder)
     kept = load_file(folder / "model-step-000020" / "w.safetensors")
@@ -260,7 +259,7 @@ def test_a_stage_that_becomes_longer_goes_on(
     assert not (folder / "model-step-000020").exists()
 
 
-def test_the_drawing_of_the_losses_is_whole_or_not_there(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_loss_plot_leaves_the_old_file(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop_halfway(figure: Any, target: Any) -> None:
         if isinstance(target, str):
             Path(target).write_bytes(b"half")
@@ -273,7 +272,7 @@ def test_the_drawing_of_the_losses_is_whole_or_not_there(whole: Path, monkeypatc
     assert (whole / "loss.png").read_bytes() == before
 
 
-def test_a_stage_is_fitted_to_its_minutes_and_its_schedule_runs_to_the_end(tmp_path: Path) -> None:
+def test_a_stage_is_shortened_to_its_time_limit_and_its_schedule_runs_to_the_end(tmp_path: Path) -> None:
     long = toy(steps=1_000_000, validate_every=None, optimiser={"rate": 1e-2, "final_rate": 1e-5})
     assert [report.steps for report in run(tmp_path / "short", toy(steps=30), minutes=10)] == [30]
     (report,) = run(tmp_path, long, minutes=0.02)
@@ -283,37 +282,37 @@ def test_a_stage_is_fitted_to_its_minutes_and_its_schedule_runs_to_the_end(tmp_p
     assert [row["train"]["rate"] for row in rows if "train" in row][-1] == pytest.approx(1e-5)
     stored = yaml.safe_load((tmp_path / "toy" / "recipe.yaml").read_text())
     assert (stored["stage"]["steps"], stored["number"]) == (report.steps, 0)
-    assert run(tmp_path, long, minutes=0.02) == []  # finished, for as long as it is given minutes
+    assert run(tmp_path, long, minutes=0.02) == []  # finished, as long as a time limit is given
 
 
-def test_a_finished_stage_without_checkpoints_cannot_become_longer(tmp_path: Path) -> None:
+def test_a_finished_stage_without_checkpoints_cannot_be_extended(tmp_path: Path) -> None:
     run(tmp_path, toy(steps=4))
     shutil.rmtree(tmp_path / "toy" / "checkpoints")
     assert run(tmp_path, toy(steps=4)) == []
-    with pytest.raises(TrainingError, match=r"its checkpoints are gone; .* a stage that begins from .*toy/model"):
+    with pytest.raises(TrainingError, match=r"its checkpoints are gone; .* a stage that starts from .*toy/model"):
         run(tmp_path, toy(steps=5))
     assert (tmp_path / "toy" / "model").is_dir()
 
 
-def test_a_recipe_may_change_as_long_as_nothing_was_learnt(tmp_path: Path) -> None:
+def test_a_recipe_may_change_as_long_as_there_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="the loss is not finite at step 1"):
         run(tmp_path, toy(steps=4, settings={"nan_at": 0}))
     (report,) = run(tmp_path, toy(steps=4, batch=4, accumulate=2))
     assert report.steps == 4
 
 
-def test_cosmetic_changes_are_not(whole: Path) -> None:
+def test_cosmetic_changes_of_a_recipe_are_accepted(whole: Path) -> None:
     assert run(whole.parent, toy(log_every=1, keep=9, workers=2, validate_every=1)) == []
 
 
-def test_another_seed_or_place_is_another_recipe(whole: Path) -> None:
+def test_another_seed_or_position_is_another_recipe(whole: Path) -> None:
     with pytest.raises(TrainingError, match="seed is 4 and was 3"):
         train(recipe_of(toy(), seed=4), whole.parent)
-    with pytest.raises(TrainingError, match="the place in the recipe is 1 and was 0"):
+    with pytest.raises(TrainingError, match="the position in the recipe is 1 and was 0"):
         run(whole.parent, toy(name="before"), toy(), stages=["toy"])
 
 
-def test_results_without_their_recipe_are_left_alone(tmp_path: Path) -> None:
+def test_results_without_their_recipe_are_refused(tmp_path: Path) -> None:
     (tmp_path / "toy" / "model").mkdir(parents=True)
     with pytest.raises(TrainingError, match=r"has results but no recipe\.yaml"):
         run(tmp_path, toy())
@@ -329,11 +328,11 @@ def test_restarting_deletes_results_and_nothing_else(tmp_path: Path) -> None:
     assert (tmp_path / "toy" / "notes.txt").read_text() == "mine"
 
 
-# Being stopped.
+# Interruption.
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_been(whole: Path, tmp_path: Path) -> None:
-    """SIGKILL at step 17, between two checkpoints and two rows of the history."""
+def test_a_killed_run_resumes_to_the_result_of_an_uninterrupted_one(whole: Path, tmp_path: Path) -> None:
+    """The kill comes at step 17, between two checkpoints and two rows of the history."""
     killed = toy(settings={"kill_at": 17})
     code = "import json, sys, test_trainer; test_trainer.run(test_trainer.Path(sys.argv[1]), json.loads(sys.argv[2]))"
     environment = {
@@ -346,8 +345,8 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(whole: Path, tmp_path: Path)
     assert done.returncode == -signal.SIGKILL
     folder = tmp_path / "toy"
     assert not (folder / "model").exists()
-    assert history(folder)[-1]["step"] == 16  # beyond the checkpoint: forgotten when it goes on
-    # What a kill in the middle of writing leaves: half a checkpoint, half a row.
+    assert history(folder)[-1]["step"] == 16  # after the last checkpoint: dropped on resumption
+    # A kill in the middle of writing would leave half a checkpoint and half a row.
     half = folder / "checkpoints" / ".step-000020.part"
     (half / "new").mkdir(parents=True)
     (half / ".lock").touch()
@@ -384,7 +383,7 @@ def test_an_interruption_in_the_last_step_stops_before_the_next_stage(
     assert not (tmp_path / "next").exists()
 
 
-def test_a_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint_is_skipped(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path, toy())
     folder = tmp_path / "toy"
     for path in (folder / "model").iterdir():
@@ -395,24 +394,24 @@ def test_a_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, capsys
     flipped[len(flipped) // 2] ^= 1
     newest.write_bytes(flipped)
     train(recipe_of(toy()), tmp_path)
-    told = capsys.readouterr().err
-    assert "step-000030 is damaged: its contents do not match its SHA-256. It is passed over." in told
-    assert "toy goes on from step 20." in told
+    printed = capsys.readouterr().err
+    assert "step-000030 is damaged: its contents do not match its SHA-256. It is skipped." in printed
+    assert "toy resumes from step 20." in printed
     assert_same_result(whole, folder)
 
 
-def test_when_all_checkpoints_are_damaged_nothing_is_begun_anew(tmp_path: Path) -> None:
+def test_a_stage_whose_checkpoints_are_all_damaged_is_not_started_over(tmp_path: Path) -> None:
     folder = tmp_path / "toy" / "checkpoints"
     checkpoint.write_checkpoint(folder, 10, {"step": 10}, keep=2)
     (folder / "step-000010" / "manifest.json").unlink()
     with pytest.raises(
         CheckpointError,
-        match=r"no checkpoint in .* can be gone on from; start the stage anew with --restart \(.* is incomplete\)\.$",
+        match=r"no checkpoint in .* can be resumed from; start the stage over with --restart \(.* is incomplete\)\.$",
     ):
         checkpoint.read_newest(folder, lambda sentence: None)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = checkpoint.write_checkpoint(tmp_path, 10, {"step": 10}, keep=1)
 
     def full(*_: Any) -> None:
@@ -442,31 +441,31 @@ def test_random_states_survive_a_checkpoint(tmp_path: Path) -> None:
     checkpoint.seed_random(1, 2)
     draw()
     path = checkpoint.write_checkpoint(tmp_path, 1, {"random": checkpoint.random_state()}, keep=1)
-    wanted = draw()
+    expected = draw()
     checkpoint.seed_random(3)
     checkpoint.restore_random_state(checkpoint.read_checkpoint(path)["random"])
-    assert draw() == wanted
+    assert draw() == expected
 
 
 def test_the_random_state_of_any_gpu_survives(monkeypatch: pytest.MonkeyPatch) -> None:
-    def pretend(kind: str | None, **generator: Any) -> None:
+    def imitate(kind: str | None, **generator: Any) -> None:
         module = SimpleNamespace(__name__=f"torch.{kind}", **generator)
         monkeypatch.setattr(torch.accelerator, "is_available", lambda: kind is not None)
         monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind or "cpu"))
         monkeypatch.setattr(torch, "get_device_module", lambda device: module)
 
     restored: list[Any] = []
-    pretend("mps", get_rng_state=lambda: torch.tensor([7, 1]), set_rng_state=restored.append)
+    imitate("mps", get_rng_state=lambda: torch.tensor([7, 1]), set_rng_state=restored.append)
     state = checkpoint.random_state()
     checkpoint.restore_random_state(state)
     assert [part.tolist() for part in restored] == [[7, 1]]
-    pretend("xpu", set_rng_state=restored.append)
-    checkpoint.restore_random_state(state)  # of another kind of GPU
-    pretend(None)
+    imitate("xpu", set_rng_state=restored.append)
+    checkpoint.restore_random_state(state)  # the state of another kind of GPU is not restored
+    imitate(None)
     checkpoint.restore_random_state(state)
     assert len(restored) == 1
     assert checkpoint.random_state()["gpu"] is None
-    pretend("cuda")  # which nobody has set up yet
+    imitate("cuda")  # not initialised yet
     assert checkpoint.random_state()["gpu"] is None
 
 
@@ -477,15 +476,15 @@ def test_checkpoints_do_not_hold_frozen_weights(whole: Path) -> None:
     assert "head.weight" in state["stage"]
 
 
-def test_a_checkpoint_does_not_go_with_other_frozen_weights(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_with_other_frozen_weights_is_refused(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = ToyStage.build
 
-    def other(settings: Any, init: Any, seed: int) -> ToyStage:
+    def build_other(settings: Any, init: Any, seed: int) -> ToyStage:
         stage = build(settings, init, seed)
         nn.init.zeros_(next(stage.model.frozen.parameters()))
         return stage
 
-    monkeypatch.setattr(ToyStage, "build", other)
+    monkeypatch.setattr(ToyStage, "build", build_other)
     os.rename(whole / "model", whole / "model-elsewhere")
     try:
         with pytest.raises(TrainingError, match="checkpoint of step 30 of toy was made with other frozen weights"):
@@ -494,7 +493,7 @@ def test_a_checkpoint_does_not_go_with_other_frozen_weights(whole: Path, monkeyp
         os.rename(whole / "model-elsewhere", whole / "model")
 
 
-def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+def test_two_runs_cannot_train_in_one_folder(tmp_path: Path) -> None:
     (tmp_path / "toy").mkdir()
     code = (
         "import sys; from pathlib import Path; from refervos.files.locks import FolderLock;"
@@ -513,27 +512,27 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
         other.communicate("\n")
 
 
-def test_a_kill_while_the_recipe_is_noted_leaves_the_one_that_was_noted_before(
+def test_a_kill_while_the_recipe_is_written_leaves_the_earlier_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half a recipe could never be gone on from: it would be another one."""
+    """A truncated recipe would count as another one, so that the stage could never resume."""
     (plan,) = make_plans(recipe_from_mapping({"name": "test", "stages": [toy()]}), tmp_path)
     plan.folder.mkdir()
-    plan.note()
+    plan.write_recipe()
     before = (plan.folder / "recipe.yaml").read_text()
     monkeypatch.setattr(Path, "replace", lambda *_: os._exit(9))
     child = os.fork()
     if not child:
-        plan.note()
+        plan.write_recipe()
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert (plan.folder / "recipe.yaml").read_text() == before
 
 
-# What it refuses.
+# Refusals.
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(TrainingError, match=r"file/toy' cannot be written \(Not a directory\)"):
         run(tmp_path / "file", toy())
@@ -548,14 +547,14 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         ("buffer", "model.frozen.1.running_mean is in a frozen part but changed before step 10"),
     ],
 )
-def test_frozen_parts_stay_frozen(leak: str, sentence: str, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError) as told:
+def test_a_frozen_part_that_could_change_stops_training(leak: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError) as caught:
         run(tmp_path, toy(settings={"leak": leak}))
-    assert sentence in str(told.value)
+    assert sentence in str(caught.value)
     assert not checkpoint.checkpoints_in(tmp_path / "toy" / "checkpoints")
 
 
-def test_a_loss_that_is_not_finite_stops_before_it_spoils_anything(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_training_before_it_reaches_the_disk(tmp_path: Path) -> None:
     with pytest.raises(
         TrainingError, match=r"the loss is not finite at step 15 of toy .*last checkpoint is .*step-000010"
     ):
@@ -565,9 +564,9 @@ def test_a_loss_that_is_not_finite_stops_before_it_spoils_anything(tmp_path: Pat
     assert not (tmp_path / "toy" / "model").exists()
 
 
-def test_a_precision_that_the_device_cannot_do_is_refused(tmp_path: Path) -> None:
+def test_a_precision_that_the_device_does_not_support_is_refused(tmp_path: Path) -> None:
     if torch.cuda.is_available():
-        pytest.skip("a GPU can")
+        pytest.skip("a GPU supports it")
     with pytest.raises(TrainingError, match="fp16 needs a GPU"):
         run(tmp_path, toy(precision="fp16"))
 
@@ -605,19 +604,21 @@ stages:
 """
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_trains_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.yaml").write_text(RECIPE)
     assert command("none.yaml", monkeypatch=monkeypatch) == 2
-    told = capsys.readouterr().err
-    assert told == "refervos: the recipe none.yaml cannot be read (No such file or directory); give a YAML file.\n"
+    printed = capsys.readouterr().err
+    assert printed == "refervos: the recipe none.yaml cannot be read (No such file or directory); give a YAML file.\n"
     monkeypatch.setenv("TOY_KILL", "SIGINT")
     assert command("small.yaml", "--steps", 6, "--quiet", monkeypatch=monkeypatch) == 130
-    told = capsys.readouterr().err
-    assert told.startswith("refervos: stopped at step 3 of toy; runs/small-6-steps/toy/checkpoints/step-000003 is")
+    printed = capsys.readouterr().err
+    assert printed.startswith("refervos: stopped at step 3 of toy; runs/small-6-steps/toy/checkpoints/step-000003 is")
     assert command("small.yaml", "--steps", 6, monkeypatch=monkeypatch) == 0
     captured = capsys.readouterr()
-    assert "toy goes on from step 3." in captured.err
+    assert "toy resumes from step 3." in captured.err
     assert "toy 6/6  loss " in captured.err
     assert "  steps               6\n" in captured.out
     assert not (tmp_path / "runs" / "small").exists()
@@ -632,7 +633,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"),
     ],
 )
-def test_too_little_memory_is_told_with_what_to_change(
+def test_running_out_of_memory_says_which_settings_to_change(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path, toy(steps=10))
@@ -641,15 +642,17 @@ def test_too_little_memory_is_told_with_what_to_change(
         raise error
 
     monkeypatch.setattr(ToyStage, "forward", full)
-    with pytest.raises(TrainingError) as told:
+    with pytest.raises(TrainingError) as caught:
         run(tmp_path, toy(steps=20))
-    sentence = str(told.value)
-    assert sentence.startswith("there is too little memory on cpu for toy after 10 steps; set accumulate, which is 1, ")
-    assert "start anew with --stage toy --restart" in sentence
-    assert sentence.endswith("goes on from " + str(tmp_path / "toy" / "checkpoints" / "step-000010") + ".")
+    sentence = str(caught.value)
+    assert sentence.startswith("cpu ran out of memory in toy after 10 steps; set accumulate, which is 1, to a greater")
+    assert "start over with --stage toy --restart" in sentence
+    assert sentence.endswith("resumes from " + str(tmp_path / "toy" / "checkpoints" / "step-000010") + ".")
 
 
-def test_other_errors_of_a_stage_are_not_taken_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_of_a_stage_are_not_mistaken_for_lack_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*arguments: Any) -> Any:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
@@ -658,6 +661,6 @@ def test_other_errors_of_a_stage_are_not_taken_for_memory(tmp_path: Path, monkey
         run(tmp_path, toy(steps=2))
 
 
-def test_errors_are_of_one_family() -> None:
+def test_training_and_configuration_errors_are_refervos_errors() -> None:
     assert issubclass(TrainingError, RefervosError)
     assert issubclass(ConfigError, RefervosError)

@@ -1,4 +1,4 @@
-"""Two processes learn what one learns from the whole batch."""
+"""Two processes train to the result of one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TESTS = Path(__file__).parent
 
 
 def images() -> Tensor:
-    """A batch whose mean is far from zero, which is hard on the statistics of a batch norm."""
+    """Return a batch whose mean is far from zero, which makes the variance of a batch norm hard to compute."""
     return (
         torch.randn(6, 3, 5, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 2, 3])[:, None, None]
         + torch.tensor([0.0, 10, -200])[:, None, None]
@@ -51,7 +51,7 @@ def norm() -> nn.BatchNorm2d:
 
 
 def one_pass(layer: nn.Module, batch: Tensor) -> dict[str, Tensor]:
-    """Output and gradients of two losses: a mean over images, and one over the pixels that are more than 0.5."""
+    """Compute output and gradients of two losses: a mean over images, and one over the pixels above 0.5."""
     batch = batch.clone().requires_grad_()
     out = layer(batch)
     counts = out.detach() > 0.5
@@ -63,7 +63,7 @@ def one_pass(layer: nn.Module, batch: Tensor) -> dict[str, Tensor]:
 
 
 def in_one_of_two(rank: int, folder: str) -> None:
-    """Run in each process: results go to a file."""
+    """Run in each of two processes and write the results to a file."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
     layer = synchronise_batch_norm(norm(), CPU)
@@ -77,8 +77,8 @@ def in_one_of_two(rank: int, folder: str) -> None:
     ((rank + 1) * total.square()).backward()
     found |= {"sum": total.detach(), "sum gradient": value.grad if value.grad is not None else torch.zeros(())}
     empty = torch.zeros((), requires_grad=True)
-    found["nothing anywhere"] = mean_over_processes(empty * 0, torch.tensor(0)).detach()
-    uneven = layer.train()(images()[: 1 + rank])  # processes need not have equally many images
+    found["mean of nothing"] = mean_over_processes(empty * 0, torch.tensor(0)).detach()
+    uneven = layer.train()(images()[: 1 + rank])  # processes may have different numbers of images
     found["uneven"] = uneven.detach()
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -91,14 +91,14 @@ def shares(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
 
 
-def test_batch_norm_sees_the_whole_batch(shares: list[dict[str, Tensor]]) -> None:
+def test_batch_norm_uses_the_statistics_of_the_whole_batch(shares: list[dict[str, Tensor]]) -> None:
     layer = norm()
     whole = one_pass(layer, images())
     both = {name: torch.stack([share[name] for share in shares]) for name in shares[0] if name != "uneven"}
     torch.testing.assert_close(both["out"].flatten(0, 1), whole["out"], rtol=1e-5, atol=1e-5)
-    for name in ("weight", "bias"):  # what DDP does with them
+    for name in ("weight", "bias"):  # DDP averages their gradients
         torch.testing.assert_close(both[name].mean(0), whole[name], rtol=1e-4, atol=1e-5)
-    # An input belongs to one process; its gradient is of the sum of the losses, the mean's is a half of it.
+    # An input belongs to one process; its gradient is that of the sum of the losses, twice that of their mean.
     torch.testing.assert_close(both["input"].flatten(0, 1) / PROCESSES, whole["input"], rtol=1e-3, atol=1e-5)
     for name, value in layer.named_buffers():
         for share in shares:
@@ -108,17 +108,17 @@ def test_batch_norm_sees_the_whole_batch(shares: list[dict[str, Tensor]]) -> Non
     torch.testing.assert_close(both["evaluated"].flatten(0, 1), evaluated, rtol=1e-5, atol=1e-4)
 
 
-def test_counts_may_differ_between_processes(shares: list[dict[str, Tensor]]) -> None:
+def test_means_over_uneven_counts_are_those_of_the_whole_batch(shares: list[dict[str, Tensor]]) -> None:
     whole = one_pass(norm(), images())["counted"]
     for share in shares:
         torch.testing.assert_close(share["counted"], whole)
-        assert share["nothing anywhere"] == 0
+        assert share["mean of nothing"] == 0
 
 
-def test_images_may_differ_in_number(shares: list[dict[str, Tensor]]) -> None:
-    drawn = torch.cat([images()[:1], images()[:2]])
+def test_batch_norm_takes_different_numbers_of_images(shares: list[dict[str, Tensor]]) -> None:
+    batch = torch.cat([images()[:1], images()[:2]])
     torch.testing.assert_close(
-        torch.cat([share["uneven"] for share in shares]), norm()(drawn).detach(), rtol=1e-4, atol=1e-4
+        torch.cat([share["uneven"] for share in shares]), norm()(batch).detach(), rtol=1e-4, atol=1e-4
     )
 
 
@@ -128,7 +128,7 @@ def test_a_sum_passes_gradients_to_all_processes(shares: list[dict[str, Tensor]]
     assert [share["sum gradient"].item() for share in shares] == [18, 18]
 
 
-def test_one_process_needs_none_of_it() -> None:
+def test_with_one_process_everything_is_plain_arithmetic() -> None:
     assert process_count() == 1
     plain, synced = norm(), synchronise_batch_norm(norm(), CPU)
     assert type(synced) is SyncedBatchNorm2d
@@ -140,7 +140,7 @@ def test_one_process_needs_none_of_it() -> None:
     assert mean_over_processes(torch.tensor(6.0, dtype=torch.bfloat16), torch.tensor(4)).dtype == torch.float32
 
 
-def test_synchronising_keeps_parameters_and_modes() -> None:
+def test_synchronised_batch_norms_keep_parameters_and_modes() -> None:
     net = nn.Sequential(nn.Conv2d(3, 3, 1), norm().eval(), nn.Sequential(norm()))
     before = list(net.parameters()), dict(net.state_dict(keep_vars=True))
     assert synchronise_batch_norm(net, CPU) is net
@@ -151,8 +151,8 @@ def test_synchronising_keeps_parameters_and_modes() -> None:
     assert synchronise_batch_norm(net, CPU)[1] is again  # type: ignore[index]
 
 
-def test_on_cuda_torch_synchronises_batch_norms() -> None:
-    """Chosen before the model is moved, so that it can be tried without a GPU."""
+def test_batch_norms_for_cuda_become_those_of_torch() -> None:
+    """They are replaced before the model is moved, so the test needs no GPU."""
     net = nn.Sequential(nn.Conv2d(3, 3, 1), norm().eval(), nn.Sequential(norm()))
     before = list(net.parameters()), dict(net.state_dict(keep_vars=True))
     assert synchronise_batch_norm(net, torch.device("cuda:1")) is net
@@ -166,7 +166,7 @@ def test_on_cuda_torch_synchronises_batch_norms() -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_frozen_norms_stay_frozen_when_they_are_synchronised(device: str) -> None:
+def test_synchronised_batch_norms_stay_frozen(device: str) -> None:
     model = micro_model()
     model.tokenizer = HashedWords(100, start=(0,), end=(2,))
     stage = VideoStage(VideoSettings(freeze_norms=True), model)
@@ -181,13 +181,13 @@ def test_frozen_norms_stay_frozen_when_they_are_synchronised(device: str) -> Non
     ("processes", "kind", "on_cpu"),
     [("1", None, False), ("2", None, True), ("2", "cuda", False), ("1", "mps", False), ("2", "mps", True)],
 )
-def test_several_processes_share_a_cpu_where_no_gpu_can_add_up(
+def test_several_processes_train_on_the_cpu_without_a_gpu_that_all_reduces(
     processes: str, kind: str | None, on_cpu: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[bool] = []
+    requested: list[bool] = []
 
     def refuse(*, cpu: bool, **_: object) -> None:
-        asked.append(cpu)
+        requested.append(cpu)
         raise ValueError("this is\na test")
 
     monkeypatch.setenv("WORLD_SIZE", processes)
@@ -196,11 +196,11 @@ def test_several_processes_share_a_cpu_where_no_gpu_can_add_up(
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind or "cuda"))
     with pytest.raises(TrainingError, match=r"accelerate cannot be set up \(this is a test\)"):
         make_accelerator()
-    assert asked == [on_cpu]
+    assert requested == [on_cpu]
 
 
-def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    """The command under torchrun, with batch norm, varying counts and accumulation left to two processes of one."""
+def test_two_processes_train_the_weights_of_one(tmp_path: Path) -> None:
+    """The command runs under torchrun, with batch norm, varying counts and a batch split over two processes."""
     stage = toy(settings={"dropout": 0.0})
     (tmp_path / "recipe.yaml").write_text(json.dumps({"name": "test", "seed": 3, "stages": [stage]}))  # JSON is YAML
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
@@ -214,7 +214,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("parameters trained") == 1  # only one process speaks
+    assert done.stdout.count("parameters trained") == 1  # only the main process prints
     assert "cpu x 2, float32" in done.stdout
     run(tmp_path / "one", stage)
     one, two = history(tmp_path / "one" / "toy"), history(tmp_path / "two" / "toy")
@@ -222,6 +222,6 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     for row, other in zip(one, two, strict=True):
         kind = "train" if "train" in row else "validation"
         assert other[kind] == pytest.approx(row[kind], rel=1e-3)
-    wanted = load_file(tmp_path / "one" / "toy" / "model" / "w.safetensors")
+    expected = load_file(tmp_path / "one" / "toy" / "model" / "w.safetensors")
     for name, tensor in load_file(tmp_path / "two" / "toy" / "model" / "w.safetensors").items():
-        torch.testing.assert_close(tensor, wanted[name], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The guard over frozen weights: what it notices, what it reads back, and that no device changes its numbers."""
+"""The guard of frozen weights: detected changes, copies from the device, and checksums equal on all devices."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from training_stages import ToySettings, ToyStage
 TYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.int8, torch.bool]
 
 
-def some(dtype: torch.dtype, *shape: int) -> Tensor:
-    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)))
-    return drawn > 0 if dtype == torch.bool else (10 * drawn).to(dtype)
+def random_tensor(dtype: torch.dtype, *shape: int) -> Tensor:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)))
+    return values > 0 if dtype == torch.bool else (10 * values).to(dtype)
 
 
 def checksum(tensor: Tensor) -> int:
     return checksums_of({"it": tensor})["it"]
 
 
-def by_hand(tensor: Tensor) -> int:
-    """The same in Python's integers: SplitMix64 of each word of eight bytes with its position, summed."""
+def reference_checksum(tensor: Tensor) -> int:
+    """Compute the checksum in Python's integers: SplitMix64 of each word of eight bytes with its position, summed."""
     raw = bytes(tensor.contiguous().reshape(-1).view(torch.uint8).tolist())
     raw += bytes(-len(raw) % 8)
     total = 0
@@ -49,35 +49,35 @@ def by_hand(tensor: Tensor) -> int:
 def test_a_checksum_is_exact_arithmetic(
     dtype: torch.dtype, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tensor = some(dtype, *shape)
-    expected = by_hand(tensor)
+    tensor = random_tensor(dtype, *shape)
+    expected = reference_checksum(tensor)
     for words in (1, 4, 2**15):  # devices mix different numbers of words at once
         monkeypatch.setattr(frozen, "WORDS_AT_ONCE", {"cpu": words})
         assert checksum(tensor) == expected
 
 
-def test_neither_layout_nor_place_in_memory_matters() -> None:
-    images = some(torch.float32, 2, 3, 4, 5)
+def test_memory_layout_and_offset_do_not_change_a_checksum() -> None:
+    images = random_tensor(torch.float32, 2, 3, 4, 5)
     assert checksum(images.to(memory_format=torch.channels_last)) == checksum(images)
-    odd = torch.cat([torch.zeros(1), images.flatten()])[1:]  # four bytes off
+    odd = torch.cat([torch.zeros(1), images.flatten()])[1:]  # at an offset of four bytes
     assert odd.storage_offset() == 1
     assert checksum(odd) == checksum(images)
 
 
 @pytest.mark.skipif(not torch.accelerator.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("dtype", TYPES)
-def test_a_gpu_comes_to_the_same(dtype: torch.dtype) -> None:
+def test_a_gpu_computes_the_same_checksums(dtype: torch.dtype) -> None:
     device = torch.accelerator.current_accelerator()
     if dtype == torch.float64 and device is not None and device.type == "mps":
-        pytest.skip("it has no float64")
+        pytest.skip("MPS has no float64")
     for shape in ((), (3, 5), (1001, 999)):
-        tensor = some(dtype, *shape)
+        tensor = random_tensor(dtype, *shape)
         assert checksum(tensor.to(device)) == checksum(tensor)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_every_bit_counts(dtype: torch.dtype) -> None:
-    tensor = some(dtype, 3, 3)
+def test_flipping_any_bit_changes_the_checksum(dtype: torch.dtype) -> None:
+    tensor = random_tensor(dtype, 3, 3)
     raw = tensor.view(torch.uint8)
     found = {checksum(tensor)}
     bits = [0] if dtype == torch.bool else range(8)
@@ -90,20 +90,20 @@ def test_every_bit_counts(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_changes_that_undo_each_other_in_a_sum_are_noticed(dtype: torch.dtype) -> None:
-    tensor = some(dtype, 64)
+def test_changes_that_cancel_in_a_sum_are_detected(dtype: torch.dtype) -> None:
+    tensor = random_tensor(dtype, 64)
     swapped, flipped = tensor.clone(), tensor.clone()
     swapped[[3, 40]] = swapped[[40, 3]]
     flipped[[3, 40]] *= -1
     assert len({checksum(changed) for changed in (tensor, swapped, flipped, -tensor, tensor.flip(0))}) == 5
 
 
-def test_all_checksums_are_read_back_together() -> None:
+def test_all_checksums_are_read_back_in_one_copy() -> None:
     stage = ToyStage(ToySettings(width=16))
     guard = FrozenGuard(stage, optimiser_for(stage))
     with HostReads() as reads:
         guard.check(1)
-    # Weight and bias; the norm's weight and bias, its two statistics and how often it was asked.
+    # Weight and bias; the norm's weight and bias, its two statistics and its number of batches.
     assert reads.sizes == [7]
     assert not reads.sized
     twice = {"one": stage.head.weight, "the same": stage.head.weight}
@@ -135,5 +135,5 @@ def test_checkpoints_of_an_older_format_are_refused(tmp_path: Path) -> None:
     manifest = json.loads((written / "manifest.json").read_text())
     (written / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
     (folder / "model").rename(tmp_path / "model")
-    with pytest.raises(CheckpointError, match=r"anew with --restart \(.*step-000002 has format 1; .* reads format 2"):
+    with pytest.raises(CheckpointError, match=r"over with --restart \(.*step-000002 has format 1; .* reads format 2"):
         run(tmp_path, toy(steps=2))

@@ -1,4 +1,4 @@
-"""What a training step changes, and what it must not."""
+"""Training steps of SAMWISE: changed and frozen weights, gradients, clips of several videos and sentences."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_frozen_parts_stay_in_evaluation_mode() -> None:
         ("large", "large_hsa_cme", 5_466_178, 354_592_973),
     ],
 )
-def test_parameter_counts_of_the_published_sizes(preset: str, variant: str, trained: int, total: int) -> None:
+def test_parameter_counts_match_the_published_models(preset: str, variant: str, trained: int, total: int) -> None:
     with torch.device("meta"):
         model = Samwise(SAMWISE_PRESETS[preset])
     described = model.describe()
@@ -92,7 +92,7 @@ def test_parameter_counts_of_the_published_sizes(preset: str, variant: str, trai
 
 
 def test_gradients_flow_through_the_memory() -> None:
-    """The last frame's loss reaches what the first frame remembered."""
+    """The last frame's loss has a gradient in the first frame's memory."""
     model = micro_model().train()
     place = model.placement((96, 128))
     pixels = torch.stack([place.place(torch.from_numpy(f).permute(2, 0, 1)) for f in scene(3)]).unsqueeze(0)
@@ -107,7 +107,7 @@ def test_gradients_flow_through_the_memory() -> None:
 
 
 def clips(videos: int, frames: int) -> torch.Tensor:
-    """Placed frames of different videos (V, T, 3, S, S)."""
+    """Return placed frames of different videos (V, T, 3, S, S)."""
     place = micro_model().placement((96, 128))
     return torch.stack(
         [
@@ -117,21 +117,21 @@ def clips(videos: int, frames: int) -> torch.Tensor:
     )
 
 
-def test_several_sentences_about_each_of_several_videos() -> None:
-    """Sentences about a video are neighbours; the result is that of every sentence with a copy of its video."""
+def test_several_sentences_about_a_video_give_the_masks_of_a_copy_for_each() -> None:
+    """Sentences about one video are adjacent rows."""
     model = micro_model()
     pixels = clips(2, 3)
     padded = SHORT_CAPTION + [1] * (len(CAPTION) - len(SHORT_CAPTION))
     ids = torch.tensor([CAPTION, padded, padded, CAPTION])
     with torch.no_grad():
-        together = model(pixels, ids).mask_logits
+        shared = model(pixels, ids).mask_logits
         copied = model(pixels.repeat_interleave(2, dim=0), ids).mask_logits
-    torch.testing.assert_close(together, copied)
-    assert not torch.allclose(together[0], together[3])
+    torch.testing.assert_close(shared, copied)
+    assert not torch.allclose(shared[0], shared[3])
 
 
 def test_chunks_share_one_memory() -> None:
-    """What the adapters see at once changes the result; with one frame a chunk it is that of a session's steps."""
+    """Chunks of one frame give the masks of a session's steps; longer chunks give others."""
     model = micro_model()
     pixels = clips(1, 4)
     ids = torch.tensor([CAPTION])
@@ -142,13 +142,13 @@ def test_chunks_share_one_memory() -> None:
     track = model.begin_tokens(CAPTION)
     place = model.placement((96, 128))
     for time in range(4):
-        (answer,) = model.segment_clip(pixels[0, time : time + 1], [track], [place])
-        torch.testing.assert_close(answer.mask_logits[0], steps[0, time])
+        (prediction,) = model.segment_clip(pixels[0, time : time + 1], [track], [place])
+        torch.testing.assert_close(prediction.mask_logits[0], steps[0, time])
 
 
 @pytest.mark.parametrize("part", ["text_to_visual", "visual_to_text"])
-def test_half_an_adapter(part: str) -> None:
-    """Each direction of an adapter can be left out: its tokens then pass unchanged, and nothing in it learns."""
+def test_each_direction_of_an_adapter_can_be_left_out(part: str) -> None:
+    """The tokens of a missing direction pass unchanged: the adapter adds nothing to them."""
     model = micro_model(**{part: False}).train()
     vision, text = torch.rand(2, 16, 16, 32), torch.rand(1, 5, 32)
     adapted = model.adapters[0](vision, text, 2)
@@ -156,22 +156,22 @@ def test_half_an_adapter(part: str) -> None:
     assert bool(adapted.text.any()) == (part != "visual_to_text")
 
 
-def test_the_cme_can_be_made_to_fire_always() -> None:
-    """The paper's ablation: whenever the CME looks, it switches."""
+def test_the_cme_can_be_set_to_switch_at_every_decision() -> None:
+    """This is an ablation of the paper."""
     pixels = clips(1, 8)
-    fired = {}
+    switched = {}
     for decision in ("learned", "always"):
         model = micro_model(cme_decision=decision)
         with torch.no_grad():
-            model.cme.head.bias.copy_(torch.tensor([100.0, 0.0]))  # it never wants to
+            model.cme.head.bias.copy_(torch.tensor([100.0, 0.0]))  # the learned decision is never to switch
         track = model.begin_tokens(CAPTION)
-        answers = model.segment_clip(pixels[0], [track], [model.placement((96, 128))] * 8)
-        fired[decision] = [bool(answer.switched[0]) for answer in answers]
-    assert not any(fired["learned"])
-    assert fired["always"] == [False] * 5 + [True, False, False]
+        predictions = model.segment_clip(pixels[0], [track], [model.placement((96, 128))] * 8)
+        switched[decision] = [bool(prediction.switched[0]) for prediction in predictions]
+    assert not any(switched["learned"])
+    assert switched["always"] == [False] * 5 + [True, False, False]
 
 
-def test_nothing_is_remembered_that_no_frame_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_frame_of_a_training_clip_is_not_written_to_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model = micro_model()
     written: list[int] = []
     remember = Sam2Tracker.remember
@@ -188,12 +188,12 @@ def test_nothing_is_remembered_that_no_frame_reads(monkeypatch: pytest.MonkeyPat
     assert written == [1, 1]  # an image needs no memory
 
 
-def test_padding_is_not_read_where_no_gradients_are_wanted() -> None:
-    """As in validation: what a track keeps of its sentence must not depend on how long other sentences are."""
+def test_padding_does_not_change_the_masks_with_or_without_gradients() -> None:
+    """A track's state must not depend on the length of other sentences."""
     model = micro_model().double()
     pixels = torch.rand(1, 2, 3, model.image_size, model.image_size, dtype=torch.float64)
     padded = torch.tensor([SHORT_CAPTION + [model.pad] * 4])
     with torch.no_grad():
-        alone, among = (model(pixels, ids).mask_logits for ids in (torch.tensor([SHORT_CAPTION]), padded))
-    torch.testing.assert_close(among, alone)
+        alone, with_padding = (model(pixels, ids).mask_logits for ids in (torch.tensor([SHORT_CAPTION]), padded))
+    torch.testing.assert_close(with_padding, alone)
     torch.testing.assert_close(model(pixels, padded).mask_logits.detach(), alone)

@@ -1,4 +1,4 @@
-"""Worker processes that draw samples: what they are sent, how they start, and that they draw what one process draws."""
+"""Data workers: pickled sources, start methods, signals, and the same samples as in one process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from refervos.sam2.config import Sam2Config
 from refervos.text.encoder import TextConfig
 from refervos.text.t5 import T5Config
 from refervos.training import sampler
-from refervos.training.sampler import ShareSampler, batches_of, drawn, start_method
+from refervos.training.sampler import ShareSampler, iterate_batches, make_loader, start_method
 from refervos.training.stage import TRAIN, Key, SampleSource, Stage
 from refervos.training.stages.clip_sources import BenchmarkClips, BenchmarkSource
 from refervos.training.stages.language import LanguageSettings, LanguageStage
@@ -47,7 +47,7 @@ KEY = (3, 0, TRAIN)
 
 
 def samwise() -> Any:
-    """The configuration and the folder of the miniature."""
+    """Return the configuration and the folder of the miniature."""
     return replace(load(device="cpu").config), {"model": MINIATURE_FOLDER}
 
 
@@ -107,13 +107,13 @@ STAGES: dict[str, Callable[[Path], Stage]] = {
 def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stage]:
     made = {name: make(tmp_path_factory.mktemp(name)) for name, make in STAGES.items()}
     for stage in made.values():
-        stage.expect(2, 0)
+        stage.prepare_data(2, 0)
     return made
 
 
 @dataclass(frozen=True)
 class Square:
-    """Places frames as a model of this image size does."""
+    """Placement of a model with this image size."""
 
     side: int
 
@@ -122,7 +122,7 @@ class Square:
 
 
 class WeightsFound(pickle.Pickler):
-    """Pickles, and notes every parameter on the way."""
+    """Pickler that records the shape of every parameter."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
@@ -137,10 +137,10 @@ class WeightsFound(pickle.Pickler):
 @pytest.mark.parametrize("name", STAGES)
 def test_workers_are_sent_no_weights(name: str, stages: dict[str, Stage]) -> None:
     stage = stages[name]
-    loader = batches_of(stage.source(), KEY, ShareSampler(range(2), 2), workers=1, device=CPU)
+    loader = make_loader(stage.source(), KEY, ShareSampler(range(2), 2), workers=1, device=CPU)
     file = io.BytesIO()
     pickler = WeightsFound(file)
-    pickler.dump((loader.dataset, loader.collate_fn))  # what a process that is not forked is sent
+    pickler.dump((loader.dataset, loader.collate_fn))  # sent to a process that is not forked
     weights = sum(parameter.numel() * parameter.element_size() for parameter in stage.parameters())
     assert pickler.weights == []
     assert file.tell() < weights / 8, (file.tell(), weights)
@@ -150,25 +150,25 @@ def test_workers_are_sent_no_weights(name: str, stages: dict[str, Stage]) -> Non
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_every_data_set_can_be_sent(name: str, tmp_path: Path) -> None:
+def test_clips_of_every_data_set_can_be_pickled(name: str, tmp_path: Path) -> None:
     split, write = WRITERS[name]
     write(tmp_path)
     source = BenchmarkSource(name, str(tmp_path), split)
     clips = BenchmarkClips([source.open()], batch=2, stride=2, placement=Square(64).place)
-    drawn = clips.draw(0, 0, KEY, 2, 1)
+    once = clips.draw(0, 0, KEY, 2, 1)
     again = pickle.loads(pickle.dumps(clips)).draw(0, 0, KEY, 2, 1)
-    assert same(vars(drawn), vars(again))
+    assert same(vars(once), vars(again))
 
 
 @dataclass(frozen=True)
-class Together(SampleSource):
-    """All sources at once, so that one process can be asked for all."""
+class CombinedSource(SampleSource):
+    """All sources in one, so that one worker process serves them all."""
 
     sources: Mapping[str, SampleSource]
 
     def draw(self, step: int, index: int, key: Key) -> dict[str, Any]:
-        found = {name: source.draw(step, index, key) for name, source in self.sources.items()}
-        return found | {"process": multiprocessing.current_process().name}
+        samples = {name: source.draw(step, index, key) for name, source in self.sources.items()}
+        return samples | {"process": multiprocessing.current_process().name}
 
     def collate(self, samples: list[Any]) -> dict[str, Any]:
         batch = {name: source.collate([sample[name] for sample in samples]) for name, source in self.sources.items()}
@@ -176,7 +176,7 @@ class Together(SampleSource):
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two batches are the same, to the last bit."""
+    """Compare two batches bit by bit."""
     if isinstance(one, Tensor):
         return one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, Mapping):
@@ -187,39 +187,39 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"] if sys.platform == "linux" else ["spawn"])
-def test_processes_of_their_own_draw_the_same(
+def test_worker_processes_draw_the_samples_of_one_process(
     method: str, stages: dict[str, Stage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = Together({name: stage.source() for name, stage in stages.items()})
-    asked = ShareSampler(range(3, 5), 4, accumulate=2)
-    here = list(batches_of(source, KEY, asked, workers=0, device=CPU))
+    source = CombinedSource({name: stage.source() for name, stage in stages.items()})
+    share = ShareSampler(range(3, 5), 4, accumulate=2)
+    own = list(make_loader(source, KEY, share, workers=0, device=CPU))
     monkeypatch.setattr(sampler, "start_method", lambda device: method)
-    there = list(batches_of(source, KEY, asked, workers=1, device=CPU))
-    assert {name for batch in here for name in batch.pop("process")} == {"MainProcess"}
-    assert "MainProcess" not in {name for batch in there for name in batch.pop("process")}
-    assert len(here) == len(there) == 4
-    assert all(map(same, here, there))
-    assert not same(here[0], here[1])
+    from_worker = list(make_loader(source, KEY, share, workers=1, device=CPU))
+    assert {name for batch in own for name in batch.pop("process")} == {"MainProcess"}
+    assert "MainProcess" not in {name for batch in from_worker for name in batch.pop("process")}
+    assert len(own) == len(from_worker) == 4
+    assert all(map(same, own, from_worker))
+    assert not same(own[0], own[1])
 
 
-def test_training_with_processes_of_their_own_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(tmp_path / "one", toy(steps=4, validate_every=2))
+def test_training_with_worker_processes_gives_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "one", toy(steps=2, validate_every=2))
     monkeypatch.setattr(sampler, "start_method", lambda device: "spawn")
-    run(tmp_path / "two", toy(steps=4, validate_every=2, workers=1))
+    run(tmp_path / "two", toy(steps=2, validate_every=2, workers=1))
     assert_same_result(tmp_path / "one" / "toy", tmp_path / "two" / "toy")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has what is copied here")
-def test_what_is_copied_has_imported_what_draws(stages: dict[str, Stage], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a fork server")
+def test_the_fork_server_preloads_the_source(stages: dict[str, Stage], monkeypatch: pytest.MonkeyPatch) -> None:
     preloaded: list[str] = []
     server: Any = multiprocessing.get_context("forkserver")
     monkeypatch.setattr(type(server), "set_forkserver_preload", lambda self, modules: preloaded.extend(modules))
     for device in ("cpu", "cuda"):
-        batches_of(stages["sam"].source(), KEY, ShareSampler(range(1), 2), workers=1, device=torch.device(device))
+        make_loader(stages["sam"].source(), KEY, ShareSampler(range(1), 2), workers=1, device=torch.device(device))
     assert preloaded == ["refervos.training.stages.prompt_stage"]
 
 
-def test_processes_are_forked_only_where_no_gpu_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_are_forked_only_if_no_gpu_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     found = [start_method(torch.device(name)) for name in ("cpu", "cuda:1", "xpu")]
     assert found == ["fork", "forkserver", "forkserver"]
@@ -230,16 +230,16 @@ def test_processes_are_forked_only_where_no_gpu_is_in_use(monkeypatch: pytest.Mo
         assert {start_method(torch.device(name)) for name in ("cpu", "cuda", "mps")} == {"spawn"}
 
 
-def test_the_loader_starts_processes_that_way(stages: dict[str, Stage]) -> None:
+def test_the_loader_uses_the_start_method(stages: dict[str, Stage]) -> None:
     for workers, method in ((1, start_method(CPU)), (0, None)):
-        loader = batches_of(stages["sam"].source(), KEY, ShareSampler(range(1), 2), workers=workers, device=CPU)
+        loader = make_loader(stages["sam"].source(), KEY, ShareSampler(range(1), 2), workers=workers, device=CPU)
         context = loader.multiprocessing_context
         assert (None if context is None else context.get_start_method()) == method
 
 
 @dataclass(frozen=True)
-class Unreadable(SampleSource):
-    """Cannot draw one of its samples."""
+class UnreadableSource(SampleSource):
+    """Source that cannot draw the samples of one step."""
 
     which: int
 
@@ -252,42 +252,42 @@ class Unreadable(SampleSource):
         return samples
 
 
-def asked(source: SampleSource, workers: int) -> Any:
-    return batches_of(source, KEY, ShareSampler(range(8), 2), workers=workers, device=CPU)
+def loader_of(source: SampleSource, workers: int) -> Any:
+    return make_loader(source, KEY, ShareSampler(range(8), 2), workers=workers, device=CPU)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_a_sample_that_cannot_be_drawn_is_one_sentence_and_no_worker_stays(workers: int) -> None:
+def test_a_sample_that_cannot_be_drawn_raises_its_error_and_no_worker_stays(workers: int) -> None:
     found: list[Any] = []
 
     def draw_all() -> None:
-        with drawn(asked(Unreadable(3), workers)) as batches:
+        with iterate_batches(loader_of(UnreadableSource(3), workers)) as batches:
             assert len(multiprocessing.active_children()) == workers
             found.extend(batches)
 
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as caught:
         draw_all()
-    assert str(told.value) == "clip/00001.jpg is no image that can be read."
+    assert str(caught.value) == "clip/00001.jpg is no image that can be read."
     assert found == [[0, 0], [1, 1], [2, 2]]
     assert multiprocessing.active_children() == []
 
 
 def test_no_worker_stays_when_the_trainer_stops_early() -> None:
-    with drawn(asked(Unreadable(-1), 2)) as batches:
+    with iterate_batches(loader_of(UnreadableSource(-1), 2)) as batches:
         assert next(batches) == [0, 0]
     assert multiprocessing.active_children() == []
 
 
 class UnreadableStage(ToyStage):
-    """Learns until a picture cannot be read."""
+    """Toy stage whose first image cannot be read."""
 
     def source(self) -> Any:
-        return Unreadable(0)
+        return UnreadableSource(0)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_training_ends_at_once_with_a_sentence(workers: int, tmp_path: Path) -> None:
-    """In a process of its own: what hung was its end."""
+def test_the_command_ends_at_once_when_a_sample_cannot_be_read(workers: int, tmp_path: Path) -> None:
+    """A separate process, because it once hung at its exit."""
     recipe = toy(steps=4, stage="test_training_workers:UnreadableStage", workers=workers)
     (tmp_path / "recipe.yaml").write_text(json.dumps({"name": "cut", "stages": [recipe]}))
     command = [sys.executable, "-m", "refervos", "train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "out")]
@@ -297,29 +297,29 @@ def test_training_ends_at_once_with_a_sentence(workers: int, tmp_path: Path) -> 
     assert done.stderr == "refervos: clip/00001.jpg is no image that can be read.\n"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
-def test_workers_end_a_while_after_they_are_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampler, "GRACE", 0.5)
-    told: list[float] = []
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked only on Linux")
+def test_workers_end_after_a_grace_period_on_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler, "GRACE_PERIOD", 0.5)
+    signalled: list[float] = []
 
     def draw_all() -> None:
-        with drawn(waiting()) as batches:
+        with iterate_batches(waiting()) as batches:
             assert next(batches) == [0, 0]
             (worker,) = multiprocessing.active_children()
             os.kill(worker.pid or 0, signal.SIGTERM)
-            told.append(time.monotonic())
-            assert next(batches) == [1, 1]  # it goes on for now: the trainer may have been told, too
+            signalled.append(time.monotonic())
+            assert next(batches) == [1, 1]  # it continues for now: the trainer may have got the signal, too
             time.sleep(20)
 
-    with pytest.raises(TrainingError, match="a process that draws samples was lost"):
+    with pytest.raises(TrainingError, match="a data worker process was lost"):
         draw_all()
-    assert 0.4 < time.monotonic() - told[0] < 15
+    assert 0.4 < time.monotonic() - signalled[0] < 15
 
 
 @pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 1), (signal.SIGTERM, 2)])
-def test_a_lost_worker_is_told_whatever_the_trainer_does(number: int, times: int) -> None:
+def test_a_lost_worker_is_reported_even_while_the_trainer_sleeps(number: int, times: int) -> None:
     def draw_some() -> None:
-        with drawn(waiting()) as batches:
+        with iterate_batches(waiting()) as batches:
             next(batches)
             (worker,) = multiprocessing.active_children()
             for _ in range(times):
@@ -327,10 +327,12 @@ def test_a_lost_worker_is_told_whatever_the_trainer_does(number: int, times: int
                 time.sleep(0.5)
             time.sleep(20)
 
-    with pytest.raises(TrainingError, match=r"lost \(DataLoader worker .* is killed by .*\); .* fewer workers"):
+    with pytest.raises(
+        TrainingError, match=r"lost \(DataLoader worker .* is killed by .*\); .* set fewer in the recipe"
+    ):
         draw_some()
     assert multiprocessing.active_children() == []
 
 
 def waiting() -> Any:
-    return batches_of(Unreadable(-1), KEY, ShareSampler(range(1000), 2), workers=1, device=CPU)
+    return make_loader(UnreadableSource(-1), KEY, ShareSampler(range(1000), 2), workers=1, device=CPU)

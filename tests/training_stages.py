@@ -1,4 +1,4 @@
-"""A small stage that has everything the trainer must care for: batch norm, dropout, a frozen part, varying counts."""
+"""A small stage with everything the trainer must handle: batch norm, dropout, a frozen part, varying counts."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from refervos.training.stage import TRAIN, Key, SampleSource, Stage
 
 @dataclass(frozen=True)
 class ToySettings:
-    """What the toy's recipes may say.
+    """Settings of the toy stage.
 
     Attributes:
         width: Channels.
-        norm: Whether there is a batch norm.
-        dropout: Chance of dropout.
-        counted: Whether the loss is a mean over pixels that count, whose number varies.
-        leak: What is wrong with the frozen part: nothing; a "parameter" or a "buffer" of it changes; a parameter is
-            "trainable", or given to the "optimiser".
-        nan_at: Step whose samples are not numbers.
-        kill_at: Step whose samples end the process, once.
+        norm: Use a batch norm.
+        dropout: Dropout probability.
+        counted: Average the loss over selected pixels only, whose number varies.
+        leak: Fault of the frozen part: none; a "parameter" or a "buffer" of it changes; a parameter is "trainable", or
+            given to the "optimiser".
+        nan_at: Step whose samples are NaN.
+        kill_at: Step whose samples signal the process, if ``TOY_KILL`` names a signal.
     """
 
     width: int = 4
@@ -43,7 +43,7 @@ class ToySettings:
 
 
 class ToyModel(nn.Module):
-    """Blurs an image; how, is learnt."""
+    """Convolutions that learn to blur an image."""
 
     def __init__(self, settings: ToySettings) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class ToyModel(nn.Module):
             nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width)
         ).requires_grad_(False)
         self.learns = nn.Sequential(
-            # Without a bias: a batch norm takes it out again, so it would learn nothing but rounding errors.
+            # No bias: a batch norm subtracts it again, so it would only learn rounding errors.
             nn.Conv2d(width, width, 3, padding=1, bias=not settings.norm),
             nn.BatchNorm2d(width) if settings.norm else nn.Identity(),
             nn.ReLU(),
@@ -74,7 +74,7 @@ class ToyModel(nn.Module):
 
 @dataclass(frozen=True)
 class ToySource(SampleSource):
-    """Images of random numbers."""
+    """Source of random images."""
 
     settings: ToySettings
 
@@ -91,7 +91,7 @@ class ToySource(SampleSource):
 
 
 class ToyStage(Stage):
-    """Learns to blur."""
+    """Stage that learns to blur images."""
 
     name = "toy"
     Settings = ToySettings
@@ -130,8 +130,8 @@ class ToyStage(Stage):
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         image = batch["image"]
-        wanted = nn.functional.avg_pool2d(image, 3, 1, 1)
-        error = (self.head(self.model(image, batch["more"])) - wanted).square()
+        target = nn.functional.avg_pool2d(image, 3, 1, 1)
+        error = (self.head(self.model(image, batch["more"])) - target).square()
         if self.settings.leak == "parameter" and self.training:
             next(self.model.frozen.parameters()).data += 1e-3
         if self.settings.counted:

@@ -106,9 +106,9 @@ def make_step(
     Returns:
         Seconds, loss, and norm of the gradient before it was clipped.
     """
-    from refervos.training.sampler import moved
+    from refervos.training.sampler import to_device
 
-    batches = [moved(random_batch(stage, at_once), torch.device(device)) for _ in range(portions)]
+    batches = [to_device(random_batch(stage, at_once), torch.device(device)) for _ in range(portions)]
     begun = time.perf_counter()
     loss = torch.zeros((), device=device)
     for batch in batches:

@@ -31,7 +31,7 @@ def train(
     Example: `refervos train recipes/miniature.yaml`, or on several GPUs
     `accelerate launch -m refervos train recipes/miniature.yaml`
     """
-    from refervos.training.distributed import leave_processes
+    from refervos.training.distributed import destroy_process_group
     from refervos.training.recipe import read_recipe
     from refervos.training.trainer import train as run
 
@@ -43,6 +43,6 @@ def train(
         run(read, folder, stages=stage, restart=restart, steps=steps, minutes=minutes, show_progress=show)
     except KeyboardInterrupt as stopped:
         typer.echo(f"refervos: {stopped}" if str(stopped) else "refervos: stopped", err=True)
-        leave_processes()
+        destroy_process_group()
         raise typer.Exit(130) from stopped
-    leave_processes()
+    destroy_process_group()

@@ -1,1 +1,1 @@
-"""What training needs: losses, and what each decision should have been."""
+"""Training: recipes, the trainer, losses and the stages that it trains."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: complete or absent, verified when read, and loaded without executing anything in them.
+"""Checkpoints of a run: written whole or not at all, verified when read, and loaded without executing code.
 
 A checkpoint is a folder ``step-000200`` with ``state.pt`` (read by ``torch.load(weights_only=True)``) and
 ``manifest.json`` (its SHA-256).
@@ -25,7 +25,7 @@ from refervos.files.writing import atomic_folder, write_error
 STATE = "state.pt"
 MANIFEST = "manifest.json"
 FORMAT = 2
-"""1 had other checksums of the frozen weights."""
+"""Version of the layout. Version 1 used other checksums of the frozen weights."""
 PREFIX = "step-"
 
 
@@ -34,17 +34,17 @@ def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: in
 
     Args:
         folder: Holds the checkpoints of one stage.
-        step: Optimiser steps made.
+        step: Number of optimiser steps made.
         state: Tensors and plain values, nested in dicts, lists and tuples.
-        keep: How many checkpoints remain.
+        keep: Number of checkpoints to keep.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        CheckpointError: When it cannot be written; earlier checkpoints are still there.
+        CheckpointError: When it cannot be written; earlier checkpoints are kept.
     """
-    target = folder / f"{PREFIX}{step:06d}"  # there already where a run went on from an older checkpoint
+    target = folder / f"{PREFIX}{step:06d}"  # exists already if the run resumed from an older checkpoint
     try:
         with atomic_folder(target, error=CheckpointError) as staged:
             with (staged / STATE).open("wb") as file:
@@ -54,7 +54,7 @@ def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: in
             with (staged / MANIFEST).open("w", encoding="utf-8") as text:
                 json.dump(manifest, text)
                 _to_disk(text)
-    except RuntimeError as error:  # as which torch reports a full disk
+    except RuntimeError as error:  # torch reports a full disk like this
         raise write_error(target, error, CheckpointError) from error
     for old in checkpoints_in(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
@@ -62,22 +62,22 @@ def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: in
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
+    """List the complete checkpoints in a folder, oldest first."""
     found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit() and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)))
 
 
 def read_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """Read the newest checkpoint that is intact.
+    """Read the newest intact checkpoint.
 
-    A damaged one is reported and passed over: the steps since the one before it are made again.
+    Damaged ones are reported and skipped; the steps since the last intact one are then repeated.
 
     Args:
         folder: Holds the checkpoints of one stage.
-        warn: Gets a sentence about each damaged one.
+        warn: Called with a sentence about each damaged checkpoint.
 
     Returns:
-        What was saved, or None when there is no checkpoint.
+        The saved state, or None when there is no checkpoint.
 
     Raises:
         CheckpointError: When there are checkpoints and all are damaged, or of another format.
@@ -87,12 +87,12 @@ def read_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | N
         try:
             return read_checkpoint(path)
         except CheckpointError as error:
-            warn(f"{error} It is passed over.")
+            warn(f"{error} It is skipped.")
             reasons.append(str(error))
     if reasons:
         raise CheckpointError(
-            f"no checkpoint in {folder} can be gone on from; start the stage anew with --restart "
-            f"(of the newest: {reasons[0].removesuffix('.')})."
+            f"no checkpoint in {folder} can be resumed from; start the stage over with --restart "
+            f"(the newest: {reasons[0].removesuffix('.')})."
         )
     return None
 
@@ -104,7 +104,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         path: Its folder.
 
     Returns:
-        What was saved, tensors on the CPU.
+        The saved state, with tensors on the CPU.
 
     Raises:
         CheckpointError: When it is incomplete, damaged or of an unknown format.
@@ -120,7 +120,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if version != FORMAT:
         raise CheckpointError(f"the checkpoint {path} has format {version}; this version reads format {FORMAT}.")
     try:
-        # Not mapped into memory as model weights are: the file may be removed while the run goes on.
+        # Not memory-mapped as model weights are: the file may be removed while the run continues.
         state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
     except Exception as error:
         raise unreadable_error(path / STATE, error) from error
@@ -133,7 +133,7 @@ def _sha256(path: Path) -> str:
 
 
 def _to_disk(file: Any) -> None:
-    """The rename must not reach the disk before the contents."""
+    """Flush a file to disk, so that its rename never gets there before its contents."""
     file.flush()
     os.fsync(file.fileno())
 
@@ -142,7 +142,7 @@ def _to_disk(file: Any) -> None:
 
 
 def seed_random(*numbers: int) -> None:
-    """Seed Python's, NumPy's and torch's generators, on all devices, from numbers that say what for."""
+    """Seed Python's, NumPy's and torch's generators, on all devices, from a tuple of numbers."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)
@@ -150,7 +150,7 @@ def seed_random(*numbers: int) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """States of Python's, NumPy's and torch's generators in this process, as tensors and plain values."""
+    """Return the states of Python's, NumPy's and torch's generators in this process, as tensors and plain values."""
     gpu = _gpu()
     numpy: dict[str, Any] = np.random.get_state(legacy=False)
     return {
@@ -162,14 +162,14 @@ def random_state() -> dict[str, Any]:
             "gauss": float(numpy["gauss"]),
         },
         "torch": torch.get_rng_state(),
-        # Of this process's GPU alone: asking the others would set each of them up, in each process.
+        # Only of this process's GPU: querying the others would initialise each of them in every process.
         "gpu": None if gpu is None else gpu.get_rng_state(),
         "gpu_kind": None if gpu is None else gpu.__name__,
     }
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Set the generators to what ``random_state`` returned."""
+    """Set the generators to a state from ``random_state``."""
     random.setstate(state["python"])
     numpy = state["numpy"]
     np.random.set_state(
@@ -187,7 +187,7 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 
 
 def _gpu() -> Any:
-    """The module of torch for this machine's kind of GPU, such as ``torch.cuda``; None where there is none in use."""
+    """Return torch's module for this machine's kind of GPU, such as ``torch.cuda``; None if no GPU is in use."""
     if not torch.accelerator.is_available():
         return None
     kind = torch.accelerator.current_accelerator()

@@ -1,4 +1,4 @@
-"""Between the processor and the device that trains, whichever kind it is."""
+"""Helpers for the training device, whatever its kind."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 def read_back(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Copy small tensors from their device together, so that its work is waited for once.
+    """Copy small tensors to the CPU in one transfer, with a single synchronisation.
 
     Args:
-        tensors: On one device, of any shapes and types.
+        tensors: Tensors of any shapes and types on one device.
 
     Returns:
-        The same on the CPU, in float32 or, where one of them is, in float64.
+        The same values on the CPU, in float32, or in float64 if any of them has it.
     """
     if not tensors:
         return []
@@ -27,8 +27,8 @@ def read_back(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def device_name(device: torch.device) -> str:
-    """What a person calls a device: ``cpu``, or the GPU's name."""
+    """Return a readable name of a device: ``cpu``, or the GPU's name."""
     if device.type == "mps":
         return "Apple GPU (mps)"
-    tell = getattr(getattr(torch, device.type, None), "get_device_name", None)  # as torch.cuda and torch.xpu have it
-    return device.type if tell is None else str(tell(device))
+    get_name = getattr(getattr(torch, device.type, None), "get_device_name", None)  # torch.cuda and torch.xpu have it
+    return device.type if get_name is None else str(get_name(device))

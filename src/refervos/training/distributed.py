@@ -1,7 +1,7 @@
-"""What several processes must compute together, so that they learn what one process would from the whole batch.
+"""Reductions over several processes, so that they learn what one process would from the whole batch.
 
-Everything here works with any backend (gloo on CPUs, NCCL on GPUs), and is plain arithmetic with one process.
-All processes must call these functions equally often and in the same order.
+All functions work with any backend (gloo on CPUs, NCCL on GPUs) and reduce to plain arithmetic with one process.
+All processes must call them equally often and in the same order.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 
 def make_accelerator(precision: str | None = None) -> Accelerator:
-    """Find devices and the other processes, as ``accelerate launch`` or ``torchrun`` set them up.
+    """Set up devices and the process group, as ``accelerate launch`` or ``torchrun`` configured them.
 
     Args:
-        precision: Mixed precision, ``no``, ``bf16`` or ``fp16``; None for what the launcher was told.
+        precision: Mixed precision, ``no``, ``bf16`` or ``fp16``; None for the launcher's setting.
 
     Returns:
         The accelerator.
 
     Raises:
-        TrainingError: When this machine or this trainer cannot do what is asked.
+        TrainingError: When this machine or this trainer does not support the requested setup.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedType
 
-    # Precision belongs to a stage, but accelerate keeps it for the whole program unless told to forget it.
+    # Precision belongs to a stage, but accelerate keeps it for the whole program unless its state is reset.
     AcceleratorState._reset_state()
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    # Several processes on CPUs must be told so, else each would believe to be alone. Those of a Mac share its CPU, too:
-    # there is nothing with which its GPU could add up their gradients.
+    # Without cpu=True accelerate starts each of several CPU ranks as a single-process run. On a Mac several processes
+    # train on the CPU, too: no backend can all-reduce gradients on its GPU.
     gpu = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     try:
         accelerator = Accelerator(
@@ -57,7 +57,8 @@ def make_accelerator(precision: str | None = None) -> Accelerator:
             "so choose plain multi-GPU in 'accelerate config'."
         )
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise TrainingError("fp16 needs a GPU; on a CPU choose the precision bf16 or no.")  # accelerate takes float32
+        # accelerate would silently use float32
+        raise TrainingError("fp16 needs a GPU; on a CPU choose the precision bf16 or no.")
     if accelerator.num_processes != launched:
         raise TrainingError(
             f"{launched} processes were launched, but accelerate sees {accelerator.num_processes}; "
@@ -66,19 +67,19 @@ def make_accelerator(precision: str | None = None) -> Accelerator:
     return accelerator
 
 
-def leave_processes() -> None:
-    """Take leave of the other processes at the end of a program, if there are any."""
+def destroy_process_group() -> None:
+    """Destroy the process group at the end of a program, if there is one."""
     if process_count() > 1:
         dist.destroy_process_group()
 
 
 def process_count() -> int:
-    """Number of training processes."""
+    """Return the number of training processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes, in the gradient too: each process's part reaches every loss."""
+    """Sum of a tensor over all processes whose gradient is also summed: each process's part reaches every loss."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -97,11 +98,11 @@ def sum_over_processes(value: Tensor) -> Tensor:
     """Sum a tensor over all processes, differentiably.
 
     Args:
-        value: Of the same shape in each process.
+        value: A tensor of the same shape in each process.
 
     Returns:
-        The sum, the same in each process. Its gradient is that of the sum of all processes' losses; averaged as DDP
-        averages gradients, that is the gradient of their mean.
+        The sum, the same in each process. Its gradient is that of the sum of all processes' losses, which DDP's
+        averaging turns into the gradient of their mean.
     """
     if process_count() == 1:
         return value
@@ -110,41 +111,41 @@ def sum_over_processes(value: Tensor) -> Tensor:
 
 
 def mean_over_processes(total: Tensor, count: Tensor) -> Tensor:
-    """A mean over something whose number varies between processes, such as visible objects.
+    """Average over items whose number varies between processes, such as visible objects.
 
-    With accumulated batches it is still a mean over each batch by itself.
+    With gradient accumulation each accumulated batch has its own mean.
 
     Args:
-        total: A scalar, the sum over this process's items. Without any it must still be computed from the model's
-            outputs (times zero), for DDP needs a gradient from every process.
-        count: A scalar, how many there are (or the sum of their weights).
+        total: A scalar, the sum over this process's items. Without items it must still be computed from the model's
+            outputs (times zero), because DDP needs a gradient from every process.
+        count: A scalar, the number of items (or the sum of their weights).
 
     Returns:
-        A scalar: its value is the mean over the items of all processes, its gradient is such that the average over
-        processes, which DDP takes, is the gradient of that mean. Zero when there are no items anywhere.
+        A scalar whose value is the mean over the items of all processes. DDP's average of its gradients over processes
+        is the gradient of that mean. Zero when no process has items.
     """
-    total = total.to(torch.promote_types(total.dtype, torch.float32))  # counts are soon too large for half precision
+    total = total.to(torch.promote_types(total.dtype, torch.float32))  # counts easily exceed half precision
     count = count.detach().to(total.dtype)
     least = torch.finfo(total.dtype).tiny
     processes = process_count()
     if processes == 1:
         return total / count.clamp(min=least)
-    both = torch.stack([total.detach(), count])
-    dist.all_reduce(both)
-    everything, items = both[0], both[1].clamp(min=least)
-    mine = total * (processes / items)
-    return mine + (everything / items - mine).detach()
+    sums = torch.stack([total.detach(), count])
+    dist.all_reduce(sums)
+    global_total, items = sums[0], sums[1].clamp(min=least)
+    own = total * (processes / items)
+    return own + (global_total / items - own).detach()
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` whose statistics in training mode come from the batches of all processes.
+    """``nn.BatchNorm2d`` whose training statistics come from the batches of all processes.
 
-    For CPUs, which torch's own ``SyncBatchNorm`` refuses. Names in the state dict and behaviour with one process are
-    those of ``nn.BatchNorm2d``.
+    Runs on CPUs, which torch's own ``SyncBatchNorm`` does not support. Names in the state dict and behaviour with one
+    process are those of ``nn.BatchNorm2d``.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise.
+        """Normalise a batch.
 
         Args:
             input: (N, C, H, W); N, H and W may differ between processes.
@@ -154,24 +155,24 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         """
         if process_count() == 1 or not (self.training or self.running_mean is None):
             return super().forward(input)
-        # At least float32, whatever autocast says: these are sums over many pixels.
+        # At least float32, even under autocast: these are sums over many pixels.
         pixels = input.to(torch.promote_types(input.dtype, torch.float32))
         count = torch.full((1,), pixels.numel() / pixels.shape[1], dtype=pixels.dtype, device=pixels.device)
         sums = sum_over_processes(torch.cat([pixels.sum((0, 2, 3)), count]))
         total = sums[-1].detach()
         mean = sums[:-1] / total
         centred = pixels - mean[:, None, None]
-        # A second round rather than the mean of squares, which loses its digits where the mean is large.
+        # A second all-reduce instead of the mean of squares, which loses precision where the mean is large.
         variance = sum_over_processes(centred.square().sum((0, 2, 3))) / total
         if self.training and self.track_running_stats:
-            self._remember(mean.detach(), variance.detach() * total / (total - 1))
+            self._update_running_statistics(mean.detach(), variance.detach() * total / (total - 1))
         scaled = centred * torch.rsqrt(variance + self.eps)[:, None, None]
         if self.affine:
             scaled = scaled * self.weight[:, None, None] + self.bias[:, None, None]
         return scaled.to(input.dtype)
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
         """Update the running statistics as ``nn.BatchNorm2d`` does; a momentum of None is a plain average."""
         assert self.running_mean is not None
         assert self.running_var is not None
@@ -183,11 +184,11 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every ``nn.BatchNorm2d`` by one that takes its statistics from all processes.
+    """Replace every ``nn.BatchNorm2d`` by one whose statistics come from all processes.
 
     Args:
         module: Changed in place; parameters and buffers stay the same objects.
-        device: Where it will be moved. On a CUDA GPU torch's own ``SyncBatchNorm`` takes over, whose kernels are fused.
+        device: Device the module will be moved to. On a CUDA GPU torch's own fused ``SyncBatchNorm`` is used.
 
     Returns:
         The module, or its replacement when it is itself a batch norm.

@@ -1,4 +1,4 @@
-"""Frozen means frozen: a guard that notices when a weight changes that must not."""
+"""Guard that detects changes of frozen weights."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from refervos.errors import TrainingError
 from refervos.training.stage import Stage
 
 WORD = 8
-"""Bytes that are mixed together, those of an int64."""
+"""Bytes mixed at a time, those of an int64."""
 
 WORDS_AT_ONCE = {"cpu": 2**15}
-"""How many words are mixed at once, so that they stay in a processor's cache; elsewhere ``WORDS_ON_DEVICE``."""
+"""Words mixed at once, few enough to stay in a processor's cache; on other devices ``WORDS_ON_DEVICE``."""
 
 WORDS_ON_DEVICE = 2**22
-"""Likewise on a GPU, where it bounds the memory that mixing takes (about 100 MB)."""
+"""Words mixed at once on a GPU, where they bound the memory used (about 100 MB)."""
 
-# Constants of SplitMix64 (Steele et al. 2014), as int64 has them.
+# Constants of SplitMix64 (Steele et al. 2014), as signed 64-bit integers.
 STRIDE, FIRST, SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 class FrozenGuard:
-    """Remembers what a stage's frozen parts held at the start.
+    """Checksums of a stage's frozen parts at the start of training.
 
     Args:
         stage: The stage.
-        optimiser: What updates it.
+        optimiser: The stage's optimiser.
 
     Attributes:
-        checksums: Of each frozen parameter and saved buffer, by its name in the stage's state dict.
+        checksums: Checksum of each frozen parameter and saved buffer, by its name in the stage's state dict.
 
     Raises:
-        TrainingError: When a frozen parameter requires gradients or is handed to the optimiser.
+        TrainingError: When a frozen parameter requires gradients or is given to the optimiser.
     """
 
     def __init__(self, stage: Stage, optimiser: torch.optim.Optimizer) -> None:
@@ -49,10 +49,10 @@ class FrozenGuard:
         self.checksums = checksums_of(frozen_tensors(stage))
 
     def check(self, step: int) -> None:
-        """Compare with what was there at the start.
+        """Compare the frozen parts with their checksums from the start.
 
         Args:
-            step: Steps made, for the error message.
+            step: Number of steps made, for the error message.
 
         Raises:
             TrainingError: Names the first tensor that changed: a parameter, or a buffer such as running statistics.
@@ -67,27 +67,27 @@ class FrozenGuard:
 
 
 def frozen_tensors(stage: Stage) -> dict[str, Tensor]:
-    """Parameters and saved buffers of the frozen parts, under every name that they have in the stage's state dict."""
+    """Return the frozen parts' parameters and saved buffers, under every name they have in the stage's state dict."""
     frozen = {id(tensor) for part in stage.frozen_parts() for tensor in part.state_dict(keep_vars=True).values()}
     return {name: tensor for name, tensor in stage.state_dict(keep_vars=True).items() if id(tensor) in frozen}
 
 
 def checksums_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Sum up the bits of tensors where they are, and read all sums back together.
+    """Compute checksums of tensors on their device and read them all back in one copy.
 
-    A tensor's sum is exact integer arithmetic, so it is the same on every device and whatever the memory layout. One
-    word that changes always changes it; several go unnoticed with a probability of about 2^-64.
+    A checksum is exact integer arithmetic, so it is the same on every device and for every memory layout. A change of
+    one word always changes it; changes of several go undetected with a probability of about 2^-64.
 
     Args:
-        tensors: Of any type, by name; all on one device.
+        tensors: Tensors of any type, by name; all on one device.
 
     Returns:
-        A number of 64 bits, with a sign, for each name.
+        A signed 64-bit integer for each name.
     """
     sums: dict[int, Tensor] = {}
     for tensor in tensors.values():
         if id(tensor) not in sums:  # the same tensor may have several names
-            sums[id(tensor)] = _sum_of_bits(tensor.detach())
+            sums[id(tensor)] = _checksum(tensor.detach())
     if not sums:
         return {}
     values = torch.stack(list(sums.values())).tolist()  # the only copy from the device
@@ -95,13 +95,13 @@ def checksums_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     return {name: found[id(tensor)] for name, tensor in tensors.items()}
 
 
-def _sum_of_bits(tensor: Tensor) -> Tensor:
+def _checksum(tensor: Tensor) -> Tensor:
     """Mix each word with its position and sum the results modulo 2^64.
 
-    Without the mixing, changes that undo each other in a sum, such as two signs that flip, would go unnoticed.
+    Without the mixing, changes that cancel in a sum, such as two flipped signs, would go undetected.
 
     Args:
-        tensor: Of any type and shape.
+        tensor: A tensor of any type and shape.
 
     Returns:
         A scalar, int64, on the tensor's device.
@@ -115,14 +115,14 @@ def _sum_of_bits(tensor: Tensor) -> Tensor:
     size = WORDS_AT_ONCE.get(words.device.type, WORDS_ON_DEVICE)
     total = torch.zeros((), dtype=torch.int64, device=words.device)
     for start in range(0, len(words), size):
-        some = words[start : start + size]
-        mixed = torch.arange(start + 1, start + 1 + len(some), device=words.device).mul_(STRIDE).add_(some)
+        chunk = words[start : start + size]
+        mixed = torch.arange(start + 1, start + 1 + len(chunk), device=words.device).mul_(STRIDE).add_(chunk)
         for shift, factor in ((30, FIRST), (27, SECOND)):
-            mixed.bitwise_xor_(_shifted(mixed, shift)).mul_(factor)
-        total += mixed.bitwise_xor_(_shifted(mixed, 31)).sum()
+            mixed.bitwise_xor_(_shift_right(mixed, shift)).mul_(factor)
+        total += mixed.bitwise_xor_(_shift_right(mixed, 31)).sum()
     return total
 
 
-def _shifted(words: Tensor, bits: int) -> Tensor:
-    """Shift to the right and fill up with zeros; torch fills up with the sign."""
+def _shift_right(words: Tensor, bits: int) -> Tensor:
+    """Shift right and fill with zeros; torch fills with the sign bit."""
     return (words >> bits).bitwise_and_(2 ** (64 - bits) - 1)

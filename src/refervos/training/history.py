@@ -1,4 +1,4 @@
-"""What was measured while training: a file of JSON lines, and running means between its rows."""
+"""Measurements of a training run: a file of JSON lines, and running means between its rows."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Row = dict[str, Any]
 
 
 class History:
-    """Rows in ``history.jsonl``: ``{"step": ..., "train": {...}}`` or ``{"step": ..., "validation": {...}}``.
+    """Rows of ``history.jsonl``: ``{"step": ..., "train": {...}}`` or ``{"step": ..., "validation": {...}}``.
 
     Args:
-        path: The file; what it holds is read.
-        upto: Rows of later steps are removed: the run goes on from an earlier checkpoint.
-        write: Whether to write; only one process does.
+        path: The file; rows that it holds already are read.
+        upto: Last step to keep; rows of later steps are removed, because the run resumes from an earlier checkpoint.
+        write: Whether to write the file; only one process does.
     """
 
     def __init__(self, path: Path, upto: int, *, write: bool = True) -> None:
@@ -34,7 +34,7 @@ class History:
         """Add a row.
 
         Args:
-            step: Steps made.
+            step: Number of steps made.
             kind: ``train`` or ``validation``.
             scalars: Values by name.
 
@@ -51,11 +51,11 @@ class History:
                 raise write_error(self.path, error, TrainingError) from error
 
     def of(self, kind: str) -> list[tuple[int, dict[str, float]]]:
-        """Steps and scalars of all rows of a kind."""
+        """Return the steps and scalars of all rows of a kind."""
         return [(row["step"], row[kind]) for row in self.rows if kind in row]
 
     def last(self, kind: str) -> dict[str, float]:
-        """Scalars of the last row of a kind, nothing when there is none."""
+        """Return the scalars of the last row of a kind; empty when there is none."""
         rows = self.of(kind)
         return rows[-1][1] if rows else {}
 
@@ -70,14 +70,14 @@ def _read(path: Path) -> Iterable[Row]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError):  # the last line of a killed run, or nothing that was written here
+        except (ValueError, RecursionError):  # the last line of a killed run, or a line not written by this class
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             yield row
 
 
 class Means:
-    """Means of named scalars; a name need not occur each time."""
+    """Running means of named scalars; a name need not occur at every step."""
 
     def __init__(self, sums: Mapping[str, Iterable[float]] | None = None) -> None:
         self._sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
@@ -90,15 +90,15 @@ class Means:
         self._sums[name][1] += 1
 
     def merge(self, other: Means) -> None:
-        """Add all values of other means, such as another process's."""
+        """Add all values of another instance, such as another process's."""
         for name, (total, count) in other.sums().items():
             self._sums[name][0] += total
             self._sums[name][1] += count
 
     def sums(self) -> dict[str, list[float]]:
-        """Sums and counts by name: all there is to know."""
+        """Return sums and counts by name, which are the whole state."""
         return {name: list(pair) for name, pair in self._sums.items()}
 
     def values(self) -> dict[str, float]:
-        """The means by name."""
+        """Return the means by name."""
         return {name: total / count for name, (total, count) in self._sums.items()}

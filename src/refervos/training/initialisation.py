@@ -1,4 +1,4 @@
-"""Random weights from which narrow models learn."""
+"""Random initialisation with which narrow models learn."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ FREE_STD: tuple[tuple[str, float], ...] = (
     ("no_mask_embed.weight", 0.02),
     ("occlusion_spatial_embedding_parameter", 0.02),
 )
-"""Ends of the names of SAM's and SAM2's free parameters, and the standard deviation that each is drawn with."""
+"""Name suffixes of SAM's and SAM2's free parameters, with the standard deviation to draw each from."""
 
 FUSER_SCALE = 0.1
-"""Start of the layer scales in SAM2's memory fuser (published: 1e-6, where a small model never gets going)."""
+"""Initial layer scale in SAM2's memory fuser (published: 1e-6, with which a small model does not start to learn)."""
 
 
 @torch.no_grad()
 def initialise(part: nn.Module) -> None:
-    """Draw the weights of a SAM, a SAM2 tracker or a text encoder anew, before it is trained from nothing.
+    """Redraw the weights of a SAM, a SAM2 tracker or a text encoder before it is trained from scratch.
 
-    New models draw normals of 0.02 throughout, as published. In layers 64 wide such signals fade, and training sits for
-    thousands of steps where every object is selected whatever the prompt; with PyTorch's own initialisation, which
-    looks at the width, it does not.
+    New models use a standard deviation of 0.02 throughout, as published. In layers 64 wide such signals fade, and for
+    thousands of steps every object is selected whatever the prompt. PyTorch's own initialisation, which depends on the
+    width, avoids this plateau.
 
     Args:
-        part: Changed in place.
+        part: The module, changed in place.
     """
     for module in part.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.LayerNorm | nn.Embedding):

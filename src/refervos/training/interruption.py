@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as a wish that training grants at the end of a step."""
+"""Ctrl-C, SIGTERM and a closed terminal as requests to stop, honoured at the end of a training step."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 
 
 
 class Interruption:
-    """While entered, a first SIGINT, SIGTERM or SIGHUP only sets ``wanted``.
+    """Context in which a first SIGINT, SIGTERM or SIGHUP only sets ``requested``.
 
     Args:
-        patient: Whether later signals are ignored, too. A launcher of several processes passes a signal on to
-            processes that the terminal has told already; with one process, a second Ctrl-C stops at once.
+        ignore_repeats: Whether later signals are ignored, too. A launcher of several processes forwards a signal to
+            processes that already got it from the terminal; with one process, a second Ctrl-C stops at once.
     """
 
-    def __init__(self, *, patient: bool) -> None:
-        self.wanted = False
-        self.patient = patient
+    def __init__(self, *, ignore_repeats: bool) -> None:
+        self.requested = False
+        self.ignore_repeats = ignore_repeats
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+        if threading.current_thread() is threading.main_thread():  # other threads may not install handlers
             for number in _SIGNALS:
                 if number != signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
-                    continue  # under nohup a run goes on without its terminal
+                    continue  # under nohup a run continues without its terminal
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.wanted and not self.patient:
+        if self.requested and not self.ignore_repeats:
             raise KeyboardInterrupt
-        self.wanted = True
+        self.requested = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

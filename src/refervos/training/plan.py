@@ -1,4 +1,4 @@
-"""Everything about a stage that is known before it begins: a mistake in the last one is found before the first."""
+"""Plans: the stages of a recipe, resolved before training, so that a mistake in the last is found before the first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from refervos.errors import TrainingError
 from refervos.files.writing import write_atomically
 from refervos.loading import bundled_folder
 from refervos.training.checkpoint import PREFIX, checkpoints_in
-from refervos.training.recipe import PREVIOUS, Recipe, StageRecipe, differences, is_longer, read_yaml, stored_text
+from refervos.training.recipe import PREVIOUS, Recipe, StageRecipe, differences, is_extended, read_yaml, stored_text
 from refervos.training.stage import Stage, stage_class
 from refervos.typed_config import config_from_mapping
 
@@ -30,11 +30,11 @@ class Plan:
 
     Attributes:
         recipe: The whole recipe.
-        stage: This stage of it.
+        stage: The recipe of this stage.
         kind: The stage's class.
-        settings: Its settings, an instance of ``kind.Settings``.
-        init: Model folders it begins from, by role; those of earlier stages may not exist yet.
-        folder: Where its results go.
+        settings: The stage's settings, an instance of ``kind.Settings``.
+        init: Model folders to start from, by role; those of earlier stages may not exist yet.
+        folder: Folder for the stage's results.
     """
 
     recipe: Recipe
@@ -46,40 +46,40 @@ class Plan:
 
     @property
     def number(self) -> int:
-        """Position in the recipe; it is a part of what samples are drawn from."""
+        """Position in the recipe; part of the key from which samples are drawn."""
         return self.recipe.stages.index(self.stage)
 
     @property
     def model(self) -> Path:
-        """The finished model."""
+        """Folder of the finished model."""
         return self.folder / MODEL
 
     @property
     def checkpoints(self) -> Path:
-        """Holds the checkpoints."""
+        """Folder of the checkpoints."""
         return self.folder / CHECKPOINTS
 
     @property
     def finished(self) -> bool:
-        """Whether the stage is trained."""
+        """True if the stage's model has been written."""
         return self.model.is_dir()
 
     @property
-    def longer(self) -> bool:
-        """Whether the stage is finished, but the recipe has become longer since."""
-        return self.finished and is_longer(self._stored(), self.stage, str(self.folder / RECIPE))
+    def extended(self) -> bool:
+        """True if the stage is finished, but the recipe now has more steps or epochs."""
+        return self.finished and is_extended(self._stored(), self.stage, str(self.folder / RECIPE))
 
     def with_steps(self, steps: int) -> Plan:
-        """The same stage with another number of steps."""
+        """Return the same plan with another number of steps."""
         stage = dataclasses.replace(self.stage, steps=steps, epochs=None)
         stages = tuple(stage if other is self.stage else other for other in self.recipe.stages)
         return dataclasses.replace(self, stage=stage, recipe=dataclasses.replace(self.recipe, stages=stages))
 
-    def put_aside(self) -> Path:
-        """Give the model of a stage that goes on a name by its steps; from then on the stage is not finished.
+    def archive_model(self) -> Path:
+        """Rename the model of an extended stage after its steps, so that the stage is no longer finished.
 
         Returns:
-            Where it is.
+            The renamed folder.
         """
         kept = self.folder / f"{MODEL}-{checkpoints_in(self.checkpoints)[-1].name}"
         shutil.rmtree(kept, ignore_errors=True)
@@ -87,23 +87,23 @@ class Plan:
         return kept
 
     def _stored(self) -> dict[str, Any]:
-        """What the stage was begun with."""
+        """Read the recipe with which the stage was started."""
         return read_yaml(self.folder / RECIPE, "the recipe of earlier results")
 
-    def note(self) -> None:
-        """Note in the folder what the stage is trained with."""
+    def write_recipe(self) -> None:
+        """Write the stage's full recipe to its folder."""
         text = stored_text(self.recipe, self.stage, self.settings, _fingerprints(self.init))
         write_atomically(self.folder / RECIPE, text.encode(), error=TrainingError)
 
     def check_unchanged(self) -> None:
-        """Check that a stage that has begun is still the same.
+        """Check that a stage that was started before still has the same recipe.
 
         Raises:
-            TrainingError: Names what is different.
+            TrainingError: When it does not; names the differences.
         """
         stored, saved = self.folder / RECIPE, checkpoints_in(self.checkpoints)
         if not (self.finished or saved):
-            return  # nothing was learnt yet
+            return  # nothing has been trained yet
         if not stored.is_file():
             raise TrainingError(f"{self.folder} has results but no {RECIPE}; give another folder with --out.")
         values = self._stored()
@@ -114,19 +114,19 @@ class Plan:
         if changed:
             name = self.stage.name
             raise TrainingError(
-                f"stage {name!r} has begun with another recipe: {'; '.join(changed)}; change it back, give another "
-                f"folder with --out, or start the stage anew with --stage {name} --restart."
+                f"stage {name!r} was started with another recipe: {'; '.join(changed)}; change it back, give another "
+                f"folder with --out, or start the stage over with --stage {name} --restart."
             )
-        if self.longer and not saved:
+        if self.extended and not saved:
             raise TrainingError(
-                f"stage {self.stage.name!r} is finished and cannot become longer, for its checkpoints are gone; put "
-                f"them back in {self.checkpoints}, or add a stage that begins from {self.model}."
+                f"stage {self.stage.name!r} is finished and cannot be extended, because its checkpoints are gone; put "
+                f"them back in {self.checkpoints}, or add a stage that starts from {self.model}."
             )
 
-    def forget(self) -> None:
+    def delete_results(self) -> None:
         """Delete the stage's results, and nothing else that may be in its folder."""
-        aside = [path.name for path in self.folder.glob(f"{MODEL}-{PREFIX}*")]
-        for name in (MODEL, CHECKPOINTS, BOARD, *aside):
+        archived = [path.name for path in self.folder.glob(f"{MODEL}-{PREFIX}*")]
+        for name in (MODEL, CHECKPOINTS, BOARD, *archived):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in (RECIPE, HISTORY, REPORT, DRAWING):
             (self.folder / name).unlink(missing_ok=True)
@@ -138,60 +138,60 @@ def make_plans(recipe: Recipe, out: Path, stages: Sequence[str] | None = None) -
     Args:
         recipe: A checked recipe.
         out: Folder for the results.
-        stages: Names of the stages wanted, default all.
+        stages: Names of the requested stages, default all.
 
     Returns:
-        A plan for each wanted stage, in the recipe's order.
+        A plan for each requested stage, in the recipe's order.
 
     Raises:
-        TrainingError: When a stage or what it begins from does not exist.
+        TrainingError: When a stage or a model that it starts from does not exist.
         ConfigError: When settings are wrong.
-        CheckpointError: When a hub model that it begins from cannot be had.
+        CheckpointError: When a hub model that it starts from is not available.
     """
     names = [stage.name for stage in recipe.stages]
     for name in stages or ():
         if name not in names:
             raise TrainingError(f"the recipe has no stage {name!r}; it has {', '.join(names)}.")
-    wanted = set(names if stages is None else stages)
+    requested = set(names if stages is None else stages)
     plans = []
     for stage in recipe.stages:
-        if stage.name not in wanted:
+        if stage.name not in requested:
             continue
         kind = stage_class(stage.stage)
         settings: Any = config_from_mapping(kind.Settings, stage.settings, f"settings of stage {stage.name!r}")
-        init = {role: _init_folder(stage, source, names, out, wanted) for role, source in stage.inits.items()}
+        init = {role: _init_folder(stage, source, names, out, requested) for role, source in stage.inits.items()}
         plans.append(Plan(recipe, stage, kind, settings, init, out / stage.name))
     return plans
 
 
-def _init_folder(stage: StageRecipe, source: str, names: Sequence[str], out: Path, wanted: set[str]) -> Path:
-    """The model folder that one entry of ``init`` means."""
+def _init_folder(stage: StageRecipe, source: str, names: Sequence[str], out: Path, requested: set[str]) -> Path:
+    """Find the model folder that one entry of ``init`` names."""
     name = names[names.index(stage.name) - 1] if source == PREVIOUS else source
     if name in names:
         model = out / name / MODEL
-        if name not in wanted and not model.is_dir():
-            raise TrainingError(f"stage {stage.name!r} begins from {name!r}, which is not trained yet; train it first.")
+        if name not in requested and not model.is_dir():
+            raise TrainingError(f"stage {stage.name!r} starts from {name!r}, which is not trained yet; train it first.")
         return model
     try:
         path = bundled_folder(source) or Path(source).expanduser()
         if source and path.exists():
             return path  # a folder, or a checkpoint file of SAM or SAM2
-    except (OSError, RuntimeError) as error:  # too long, not allowed, or of a user that there is not
+    except (OSError, RuntimeError) as error:  # too long, not allowed, or the home of an unknown user
         reason = getattr(error, "strerror", None) or error
-        raise TrainingError(f"stage {stage.name!r} begins from {source!r}, which cannot be read ({reason}).") from error
+        raise TrainingError(f"stage {stage.name!r} starts from {source!r}, which cannot be read ({reason}).") from error
     if source.count("/") == 1 and source[0] not in "./~":
-        advice = f"stage {stage.name!r} needs an earlier stage, a model folder or a hub id to begin from"
+        advice = f"stage {stage.name!r} needs an earlier stage, a model folder or a hub id to start from"
         folder = fetch(source, ["*.json", "*.safetensors", "*.txt", "spiece.model"], advice)
-        if not any(folder.glob("*.safetensors")):  # some older ones, T5 among them, may have no others
+        if not any(folder.glob("*.safetensors")):  # some older models, T5 among them, have pickled weights only
             folder = fetch(source, ["pytorch_model*"], advice)
         return folder
     raise TrainingError(
-        f"stage {stage.name!r} begins from {source!r}, which is no earlier stage, no folder and no file."
+        f"stage {stage.name!r} starts from {source!r}, which is no earlier stage, no folder and no file."
     )
 
 
 def _fingerprints(init: Mapping[str, Path]) -> dict[str, str]:
-    """What the models that exist hold, so that a stage does not go on from one that was trained anew."""
+    """Hash the models that exist, so that a stage does not resume on top of a retrained one."""
     found: dict[str, str] = {}
     for role, folder in init.items():
         if not folder.exists():

@@ -1,4 +1,4 @@
-"""Tells how training goes: a bar in a terminal, lines in a log file, nothing when asked to be quiet."""
+"""Progress of training: a bar in a terminal, lines in a log file, or nothing."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from types import TracebackType
 from refervos.progress import Bar
 
 LINES_EVERY = 5
-"""Without a terminal, one line for so many rows of the history."""
+"""Without a terminal, one line is printed for this many rows of the history."""
 
 
 class TrainingProgress:
     """Progress of one stage on standard error.
 
     Args:
-        name: The stage.
-        steps: How many it has.
-        done: How many are made.
+        name: Name of the stage.
+        steps: Number of its steps.
+        done: Number of steps already made.
         show: True for a bar, False for nothing, None for a bar in a terminal and lines elsewhere.
     """
 
@@ -33,11 +33,11 @@ class TrainingProgress:
         self.bar = Bar("steps", steps, bar, description=name, done=done)
 
     def step(self) -> None:
-        """One more step is made."""
+        """Count one more step."""
         self.bar.advance()
 
     def shorten(self, steps: int) -> None:
-        """Expect fewer steps."""
+        """Reduce the expected number of steps."""
         self.steps = steps
         self.bar.expect(steps)
 
@@ -45,15 +45,15 @@ class TrainingProgress:
         """Show the latest means.
 
         Args:
-            step: Steps made.
+            step: Number of steps made.
             scalars: Values by name.
         """
-        told = {name: f"{value:.4g}" for name, value in scalars.items() if name in ("loss", "rate")}
-        self.bar.show_values(told)
+        shown = {name: f"{value:.4g}" for name, value in scalars.items() if name in ("loss", "rate")}
+        self.bar.show_values(shown)
         self.rows += 1
         if self.lines and (self.rows % LINES_EVERY == 0 or step == self.steps):
             each = (time.monotonic() - self.started) / max(1, step - self.first)
-            values = "  ".join(f"{name} {value}" for name, value in told.items())
+            values = "  ".join(f"{name} {value}" for name, value in shown.items())
             left = duration(each * (self.steps - step))
             print(
                 f"{self.name} {step}/{self.steps}  {values}  {each:.3g} s/step  {left} left",
@@ -76,7 +76,7 @@ class TrainingProgress:
 
 
 def duration(seconds: float) -> str:
-    """A duration as people say it: ``4.5 s``, ``45 s``, ``12 min``, ``3 h 05 min``."""
+    """Format a duration for people: ``4.5 s``, ``45 s``, ``12 min``, ``3 h 05 min``."""
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)

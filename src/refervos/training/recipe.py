@@ -1,4 +1,4 @@
-"""Recipes: the YAML file that says which stages are trained, one after the other, and how.
+"""Recipes: YAML files of the stages to train one after the other, and their hyper-parameters.
 
 .. code-block:: yaml
 
@@ -10,7 +10,7 @@
         steps: 3000
         batch: 32
         optimiser: {rate: 1e-3, warmup: 100}
-        settings: {...}         # what the stage itself understands
+        settings: {...}         # fields of the stage's own settings
       - name: track-clips
         stage: track
         init: previous          # or the name of an earlier stage, a model folder, a hub id, or several by role
@@ -33,7 +33,7 @@ from refervos.files.plain_text import decode_text
 from refervos.typed_config import config_from_mapping
 
 PREVIOUS = "previous"
-"""In ``init``: the stage before this one."""
+"""Value of ``init`` that names the stage before this one."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class OptimiserRecipe:
 
     Attributes:
         rate: Learning rate after the warm-up.
-        final_rate: Learning rate of the last step, where the schedule falls.
-        warmup: Steps during which the rate rises from nearly nothing.
+        final_rate: Learning rate of the last step, unless the schedule is constant.
+        warmup: Number of warm-up steps, in which the rate rises linearly from near zero.
         weight_decay: Decoupled weight decay.
-        clip_norm: Longest total gradient, None for any.
-        betas: Decay of the two running means.
+        clip_norm: Largest norm of the total gradient, None for no clipping.
+        betas: Decay rates of the two running means.
     """
 
     rate: float = 1e-4
@@ -62,24 +62,24 @@ class StageRecipe:
     """One stage of a recipe.
 
     Attributes:
-        name: Unique; the folder of its results.
-        stage: What it is: one of ``STAGES``, or ``package.module:Class``.
+        name: Unique name of the stage and of the folder of its results.
+        stage: Kind of stage: one of ``STAGES``, or ``package.module:Class``.
         batch: Samples in an optimiser step, over all processes and accumulated batches.
-        steps: Optimiser steps.
-        epochs: How often every sample is seen, instead of ``steps``, where the data have an end.
-        init: What it begins from: None, ``previous``, the name of an earlier stage, a model folder or a hub id; or
-            several of these by the role they play.
-        accumulate: Batches whose gradients are added up to a step.
-        optimiser: The optimiser.
-        schedule: How the rate goes from ``rate`` to ``final_rate``.
-        precision: Mixed precision, None for what ``accelerate launch`` was told.
-        workers: Processes that draw samples beside each training process; 0 to draw them in it.
+        steps: Number of optimiser steps.
+        epochs: Number of passes over the data, instead of ``steps``, for data sets of finite size.
+        init: Initial weights: None for random ones, ``previous``, the name of an earlier stage, a model folder or a
+            hub id; or several of these by role.
+        accumulate: Number of batches whose gradients are accumulated in a step.
+        optimiser: Optimiser and learning rate.
+        schedule: Shape of the learning rate between ``rate`` and ``final_rate``.
+        precision: Mixed precision, None for the setting of ``accelerate launch``.
+        workers: Data worker processes beside each training process; 0 to draw samples in the training process.
         checkpoint_every: Steps between checkpoints.
-        keep: Checkpoints that are kept.
+        keep: Number of checkpoints to keep.
         validate_every: Steps between validations, None for only one at the end.
         validation_batches: Batches to validate on; 0 for no validation.
         log_every: Steps over which logged scalars are averaged.
-        settings: What the stage itself understands.
+        settings: Settings of the stage itself.
     """
 
     name: str
@@ -102,7 +102,7 @@ class StageRecipe:
 
     @property
     def inits(self) -> dict[str, str]:
-        """What it begins from, by role; a single one is called ``model``."""
+        """Initial weights by role; a single entry has the role ``model``."""
         if self.init is None:
             return {}
         return {"model": self.init} if isinstance(self.init, str) else dict(self.init)
@@ -113,9 +113,9 @@ class Recipe:
     """Stages to train one after the other.
 
     Attributes:
-        name: What the run is called.
-        stages: In order.
-        seed: What all random numbers come from.
+        name: Name of the run.
+        stages: Stages in order.
+        seed: Seed of all random numbers.
     """
 
     name: str
@@ -126,7 +126,7 @@ class Recipe:
 COSMETIC = frozenset(
     {"workers", "checkpoint_every", "keep", "validate_every", "validation_batches", "log_every"},
 )
-"""Fields of a stage that do not change what is learnt, so that they may differ when a run goes on."""
+"""Fields of a stage that do not change the trained weights, so that they may differ when a run resumes."""
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -136,7 +136,7 @@ def read_recipe(path: Path) -> Recipe:
         path: A YAML file.
 
     Returns:
-        The recipe, checked in itself.
+        The recipe, checked for consistency.
 
     Raises:
         TrainingError: When the file cannot be read.
@@ -146,43 +146,43 @@ def read_recipe(path: Path) -> Recipe:
     return recipe_from_mapping(read_yaml(path, "the recipe"), str(path))
 
 
-def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """Read a YAML file of which nobody knows who wrote it.
+def read_yaml(path: Path, description: str) -> dict[str, Any]:
+    """Read a YAML file from an untrusted source.
 
     Args:
         path: The file.
-        what: What it is, for the error.
+        description: Description of the file, for error messages.
 
     Returns:
         Names and plain values.
 
     Raises:
         TrainingError: When the file cannot be read.
-        ConfigError: When it is no YAML, or larger than a person would write it.
+        ConfigError: When it is no YAML, or exceeds the limits on its size.
         MissingDependencyError: When ruamel.yaml is not installed.
     """
     reader = yaml_text()
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for without end
-            raise TrainingError(f"{what} {path} is no file; give a YAML file.")
+        if path.exists() and not path.is_file():  # reading a pipe could block forever
+            raise TrainingError(f"{description} {path} is no file; give a YAML file.")
         with path.open("rb") as file:
-            text = decode_text(file.read(4 * reader.LONGEST))  # of which each letter may take four bytes
+            text = decode_text(file.read(4 * reader.MAX_CHARACTERS))  # a character takes up to four bytes
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
-        raise TrainingError(f"{what} {path} cannot be read ({reason}); give a YAML file.") from error
+        raise TrainingError(f"{description} {path} cannot be read ({reason}); give a YAML file.") from error
     values: dict[str, Any] = reader.parse(text, str(path))
     return values
 
 
 def recipe_from_mapping(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Build a recipe from what its YAML holds.
+    """Build a recipe from the contents of its YAML file.
 
     Args:
         values: Plain values.
         where: The recipe's file, for error messages.
 
     Returns:
-        The recipe, checked in itself.
+        The recipe, checked for consistency.
 
     Raises:
         ConfigError: When a field is unknown, missing, of the wrong type or out of range.
@@ -193,10 +193,10 @@ def recipe_from_mapping(values: Mapping[str, Any], where: str = "recipe") -> Rec
 
 
 def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
-    """Check that values are in range and that stages begin from stages that come before them.
+    """Check that values are in range and that stages start only from earlier stages.
 
     Raises:
-        ConfigError: One sentence about the first thing that is wrong.
+        ConfigError: When they are not; one sentence about the first problem.
     """
     _check_name(recipe.name, where)
     if not recipe.stages:
@@ -207,15 +207,15 @@ def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
     for stage in recipe.stages:
         _check_name(stage.name, where)
         if stage.name in earlier:
-            raise ConfigError(f"{where}: two stages are called {stage.name!r}; give each a name of its own.")
+            raise ConfigError(f"{where}: two stages are called {stage.name!r}; give each stage its own name.")
         problem = _problem(stage)
         if problem:
             raise ConfigError(f"{where}: stage {stage.name!r}: {problem}.")
         later = {other.name for other in recipe.stages} - set(earlier)
-        for wanted in stage.inits.values():
-            if (wanted == PREVIOUS and not earlier) or wanted in later:
+        for source in stage.inits.values():
+            if (source == PREVIOUS and not earlier) or source in later:
                 raise ConfigError(
-                    f"{where}: stage {stage.name!r} begins from {wanted!r}, which does not come before it."
+                    f"{where}: stage {stage.name!r} starts from {source!r}, which does not come before it."
                 )
         earlier.append(stage.name)
 
@@ -228,20 +228,20 @@ def _check_name(name: str, where: str) -> None:
         )
 
 
-_MOST = {"workers": 256, "batch": 2**20, "accumulate": 2**20}
-"""The greatest values of some fields, each of which takes memory."""
+_MAXIMA = {"workers": 256, "batch": 2**20, "accumulate": 2**20}
+"""Largest values of fields that take memory."""
 
 
 def _problem(stage: StageRecipe) -> str | None:
-    """What is out of range, or None."""
-    least = {"steps": 0, "batch": 1, "accumulate": 1, "workers": 0, "checkpoint_every": 1, "keep": 1, "log_every": 1}
-    for name, bound in {**least, "validate_every": 1, "validation_batches": 0}.items():
+    """Describe the first value that is out of range, or return None."""
+    minima = {"steps": 0, "batch": 1, "accumulate": 1, "workers": 0, "checkpoint_every": 1, "keep": 1, "log_every": 1}
+    for name, least in {**minima, "validate_every": 1, "validation_batches": 0}.items():
         value = getattr(stage, name)
-        if value is not None and value < bound:
-            return f"{name} is {value}; it must be {bound} or more"
-        most = _MOST.get(name, 10**9)
-        if value is not None and value > most:
-            return f"{name} is {value}; it must be {most} or less"
+        if value is not None and value < least:
+            return f"{name} is {value}; it must be {least} or more"
+        greatest = _MAXIMA.get(name, 10**9)
+        if value is not None and value > greatest:
+            return f"{name} is {value}; it must be {greatest} or less"
     optimiser = stage.optimiser
     if bool(stage.steps) == (stage.epochs is not None):
         return "it needs steps, 1 or more, or else epochs"
@@ -265,7 +265,7 @@ def _problem(stage: StageRecipe) -> str | None:
 
 
 def shortened(recipe: Recipe, steps: int) -> Recipe:
-    """The same recipe with at most this many steps in each stage (exactly so many instead of epochs), to try it out.
+    """Limit the steps of each stage, for a trial run; stages with epochs get exactly this many steps.
 
     Args:
         recipe: The recipe.
@@ -290,23 +290,23 @@ def shortened(recipe: Recipe, steps: int) -> Recipe:
 
 
 def with_steps(recipe: StageRecipe, epoch: int | None) -> StageRecipe:
-    """Count the steps of a stage whose recipe tells epochs.
+    """Convert the epochs of a stage's recipe to steps.
 
     Args:
         recipe: The stage's recipe.
-        epoch: Samples in an epoch; None where they never end.
+        epoch: Number of samples in an epoch; None for an endless source.
 
     Returns:
-        A recipe with steps, the last of which may go a little beyond the epochs.
+        A recipe with steps, rounded up to whole steps.
 
     Raises:
-        TrainingError: When there are no epochs, or the warm-up takes longer than all of them.
+        TrainingError: When the source is endless, or the warm-up takes longer than all epochs.
     """
     if recipe.epochs is None:
         return recipe
     if epoch is None:
         raise TrainingError(
-            f"stage {recipe.name!r}: its samples are drawn without end, so epochs say nothing; give steps."
+            f"stage {recipe.name!r}: its samples are drawn endlessly, so they have no epochs; give steps."
         )
     steps = math.ceil(recipe.epochs * epoch / recipe.batch)
     if recipe.optimiser.warmup >= steps:
@@ -317,17 +317,17 @@ def with_steps(recipe: StageRecipe, epoch: int | None) -> StageRecipe:
     return dataclasses.replace(recipe, steps=steps)
 
 
-# What is stored beside the results, to tell whether a run that goes on is still the same.
+# The recipe stored beside the results, to check that a resumed run is still the same.
 
 
 def stored_text(recipe: Recipe, stage: StageRecipe, settings: Any, began_from: Mapping[str, str]) -> str:
-    """What a stage was trained with, in full, as YAML.
+    """Return the full recipe of a stage as YAML.
 
     Args:
         recipe: The recipe.
         stage: One of its stages.
-        settings: The stage's settings, a dataclass: all of them, also those left at their defaults.
-        began_from: Fingerprints of the models it began from, by role.
+        settings: The stage's settings, a dataclass; defaults are written, too.
+        began_from: Hashes of the models it started from, by role.
     """
     full = dataclasses.replace(stage, settings=dataclasses.asdict(settings))
     values = {
@@ -337,19 +337,19 @@ def stored_text(recipe: Recipe, stage: StageRecipe, settings: Any, began_from: M
         "stage": _plain(dataclasses.asdict(full)),
         "began_from": dict(began_from),
     }
-    return f"# What this stage is trained with, written by refervos train.\n{yaml_text().write(values)}"
+    return f"# Full recipe of this stage, written by refervos train.\n{yaml_text().write(values)}"
 
 
-def is_longer(stored: Mapping[str, Any], stage: StageRecipe, where: str) -> bool:
-    """Whether a stage is to make more steps, or epochs, than a stored recipe says.
+def is_extended(stored: Mapping[str, Any], stage: StageRecipe, where: str) -> bool:
+    """Return True if a stage now has more steps, or epochs, than its stored recipe.
 
     Args:
-        stored: What ``stored_text`` wrote earlier, read.
-        stage: The stage as it is now.
+        stored: The stored recipe, written by ``stored_text``.
+        stage: The stage's current recipe.
         where: The stored file, for error messages.
 
     Raises:
-        ConfigError: When what was stored has unknown fields.
+        ConfigError: When the stored recipe has unknown fields.
     """
     before = config_from_mapping(StageRecipe, stored.get("stage", {}), where)
     if before.epochs is None or stage.epochs is None:
@@ -358,39 +358,39 @@ def is_longer(stored: Mapping[str, Any], stage: StageRecipe, where: str) -> bool
 
 
 def differences(stored: Mapping[str, Any], recipe: Recipe, stage: StageRecipe, settings: Any, where: str) -> list[str]:
-    """What of a stored recipe is no longer so. A stage may become longer.
+    """List the differences between a stored recipe and the current one; extending a stage is none.
 
-    Fields that were not stored count as their defaults, so that a newer version can go on with it.
+    Fields missing from the stored recipe count as their defaults, so that a newer version can resume it.
 
     Args:
-        stored: What ``stored_text`` wrote earlier, read.
-        recipe: The recipe as it is now.
-        stage: The stage as it is now.
-        settings: Its settings, a dataclass.
+        stored: The stored recipe, written by ``stored_text``.
+        recipe: The current recipe.
+        stage: The stage's current recipe.
+        settings: The stage's settings, a dataclass.
         where: The stored file, for error messages.
 
     Returns:
         Phrases such as ``batch is 32 and was 16``; empty when only cosmetic fields differ.
 
     Raises:
-        ConfigError: When what was stored has unknown fields.
+        ConfigError: When the stored recipe has unknown fields.
     """
     before = config_from_mapping(StageRecipe, stored.get("stage", {}), where)
     before_settings = config_from_mapping(type(settings), before.settings, f"{where}: settings")
     was = _facts(stored.get("seed"), stored.get("number"), before, before_settings)
     now = _facts(recipe.seed, recipe.stages.index(stage), stage, settings)
-    length = {"steps", "epochs"} if is_longer(stored, stage, where) else set()
+    length = {"steps", "epochs"} if is_extended(stored, stage, where) else set()
     changed = [name for name in {**was, **now} if was.get(name) != now.get(name) and name not in length]
     return [f"{name} is {_plain(now.get(name))} and was {_plain(was.get(name))}" for name in changed]
 
 
 def _facts(seed: int | None, number: int | None, stage: StageRecipe, settings: Any) -> dict[str, Any]:
-    """What decides what a stage learns, by dotted names."""
+    """Collect the values that determine the trained weights, by dotted names."""
     values = _flat(dataclasses.asdict(dataclasses.replace(stage, settings={})))
     facts = {name: value for name, value in values.items() if name not in COSMETIC}
     return {
         "seed": seed,
-        "the place in the recipe": number,
+        "the position in the recipe": number,
         **facts,
         **_flat(dataclasses.asdict(settings), "settings."),
     }
@@ -407,14 +407,14 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists: YAML's safe writer knows no tuples."""
+    """Convert tuples to lists, because YAML's safe writer has no tuples."""
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, tuple | list) else value
 
 
 def yaml_text() -> ModuleType:
-    """The module that reads and writes YAML.
+    """Import the module that reads and writes YAML.
 
     Raises:
         MissingDependencyError: When ruamel.yaml is not installed.

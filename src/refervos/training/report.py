@@ -1,4 +1,4 @@
-"""What a stage came to: a table, and a drawing of its losses."""
+"""Report of a finished stage: a table, and a plot of its losses."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from refervos.files.writing import write_atomically
 from refervos.training.history import History
 from refervos.training.progress import duration
 
-NOT_TOLD = ("rate", "gradient_norm")
-"""Training scalars whose last value tells nothing about the result."""
+NOT_REPORTED = ("rate", "gradient_norm")
+"""Training scalars whose last value says nothing about the result."""
 
 
 @dataclass(frozen=True)
 class StageReport:
-    """What training a stage came to.
+    """Result of training a stage.
 
     Attributes:
-        stage: Its name.
-        folder: Where its results are; the model is in ``model``.
-        steps: Optimiser steps made.
-        seconds: Time they took, validation included, over all runs that it took.
-        samples_per_second: Over all processes.
-        device: What it ran on.
-        processes: How many.
+        stage: Name of the stage.
+        folder: Folder of its results; the model is in ``model``.
+        steps: Number of optimiser steps made.
+        seconds: Their duration, validation included, summed over resumed runs.
+        samples_per_second: Throughput of all processes.
+        device: Name of the device.
+        processes: Number of training processes.
         precision: ``no`` for float32, or the type of mixed precision.
         trained: Number of trained parameters.
         frozen: Number of the other parameters.
         train: Last means of the training scalars.
         validation: Scalars of the last validation.
-        interrupted: Whether the user wished to stop during the last step.
+        interrupted: True if the user asked to stop during the last step.
     """
 
     stage: str
@@ -51,11 +51,11 @@ class StageReport:
     interrupted: bool = False
 
     def rows(self) -> list[tuple[str, str]]:
-        """Labels and values, ready to print."""
+        """Return labels and values, ready to print."""
         processes = f" x {self.processes}" if self.processes > 1 else ""
         precision = "float32" if self.precision == "no" else f"mixed {self.precision}"
         return [
-            *((f"train {name}", f"{value:.4g}") for name, value in self.train.items() if name not in NOT_TOLD),
+            *((f"train {name}", f"{value:.4g}") for name, value in self.train.items() if name not in NOT_REPORTED),
             *((f"validation {name}", f"{value:.4g}") for name, value in self.validation.items()),
             ("steps", f"{self.steps:,}"),
             ("time", duration(self.seconds)),
@@ -66,13 +66,13 @@ class StageReport:
         ]
 
     def table(self) -> str:
-        """The rows as aligned text."""
+        """Return the rows as aligned text."""
         rows = self.rows()
         width = max(len(label) for label, _ in rows)
         return "\n".join([self.stage, *(f"  {label:<{width}}  {value}" for label, value in rows)])
 
     def markdown(self) -> str:
-        """The rows as a page that shows the drawing, too."""
+        """Return the rows as a Markdown page with the loss plot."""
         table = "\n".join(f"| {label} | {value} |" for label, value in self.rows())
         return f"# {self.stage}\n\n| | |\n|---|---|\n{table}\n\n![loss](loss.png)\n"
 
@@ -81,7 +81,7 @@ def draw_losses(history: History, path: Path) -> None:
     """Draw the training loss, smoothed, and the validation loss over the steps.
 
     Args:
-        history: What was measured.
+        history: Measurements of the run.
         path: The PNG to write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -108,7 +108,7 @@ def draw_losses(history: History, path: Path) -> None:
 
 
 def smoothed(values: Sequence[float], memory: float = 0.9) -> list[float]:
-    """Running mean with exponentially falling weights, without the pull of a first value."""
+    """Compute the exponential moving average, corrected for its initial bias."""
     mean = weight = 0.0
     means = []
     for value in values:

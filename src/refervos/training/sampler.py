@@ -1,4 +1,4 @@
-"""Which samples each process draws, and the loader that draws them."""
+"""Sampler that shares batches out to processes, and the loader that draws the samples."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from refervos.errors import RefervosError, TrainingError
 from refervos.processes import sigint_blocked
 from refervos.training.stage import Key, SampleSource
 
-GRACE = 30.0
-"""Seconds for which a worker that was told to end goes on, so that the trainer, which was perhaps told the same, can
-make its last step."""
+GRACE_PERIOD = 30.0
+"""Seconds between SIGTERM and the end of a worker, so that the trainer, which may have got the signal too, can finish
+its last step."""
 
 
 class ShareSampler(Sampler[list[tuple[int, int]]]):
-    """The samples of one process: for each step its contiguous share of the batch, cut into accumulated batches.
+    """Samples of one process: for each step its contiguous share of the batch, split into accumulated batches.
 
     Args:
-        steps: The optimiser steps to draw for; it is all the state a resumed run needs.
+        steps: Optimiser steps to draw for; a resumed run needs no other state.
         batch: Samples in a step, over all processes and accumulated batches.
-        accumulate: Batches whose gradients are added up to a step.
-        process: Number of this process.
-        processes: How many there are.
+        accumulate: Number of batches whose gradients are accumulated in a step.
+        process: Index of this process.
+        processes: Number of processes.
 
     Raises:
-        TrainingError: When the batch cannot be shared out equally.
+        TrainingError: When the batch cannot be split equally.
     """
 
     def __init__(self, steps: range, batch: int, accumulate: int = 1, process: int = 0, processes: int = 1) -> None:
         if batch % (processes * accumulate):
             raise TrainingError(
-                f"a batch of {batch} cannot be shared out equally to {processes} processes with accumulate "
-                f"{accumulate}; give a multiple of {processes * accumulate}."
+                f"a batch of {batch} cannot be split equally over {processes} processes with accumulate {accumulate}; "
+                f"give a multiple of {processes * accumulate}."
             )
         self.steps = steps
         self.accumulate = accumulate
@@ -51,7 +51,7 @@ class ShareSampler(Sampler[list[tuple[int, int]]]):
         self.first = process * self.size * accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yields lists of (step, index), ``accumulate`` of them for each step."""
+        """Yield lists of (step, index), ``accumulate`` of them for each step."""
         for step in self.steps:
             for part in range(self.accumulate):
                 first = self.first + part * self.size
@@ -62,7 +62,7 @@ class ShareSampler(Sampler[list[tuple[int, int]]]):
 
 
 class DrawnSamples(Dataset[Any]):
-    """What a source draws, addressed by (step, index).
+    """Samples of a source, addressed by (step, index).
 
     Args:
         source: The source.
@@ -78,108 +78,111 @@ class DrawnSamples(Dataset[Any]):
         try:
             return self.source.draw(*place, self.key)
         except RefervosError as error:
-            return _Unreadable(error)
+            return _FailedSample(error)
 
 
 @dataclass(frozen=True)
-class _Unreadable:
-    """Stands for a sample that cannot be drawn, and for its batch; a loader adds a worker's traceback to errors."""
+class _FailedSample:
+    """Placeholder for a sample that cannot be drawn, and for its batch.
+
+    A loader would add the worker's traceback to an exception raised there.
+    """
 
     error: RefervosError
 
 
 @dataclass(frozen=True)
 class _Collate:
-    """Makes a batch of samples."""
+    """Picklable function that makes a batch of samples."""
 
     source: SampleSource
 
     def __call__(self, samples: list[Any]) -> Any:
         for sample in samples:
-            if isinstance(sample, _Unreadable):
+            if isinstance(sample, _FailedSample):
                 return sample
         return self.source.collate(samples)
 
 
-class _Batches(DataLoader[Any]):
-    """A loader whose workers never see Ctrl-C, not even while they start."""
+class _Loader(DataLoader[Any]):
+    """Loader whose workers never receive Ctrl-C, not even while they start."""
 
     def __iter__(self) -> Any:
-        """Starts the workers."""
+        """Start the workers."""
         with sigint_blocked():
             return super().__iter__()
 
 
-def batches_of(
+def make_loader(
     source: SampleSource, key: Key, sampler: ShareSampler, *, workers: int, device: torch.device
 ) -> DataLoader[Any]:
-    """Draw and collate batches, in worker processes if wanted.
+    """Make a loader of batches, optionally with worker processes.
 
     Args:
-        source: What draws and collates.
+        source: Draws and collates the samples.
         key: See ``refervos.training.stage.Key``.
-        sampler: Which samples.
-        workers: Worker processes, 0 to draw in this one.
-        device: Where the batches will go; for a CUDA GPU they are placed in memory from which it can copy at once.
+        sampler: Selects the samples.
+        workers: Number of worker processes, 0 to draw in this one.
+        device: Destination of the batches; for a CUDA GPU they are placed in pinned memory.
 
     Returns:
-        An iterable of batches on the CPU, for ``drawn``.
+        An iterable of batches on the CPU, for ``iterate_batches``.
     """
     if workers:
-        # A video decoder that is garbage would be freed in the workers too, and wait there for its threads for ever.
+        # Unreachable video decoders would be freed in the workers, too, and wait there forever for their threads.
         gc.collect()
-    return _Batches(
+    return _Loader(
         DrawnSamples(source, key),
         batch_sampler=sampler,
         collate_fn=_Collate(source),
         num_workers=workers,
         pin_memory=device.type == "cuda",
         multiprocessing_context=_context(device, source) if workers else None,
-        # The loader draws a seed for its workers; from a generator of its own, it does not disturb the global one.
+        # The loader draws a seed for its workers; its own generator leaves the global one untouched.
         generator=torch.Generator(),
-        worker_init_fn=_leave_signals_to_the_trainer,
+        worker_init_fn=_ignore_signals,
     )
 
 
 @contextmanager
-def drawn(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
-    """Draw the batches of a loader, whose worker processes have ended when this is left, however that comes.
+def iterate_batches(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
+    """Iterate over a loader's batches, and end its worker processes on exit, even after an error.
 
     Args:
-        loader: From ``batches_of``.
+        loader: From ``make_loader``.
 
     Yields:
-        The batches in order. Asked for one that cannot be drawn it raises the error of that sample.
+        An iterator over the batches in order. It raises the error of a sample that cannot be drawn.
 
     Raises:
-        TrainingError: When a worker is lost, whatever is done at that moment.
+        TrainingError: When a worker process is lost.
     """
     batches = iter(loader)
     try:
-        yield _readable(batches)
-    except RuntimeError as error:  # torch raises it on the signal that a process has ended
+        yield _checked(batches)
+    except RuntimeError as error:  # torch raises it from its handler of SIGCHLD
         if not str(error).startswith("DataLoader worker"):
             raise
         raise TrainingError(
-            f"a process that draws samples was lost ({str(error).splitlines()[0].rstrip('. ')}); memory, or the "
-            "shared memory of a container (--shm-size), may be too small for so many: give fewer workers in the "
-            "recipe, and the same command goes on from the last checkpoint."
+            f"a data worker process was lost ({str(error).splitlines()[0].rstrip('. ')}); memory, or the shared "
+            "memory of a container (--shm-size), may be too small for so many workers: set fewer in the recipe, and "
+            "the same command resumes from the last checkpoint."
         ) from error
     finally:
         _end_workers(batches)
 
 
-def _readable(batches: Iterator[Any]) -> Iterator[Any]:
+def _checked(batches: Iterator[Any]) -> Iterator[Any]:
     for batch in batches:
-        if isinstance(batch, _Unreadable):
+        if isinstance(batch, _FailedSample):
             raise batch.error
         yield batch
 
 
 def _end_workers(batches: Any) -> None:
-    """End a loader's workers. It does so when it is freed, but errors keep it alive, and Python waits for them."""
+    """End a loader's workers. It does so when freed, but errors keep it alive, and Python would wait for them."""
     shut_down = getattr(batches, "_shutdown_workers", None)
-    if shut_down is None:  # there are none
+    if shut_down is None:  # no workers
         return
     shut_down()
     for worker in batches._workers:
@@ -188,15 +191,14 @@ def _end_workers(batches: Any) -> None:
 
 
 def start_method(device: torch.device) -> str:
-    """How worker processes start.
+    """Choose the start method of worker processes.
 
     Args:
-        device: What this process computes on.
+        device: Device of this process.
 
     Returns:
-        ``fork`` on Linux as long as no GPU is in use: its driver's threads and locks do not survive in a copy of the
-        process. Else ``forkserver`` on Linux, where the copies are of a process that never saw a GPU, and elsewhere
-        ``spawn``: a new process each.
+        On Linux ``fork`` if no GPU is in use, because a driver's threads and locks do not survive a fork, otherwise
+        ``forkserver``, which forks a process that never used a GPU. On other systems ``spawn``.
     """
     if sys.platform != "linux":
         return "spawn"
@@ -204,38 +206,39 @@ def start_method(device: torch.device) -> str:
 
 
 def _context(device: torch.device, source: SampleSource) -> Any:
-    """How the loader makes processes."""
+    """Make the loader's multiprocessing context."""
     context: Any = multiprocessing.get_context(start_method(device))
     if context.get_start_method() == "forkserver":
-        # Imported once, by the process that is copied: importing takes each worker of each validation seconds.
+        # Imported once, by the process that is forked: importing would take each worker of each validation seconds.
         context.set_forkserver_preload([type(source).__module__])
     return context
 
 
-def moved(batch: Any, device: torch.device) -> Any:
-    """A batch with its tensors on a device; dicts, lists and tuples are entered, anything else stays as it is."""
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Move the tensors of a batch, nested in dicts, lists and tuples, to a device; other values stay unchanged."""
     if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=device.type == "cuda")  # elsewhere nobody waits before it is read
+        # Only CUDA orders the copy before its use on the stream.
+        return batch.to(device, non_blocking=device.type == "cuda")
     if isinstance(batch, Mapping):
-        return {name: moved(part, device) for name, part in batch.items()}
+        return {name: to_device(part, device) for name, part in batch.items()}
     if isinstance(batch, list | tuple):
-        parts = [moved(part, device) for part in batch]
+        parts = [to_device(part, device) for part in batch]
         return parts if isinstance(batch, list) else tuple(parts)
     return batch
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """What stops a run reaches workers, too, but they must go on until its last step is made, and end with the trainer.
+def _ignore_signals(worker: int) -> None:
+    """Let a worker survive the signals that stop a run, so that the trainer can finish its last step and end it.
 
-    Those that belong to no run any more, or are told twice, end nevertheless.
+    Orphaned workers, and those signalled twice, still end.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, _end_after_a_while)
+        signal.signal(signal.SIGTERM, _end_after_grace_period)
 
 
-def _end_after_a_while(number: int, frame: FrameType | None) -> None:
+def _end_after_grace_period(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, GRACE)
+    signal.setitimer(signal.ITIMER_REAL, GRACE_PERIOD)

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step, so that nothing about it needs to be saved."""
+"""Learning rate as a pure function of the step, so that it has no state to save."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from refervos.training.recipe import StageRecipe
 
 
 def learning_rate(recipe: StageRecipe, step: int) -> float:
-    """The rate of an optimiser step: a linear warm-up, then the recipe's schedule.
+    """Compute the learning rate of an optimiser step: a linear warm-up, then the recipe's schedule.
 
     Args:
         recipe: The stage's recipe.
-        step: Steps made before it, from 0.
+        step: Number of steps made before this one.
 
     Returns:
         The rate; ``rate`` at the first step after the warm-up and, unless constant, ``final_rate`` at the last step.
@@ -22,6 +22,6 @@ def learning_rate(recipe: StageRecipe, step: int) -> float:
         return optimiser.rate * (step + 1) / (optimiser.warmup + 1)
     if recipe.schedule == "constant":
         return optimiser.rate
-    gone = (step - optimiser.warmup) / max(1, recipe.steps - 1 - optimiser.warmup)  # 0 ... 1
-    left = (1 + math.cos(math.pi * gone)) / 2 if recipe.schedule == "cosine" else 1 - gone
-    return optimiser.final_rate + (optimiser.rate - optimiser.final_rate) * left
+    progress = (step - optimiser.warmup) / max(1, recipe.steps - 1 - optimiser.warmup)  # 0 ... 1
+    share = (1 + math.cos(math.pi * progress)) / 2 if recipe.schedule == "cosine" else 1 - progress
+    return optimiser.final_rate + (optimiser.rate - optimiser.final_rate) * share

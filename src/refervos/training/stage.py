@@ -1,4 +1,4 @@
-"""What the trainer asks of a stage of training: nothing else is known about models, data and losses."""
+"""Interface between the trainer and a stage of training, which alone knows about models, data and losses."""
 
 from __future__ import annotations
 
@@ -23,48 +23,48 @@ STAGES: Mapping[str, str] = {
     "video": "refervos.training.stages.samwise:VideoStage",
     "refsam": "refervos.training.stages.refsam:RefSamStage",
 }
-"""Names that a recipe may use, and where their classes are; imported only when asked for."""
+"""Stage names that a recipe may use, with the classes they stand for; imported only when used."""
 
 TRAIN, VALIDATION = 0, 1
 
 Key = Sequence[int]
-"""What samples are drawn from: (seed of the recipe, number of the stage, ``TRAIN`` or ``VALIDATION``)."""
+"""Key from which samples are drawn: (seed of the recipe, position of the stage, ``TRAIN`` or ``VALIDATION``)."""
 
 
 class SampleSource(ABC):
-    """Where a stage's samples come from: all that drawing and collating takes, and none of the weights.
+    """Source of a stage's samples: draws and collates them without the weights.
 
-    It is sent to every worker process, so it must be picklable, and small beside a model.
+    It is sent to every worker process, so it must be picklable, and small compared with a model.
     """
 
     @abstractmethod
     def draw(self, step: int, index: int, key: Key) -> Any:
-        """Draw a sample, without any random state; it may run in a worker process.
+        """Draw a sample without any global random state; may run in a worker process.
 
         Args:
-            step: Optimiser steps made before the one that it is for, or the number of a validation batch.
-            index: Its number in the batch of that step over all processes.
-            key: See ``Key``. The sample is a pure function of (key, step, index), and what all samples of a batch
-                share, such as the length of its clips, of (key, step).
+            step: Number of optimiser steps made before, or the index of a validation batch.
+            index: Position in that step's batch over all processes.
+            key: See ``Key``. The sample is a pure function of (key, step, index); properties shared by all samples of a
+                batch, such as the length of its clips, depend on (key, step) only.
 
         Returns:
-            What ``collate`` takes.
+            A sample for ``collate``.
         """
 
     @abstractmethod
     def collate(self, samples: list[Any]) -> Any:
-        """Make a batch of samples: tensors in dicts, lists and tuples; tensors are then moved to the device."""
+        """Make a batch of samples; tensors nested in its dicts, lists and tuples are then moved to the device."""
 
 
 class Stage(nn.Module, ABC):
-    """One stage of training: what is learnt, from what, by which loss.
+    """Stage of training: a model, its data and its loss.
 
     Everything that learns is a submodule, auxiliary heads included: checkpoints hold the state dict of the stage.
 
     Attributes:
-        name: What recipes call it.
+        name: Name in recipes.
         Settings: A frozen dataclass; the recipe's ``settings:`` are read into it.
-        model: What is saved at the end.
+        model: The model to save at the end.
     """
 
     name: ClassVar[str]
@@ -74,69 +74,67 @@ class Stage(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def build(cls, settings: Any, init: Mapping[str, Path], seed: int) -> Stage:
-        """Make the stage. Random weights are drawn from torch's generator, which is seeded before the call.
+        """Build the stage. Torch's generator, from which random weights are drawn, is seeded before the call.
 
         Args:
             settings: An instance of ``Settings``.
-            init: Model folders to begin from, by role: a single one is called ``model``; empty for random weights.
+            init: Model folders to start from, by role; a single one has the role ``model``. Empty for random weights.
             seed: The recipe's seed.
 
         Returns:
             The stage, on the CPU.
         """
 
-    def expect(self, batch: int, validation_batches: int) -> int | None:
-        """Be told, before the first sample is drawn, what will be asked for. Default: nothing to prepare.
+    def prepare_data(self, batch: int, validation_batches: int) -> int | None:
+        """Prepare the data before the first sample is drawn. Default: nothing to prepare, an endless source.
 
         Args:
             batch: Samples in an optimiser step, over all processes and accumulated batches.
-            validation_batches: Batches in a validation; 0 when there is none.
+            validation_batches: Batches in a validation; 0 for no validation.
 
         Returns:
-            Samples in an epoch; None where samples never end.
+            Number of samples in an epoch; None for an endless source.
 
         Raises:
-            TrainingError: When it cannot be had.
+            TrainingError: When the data are not available.
         """
         return None
 
     @abstractmethod
     def source(self) -> SampleSource:
-        """What is drawn and collated, without the weights; asked for once ``expect`` was called."""
+        """Return the source of samples, without the weights; called after ``prepare_data``."""
 
     @abstractmethod
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Compute the loss of a batch.
 
         A loss should be a mean over samples, so that several processes and accumulated batches add up to the whole
-        batch; for a mean over something whose number varies there is ``distributed.mean_over_processes``.
+        batch; for means over items whose number varies use ``distributed.mean_over_processes``.
 
         Args:
-            batch: What the source's ``collate`` made, on the device.
+            batch: A batch from the source's ``collate``, on the device.
 
         Returns:
             ``loss``, the scalar to minimise, and any other scalars to log.
         """
 
     def frozen_parts(self) -> Sequence[nn.Module]:
-        """Modules that must never change; the trainer checks that they do not. Default none."""
+        """Return the modules that must never change, which the trainer checks. Default none."""
         return ()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimiser, default one of everything that requires gradients.
+        """Return the optimiser's parameter groups. Default: one group of everything that requires gradients.
 
         Returns:
-            Dicts with ``params`` and, optionally, ``rate_scale`` (what the learning rate is multiplied by) and
-            ``weight_decay``.
+            Dicts with ``params`` and, optionally, ``rate_scale`` (a factor of the learning rate) and ``weight_decay``.
         """
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Any]) -> dict[str, float]:
-        """Measure the stage as it is, in evaluation mode. Default: the mean over the batches of what ``forward`` gives.
+        """Validate the stage in evaluation mode. Default: the mean of the scalars of ``forward`` over the batches.
 
-        With several processes each gets its share of every batch, all equally many, and the trainer averages what they
-        return.
+        Each of several processes gets an equal share of every batch, and the trainer averages their results.
 
         Args:
             batches: Batches of samples that training never draws, on the device, the same at each call.
@@ -144,18 +142,18 @@ class Stage(nn.Module, ABC):
         Returns:
             Scalars by name.
         """
-        found: dict[str, list[float]] = defaultdict(list)
+        scalars: dict[str, list[float]] = defaultdict(list)
         for batch in batches:
-            measured = self(batch)
-            for name, value in zip(measured, read_back(list(measured.values())), strict=True):
-                found[name].append(float(value))
-        return {name: sum(values) / len(values) for name, values in found.items()}
+            outputs = self(batch)
+            for name, value in zip(outputs, read_back(list(outputs.values())), strict=True):
+                scalars[name].append(float(value))
+        return {name: sum(values) / len(values) for name, values in scalars.items()}
 
     def save(self, folder: Path) -> None:
         """Write the finished model.
 
         Args:
-            folder: Does not exist yet.
+            folder: The folder to write; it does not exist yet.
         """
         save_pretrained: Any = self.model.save_pretrained
         save_pretrained(folder)
@@ -165,13 +163,13 @@ def stage_class(name: str) -> type[Stage]:
     """Find the class of a stage.
 
     Args:
-        name: One of ``STAGES``, or ``package.module:Class`` for a stage of one's own.
+        name: One of ``STAGES``, or ``package.module:Class`` for your own stage.
 
     Returns:
         The class.
 
     Raises:
-        TrainingError: When there is none of that name, or it is not a stage.
+        TrainingError: When no class has that name, or it is not a stage.
     """
     module_name, colon, class_name = STAGES.get(name, name).partition(":")
     if not colon:
@@ -180,7 +178,7 @@ def stage_class(name: str) -> type[Stage]:
         )
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except Exception as error:  # whatever the module does when it is imported
+    except Exception as error:  # a user's module may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise TrainingError(f"the stage {name!r} cannot be imported from {module_name} ({reason}).") from error
     if not (isinstance(found, type) and issubclass(found, Stage)):

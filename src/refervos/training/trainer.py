@@ -1,17 +1,17 @@
-"""The trainer: takes the stages of a recipe one after the other from their first step to a model folder.
+"""Trainer: takes the stages of a recipe, one after the other, from the first step to a model folder.
 
-It survives being stopped at any moment: the same call goes on from the newest checkpoint, and ends (on a CPU, bit for
-bit) where a run that was never stopped ends. It runs as it is under ``accelerate launch`` and ``torchrun``, on several
-processes and machines that share the output folder.
+It may be stopped at any moment: the same call resumes from the newest checkpoint and ends (on a CPU, bit for bit) with
+the result of an uninterrupted run. It runs unchanged under ``accelerate launch`` and ``torchrun``, on several processes
+and machines that share the output folder.
 
 Results of a stage, in a folder of its name::
 
-    recipe.yaml      what it is trained with, in full
+    recipe.yaml      the full recipe of the stage
     checkpoints/     step-000200, ...: see refervos.training.checkpoint
-    history.jsonl    what was measured, a row of JSON for each
+    history.jsonl    measurements, a row of JSON each
     tensorboard/     the same for TensorBoard
     report.md        the final table, with loss.png
-    model/           the finished model; a stage that has it is finished, unless its recipe becomes longer
+    model/           the finished model; a stage that has it is finished, unless its recipe is extended
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ from refervos.training.plan import BOARD, DRAWING, HISTORY, REPORT, Plan, make_p
 from refervos.training.progress import TrainingProgress
 from refervos.training.recipe import Recipe, check_recipe, shortened, with_steps
 from refervos.training.report import StageReport, draw_losses
-from refervos.training.sampler import ShareSampler, batches_of, drawn, moved
+from refervos.training.sampler import ShareSampler, iterate_batches, make_loader, to_device
 from refervos.training.schedule import learning_rate
 from refervos.training.stage import TRAIN, VALIDATION, Stage
 
 BUILDING, STEPPING, RESUMING, VALIDATING = range(4)
-"""What a generator is seeded for; each has random numbers of its own."""
+"""Purposes of random numbers; each has its own seed."""
 
 WARM_UP = 5
-"""Steps that are not timed, since the first ones also choose kernels and start what draws samples."""
+"""Number of untimed first steps, which also choose kernels and start the data workers."""
 
 TIMED_AFTER = (20, 100, 400)
-"""Steps after which a stage with an end in time is fitted to it."""
+"""Steps after which a stage with a time limit is shortened to fit it."""
 
 TIME_FOR_STEPS = 0.95
-"""Share of the time left that goes to steps; the rest is for the last validation and the model."""
+"""Share of the remaining time for steps; the rest is for the last validation and for writing the model."""
 
 
 def train(
@@ -74,23 +74,23 @@ def train(
     minutes: float | None = None,
     show_progress: bool | None = None,
 ) -> list[StageReport]:
-    """Train the stages of a recipe; called again, go on where it stopped.
+    """Train the stages of a recipe; a repeated call resumes where the last one stopped.
 
     Args:
-        recipe: What to train.
-        out: Folder for the results, one folder in it for each stage. All machines must see it.
+        recipe: The recipe.
+        out: Folder for the results, with a folder for each stage. All machines must share it.
         stages: Names of the stages to train, default all.
-        restart: Forget what those stages have come to; they must be named.
-        steps: Train at most so many steps of each stage, to try a recipe out.
-        minutes: Train each stage for about so many minutes at most. Once its speed is known, a stage that would take
-            longer gets fewer steps, so that its schedule still runs to the end; it then counts as finished.
+        restart: Delete the results of ``stages``, which must be given, and start them over.
+        steps: Limit of the steps of each stage, for a trial run.
+        minutes: Approximate time limit of each stage. Once its speed is known, a stage that would take longer gets
+            fewer steps, so that its schedule still runs to the end; it then counts as finished.
         show_progress: True for a progress bar, False for silence, None for a bar in a terminal and lines elsewhere.
 
     Returns:
-        A report for each stage that was trained now; finished ones are passed over.
+        A report for each stage that this call trained; finished ones are skipped.
 
     Raises:
-        TrainingError: When the recipe cannot be trained as it is, or training fails.
+        TrainingError: When the recipe cannot be trained, or training fails.
         ConfigError: When the recipe or a stage's settings are wrong.
         CheckpointError: When checkpoints are damaged or cannot be written.
         MissingDependencyError: When packages for training are missing.
@@ -101,102 +101,102 @@ def train(
     check_recipe(recipe)
     plans = make_plans(recipe, out, stages)
     accelerator = make_accelerator()
-    tell = accelerator.is_main_process and show_progress is not False
+    verbose = accelerator.is_main_process and show_progress is not False
     if restart:
         if stages is None:
-            raise TrainingError("restarting deletes what a stage has come to; name the stages with --stage.")
+            raise TrainingError("restarting deletes the results of a stage; name the stages with --stage.")
         if accelerator.is_main_process:
             for plan in plans:
-                plan.forget()
+                plan.delete_results()
         accelerator.wait_for_everyone()
     for plan in plans:
         plan.check_unchanged()
     reports = []
     for plan in plans:
-        plan.check_unchanged()  # again: stages that it begins from may have been trained meanwhile
-        finished = plan.finished and (minutes is not None or not plan.longer)
-        accelerator.wait_for_everyone()  # before the main process changes what the others check
+        plan.check_unchanged()  # again: stages that it starts from may have been trained meanwhile
+        finished = plan.finished and (minutes is not None or not plan.extended)
+        accelerator.wait_for_everyone()  # before the main process changes files that the others check
         if finished:
-            if tell:
+            if verbose:
                 print(f"{plan.stage.name} is finished: {plan.model}", flush=True)
             continue
         report = StageRun(plan, show_progress, minutes).run()
-        if tell:
+        if verbose:
             print(report.table(), flush=True)
         reports.append(report)
         if report.interrupted:
-            raise KeyboardInterrupt(f"stopped after {report.stage}, which is finished; the same command goes on.")
+            raise KeyboardInterrupt(f"stopped after {report.stage}, which is finished; the same command resumes.")
     return reports
 
 
 def require_packages() -> None:
-    """Check that what training needs is installed, before hours of work.
+    """Check before hours of work that all packages for training are installed.
 
     Raises:
-        MissingDependencyError: Names what is missing.
+        MissingDependencyError: When one is missing.
     """
     require_installed("training", "train", "accelerate", "tensorboard", "matplotlib", "ruamel.yaml")
 
 
 class StageRun:
-    """Trains one stage, from its beginning or its newest checkpoint to its end.
+    """Training of one stage, from its first step or newest checkpoint to its end.
 
     Args:
-        plan: The stage.
+        plan: The resolved stage.
         show_progress: See ``train``.
         minutes: See ``train``.
 
     Attributes:
-        plan: The stage.
-        recipe: How it is trained.
+        plan: The resolved stage.
+        recipe: The stage's recipe, with steps instead of epochs.
         accelerator: Devices, processes and precision.
         stage: The stage itself, which is saved.
-        ready: The stage wrapped for several processes, which is called.
-        optimiser: What updates it.
-        guard: Watches over the frozen parts.
-        end: When it shall end, by the monotonic clock; None for no matter when.
-        step: Optimiser steps made.
-        seconds: Time that all steps took, those of earlier runs included.
-        means: Of the training scalars since the last row of the history, in this process.
-        unread: Scalars of steps that were not read from the device yet: the step's number, their names and values.
-        history: What was measured.
-        board: The same for TensorBoard; None except in the main process.
-        progress: What the user sees.
-        interruption: Whether the user wants to stop.
-        lock: Keeps other runs out; held by the main process.
+        wrapped: The stage wrapped for several processes, which is called.
+        optimiser: The optimiser.
+        guard: Guard of the frozen parts.
+        deadline: End of the time limit by the monotonic clock; None for no limit.
+        step: Number of optimiser steps made.
+        seconds: Duration of all steps, those of earlier runs included.
+        means: Means of the training scalars since the last row of the history, in this process.
+        unread: Scalars not yet read from the device: number, names and values of each step.
+        history: Measurements of the run.
+        board: TensorBoard writer; None except in the main process.
+        progress: Progress bar or lines.
+        interruption: Requests of the user to stop.
+        lock: Lock of the folder against other runs; held by the main process.
     """
 
     def __init__(self, plan: Plan, show_progress: bool | None = None, minutes: float | None = None) -> None:
         self.plan = plan
-        self.end = None if minutes is None else time.monotonic() + 60 * minutes
+        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.recipe = plan.stage
         self.accelerator = make_accelerator(self.recipe.precision)
         self.main = bool(self.accelerator.is_main_process)
-        self._sampler(range(0))  # a batch that cannot be shared out is refused before anything is built or written
+        self._sampler(range(0))  # refuses an indivisible batch before anything is built or written
         self.step, self.seconds, self.means = 0, 0.0, Means()
         self.unread: list[tuple[int, list[str], Tensor]] = []
         self.lock: FolderLock | None = None
-        told = self._make_folder()
-        with self._memory_told():
+        messages = self._make_folder()
+        with self._explain_out_of_memory():
             self._build()
-        told += self._resume()
+        messages += self._resume()
         self.history = History(plan.folder / HISTORY, self.step, write=self.main)
         self.board = self._open_board()
-        self.interruption = Interruption(patient=self.accelerator.num_processes > 1)
+        self.interruption = Interruption(ignore_repeats=self.accelerator.num_processes > 1)
         self.progress = TrainingProgress(
             self.recipe.name, self.recipe.steps, self.step, show_progress if self.main else False
         )
-        for sentence in told:
-            self.progress.say(sentence)
+        for message in messages:
+            self.progress.say(message)
 
     def run(self) -> StageReport:
         """Train to the end.
 
         Returns:
-            What it came to; the model is written.
+            The report; the model is written.
         """
         try:
-            with self.progress, self.interruption, self._memory_told():
+            with self.progress, self.interruption, self._explain_out_of_memory():
                 self._loop()
                 return self._finish()
         finally:
@@ -207,61 +207,62 @@ class StageRun:
             self.accelerator.free_memory()
 
     @contextmanager
-    def _memory_told(self) -> Iterator[None]:
-        """Say what can be changed where memory is short."""
+    def _explain_out_of_memory(self) -> Iterator[None]:
+        """Turn out-of-memory errors into one that says which settings to change."""
         try:
             yield
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             recipe, saved = self.recipe, checkpoints_in(self.plan.checkpoints)
-            anew = f" and start anew with --stage {recipe.name} --restart" if saved else ""
+            restart = f" and start over with --stage {recipe.name} --restart" if saved else ""
             raise TrainingError(
-                f"there is too little memory on {device_name(self.accelerator.device)} for {recipe.name} after "
-                f"{self.step} steps; set accumulate, which is {recipe.accumulate}, to a greater divisor of the batch "
-                f"of {recipe.batch}, or take shorter clips{anew}; or train on more devices or with fewer workers, and "
-                f"the same command goes on{f' from {saved[-1]}' if saved else ''}."
+                f"{device_name(self.accelerator.device)} ran out of memory in {recipe.name} after {self.step} steps; "
+                f"set accumulate, which is {recipe.accumulate}, to a greater divisor of the batch of {recipe.batch}, "
+                f"or use shorter clips{restart}; or train on more devices or with fewer workers, and the same command "
+                f"resumes{f' from {saved[-1]}' if saved else ''}."
             ) from error
 
     # Before the first step.
 
     def _make_folder(self) -> list[str]:
-        """Make the stage's folder or take it over; returns what the user should know."""
-        told: list[str] = []
+        """Make the stage's folder or take it over; return messages for the user."""
+        messages: list[str] = []
         if self.main:
             try:
                 self.plan.folder.mkdir(parents=True, exist_ok=True)
                 self.lock = FolderLock(self.plan.folder, "training", TrainingError)
-                if self.plan.longer:
-                    kept = self.plan.put_aside()  # before the new length is noted: a run killed here still goes on
-                    told.append(f"{self.recipe.name} is longer now; its model so far is kept in {kept}.")
-                self.plan.note()
+                if self.plan.extended:
+                    kept = self.plan.archive_model()  # before the new length is written: a run killed here can resume
+                    messages.append(f"{self.recipe.name} is extended; its model so far is kept in {kept}.")
+                self.plan.write_recipe()
             except OSError as error:
                 raise write_error(self.plan.folder, error, TrainingError) from error
             for folder in (self.plan.folder, self.plan.checkpoints):
                 remove_leftovers(folder)
         self.accelerator.wait_for_everyone()
         if not self.plan.folder.is_dir():
-            raise TrainingError(f"{self.plan.folder} is not seen by all machines; give a shared folder with --out.")
-        return told
+            raise TrainingError(f"{self.plan.folder} is not shared by all machines; give a shared folder with --out.")
+        return messages
 
     def _build(self) -> None:
         self._seed(BUILDING)  # the same weights in each process
         self.stage = self.plan.kind.build(self.plan.settings, self.plan.init, self.plan.recipe.seed)
-        self.recipe = with_steps(self.recipe, self.stage.expect(self.recipe.batch, self.recipe.validation_batches))
+        epoch = self.stage.prepare_data(self.recipe.batch, self.recipe.validation_batches)
+        self.recipe = with_steps(self.recipe, epoch)
         if self.accelerator.num_processes > 1:
             synchronise_batch_norm(self.stage, self.accelerator.device)
         recipe = self.recipe.optimiser
         optimiser = optimiser_for(self.stage, lr=recipe.rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
         self.guard = FrozenGuard(self.stage, optimiser)
-        self.ready, self.optimiser = self.accelerator.prepare(self.stage, optimiser)
-        self._seed(STEPPING, self.accelerator.process_index)  # but dropout of its own in each process
+        self.wrapped, self.optimiser = self.accelerator.prepare(self.stage, optimiser)
+        self._seed(STEPPING, self.accelerator.process_index)  # but different dropout in each process
 
     def _seed(self, purpose: int, *numbers: int) -> None:
         seed_random(self.plan.recipe.seed, self.plan.number, purpose, *numbers)
 
     def _open_board(self) -> Any:
-        """A TensorBoard writer in the main process; what it wrote after this step in an earlier run is hidden."""
+        """Open a TensorBoard writer in the main process; rows of an earlier run after this step are hidden."""
         if not self.main:
             return None
         from torch.utils.tensorboard import SummaryWriter
@@ -272,21 +273,21 @@ class StageRun:
 
     def _loop(self) -> None:
         recipe = self.recipe
-        self.ready.train()
-        with drawn(self._batches(range(self.step, recipe.steps), TRAIN)) as batches:
+        self.wrapped.train()
+        with iterate_batches(self._loader(range(self.step, recipe.steps), TRAIN)) as batches:
             self._steps(batches)
 
     def _steps(self, batches: Iterator[Any]) -> None:
         before = warm = time.monotonic()
-        begun = self.step
+        first = self.step
         while self.step < self.recipe.steps:
             stop = self._make_step(batches)
             self.step += 1
             self.progress.step()
-            if self.end is not None and self.step - begun == WARM_UP:
+            if self.deadline is not None and self.step - first == WARM_UP:
                 warm = time.monotonic()
-            if self.end is not None and self.step - begun in TIMED_AFTER:
-                self._fit((time.monotonic() - warm) / (self.step - begun - WARM_UP))
+            if self.deadline is not None and self.step - first in TIMED_AFTER:
+                self._fit_to_deadline((time.monotonic() - warm) / (self.step - first - WARM_UP))
             recipe = self.recipe
             last = self.step == recipe.steps
             validate = last or (recipe.validate_every is not None and self.step % recipe.validate_every == 0)
@@ -306,15 +307,15 @@ class StageRun:
                 path = self._save()
             if stop and not last:
                 raise KeyboardInterrupt(
-                    f"stopped at step {self.step} of {recipe.name}; {path} is written, and the same command goes on."
+                    f"stopped at step {self.step} of {recipe.name}; {path} is written, and the same command resumes."
                 )
 
-    def _fit(self, seconds: float) -> None:
-        """Shorten the stage where its steps, which take so long, would not fit into its time."""
+    def _fit_to_deadline(self, seconds: float) -> None:
+        """Reduce the number of steps if, at this many seconds each, they would exceed the time limit."""
         from accelerate.utils import gather_object
 
-        assert self.end is not None
-        left = TIME_FOR_STEPS * (self.end - time.monotonic())
+        assert self.deadline is not None
+        left = TIME_FOR_STEPS * (self.deadline - time.monotonic())
         fitting = min(gather_object([self.step + int(left / max(seconds, 1e-9))]))
         steps = max(fitting, self.step + 1, self.recipe.optimiser.warmup + 1)
         if steps < self.recipe.steps:
@@ -322,72 +323,72 @@ class StageRun:
             self.plan = self.plan.with_steps(steps)
             self.progress.shorten(steps)
             if self.main:
-                self.plan.note()
+                self.plan.write_recipe()
 
     def _make_step(self, batches: Iterator[Any]) -> bool:
-        """Make one optimiser step; returns whether to stop after it."""
+        """Make one optimiser step; return True if training should stop after it."""
         rate = learning_rate(self.recipe, self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["rate_scale"]
         scalars: list[tuple[str, Tensor]] = []
         for part in range(self.recipe.accumulate):
             last = part == self.recipe.accumulate - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.ready):
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 scalars += self._add_gradients(next(batches))
         scalars.append(("gradient_norm", self._clip_gradients()))
-        # They stay on the device until a row is due: reading them would wait for the step's work, with nothing to do.
+        # They stay on the device until a row is due: reading them now would wait for the step to finish.
         values = torch.stack([value.detach().float().reshape(()) for _, value in scalars])
         self.unread.append((self.step + 1, [name for name, _ in scalars], values))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        return self._anywhere(self.interruption.wanted)[0]
+        return self._in_any_process(self.interruption.requested)[0]
 
     def _add_gradients(self, batch: Any) -> list[tuple[str, Tensor]]:
-        """Add a batch's gradients to those of the step; returns the scalars that the stage computed."""
-        outputs: dict[str, Tensor] = self.ready(moved(batch, self.accelerator.device))
+        """Accumulate a batch's gradients; return the scalars that the stage computed."""
+        outputs: dict[str, Tensor] = self.wrapped(to_device(batch, self.accelerator.device))
         if "loss" not in outputs:
-            raise TrainingError(f"the forward of {self.plan.kind.__name__} gives no 'loss'; the trainer needs it.")
+            raise TrainingError(f"the forward of {self.plan.kind.__name__} returns no 'loss'; the trainer needs it.")
         self.accelerator.backward(outputs["loss"] / self.recipe.accumulate)
         return list(outputs.items())
 
     def _clip_gradients(self) -> Tensor:
-        """Shorten the total gradient where the recipe says so; returns how long it was."""
-        longest = self.recipe.optimiser.clip_norm
+        """Clip the total gradient as the recipe says; return its norm before."""
+        clip_norm = self.recipe.optimiser.clip_norm
         parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        norm: Tensor = self.accelerator.clip_grad_norm_(parameters, math.inf if longest is None else longest)
+        norm: Tensor = self.accelerator.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
         return norm
 
     def _read_scalars(self) -> None:
-        """Read the scalars of the last steps from the device, all at once, and add them to the means.
+        """Read the scalars of the last steps from the device in one copy and add them to the means.
 
-        Nothing is logged, validated or saved before, so that a step that spoilt the weights leaves no trace on disk.
+        Called before anything is logged, validated or saved, so that broken weights never reach the disk.
 
         Raises:
             TrainingError: When a loss or, unless gradients are scaled, a gradient was not finite in any process.
         """
-        # In fp16 gradients are scaled, and the scaler passes over those that are too large.
+        # In fp16 gradients are scaled, and the scaler skips steps whose gradients overflow.
         watched = {"loss"} if self.accelerator.scaler is not None else {"loss", "gradient_norm"}
         broken: tuple[int, str] | None = None
         read = read_back([values for _, _, values in self.unread])
         for (step, names, _), values in zip(self.unread, read, strict=True):
             for name, value in zip(names, values.tolist(), strict=True):
-                if math.isfinite(value):  # in fp16 a gradient may be too long; others may have nothing to measure
+                if math.isfinite(value):  # an fp16 gradient may overflow; other scalars may have nothing to measure
                     self.means.add(name, value)
                 elif name in watched and broken is None:
                     broken = step, name
         first, last = self.unread[0][0], self.unread[-1][0]
         self.unread.clear()
-        if self._anywhere(broken is not None)[0]:
-            where = f"one of the steps {first} to {last}" if broken is None else f"step {broken[0]}"
+        if self._in_any_process(broken is not None)[0]:
+            steps = f"one of the steps {first} to {last}" if broken is None else f"step {broken[0]}"
             saved = checkpoints_in(self.plan.checkpoints)
             raise TrainingError(
-                f"the {broken[1].replace('_', ' ') if broken else 'loss'} is not finite at {where} of "
+                f"the {broken[1].replace('_', ' ') if broken else 'loss'} is not finite at {steps} of "
                 f"{self.recipe.name} ({f'the last checkpoint is {saved[-1]}' if saved else 'there is no checkpoint'}); "
                 "try a lower rate or clip_norm, or another precision."
             )
 
-    def _anywhere(self, *flags: bool) -> list[bool]:
-        """Which flags are set in any process."""
+    def _in_any_process(self, *flags: bool) -> list[bool]:
+        """Combine flags over processes: True where any process has True."""
         if self.accelerator.num_processes == 1:
             return list(flags)
         counts = torch.tensor(flags, dtype=torch.float32, device=self.accelerator.device)
@@ -401,8 +402,8 @@ class StageRun:
             steps, recipe.batch, recipe.accumulate, accelerator.process_index, accelerator.num_processes
         )
 
-    def _batches(self, steps: range, purpose: int) -> Any:
-        return batches_of(
+    def _loader(self, steps: range, purpose: int) -> Any:
+        return make_loader(
             self.stage.source(),
             (self.plan.recipe.seed, self.plan.number, purpose),
             self._sampler(steps),
@@ -414,31 +415,31 @@ class StageRun:
 
     def _log(self) -> None:
         """Add the means since the last row to the history."""
-        means = self._gathered(self.means) | {"rate": learning_rate(self.recipe, self.step - 1)}
+        means = self._mean_over_processes(self.means) | {"rate": learning_rate(self.recipe, self.step - 1)}
         self.means = Means()
-        self._tell("train", means)
+        self._record("train", means)
         self.progress.row(self.step, means)
 
     def _validate(self) -> None:
-        """Measure on samples that training never draws; training's random numbers do not notice."""
+        """Validate on samples that training never draws, and leave training's random numbers untouched."""
         before = random_state()
         self._seed(VALIDATING, self.accelerator.process_index)
         self.stage.eval()
         with (
-            drawn(self._batches(range(self.recipe.validation_batches), VALIDATION)) as batches,
+            iterate_batches(self._loader(range(self.recipe.validation_batches), VALIDATION)) as batches,
             torch.no_grad(),
             self.accelerator.autocast(),
         ):
-            found = self.stage.validate(moved(batch, self.accelerator.device) for batch in batches)
+            scalars = self.stage.validate(to_device(batch, self.accelerator.device) for batch in batches)
         self.stage.train()
         restore_random_state(before)
         means = Means()
-        for name, value in found.items():
+        for name, value in scalars.items():
             means.add(name, float(value))
-        self._tell("validation", self._gathered(means))
+        self._record("validation", self._mean_over_processes(means))
 
-    def _gathered(self, means: Means) -> dict[str, float]:
-        """Means over all processes."""
+    def _mean_over_processes(self, means: Means) -> dict[str, float]:
+        """Merge the means of all processes."""
         from accelerate.utils import gather_object
 
         total = Means()
@@ -446,7 +447,8 @@ class StageRun:
             total.merge(Means(sums))
         return total.values()
 
-    def _tell(self, kind: str, scalars: Mapping[str, float]) -> None:
+    def _record(self, kind: str, scalars: Mapping[str, float]) -> None:
+        """Write scalars to the history and to TensorBoard."""
         self.history.add(self.step, kind, scalars)
         if self.board is not None:
             for name, value in scalars.items():
@@ -455,7 +457,7 @@ class StageRun:
     # Checkpoints.
 
     def _save(self) -> Path:
-        """Write a checkpoint, from the main process; returns its folder."""
+        """Write a checkpoint in the main process; return its folder."""
         from accelerate.utils import gather_object
 
         processes = gather_object([{"random": random_state(), "means": self.means.sums()}])
@@ -466,7 +468,7 @@ class StageRun:
                 "step": self.step,
                 "seconds": self.seconds,
                 "precision": self.accelerator.mixed_precision,
-                # Frozen weights, often hundreds of times the trained ones, come from where the stage began.
+                # Frozen weights, often hundreds of times the trained ones, are loaded from init again.
                 "stage": {name: value for name, value in self.stage.state_dict().items() if name not in frozen},
                 "frozen": frozen,
                 "optimiser": self.optimiser.state_dict(),
@@ -478,33 +480,33 @@ class StageRun:
         return checkpoints_in(self.plan.checkpoints)[-1]
 
     def _resume(self) -> list[str]:
-        """Set everything to what the newest checkpoint holds, if there is one; returns what the user should know."""
-        told: list[str] = []
-        state = read_newest(self.plan.checkpoints, told.append)
+        """Restore the newest checkpoint, if there is one; return messages for the user."""
+        messages: list[str] = []
+        state = read_newest(self.plan.checkpoints, messages.append)
         if state is None:
-            return told
+            return messages
         self.step, self.seconds = state["step"], state["seconds"]
         self._load_weights(state)
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if state["precision"] != self.accelerator.mixed_precision:
-            told.append(f"the precision was {state['precision']} and is {self.accelerator.mixed_precision} now.")
-        saved, mine = state["processes"], self.accelerator.process_index
+            messages.append(f"the precision was {state['precision']} and is {self.accelerator.mixed_precision} now.")
+        saved, index = state["processes"], self.accelerator.process_index
         if len(saved) == self.accelerator.num_processes:
-            self.means = Means(saved[mine]["means"])
-            restore_random_state(saved[mine]["random"])
+            self.means = Means(saved[index]["means"])
+            restore_random_state(saved[index]["random"])
         else:
-            self._seed(RESUMING, mine, self.step)
-            told.append(
+            self._seed(RESUMING, index, self.step)
+            messages.append(
                 f"the checkpoint is of {len(saved)} processes, not {self.accelerator.num_processes}: "
-                "random numbers begin anew."
+                "random numbers are seeded again."
             )
-        return [*told, f"{self.recipe.name} goes on from step {self.step}."]
+        return [*messages, f"{self.recipe.name} resumes from step {self.step}."]
 
     def _load_weights(self, state: Mapping[str, Any]) -> None:
         where = f"the checkpoint of step {self.step} of {self.recipe.name}"
         if state["frozen"] != self.guard.checksums:
-            raise TrainingError(f"{where} was made with other frozen weights; start the stage anew with --restart.")
+            raise TrainingError(f"{where} was made with other frozen weights; start the stage over with --restart.")
         try:
             missing, unexpected = self.stage.load_state_dict(state["stage"], strict=False)
             lost = [*(name for name in missing if name not in state["frozen"]), *unexpected]
@@ -518,7 +520,7 @@ class StageRun:
     # The end.
 
     def _finish(self) -> StageReport:
-        """Write report and model; the model last, since it marks the stage as finished."""
+        """Write report and model; the model last, because it marks the stage as finished."""
         report = self._report()
         if self.main:
             draw_losses(self.history, self.plan.folder / DRAWING)
@@ -543,19 +545,19 @@ class StageRun:
             frozen=sum(p.numel() for p in self.stage.parameters()) - trained,
             train=self.history.last("train"),
             validation=self.history.last("validation"),
-            interrupted=self._anywhere(self.interruption.wanted)[0],
+            interrupted=self._in_any_process(self.interruption.requested)[0],
         )
 
 
 def optimiser_for(stage: Stage, **defaults: Any) -> torch.optim.AdamW:
-    """AdamW over the stage's parameter groups; each group keeps its ``rate_scale``.
+    """Make AdamW over the stage's parameter groups; each group keeps its ``rate_scale``.
 
     Args:
         stage: The stage.
         **defaults: Arguments of AdamW.
 
     Raises:
-        TrainingError: When there is nothing to train.
+        TrainingError: When the stage has no trainable parameter.
     """
     groups = [{"rate_scale": 1.0, **group, "params": list(group["params"])} for group in stage.parameter_groups()]
     groups = [group for group in groups if group["params"]]
@@ -565,17 +567,17 @@ def optimiser_for(stage: Stage, **defaults: Any) -> torch.optim.AdamW:
 
 
 def write_model(stage: Stage, folder: Path) -> None:
-    """Let a stage write its model, so that the folder is complete from the moment it exists.
+    """Write a stage's model so that the folder is complete from the moment it exists.
 
     Args:
-        stage: Its ``save`` writes a folder that does not exist yet.
+        stage: The stage, whose ``save`` is called.
         folder: The model's folder.
 
     Raises:
-        TrainingError: When nothing was written.
+        TrainingError: When ``save`` wrote nothing.
     """
     with atomic_folder(folder, error=TrainingError) as staged:
         staged.rmdir()
         stage.save(staged)
         if not staged.is_dir():
-            raise TrainingError(f"the stage's save wrote no folder {staged}; it must write the one it is given.")
+            raise TrainingError(f"the stage's save wrote no folder {staged}; it must write the folder it is given.")

@@ -1,6 +1,6 @@
-"""YAML 1.2 as people write recipes in it, read within limits.
+"""Reader and writer of YAML 1.2 recipes, with limits on size and nesting.
 
-The only file that imports ruamel.yaml; import it where YAML is needed, through ``recipe.yaml_text``.
+The only file that imports ruamel.yaml; import it through ``recipe.yaml_text`` where YAML is needed.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from refervos.errors import ConfigError
 
-LONGEST = 2**16
-"""Letters of YAML that are read: the library takes seconds for them, and the published recipes have a few thousand."""
+MAX_CHARACTERS = 2**16
+"""Longest text to parse: the library takes seconds for it, and the published recipes have a few thousand characters."""
 
-DEEPEST = 50
-"""How deep values may be nested."""
+MAX_DEPTH = 50
+"""Deepest nesting of values."""
 
-MOST_VALUES = 100_000
-"""How many values there may be, each counted as often as aliases repeat it."""
+MAX_VALUES = 100_000
+"""Largest number of values, each counted as often as aliases repeat it."""
 
-# So many the library looks through again and again before it says what the first one is.
-_BRACKETS = re.compile(rf"(?:[\[{{]\s*){{{DEEPEST + 1}}}")
+# The library's time grows steeply with brackets in brackets, before any node reaches our depth check.
+_BRACKETS = re.compile(rf"(?:[\[{{]\s*){{{MAX_DEPTH + 1}}}")
 
 
 def parse(text: str, where: str) -> dict[str, Any]:
-    """Read a mapping.
+    """Parse a mapping.
 
     Args:
         text: The YAML.
@@ -42,10 +42,10 @@ def parse(text: str, where: str) -> dict[str, Any]:
         Names and plain values.
 
     Raises:
-        ConfigError: When it is no YAML, no mapping, gives a name twice, or is larger than a person would write it.
+        ConfigError: When it is no YAML, no mapping, gives a name twice, or exceeds a limit.
     """
-    if len(text) > LONGEST:
-        raise ConfigError(f"{where} has {len(text)} letters; of YAML at most {LONGEST} are read.")
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(f"{where} has {len(text)} characters; at most {MAX_CHARACTERS} of YAML are read.")
     if _BRACKETS.search(text):
         raise _too_deep(where)
     yaml = _yaml()
@@ -55,7 +55,7 @@ def parse(text: str, where: str) -> dict[str, Any]:
         values = None if root is None else yaml.constructor.construct_document(root)
     except RecursionError as error:
         raise _too_deep(where) from error
-    except (YAMLError, ValueError, OverflowError) as error:  # the last two of a date or a number that there is not
+    except (YAMLError, ValueError, OverflowError) as error:  # the last two for impossible dates and numbers
         raise ConfigError(f"{where} is no readable YAML ({_reason(error)}).") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{where} holds a {type(values).__name__}; names and values are expected.")
@@ -63,19 +63,19 @@ def parse(text: str, where: str) -> dict[str, Any]:
 
 
 def write(values: dict[str, Any]) -> str:
-    """The YAML of plain values, in their order."""
+    """Format plain values as YAML, in their order."""
     text = io.StringIO()
     _yaml().dump(values, text)
     return text.getvalue()
 
 
 class _Composer(Composer):
-    """Refuses what is nested too deep before it goes there, and names that no mapping has, or has twice."""
+    """Composer that refuses nesting beyond ``MAX_DEPTH``, keys that are no scalars, and duplicate keys."""
 
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.depth > DEEPEST:
+        if self.depth > MAX_DEPTH:
             raise RecursionError
         self.depth += 1
         try:
@@ -89,7 +89,7 @@ class _Composer(Composer):
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, ScalarNode):
-                problem = "a list or a mapping stands where a name is expected"
+                problem = "a list or a mapping is given instead of a name"
                 raise ConstructorError(None, None, problem, key.start_mark)
             if key.value in seen:
                 raise ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
@@ -98,22 +98,22 @@ class _Composer(Composer):
 
 
 def _yaml() -> YAML:
-    """Plain values only, nothing is executed; in Python, for the faster library in C knows YAML 1.1 alone."""
+    """Make a parser of plain values that executes nothing; pure Python, as the C library knows only YAML 1.1."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Composer = _Composer
-    yaml.composer.warn_double_anchors = False  # that is allowed, and comes of copying a stage
-    options: Any = yaml  # where they are declared they have the types of their defaults
+    yaml.composer.warn_double_anchors = False  # allowed in YAML, and common in copied stages
+    options: Any = yaml  # these attributes are declared with the types of their defaults only
     options.default_flow_style = False
     options.sort_base_mapping_type_on_output = False
     return yaml
 
 
 def _too_deep(where: str) -> ConfigError:
-    return ConfigError(f"{where} is nested too deep; values may be nested {DEEPEST} times.")
+    return ConfigError(f"{where} is nested too deep; values may be nested {MAX_DEPTH} times.")
 
 
 def _reason(error: Exception) -> str:
-    """What the library says is wrong, and where, on one line of bearable length."""
+    """Return the library's description of an error and its position, on one line of limited length."""
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
         return " ".join(str(error).split())[:200]
     problem, mark = " ".join(str(error.problem).split())[:200], error.problem_mark
@@ -121,13 +121,13 @@ def _reason(error: Exception) -> str:
 
 
 def _check_aliases(root: Node | None, where: str) -> None:
-    """Refuse aliases that multiply or hold themselves."""
-    sizes: dict[int, int] = {}  # of what was looked at, by identity; 0 while it is looked at
+    """Refuse aliases that multiply or contain themselves."""
+    sizes: dict[int, int] = {}  # of visited nodes, by identity; 0 during the visit
 
     def size_of(node: Node) -> int:
         if id(node) in sizes:
             if not sizes[id(node)]:
-                raise ConfigError(f"{where} has an alias that holds itself.")
+                raise ConfigError(f"{where} has an alias that contains itself.")
             return sizes[id(node)]
         sizes[id(node)] = 0
         children: Sequence[Node] = ()
@@ -136,8 +136,8 @@ def _check_aliases(root: Node | None, where: str) -> None:
         elif isinstance(node, SequenceNode):
             children = node.value
         sizes[id(node)] = total = 1 + sum(map(size_of, children))
-        if total > MOST_VALUES:
-            raise ConfigError(f"{where} has more than {MOST_VALUES} values; do its aliases multiply?")
+        if total > MAX_VALUES:
+            raise ConfigError(f"{where} has more than {MAX_VALUES} values; do its aliases multiply?")
         return total
 
     if root is not None:

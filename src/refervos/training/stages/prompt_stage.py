@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refervos.errors import ConfigError
-from refervos.training.losses import around_hiding, frame_losses, visible
+from refervos.training.losses import around_occlusions, frame_losses, visible
 from refervos.training.stage import SampleSource, Stage
 from refervos.training.stages.pictures import (
     cell_names,
@@ -219,7 +219,7 @@ class PromptedStage(Stage):
         """
         settings, truth = self.settings, batch["truth"]
         answers = self.answer(batch)
-        hiding = around_hiding(truth, settings.least_area)  # (R, T)
+        hiding = around_occlusions(truth, settings.least_area)  # (R, T)
         weight = torch.where(hiding, settings.hiding, 1.0)
         losses = frame_losses(answers.mask_logits, answers.score, truth, settings.least_area, weight)
         reached = losses.pop("ious")  # (R, T)

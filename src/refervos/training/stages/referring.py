@@ -199,7 +199,7 @@ class ReferringStage(Stage):
 
     # Data.
 
-    def expect(self, batch: int, validation_batches: int) -> int | None:
+    def prepare_data(self, batch: int, validation_batches: int) -> int | None:
         """Open the benchmarks, if any."""
         settings = self.settings
         if not settings.data:
@@ -253,9 +253,10 @@ class ReferringStage(Stage):
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The losses of a batch of clips, and the mean IoU over the frames in which the target is visible."""
-        return self._measure(batch)[0]
+        return self.losses_and_ious(batch)[0]
 
-    def _measure(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+    def losses_and_ious(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """Compute the losses of a batch, and the IoU of each sentence in each predicted frame (N, T)."""
         settings = self.settings
         output = self.answer(batch)
         logits = self.model.upsample(output.mask_logits)  # (N, T, S, S)
@@ -320,7 +321,7 @@ class ReferringStage(Stage):
         scalars: dict[str, list[float]] = defaultdict(list)
         found: dict[str, list[float]] = defaultdict(list)
         for batch in batches:
-            losses, ious = self._measure(batch)
+            losses, ious = self.losses_and_ious(batch)
             counted = visible(batch["truth"], self.settings.least_area)[:, -ious.shape[1] :]
             *values_of_losses, ious, counted = read_back([*losses.values(), ious, counted])
             for name, value in zip(losses, values_of_losses, strict=True):
