@@ -6,15 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import tokenizers
 import torch
+from tokenizers import models, pre_tokenizers
 from torch import Tensor
 
 from golden import noise
+from refervos.prompts import Prompt
 from refervos.sam2.config import Sam2Config
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.session.session import Session
 from refervos.text.encoder import TextConfig
+from refervos.text.tokenizer import Tokenizer
 
 MICRO_SAM2 = Sam2Config(
     image_size=128,
@@ -46,7 +50,7 @@ CAPTION, SHORT_CAPTION = [0, 17, 23, 42, 61, 5, 2], [0, 33, 2]
 
 
 def micro_model(**changes: Any) -> Samwise:
-    """A model of 0.5 M parameters whose weights depend on their names, so that outputs are neither flat nor chaotic."""
+    """Make a model of 0.5 M parameters without tokenizer, whose weights depend on their names and give varied masks."""
     from dataclasses import replace
 
     model = Samwise(replace(MICRO, **changes))
@@ -69,7 +73,7 @@ def micro_model(**changes: Any) -> Samwise:
 
 
 def scene(count: int, height: int = 96, width: int = 128, seed: int = 0) -> list[np.ndarray]:
-    """Frames of a textured background with a disc that moves, uint8 (H, W, 3)."""
+    """Draw frames of a moving disc on a textured background, uint8 (H, W, 3)."""
     y, x = np.mgrid[0:height, 0:width]
     base = np.stack([(x * (3 + seed) + y) % 160, (x + y * 2) % 140, (x * y // 16) % 150], -1).astype(np.uint8)
     frames = []
@@ -80,20 +84,27 @@ def scene(count: int, height: int = 96, width: int = 128, seed: int = 0) -> list
     return frames
 
 
-def session_of(model: Samwise, captions: list[list[int]]) -> Session:
-    """A session that follows token sequences; the micro model has no tokenizer."""
-    from refervos.prompts import Prompt
-    from refervos.session.session import _Followed
+def number_tokenizer() -> Tokenizer:
+    """Make a tokenizer that reads token ids written as digits: "0 17 2"."""
+    words = models.WordLevel({str(number): number for number in range(MICRO.text.vocabulary)}, unk_token="3")
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return Tokenizer(tokenizer)
 
-    session = Session(model, keep_logits=True)
-    for number, caption in enumerate(captions):
-        session._tracks[number] = _Followed(Prompt(f"caption {number}"), model.begin_tokens(caption))
-        session._state.next_track = number + 1
-    return session
+
+def prompt_of(caption: list[int], **geometry: Any) -> Prompt:
+    """Write token ids, none of them a verb, as a prompt for ``number_tokenizer``, with optional points, box or mask."""
+    return Prompt(" ".join(map(str, caption)), verbs=(), **geometry)
+
+
+def session_of(model: Samwise, captions: list[list[int]], **options: Any) -> Session:
+    """Open a session that follows sequences of token ids and keeps logits; a model without a tokenizer gets one."""
+    model.tokenizer = model.tokenizer or number_tokenizer()
+    return model.open([prompt_of(caption) for caption in captions], **{"keep_logits": True, **options})
 
 
 def tensors_of(session: Session) -> Iterator[Tensor]:
-    """Every tensor that a session keeps."""
+    """Yield every tensor that a session keeps."""
     for track in session._tracks.values():
         memory = track.state.memory
         yield track.state.ids
@@ -107,12 +118,12 @@ def tensors_of(session: Session) -> Iterator[Tensor]:
 
 
 def bytes_kept(session: Session) -> int:
-    """Bytes of the storages behind a session's tensors; a view counts with all that it keeps alive."""
+    """Count the bytes of the storages behind a session's tensors, including parts that only views keep alive."""
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors_of(session)}.values())
 
 
 class Uncorrectable:
-    """The part of a segmenter that stand-ins in tests leave out: what a user does to a running track."""
+    """Base of stand-in segmenters that supports no changes of running tracks."""
 
     state_types: tuple[type, ...] = ()
     mixes_sentences = False

@@ -1,4 +1,4 @@
-"""Scene cuts and repeated frames, on drawn clips whose joins are known."""
+"""Scene cuts and repeated frames on synthetic clips with known scene boundaries."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def as_frame(image: np.ndarray) -> Tensor:
 
 
 def changes_of(images: list[np.ndarray] | Clip) -> list[Change]:
-    watch = FrameChanges()
-    return [watch.look(as_frame(image)) for image in images]
+    detector = FrameChanges()
+    return [detector.update(as_frame(image)) for image in images]
 
 
 def cuts_of(images: list[np.ndarray] | Clip) -> list[int]:
@@ -37,8 +37,8 @@ def cuts_of(images: list[np.ndarray] | Clip) -> list[int]:
 
 
 @cache
-def drawn_clips(count: int) -> list[Clip]:
-    """Clips whose neighbours have backgrounds of one style, some of them filmed by a moving camera."""
+def synthetic_clips(count: int) -> list[Clip]:
+    """Draw clips, grouped by style of background, some of them with camera motion."""
     per_style = -(-count // len(BACKGROUNDS))
     return [
         draw_clip((31, index + 1), WorldConfig(frames=24, backgrounds=(style,), pan=0.3)).frames
@@ -47,7 +47,7 @@ def drawn_clips(count: int) -> list[Clip]:
     ][:count]
 
 
-# What may happen within a scene.
+# Disturbances within a scene.
 
 
 def as_drawn(clip: Clip, rng: np.random.Generator) -> Clip:
@@ -55,13 +55,13 @@ def as_drawn(clip: Clip, rng: np.random.Generator) -> Clip:
 
 
 def panned(clip: Clip, rng: np.random.Generator) -> Clip:
-    """All of the picture goes sideways, up to 6 % of its width a frame."""
+    """Pan the camera, by up to 6 % of the width per frame."""
     speed = rng.uniform(0.02, 0.06) * clip.shape[2] * rng.choice([-1, 1])
     return np.stack([np.roll(image, round(speed * time), axis=1) for time, image in enumerate(clip)])
 
 
 def shaken(clip: Clip, rng: np.random.Generator) -> Clip:
-    """The camera jumps from frame to frame, by a tenth of the picture now and then."""
+    """Shake the camera from frame to frame, at times by a tenth of the width."""
     jumps = rng.normal(0, 0.04 * clip.shape[2], (len(clip), 2)).round().astype(int)
     return np.stack([np.roll(image, tuple(jump), axis=(0, 1)) for image, jump in zip(clip, jumps, strict=True)])
 
@@ -76,7 +76,7 @@ def noisy(clip: Clip, rng: np.random.Generator) -> Clip:
 
 
 def compressed(clip: Clip, rng: np.random.Generator) -> Clip:
-    """Each frame through a JPEG of its own quality, from 15 to 60."""
+    """Compress each frame as a JPEG of random quality, from 15 to 60."""
     images = []
     for image in clip:
         file = io.BytesIO()
@@ -86,7 +86,7 @@ def compressed(clip: Clip, rng: np.random.Generator) -> Clip:
 
 
 def crossed(clip: Clip, rng: np.random.Generator) -> Clip:
-    """A chequered disc of up to half of the frame's area goes through."""
+    """Move a chequered disc of up to half the frame's area through the scene."""
     frames, height, width = clip.shape[:3]
     radius = rng.uniform(0.28, 0.4) * width
     y, x = np.mgrid[:height, :width]
@@ -101,33 +101,33 @@ def crossed(clip: Clip, rng: np.random.Generator) -> Clip:
 
 
 def overexposed(clip: Clip, rng: np.random.Generator) -> Clip:
-    """A flash: one frame is brighter by 60 to 140 grey levels, and much of it white."""
+    """Brighten one frame by 60 to 140 grey levels, so that much of it is white."""
     flashed = clip.copy()
     flashed[12] = np.clip(flashed[12].astype(int) + rng.integers(60, 141), 0, 255)
     return flashed
 
 
 def whitened(clip: Clip, rng: np.random.Generator) -> Clip:
-    """A flash that leaves nothing to see."""
+    """Replace one frame by an all-white flash."""
     flashed = clip.copy()
     flashed[12] = np.clip(250 + rng.normal(0, 2, clip.shape[1:]), 0, 255)
     return flashed
 
 
 def darkened(clip: Clip, rng: np.random.Generator) -> Clip:
-    """The camera goes dark for three frames."""
+    """Darken three frames almost to black."""
     dark = clip.copy()
     dark[10:13] = np.clip(rng.normal(4, 2, dark[10:13].shape), 0, 255)
     return dark
 
 
 def found(clips: list[Clip], disturb: Disturbance) -> tuple[int, int]:
-    """Cuts found where clips are joined, and elsewhere."""
+    """Count the cuts detected at scene boundaries, and elsewhere."""
     rng = np.random.default_rng(5)
     hits = false = 0
-    watch = FrameChanges()
+    detector = FrameChanges()
     for clip in clips:
-        first, *others = (watch.look(as_frame(image)).cut for image in disturb(clip, rng))
+        first, *others = (detector.update(as_frame(image)).cut for image in disturb(clip, rng))
         hits += first
         false += sum(others)
     return hits, false
@@ -137,41 +137,41 @@ HARMLESS: list[Disturbance] = [as_drawn, panned, shaken, flickering, noisy, comp
 
 
 @pytest.mark.parametrize("disturb", HARMLESS)
-def test_every_join_is_a_cut_and_nothing_else_is(disturb: Disturbance) -> None:
-    assert found(drawn_clips(24), disturb) == (23, 0)
+def test_every_scene_boundary_is_a_cut_and_no_other_frame_is(disturb: Disturbance) -> None:
+    assert found(synthetic_clips(24), disturb) == (23, 0)
 
 
 @pytest.mark.parametrize("disturb", [whitened, darkened])
 def test_white_and_dark_frames_are_no_cuts(disturb: Disturbance) -> None:
-    assert found(drawn_clips(24), disturb) == (23, 0)
+    assert found(synthetic_clips(24), disturb) == (23, 0)
 
 
-def test_an_overexposed_frame_is_seldom_a_cut() -> None:
-    hits, false = found(drawn_clips(24), overexposed)
+def test_an_overexposed_frame_is_rarely_a_cut() -> None:
+    hits, false = found(synthetic_clips(24), overexposed)
     assert hits == 23
     assert false <= 10  # of 48 changes into and out of overexposure; 58 of 400 in the 200 clips below
 
 
 @pytest.mark.slow
-def test_two_hundred_clips() -> None:
-    """Shows what the documentation says: ``pytest -s -m slow tests/test_frame_changes.py``."""
-    clips = drawn_clips(200)
+def test_error_rates_on_two_hundred_clips() -> None:
+    """Prints the figures of the documentation: ``pytest -s -m slow tests/test_frame_changes.py``."""
+    clips = synthetic_clips(200)
     frames = sum(len(clip) - 1 for clip in clips)
     print()
     for disturb in [*HARMLESS, whitened, darkened, overexposed]:
         hits, false = found(clips, disturb)
-        print(f"{disturb.__name__}: {hits} of {len(clips) - 1} joins, {1000 * false / frames:.2f} false in 1000 frames")
+        print(f"{disturb.__name__}: {hits} of {len(clips) - 1} boundaries, {1000 * false / frames:.2f} false per 1000")
         assert hits >= 0.98 * (len(clips) - 1)
         assert false <= (0.001 if disturb in HARMLESS else 0.03) * frames
 
 
-def test_the_first_frame_is_no_change() -> None:
-    assert changes_of([drawn_clips(24)[0][0]]) == [Change(cut=False, repeated=False, difference=0.0)]
+def test_the_first_frame_is_neither_a_cut_nor_a_repeat() -> None:
+    assert changes_of([synthetic_clips(24)[0][0]]) == [Change(cut=False, repeated=False, difference=0.0)]
 
 
 @pytest.mark.parametrize("size", [(96, 128), (360, 640), (40, 40)])
 def test_a_change_of_resolution_is_no_cut(size: tuple[int, int]) -> None:
-    for clip in drawn_clips(24):
+    for clip in synthetic_clips(24):
         smaller = np.array(Image.fromarray(clip[1]).resize(size[::-1]))
         after = changes_of([clip[0], smaller])[1]
         assert not after.cut
@@ -179,47 +179,47 @@ def test_a_change_of_resolution_is_no_cut(size: tuple[int, int]) -> None:
 
 
 def fade(before: Clip, after: Clip) -> list[np.ndarray]:
-    """Four frames, eight that grow dark, two black ones, eight that grow bright, four more."""
+    """Fade out over eight frames, two black ones, and fade in over eight, with four full frames at each end."""
     light = [*[1.0] * 4, *np.linspace(7 / 8, 0, 8), 0, 0, *np.linspace(1 / 8, 1, 8), *[1.0] * 4]
     images = [*before[:12], *after[:14]]
     return [(image * level).astype(np.uint8) for image, level in zip(images, light, strict=True)]
 
 
-def test_a_fade_through_black_is_a_cut_as_the_other_scene_appears() -> None:
-    for one, other in pairwise(drawn_clips(24)):
+def test_a_fade_through_black_is_a_cut_when_the_new_scene_appears() -> None:
+    for one, other in pairwise(synthetic_clips(24)):
         (cut,) = cuts_of(fade(one, other))
         assert 14 <= cut <= 18
 
 
-def test_a_fade_to_black_and_back_to_the_same_scene_is_seldom_a_cut() -> None:
-    assert sum(len(cuts_of(fade(clip, clip[10:]))) for clip in drawn_clips(24)) <= 2
+def test_a_fade_to_black_and_back_to_the_same_scene_is_rarely_a_cut() -> None:
+    assert sum(len(cuts_of(fade(clip, clip[10:]))) for clip in synthetic_clips(24)) <= 2
 
 
-def test_a_foreign_frame_is_two_cuts() -> None:
-    one, other = drawn_clips(24)[:2]
+def test_a_single_foreign_frame_is_two_cuts() -> None:
+    one, other = synthetic_clips(24)[:2]
     assert cuts_of([*one[:10], other[0], *one[10:]]) == [10, 11]
 
 
-def test_no_cut_before_there_was_a_picture() -> None:
-    clip = drawn_clips(24)[0]
+def test_the_first_frame_after_leading_black_frames_is_no_cut() -> None:
+    clip = synthetic_clips(24)[0]
     black = np.zeros_like(clip[0])
     assert cuts_of([black, black, *clip[:3]]) == []
 
 
-def test_what_is_usual_raises_what_a_cut_is() -> None:
-    one, other = drawn_clips(24)[:2]
+def test_the_cut_threshold_rises_with_recent_differences() -> None:
+    one, other = synthetic_clips(24)[:2]
     calm, wild = FrameChanges(usual=0.05), FrameChanges(usual=0.4)
-    for watch in (calm, wild):
-        watch.look(as_frame(one[0]))
-    at_join = [watch.look(as_frame(other[0])) for watch in (calm, wild)]
-    assert [change.cut for change in at_join] == [True, False]
-    assert at_join[0].difference == at_join[1].difference
+    for detector in (calm, wild):
+        detector.update(as_frame(one[0]))
+    at_boundary = [detector.update(as_frame(other[0])) for detector in (calm, wild)]
+    assert [change.cut for change in at_boundary] == [True, False]
+    assert at_boundary[0].difference == at_boundary[1].difference
     assert calm.usual == 0.05  # a cut says nothing about motion within scenes
     assert wild.usual > 0.4
 
 
-def test_a_repeated_frame_is_one_that_is_exactly_equal() -> None:
-    clip = drawn_clips(24)[1]
+def test_only_an_exactly_equal_frame_is_a_repeat() -> None:
+    clip = synthetic_clips(24)[1]
     rng = np.random.default_rng(0)
     noise = np.clip(clip[0] + rng.normal(0, 1, clip[0].shape), 0, 255).astype(np.uint8)
     changes = changes_of([clip[0], clip[0], noise, noise, clip[5], clip[0]])
@@ -227,7 +227,7 @@ def test_a_repeated_frame_is_one_that_is_exactly_equal() -> None:
     assert changes[1] == Change(cut=False, repeated=True, difference=0.0)
 
 
-def test_a_small_object_that_moves_is_no_repetition() -> None:
+def test_a_frame_with_a_small_moving_object_is_no_repeat() -> None:
     image = np.full((1080, 1920, 3), 90, np.uint8)
     moved = image.copy()
     image[500:508, 900:908] = 200
@@ -235,54 +235,58 @@ def test_a_small_object_that_moves_is_no_repetition() -> None:
     assert not changes_of([image, moved])[1].repeated
 
 
-def test_a_frame_written_over_the_last_one_is_compared_all_the_same() -> None:
-    clip = drawn_clips(24)[2]
+def test_a_frame_that_overwrites_the_previous_one_is_still_compared_with_it() -> None:
+    clip = synthetic_clips(24)[2]
     buffer = clip[0].copy()
-    watch = FrameChanges()
-    watch.look(as_frame(buffer))
+    detector = FrameChanges()
+    detector.update(as_frame(buffer))
     buffer[:] = clip[6]
-    assert not watch.look(as_frame(buffer)).repeated
+    assert not detector.update(as_frame(buffer)).repeated
 
 
-def test_the_order_of_bytes_in_memory_does_not_matter() -> None:
-    clip = drawn_clips(24)[3]
+def test_the_memory_layout_of_frames_does_not_matter() -> None:
+    clip = synthetic_clips(24)[3]
     gray = torch.from_numpy(clip[0][..., 0].copy()).expand(3, -1, -1)
     planar, gray_planar = as_frame(clip[0]).contiguous(), gray.contiguous()
-    watch = FrameChanges()
-    repeated = [watch.look(frame).repeated for frame in (as_frame(clip[0]), planar, gray, gray_planar)]
+    detector = FrameChanges()
+    repeated = [detector.update(frame).repeated for frame in (as_frame(clip[0]), planar, gray, gray_planar)]
     assert repeated == [False, True, False, True]
 
 
-def test_no_more_is_kept_after_many_frames() -> None:
-    def kept(watch: FrameChanges) -> int:
-        assert watch.rows is not None
-        assert watch.picture is not None
-        assert watch.rows.base is None  # no view that keeps a whole frame alive
-        return watch.rows.nbytes + sum(array.nbytes for array in vars(watch.picture).values())
+def test_the_memory_of_the_detector_stays_constant() -> None:
+    def kept(detector: FrameChanges) -> int:
+        assert detector.rows is not None
+        assert detector.picture is not None
+        assert detector.rows.base is None  # no view that keeps a whole frame alive
+        return detector.rows.nbytes + sum(array.nbytes for array in vars(detector.picture).values())
 
-    watch = FrameChanges()
+    detector = FrameChanges()
     sizes = set()
-    for clip in drawn_clips(24)[:6]:
+    for clip in synthetic_clips(24)[:6]:
         for image in clip:
-            watch.look(as_frame(image))
-            sizes.add(kept(watch))
+            detector.update(as_frame(image))
+            sizes.add(kept(detector))
     assert len(sizes) == 1
     large = FrameChanges()
-    large.look(torch.zeros(3, 2160, 3840, dtype=torch.uint8).random_(0, 256))
+    large.update(torch.zeros(3, 2160, 3840, dtype=torch.uint8).random_(0, 256))
     assert kept(large) < 2**21  # of 25 MB
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1), (3, 1, 700), (3, 700, 1)])
-def test_frames_of_any_size(shape: tuple[int, int, int]) -> None:
-    watch = FrameChanges()
+def test_repeats_are_detected_at_any_size(shape: tuple[int, int, int]) -> None:
+    detector = FrameChanges()
     frame = torch.full(shape, 7, dtype=torch.uint8)
-    assert [watch.look(frame).repeated, watch.look(frame).repeated, watch.look(frame + 1).repeated] == [0, 1, 0]
+    assert [detector.update(frame).repeated, detector.update(frame).repeated, detector.update(frame + 1).repeated] == [
+        0,
+        1,
+        0,
+    ]
 
 
 @pytest.mark.parametrize(
     "frame",
     [torch.zeros(4, 4, 3, dtype=torch.uint8), torch.zeros(3, 4, 4), torch.zeros(3, 0, 4, dtype=torch.uint8)],
 )
-def test_other_frames_are_refused(frame: Tensor) -> None:
+def test_invalid_frames_are_refused(frame: Tensor) -> None:
     with pytest.raises(FrameError, match=r"it must be uint8 \(3, height, width\)"):
-        FrameChanges().look(frame)
+        FrameChanges().update(frame)

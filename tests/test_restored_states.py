@@ -1,4 +1,4 @@
-"""Files of saved sessions that somebody changed and gave a right digest: they are refused, or go on without harm."""
+"""Saved sessions that were modified and given a valid digest: they are refused, or can be used safely."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FRAMES = scene(6)
 
 
 def samwise(path: Path, **options: Any) -> Any:
-    """Two sentences, one with a click and a correction, and one that waits for its first frame with a box."""
+    """Save a session with a correction, a click on a first frame, and a new track with a box."""
     model: Any = load("miniature", device="cpu", **options)
     session = model.open(["the red circle", Prompt("the blue star", points=[(20, 40)])], keep_logits=True)
     for frame in FRAMES[:3]:
@@ -82,20 +82,20 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def write(path: Path, content: Any, tensors: dict[str, Tensor]) -> None:
-    """With the digest that belongs to it."""
+    """Write a state with a matching digest."""
     text = json.dumps(content)
     save_file(tensors, path, {"refervos_state": text, "refervos_sha256": _digest(text, tensors)})
 
 
 def use(session: Session) -> None:
-    """Everything that a user does with a session that goes on."""
+    """Do everything that a user may do with a restored session."""
     for frame in FRAMES[3:5]:
-        answer = session.step(frame)
-        assert np.isfinite(answer.presence).all()
-        assert ((answer.presence >= 0) & (answer.presence <= 1)).all()
+        result = session.step(frame)
+        assert np.isfinite(result.presence).all()
+        assert ((result.presence >= 0) & (result.presence <= 1)).all()
     for number in list(session.expressions):
         if not isinstance(session.model, RefSam):
-            with suppress(PromptError):  # there may have been no correction
+            with suppress(PromptError):  # there may be no correction
                 session.undo(number)
             session.correct(number, points=[(20, 30)])
         if number:
@@ -105,7 +105,7 @@ def use(session: Session) -> None:
 
 
 def restored(model: Any, path: Path) -> Session | str:
-    """The session, or what is said where it is refused."""
+    """Restore a session, or return the error message."""
     try:
         session: Session = model.restore(path)
     except StateError as error:
@@ -114,14 +114,14 @@ def restored(model: Any, path: Path) -> Session | str:
 
 
 def places(node: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a tree of JSON."""
+    """Yield the path of every node in a JSON tree."""
     yield way
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, part in items:
         yield from places(part, (*way, key))
 
 
-STRANGE: tuple[Any, ...] = (
+REPLACEMENTS: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 2, 7, 10**9, 2**70, 0.5, -3.5, "", "x", "ignore"),
     *([], [1], {}, {"tuple": []}, {"tuple": [1, 2]}, {"deque": [], "maxlen": 3}, {"dict": []}, {"tensor": 0}),
     *({"array": 1}, {"float": "7ff8000000000000"}, {"float": "7ff0000000000000"}),
@@ -129,7 +129,7 @@ STRANGE: tuple[Any, ...] = (
 
 
 def changed_tree(content: Any, rng: np.random.Generator) -> Any:
-    """A tree in which something else stands in one place."""
+    """Copy a tree with one node replaced, removed or repeated."""
     content = copy.deepcopy(content)
     ways = list(places(content["tree"]))
     way = ways[int(rng.integers(1, len(ways)))]
@@ -144,7 +144,7 @@ def changed_tree(content: Any, rng: np.random.Generator) -> Any:
     elif kind == 2 and isinstance(place[way[-1]], int):
         place[way[-1]] = int(place[way[-1]]) + int(rng.choice([-2, -1, 1, 2]))
     else:
-        place[way[-1]] = STRANGE[int(rng.integers(len(STRANGE)))]
+        place[way[-1]] = REPLACEMENTS[int(rng.integers(len(REPLACEMENTS)))]
     return content
 
 
@@ -170,8 +170,8 @@ def changed_tensor(value: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 @pytest.mark.slow  # a few are in tests/fuzz
-def test_a_state_that_was_changed_is_refused_or_goes_on(saved: tuple[Any, Path], tmp_path: Path) -> None:
-    """A hundred and twenty changes: of the tree, of a tensor, of two tensors that change places, of the settings."""
+def test_a_modified_state_is_refused_or_can_be_used(saved: tuple[Any, Path], tmp_path: Path) -> None:
+    """Makes 120 modifications: of the tree, of a tensor, or a swap of two tensors."""
     model, path = saved
     content, tensors = read(path)
     rng = np.random.default_rng(0)
@@ -197,7 +197,7 @@ def test_a_state_that_was_changed_is_refused_or_goes_on(saved: tuple[Any, Path],
     assert refused > 40
 
 
-def test_what_was_not_changed_goes_on(saved: tuple[Any, Path], tmp_path: Path) -> None:
+def test_an_unmodified_state_can_be_used(saved: tuple[Any, Path], tmp_path: Path) -> None:
     model, path = saved
     write(tmp_path / "same", *read(path))
     use(model.restore(tmp_path / "same"))
@@ -205,7 +205,9 @@ def test_what_was_not_changed_goes_on(saved: tuple[Any, Path], tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["keep_logits", "on_cut", "on_repeat", "borders", "border_cells"])
 @pytest.mark.parametrize("value", [None, "", "x", "-1", "2", "1e9", "None"])
-def test_settings_that_are_none(name: str, value: str | None, saved: tuple[Any, Path], tmp_path: Path) -> None:
+def test_modified_settings_are_refused_or_can_be_used(
+    name: str, value: str | None, saved: tuple[Any, Path], tmp_path: Path
+) -> None:
     model, path = saved
     content, tensors = read(path)
     if value is None:
@@ -220,14 +222,14 @@ def test_settings_that_are_none(name: str, value: str | None, saved: tuple[Any, 
         use(session)
 
 
-def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+def test_the_error_names_the_value_that_does_not_fit(tmp_path: Path) -> None:
     model = samwise(tmp_path / "session")
     content, tensors = read(tmp_path / "session")
-    told = json.dumps(content["tree"])
-    maps = re.findall(r'"dataclass": "MemoryMap", "fields": {"frame": 0, "features": {"tensor": (\d+)', told)[0]
+    text = json.dumps(content["tree"])
+    maps = re.findall(r'"dataclass": "MemoryMap", "fields": {"frame": 0, "features": {"tensor": (\d+)', text)[0]
     write(tmp_path / "changed", content, {**tensors, maps: tensors[maps][:4].contiguous()})
     with pytest.raises(StateError, match=r"a memory map is float32 \(.*\) where float32 \(64, 8, 8\) is needed"):
         model.restore(tmp_path / "changed")
     write(tmp_path / "changed", content, {**tensors, maps: tensors[maps] * float("nan")})
-    with pytest.raises(StateError, match=r"does not fit the model \(a memory map holds NaN or infinity\)"):
+    with pytest.raises(StateError, match=r"does not fit the model \(a memory map contains NaN or infinity\)"):
         model.restore(tmp_path / "changed")

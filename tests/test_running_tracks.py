@@ -1,4 +1,4 @@
-"""What is done to a running stream: corrections, undo, renaming, cuts, repeats, gaps, saving and restoring."""
+"""Changes to a running session: corrections, undo, new prompts, cuts, repeats, gaps, saving and restoring."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from refervos.samwise.model import Samwise
 from refervos.session.session import Session
 from refervos.worlds import Clip
 from refervos.worlds.benchmark import diagnostic_case
-from scenes import CAPTION, SHORT_CAPTION, bytes_kept, micro_model, scene, session_of
+from scenes import CAPTION, SHORT_CAPTION, bytes_kept, micro_model, prompt_of, scene, session_of
 
 MODES = ("clip", "online")
 
@@ -34,7 +34,7 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def two_objects() -> tuple[Clip, int, int, str]:
-    """A clip, two of its objects that show throughout, and a sentence about the first of them."""
+    """Find a clip with two objects visible throughout; return it, both objects and a sentence about the first."""
     for index in range(60):
         case = diagnostic_case("appearance", index)
         if len(case.referral.targets) != 1:
@@ -48,7 +48,7 @@ def two_objects() -> tuple[Clip, int, int, str]:
 
 
 def centre(mask: np.ndarray) -> tuple[float, float]:
-    """A pixel of the mask, x and y, nearest to its middle."""
+    """Return the pixel x, y of the mask nearest to its centroid."""
     rows, columns = np.nonzero(mask)
     nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
     return float(columns[nearest]), float(rows[nearest])
@@ -56,29 +56,29 @@ def centre(mask: np.ndarray) -> tuple[float, float]:
 
 @pytest.mark.parametrize("how", ["click", "box", "mask"])
 @pytest.mark.parametrize("time", MODES)
-def test_a_correction_moves_the_track_to_the_object_that_the_user_means(time: str, how: str) -> None:
+def test_a_correction_moves_the_track_to_the_marked_object(time: str, how: str) -> None:
     model = load("miniature", device="cpu", time=time)
     clip, target, other, text = two_objects()
     session = model.open(text)
     before = [session.step(frame) for frame in clip.frames[:8]][-1]
     assert overlap(before.masks[0], clip.masks[target, 7]) > 0.5
-    truth = clip.masks[other, 7]
-    rows, columns = np.nonzero(truth)
+    marked_mask = clip.masks[other, 7]
+    rows, columns = np.nonzero(marked_mask)
     ways: dict[str, dict[str, Any]] = {
-        "click": {"points": [centre(truth)]},
+        "click": {"points": [centre(marked_mask)]},
         "box": {"box": [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]},
-        "mask": {"mask": truth},
+        "mask": {"mask": marked_mask},
     }
     corrected = session.correct(0, **ways[how])
     assert corrected.frame_index == 7
-    assert overlap(corrected.masks[0], truth) > 0.6
+    assert overlap(corrected.masks[0], marked_mask) > 0.6
     after = [session.step(frame) for frame in clip.frames[8:14]]
     assert after[0].frame_index == 8
     assert np.mean([overlap(a.masks[0], clip.masks[other, 8 + k]) for k, a in enumerate(after)]) > 0.5
 
 
 @pytest.mark.parametrize("time", MODES)
-def test_undo_on_the_same_frame_is_as_if_nothing_had_been_said(time: str) -> None:
+def test_undo_on_the_same_frame_restores_the_session_bit_by_bit(time: str) -> None:
     model = micro_model(time=time)
     frames = scene(8)
     plain, corrected = session_of(model, [CAPTION, SHORT_CAPTION]), session_of(model, [CAPTION, SHORT_CAPTION])
@@ -97,26 +97,26 @@ def test_undo_on_the_same_frame_is_as_if_nothing_had_been_said(time: str) -> Non
         corrected.undo(1)
 
 
-def test_clicks_on_one_frame_add_up_and_are_taken_back_one_by_one() -> None:
+def test_clicks_on_one_frame_add_up_and_are_undone_one_by_one() -> None:
     model = micro_model()
     one_by_one, at_once = session_of(model, [CAPTION]), session_of(model, [CAPTION])
     for session in (one_by_one, at_once):
         for frame in scene(4):
-            answered = session.step(frame)
+            original = session.step(frame)
     first = one_by_one.correct(0, points=[(100, 20)])
     second = one_by_one.correct(0, points=[(30, 60), (60, 60)], labels=[0, 1])
     third = one_by_one.correct(0, box=(20, 20, 90, 70))
-    together = at_once.correct(0, points=[(100, 20), (30, 60), (60, 60)], labels=[1, 0, 1])
-    assert np.array_equal(second.logits, together.logits)  # type: ignore[arg-type]
+    joint = at_once.correct(0, points=[(100, 20), (30, 60), (60, 60)], labels=[1, 0, 1])
+    assert np.array_equal(second.logits, joint.logits)  # type: ignore[arg-type]
     assert not np.array_equal(second.logits, first.logits)  # type: ignore[arg-type]
-    for wanted in (second, first, answered):
+    for expected in (second, first, original):
         back = one_by_one.undo(0)
         assert back is not None
-        assert np.array_equal(back.logits, wanted.logits)  # type: ignore[arg-type]
+        assert np.array_equal(back.logits, expected.logits)  # type: ignore[arg-type]
     assert not np.array_equal(third.logits, second.logits)  # type: ignore[arg-type]
     with pytest.raises(PromptError, match="no correction"):
         one_by_one.undo(0)
-    # A mask says it all: what was clicked before is not read with it, nor it with what comes after.
+    # A mask is not merged with other prompts: neither with earlier nor with later clicks.
     mask = np.zeros((96, 128), bool)
     mask[20:60, 30:70] = True
     one_by_one.correct(0, points=[(100, 20)])
@@ -125,11 +125,10 @@ def test_clicks_on_one_frame_add_up_and_are_taken_back_one_by_one() -> None:
     for frame in scene(4):
         fresh.step(frame)
     assert np.array_equal(masked.masks, fresh.correct(0, mask=mask).masks)
-    clicked = one_by_one.correct(0, points=[(100, 20)])
-    assert clicked.masks.shape == masked.masks.shape
+    assert np.array_equal(one_by_one.correct(0, points=[(100, 20)]).logits, first.logits)  # type: ignore[arg-type]
 
 
-def test_corrections_of_earlier_frames_are_taken_back_frame_by_frame() -> None:
+def test_corrections_of_earlier_frames_are_undone_frame_by_frame_and_at_most_sixteen() -> None:
     model = micro_model()
     session = session_of(model, [CAPTION])
     frames = scene(7)
@@ -148,17 +147,13 @@ def test_corrections_of_earlier_frames_are_taken_back_frame_by_frame() -> None:
         session.undo(0)
     for _ in range(40):
         session.correct(0, points=[(100, 20)])
-    taken = 0
-    while True:
-        try:
-            session.undo(0)
-        except PromptError:
-            break
-        taken += 1
-    assert taken == 16
+    for _ in range(16):
+        assert session.undo(0) is not None
+    with pytest.raises(PromptError, match="no correction"):
+        session.undo(0)
 
 
-def test_a_later_undo_forgets_the_corrected_frame() -> None:
+def test_a_later_undo_removes_the_corrected_frame_from_memory() -> None:
     model = micro_model()
     session = session_of(model, [CAPTION])
     frames = scene(6)
@@ -174,8 +169,8 @@ def test_a_later_undo_forgets_the_corrected_frame() -> None:
     assert not memory.conditioning_pointers
 
 
-def test_the_sentence_goes_on_guiding_a_corrected_track() -> None:
-    """Two tracks with the same correction and different sentences get the same answer, and other answers afterwards."""
+def test_the_sentence_still_guides_a_corrected_track() -> None:
+    """Two tracks with the same correction and different sentences get equal masks, and different ones afterwards."""
     session = session_of(micro_model(), [CAPTION, SHORT_CAPTION])
     frames = scene(4)
     for frame in frames[:3]:
@@ -187,14 +182,11 @@ def test_the_sentence_goes_on_guiding_a_corrected_track() -> None:
     assert not np.allclose(after[0], after[1], atol=1e-3)
 
 
-def test_a_sentence_may_come_with_a_click(miniature: Samwise) -> None:
-    """Where the sentence fits two objects, a click on the first frame says which."""
+def test_a_click_with_a_sentence_selects_one_of_two_matching_objects(miniature: Samwise) -> None:
     clip, target, other, _ = two_objects()
-    found = []
-    for wanted in (target, other):
-        session = miniature.open([Prompt("the shape", points=[centre(clip.masks[wanted, 0])])])
-        found.append(overlap(session.step(clip.frames[0]).masks[0], clip.masks[wanted, 0]))
-    assert min(found) > 0.5
+    for marked in (target, other):
+        session = miniature.open([Prompt("the shape", points=[centre(clip.masks[marked, 0])])])
+        assert overlap(session.step(clip.frames[0]).masks[0], clip.masks[marked, 0]) > 0.5
     with pytest.raises(PromptError, match="outside the frame"):
         miniature.open([Prompt("the shape", points=[(500, 3)])]).step(clip.frames[0])
 
@@ -202,28 +194,30 @@ def test_a_sentence_may_come_with_a_click(miniature: Samwise) -> None:
 @pytest.mark.parametrize("how", ["correction", "first click"])
 @pytest.mark.parametrize("ways", [{"points": [(40, 40)]}, {"box": (20, 20, 60, 60)}])
 def test_presence_after_a_click_is_calibrated_and_gates_the_mask(how: str, ways: dict[str, Any]) -> None:
-    def asked(**calibration: float) -> Segmentation:
-        session = session_of(micro_model(**calibration), [CAPTION])
+    def clicked(**calibration: float) -> Segmentation:
+        session = session_of(micro_model(**calibration), [CAPTION] if how == "correction" else [])
         if how == "correction":
             session.step(scene(1)[0])
             return session.correct(0, **ways)
-        session._tracks[0].state.pending = Prompt(**ways)
+        session.add(prompt_of(CAPTION, **ways))
         return session.step(scene(1)[0])
 
-    raw = asked()
+    raw = clicked()
+    unprompted = session_of(micro_model(), [CAPTION]).step(scene(1)[0])
+    assert not np.array_equal(raw.logits, unprompted.logits)  # type: ignore[arg-type]
     logit = float(np.log(raw.presence[0] / (1 - raw.presence[0])))
     assert logit > 0
     assert raw.masks.any()
-    scale, shift = 0.5, -0.5 * logit - 1.0  # what the model scores by `logit` is present with a logit of -1
-    for threshold, shown in ((0.2, True), (0.4, False)):
-        found = asked(presence_scale=scale, presence_shift=shift, presence_threshold=threshold)
+    scale, shift = 0.5, -0.5 * logit - 1.0  # maps `logit` to a presence logit of -1
+    for threshold, visible in ((0.2, True), (0.4, False)):
+        found = clicked(presence_scale=scale, presence_shift=shift, presence_threshold=threshold)
         assert found.presence[0] == pytest.approx(1 / (1 + np.e), abs=1e-4)
-        assert bool(found.masks.any()) is shown
-        if shown:
+        assert bool(found.masks.any()) is visible
+        if visible:
             assert np.array_equal(found.masks, raw.masks)
 
 
-def test_a_mask_that_the_user_gave_is_shown_whatever_the_model_believes() -> None:
+def test_a_mask_from_the_user_is_returned_whatever_the_object_score() -> None:
     session = session_of(micro_model(presence_shift=-50.0), [CAPTION])
     assert not session.step(scene(1)[0]).masks.any()
     mask = np.zeros((96, 128), bool)
@@ -235,7 +229,7 @@ def test_a_mask_that_the_user_gave_is_shown_whatever_the_model_believes() -> Non
 
 @pytest.mark.parametrize("wrong", [{"points": [(500, 3)]}, {"box": (0, 0, 129, 5)}, {"mask": np.ones((96, 100), bool)}])
 @pytest.mark.parametrize("policies", [{}, {"on_cut": "forget", "on_repeat": "reuse"}])
-def test_a_first_click_outside_the_frame_stops_its_own_track_alone(
+def test_a_first_prompt_outside_the_frame_drops_only_its_own_track(
     miniature: Samwise, wrong: dict[str, Any], policies: dict[str, Any]
 ) -> None:
     frames = scene(4)
@@ -257,7 +251,7 @@ def test_a_first_click_outside_the_frame_stops_its_own_track_alone(
         assert found.track_ids == (0, good)
 
 
-def test_corrections_do_not_pile_up() -> None:
+def test_the_memory_of_corrections_is_bounded() -> None:
     session = session_of(micro_model(), [CAPTION])
     kept = []
     for frame in scene(14):
@@ -268,7 +262,7 @@ def test_corrections_do_not_pile_up() -> None:
     assert kept[-1] == kept[-5]
 
 
-def test_bad_corrections() -> None:
+def test_invalid_corrections_are_refused() -> None:
     session = session_of(micro_model(), [CAPTION])
     with pytest.raises(PromptError, match="before the first frame"):
         session.correct(0, points=[(1, 1)])
@@ -283,7 +277,7 @@ def test_bad_corrections() -> None:
         session.correct(0, mask=np.zeros((96, 128), bool))
 
 
-def test_renaming_asks_for_something_else_and_keeps_the_number(miniature: Samwise) -> None:
+def test_a_new_prompt_changes_the_result_and_keeps_the_track_number(miniature: Samwise) -> None:
     clip, _, _, text = two_objects()
     session = miniature.open(text)
     session.step(clip.frames[0])
@@ -294,57 +288,56 @@ def test_renaming_asks_for_something_else_and_keeps_the_number(miniature: Samwis
     kept = miniature.open(text)
     kept.step(clip.frames[0])
     assert not np.array_equal(renamed.presence, kept.step(clip.frames[1]).presence)
-    with pytest.raises(PromptError, match="renamed with a sentence"):
+    with pytest.raises(PromptError, match="the new prompt of a track must be a sentence"):
         session.set_prompt(0, Prompt("x", points=[(1, 1)]))
 
 
 @pytest.mark.parametrize("at_once", [1, 5])
-def test_a_cut_makes_every_track_forget(at_once: int) -> None:
-    """After the cut the answers are those of a session that begins there."""
+def test_after_a_cut_the_results_are_those_of_a_new_session(at_once: int) -> None:
     model = micro_model(time="online")
     clips = [diagnostic_case("appearance", index).clip.frames[:6] for index in (0, 5)]
     frames = [frame for clip in clips for frame in clip]
-    session = Session(model, keep_logits=True, on_cut="forget")
-    ignoring = session_of(model, [CAPTION])
-    session._state.tracks.update(session_of(model, [CAPTION])._state.tracks)
-    answers = list(session.stream(frames, at_once))
-    assert [answer.cut for answer in answers] == [False] * 6 + [True] + [False] * 5
+    session, ignoring = (session_of(model, [CAPTION], on_cut=policy) for policy in ("forget", "ignore"))
+    results = list(session.stream(frames, at_once))
+    assert [result.cut for result in results] == [False] * 6 + [True] + [False] * 5
     assert session.counts.cuts == 1
     fresh = list(session_of(model, [CAPTION]).stream(clips[1], at_once))
-    assert logits(answers[6:]) == pytest.approx(logits(fresh), abs=1e-3)
+    assert logits(results[6:]) == pytest.approx(logits(fresh), abs=1e-3)
     assert not np.allclose(logits(list(ignoring.stream(frames, at_once)))[6:], logits(fresh), atol=1e-3)
 
 
-def logits(answers: list[Segmentation]) -> np.ndarray:
-    return np.stack([answer.logits for answer in answers if answer.logits is not None])
+def logits(results: list[Segmentation]) -> np.ndarray:
+    return np.stack([result.logits for result in results if result.logits is not None])
 
 
-def test_a_repeated_frame_gets_the_same_answer_and_no_place_in_memory() -> None:
+def test_a_repeated_frame_gets_the_previous_masks_and_is_not_stored() -> None:
     model = micro_model(time="online")
     frames = scene(4)
     doubled = [frames[0], frames[1], frames[1], frames[1], frames[2], frames[3]]
-    session = Session(model, keep_logits=True, on_repeat="reuse")
-    session._state.tracks.update(session_of(model, [CAPTION])._state.tracks)
-    answers = list(session.stream(doubled, 3))
-    assert [answer.repeated for answer in answers] == [False, False, True, True, False, False]
-    assert [answer.frame_index for answer in answers] == list(range(6))
+    session = session_of(model, [CAPTION], on_repeat="reuse")
+    results = list(session.stream(doubled, 3))
+    assert [result.repeated for result in results] == [False, False, True, True, False, False]
+    assert [result.frame_index for result in results] == list(range(6))
     assert session.counts.repeats == 2
     once = list(session_of(model, [CAPTION]).stream(frames, 1))
-    unique = [answers[k] for k in (0, 1, 4, 5)]
+    unique = [results[k] for k in (0, 1, 4, 5)]
     np.testing.assert_allclose(logits(unique), logits(once), atol=1e-3)
-    assert np.array_equal(logits(answers[1:2]), logits(answers[2:3]))
+    assert np.array_equal(logits(results[1:2]), logits(results[2:3]))
 
 
-def test_a_repeated_frame_is_answered_when_a_track_is_new() -> None:
-    session = Session(micro_model(), keep_logits=True, on_repeat="reuse")
-    session._state.tracks.update(session_of(micro_model(), [CAPTION])._state.tracks)
+def test_a_repeated_frame_is_segmented_when_a_track_is_new() -> None:
+    session = session_of(micro_model(), [CAPTION], on_repeat="reuse")
     frame = scene(1)[0]
     session.step(frame)
-    session._state.tracks[5] = session_of(micro_model(), [SHORT_CAPTION])._state.tracks[0]
-    assert session.step(frame).masks.shape[0] == 2
+    assert session.step(frame).repeated
+    session.add(prompt_of(SHORT_CAPTION))
+    result = session.step(frame)
+    assert result.masks.shape[0] == 2
+    assert not result.repeated
+    assert session.step(frame).repeated
 
 
-def test_after_a_gap_the_adapters_do_not_look_back() -> None:
+def test_a_gap_clears_the_windows_of_the_adapters_and_keeps_the_memory() -> None:
     model = micro_model(time="online")
     session = session_of(model, [CAPTION])
     for frame in scene(3):
@@ -357,7 +350,7 @@ def test_after_a_gap_the_adapters_do_not_look_back() -> None:
     assert session._tracks[0].state.memory.maps
 
 
-def test_policies_are_checked() -> None:
+def test_unknown_policies_are_refused() -> None:
     with pytest.raises(ConfigError, match="on_cut is 'panic'"):
         micro_model().open(on_cut="panic")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="on_repeat is 'skip'"):
@@ -371,16 +364,16 @@ import torch
 from refervos import load
 from refervos.session.session import Session
 path, frames, out, time, threads = sys.argv[1:]
-torch.set_num_threads(int(threads))  # sums are split among them
+torch.set_num_threads(int(threads))  # the order of summation depends on it
 session = Session.restore(path, load("miniature", device="cpu", time=time))
-answers = [session.step(frame) for frame in np.load(frames)]
-np.savez(out, masks=np.stack([a.masks for a in answers]), presence=np.stack([a.presence for a in answers]),
-         index=[a.frame_index for a in answers])
+results = [session.step(frame) for frame in np.load(frames)]
+np.savez(out, masks=np.stack([a.masks for a in results]), presence=np.stack([a.presence for a in results]),
+         index=[a.frame_index for a in results])
 """
 
 
 @pytest.mark.parametrize("time", MODES)
-def test_a_session_goes_on_in_another_process_with_identical_masks(time: str, tmp_path: Path) -> None:
+def test_a_session_restored_in_another_process_gives_identical_masks(time: str, tmp_path: Path) -> None:
     model = load("miniature", device="cpu", time=time)
     clip, _, other, text = two_objects()
     session = model.open([text, "the red circle"], on_cut="forget", on_repeat="reuse")
@@ -394,12 +387,12 @@ def test_a_session_goes_on_in_another_process_with_identical_masks(time: str, tm
     subprocess.run(command, cwd=tmp_path, check=True)
     found = np.load(tmp_path / "out.npz")
     here = [session.step(frame) for frame in clip.frames[9:16]]
-    assert np.array_equal(found["masks"], np.stack([answer.masks for answer in here]))
-    assert np.array_equal(found["presence"], np.stack([answer.presence for answer in here]))
+    assert np.array_equal(found["masks"], np.stack([result.masks for result in here]))
+    assert np.array_equal(found["presence"], np.stack([result.presence for result in here]))
     assert found["index"].tolist() == list(range(9, 16))
 
 
-def test_a_restored_session_can_be_corrected_undone_and_added_to(miniature: Samwise, tmp_path: Path) -> None:
+def test_a_restored_session_can_be_undone_and_extended(miniature: Samwise, tmp_path: Path) -> None:
     clip, _, other, text = two_objects()
     session = miniature.open(text, keep_logits=True)
     for frame in clip.frames[:4]:
@@ -417,18 +410,17 @@ def test_a_restored_session_can_be_corrected_undone_and_added_to(miniature: Samw
     assert np.array_equal(session.step(clip.frames[4]).logits, again.step(clip.frames[4]).logits)  # type: ignore[arg-type]
 
 
-def test_a_session_is_not_restored_on_another_model(miniature: Samwise, tmp_path: Path) -> None:
+def test_another_model_and_a_truncated_file_are_refused(miniature: Samwise, tmp_path: Path) -> None:
     session = miniature.open("the red circle")
     session.save(tmp_path / "s")
     with pytest.raises(StateError, match="another model"):
         Session.restore(tmp_path / "s", load("miniature", device="cpu", cme_window=7))
     (tmp_path / "s").write_bytes((tmp_path / "s").read_bytes()[:-40])
-    with pytest.raises(StateError):
+    with pytest.raises(StateError, match="damaged or incomplete"):
         miniature.restore(tmp_path / "s")
 
 
-def test_presence_is_calibrated_and_decides_what_is_shown() -> None:
-    """A shift of the logit changes presence accordingly, and no mask is shown where it is below one half."""
+def test_presence_is_calibrated_and_gates_the_mask() -> None:
     frames = scene(3)
     plain = session_of(micro_model(), [CAPTION]).step(frames[0])
     shifted_model = micro_model(presence_scale=0.5, presence_shift=-30.0)

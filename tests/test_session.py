@@ -1,4 +1,4 @@
-"""Sessions: the same answer however frames come in, nothing shared between sessions, nothing kept for ever."""
+"""Sessions: the same results for clips, steps and iterators; no state shared between sessions; bounded memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from refervos.errors import ConfigError, FrameError, PromptError
 from refervos.pipeline import segment_frames
 from refervos.samwise.model import Samwise
 from refervos.video import open_source
-from scenes import CAPTION, SHORT_CAPTION, bytes_kept, micro_model, scene, session_of
+from scenes import CAPTION, SHORT_CAPTION, bytes_kept, micro_model, prompt_of, scene, session_of
 from video_files import write_video
 
 
@@ -23,23 +23,23 @@ def model() -> Samwise:
     return micro_model()
 
 
-def logits(answers: list[Segmentation]) -> np.ndarray:
-    stacked = [answer.logits for answer in answers]
+def logits(results: list[Segmentation]) -> np.ndarray:
+    stacked = [result.logits for result in results]
     assert all(part is not None for part in stacked)
     return np.stack([part for part in stacked if part is not None])
 
 
-def test_clip_file_and_iterator_give_the_same_bits(model: Samwise, tmp_path: Path) -> None:
+def test_clips_files_and_iterators_give_bit_identical_results(model: Samwise, tmp_path: Path) -> None:
     path = write_video(tmp_path / "scene.mp4", 19, width=128, height=96, images=scene(19))
     with open_source(path) as source:
         frames = [frame.image for frame in source]
     assert len(frames) == 19
 
     session = session_of(model, [CAPTION])
-    by_clip = [answer for start in range(0, 19, 8) for answer in session.clip(frames[start : start + 8])]
+    by_clip = [result for start in range(0, 19, 8) for result in session.clip(frames[start : start + 8])]
     by_iterator = list(session_of(model, [CAPTION]).stream(iter(frames)))
     with open_source(path) as source:
-        by_file = [answer for _, answer in segment_frames(source, session_of(model, [CAPTION]))]
+        by_file = [result for _, result in segment_frames(source, session_of(model, [CAPTION]))]
 
     assert logits(by_clip).std() > 0.1
     assert np.array_equal(logits(by_clip), logits(by_iterator))
@@ -48,10 +48,10 @@ def test_clip_file_and_iterator_give_the_same_bits(model: Samwise, tmp_path: Pat
         assert np.array_equal(one.masks, other.masks)
         assert np.array_equal(one.presence, other.presence)
         assert np.array_equal(one.switched, other.switched)
-    assert [answer.frame_index for answer in by_file] == list(range(19))
+    assert [result.frame_index for result in by_file] == list(range(19))
 
 
-def test_steps_are_clips_of_one_frame_that_keep_their_memory(model: Samwise) -> None:
+def test_a_step_is_a_clip_of_one_frame_that_keeps_the_memory(model: Samwise) -> None:
     frames = scene(6)
     session = session_of(model, [CAPTION])
     stepped = [session.step(frame) for frame in frames]
@@ -59,12 +59,12 @@ def test_steps_are_clips_of_one_frame_that_keep_their_memory(model: Samwise) -> 
     alone = [session_of(model, [CAPTION]).step(frame) for frame in frames]
     assert np.array_equal(logits(stepped[:1]), logits(alone[:1]))
     assert np.abs(logits(stepped[1:]) - logits(alone[1:])).max() > 1e-2  # memory matters
-    # The released code takes a clip of one frame for an image and wipes the memory.
+    # The released code treats a clip of one frame as an image and clears the memory.
     wiped = session_of(micro_model(protocol="published"), [CAPTION])
     assert np.array_equal(logits([wiped.step(frame) for frame in frames]), logits(alone))
 
 
-def test_each_step_answers_before_the_next_frame_is_read(model: Samwise) -> None:
+def test_with_clips_of_one_frame_each_result_comes_before_the_next_frame_is_read(model: Samwise) -> None:
     read = []
 
     def frames() -> object:
@@ -78,19 +78,22 @@ def test_each_step_answers_before_the_next_frame_is_read(model: Samwise) -> None
         assert read == list(range(index + 1))
 
 
-def test_interleaved_sessions_do_not_disturb_each_other(model: Samwise) -> None:
+def test_interleaved_sessions_do_not_affect_each_other(model: Samwise) -> None:
     first, second = scene(12, seed=0), scene(12, 80, 60, seed=3)
-    apart = [list(session_of(model, [CAPTION]).stream(first)), list(session_of(model, [SHORT_CAPTION]).stream(second))]
+    separate = [
+        list(session_of(model, [CAPTION]).stream(first)),
+        list(session_of(model, [SHORT_CAPTION]).stream(second)),
+    ]
     streams = [session_of(model, [CAPTION]).stream(first), session_of(model, [SHORT_CAPTION]).stream(second)]
-    together: list[list[Segmentation]] = [[], []]
+    joint: list[list[Segmentation]] = [[], []]
     for _ in range(12):
-        for kept, stream in zip(together, streams, strict=True):
+        for kept, stream in zip(joint, streams, strict=True):
             kept.append(next(stream))
-    for one, other in zip(apart, together, strict=True):
+    for one, other in zip(separate, joint, strict=True):
         assert np.array_equal(logits(one), logits(other))
 
 
-def test_sessions_in_threads(model: Samwise) -> None:
+def test_sessions_in_parallel_threads_give_the_same_results(model: Samwise) -> None:
     videos = [scene(10, seed=seed) for seed in range(3)]
     expected = [logits(list(session_of(model, [CAPTION]).stream(video))) for video in videos]
     with ThreadPoolExecutor(3) as pool:
@@ -104,54 +107,53 @@ TOLERANCE = 1e-4
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Largest difference of logits relative to the largest that is not the absent object's."""
+    """Compute the largest difference of logits relative to the largest logit, ignoring those of absent objects."""
     return float(np.abs(one - other).max() / np.abs(one[one > -1000]).max())
 
 
-def test_sentences_together_are_each_alone(model: Samwise) -> None:
+def test_several_sentences_give_the_results_of_each_alone(model: Samwise) -> None:
     frames = scene(14)
     captions = [CAPTION, SHORT_CAPTION, [0, 50, 51, 2]]
-    together = logits(list(session_of(model, captions).stream(frames)))
+    joint = logits(list(session_of(model, captions).stream(frames)))
     for index, caption in enumerate(captions):
         alone = logits(list(session_of(model, [caption]).stream(frames)))
-        assert difference(together[:, index], alone[:, 0]) < TOLERANCE
-    assert difference(together[:, 0], together[:, 1]) > 100 * TOLERANCE  # the sentence matters
+        assert difference(joint[:, index], alone[:, 0]) < TOLERANCE
+    assert difference(joint[:, 0], joint[:, 1]) > 100 * TOLERANCE  # the sentence matters
 
 
 def test_padding_leaks_only_in_the_published_protocol() -> None:
     published = micro_model(protocol="published")
     frames = scene(8)
-    together = logits(list(session_of(published, [CAPTION, SHORT_CAPTION]).stream(frames)))
+    joint = logits(list(session_of(published, [CAPTION, SHORT_CAPTION]).stream(frames)))
     alone = logits(list(session_of(published, [SHORT_CAPTION]).stream(frames)))
-    assert difference(together[:, 1], alone[:, 0]) > 10 * TOLERANCE
+    assert difference(joint[:, 1], alone[:, 0]) > 10 * TOLERANCE
 
 
 def test_tracks_added_and_dropped_between_frames(model: Samwise) -> None:
     frames = scene(16)
     session = session_of(model, [CAPTION])
     first = session.clip(frames[:8])
-    other = session_of(model, [SHORT_CAPTION])
-    session._tracks[7] = other._tracks[0]
+    assert session.add(prompt_of(SHORT_CAPTION)) == 1
     late = session.clip(frames[8:])
-    assert late[0].track_ids == (0, 7)
+    assert late[0].track_ids == (0, 1)
     fresh = list(session_of(model, [SHORT_CAPTION]).stream(frames[8:]))
     whole = list(session_of(model, [CAPTION]).stream(frames))
     assert difference(logits(late)[:, 1], logits(fresh)[:, 0]) < TOLERANCE
     assert difference(logits(first)[:, 0], logits(whole)[:8, 0]) < TOLERANCE
     assert difference(logits(late)[:, 0], logits(whole)[8:, 0]) < TOLERANCE
     session.drop(0)
-    assert session.step(frames[0]).track_ids == (7,)
-    with pytest.raises(PromptError, match="no track 0; the tracks are \\[7\\]"):
+    assert session.step(frames[0]).track_ids == (1,)
+    with pytest.raises(PromptError, match="no track 0; the tracks are \\[1\\]"):
         session.drop(0)
 
 
-def test_nothing_to_follow_is_an_empty_answer(model: Samwise) -> None:
-    answer = model.open().step(scene(1)[0])
-    assert answer.masks.shape == (0, 96, 128)
-    assert answer.presence.shape == (0,)
+def test_a_session_without_tracks_returns_no_masks(model: Samwise) -> None:
+    result = model.open().step(scene(1)[0])
+    assert result.masks.shape == (0, 96, 128)
+    assert result.presence.shape == (0,)
 
 
-def test_a_session_keeps_no_more_after_many_frames(model: Samwise) -> None:
+def test_the_memory_of_a_session_stays_constant(model: Samwise) -> None:
     frames = scene(16, 32, 32)
     session = session_of(model, [CAPTION, SHORT_CAPTION])
     sizes = {}
@@ -184,7 +186,7 @@ def test_ten_thousand_frames_in_constant_memory(model: Samwise) -> None:
 
 @pytest.mark.slow
 def test_two_thousand_frames_of_the_tiny_preset_in_constant_memory() -> None:
-    """SAM2 tiny and RoBERTa-base at their published widths, on small frames so that it ends today."""
+    """Runs SAM2 tiny and RoBERTa-base at their published widths, on small frames for speed."""
     import resource
     from dataclasses import replace
 
@@ -221,29 +223,33 @@ def test_two_thousand_frames_of_the_tiny_preset_in_constant_memory() -> None:
     ],
     ids=["wide", "tall", "gray", "gray channel", "tensor", "strided", "one pixel", "mirrored column", "strip", "large"],
 )
-def test_frames_of_any_size(model: Samwise, frame: object) -> None:
+def test_frames_of_any_size_give_masks_of_that_size(model: Samwise, frame: object) -> None:
     shape = tuple(frame.shape[:2])  # type: ignore[attr-defined]
-    answer = session_of(model, [CAPTION]).step(frame)
-    assert answer.masks.shape == (1, *shape)
-    assert answer.masks.dtype == bool
+    result = session_of(model, [CAPTION]).step(frame)
+    assert result.masks.shape == (1, *shape)
+    assert result.masks.dtype == bool
 
 
-def test_gray_is_the_same_as_equal_channels(model: Samwise) -> None:
+def test_a_gray_frame_equals_an_rgb_frame_of_equal_channels(model: Samwise) -> None:
     gray = scene(1)[0][..., 0]
     one = session_of(model, [CAPTION]).step(gray)
     other = session_of(model, [CAPTION]).step(np.repeat(gray[..., None], 3, axis=2))
     assert np.array_equal(logits([one]), logits([other]))
 
 
-def test_read_only_frames_are_not_written_to(model: Samwise) -> None:
+@pytest.mark.parametrize("writeable", [True, False])
+def test_frames_are_not_modified_and_may_be_read_only(model: Samwise, writeable: bool) -> None:
     frame = scene(1)[0]
-    frame.flags.writeable = False
-    session_of(model, [CAPTION]).step(frame)
+    original = frame.copy()
+    frame.flags.writeable = writeable
+    result = session_of(model, [CAPTION]).step(frame)
+    assert np.array_equal(frame, original)
+    assert np.array_equal(logits([result]), logits([session_of(model, [CAPTION]).step(original)]))
 
 
-def test_frames_may_change_size(model: Samwise) -> None:
-    answers = session_of(model, [CAPTION]).clip([scene(1)[0], scene(1, 50, 70)[0]])
-    assert [answer.masks.shape for answer in answers] == [(1, 96, 128), (1, 50, 70)]
+def test_the_frame_size_may_change_within_a_clip(model: Samwise) -> None:
+    results = session_of(model, [CAPTION]).clip([scene(1)[0], scene(1, 50, 70)[0]])
+    assert [result.masks.shape for result in results] == [(1, 96, 128), (1, 50, 70)]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +262,7 @@ def test_frames_may_change_size(model: Samwise) -> None:
         (torch.zeros(3, 4, 4), "torch.float32; it must be uint8"),
     ],
 )
-def test_bad_frames(model: Samwise, frame: object, sentence: str) -> None:
+def test_invalid_frames_are_refused_and_change_nothing(model: Samwise, frame: object, sentence: str) -> None:
     session = session_of(model, [CAPTION])
     with pytest.raises(FrameError, match=sentence):
         session.step(frame)
@@ -264,24 +270,22 @@ def test_bad_frames(model: Samwise, frame: object, sentence: str) -> None:
     assert session._tracks[0].state.frame == 0
 
 
-def test_bad_use(model: Samwise) -> None:
+def test_invalid_calls_are_refused(model: Samwise) -> None:
     with pytest.raises(FrameError, match="no frames"):
         model.open().clip([])
     with pytest.raises(ConfigError, match="clip_length is 0"):
         next(model.open().stream(scene(1), clip_length=0))
     with pytest.raises(PromptError, match="no tokenizer files"):
-        model.open("the dog")
+        micro_model().open("the dog")
     with pytest.raises(PromptError, match="asked with a sentence, not with box alone"):
         model.open([Prompt(box=(1, 2, 3, 4))])
     with pytest.raises(PromptError, match="is a int"):
         model.open([3])  # type: ignore[list-item]
-    model.train()
     with pytest.raises(ConfigError, match="training mode"):
-        model.open()
-    model.eval()
+        micro_model().train().open()
 
 
-def test_mixed_precision_stays_inside_the_model() -> None:
+def test_neither_autocast_nor_inference_mode_stays_on_in_the_callers_code() -> None:
     model = micro_model()
     model.to(torch.bfloat16)
     frames = scene(4)
@@ -296,17 +300,17 @@ def test_mixed_precision_stays_inside_the_model() -> None:
 
 
 def disc_and_square() -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """A red disc that moves and a blue square, and the disc's masks."""
+    """Draw a moving red disc and a blue square; return the frames and the disc's masks."""
     y, x = np.mgrid[0:96, 0:128]
-    frames, truths = [], []
+    frames, ground_truth = [], []
     for t in range(8):
         frame = np.full((96, 128, 3), 110, np.uint8)
         disc = (x - 30 - 4 * t) ** 2 + (y - 45) ** 2 < 18**2
         frame[disc] = (220, 40, 40)
         frame[60:90, 85:115] = (40, 90, 220)
         frames.append(frame)
-        truths.append(disc)
-    return frames, truths
+        ground_truth.append(disc)
+    return frames, ground_truth
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
@@ -314,16 +318,16 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def test_the_miniature_follows_a_sentence() -> None:
-    frames, truths = disc_and_square()
+    frames, ground_truth = disc_and_square()
     session = load("miniature", device="cpu").open(["the red circle", "the blue square"])
-    for answer, truth in zip(session.stream(frames), truths, strict=True):
-        circle, square = answer.masks
-        assert overlap(circle, truth) > 0.6
-        assert (square & truth).sum() < 0.2 * truth.sum()
-        assert answer.presence[0] > 0.5
+    for result, disc in zip(session.stream(frames), ground_truth, strict=True):
+        circle, square = result.masks
+        assert overlap(circle, disc) > 0.6
+        assert (square & disc).sum() < 0.2 * disc.sum()
+        assert result.presence[0] > 0.5
 
 
-def test_mixed_precision_agrees_with_float32() -> None:
+def test_bfloat16_agrees_with_float32() -> None:
     frames, _ = disc_and_square()
     exact = list(load("miniature", device="cpu").open("the red circle").stream(frames))
     mixed = list(load("miniature", device="cpu", dtype="bfloat16").open("the red circle").stream(frames))

@@ -1,4 +1,4 @@
-"""State to a file and back: the same bits, nothing executed, and one sentence for every file that is not right."""
+"""State files: bit-exact round trips, no code executed, and a one-sentence error for every invalid file."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class Policy(StrEnum):
 TYPES = (Point, Window, Slotted)
 
 
-def there_and_back(path: Path, value: Any, types: tuple[type, ...] = TYPES) -> Any:
+def round_trip(path: Path, value: Any, types: tuple[type, ...] = TYPES) -> Any:
     save_state(path, value, kind="test", about={})
     return load_state(path, types, kind="test", device="cpu")[0]
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two trees are equal in types, order and every bit."""
+def identical(one: Any, other: Any) -> bool:
+    """Compare two trees by types, order and every bit."""
     if type(one) is not type(other):
         return False
     if isinstance(one, Tensor):
@@ -70,14 +70,14 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray):
         return (one.dtype, one.shape) == (other.dtype, other.shape) and one.tobytes() == other.tobytes()
     if dataclasses.is_dataclass(one):
-        return all(same(getattr(one, entry.name), getattr(other, entry.name)) for entry in dataclasses.fields(one))
+        return all(identical(getattr(one, entry.name), getattr(other, entry.name)) for entry in dataclasses.fields(one))
     if isinstance(one, float):
         return struct.pack(">d", one) == struct.pack(">d", other)
     if isinstance(one, dict):
-        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+        return list(one) == list(other) and all(identical(one[key], other[key]) for key in one)
     if isinstance(one, (list, tuple, deque)):
         limits = isinstance(one, deque) and one.maxlen != other.maxlen
-        return not limits and len(one) == len(other) and all(map(same, one, other))
+        return not limits and len(one) == len(other) and all(map(identical, one, other))
     return bool(one == other)
 
 
@@ -92,20 +92,20 @@ PLAIN = {
     "a nan with a payload": struct.unpack(">d", bytes.fromhex("7ff80000deadbeef"))[0],
     "text": ["", "a dog", 'quotes " and \\', "Zoë \U0001f415", "\x00", "\ud800", "NaN"],
     "containers": {"list": [1, [2, (3, [4])]], "tuple": ((),), "deque": deque([1, (2,)], maxlen=3), 3: {0: {}, -1: 2}},
-    "what looks like the format": [{"tensor": 0}, {"tuple": [1]}, {"dataclass": "Point", "fields": {}}],
+    "values that look like the format": [{"tensor": 0}, {"tuple": [1]}, {"dataclass": "Point", "fields": {}}],
     "order of keys": {"b": 1, "a": 2, 10: 3, 9: 4},
     "objects": [Point(1.5, float("nan")), {"inside": (Point(0, -0.0),)}],
 }
 
 
 @pytest.mark.parametrize("value", PLAIN.values(), ids=PLAIN)
-def test_plain_values_come_back_the_same(tmp_path: Path, value: Any) -> None:
-    assert same(there_and_back(tmp_path / "state", value), value)
+def test_plain_values_are_restored_exactly(tmp_path: Path, value: Any) -> None:
+    assert identical(round_trip(tmp_path / "state", value), value)
 
 
-def test_string_enums_and_numbers_of_numpy_come_back_plain(tmp_path: Path) -> None:
+def test_string_enums_and_numpy_scalars_are_restored_as_plain_values(tmp_path: Path) -> None:
     value = [Policy.FORGET, np.float32(0.1), np.int64(7), np.bool_(True), np.float64("inf")]
-    assert same(there_and_back(tmp_path / "state", value), ["forget", float(np.float32(0.1)), 7, True, float("inf")])
+    assert identical(round_trip(tmp_path / "state", value), ["forget", float(np.float32(0.1)), 7, True, float("inf")])
 
 
 BASE = torch.arange(-60, 60).reshape(2, 3, 4, 5)
@@ -129,17 +129,18 @@ TENSORS = {
 
 
 @pytest.mark.parametrize("tensor", TENSORS.values(), ids=TENSORS)
-def test_tensors_come_back_the_same(tmp_path: Path, tensor: Tensor) -> None:
-    back = there_and_back(tmp_path / "state", Slotted(tensor)).value
-    assert same(back, tensor.detach())
-    back.fill_(1)  # memory of its own
+def test_tensors_are_restored_exactly(tmp_path: Path, tensor: Tensor) -> None:
+    back = round_trip(tmp_path / "state", Slotted(tensor)).value
+    assert identical(back, tensor.detach())
+    back.fill_(1)  # restored tensors are not mapped to the file
+    assert identical(load_state(tmp_path / "state", TYPES, kind="test", device="cpu")[0].value, tensor.detach())
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (3, 1, 0, 2), (1, 0, 2, 3)])
-def test_axes_keep_their_order_in_memory(tmp_path: Path, order: tuple[int, ...]) -> None:
+def test_tensors_keep_the_memory_order_of_their_axes(tmp_path: Path, order: tuple[int, ...]) -> None:
     tensor = BASE.permute(order)
-    back = there_and_back(tmp_path / "state", [tensor])[0]
-    assert same(back, tensor)
+    back = round_trip(tmp_path / "state", [tensor])[0]
+    assert identical(back, tensor)
     assert back.stride() == tensor.stride()
 
 
@@ -153,60 +154,60 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS)
-def test_arrays_come_back_the_same(tmp_path: Path, array: np.ndarray) -> None:
-    back = there_and_back(tmp_path / "state", [array])[0]
-    assert same(back, array)
+def test_arrays_are_restored_exactly_and_writeable(tmp_path: Path, array: np.ndarray) -> None:
+    back = round_trip(tmp_path / "state", [array])[0]
+    assert identical(back, array)
     assert back.flags.writeable
 
 
-def test_what_is_shared_is_stored_once_and_comes_back_shared(tmp_path: Path) -> None:
+def test_shared_tensors_are_stored_once_and_restored_shared(tmp_path: Path) -> None:
     tensor, array = torch.zeros(1000), np.zeros(1000, np.float32)
     shared = [tensor, {"again": tensor}, Slotted(tensor), array, (array,)]
-    back = there_and_back(tmp_path / "state", shared)
+    back = round_trip(tmp_path / "state", shared)
     assert back[0] is back[1]["again"] is back[2].value
     assert back[3] is back[4][0]
     assert (tmp_path / "state").stat().st_size < 2 * 4000 + 1000
-    apart = there_and_back(tmp_path / "state", [tensor, tensor[:], tensor.clone()])
-    assert len({part.data_ptr() for part in apart}) == 3
+    separate = round_trip(tmp_path / "state", [tensor, tensor[:], tensor.clone()])
+    assert len({part.data_ptr() for part in separate}) == 3
 
 
-def test_of_a_view_only_what_it_shows_is_stored(tmp_path: Path) -> None:
+def test_only_the_visible_elements_of_a_view_are_stored(tmp_path: Path) -> None:
     save_state(tmp_path / "state", torch.zeros(1000, 1000)[3], kind="test", about={})
     assert (tmp_path / "state").stat().st_size < 4000 + 1000
 
 
-def test_objects_come_back_with_their_fields_and_without_being_initialised(tmp_path: Path) -> None:
+def test_objects_are_restored_with_their_fields_without_being_initialised(tmp_path: Path) -> None:
     window = Window(limit=2)
     window.kept = deque([Point(1, 2)], maxlen=5)
-    back = there_and_back(tmp_path / "state", window)
-    assert same(back, window)
+    back = round_trip(tmp_path / "state", window)
+    assert identical(back, window)
     with pytest.raises(dataclasses.FrozenInstanceError):
         back.kept[0].x = 3
 
 
-def test_tensors_go_to_the_device_and_arrays_stay(tmp_path: Path) -> None:
+def test_tensors_are_moved_to_the_device_and_arrays_are_not(tmp_path: Path) -> None:
     save_state(tmp_path / "state", [torch.ones(2), np.ones(2)], kind="test", about={"model": "micro"})
     (tensor, array), about = load_state(tmp_path / "state", (), kind="test", device="meta")
     assert tensor.device.type == "meta"
-    assert same(array, np.ones(2))
+    assert identical(array, np.ones(2))
     assert about == {"model": "micro"}
 
 
-# What cannot be saved.
+# Values that cannot be saved.
 
 
 class Child(tuple):
     __slots__ = ()
 
 
-def holding_itself() -> list[Any]:
+def self_containing() -> list[Any]:
     value: list[Any] = []
     value.append([value])
     return value
 
 
 @pytest.mark.parametrize(
-    ("value", "sentence"),
+    ("value", "message"),
     [
         ({"tracks": [Window]}, r"the state\['tracks'\]\[0\] is a type; dataclasses, lists"),
         (Point(1, print), r"the state.y is a builtin_function_or_method;"),  # type: ignore[arg-type]
@@ -217,28 +218,28 @@ def holding_itself() -> list[Any]:
         (np.zeros(1, np.complex128), "type complex128, which cannot be saved"),
         (torch.zeros(2, 2).to_sparse(), "the state is a Tensor of type torch.float32, which cannot be saved"),
         (torch.zeros(2, device="meta"), "which cannot be saved"),
-        (holding_itself(), "is nested too deeply to be saved; does something hold itself?"),
+        (self_containing(), "is nested too deeply to be saved; does an object contain itself?"),
     ],
 )
-def test_what_cannot_come_back_is_not_saved(tmp_path: Path, value: Any, sentence: str) -> None:
+def test_values_that_cannot_be_restored_are_not_saved(tmp_path: Path, value: Any, message: str) -> None:
     path = tmp_path / "state"
     save_state(path, 1, kind="test", about={})
-    with pytest.raises(StateError, match=sentence):
+    with pytest.raises(StateError, match=message):
         save_state(path, value, kind="test", about={})
-    assert load_state(path, (), kind="test", device="cpu")[0] == 1  # what was there stays
+    assert load_state(path, (), kind="test", device="cpu")[0] == 1  # the earlier file stays
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StateError, match=r"absent/state' cannot be written \(No such file or directory\)"):
         save_state(tmp_path / "absent" / "state", 1, kind="test", about={})
 
 
-# Files that are not right.
+# Invalid files.
 
 
 def written(path: Path, tree: Any, *tensors: Tensor, text: str | None = None, **content: Any) -> Path:
-    """A file whose checksum is right, with any tree in it."""
+    """Write a file with a valid checksum and any tree."""
     import json
 
     from safetensors.torch import save_file
@@ -250,43 +251,51 @@ def written(path: Path, tree: Any, *tensors: Tensor, text: str | None = None, **
     return path
 
 
-def refused(path: Path, sentence: str) -> None:
-    with pytest.raises(StateError, match=sentence) as refusal:
+def assert_refused(path: Path, message: str) -> None:
+    with pytest.raises(StateError, match=message) as refusal:
         load_state(path, TYPES, kind="test", device="cpu")
     assert "\n" not in str(refusal.value)
 
 
-def test_files_of_something_else(tmp_path: Path) -> None:
+def test_missing_files_and_files_of_another_format_are_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    refused(tmp_path / "absent", r"absent' cannot be read \(No such file or directory\); give a file of saved state\.")
-    refused(tmp_path, r"cannot be read \(Is a directory\)")
+    assert_refused(
+        tmp_path / "absent", r"absent' cannot be read \(No such file or directory\); give a file that refervos saved\."
+    )
+    assert_refused(tmp_path, r"cannot be read \(Is a directory\)")
     for content in (b"", b"x", b"not a state at all " * 9):
         (tmp_path / "other").write_bytes(content)
-        refused(tmp_path / "other", "other' is not a file of saved state; give one that was saved by refervos")
+        assert_refused(tmp_path / "other", "other' is not a file of saved state; give one that refervos saved")
     save_file({"weight": torch.zeros(3)}, tmp_path / "model.safetensors", {"format": "pt"})
-    refused(tmp_path / "model.safetensors", "is not a file of saved state")
+    assert_refused(tmp_path / "model.safetensors", "is not a file of saved state")
 
 
-def test_another_kind_of_state(tmp_path: Path) -> None:
+def test_another_kind_of_state_is_refused(tmp_path: Path) -> None:
     save_state(tmp_path / "state", 1, kind="track", about={})
-    refused(tmp_path / "state", r"state' holds the state of a track; the state of a test is needed\.")
+    assert_refused(tmp_path / "state", r"state' contains the state of a track; give a file with the state of a test\.")
 
 
-def test_a_newer_format(tmp_path: Path) -> None:
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "state", {"new": 1}, format=FORMAT + 1, kind=7, about=[])
-    refused(path, "has format 2 of saved state and .* reads up to 1; update")
+    assert_refused(path, "has version 2 of the state format and this refervos reads versions up to 1; update")
 
 
-def test_types_and_fields_that_are_not_known(tmp_path: Path) -> None:
+def test_unknown_types_and_fields_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "state"
     save_state(path, [Prompt("a dog")], kind="test", about={})
-    refused(path, r"state' holds a Prompt, which has no place in this state; Point, Slotted, Window can be in it\.")
+    assert_refused(
+        path, r"contains a Prompt, which does not belong in this state; allowed are Point, Slotted, Window\."
+    )
     fields = {"x": 1.0, "z": 2.0}
-    refused(written(path, {"dataclass": "Point", "fields": fields}), "its Point lacks y and has the unknown z; save")
+    assert_refused(
+        written(path, {"dataclass": "Point", "fields": fields}), "its Point lacks y and has the unknown z; save"
+    )
     code = {"__class__": 1, "x": 1, "y": 2}
-    refused(written(path, {"dataclass": "Point", "fields": code}), "its Point has the unknown __class__; save")
-    refused(written(path, {"dataclass": "os.system", "fields": {}}), "holds a os.system, which has no place")
+    assert_refused(written(path, {"dataclass": "Point", "fields": code}), "its Point has the unknown __class__; save")
+    assert_refused(
+        written(path, {"dataclass": "os.system", "fields": {}}), "contains a os.system, which does not belong"
+    )
 
 
 def nested(depth: int) -> Any:
@@ -326,8 +335,10 @@ def nested(depth: int) -> Any:
     ],
     ids=lambda tree: str(tree)[:40],
 )
-def test_trees_that_stand_for_nothing_are_damage(tmp_path: Path, tree: Any) -> None:
-    refused(written(tmp_path / "state", tree, torch.zeros(2, 3, dtype=torch.bfloat16)), "is damaged or incomplete")
+def test_invalid_trees_count_as_damage(tmp_path: Path, tree: Any) -> None:
+    assert_refused(
+        written(tmp_path / "state", tree, torch.zeros(2, 3, dtype=torch.bfloat16)), "is damaged or incomplete"
+    )
 
 
 @pytest.mark.parametrize(
@@ -345,11 +356,11 @@ def test_trees_that_stand_for_nothing_are_damage(tmp_path: Path, tree: Any) -> N
     ],
     ids=lambda text: text[:60],
 )
-def test_text_that_is_no_state_is_damage(tmp_path: Path, text: str) -> None:
-    refused(written(tmp_path / "state", None, text=text), r"state' is damaged or incomplete; its state cannot")
+def test_invalid_text_counts_as_damage(tmp_path: Path, text: str) -> None:
+    assert_refused(written(tmp_path / "state", None, text=text), r"state' is damaged or incomplete; its state cannot")
 
 
-def test_any_damage_is_noticed(tmp_path: Path) -> None:
+def test_any_flipped_bit_or_truncation_is_detected(tmp_path: Path) -> None:
     window = Window(limit=2)
     window.kept.append({"point": Point(1.5, float("inf")), 3: (BASE.float(), np.eye(3), "a dog")})
     save_state(tmp_path / "state", window, kind="test", about={"model": "micro"})
@@ -367,14 +378,16 @@ def test_any_damage_is_noticed(tmp_path: Path) -> None:
             value, about = load_state(tmp_path / "damaged", TYPES, kind="test", device="cpu")
         except StateError:
             continue
-        assert same((value, about), (window, {"model": "micro"}))  # the filling between header and tensors was hit
+        assert identical(
+            (value, about), (window, {"model": "micro"})
+        )  # the damage was in the padding between header and tensors
 
 
-# Real state.
+# State of models.
 
 
 def types_within(value: Any) -> Iterator[type]:
-    """The dataclasses that a state is made of."""
+    """Yield the dataclasses that make up a state."""
     if dataclasses.is_dataclass(value):
         yield type(value)
         value = [getattr(value, entry.name) for entry in dataclasses.fields(value)]
@@ -385,32 +398,32 @@ def types_within(value: Any) -> Iterator[type]:
             yield from types_within(part)
 
 
-def followed(model: Any, tracks: list[Any], frames: list[np.ndarray]) -> np.ndarray:
-    """Logits of the next frames, as one clip (T, N, h, w)."""
+def segment(model: Any, tracks: list[Any], frames: list[np.ndarray]) -> np.ndarray:
+    """Segment the next frames as one clip; return mask logits (T, N, h, w)."""
     places = [model.placement(frame.shape[:2]) for frame in frames]
     images = [torch.from_numpy(frame).permute(2, 0, 1) for frame in frames]
     pixels = torch.stack([place.place(image) for place, image in zip(places, images, strict=True)])
-    return np.stack([answer.mask_logits.numpy() for answer in model.segment_clip(pixels, tracks, places)])
+    return np.stack([prediction.mask_logits.numpy() for prediction in model.segment_clip(pixels, tracks, places)])
 
 
-def go_on(path: str, out: str, threads: str, *types: str) -> None:
-    """What the other process of the next test does."""
+def continue_tracks(path: str, out: str, threads: str, *types: str) -> None:
+    """Continue tracks, in the other process of the next test."""
     torch.set_num_threads(int(threads))
     classes = [getattr(importlib.import_module(module), name) for module, name in (t.split(":") for t in types)]
     tracks, _ = load_state(path, classes, kind="tracks", device="cpu")
-    np.save(out, followed(micro_model(), tracks, scene(12)[8:]))
+    np.save(out, segment(micro_model(), tracks, scene(12)[8:]))
 
 
-def test_another_process_goes_on_with_identical_masks(tmp_path: Path) -> None:
+def test_tracks_restored_in_another_process_give_identical_masks(tmp_path: Path) -> None:
     model = micro_model()
     tracks = [model.begin_tokens(CAPTION), model.begin_tokens(SHORT_CAPTION)]
-    followed(model, tracks[:1], scene(12)[:3])  # of different age
-    followed(model, tracks, scene(12)[3:8])
+    segment(model, tracks[:1], scene(12)[:3])  # of different age
+    segment(model, tracks, scene(12)[3:8])
     save_state(tmp_path / "tracks", tracks, kind="tracks", about={})
-    expected = followed(model, tracks, scene(12)[8:])
+    expected = segment(model, tracks, scene(12)[8:])
     names = sorted({f"{cls.__module__}:{cls.__name__}" for cls in types_within(tracks)})
     arguments = [str(tmp_path / "tracks"), str(tmp_path / "logits.npy"), str(torch.get_num_threads()), *names]
-    code = "import sys; from test_state_files import go_on; go_on(*sys.argv[1:])"
+    code = "import sys; from test_state_files import continue_tracks; continue_tracks(*sys.argv[1:])"
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     subprocess.run(
         [sys.executable, "-c", code, *arguments], check=True, env={**os.environ, "PYTHONPATH": paths}, timeout=300
@@ -418,26 +431,26 @@ def test_another_process_goes_on_with_identical_masks(tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "logits.npy"), expected)
     assert np.abs(expected).max() > 0
     fresh = [model.begin_tokens(CAPTION), model.begin_tokens(SHORT_CAPTION)]
-    assert not np.array_equal(followed(model, fresh, scene(12)[8:]), expected)  # the memory matters
+    assert not np.array_equal(segment(model, fresh, scene(12)[8:]), expected)  # the memory matters
 
 
-def test_clicks_and_masks_go_on_with_identical_masks(tmp_path: Path) -> None:
+def test_restored_sam2_tracks_give_identical_masks(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Sam2Segmenter(Sam2Tracker(MICRO_SAM2))
     mask = np.zeros((96, 128), dtype=bool)
     mask[30:50, 10:40] = True
     tracks = [model.begin(Prompt(mask=mask)), model.begin(Prompt(points=[(20, 40)], labels=[1]))]
-    followed(model, tracks, scene(8)[:5])
-    restored = there_and_back(tmp_path / "state", tracks, tuple(set(types_within(tracks))))
-    assert same(restored, tracks)
-    assert np.array_equal(followed(model, restored, scene(8)[5:]), followed(model, tracks, scene(8)[5:]))
+    segment(model, tracks, scene(8)[:5])
+    restored = round_trip(tmp_path / "state", tracks, tuple(set(types_within(tracks))))
+    assert identical(restored, tracks)
+    assert np.array_equal(segment(model, restored, scene(8)[5:]), segment(model, tracks, scene(8)[5:]))
 
 
-def test_frame_changes_go_on_the_same(tmp_path: Path) -> None:
+def test_a_restored_detector_finds_the_same_changes(tmp_path: Path) -> None:
     frames = [torch.from_numpy(frame).permute(2, 0, 1) for frame in [*scene(4), *scene(4, seed=2)]]
-    watch = FrameChanges()
+    detector = FrameChanges()
     for frame in frames[:4]:
-        watch.look(frame)
-    restored = there_and_back(tmp_path / "state", watch, (FrameChanges, Picture))
+        detector.update(frame)
+    restored = round_trip(tmp_path / "state", detector, (FrameChanges, Picture))
     frames.insert(4, frames[3])  # repeated
-    assert [restored.look(frame) for frame in frames[4:]] == [watch.look(frame) for frame in frames[4:]]
+    assert [restored.update(frame) for frame in frames[4:]] == [detector.update(frame) for frame in frames[4:]]

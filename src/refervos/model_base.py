@@ -1,4 +1,4 @@
-"""What every model can do: open a session, be saved and published; and what those that learn sentences share."""
+"""Base classes of all models: opening sessions, saving and publishing; and of models trained on sentences."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from refervos.text.tokenizer import Tokenizer
 
 
 class VideoSegmenterBase(SessionMixin, nn.Module):
-    """What every model can do besides segmenting: open a session, be saved, be published."""
+    """Base class of all models: sessions, saving, publishing."""
 
     def fingerprint(self) -> str:
-        """SHA-256 of the configuration and the weights, which are read again only when they have changed."""
+        """Compute the SHA-256 of the configuration and the weights, cached until the weights change."""
         if self._fingerprints is None:
             self._fingerprints = Derived()
         weights = list(self.state_dict(keep_vars=True).values())
@@ -36,11 +36,11 @@ class VideoSegmenterBase(SessionMixin, nn.Module):
 
     @property
     def borders(self) -> Borders:
-        """How sessions bring masks to the frame's size unless they say otherwise."""
+        """Default method by which sessions resize masks to the frame."""
         return getattr(self.config, "borders", "bilinear")
 
     def stages_to_compile(self) -> Sequence[Stage]:
-        """Methods in which time goes, for ``compile_stages``; none unless the family names them."""
+        """List the methods that take most time, for ``compile_stages``; none by default."""
         return ()
 
     def compute_in(self, dtype: torch.dtype) -> Self:
@@ -51,21 +51,21 @@ class VideoSegmenterBase(SessionMixin, nn.Module):
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None, overwrite: bool = False
     ) -> None:
-        """Write a folder that ``load`` reads.
+        """Save the model to a folder that ``load`` reads.
 
         Args:
             folder: Created when absent.
-            dtype: Round the weights to this type, for instance ``torch.float16``; default as they are.
-            overwrite: Whether a folder that has files may be written to.
+            dtype: Round the weights to this type, for instance ``torch.float16``; default unchanged.
+            overwrite: Allow writing to a folder that is not empty.
 
         Raises:
-            CheckpointError: When the folder is not empty or not writable; nothing is half-written.
+            CheckpointError: When the folder is not empty or not writable; no partial model is left.
         """
         with model_folder(Path(folder), overwrite=overwrite) as staged:
             self._write(staged, dtype)
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
-        """Publish the model on the Hugging Face hub.
+        """Publish the model on the Hugging Face Hub.
 
         Args:
             repository: ``owner/name``, created when absent.
@@ -73,7 +73,7 @@ class VideoSegmenterBase(SessionMixin, nn.Module):
             token: Access token, default the one stored by ``hf auth login``.
 
         Returns:
-            The address of the commit.
+            URL of the commit.
         """
         import tempfile
 
@@ -98,12 +98,12 @@ class VideoSegmenterBase(SessionMixin, nn.Module):
 
 @dataclass
 class ClipOutput:
-    """A training clip's predictions for N sentences.
+    """Predictions of a training clip for N sentences.
 
     Attributes:
-        mask_logits: Low-resolution logits, not gated by anything (N, T, h, w).
-        score: Object score logits (N, T) as the decoder gives them, or None.
-        gated_logits: In evaluation mode the logits whose sign is the mask that a session returns (N, T, h, w); None in
+        mask_logits: Ungated low-resolution mask logits (N, T, h, w).
+        score: Uncalibrated object score logits (N, T), or None.
+        gated_logits: In evaluation mode, the logits whose sign is the mask that a session returns (N, T, h, w); None in
             training mode.
     """
 
@@ -113,11 +113,11 @@ class ClipOutput:
 
 
 class TrainableModel(VideoSegmenterBase):
-    """A model that learns sentences over frozen parts.
+    """Base class of models trained on sentences, with frozen parts.
 
     Args:
-        config: Every hyper-parameter; ``config.text`` tells the text encoder's ``vocabulary`` and ``pad``.
-        tokenizer: Turns sentences into token ids; may be left out where ids are given.
+        config: All hyper-parameters; ``config.text`` has the text encoder's ``vocabulary`` and ``pad``.
+        tokenizer: Tokenizer for sentences; not needed when token ids are passed.
 
     Raises:
         ConfigError: When the tokenizer has more tokens than the text encoder.
@@ -128,7 +128,7 @@ class TrainableModel(VideoSegmenterBase):
         if tokenizer is not None and len(tokenizer) > config.text.vocabulary:
             raise ConfigError(
                 f"the tokenizer has {len(tokenizer)} tokens and the text encoder {config.text.vocabulary}; "
-                "they do not belong together."
+                "use the tokenizer of this text encoder."
             )
         self.config = config
         self.tokenizer = tokenizer
@@ -143,7 +143,7 @@ class TrainableModel(VideoSegmenterBase):
 
     @property
     def pad(self) -> int:
-        """Id of the padding token."""
+        """ID of the padding token."""
         pad: int = self.config.text.pad
         return pad
 
@@ -155,15 +155,15 @@ class TrainableModel(VideoSegmenterBase):
     @property
     @abstractmethod
     def image_size(self) -> int:
-        """Side S of the square that the model looks at."""
+        """Side S of the model's square input."""
 
     @abstractmethod
     def placement(self, frame_size: tuple[int, int]) -> Placement:
-        """How a frame of this height and width goes into the square."""
+        """Return the placement of a frame of this height and width in the square."""
 
     @abstractmethod
     def read(self, expression: str, verbs: Sequence[str] | None = None) -> tuple[list[int], list[bool]]:
-        """A sentence as token ids, and for each whether it tells motion (its words, where they are known)."""
+        """Encode a sentence as token ids and a motion flag per token (``verbs``: its motion words, if known)."""
 
     @abstractmethod
     def frozen_parts(self) -> tuple[nn.Module, ...]:
@@ -175,17 +175,17 @@ class TrainableModel(VideoSegmenterBase):
 
     @abstractmethod
     def upsample(self, mask_logits: Tensor) -> Tensor:
-        """Low-resolution mask logits (N, M, h, w) to the square (N, M, S, S)."""
+        """Upsample low-resolution mask logits (N, M, h, w) to the square (N, M, S, S)."""
 
     @abstractmethod
     def forward(
         self, pixels: Tensor, ids: Tensor, verbs: Tensor | None = None, *, chunk: int | None = None
     ) -> ClipOutput:
-        """Answer a clip.
+        """Segment a training clip.
 
         Args:
-            pixels: Placed frames (V, T, 3, S, S); V divides N, and the N / V sentences about a video are neighbours.
+            pixels: Placed frames (V, T, 3, S, S); V divides N, and the N / V sentences about a video are adjacent.
             ids: Token ids (N, L), padded on the right.
-            verbs: bool (N, L), tokens that tell motion.
-            chunk: Frames that the model sees at once; default all.
+            verbs: bool (N, L), tokens of motion words.
+            chunk: Frames that the model processes at once; default all.
         """

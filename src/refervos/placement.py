@@ -1,4 +1,4 @@
-"""Frames in: any size, RGB or gray, placed into the model's square. Mask logits out: back to the frame's own size."""
+"""Placement of frames of any size in the model's square, and of mask logits back in the frame."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 
 CUDA_SHRINKING = 32.0
-"""CUDA resizes frames up to this many times as long as wanted; its kernel refuses what is about 94 times as long."""
+"""Largest reduction factor of a resize on CUDA; its kernel fails from a factor of about 94."""
 
 RESTORED_AT_ONCE = 256 * 2**20
-"""Bytes of mask logits at the frame's size that exist at once where only masks are wanted."""
+"""Memory budget for mask logits at the frame's size in bytes, when only masks are requested."""
 
 
 def as_rgb(frame: Any) -> Tensor:
-    """Check a frame and make it an RGB tensor.
+    """Check a frame and convert it to an RGB tensor.
 
     Args:
         frame: uint8 array or tensor (H, W, 3), (H, W, 1) or (H, W).
@@ -35,14 +35,14 @@ def as_rgb(frame: Any) -> Tensor:
         uint8 tensor (3, H, W), a view where possible.
 
     Raises:
-        FrameError: When type, shape or size is something else.
+        FrameError: When the frame has another type, shape or size.
     """
     if isinstance(frame, np.ndarray):
         if frame.dtype != np.uint8:
             raise FrameError(f"the frame has values of type {frame.dtype}; it must be uint8 from 0 to 255.")
         # NumPy calls a mirrored axis of length one contiguous, and torch takes no negative strides.
-        as_it_is = frame.flags.writeable and min(frame.strides, default=0) >= 0
-        tensor = torch.from_numpy(np.ascontiguousarray(frame) if as_it_is else frame.copy())
+        usable = frame.flags.writeable and min(frame.strides, default=0) >= 0
+        tensor = torch.from_numpy(np.ascontiguousarray(frame) if usable else frame.copy())
     elif isinstance(frame, Tensor):
         if frame.dtype != torch.uint8:
             raise FrameError(f"the frame has values of type {frame.dtype}; it must be uint8 from 0 to 255.")
@@ -60,14 +60,14 @@ def as_rgb(frame: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a frame lies in the model's square image: resized, at the top left, zeros to the right and below.
+    """Placement of a frame in the model's square: resized, at the top left, padded with zeros on the right and below.
 
     Attributes:
         frame_size: Height and width of the frame.
         resized: Height and width inside the square.
         image_size: Side of the square.
-        first: Height and width that the frame is brought to before, None for none: a detour that loses detail, which
-            some published protocols take.
+        first: Height and width of an intermediate resize that loses detail, as in some published protocols; None for
+            no such resize.
     """
 
     frame_size: tuple[int, int]
@@ -78,13 +78,13 @@ class Placement:
     def place(self, frame: Tensor, device: torch.device | None = None) -> Tensor:
         """Resize, normalise and pad a frame.
 
-        The resize is bilinear with antialiasing, within one grey level of Pillow's (the released code's). It runs on
-        the CPU, on bytes, and only what is resized goes to the device; but for a CUDA device, which resizes in floats
-        and is much faster at that (an H200: 0.4 ms for 854 x 480 where 16 cores took 8.2).
+        The resize is bilinear with antialiasing, within one grey level of Pillow's, which the released code uses. It
+        runs on the CPU, on bytes, and only the result is uploaded. CUDA devices resize in floats instead, which is much
+        faster (H200: 0.4 ms for 854 x 480; 16 CPU cores: 8.2 ms).
 
         Args:
             frame: uint8 (3, H, W).
-            device: Where the result is wanted, default where the frame is.
+            device: Device of the result, default the frame's.
 
         Returns:
             float32 (3, S, S).
@@ -105,11 +105,11 @@ class Placement:
         return F.pad(pixels, (0, self.image_size - width, 0, self.image_size - height))
 
     def restore(self, mask_logits: Tensor, guide: FrameGuide | None = None) -> Tensor:
-        """Bring low-resolution mask logits back to the frame: up to the square, crop, then to the frame's size.
+        """Resize low-resolution mask logits to the frame: upsample to the square, crop, resize.
 
         Args:
             mask_logits: (N, h, w) over the whole square.
-            guide: The frame, where borders are to follow its edges; default bilinear alone.
+            guide: The frame whose edges the borders follow; default bilinear resizing only.
 
         Returns:
             float32 (N, H, W).
@@ -129,7 +129,7 @@ class Placement:
         return logits[0]
 
     def masks(self, mask_logits: Tensor, guide: FrameGuide | None = None) -> Tensor:
-        """Bring low-resolution mask logits back to the frame as masks, as few at a time as ``RESTORED_AT_ONCE`` asks.
+        """Resize low-resolution mask logits to the frame and threshold them, in batches of ``RESTORED_AT_ONCE`` bytes.
 
         Args:
             mask_logits: (N, h, w) over the whole square.
@@ -139,16 +139,16 @@ class Placement:
             bool (N, H, W).
         """
         pixels = self.image_size**2 + self.frame_size[0] * self.frame_size[1]
-        together = max(1, RESTORED_AT_ONCE // (4 * pixels))
-        parts = [self.restore(some, guide) > 0 for some in mask_logits.split(together)]
+        batch = max(1, RESTORED_AT_ONCE // (4 * pixels))
+        parts = [self.restore(logits, guide) > 0 for logits in mask_logits.split(batch)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def download(tensors: Sequence[Tensor]) -> list[npt.NDArray[Any]]:
-    """Bring tensors into main memory; from a device in a single copy, for which the device is waited for once.
+    """Copy tensors to main memory, from a device in a single transfer with one synchronisation.
 
     Args:
-        tensors: On one device, of types that NumPy has.
+        tensors: On one device, of types that NumPy supports.
 
     Returns:
         Arrays of the same shapes and types.
@@ -160,12 +160,12 @@ def download(tensors: Sequence[Tensor]) -> list[npt.NDArray[Any]]:
 
 
 def _packed(tensors: Sequence[Tensor]) -> Tensor:
-    """The bytes of tensors one after another, uint8 (B,), those of wide numbers first so that all are aligned."""
+    """Concatenate the bytes of tensors, uint8 (B,), widest types first, so that all are aligned."""
     return torch.cat([tensors[index].contiguous().view(-1).view(torch.uint8) for index in _widest_first(tensors)])
 
 
 def _unpacked(packed: Tensor, likes: Sequence[Tensor]) -> list[Tensor]:
-    """Undo ``_packed``: views of the bytes with the types and shapes of ``likes``."""
+    """Undo ``_packed``: return views of the bytes with the types and shapes of ``likes``."""
     order = _widest_first(likes)
     parts = packed.split([likes[index].numel() * likes[index].element_size() for index in order])
     found = dict(zip(order, parts, strict=True))
@@ -177,7 +177,7 @@ def _widest_first(tensors: Sequence[Tensor]) -> list[int]:
 
 
 def _resize(frame: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize a uint8 frame (3, H, W); only the CPU has a kernel for bytes, elsewhere it is done in floats."""
+    """Resize a uint8 frame (3, H, W), in floats on devices other than the CPU, which have no kernel for bytes."""
     if frame.device.type == "cpu":
         return F.interpolate(frame.unsqueeze(0), size=size, mode="bilinear", antialias=True)[0]
     resized = F.interpolate(frame.float().unsqueeze(0), size=size, mode="bilinear", antialias=True)[0]
@@ -185,14 +185,14 @@ def _resize(frame: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _upload(frame: Tensor, device: torch.device) -> Tensor:
-    """Move a frame; from pinned memory a copy to a GPU does not wait for what the GPU is doing."""
+    """Move a frame to a device; through pinned memory, so that the copy to a GPU does not wait for its queue."""
     if device.type == "cuda" and frame.device.type == "cpu":
         frame = frame.pin_memory()
     return frame.to(device, non_blocking=True)
 
 
 def enlarge(mask_logits: Tensor, image_size: int) -> Tensor:
-    """Low-resolution mask logits to the model's square, bilinear and in float32 at least.
+    """Upsample low-resolution mask logits to the model's square, bilinear, in float32 or wider.
 
     Args:
         mask_logits: (N, M, h, w).
@@ -206,15 +206,16 @@ def enlarge(mask_logits: Tensor, image_size: int) -> Tensor:
 
 
 def letterbox(frame_size: tuple[int, int], image_size: int, short_side: int) -> Placement:
-    """Keep the aspect ratio: short side to ``short_side``, long side to ``image_size`` at most (sizes truncated).
+    """Place a frame at its aspect ratio: short side to ``short_side``, long side to at most ``image_size``.
 
     Args:
         frame_size: Height and width of the frame.
         image_size: Side of the square.
-        short_side: What the short side becomes unless the long side would be too long; at most ``image_size``.
+        short_side: Length of the short side, at most ``image_size``; shorter where the long side would not fit.
 
     Returns:
-        The placement; 854 x 480 becomes 1024 x 575 in a square of 1024, as in the released evaluation.
+        The placement, sizes rounded down; 854 x 480 becomes 1024 x 575 in a square of 1024, as in the released
+        evaluation.
     """
     short, long = sorted(frame_size)
     new_short, new_long = short_side, int(short_side * long / short)
@@ -225,17 +226,17 @@ def letterbox(frame_size: tuple[int, int], image_size: int, short_side: int) -> 
 
 
 def stretch(frame_size: tuple[int, int], image_size: int) -> Placement:
-    """Fill the square and give up the aspect ratio, as SAM2 does."""
+    """Stretch a frame to fill the square, as SAM2 does."""
     return Placement(frame_size, (image_size, image_size), image_size)
 
 
 def place_for_sam(frame_size: tuple[int, int], image_size: int, first_short_side: int | None = None) -> Placement:
-    """Long side to the square's side, sizes rounded half up, as SAM does it.
+    """Place a frame as SAM does: long side to the side of the square, sizes rounded half up.
 
     Args:
         frame_size: Height and width of the frame.
         image_size: Side of the square.
-        first_short_side: Bring the frame to this short side before, see ``RefSamConfig``.
+        first_short_side: Short side of the intermediate resize, see ``RefSamConfig``; default none.
 
     Returns:
         The placement; 854 x 480 becomes 1024 x 576 in a square of 1024.

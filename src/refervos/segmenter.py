@@ -14,21 +14,21 @@ from refervos.placement import Placement
 from refervos.prompts import Prompt
 
 CPU_BUDGET = 2**30
-"""Bytes that one batch may take on a CPU, where larger ones save next to no time."""
+"""Memory budget of one batch on a CPU in bytes; larger batches save almost no time there."""
 
 SHARE_OF_FREE = 0.5
-"""Share of the free memory of a GPU that one batch may take; other work and fragments need the rest."""
+"""Fraction of a GPU's free memory that one batch may use; the rest is for other work and fragmentation."""
 
 
 def batch_budget(device: torch.device, chosen: int | None = None) -> int:
-    """Choose how much memory one batch may take.
+    """Choose the memory budget of one batch.
 
     Args:
-        device: Where it is computed.
-        chosen: What the user set, in bytes; None for a share of what the device has free now.
+        device: Device of the computation.
+        chosen: Budget set by the user in bytes; None for a fraction of the device's free memory.
 
     Returns:
-        Bytes.
+        The budget in bytes.
     """
     if chosen is not None:
         return chosen
@@ -44,12 +44,12 @@ def batch_budget(device: torch.device, chosen: int | None = None) -> int:
 
 @dataclass(frozen=True)
 class FramePrediction:
-    """What a model says of one frame, for N tracks.
+    """Prediction of a model for one frame and N tracks.
 
     Attributes:
         mask_logits: Low-resolution mask logits over the model's square image (N, h, w).
         score: Object score logits (N,), or None when the model has none.
-        switched: bool (N,), where the memory of this frame was rewritten.
+        switched: bool (N,), True where the memory of this frame was rewritten.
     """
 
     mask_logits: Tensor
@@ -58,36 +58,36 @@ class FramePrediction:
 
     @property
     def has_nan(self) -> Tensor:
-        """Whether there is a NaN in it, bool () on its device: it would show as an empty mask. See ``check_numbers``"""
+        """True if any value is NaN, which would give an empty mask; bool () on its device."""
         has_nan = self.mask_logits.isnan().any()
         return has_nan if self.score is None else has_nan | self.score.isnan().any()
 
 
 def check_numbers(has_nan: bool) -> None:
-    """Refuse an answer that has no meaning.
+    """Raise if a prediction contains NaN.
 
     Args:
         has_nan: See ``FramePrediction.has_nan``.
 
     Raises:
-        CheckpointError: When it is.
+        CheckpointError: When it does.
     """
     if has_nan:
         raise CheckpointError(
-            "the model answers with NaN instead of numbers; its weights are damaged, or what it computes is too large "
-            "for float16: load it in bfloat16 or float32, or take another checkpoint."
+            "the model's output contains NaN; its weights are damaged, or its values are too large for float16: "
+            "load it in bfloat16 or float32, or use another checkpoint."
         )
 
 
 def merge_predictions(groups: Sequence[Sequence[int]], parts: Sequence[FramePrediction]) -> FramePrediction:
-    """Put the answers for groups of tracks back together, in the tracks' order.
+    """Merge the predictions for groups of tracks, in the order of the tracks.
 
     Args:
-        groups: Positions of each group's tracks.
-        parts: Each group's answer for the frame, its rows in that order.
+        groups: Indices of each group's tracks.
+        parts: Each group's prediction for the frame, its rows in that order.
 
     Returns:
-        One answer.
+        One prediction.
     """
     order = order_of(groups)
     scores = [part.score for part in parts if part.score is not None]
@@ -99,7 +99,7 @@ def merge_predictions(groups: Sequence[Sequence[int]], parts: Sequence[FramePred
 
 
 def order_of(groups: Sequence[Sequence[int]]) -> Tensor:
-    """The permutation that brings rows lined up group by group back into their own order, int64 (N,)."""
+    """Return the permutation that brings rows sorted by group back into their original order, int64 (N,)."""
     return torch.tensor([index for members in groups for index in members]).argsort()
 
 
@@ -107,24 +107,24 @@ Track = TypeVar("Track")
 
 
 class Segmenter(Protocol[Track]):
-    """What a session asks of a model. Implementations keep nothing between calls."""
+    """Contract between a session and a model. Implementations keep no state between calls."""
 
     @property
     def clip_length(self) -> int:
-        """How many frames the model likes to see at once; 1 for models that look at single frames only."""
+        """Preferred number of frames per clip; 1 for models that process single frames."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         ...
 
     def placement(self, frame_size: tuple[int, int]) -> Placement:
-        """How a frame of this height and width goes into the model's square image."""
+        """Return the placement of a frame of this height and width in the model's square."""
         ...
 
     def begin(self, prompt: Prompt) -> Track:
-        """Start a track: everything that one prompt needs remembered from frame to frame."""
+        """Start a track: all state that one prompt needs from frame to frame."""
         ...
 
     def segment_clip(
@@ -134,13 +134,13 @@ class Segmenter(Protocol[Track]):
 
         Args:
             pixels: Placed frames (T, 3, S, S).
-            tracks: The N tracks; their state moves on by T frames.
-            placements: Where each frame lies in the square (for prompts in pixels), length T.
+            tracks: The N tracks; they advance by T frames.
+            placements: Placement of each frame in the square (for prompts in pixels), length T.
         """
         ...
 
     def check(self, track: Track, frame_size: tuple[int, int]) -> None:
-        """Check that the clicks, box or mask of a track that has seen no frame fit its first one, if there are any.
+        """Check that the clicks, box or mask of a new track, if any, fit its first frame.
 
         Raises:
             PromptError: When they do not.
@@ -148,11 +148,11 @@ class Segmenter(Protocol[Track]):
         ...
 
     def correct(self, track: Track, prompt: Prompt, placement: Placement) -> FramePrediction:
-        """Answer the track's last frame again, by clicks, a box or a mask on it; returns one row."""
+        """Segment the track's last frame again from clicks, a box or a mask; return a prediction of one row."""
         ...
 
     def undo(self, track: Track) -> FramePrediction | None:
-        """Take the last correction back; returns the last frame's answer as it was, unless frames came since."""
+        """Undo the last correction; return the last frame's former prediction, or None if frames have come since."""
         ...
 
     def set_prompt(self, track: Track, prompt: Prompt) -> None:
@@ -160,7 +160,7 @@ class Segmenter(Protocol[Track]):
         ...
 
     def restart(self, track: Track) -> None:
-        """Forget what was seen before a scene cut, if the object can be found again without it."""
+        """Clear the memory at a scene cut, if the object can be found again without it."""
         ...
 
     def mark_gap(self, track: Track) -> None:
@@ -169,16 +169,16 @@ class Segmenter(Protocol[Track]):
 
     @property
     def mixes_sentences(self) -> bool:
-        """Whether what a track is answered depends on those that are asked with it, beyond rounding."""
+        """True if a track's prediction depends on the other tracks in the batch, beyond rounding."""
         ...
 
     @property
     def state_types(self) -> tuple[type, ...]:
-        """The dataclasses that a track is made of, for writing it to disk."""
+        """The dataclasses that make up a track, for saving it."""
         ...
 
     def check_restored(self, track: Track) -> None:
-        """Check that a track that was read from a file is one that this model could have left, by types and shapes.
+        """Check by types and shapes that a track read from a file is one that this model could have saved.
 
         Raises:
             StateError: When it is not.
@@ -186,27 +186,26 @@ class Segmenter(Protocol[Track]):
         ...
 
     def fingerprint(self) -> str:
-        """Tells this model from any that would go on differently with a track of this one."""
+        """Return an identifier shared only by models that would continue a track identically."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What this model is: family, parts, parameters."""
+        """Describe the model: family, parts, parameters."""
         ...
 
 
 @runtime_checkable
 class BatchSegmenter(Segmenter[Track], Protocol[Track]):
-    """A segmenter that can also take clips of several videos at once, each with one track of its own."""
+    """Segmenter that can also process clips of several videos at once, each with one track."""
 
     def segment_clips(self, pixels: Tensor, tracks: Sequence[Track]) -> Iterator[FramePrediction]:
         """Segment N clips of equal length, one prediction with N rows a frame, and update the tracks.
 
         Args:
             pixels: Placed frames (N, T, 3, S, S).
-            tracks: The N tracks, asked with sentences; each moves on by the T frames of its clip.
+            tracks: The N tracks, prompted with sentences; each advances by the T frames of its clip.
 
         Raises:
-            PromptError: At once, before any track has moved, when a track waits for its first frame with clicks, a box
-                or a mask.
+            PromptError: Immediately, before any track changes, when a new track has clicks, a box or a mask.
         """
         ...

@@ -276,7 +276,7 @@ class SamwiseStreamer(ABC):
             PromptError: When the prompt is no sentence.
         """
         if prompt.geometric:
-            raise PromptError("a track is renamed with a sentence; correct it with clicks, a box or a mask.")
+            raise PromptError("the new prompt of a track must be a sentence; use correct for clicks, boxes and masks.")
         named = self.begin_tokens(*self._read(prompt))
         track.ids, track.verbs, track.text, track.manually_corrected = named.ids, named.verbs, None, False
 

@@ -1,1 +1,1 @@
-"""What a stream holds between its frames: sessions, their state on disk, scene changes."""
+"""State of a stream between its frames: sessions, saved sessions, scene changes."""

@@ -1,4 +1,4 @@
-"""A stream being segmented: frames in, one answer a frame out. All state is here, none on the model."""
+"""Sessions: frames in, one segmentation per frame out. All state of a stream is here, none on the model."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Item = TypeVar("Item")
 
 @dataclass
 class _Followed:
-    """A track of the session: what was asked, and the model's state for it."""
+    """A track of the session: its prompt and the model's state for it."""
 
     prompt: Prompt
     state: Any
 
 
-class _Answer(NamedTuple):
-    """What a model says of one frame in main memory, for N tracks: see ``Segmentation``."""
+class _FrameOutput(NamedTuple):
+    """Output of a model for one frame and N tracks, in main memory; see ``Segmentation``."""
 
     masks: npt.NDArray[np.bool_]
     presence: npt.NDArray[np.float32]
@@ -50,12 +50,12 @@ OnRepeat = Literal["answer", "reuse"]
 
 @dataclass
 class StreamCounts:
-    """What a session has met in its stream.
+    """Counts of irregularities in a session's stream.
 
     Attributes:
-        cuts: Scene cuts, where it looks for them.
+        cuts: Scene cuts, if the session detects them.
         repeats: Repeated frames, likewise.
-        gaps: Places where frames are missing, as far as it was told.
+        gaps: Gaps declared with ``mark_gap``.
     """
 
     cuts: int = 0
@@ -65,7 +65,7 @@ class StreamCounts:
 
 @dataclass
 class _State:
-    """Everything that a session remembers; the last frame, uint8 (3, H, W), where borders follow it."""
+    """All state of a session; ``image`` is the last frame, uint8 (3, H, W), kept when borders follow the frame."""
 
     tracks: dict[int, _Followed]
     changes: FrameChanges
@@ -80,24 +80,24 @@ class _State:
 class Session:
     """One stream and the tracks followed in it.
 
-    Frames go in by ``step`` (one, answered at once), ``clip`` (several that the model may look at together) or
-    ``stream`` (any iterable, cut into clips). Any number of sessions can run on one model.
+    Frames are passed to ``step`` (one frame, segmented immediately), ``clip`` (several frames, which the model may
+    process jointly) or ``stream`` (any iterable, processed in clips). Any number of sessions can run on one model.
 
     Args:
-        model: What segments; not changed.
-        prompts: What to follow from the first frame on; more can be added later.
+        model: The model; it is not modified.
+        prompts: Objects to follow from the first frame on; more can be added later.
         keep_logits: Also return mask logits at the frame's size.
-        on_cut: ``forget`` looks for scene cuts, and at each has the tracks forget what they have seen, so that each
-            sentence is asked anew; ``ignore`` does not look.
-        on_repeat: ``reuse`` looks for frames that repeat the one before and gives them the same answer, without work
-            and without a second place in memory; ``answer`` does not look.
-        borders: ``frame`` has masks follow the edges of the frame (see ``refervos.ops.borders``), ``bilinear``
-            enlarges masks as published; default what the model's configuration says.
-        border_cells: How many cells across a border looks at: 3 is quick, 7 is finer.
+        on_cut: ``forget`` detects scene cuts and clears the tracks' memory at each, so that every sentence is grounded
+            again; ``ignore`` detects none.
+        on_repeat: ``reuse`` detects frames that repeat the previous one and returns the previous masks for them,
+            without running the model or filling its memory; ``answer`` detects none and segments every frame.
+        borders: ``frame`` aligns mask borders with the edges of the frame (see ``refervos.ops.borders``), ``bilinear``
+            upsamples masks as published; default as configured in the model.
+        border_cells: Side of the neighbourhood used at borders, in cells: 3 is fast, 7 is finer.
 
     Raises:
-        ConfigError: When the model is in training mode, or there is no such policy.
-        PromptError: When the model cannot be asked with a prompt.
+        ConfigError: When the model is in training mode, or an option has an unknown value.
+        PromptError: When the model does not accept a prompt.
     """
 
     def __init__(
@@ -132,12 +132,12 @@ class Session:
 
     @property
     def frame_index(self) -> int:
-        """Frames answered so far."""
+        """Number of frames segmented so far."""
         return self._state.frame_index
 
     @property
     def counts(self) -> StreamCounts:
-        """Cuts, repeats and gaps so far."""
+        """Counts of cuts, repeats and gaps so far."""
         return self._state.counts
 
     @property
@@ -146,7 +146,7 @@ class Session:
 
     @property
     def expressions(self) -> dict[int, str]:
-        """Each track's number and what it was asked for."""
+        """Description of each track's prompt, by track number."""
         return {number: track.prompt.description for number, track in self._tracks.items()}
 
     def add(self, prompt: Prompt | str) -> int:
@@ -156,10 +156,10 @@ class Session:
             prompt: A sentence, or a ``Prompt`` with one or with clicks, a box or a mask.
 
         Returns:
-            The track's number, never used again in this session.
+            The track's number, never reused in this session.
 
         Raises:
-            PromptError: When the model cannot be asked with it.
+            PromptError: When the model does not accept the prompt.
         """
         prompt = _as_prompt(prompt)
         number = self._state.next_track
@@ -168,17 +168,17 @@ class Session:
         return number
 
     def add_missing(self, prompts: Iterable[Prompt | str]) -> list[int]:
-        """Follow what is not followed yet, as a session that was restored is asked again for the same things.
+        """Add the prompts that no track has yet, for instance in a restored session.
 
         Args:
-            prompts: Sentences and prompts. One that a track is asked by already, word for word, is not added; given
-                twice, it is followed twice.
+            prompts: Sentences and prompts. A prompt identical to a track's is not added; a prompt given twice gets two
+                tracks.
 
         Returns:
             The numbers of the new tracks.
 
         Raises:
-            PromptError: When the model cannot be asked with one of them.
+            PromptError: When the model does not accept one of them.
         """
         followed = [track.prompt for track in self._tracks.values()]
         new = []
@@ -207,7 +207,7 @@ class Session:
             prompt: The new sentence.
 
         Raises:
-            PromptError: When there is no such track, or the model cannot be asked with it.
+            PromptError: When there is no such track, or the model does not accept the prompt.
         """
         followed, prompt = self._followed(track), _as_prompt(prompt)
         self.model.set_prompt(followed.state, prompt)
@@ -222,10 +222,10 @@ class Session:
         box: Sequence[float] | None = None,
         mask: npt.NDArray[np.bool_] | None = None,
     ) -> Segmentation:
-        """Say what is right in the last answered frame; it is answered again, and remembered as corrected.
+        """Refine the last frame's mask with points, a box or a mask, and store the frame as a conditioning frame.
 
-        Clicks on one frame add up: each is read together with those before it.
-        The track's sentence goes on guiding. Where the answer moves to another object, the track forgets the old one.
+        Clicks on one frame add up. The sentence still guides the track afterwards. When the mask moves to another
+        object, the track's memory of the old object is cleared.
 
         Args:
             track: The track's number.
@@ -235,33 +235,34 @@ class Session:
             mask: bool (H, W) at the frame's size.
 
         Returns:
-            The last frame's answer with this track's mask replaced.
+            The last frame's segmentation with this track's mask replaced.
 
         Raises:
-            PromptError: When there is no such track, no frame yet, or what is said does not fit the frame.
+            PromptError: When there is no such track or no frame yet, or the prompt does not fit the frame.
         """
         followed = self._followed(track)
         prompt = Prompt(points=points, labels=labels, box=box, mask=mask)
         placement = self._state.placement
         if placement is None:
             raise PromptError("there is nothing to correct before the first frame; give a frame first.")
-        return self._revise(track, self.model.correct(followed.state, prompt, placement))
+        return self._replace_track(track, self.model.correct(followed.state, prompt, placement))
 
     def undo(self, track: int) -> Segmentation | None:
-        """Take a track's last correction back; again, the one before it.
+        """Undo a track's last correction; call again to undo the one before it.
 
         Args:
             track: The track's number.
 
         Returns:
-            The last frame's answer as it was before, where it is the one that was corrected; then everything is as if
-            there had been no correction. Else None: what the user said is forgotten, what has followed from it stays.
+            The last frame's segmentation before the correction, if the last frame is the corrected one; the session is
+            then as if it had not been corrected. Otherwise None: the corrected frame is removed from memory, and the
+            frames after it stay as they were segmented.
 
         Raises:
             PromptError: When there is no such track or no correction.
         """
         prediction = self.model.undo(self._followed(track).state)
-        return None if prediction is None else self._revise(track, prediction)
+        return None if prediction is None else self._replace_track(track, prediction)
 
     def mark_gap(self) -> None:
         """Declare that frames were lost before the next one, for instance while a camera was disconnected."""
@@ -294,37 +295,37 @@ class Session:
             The masks at the frame's size.
 
         Raises:
-            FrameError: When the frame is something else.
-            CheckpointError: When the model answers with NaN.
+            FrameError: When the frame is not such an image.
+            CheckpointError: When the model's output contains NaN.
         """
         return self.clip([frame])[0]
 
     def clip(self, frames: Sequence[Any]) -> list[Segmentation]:
-        """Segment consecutive frames that the model may look at together (the published protocol takes eight).
+        """Segment consecutive frames, which the model may process jointly (eight in the published protocol).
 
         Args:
             frames: Frames as for ``step``; sizes may differ.
 
         Returns:
-            One answer a frame.
+            One segmentation per frame.
 
         Raises:
-            FrameError: When a frame is no 8-bit image, or there is none; nothing has moved on then.
+            FrameError: When a frame is not an 8-bit image, or there are no frames; the session has not changed.
             PromptError: When a new track's click, box or mask does not fit the first frame: the track is dropped, and
-                nothing else has changed, so that the same frames can be given again.
-            CheckpointError: When the model answers with NaN.
+                nothing else has changed, so that the same frames can be passed again.
+            CheckpointError: When the model's output contains NaN.
         """
         if len(frames) == 0:
             raise FrameError("the clip has no frames; give at least one.")
         images = [as_rgb(frame) for frame in frames]
         self._drop_misplaced((images[0].shape[1], images[0].shape[2]))
-        answers: list[Segmentation] = []
-        for scene in self._scenes(images):
-            answers += self._scene(*scene)
-        return answers
+        segmentations: list[Segmentation] = []
+        for scene in self._split_scenes(images):
+            segmentations += self._segment_scene(*scene)
+        return segmentations
 
     def _drop_misplaced(self, frame_size: tuple[int, int]) -> None:
-        """Drop a track that cannot be asked about the frame it waits for: it would hold all others up for ever."""
+        """Drop a new track whose prompt does not fit its first frame: it would block all other tracks forever."""
         for number, followed in list(self._tracks.items()):
             if not followed.prompt.geometric:
                 continue
@@ -334,11 +335,11 @@ class Session:
                 self.drop(number)
                 raise PromptError(f"{error} Track {number} is dropped.") from error
 
-    def _scenes(self, images: list[Tensor]) -> Iterator[tuple[list[Tensor], bool, bool]]:
-        """Cut a clip where a scene ends or a frame repeats the one before.
+    def _split_scenes(self, images: list[Tensor]) -> Iterator[tuple[list[Tensor], bool, bool]]:
+        """Split a clip where a scene ends or a frame repeats the previous one.
 
         Yields:
-            Frames; whether the first of them begins another scene; whether they are one repeated frame.
+            Frames; whether the first of them starts a new scene; whether they are one repeated frame.
         """
         if self.on_cut == "ignore" and self.on_repeat == "answer":
             yield images, False, False
@@ -346,7 +347,7 @@ class Session:
         begun: list[Tensor] = []
         after_cut = False
         for image in images:
-            change = self._state.changes.look(image)
+            change = self._state.changes.update(image)
             cut = change.cut and self.on_cut == "forget"
             repeated = change.repeated and self.on_repeat == "reuse"
             if (cut or repeated) and begun:
@@ -360,22 +361,22 @@ class Session:
         if begun:
             yield begun, after_cut, False
 
-    def _scene(self, images: list[Tensor], after_cut: bool, repeated: bool) -> list[Segmentation]:
-        """Answer frames of one scene."""
+    def _segment_scene(self, images: list[Tensor], after_cut: bool, repeated: bool) -> list[Segmentation]:
+        """Segment frames of one scene."""
         last = self._state.last
         if repeated:
             self.counts.repeats += 1
             if last is not None and last.track_ids == tuple(self._tracks):
-                still = np.zeros_like(last.switched)
+                none = np.zeros_like(last.switched)
                 again = replace(
                     last,
                     frame_index=self.frame_index,
                     expressions=tuple(self.expressions.values()),
-                    switched=still,
+                    switched=none,
                     cut=False,
                     repeated=True,
                 )
-                return [self._keep(again)]
+                return [self._set_last(again)]
         if after_cut:
             self.counts.cuts += 1
             for followed in self._tracks.values():
@@ -383,23 +384,23 @@ class Session:
         placements = [self.model.placement((image.shape[1], image.shape[2])) for image in images]
         if not self._tracks:
             pairs = zip(images, placements, strict=True)
-            return [self._answer(None, *pair, after_cut and not at) for at, pair in enumerate(pairs)]
+            return [self._segmentation(None, *pair, after_cut and not at) for at, pair in enumerate(pairs)]
         device = self.model.device
         pixels = torch.stack([place.place(image, device) for place, image in zip(placements, images, strict=True)])
         states = [track.state for track in self._tracks.values()]
         predictions = self.model.segment_clip(pixels, states, placements)
-        answers = zip(predictions, images, placements, strict=True)
-        return [self._answer(*answer, after_cut and not at) for at, answer in enumerate(answers)]
+        frames = zip(predictions, images, placements, strict=True)
+        return [self._segmentation(*frame, after_cut and not at) for at, frame in enumerate(frames)]
 
     def stream(self, frames: Iterable[Any], clip_length: int | None = None) -> Iterator[Segmentation]:
         """Segment an iterable of frames, clip by clip.
 
         Args:
             frames: Frames as for ``step``; read only as far as needed.
-            clip_length: Frames looked at together, default the model's; 1 answers each frame before reading the next.
+            clip_length: Frames per clip, default the model's; 1 segments each frame before reading the next.
 
         Yields:
-            One answer a frame, in order.
+            One segmentation per frame, in order.
 
         Raises:
             ConfigError: When ``clip_length`` is below 1.
@@ -408,14 +409,14 @@ class Session:
             yield from self.clip(clip)
 
     def chunks(self, frames: Iterable[Item], clip_length: int | None = None) -> Iterator[list[Item]]:
-        """Cut an iterable into clips, read only as far as the clip at hand; the last may be shorter.
+        """Split an iterable into clips, reading no further than the current clip; the last may be shorter.
 
         Args:
-            frames: Frames, or whatever comes with them.
-            clip_length: Items in a clip, default what the model likes.
+            frames: Frames, or items that contain them.
+            clip_length: Items per clip, default the model's.
 
         Yields:
-            Clips, none empty.
+            Non-empty clips.
 
         Raises:
             ConfigError: When ``clip_length`` is below 1.
@@ -427,14 +428,14 @@ class Session:
         while clip := list(islice(source, length)):
             yield clip
 
-    def _answer(
+    def _segmentation(
         self, prediction: FramePrediction | None, image: Tensor, placement: Placement, cut: bool = False
     ) -> Segmentation:
-        """Bring a prediction to the frame's size and number it."""
+        """Convert a prediction to a segmentation at the frame's size and record it as the last one."""
         self._state.placement = placement
         self._state.image = image if self.borders == "frame" else None
         masks, presence, switched, logits = self._download(prediction, placement)
-        return self._keep(
+        return self._set_last(
             Segmentation(
                 frame_index=self.frame_index,
                 track_ids=tuple(self._tracks),
@@ -447,56 +448,56 @@ class Session:
             )
         )
 
-    def _download(self, prediction: FramePrediction | None, placement: Placement) -> _Answer:
-        """Bring a prediction for N tracks to the frame's size and into main memory, all in one copy."""
+    def _download(self, prediction: FramePrediction | None, placement: Placement) -> _FrameOutput:
+        """Resize a prediction for N tracks to the frame and copy it to main memory in a single transfer."""
         if prediction is None:
             none = np.zeros((0, *placement.frame_size), dtype=np.float32)
-            return _Answer(none > 0, none[:, 0, 0], none[:, 0, 0] > 0, none if self.keep_logits else None)
+            return _FrameOutput(none > 0, none[:, 0, 0], none[:, 0, 0] > 0, none if self.keep_logits else None)
         image, score = self._state.image, prediction.score
         guide = None if image is None else FrameGuide(image, self.border_cells)
-        known = [] if score is None else [torch.sigmoid(score.float())]  # (N,)
-        told = [prediction.has_nan, prediction.switched]
+        presences = [] if score is None else [torch.sigmoid(score.float())]  # (N,)
+        flags = [prediction.has_nan, prediction.switched]
         if self.keep_logits:
             logits = placement.restore(prediction.mask_logits, guide)  # (N, H, W)
-            masks, has_nan, switched, *others = download([logits > 0, *told, logits, *known])
+            masks, has_nan, switched, *others = download([logits > 0, *flags, logits, *presences])
         else:
-            shown = placement.masks(prediction.mask_logits, guide)
-            masks, has_nan, switched, *others = download([shown, *told, *known])
+            thresholded = placement.masks(prediction.mask_logits, guide)
+            masks, has_nan, switched, *others = download([thresholded, *flags, *presences])
         check_numbers(bool(has_nan))
         kept = others.pop(0) if self.keep_logits else None
-        # Without an object score, an object is present where its mask is not empty.
+        # Without an object score, an object counts as present if its mask is not empty.
         presence = others[0] if others else np.asarray(masks.any(axis=(1, 2)), dtype=np.float32)
-        return _Answer(masks, presence, switched, kept)
+        return _FrameOutput(masks, presence, switched, kept)
 
-    def _keep(self, answer: Segmentation) -> Segmentation:
-        """Make an answer the last one."""
-        self._state.frame_index = answer.frame_index + 1
-        self._state.last = answer
-        return answer
+    def _set_last(self, segmentation: Segmentation) -> Segmentation:
+        """Record the segmentation of the last frame."""
+        self._state.frame_index = segmentation.frame_index + 1
+        self._state.last = segmentation
+        return segmentation
 
-    def _revise(self, track: int, prediction: FramePrediction) -> Segmentation:
-        """The last answer with one track's part replaced."""
+    def _replace_track(self, track: int, prediction: FramePrediction) -> Segmentation:
+        """Replace one track's mask and presence in the last segmentation."""
         last, placement = self._state.last, self._state.placement
         assert last is not None
         assert placement is not None
         if track not in last.track_ids:
             raise PromptError(f"track {track} was not followed in the last frame yet; give the next frame first.")
         row = last.track_ids.index(track)
-        answer = self._download(prediction, placement)  # of one track
+        output = self._download(prediction, placement)  # of one track
         masks, presence = last.masks.copy(), last.presence.copy()
-        masks[row], presence[row] = answer.masks[0], answer.presence[0]
+        masks[row], presence[row] = output.masks[0], output.presence[0]
         kept = last.logits if last.logits is None else last.logits.copy()
-        if kept is not None and answer.logits is not None:
-            kept[row] = answer.logits[0]
-        return self._keep(replace(last, masks=masks, presence=presence, logits=kept))
+        if kept is not None and output.logits is not None:
+            kept[row] = output.logits[0]
+        return self._set_last(replace(last, masks=masks, presence=presence, logits=kept))
 
-    # To disk and back.
+    # Saving and restoring.
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the session to a file, from which it goes on as if nothing had happened.
+        """Save the session to a file, from which ``restore`` continues it without any difference.
 
         Args:
-            path: Complete, or not written at all.
+            path: The file, written atomically.
 
         Raises:
             StateError: When it cannot be written.
@@ -508,12 +509,12 @@ class Session:
 
     @classmethod
     def restore(cls, path: str | os.PathLike[str], model: Segmenter[Any]) -> Session:
-        """Read a session that ``save`` wrote.
+        """Restore a session that ``save`` wrote.
 
         Args:
             path: The file.
-            model: The model that it ran on, loaded again; on the same kind of device, with as many threads, masks go on
-                identical.
+            model: The model that it ran on, loaded again; on the same kind of device with as many threads, masks are
+                bit-identical to an uninterrupted session.
 
         Returns:
             The session.
@@ -524,9 +525,9 @@ class Session:
         types = (*_STATE_TYPES, *(kind for kind in model.state_types if kind not in _STATE_TYPES))
         state, about = load_state(path, types, kind=_KIND, device=model.device)
         if not isinstance(state, _State):
-            raise StateError(f"'{path}' holds no session; give a file that Session.save wrote.")
+            raise StateError(f"'{path}' is not a saved session; give a file that Session.save wrote.")
         if about.get("model") != model.fingerprint():
-            raise StateError(f"'{path}' was saved with another model; load the one that it ran on.")
+            raise StateError(f"'{path}' was saved with another model; load the model that the session ran on.")
         try:
             session = cls(
                 model,
@@ -541,49 +542,49 @@ class Session:
         except (RefervosError, ValueError, LookupError) as error:
             reason = str(error).rstrip(".") or "a setting is missing"
             raise StateError(
-                f"'{path}' does not fit the model ({reason}); it was changed by something else."
+                f"'{path}' does not fit the model ({reason}); the file was modified after it was saved."
             ) from error
         return session
 
     def _check_restored(self) -> None:
-        """Check what was read from a file, of which nobody knows who wrote it.
+        """Check state read from a file, which may come from an untrusted source.
 
         Raises:
-            RefervosError: When something is not as a session on this model leaves it.
+            RefervosError: When the state is not one that a session on this model could have saved.
         """
         state, last = self._state, self._state.last
         numbers = list(state.tracks)
         ascending = numbers == sorted(set(numbers)) and all(0 <= number < state.next_track for number in numbers)
-        check_state(ascending, "the numbers of its tracks are out of order")
+        check_state(ascending, "its track numbers are out of order")
         for followed in state.tracks.values():
-            check_state(isinstance(followed.state, self.model.state_types[0]), "a track is of another kind")
+            check_state(isinstance(followed.state, self.model.state_types[0]), "a track is of another family")
             followed.prompt.check()
             self.model.check_restored(followed.state)
         state.changes.check_restored()
         check_state(min(state.counts.cuts, state.counts.repeats, state.counts.gaps) >= 0, "a count is below 0")
-        check_state((last is None) == (state.frame_index == 0), "its last answer is missing, or one too many")
+        check_state((last is None) == (state.frame_index == 0), "its last segmentation is missing or unexpected")
         if last is None:
-            check_state(state.placement is None and state.image is None, "it has a frame before the first")
+            check_state(state.placement is None and state.image is None, "it has a frame before its first")
             return
-        check_state(last.frame_index == state.frame_index - 1, "its last answer is of another frame")
-        check_state(state.placement is not None, "it does not tell where its last frame lies")
+        check_state(last.frame_index == state.frame_index - 1, "its last segmentation belongs to another frame")
+        check_state(state.placement is not None, "the placement of its last frame is missing")
         assert state.placement is not None
         height, width = state.placement.frame_size
         count = len(last.track_ids)
         check_tensor(last.masks, "its last masks", (count, height, width), np.bool_)
         check_state(min(height, width) > 0, "its last frame is empty")
-        check_state(self.model.placement((height, width)) == state.placement, "its last frame lies elsewhere")
-        check_state(len(set(last.track_ids)) == count == len(last.expressions), "its last answer is of other tracks")
-        check_state(all(0 <= number < state.next_track for number in last.track_ids), "its tracks are others")
+        check_state(self.model.placement((height, width)) == state.placement, "its last frame is placed differently")
+        check_state(
+            len(set(last.track_ids)) == count == len(last.expressions), "its last segmentation has other tracks"
+        )
+        check_state(all(0 <= number < state.next_track for number in last.track_ids), "its last tracks are unknown")
         check_tensor(last.presence, "its last presence", (count,), np.float32)
-        check_state(bool(((last.presence >= 0) & (last.presence <= 1)).all()), "a presence is no probability")
-        check_tensor(last.switched, "what was switched", (count,), np.bool_)
+        check_state(bool(((last.presence >= 0) & (last.presence <= 1)).all()), "a presence is not a probability")
+        check_tensor(last.switched, "its last switches", (count,), np.bool_)
         if last.logits is not None:
             check_tensor(last.logits, "its last logits", (count, height, width), np.float32)
-        check_state((last.logits is not None) == self.keep_logits, "its last logits are missing, or too many")
-        check_state(
-            (state.image is not None) == (self.borders == "frame"), "its last frame is missing, or one too many"
-        )
+        check_state((last.logits is not None) == self.keep_logits, "its last logits are missing or unexpected")
+        check_state((state.image is not None) == (self.borders == "frame"), "its last frame is missing or unexpected")
         if state.image is not None:
             check_tensor(state.image, "its last frame", (3, height, width), torch.uint8)
 
@@ -593,7 +594,7 @@ _STATE_TYPES = (_State, _Followed, Prompt, Placement, Segmentation, StreamCounts
 
 
 class SessionMixin:
-    """What every model can do besides segmenting."""
+    """Mixin that opens and restores sessions."""
 
     def open(
         self,
@@ -608,7 +609,7 @@ class SessionMixin:
         """Start a session on this model.
 
         Args:
-            prompts: One sentence, or several sentences and prompts, to follow from the first frame on.
+            prompts: One sentence, or several sentences and prompts, followed from the first frame on.
             keep_logits: Also return mask logits.
             on_cut: See ``Session``.
             on_repeat: See ``Session``.
@@ -616,13 +617,13 @@ class SessionMixin:
             border_cells: See ``Session``.
 
         Returns:
-            The session, which holds all state; the model is not changed by it.
+            The session, which holds all state; the model is not modified.
         """
-        model = cast(Segmenter[Any], self)  # every model that inherits this is one
-        asked = [prompts] if isinstance(prompts, str) else prompts
+        model = cast(Segmenter[Any], self)  # every class that inherits from this is one
+        prompts = [prompts] if isinstance(prompts, str) else prompts
         return Session(
             model,
-            asked,
+            prompts,
             keep_logits=keep_logits,
             on_cut=on_cut,
             on_repeat=on_repeat,
@@ -631,7 +632,7 @@ class SessionMixin:
         )
 
     def restore(self, path: str | os.PathLike[str]) -> Session:
-        """Go on with a session of this model that was saved to a file (see ``Session.restore``)."""
+        """Restore a session of this model from a file (see ``Session.restore``)."""
         return Session.restore(path, cast(Segmenter[Any], self))
 
 

@@ -1,7 +1,7 @@
-"""State on disk: a tree of plain values and tensors in one safetensors file, read back without executing anything.
+"""State files: a tree of plain values and tensors in one safetensors file, read back without executing any code.
 
-The tensors are numbered; the tree is JSON in the file's metadata. There, what JSON has itself stands for itself, and
-everything else is an object that names its kind:
+The tensors are numbered; the tree is JSON in the file's metadata. JSON's own types are written as they are, and every
+other value is an object that names its type:
 
     {"tuple": [...]}    {"deque": [...], "maxlen": 6}    {"dict": [[key, value], ...]}    {"float": "7ff0000000000000"}
     {"tensor": 3}       {"tensor": 3, "order": [1, 2, 0]}       {"array": 4}
@@ -32,13 +32,13 @@ from torch import Tensor
 from refervos.errors import StateError
 
 FORMAT = 1
-"""Version of the format, in every file."""
+"""Version of the format, stored in every file."""
 
 _DEEPEST = 64
-"""Levels of nesting. State is about ten deep; what is deeper holds itself or was made to break the reader."""
+"""Deepest nesting. Real state has about ten levels; deeper state contains itself or was made to break the reader."""
 
 IN_MAIN_MEMORY: Mapping[str, Any] = {"device": torch.device("cpu")}
-"""Metadata of a dataclass field whose tensors stay on the CPU wherever the rest of the state goes."""
+"""Metadata of a dataclass field whose tensors stay on the CPU, whatever the device of the rest."""
 
 _TYPES = frozenset(
     {
@@ -47,30 +47,30 @@ _TYPES = frozenset(
         *(torch.complex64, torch.bool),
     }
 )
-"""What safetensors can hold."""
+"""Tensor types that safetensors can store."""
 
 _STATE, _DIGEST = "refervos_state", "refervos_sha256"
 _BEGINNING = b'{"__metadata__":{"refervos_'
-"""What follows the eight bytes of length at the beginning of a file."""
+"""Bytes after the eight bytes of length at the beginning of a file."""
 
 
 def save_state(path: str | os.PathLike[str], value: Any, *, kind: str, about: Mapping[str, str]) -> None:
-    """Write state to a file: complete, or not at all.
+    """Write state to a file, atomically.
 
-    The state is made of dataclasses (all their fields, also those that ``__init__`` does not take), lists, tuples,
-    deques, dicts with integers or strings for keys, None, booleans, integers, floats (every bit), strings, tensors and
-    NumPy arrays. String enums and NumPy's numbers come back as plain ones. A tensor is stored once however often it
-    occurs, and comes back as one; of a view, only what it shows is stored. Tensors keep the order of their axes in
-    memory, because results can depend on it in the last bit.
+    State may consist of dataclasses (all their fields, also those that ``__init__`` does not take), lists, tuples,
+    deques, dicts with integer or string keys, None, booleans, integers, floats (bit-exact), strings, tensors and
+    NumPy arrays. String enums and NumPy scalars come back as plain values. A tensor that occurs several times is stored
+    once and comes back as one tensor; of a view, only the visible elements are stored. Tensors keep the order of their
+    axes in memory, because results can depend on it in the last bit.
 
     Args:
-        path: The file; an old one of that name is replaced.
-        value: The state; not changed.
-        kind: What it is, such as "session"; ``load_state`` asks for it.
-        about: What a reader must know before using it, such as which model it belongs to.
+        path: The file; an existing one is replaced.
+        value: The state; not modified.
+        kind: Kind of state, such as "session", which ``load_state`` checks.
+        about: Facts that a reader must check before using it, such as the model it belongs to.
 
     Raises:
-        StateError: When something in it is of another type, or the file cannot be written.
+        StateError: When the state contains a value of another type, or the file cannot be written.
     """
     from safetensors.torch import save
 
@@ -88,20 +88,20 @@ def load_state(
 ) -> tuple[Any, dict[str, str]]:
     """Read state from a file.
 
-    Objects are made without calling ``__init__`` or ``__post_init__``: they have the fields they were saved with.
+    Objects are created without calling ``__init__`` or ``__post_init__``, with the fields they were saved with.
 
     Args:
-        path: What ``save_state`` wrote.
+        path: A file written by ``save_state``.
         types: The dataclasses that may occur, with distinct names.
-        kind: What the state must be.
-        device: Where its tensors go, except those of fields that say ``IN_MAIN_MEMORY``. Arrays are always there.
+        kind: The expected kind of state.
+        device: Device for the tensors, except those of fields marked ``IN_MAIN_MEMORY``. Arrays are in main memory.
 
     Returns:
-        The state, and what was said about it.
+        The state, and the ``about`` of ``save_state``.
 
     Raises:
-        StateError: When the file is missing, damaged or something else, holds another kind of state or a type that is
-            not listed, or was written by a version whose format or classes differ.
+        StateError: When the file is missing, damaged or of another format, contains another kind of state or a type
+            that is not listed, or was written by a version whose format or classes differ.
     """
     path = Path(path)
     text, digest, tensors = _read(path)
@@ -112,16 +112,16 @@ def load_state(
         raise _damaged(path) from error
     if isinstance(version, int) and version > FORMAT:
         raise StateError(
-            f"'{path}' has format {version} of saved state and this version of refervos reads up to {FORMAT}; "
+            f"'{path}' has version {version} of the state format and this refervos reads versions up to {FORMAT}; "
             "update refervos."
         )
     if digest != _digest(text, tensors) or version != FORMAT or not isinstance(about, dict):
         raise _damaged(path)
     if found != kind:
-        raise StateError(f"'{path}' holds the state of a {str(found)[:80]}; the state of a {kind} is needed.")
+        raise StateError(f"'{path}' contains the state of a {str(found)[:80]}; give a file with the state of a {kind}.")
     reader = _Reader(path, {cls.__name__: cls for cls in types}, tensors, torch.device(device))
     try:
-        return reader.decode(tree), {str(name): str(said) for name, said in about.items()}
+        return reader.decode(tree), {str(name): str(fact) for name, fact in about.items()}
     except (ValueError, TypeError, LookupError, OverflowError, RuntimeError, struct.error) as error:
         raise _damaged(path) from error
 
@@ -129,36 +129,36 @@ def load_state(
 def check_tensor(
     value: Tensor | np.ndarray[Any, Any], what: str, shape: Sequence[int | None], dtype: Any = None
 ) -> None:
-    """Check that a tensor or array of a state that was read is what the code that made it makes.
+    """Check shape, type and finiteness of a tensor or array read from a state file.
 
     Args:
         value: The tensor or array.
-        what: What it is, for the error.
-        shape: Its length along each axis, None for any.
-        dtype: Its type; default any of floating point.
+        what: Name of the value in the error.
+        shape: Expected length of each axis, None for any.
+        dtype: Expected type; default any floating-point type.
 
     Raises:
-        StateError: When it is not, or holds NaN or infinity.
+        StateError: When it has another shape or type, or contains NaN or infinity.
     """
     fits = len(value.shape) == len(shape) and all(w in (None, n) for n, w in zip(value.shape, shape, strict=True))
     tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
     typed = tensor.is_floating_point() if dtype is None else value.dtype == dtype
     if not (fits and typed):
-        wanted = f"{'floating point' if dtype is None else _name_of(dtype)} {_written(shape)}"
-        raise StateError(f"{what} is {_name_of(value.dtype)} {_written(value.shape)} where {wanted} is needed")
+        expected = f"{'floating point' if dtype is None else _name_of(dtype)} {_written(shape)}"
+        raise StateError(f"{what} is {_name_of(value.dtype)} {_written(value.shape)} where {expected} is needed")
     if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-        raise StateError(f"{what} holds NaN or infinity")
+        raise StateError(f"{what} contains NaN or infinity")
 
 
 def check_state(fits: bool, what: str) -> None:
-    """Check one fact about a state that was read.
+    """Raise unless a condition on state read from a file holds.
 
     Args:
-        fits: Whether it is so.
-        what: What is wrong where it is not.
+        fits: The condition.
+        what: What is wrong when it does not hold, for the error.
 
     Raises:
-        StateError: When it is not so.
+        StateError: When the condition does not hold.
     """
     if not fits:
         raise StateError(what)
@@ -174,15 +174,15 @@ def _written(shape: Sequence[int | None]) -> str:
 
 @dataclass
 class _Writer:
-    """Turns values into JSON and collects the tensors on the way."""
+    """Converter from values to JSON that collects their tensors."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)  # by number
-    numbers: dict[int, int] = field(default_factory=dict)  # of a tensor or array by its identity
+    numbers: dict[int, int] = field(default_factory=dict)  # of tensors and arrays, by identity
 
     def encode(self, value: Any, where: str, depth: int) -> Any:
-        """What stands for a value in the tree; ``where`` it is, for errors."""
+        """Encode a value as JSON; ``where`` is its path in the state, for errors."""
         if depth > _DEEPEST:
-            raise StateError(f"{where[:80]}... is nested too deeply to be saved; does something hold itself?")
+            raise StateError(f"{where[:80]}... is nested too deeply to be saved; does an object contain itself?")
         if isinstance(value, np.generic):
             value = value.item()
         if isinstance(value, float) and not math.isfinite(value):
@@ -197,7 +197,7 @@ class _Writer:
                 for entry in dataclasses.fields(value)
             }
             return {"dataclass": type(value).__name__, "fields": fields}
-        # Of the others, subclasses would come back as something else.
+        # Exact types only: subclasses would come back as another type.
         if type(value) is np.ndarray:
             return self._array(value, where)
         if type(value) in (list, tuple, deque):
@@ -225,10 +225,10 @@ class _Writer:
         return {"array": self._number(value, as_tensor, where)}
 
     def _number(self, value: Any, as_tensor: Callable[[], Tensor], where: str) -> int:
-        """The number of a tensor or array, which is new the first time that it is met."""
+        """Return the number of a tensor or array, assigning one the first time."""
         if id(value) not in self.numbers:
             try:
-                # A copy of its own: safetensors refuses shared storage.
+                # A copy, because safetensors refuses shared storage.
                 tensor = as_tensor().cpu().clone(memory_format=torch.contiguous_format)
                 if tensor.dtype not in _TYPES:
                     raise TypeError(tensor.dtype)
@@ -244,17 +244,17 @@ class _Writer:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Turns JSON back into values."""
+    """Converter from JSON back to values."""
 
     path: Path
     types: Mapping[str, type]
     stored: Mapping[str, Tensor]
     device: torch.device
-    tensors: dict[tuple[int, torch.device], Tensor] = field(default_factory=dict)  # made so far, each once
+    tensors: dict[tuple[int, torch.device], Tensor] = field(default_factory=dict)  # created so far
     arrays: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict)
 
     def decode(self, node: Any, depth: int = 0) -> Any:
-        """The value that a part of the tree stands for; what stands for none raises an ordinary error."""
+        """Decode a part of the tree; an invalid part raises an ordinary error, such as ValueError."""
         if depth > _DEEPEST:
             raise ValueError("nested too deeply")
         match node:
@@ -289,7 +289,7 @@ class _Reader:
             if order is not None:
                 back = sorted(range(tensor.ndim), key=lambda axis: order[axis])
                 if [order[axis] for axis in back] != list(range(len(order))):
-                    raise ValueError("no order of axes")
+                    raise ValueError("not a permutation of axes")
                 tensor = tensor.permute(back)
             self.tensors[number, self.device] = tensor.to(self.device)
         return self.tensors[number, self.device]
@@ -297,8 +297,8 @@ class _Reader:
     def _object(self, name: str, fields: dict[str, Any], depth: int) -> Any:
         if name not in self.types:
             raise StateError(
-                f"'{self.path}' holds a {name[:80]}, which has no place in this state; "
-                f"{', '.join(sorted(self.types))} can be in it."
+                f"'{self.path}' contains a {name[:80]}, which does not belong in this state; "
+                f"allowed are {', '.join(sorted(self.types))}."
             )
         cls = self.types[name]
         expected = {entry.name for entry in dataclasses.fields(cls)}
@@ -313,15 +313,15 @@ class _Reader:
                 f"'{self.path}' was saved by another version of refervos: its {name} {' and '.join(differences)}; "
                 "save the state again with this version."
             )
-        made: Any = object.__new__(cls)
-        wanted = _hints(cls)
+        created: Any = object.__new__(cls)
+        hints = _hints(cls)
         for entry in dataclasses.fields(cls):
             reader = dataclasses.replace(self, device=entry.metadata.get("device", self.device))
             value = reader.decode(fields[entry.name], depth + 1)
-            if not _is_a(value, wanted[entry.name]):
-                raise ValueError(f"{name}.{entry.name} is of another type")
-            object.__setattr__(made, entry.name, value)  # frozen classes too
-        return made
+            if not _is_a(value, hints[entry.name]):
+                raise ValueError(f"{name}.{entry.name} has another type")
+            object.__setattr__(created, entry.name, value)  # works for frozen classes too
+        return created
 
 
 @cache
@@ -329,10 +329,10 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _is_a(value: Any, wanted: Any) -> bool:
-    """Whether a value is of the type that a field of a dataclass tells."""
-    origin, parts = typing.get_origin(wanted), typing.get_args(wanted)
-    if wanted is Any:
+def _is_a(value: Any, hint: Any) -> bool:
+    """Check a value against the type hint of a dataclass field."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
         return True
     if origin in (types.UnionType, typing.Union):
         return any(_is_a(value, part) for part in parts)
@@ -350,18 +350,18 @@ def _is_a(value: Any, wanted: Any) -> bool:
         return isinstance(value, origin) and all(_is_a(item, parts[0]) for item in value)
     if origin is Sequence:
         return isinstance(value, (list, tuple)) and all(_is_a(item, parts[0]) for item in value)
-    if wanted is float:
+    if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if wanted is int:
+    if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return value is None if wanted is type(None) else isinstance(value, wanted)
+    return value is None if hint is type(None) else isinstance(value, hint)
 
 
 def _read(path: Path) -> tuple[str, str, dict[str, Tensor]]:
-    """The JSON text, the digest and the tensors by number; nothing is believed yet.
+    """Read the JSON text, the digest and the tensors by number, without verifying them.
 
     Raises:
-        StateError: When the file is missing, another kind of file or incomplete.
+        StateError: When the file is missing, incomplete or of another format.
     """
     from safetensors import safe_open
 
@@ -370,16 +370,16 @@ def _read(path: Path) -> tuple[str, str, dict[str, Tensor]]:
             beginning = file.read(8 + len(_BEGINNING))[8:]
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise StateError(f"'{path}' cannot be read ({reason}); give a file of saved state.") from error
+        raise StateError(f"'{path}' cannot be read ({reason}); give a file that refervos saved.") from error
     if beginning != _BEGINNING:
-        raise StateError(f"'{path}' is not a file of saved state; give one that was saved by refervos.")
+        raise StateError(f"'{path}' is not a file of saved state; give one that refervos saved.")
     try:
         with safe_open(path, framework="pt") as content:
             metadata = content.metadata()
-            # Copies: what is read stays mapped to the file, which may be written anew.
+            # Copies, because the tensors are mapped to the file, which may be overwritten.
             tensors = {name: content.get_tensor(name).clone() for name in content.keys()}  # noqa: SIM118
         return metadata[_STATE], metadata[_DIGEST], tensors
-    except Exception as error:  # whatever the library makes of a broken file
+    except Exception as error:  # the library raises various errors on a broken file
         raise _damaged(path) from error
 
 
@@ -388,7 +388,7 @@ def _damaged(path: Path) -> StateError:
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of everything that is saved."""
+    """Compute the SHA-256 of everything saved."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
@@ -402,10 +402,10 @@ def _is_key(key: Any) -> bool:
 
 def _key(key: Any) -> Any:
     if not _is_key(key):
-        raise ValueError("no key")
+        raise ValueError("not a valid key")
     return key
 
 
 def _no_constant(name: str) -> NoReturn:
-    """JSON has no NaN and no Infinity."""
+    """Refuse NaN and Infinity, which are not JSON."""
     raise ValueError(name)
