@@ -57,11 +57,16 @@ def test_every_help_example_uses_real_commands() -> None:
         assert command in help_text.stdout
 
 
-def test_the_worlds_snippet() -> None:
-    (snippet,) = re.findall(r"```python\n(.+?)```", (ROOT / "docs" / "worlds.md").read_text(), re.DOTALL)
-    names: dict[str, object] = {}
-    exec(compile(snippet, "worlds.md", "exec"), names)
-    assert names["masks"].shape == (8, 128, 128)  # type: ignore[attr-defined]
+def test_the_worlds_snippets(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "worlds.md").read_text(encoding="utf-8")
+    drawn, talked = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(drawn, "worlds.md", "exec"), names)
+    assert names["masks"].shape == (8, 128, 128)
+    capsys.readouterr()
+    exec(compile(talked, "worlds.md", "exec"), names)
+    assert capsys.readouterr().out in page
+    assert names["masks"].shape == (3, 16, 128, 128)
 
 
 def test_the_first_steps_print_what_the_page_says(

@@ -79,6 +79,7 @@ def some_referrals(
     families: Mapping[str, float] | None = None,
     subjects: Sequence[str] = (),
     pairs: float = 0.0,
+    facts: Facts | None = None,
 ) -> list[Referral]:
     """A few sentences about a clip, chosen by family and about different targets; much cheaper than all of them.
 
@@ -91,11 +92,12 @@ def some_referrals(
         subjects: See ``referrals``.
         pairs: Share of the sentences about one object that are followed by their near miss: the same sentence with one
             thing changed, so that it is true of nothing. Who hears both about one picture must tell them apart.
+        facts: Of the clip, where they are known already.
 
     Returns:
         At most ``count`` sentences, at least one; but for near misses no two have the same targets.
     """
-    speaker = _Speaker(clip, rng, subjects)
+    speaker = _Speaker(clip, rng, subjects, facts=facts)
     weights = families or dict.fromkeys(FAMILIES, 1.0)
     chosen: list[Referral] = []
     for _ in range(count):
@@ -183,9 +185,15 @@ class _Speaker:
     """
 
     def __init__(
-        self, clip: Clip, rng: np.random.Generator, subjects: Sequence[str] = (), *, unseen: bool = False
+        self,
+        clip: Clip,
+        rng: np.random.Generator,
+        subjects: Sequence[str] = (),
+        *,
+        unseen: bool = False,
+        facts: Facts | None = None,
     ) -> None:
-        self.facts = Facts.of(clip)
+        self.facts = Facts.of(clip) if facts is None else facts
         self.rng = rng
         self.things = clip.scene.objects
         cut_outs = any(thing.sprite is not None for thing in self.things)

@@ -98,7 +98,8 @@ PLURAL_PHRASES: dict[str, tuple[str, ...]] = {
 }
 """The ways to put each claim about several objects."""
 
-_COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}
+COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}
+"""The numbers that sentences spell out."""
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,8 @@ def word_group(description: Description, count: int, rng: np.random.Generator, l
         # "all ones" is no English.
         lexicon = replace(lexicon, generic=[word for word in lexicon.generic if word != "one"])
     starts = ["the {}", "all the {}", "all {}"]
-    if count in _COUNTS:
-        starts.append(f"the {_COUNTS[count]} {{}}")
+    if count in COUNTS:
+        starts.append(f"the {COUNTS[count]} {{}}")
     if count == 2:
         starts.append("both {}")
     words = word_noun(noun, rng, several=True, lexicon=lexicon)
@@ -239,7 +240,12 @@ def _word_claim(
 def _for_many(phrase: str) -> str:
     """A phrase about one thing as it is said of "scissors": "{} that move"."""
     start, that, end = phrase.partition(" that ")
-    return start + that + " ".join(_OF_MANY.get(word, word) for word in end.split(" "))
+    return start + that + verbs_of_many(end)
+
+
+def verbs_of_many(words: str) -> str:
+    """The words with the verbs of one thing as they are said of several: "leave and come back", "are on the left"."""
+    return " ".join(_OF_MANY.get(word, word) for word in words.split(" "))
 
 
 _OF_MANY = {"is": "are", "does": "do", "goes": "go", "passes": "pass"} | {
@@ -295,7 +301,7 @@ def all_sentences(subjects: Sequence[str] = ()) -> list[str]:
         sentences += [f"{with_article(noun)} that is {colour} which is {colour}" for colour in COLOURS]
         sentences += [f"the {texture} {noun} {tail}" for texture, tail in TEXTURE_TAILS.items()]
         sentences += [f"{start} {plural(noun)}" for start in ("all the", "all", "both")]
-        sentences += [f"the {count} {plural(noun)}" for count in _COUNTS.values()]
+        sentences += [f"the {count} {plural(noun)}" for count in COUNTS.values()]
         sentences += [f"{start} {noun}" for start in ("every", "each")]
         sentences += [
             f"the {phrase.format(noun, ref=f'the {noun}')}" for phrases in PHRASES.values() for phrase in phrases

@@ -1,0 +1,211 @@
+"""Conversations about drawn clips: captions with a phrase for each object, questions and answers, all of them true.
+
+An answer is text in which a phrase such as ``<p> the red circle </p> [SEG]`` names objects of the clip; each ``[SEG]``
+has its objects, whose masks together are its ground truth. Every statement is TRUE by the clip's facts, and
+every phrase names its objects without doubt; ``judge.py`` decides the same of any other text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from refervos.errors import ConfigError
+from refervos.worlds.facts import Facts
+from refervos.worlds.render import Clip, draw_clip
+from refervos.worlds.scene import WorldConfig
+from refervos.worlds.talker import MOTION_ONLY, Conversation, Talker, Turn
+
+CONVERSATION_WORLD = WorldConfig(frames=16)
+"""The world of conversations: clips of as many frames as VideoGLaMM's encoders read."""
+
+CONVERSATION_SEED = 241104923
+"""The first number of every seed of the held-out conversations; seeds for training begin with another."""
+
+CASES = 320
+"""Held-out clips."""
+
+KIND_WEIGHTS: dict[str, float] = {
+    "description": 0.34,
+    "referring": 0.26,
+    "which": 0.1,
+    "count": 0.04,
+    "colour": 0.03,
+    "shape": 0.03,
+    "pattern": 0.02,
+    "place": 0.04,
+    "action": 0.05,
+    "whether": 0.09,
+}
+"""How often each kind of question is asked, unless something else is wanted."""
+
+FAMILY_WEIGHTS: dict[str, float] = {"motion": 0.5, "place": 0.2, "relation": 0.2, "size": 0.1}
+"""How often "which" and "whether" ask about each family of claims."""
+
+_CLIPS = 100  # that are drawn for one that shows enough
+
+
+@dataclass(frozen=True, eq=False)
+class ConversationClip:
+    """A clip and conversations about it.
+
+    Attributes:
+        clip: Frames, masks and the scene.
+        conversations: Independent of each other.
+    """
+
+    clip: Clip
+    conversations: tuple[Conversation, ...]
+
+    @property
+    def caption(self) -> Turn:
+        """The caption of the clip.
+
+        Raises:
+            ConfigError: When none was asked for.
+        """
+        for conversation in self.conversations:
+            if conversation[0].kind == "description":
+                return conversation[0]
+        raise ConfigError("this clip has no caption; give the kind 'description' a weight.")
+
+    def masks(self, turn: Turn) -> npt.NDArray[np.bool_]:
+        """The ground truth of each ``[SEG]`` of a turn.
+
+        Args:
+            turn: One of this clip's.
+
+        Returns:
+            The union of its objects' visible parts (N, T, H, W).
+        """
+        masks = np.zeros((len(turn.targets), *self.clip.masks.shape[1:]), np.bool_)
+        for mask, objects in zip(masks, turn.targets, strict=True):
+            np.any(self.clip.masks[list(objects)], axis=0, out=mask)
+        return masks
+
+
+def draw_conversation(
+    seed: int | Sequence[int],
+    config: WorldConfig = CONVERSATION_WORLD,
+    count: int = 3,
+    *,
+    kinds: Mapping[str, float] = KIND_WEIGHTS,
+    families: Mapping[str, float] = FAMILY_WEIGHTS,
+    variety: float = 0.3,
+    detail: int = 2,
+) -> ConversationClip:
+    """Draw a random clip and conversations about it.
+
+    Args:
+        seed: Everything follows from it and the other arguments.
+        config: The world; drawn shapes only.
+        count: How many conversations.
+        kinds: Weight of each kind of question, see ``KIND_WEIGHTS``.
+        families: Weight of each family of claims in "which" and "whether", see ``FAMILY_WEIGHTS``.
+        variety: See ``conversations``.
+        detail: See ``conversations``.
+
+    Returns:
+        The clip and at most ``count`` conversations.
+
+    Raises:
+        ConfigError: When the world has sprites: conversations know no words for them.
+    """
+    if config.sprites is not None:
+        raise ConfigError(
+            f"world: sprites is {config.sprites!r}; conversations are about drawn shapes, so leave sprites out."
+        )
+    start = [seed] if isinstance(seed, int) else list(seed)
+    for attempt in range(1, _CLIPS + 1):
+        clip = draw_clip([*start, attempt, 1], config)
+        facts = Facts.of(clip)
+        if facts.target.any():
+            break
+    talker = Talker(facts, np.random.default_rng([*start, attempt, 2]), variety, families, detail)
+    return ConversationClip(clip, talker.conversations(count, kinds))
+
+
+def conversations(
+    clip: Clip,
+    rng: np.random.Generator,
+    count: int = 3,
+    *,
+    kinds: Mapping[str, float] = KIND_WEIGHTS,
+    families: Mapping[str, float] = FAMILY_WEIGHTS,
+    variety: float = 0.3,
+    detail: int = 2,
+) -> tuple[Conversation, ...]:
+    """Find questions about a clip and answer them.
+
+    Args:
+        clip: A clip of drawn shapes.
+        rng: Chooses the statements and their wording.
+        count: How many conversations; no question comes twice.
+        kinds: Weight of each kind of question; a kind that the clip has no question of is passed over.
+        families: Weight of each family of claims in "which" and "whether".
+        variety: How often another wording than the plainest is used, in [0, 1]. At 0 a caption follows from the
+            scene alone: it goes from left to right in fixed words.
+        detail: How much captions say of each object: 0, one movement; 1, two movements; 2, also the place of objects
+            that stand still.
+
+    Returns:
+        At most ``count`` conversations, at least one.
+    """
+    return Talker(Facts.of(clip), rng, variety, families, detail).conversations(count, kinds)
+
+
+def caption(clip: Clip, rng: np.random.Generator, *, variety: float = 0.3, detail: int = 2) -> Turn:
+    """Describe a clip: a phrase for every object that shows enough, and its movement.
+
+    Args:
+        clip: A clip of drawn shapes.
+        rng: Chooses the wording.
+        variety: See ``conversations``.
+        detail: See ``conversations``.
+
+    Returns:
+        The question for a description, and the description.
+    """
+    return Talker(Facts.of(clip), rng, variety, FAMILY_WEIGHTS, detail).caption()
+
+
+def held_out_conversation(index: int, config: WorldConfig = CONVERSATION_WORLD) -> ConversationClip:
+    """Draw a held-out clip with its plainest caption and a question of each kind.
+
+    Args:
+        index: From 0; the held-out set has ``CASES``.
+        config: The world. Other worlds give other clips.
+
+    Returns:
+        A clip whose objects all show enough to be named, its caption, and then the questions: "which", "whether" and
+        "referring" once about motion and once about anything else, the other kinds once; kinds that the clip has no
+        question of are left out.
+
+    Raises:
+        ConfigError: When no clip has only objects that show enough.
+    """
+    for attempt in range(1, _CLIPS + 1):
+        # Never zero: numpy takes a seed that ends with zeros for a shorter one.
+        seed = (CONVERSATION_SEED, index + 1, attempt)
+        clip = draw_clip((*seed, 1), config)
+        facts = Facts.of(clip)
+        if (facts.ever == facts.target).all():
+            break
+    else:
+        raise ConfigError(
+            f"world: none of {_CLIPS} clips shows all its objects well; use a larger frame, or fewer or larger objects."
+        )
+    rng = np.random.default_rng((*seed, 2))
+    rest = {family: weight for family, weight in FAMILY_WEIGHTS.items() if family != "motion"}
+    found: list[Conversation] = []
+    for families in (rest, MOTION_ONLY):
+        talker = Talker(facts, rng, 0.0, families)
+        kinds = [*KIND_WEIGHTS] if families is rest else ["which", "whether", "referring"]
+        for kind in kinds:
+            conversation = talker.conversation(kind)
+            if conversation is not None and all(conversation[0].question != other[0].question for other in found):
+                found.append(conversation)
+    return ConversationClip(clip, tuple(found))

@@ -1,0 +1,736 @@
+"""Conversations about drawn clips: what is said is true, what is false is judged so, and every word has a token."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from refervos.errors import ConfigError
+from refervos.worlds import (
+    COLOURS,
+    KINDS,
+    Clip,
+    Facts,
+    Motion,
+    Scene,
+    Thing,
+    WorldConfig,
+    all_sentences,
+    draw_clip,
+    draw_scene,
+    referrals,
+)
+from refervos.worlds.conversations import (
+    CASES,
+    CONVERSATION_SEED,
+    CONVERSATION_WORLD,
+    KIND_WEIGHTS,
+    ConversationClip,
+    caption,
+    conversations,
+    draw_conversation,
+    held_out_conversation,
+)
+from refervos.worlds.grammar import read_question, read_sentence, verb_phrases
+from refervos.worlds.judge import Verdict, judge, sentences_of
+from refervos.worlds.statements import QUESTION_KINDS
+from refervos.worlds.talker import CAPTION_TOKENS, Turn, count_tokens, sentence_case
+from refervos.worlds.vocabulary import (
+    SYSTEM_PROMPT,
+    UNKNOWN,
+    conversation_tokenizer,
+    conversation_words,
+    save_tokenizer,
+    unknown_words,
+)
+from refervos.worlds.wording import PHRASES
+
+CROWDED = WorldConfig(
+    frames=16, objects=(3, 5), twins=0.5, alike=0.3, same_kind=0.3, occlude=0.5, textured=0.5, pan=0.2, late=0.2
+)
+BUSY = WorldConfig(
+    height=96, width=144, frames=12, objects=(1, 4), still=0.1, turn_back=0.15, curve=0.1, pace=0.2, late=0.2, leave=0.1
+)
+CLIPS = 60
+
+
+def cases() -> Iterator[ConversationClip]:
+    """Conversations about clips of three kinds, in plain words and in varied ones."""
+    for number in range(CLIPS):
+        world = (CONVERSATION_WORLD, CROWDED, BUSY)[number % 3]
+        yield draw_conversation((77, number), world, 8, variety=(0.0, 0.3, 1.0)[number // 3 % 3])
+
+
+@pytest.fixture(scope="module")
+def talks() -> list[ConversationClip]:
+    return list(cases())
+
+
+@pytest.fixture(scope="module")
+def held_out() -> list[ConversationClip]:
+    return [held_out_conversation(index) for index in range(40)]
+
+
+def turns(talk: ConversationClip) -> Iterator[tuple[Turn, list[str]]]:
+    """All turns, each with the questions before it."""
+    for conversation in talk.conversations:
+        for place, turn in enumerate(conversation):
+            yield turn, [earlier.question for earlier in conversation[:place]]
+
+
+# --- what is said ---
+
+
+def test_everything_that_is_said_is_judged_true_and_answers_its_question(talks: list[ConversationClip]) -> None:
+    for talk in talks:
+        facts = Facts.of(talk.clip)
+        for turn, earlier in turns(talk):
+            verdict = judge(turn.answer, facts, turn.question, earlier)
+            assert verdict.correct, (turn, verdict)
+
+
+def test_every_phrase_has_a_mask_and_names_the_objects_of_its_ground_truth(talks: list[ConversationClip]) -> None:
+    for talk in talks:
+        facts = Facts.of(talk.clip)
+        for turn, earlier in turns(talk):
+            assert turn.answer.count("[SEG]") == len(turn.targets)
+            assert all(objects for objects in turn.targets)
+            phrases = judge(turn.answer, facts, turn.question, earlier).phrases
+            assert all(phrase.has_mask for phrase in phrases)
+            if turn.kind != "referring":
+                assert tuple(phrase.objects for phrase in phrases) == turn.targets
+
+
+def test_the_words_of_a_phrase_fit_its_objects(talks: list[ConversationClip]) -> None:
+    """By the words alone, without the grammar: colours and nouns are those of the objects, numbers their number."""
+    nouns = {name: kind for kind, names in KINDS.items() for name in names}
+    nouns |= {word: kind for name, kind in nouns.items() for word in (f"{name}s", f"{name}es")}
+    numbers = {"one": 1, "two": 2, "both": 2, "three": 3, "four": 4, "five": 5}
+    for talk in talks:
+        for turn, _ in turns(talk):
+            phrases = re.findall(r"<p> (.*?) </p> \[SEG\]", turn.answer)
+            for phrase, objects in zip(phrases, turn.targets, strict=False):
+                things = [talk.clip.scene.objects[index] for index in objects]
+                said = re.split(r" (?:left|right|above|below|under|that|in|on|at|larger|smaller) ", phrase.lower())[0]
+                for word in said.split():
+                    if word in COLOURS:
+                        assert {thing.colour for thing in things} == {word}
+                    if word in nouns:
+                        assert {thing.kind for thing in things} == {nouns[word]}
+                first = re.sub(r"^the ", "", said).split()[0]
+                if first in numbers and said.split()[-1] != first:
+                    assert len(objects) == numbers[first]
+
+
+def test_masks_are_the_union_of_what_a_phrase_names(talks: list[ConversationClip]) -> None:
+    several = 0
+    for talk in talks:
+        for turn, _ in turns(talk):
+            masks = talk.masks(turn)
+            assert masks.shape == (len(turn.targets), *talk.clip.masks.shape[1:])
+            assert masks.dtype == np.bool_
+            for mask, objects in zip(masks, turn.targets, strict=True):
+                several += len(objects) > 1
+                np.testing.assert_array_equal(mask, sum(talk.clip.masks[i] for i in objects) > 0)
+    assert several > 5
+
+
+def test_every_kind_of_question_is_asked_and_answered_both_ways(talks: list[ConversationClip]) -> None:
+    asked = [turn for talk in talks for turn, _ in turns(talk)]
+    kinds = Counter(turn.kind for turn in asked)
+    assert set(kinds) == set(QUESTION_KINDS) == set(KIND_WEIGHTS)
+    whether = [turn.answer.startswith("Yes") for turn in asked if turn.kind == "whether"]
+    assert 0.3 < np.mean(whether) < 0.7
+    assert {turn.motion for turn in asked if turn.kind == "which"} == {True, False}
+    for kind in ("which", "referring", "count"):
+        assert {bool(turn.targets) for turn in asked if turn.kind == kind} == {True, False}, kind
+    assert any(len(conversation) == 2 for talk in talks for conversation in talk.conversations)
+
+
+def test_published_questions_and_answers(talks: list[ConversationClip]) -> None:
+    asked = [turn for talk in talks for turn, _ in turns(talk) if turn.kind == "referring"]
+    forms = Counter(
+        re.sub(r"(What is|Can you segment|Please segment|Where is) .* in this", r"\1 _ in this", t.question)
+        for t in asked
+    )
+    assert "What is _ in this video? Please respond with segmentation masks." in forms
+    assert "Can you segment _ in this video?" in forms
+    assert len(forms) == 4
+    answers = {turn.answer for turn in asked}
+    assert {"It is [SEG].", "There is no such object."} <= answers
+    assert answers <= {
+        *("It is [SEG].", "Sure, [SEG].", "Sure, it is [SEG].", "Sure, the segmentation result is [SEG].", "[SEG]."),
+        "There is no such object.",
+    }
+
+
+def test_captions_name_every_object_and_are_short(held_out: list[ConversationClip]) -> None:
+    for talk in held_out:
+        named = {index for objects in talk.caption.targets for index in objects}
+        assert named == set(range(len(talk.clip.masks)))
+        assert count_tokens(talk.caption.answer) <= CAPTION_TOKENS
+
+
+def test_captions_tell_what_happens_from_left_to_right() -> None:
+    things = (
+        Thing("star", "yellow", 0.12, Motion((0.8, 0.8), (-0.03, 0.0))),
+        Thing("circle", "red", 0.1, Motion((0.25, 0.2), (0.0, 0.0))),
+        Thing("cross", "green", 0.1, Motion((0.2, 0.75), (0.0, 0.0), spin=0.2)),
+    )
+    clip = draw_scene(Scene(things), 12, (128, 128))
+    said = caption(clip, np.random.default_rng(0), variety=0.0)
+    assert said.answer == (
+        "<p> The green cross </p> [SEG] spins. <p> The red circle </p> [SEG] is at the top left and stays still. "
+        "<p> The yellow star </p> [SEG] moves left."
+    )
+    assert said.targets == ((2,), (1,), (0,))
+    least = caption(clip, np.random.default_rng(0), variety=0.0, detail=0)
+    assert "<p> The red circle </p> [SEG] stays still." in least.answer
+
+
+def test_what_passes_behind_is_told_with_what_it_passes() -> None:
+    things = (
+        Thing("circle", "red", 0.11, Motion((0.15, 0.5), (0.06, 0.0))),
+        Thing("square", "yellow", 0.2, Motion((0.5, 0.5))),
+    )
+    clip = draw_scene(Scene(things), 12, (128, 128))
+    said = caption(clip, np.random.default_rng(0), variety=0.0)
+    assert (
+        said.answer == "<p> The red circle </p> [SEG] moves right and passes behind <p> the yellow square </p> [SEG]."
+    )
+    assert said.targets == ((0,), (1,))
+
+
+def test_objects_that_look_alike_are_told_apart_or_named_together() -> None:
+    apart = [Thing("star", "blue", 0.1, Motion((x, 0.5))) for x in (0.15, 0.85)]
+    said = caption(draw_scene(Scene(tuple(apart)), 8, (128, 128)), np.random.default_rng(0), variety=0.0)
+    assert "<p> The blue star on the left </p> [SEG]" in said.answer
+    close = [Thing("star", "blue", 0.1, Motion((x, 0.5 + x / 10))) for x in (0.46, 0.54)]
+    said = caption(draw_scene(Scene(tuple(close)), 8, (128, 128)), np.random.default_rng(0), variety=0.0)
+    assert said.answer == "<p> The two blue stars </p> [SEG] stay still."
+    assert said.targets == ((0, 1),)
+
+
+def test_conversations_follow_from_their_seed() -> None:
+    one, two = draw_conversation(5), draw_conversation(5)
+    assert one.conversations == two.conversations
+    np.testing.assert_array_equal(one.clip.frames, two.clip.frames)
+    assert draw_conversation(6).conversations != one.conversations
+    plain = [draw_conversation(5, count=1, kinds={"description": 1.0}, variety=0.0).caption for _ in range(2)]
+    assert plain[0] == plain[1]
+
+
+def test_without_variety_a_caption_follows_from_the_scene_alone() -> None:
+    clip = draw_conversation(9, CROWDED).clip
+    said = {caption(clip, np.random.default_rng(seed), variety=0.0) for seed in range(5)}
+    assert len(said) == 1
+    assert len({caption(clip, np.random.default_rng(seed), variety=1.0) for seed in range(5)}) > 1
+
+
+def test_the_held_out_clips_stay_what_they_are(held_out: list[ConversationClip]) -> None:
+    """Results are compared on them: a change here is a new set."""
+    assert CASES >= 300
+    assert [sentences_of(talk.caption.answer) for talk in held_out[:3]] == HELD_OUT
+    asked = [(turn.question, turn.answer) for turn, _ in turns(held_out[0]) if turn.kind != "description"]
+    assert asked == HELD_OUT_QUESTIONS
+
+
+HELD_OUT = [
+    [
+        "<p> The blue cross </p> [SEG] shrinks.",
+        "<p> The orange square </p> [SEG] spins.",
+        "<p> The orange cross </p> [SEG] moves up and leaves.",
+    ],
+    [
+        "<p> The red ring </p> [SEG] enters from the left.",
+        "<p> The orange crescent </p> [SEG] bounces off the border.",
+        "<p> The green crescent </p> [SEG] moves left.",
+        "<p> The blue circle </p> [SEG] moves down and to the left.",
+        "<p> The white ring </p> [SEG] is on the right and stays still.",
+    ],
+    [
+        "<p> The leftmost purple triangle </p> [SEG] stays still.",
+        "<p> The rightmost purple triangle </p> [SEG] bounces off the border.",
+    ],
+]
+
+HELD_OUT_QUESTIONS = [
+    ("What is topmost cross in this video? Please respond with segmentation masks.", "It is [SEG]."),
+    ("Which one is closest to the top?", "It is <p> the orange cross </p> [SEG]."),
+    ("How many triangles leave?", "No triangle leaves."),
+    ("What colour is the cross on the left?", "<p> The cross on the left </p> [SEG] is blue."),
+    ("And where is it?", "It is on the left."),
+    ("What shape is the blue object?", "It is a cross."),
+    ("What pattern does the orange cross have?", "It is plain."),
+    ("Where is the blue cross?", "It is on the left."),
+    ("What does the orange cross do?", "It moves up and leaves."),
+    ("Is the blue cross left of the orange square?", "Yes, it is left of <p> the orange square </p> [SEG]."),
+    ("Which one leaves?", "It is <p> the orange cross </p> [SEG]."),
+    ("And what does it do?", "It moves up and leaves."),
+    ("Does the orange square spin?", "Yes, it spins."),
+    ("What is the plain object that shrinks in this video? Please respond with segmentation masks.", "It is [SEG]."),
+]
+
+
+def test_held_out_clips_have_a_caption_and_questions_about_motion(held_out: list[ConversationClip]) -> None:
+    assert all(talk.clip.frames.shape == (16, 128, 128, 3) for talk in held_out)
+    motion = [turn for talk in held_out for turn, _ in turns(talk) if turn.motion and turn.kind != "description"]
+    assert {turn.kind for turn in motion} >= {"which", "whether", "referring", "action"}
+    assert len(motion) >= 3 * len(held_out)
+    assert all(talk.conversations[0][0] is talk.caption for talk in held_out)
+
+
+def test_held_out_seeds_are_not_those_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[tuple[int, ...]] = []
+
+    def recorded(seed: tuple[int, ...], config: WorldConfig) -> Clip:
+        seeds.append(seed)
+        return draw_clip(seed, config)
+
+    monkeypatch.setattr("refervos.worlds.conversations.draw_clip", recorded)
+    held_out_conversation(0)
+    held_out_conversation(1)
+    assert len(set(seeds)) == len(seeds) >= 2
+    assert all(seed[0] == CONVERSATION_SEED and all(seed) for seed in seeds)
+
+
+# --- judging ---
+
+
+@pytest.fixture(scope="module")
+def stage() -> Facts:
+    """Four objects in plain view, and what they do is plain, too.
+
+    A red circle at the bottom left that moves up, two blue stars, one at the top right that stands still and a striped
+    one in the middle that spins there, and a large green ring at the right below that enters late.
+    """
+    things = (
+        Thing("circle", "red", 0.08, Motion((0.15, 0.85), (0.0, -0.025))),
+        Thing("star", "blue", 0.1, Motion((0.85, 0.15))),
+        Thing("star", "blue", 0.1, Motion((0.5, 0.5), spin=0.15), texture="striped"),
+        Thing("ring", "green", 0.16, Motion((1.4, 0.8), (-0.05, 0.0))),
+    )
+    return Facts.of(draw_scene(Scene(things), 16, (128, 128)))
+
+
+VERDICTS: list[tuple[str, str]] = [
+    ("The red circle moves up.", "true"),
+    ("the red ball rises", "true"),
+    ("<p> A red circle </p> [SEG] is moving up.", "true"),
+    ("The red circle moves down.", "false"),
+    ("The red circle turns back.", "false"),
+    ("The red circle does not turn back.", "true"),
+    ("The red circle stays still.", "false"),
+    ("The red square moves up.", "false"),
+    ("The circle moves up and spins.", "false"),
+    ("The blue star moves left.", "false"),  # there are two, and neither does
+    ("The blue star spins.", "undecidable"),  # there are two, and one does
+    ("The striped blue star spins.", "true"),
+    ("The blue star with stripes rotates and is in the middle.", "true"),
+    ("The plain star stays still, and the striped star spins.", "true"),
+    ("The plain star stays still while the striped star grows.", "false"),
+    ("The two blue stars do not move.", "undecidable"),  # is spinning on the spot moving?
+    ("The three blue stars spin.", "false"),
+    ("Both stars spin.", "false"),
+    ("There are two stars.", "true"),
+    ("There are three stars.", "false"),
+    ("There is one star.", "false"),
+    ("There is a star.", "true"),
+    ("There is a striped star, a green ring and a red circle.", "true"),
+    ("There is a striped star, a green cross and a red circle.", "false"),
+    ("There are four objects.", "true"),
+    ("There is no triangle.", "true"),
+    ("There are no stars.", "false"),
+    ("Nothing turns back.", "true"),
+    ("Nothing spins.", "false"),
+    ("No circle moves left.", "true"),
+    ("No circle moves up.", "false"),
+    ("The green ring enters from the right and moves to the left.", "true"),
+    ("The green ring enters from the left.", "false"),
+    ("The green ring is the largest.", "true"),
+    ("The red circle is larger than the green ring.", "false"),
+    ("The red circle is on the left.", "true"),
+    ("The red circle is at the bottom.", "undecidable"),  # at first
+    ("The red circle is left of the striped star.", "true"),
+    ("The striped star is left of the red circle.", "false"),
+    ("The striped star is to the right of <p> the red circle </p> [SEG].", "true"),
+    ("The red circle is not left of the green triangle.", "false"),  # there is none
+    ("The red circle is left of the blue star.", "undecidable"),  # of which one?
+    ("The star in the middle is striped.", "true"),
+    ("The star in the middle is red.", "false"),
+    ("The object that moves up is a circle.", "true"),
+    ("The striped object is a circle.", "false"),
+    ("One star spins.", "true"),
+    ("Two stars spin.", "false"),
+    ("The red circle and the green ring move.", "true"),
+    ("The red circle and the striped star move left.", "false"),
+    ("The dinosaur moves up.", "not understood"),
+    ("The red circle dances.", "not understood"),
+    ("Red circle circle the moves.", "not understood"),
+    ("The red circle moves up and dances.", "not understood"),
+    ("The red circle moves up, the green triangle moves down, and blah.", "not understood"),
+    ("It is red.", "false"),  # nothing was spoken of
+    ("Yes.", "undecidable"),
+    ("[SEG].", "undecidable"),
+]
+
+
+@pytest.mark.parametrize(("text", "verdict"), VERDICTS)
+def test_a_sentence_is_judged_by_what_can_be_seen(stage: Facts, text: str, verdict: str) -> None:
+    (sentence,) = judge(text, stage).sentences
+    assert sentence.verdict == verdict
+
+
+ANSWERS: list[tuple[str, str, str, bool]] = [
+    ("Which one spins?", "It is the striped star.", "true", True),
+    ("Which one spins?", "It is <p> the blue star in the middle </p> [SEG].", "true", True),
+    ("Which one spins?", "It is the red circle.", "false", True),
+    ("Which one spins?", "They are the red circle and the striped star.", "false", True),
+    ("Which one spins?", "Nothing spins.", "false", True),
+    ("Which one turns back?", "Nothing turns back.", "true", True),
+    ("Which one turns back?", "It is the red circle.", "false", True),
+    ("What is left of the striped star?", "It is the red circle.", "true", True),
+    ("Which star is striped?", "It is the star in the middle.", "true", True),
+    ("Which object enters?", "The red circle moves up.", "true", False),
+    ("What colour is the circle?", "It is red.", "true", True),
+    ("What colour is the circle?", "It is blue.", "false", True),
+    ("What colour is the circle?", "The circle is red.", "true", True),
+    ("What colour is the circle?", "It moves up.", "true", False),
+    ("What colour is the triangle?", "It is blue.", "false", True),
+    ("What colour is the star?", "It is blue.", "undecidable", True),
+    ("Which shape does the red object have?", "It is a circle.", "true", True),
+    ("What pattern does the red circle have?", "It is plain.", "true", True),
+    ("Where is the ring?", "It is at the bottom right.", "true", True),
+    ("Where is the circle?", "It is on the left.", "true", True),
+    ("What does the ring do?", "It enters from the right.", "true", True),
+    ("How many stars are there?", "There are two stars.", "true", True),
+    ("How many stars are there?", "There are three stars.", "false", True),
+    ("How many stars are there?", "There is one ring.", "true", False),
+    ("How many triangles are there?", "There are no triangles.", "true", True),
+    ("How many stars spin?", "One star spins.", "true", True),
+    ("Does the circle move up?", "Yes.", "true", True),
+    ("Does the circle move up?", "No.", "false", True),
+    ("Does the circle move up?", "No, it moves down.", "false", True),
+    ("Does the circle move down?", "No, it moves up.", "true", True),
+    ("Is there a green ring?", "Yes, there is a green ring.", "true", True),
+    ("Is there a green triangle?", "No, there is no green triangle.", "true", True),
+    ("Is there a green triangle?", "Yes, there is a green triangle.", "false", True),
+    ("Are there two stars?", "Yes, there are two stars.", "true", True),
+    ("Is the ring the largest?", "Yes, it is the largest.", "true", True),
+    ("Can you segment the red circle in this video?", "Sure, it is [SEG].", "true", True),
+    ("Can you segment the red square in this video?", "It is [SEG].", "false", True),
+    ("Can you segment the red square in this video?", "There is no such object.", "true", True),
+    ("Can you segment the red circle in this video?", "There is no such object.", "false", True),
+    ("Can you segment the two stars in this video?", "[SEG].", "true", True),
+    ("Can you segment the red circle in this video?", "It is.", "not understood", False),
+    ("Why?", "It is red.", "undecidable", True),  # nobody knows what is meant; a statement may answer anything
+]
+
+
+@pytest.mark.parametrize(("question", "answer", "verdict", "answers"), ANSWERS)
+def test_an_answer_is_judged_by_its_question(
+    stage: Facts, question: str, answer: str, verdict: str, answers: bool
+) -> None:
+    judged = judge(answer, stage, question)
+    (sentence,) = judged.sentences
+    assert sentence.verdict == verdict
+    assert sentence.answers == answers
+    assert judged.correct == (answers and verdict == "true")
+
+
+def test_it_means_what_was_asked_about_before(stage: Facts) -> None:
+    for earlier in (["Which one spins?"], ["Where is the striped star?"], ["Is there a striped star?"]):
+        assert judge("It is blue.", stage, "And what colour is it?", earlier).correct
+        assert judge("It is red.", stage, "And what colour is it?", earlier).sentences[0].verdict is Verdict.FALSE
+    chain = ["Which one spins?", "And what shape is it?"]
+    assert judge("It is in the middle.", stage, "And where is it?", chain).correct
+    assert not judge("It is blue.", stage, "And what colour is it?", ["Hello?"]).correct
+
+
+def test_phrases_tell_what_they_name(stage: Facts) -> None:
+    text = "<p> The stars </p> [SEG] and <p> a green ring </p> [SEG] are moving, <p> the cross </p> spins."
+    named = judge(text, stage).phrases
+    assert [(phrase.text, phrase.objects, phrase.has_mask) for phrase in named] == [
+        ("the stars", (1, 2), True),
+        ("a green ring", (3,), True),
+        ("the cross", (), False),
+    ]
+    assert judge("<p> the blue star </p> [SEG] spins.", stage).phrases[0].objects is None  # which of two?
+    assert judge("<p> A blue star </p> [SEG] spins.", stage).phrases[0].objects == (2,)  # the one that does
+
+
+def test_tags_capitals_and_spaces_change_no_verdict(talks: list[ConversationClip]) -> None:
+    for talk in talks[:20]:
+        facts = Facts.of(talk.clip)
+        answer = talk.caption.answer if talk.conversations[0][0].kind == "description" else ""
+        for text in (answer.lower(), answer.replace(".", " ."), re.sub(r"</?p> ?|\[SEG\] ?", "", answer)):
+            assert judge(text, facts).all_true == bool(text)
+
+
+def swapped(text: str, one: str, other: str) -> str:
+    """The text with two words exchanged."""
+    return re.sub(rf"\b({one}|{other})\b", lambda m: other if m[1] == one else one, text)
+
+
+def test_a_caption_with_another_colour_or_shape_is_false(held_out: list[ConversationClip]) -> None:
+    changed = 0
+    for talk in held_out:
+        facts, things = Facts.of(talk.clip), talk.clip.scene.objects
+        absent_colour = next(colour for colour in COLOURS if all(colour != thing.colour for thing in things))
+        absent_kind = next(kind for kind in KINDS if all(kind != thing.kind for thing in things))
+        for sentence in sentences_of(talk.caption.answer):
+            if " two " in sentence or " three " in sentence:
+                continue
+            for words, absent in ((COLOURS, absent_colour), (KINDS, absent_kind)):
+                for text in (re.sub(rf"\b({'|'.join(words)})\b", absent, sentence, count=1),):
+                    changed += text != sentence
+                    assert (judge(text, facts).sentences[0].verdict == "false") == (text != sentence), text
+    assert changed > 150
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("moves left", "moves right"),
+        ("moves up", "moves down"),
+        ("from the left", "from the right"),
+        ("from the top", "from the bottom"),
+        ("grows", "shrinks"),
+        ("at the top", "at the bottom"),
+        ("stays still", "turns back"),
+        ("leaves and comes back", "stays still"),
+    ],
+)
+def test_a_caption_with_the_opposite_is_false(held_out: list[ConversationClip], one: str, other: str) -> None:
+    changed = 0
+    for talk in held_out:
+        facts = Facts.of(talk.clip)
+        for sentence in sentences_of(talk.caption.answer):
+            said = re.split(r"\[SEG\] ", sentence)[-1]  # the verbs, not the phrase
+            text = sentence.replace(said, swapped(said, one, other))
+            if text != sentence and one in sentence and "behind" not in sentence:
+                changed += 1
+                assert judge(text, facts).sentences[0].verdict == "false", text
+    assert changed
+
+
+def test_relations_the_other_way_round_are_false() -> None:
+    changed = 0
+    for seed in range(60):
+        talk = draw_conversation((3, seed), count=4, kinds={"place": 1.0, "whether": 1.0}, families={"relation": 1.0})
+        facts = Facts.of(talk.clip)
+        for turn, earlier in turns(talk):
+            if turn.answer.startswith("No"):
+                continue
+            for one, other in (("left of", "right of"), ("above", "below"), ("larger than", "smaller than")):
+                text = swapped(turn.answer, one, other).replace("Yes, ", "")
+                if one in turn.answer and one not in text:
+                    changed += 1
+                    assert judge(text, facts, turn.question, earlier).sentences[0].verdict == "false", text
+    assert changed > 10
+
+
+def test_what_passes_behind_does_not_pass_the_other_way_round(stage: Facts) -> None:
+    things = (
+        Thing("circle", "red", 0.11, Motion((0.15, 0.5), (0.06, 0.0))),
+        Thing("square", "yellow", 0.2, Motion((0.5, 0.5))),
+    )
+    facts = Facts.of(draw_scene(Scene(things), 12, (128, 128)))
+    assert judge("The red circle is hidden by the yellow square.", facts).all_true
+    assert judge("The yellow square passes behind the red circle.", facts).sentences[0].verdict == "false"
+
+
+def test_captions_of_other_clips_are_not_true(held_out: list[ConversationClip]) -> None:
+    verdicts = Counter(
+        sentence.verdict
+        for talk, other in pairwise(held_out)
+        for sentence in judge(other.caption.answer, Facts.of(talk.clip)).sentences
+    )
+    assert verdicts[Verdict.TRUE] < 0.03 * verdicts.total()
+    assert verdicts[Verdict.FALSE] > 0.9 * verdicts.total()
+
+
+def test_the_expressions_of_the_worlds_are_understood() -> None:
+    """Every referring sentence, of all families, refers to its targets when it is asked about."""
+    families: Counter[str] = Counter()
+    for number in range(30):
+        world = (CONVERSATION_WORLD, CROWDED, BUSY)[number % 3]
+        clip = draw_clip((31, number), world)
+        facts = Facts.of(clip)
+        for referral in referrals(clip, np.random.default_rng(number)):
+            question = read_question(f"What is {referral.text} in this video? Please respond with segmentation masks.")
+            assert question is not None, referral.text
+            assert question.kind == "referring"
+            assert question.focus(facts) == referral.targets, referral.text
+            families[referral.family] += 1
+    assert len(families) == 10
+
+
+def test_every_claim_can_be_said_denied_and_asked() -> None:
+    for word in PHRASES:
+        for phrase in verb_phrases(word):
+            for many in (False, True):
+                subject = "the circles" if many else "the circle"
+                said = read_sentence(f"{subject} {phrase.form(many=many).format(ref='the star')}")
+                assert len(said) == 1
+                assert said[0] is not None, phrase
+                if phrase.askable:
+                    text = phrase.question(subject, many=many).format(ref="the star")
+                    asked = read_question(f"{text}?")
+                    assert asked is not None, text
+                    assert asked.statement == said[0]
+                    denied = read_sentence(f"{subject} {phrase.form(many=many, negated=True).format(ref='the star')}")
+                    assert denied != said, phrase
+
+
+@pytest.mark.parametrize(
+    ("word", "forms"),
+    [
+        ("moves left", ["moves left", "move left", "does not move left", "do not move left"]),
+        ("left", ["is on the left", "are on the left", "is not on the left", "are not on the left"]),
+        (
+            "leaves and returns",
+            [
+                "leaves and comes back",
+                "leave and come back",
+                "does not leave and come back",
+                "do not leave and come back",
+            ],
+        ),
+    ],
+)
+def test_forms_of_verbs(word: str, forms: list[str]) -> None:
+    phrase = verb_phrases(word)[0]
+    assert [phrase.form(negated=negated, many=many) for negated in (False, True) for many in (False, True)] == forms
+
+
+def test_any_text_is_judged(stage: Facts) -> None:
+    rng = np.random.default_rng(0)
+    words = [*conversation_words(), "[SEG]", "<p>", "</p>", ".", ",", "?", "and", "and", "while", "xyzzy"]
+    for length in (1, 2, 5, 20, 60, 400):
+        for _ in range(30):
+            text = " ".join(rng.choice(words, length))
+            for sentence in judge(text, stage, " ".join(rng.choice(words, 6))).sentences:
+                assert sentence.verdict in set(Verdict)
+    for text in (
+        "",
+        ".",
+        "...",
+        "<p>",
+        "</p> [SEG]",
+        "<p> <p> a </p>",
+        "[SEG] [SEG]",
+        "\u00e9\ud83d\ude00",
+        "a" * 10000,
+    ):
+        judge(text, stage)
+    started = time.monotonic()
+    for text in (
+        "<p> " * 20_000,
+        "the red circle and " * 5_000,
+        "and " * 119,
+        "the circle moves and " * 25,
+        "no, " * 9_999,
+    ):
+        assert not judge(text, stage, text).all_true
+    assert time.monotonic() - started < 5
+    assert not judge("", stage).all_true
+    assert not judge("...", stage).correct
+
+
+def test_one_false_or_unknown_sentence_makes_a_caption_not_true(stage: Facts) -> None:
+    assert judge("The red circle moves up. The striped star spins.", stage).all_true
+    assert not judge("The red circle moves up. The striped star sings.", stage).all_true
+    assert not judge("The red circle moves down. The striped star spins.", stage).all_true
+
+
+def test_sentences_begin_with_capitals() -> None:
+    text = "<p> the red circle </p> [SEG] moves left. it is <p> the star </p> [SEG]. yes, it is."
+    assert sentence_case(text) == "<p> The red circle </p> [SEG] moves left. It is <p> the star </p> [SEG]. Yes, it is."
+
+
+# --- bad input ---
+
+
+def test_worlds_with_sprites_are_refused() -> None:
+    with pytest.raises(ConfigError, match="conversations are about drawn shapes"):
+        draw_conversation(1, replace(CONVERSATION_WORLD, sprites="somewhere"))
+
+
+def test_unknown_kinds_of_questions_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'gossip' is unknown; the kinds are description, referring"):
+        draw_conversation(1, kinds={"gossip": 1.0})
+
+
+def test_clips_that_show_nothing_are_refused() -> None:
+    clip = draw_scene(Scene((Thing("star", "red", 0.1, Motion((3.0, 3.0))),)), 8, (64, 64))
+    with pytest.raises(ConfigError, match="shows no object well enough"):
+        conversations(clip, np.random.default_rng(0))
+
+
+def test_a_clip_without_a_caption_says_so() -> None:
+    talk = draw_conversation(1, kinds={"count": 1.0}, count=1)
+    with pytest.raises(ConfigError, match="has no caption"):
+        _ = talk.caption
+
+
+# --- vocabulary ---
+
+
+def test_the_vocabulary_has_every_word_that_is_said(talks: list[ConversationClip]) -> None:
+    texts = [SYSTEM_PROMPT, *all_sentences()]
+    texts += [text for talk in talks for turn, _ in turns(talk) for text in (turn.question, turn.answer)]
+    assert {text: unknown_words(text) for text in texts if unknown_words(text)} == {}
+    tokenizer = conversation_tokenizer()
+    assert 200 < tokenizer.get_vocab_size() < 320
+
+
+def test_decoded_answers_are_judged_as_they_were(talks: list[ConversationClip]) -> None:
+    tokenizer = conversation_tokenizer()
+    for talk in talks[::3]:
+        facts = Facts.of(talk.clip)
+        for turn, earlier in turns(talk):
+            encoded = tokenizer.encode(f"{turn.answer}<|end|>")
+            ids = encoded.ids
+            text = tokenizer.decode(ids)
+            assert sentence_case(text) == turn.answer
+            assert judge(text, facts, turn.question, earlier).correct
+            assert encoded.tokens.count("[SEG]") == len(turn.targets)
+
+
+def test_tokens_are_words_punctuation_and_marks() -> None:
+    tokens = conversation_tokenizer().encode("<|user|>\nWhere is <p> the Star </p> [SEG]?<|end|>\nIt's a dog.").tokens
+    assert tokens == [
+        *("<|user|>", "where", "is", "<p>", "the", "star", "</p>", "[SEG]", "?", "<|end|>"),
+        *("it", UNKNOWN, UNKNOWN, "a", UNKNOWN, "."),
+    ]
+    assert conversation_tokenizer().encode("").ids == []
+
+
+def test_unknown_words_are_told() -> None:
+    assert unknown_words("Is the Dinosaur a fish? No dinosaur is.") == ("Dinosaur", "fish")
+    assert unknown_words("Is the red circle <p> a star </p> [SEG]?") == ()
+
+
+def test_transformers_reads_the_tokenizer(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    save_tokenizer(tmp_path)
+    read = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ours = conversation_tokenizer()
+    answer = "It is <p> the red circle </p> [SEG]."
+    assert read(answer)["input_ids"] == ours.encode(answer).ids
+    assert len(read) == ours.get_vocab_size()
+    assert (read.pad_token_id, read.unk_token_id) == (0, 1)
+    assert read.eos_token == "<|end|>"
+    messages = [{"role": "user", "content": "Which one spins?"}, {"role": "assistant", "content": answer}]
+    text = read.apply_chat_template(messages, tokenize=False)
+    assert text == f"<|user|>\nWhich one spins?<|end|>\n<|assistant|>\n{answer}<|end|>\n"
+    assert sentence_case(read.decode(read(answer + "<|end|>")["input_ids"], skip_special_tokens=True)) == answer
