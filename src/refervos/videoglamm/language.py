@@ -145,7 +145,9 @@ def splice(ids: Sequence[int], values: Tensor, visual: Tensor | None, filling: T
     run = find_run(ids)
     if bool(len(run)) != (visual is not None):
         raise PromptError(
-            "the prompt has images that nobody gave." if visual is None else "the prompt has no place for the images."
+            "the prompt has images that were not given."
+            if visual is None
+            else "the prompt has no place for the images."
         )
     if visual is None:
         return values
