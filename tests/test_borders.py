@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from refervos.errors import ConfigError
-from refervos.evaluation.answers import Question, answer_alone, answer_together
+from refervos.evaluation.inference import PromptedClip, predict_batch, predict_clip
 from refervos.loading import load
 from refervos.ops.borders import FrameGuide, cell_colours
 from refervos.placement import Placement, letterbox, stretch
@@ -162,11 +162,11 @@ def test_clips_frame_by_frame_and_together_agree() -> None:
     assert isinstance(model, Samwise)
     assert isinstance(plain, Samwise)
     clip = draw_clip(5, WorldConfig(height=96, width=128, frames=4))
-    questions = [Question(clip.frames, Prompt(text)) for text in named(clip)]
-    together = answer_together(model, questions, 1)
+    questions = [PromptedClip(clip.frames, Prompt(text)) for text in named(clip)]
+    together = predict_batch(model, questions, 1)
     for question, answer in zip(questions, together, strict=True):
-        assert np.mean(answer.masks != answer_alone(model, question, 1).masks) < 1e-4
-    bilinear = answer_together(plain, questions, 1)
+        assert np.mean(answer.masks != predict_clip(model, question, 1).masks) < 1e-4
+    bilinear = predict_batch(plain, questions, 1)
     assert any(not np.array_equal(a.masks, b.masks) for a, b in zip(together, bilinear, strict=True))
 
 

@@ -13,8 +13,8 @@ from refervos.data.files import Problems, read_json
 from refervos.data.layouts.json_lines import read_json_lines
 from refervos.diagnosis.results import read_diagnosis
 from refervos.errors import RefervosError
-from refervos.evaluation.expressions import read_json as read_results
-from refervos.evaluation.expressions import read_result
+from refervos.evaluation.expression_scores import read_json as read_results
+from refervos.evaluation.expression_scores import read_result
 from refervos.training.checkpoint import MANIFEST, read_checkpoint
 from refervos.training.history import History
 

@@ -1,4 +1,4 @@
-"""Diagnosis: scores of predictors that are known, batches against sessions, controls, intervals, tables, pictures."""
+"""Diagnosis: scores of known predictions, batches against sessions, controls, intervals, tables and sheets."""
 
 from __future__ import annotations
 
@@ -29,13 +29,20 @@ from refervos.diagnosis.controls import (
     run_controls,
     single_objects,
 )
-from refervos.diagnosis.diagnose import AnsweredCase, batches, diagnose, known_splits
+from refervos.diagnosis.diagnose import ScoredCase, batch_by_shape, check_splits, diagnose
 from refervos.diagnosis.results import CaseResult, Diagnosis, read_diagnosis, scores_of_clip
 from refervos.diagnosis.tables import diagnosis_table, markdown_table
 from refervos.errors import ConfigError, EvaluationError, PromptError, RefervosError
-from refervos.evaluation.answers import Question, answer, answer_alone, answer_together, clip_length_of, takes_batches
 from refervos.evaluation.bootstrap import mean_interval, paired_difference
 from refervos.evaluation.contact_sheets import TINT, draw_frame
+from refervos.evaluation.inference import (
+    PromptedClip,
+    clip_length_of,
+    predict_batch,
+    predict_clip,
+    predict_clips,
+    supports_batches,
+)
 from refervos.export.onnx_model import OnnxSamwise
 from refervos.metrics import boundary_accuracy, region_similarity
 from refervos.placement import Placement, as_rgb, stretch
@@ -51,7 +58,7 @@ from scenes import MICRO, MICRO_SAM2, Uncorrectable, micro_model, scene
 SIDE, LENGTH = 32, 10
 
 
-# Clips that are drawn by hand.
+# Simple clips.
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ def rectangle(top: int, left: int, height: int, width: int) -> np.ndarray:
     return mask
 
 
-def drawn(
+def make_case(
     split: str, index: int, masks: np.ndarray, targets: tuple[int, ...], other: int | None = None
 ) -> DiagnosticCase:
     clip: Any = Clip(np.full((*masks.shape[1:], 3), 90, np.uint8), masks)
@@ -87,7 +94,7 @@ def drawn(
 
 
 def two_objects(late: int = 0) -> np.ndarray:
-    """An 8 x 8 square that moves right, shown from frame ``late`` on, and a 12 x 6 one that stands still."""
+    """Return masks of a square that moves right from frame ``late`` on, 8 x 8, and of a still rectangle, 12 x 6."""
     masks = np.zeros((2, LENGTH, SIDE, SIDE), dtype=bool)
     for time in range(LENGTH):
         masks[0, time] = rectangle(2, 2 + 2 * time, 8, 8) if time >= late else False
@@ -95,32 +102,32 @@ def two_objects(late: int = 0) -> np.ndarray:
     return masks
 
 
-def hand_drawn(split: str, count: int | None = None) -> Iterator[DiagnosticCase]:
+def simple_cases(split: str, count: int | None = None) -> Iterator[DiagnosticCase]:
     for index in range(count or 3):
         if split == "no-target":
-            yield drawn(split, index, two_objects(), (), other=1)
+            yield make_case(split, index, two_objects(), (), other=1)
         else:
-            yield drawn(split, index, two_objects(late=4 * (split == "late entry")), (0,), other=1)
+            yield make_case(split, index, two_objects(late=4 * (split == "late entry")), (0,), other=1)
 
 
-HAND_SPLITS = ("appearance", "late entry", "no-target")
+SPLITS = ("appearance", "late entry", "no-target")
 
 
-class Known(Uncorrectable):
-    """A segmenter whose answer to each sentence is known beforehand."""
+class KnownMasks(Uncorrectable):
+    """A segmenter that returns known masks for each sentence, and empty ones otherwise."""
 
     clip_length = 4
     device = torch.device("cpu")
 
-    def __init__(self, answers: dict[str, np.ndarray] | None = None) -> None:
-        self.answers = answers or {}
+    def __init__(self, masks: dict[str, np.ndarray] | None = None) -> None:
+        self.masks = masks or {}
 
     def placement(self, frame_size: tuple[int, int]) -> Placement:
         return stretch(frame_size, frame_size[0])
 
     def begin(self, prompt: Prompt) -> Iterator[np.ndarray]:
-        nothing = np.zeros((LENGTH, SIDE, SIDE), dtype=bool)
-        return iter(self.answers.get(str(prompt.expression), nothing))
+        empty = np.zeros((LENGTH, SIDE, SIDE), dtype=bool)
+        return iter(self.masks.get(str(prompt.expression), empty))
 
     def segment_clip(
         self, pixels: Tensor, tracks: Sequence[Iterator[np.ndarray]], placements: Sequence[Placement]
@@ -133,18 +140,18 @@ class Known(Uncorrectable):
         return {"family": "known"}
 
 
-def perfect() -> Known:
-    cases = [case for split in HAND_SPLITS for case in hand_drawn(split, 10)]
-    answers = {case.referral.text: case.clip.target_masks(case.referral) for case in cases}
-    return Known(answers | {c.other.text: c.clip.target_masks(c.other) for c in cases if c.other is not None})
+def perfect() -> KnownMasks:
+    cases = [case for split in SPLITS for case in simple_cases(split, 10)]
+    masks = {case.referral.text: case.clip.target_masks(case.referral) for case in cases}
+    return KnownMasks(masks | {c.other.text: c.clip.target_masks(c.other) for c in cases if c.other is not None})
 
 
-def hand_diagnosis(model: Known, **options: Any) -> Diagnosis:
-    return diagnose(model, HAND_SPLITS, draw=hand_drawn, **options)
+def diagnose_simple_cases(model: KnownMasks, **options: Any) -> Diagnosis:
+    return diagnose(model, SPLITS, draw=simple_cases, **options)
 
 
 def result_of(split: str, index: int, quality: float) -> CaseResult:
-    """A record whose J and F are known."""
+    """Return a result with this J and F."""
     return CaseResult(
         split=split,
         index=index,
@@ -164,27 +171,27 @@ def result_of(split: str, index: int, quality: float) -> CaseResult:
 # Scores.
 
 
-def test_a_perfect_predictor_reaches_100_everywhere() -> None:
-    seen: list[AnsweredCase] = []
-    found = hand_diagnosis(perfect(), progress=seen.append)
-    assert found.splits == HAND_SPLITS
-    assert [len(found.of_split(split)) for split in HAND_SPLITS] == [3, 3, 3]
-    for split in HAND_SPLITS:
+def test_perfect_predictions_score_100_everywhere() -> None:
+    reported: list[ScoredCase] = []
+    found = diagnose_simple_cases(perfect(), progress=reported.append)
+    assert found.splits == SPLITS
+    assert [len(found.of_split(split)) for split in SPLITS] == [3, 3, 3]
+    for split in SPLITS:
         summary = found.summary(split)
         assert (summary.count, summary.j, summary.f, summary.j_and_f) == (3, 100, 100, 100)
     assert (found.target_mean, found.target_case_mean, found.n_acc, found.t_acc, found.final) == (100,) * 5
     assert found.summary("late entry").missed == 0
     assert found.summary("late entry").false_alarms == 0
-    assert found.summary("no-target").missed is None  # it never shows
+    assert found.summary("no-target").missed is None  # the target never shows
     assert found.frames_per_second is not None
     assert found.frames_per_second > 0
-    assert [answered.result for answered in seen] == list(found.cases)
+    assert [scored.result for scored in reported] == list(found.cases)
     assert found.cases[0].switches == LENGTH
     assert (found.model, found.clip_length) == ("known", 4)
 
 
-def test_an_empty_predictor_scores_where_nothing_shows() -> None:
-    found = hand_diagnosis(Known())
+def test_empty_predictions_score_only_where_the_target_is_absent() -> None:
+    found = diagnose_simple_cases(KnownMasks())
     assert (found.n_acc, found.t_acc) == (100, 0)
     assert (found.summary("appearance").j, found.summary("no-target").j) == (0, 100)
     late = found.summary("late entry")
@@ -196,36 +203,43 @@ def test_an_empty_predictor_scores_where_nothing_shows() -> None:
     assert all(case.empty for case in found.cases)
 
 
-def test_scores_by_hand() -> None:
-    truth = np.stack([rectangle(4, 4, 8, 8), rectangle(4, 4, 8, 8), rectangle(0, 0, 0, 0), rectangle(0, 0, 0, 0)])
-    answer = np.stack([rectangle(4, 8, 8, 8), rectangle(4, 4, 8, 8), rectangle(0, 0, 2, 2), rectangle(0, 0, 0, 0)])
+def test_scores_are_means_over_frames() -> None:
+    ground_truth = np.stack(
+        [rectangle(4, 4, 8, 8), rectangle(4, 4, 8, 8), rectangle(0, 0, 0, 0), rectangle(0, 0, 0, 0)]
+    )
+    predicted = np.stack([rectangle(4, 8, 8, 8), rectangle(4, 4, 8, 8), rectangle(0, 0, 2, 2), rectangle(0, 0, 0, 0)])
     found = diagnose(
-        Known({"spatial 0": answer}), ("spatial",), draw=lambda split, count: [drawn(split, 0, truth[None], (0,))]
+        KnownMasks({"spatial 0": predicted}),
+        ("spatial",),
+        draw=lambda split, count: [make_case(split, 0, ground_truth[None], (0,))],
     )
     case = found.cases[0]
     assert case.j == pytest.approx((32 / 96 + 1 + 0 + 1) / 4)
-    by_frame = [boundary_accuracy(one, other) for one, other in zip(truth, answer, strict=True)]
+    by_frame = [boundary_accuracy(one, other) for one, other in zip(ground_truth, predicted, strict=True)]
     assert case.f == pytest.approx(np.mean(by_frame))
     assert (by_frame[1:], 0 < by_frame[0] < 1) == ([1.0, 0.0, 1.0], True)
     assert (case.visible, case.missed, case.false_alarms, case.empty) == (2, 0, 1, False)
 
 
-def test_scores_do_not_depend_on_the_box_they_are_measured_in() -> None:
+def test_clip_scores_are_means_of_the_frame_metrics() -> None:
     generator = np.random.default_rng(0)
-    truth, predicted = np.zeros((2, 40, 37, 53), dtype=bool)
+    ground_truth, predicted = np.zeros((2, 40, 37, 53), dtype=bool)
     for time in range(40):
-        for masks in (truth, predicted):
-            top, left = generator.integers(-6, 37), generator.integers(-6, 53)  # some touch the border, some miss it
+        for masks in (ground_truth, predicted):
+            top, left = (
+                generator.integers(-6, 37),
+                generator.integers(-6, 53),
+            )  # some touch the border or leave the frame
             height, width = generator.integers(1, 20, size=2)
             masks[time, max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)] = True
-    truth[:2], predicted[1:3] = True, True
-    j, f = scores_of_clip(truth, predicted)
-    frames = list(zip(truth, predicted, strict=True))
+    ground_truth[:2], predicted[1:3] = True, True
+    j, f = scores_of_clip(ground_truth, predicted)
+    frames = list(zip(ground_truth, predicted, strict=True))
     assert j == pytest.approx(np.mean([region_similarity(*frame) for frame in frames]), abs=1e-12)
     assert f == pytest.approx(np.mean([boundary_accuracy(*frame) for frame in frames]), abs=1e-12)
 
 
-def test_the_headline_weighs_splits_and_not_cases() -> None:
+def test_the_headline_weights_splits_equally_and_not_cases() -> None:
     cases = [result_of("long", 0, 1.0), *(result_of("motion", index, 0.5) for index in range(3))]
     found = Diagnosis("a model", 8, tuple(cases))
     assert found.target_mean == pytest.approx(75)
@@ -238,7 +252,7 @@ def test_the_headline_weighs_splits_and_not_cases() -> None:
 
 
 def reading_model(**changes: Any) -> Samwise:
-    """The micro model with the miniature's tokenizer."""
+    """Return the micro model with the miniature's tokenizer."""
     tokenizer = Tokenizer.from_pretrained(Path(refervos.__file__).parent / "assets" / "miniature")
     model = micro_model(text=replace(MICRO.text, vocabulary=len(tokenizer)), **changes)
     model.tokenizer = tokenizer
@@ -246,77 +260,77 @@ def reading_model(**changes: Any) -> Samwise:
 
 
 @pytest.mark.parametrize("clip_length", [4, 1])
-def test_a_batch_answers_as_sessions_do(clip_length: int) -> None:
+def test_a_batch_predicts_the_masks_of_sessions(clip_length: int) -> None:
     model = reading_model(cme_window=2)
     sentences = ["the red circle", "the blue square that is moving to the left", "the star"]
-    questions = [Question(np.stack(scene(10, seed=seed)), Prompt(sentence)) for seed, sentence in enumerate(sentences)]
-    together = answer_together(model, questions, clip_length)
-    alone = [answer_alone(model, question, clip_length) for question in questions]
-    for one, other in zip(together, alone, strict=True):
+    clips = [PromptedClip(np.stack(scene(10, seed=seed)), Prompt(text)) for seed, text in enumerate(sentences)]
+    batch = predict_batch(model, clips, clip_length)
+    alone = [predict_clip(model, clip, clip_length) for clip in clips]
+    for one, other in zip(batch, alone, strict=True):
         assert one.masks.shape == (10, 96, 128)
         assert 0.01 < one.masks.mean() < 0.99
         assert (one.masks != other.masks).mean() < 1e-4  # logits within rounding of zero
         assert one.switches == other.switches
-    assert sum(answer.switches for answer in together) > 0
-    assert (together[0].masks != together[1].masks).mean() > 0.01
+    assert sum(prediction.switches for prediction in batch) > 0
+    assert (batch[0].masks != batch[1].masks).mean() > 0.01
 
 
-def asked(count: int) -> tuple[list[Question], Tensor, Placement]:
-    """Questions about clips of four frames, the clips placed (N, 4, 3, S, S), and where they lie."""
+def placed_clips(count: int) -> tuple[list[PromptedClip], Tensor, Placement]:
+    """Return clips of four frames with prompts, their pixels in the model's square (N, 4, 3, S, S) and placement."""
     sentences = ["the red circle", "the blue square that is moving to the left", "the star"]
     clips = [np.stack(scene(4, seed=seed)) for seed in range(count)]
     place = micro_model().placement((96, 128))
     pixels = torch.stack([torch.stack([place.place(as_rgb(frame)) for frame in clip]) for clip in clips])
-    return [Question(clip, Prompt(text)) for clip, text in zip(clips, sentences, strict=False)], pixels, place
+    return [PromptedClip(clip, Prompt(text)) for clip, text in zip(clips, sentences, strict=False)], pixels, place
 
 
 @pytest.mark.parametrize("changes", [{}, {"time": "online"}])
-def test_tracks_of_a_batch_go_on_as_if_alone(changes: dict[str, Any]) -> None:
-    model = reading_model(**changes).double()  # in which other orders of summation cannot be told apart
-    questions, pixels, place = asked(3)
+def test_tracks_of_a_batch_continue_as_if_alone(changes: dict[str, Any]) -> None:
+    model = reading_model(**changes).double()  # where the order of summation does not matter
+    clips, pixels, place = placed_clips(3)
     pixels = pixels.double()
-    together, alone = ([model.begin(question.prompt) for question in questions] for _ in range(2))
-    # One is older than the others, so that online its window is longer; the budget fits one track at a time.
-    for track in (together[1], alone[1]):
+    batched, alone = ([model.begin(clip.prompt) for clip in clips] for _ in range(2))
+    # One is older than the others, so that its window online is longer; a budget of 1 fits one track at a time.
+    for track in (batched[1], alone[1]):
         list(model.segment_clip(pixels[1, :2], [track], [place] * 2))
     for budget in (2**30, 1):
         model.memory_budget = budget
-        answers = list(model.segment_clips(pixels, together))
+        predictions = list(model.segment_clips(pixels, batched))
         for row, track in enumerate(alone):
             own = model.segment_clip(pixels[row], [track], [place] * 4)
-            for found, expected in zip(answers, own, strict=True):
+            for found, expected in zip(predictions, own, strict=True):
                 torch.testing.assert_close(found.mask_logits[row], expected.mask_logits[0], atol=1e-8, rtol=0)
-        assert [track.frame for track in together] == [track.frame for track in alone]
-    for track, other in zip(together, alone, strict=True):
+        assert [track.frame for track in batched] == [track.frame for track in alone]
+    for track, other in zip(batched, alone, strict=True):
         assert track.last is not None
         assert other.last is not None
-        assert torch.equal(track.last.pixels, other.last.pixels)  # a correction looks at the track's own frame
+        assert torch.equal(track.last.pixels, other.last.pixels)  # a correction uses the track's own frame
         torch.testing.assert_close(track.last.mask_logits, other.last.mask_logits, atol=1e-8, rtol=0)
 
 
-def test_what_cannot_be_a_batch_is_answered_alone() -> None:
-    assert takes_batches(reading_model())
-    assert not takes_batches(reading_model(protocol="published"))
-    assert not takes_batches(Sam2Segmenter(Sam2Tracker(MICRO_SAM2)))
-    assert not takes_batches(Known())
+def test_models_that_mix_sentences_or_take_clicks_support_no_batches() -> None:
+    assert supports_batches(reading_model())
+    assert not supports_batches(reading_model(protocol="published"))
+    assert not supports_batches(Sam2Segmenter(Sam2Tracker(MICRO_SAM2)))
+    assert not supports_batches(KnownMasks())
     assert not hasattr(OnnxSamwise, "segment_clips")  # its graphs take one video
 
 
-def test_clicks_are_answered_alone() -> None:
+def test_clips_with_clicks_are_segmented_one_by_one() -> None:
     model = reading_model()
-    questions, pixels, _ = asked(2)
-    clicked = [replace(one, prompt=replace(one.prompt, points=[(40.0, 40.0)], labels=[1])) for one in questions]
-    answers = answer(model, clicked, clip_length=4)
-    for found, question in zip(answers, clicked, strict=True):
-        assert np.array_equal(found.masks, answer_alone(model, question, clip_length=4).masks)
+    clips, pixels, _ = placed_clips(2)
+    clicked = [replace(one, prompt=replace(one.prompt, points=[(40.0, 40.0)], labels=[1])) for one in clips]
+    predictions = predict_clips(model, clicked, clip_length=4)
+    for found, clip in zip(predictions, clicked, strict=True):
+        assert np.array_equal(found.masks, predict_clip(model, clip, clip_length=4).masks)
     with pytest.raises(PromptError, match="clips are one batch for sentences alone"):
-        model.segment_clips(pixels, [model.begin(question.prompt) for question in clicked])
+        model.segment_clips(pixels, [model.begin(clip.prompt) for clip in clicked])
 
 
-def test_results_do_not_depend_on_the_batch() -> None:
+def test_results_do_not_depend_on_the_batch_size() -> None:
     def draw(split: str, count: int | None) -> Iterator[DiagnosticCase]:
-        for index, case in enumerate(hand_drawn(split, 3)):
-            short = drawn(split, index, case.clip.masks[:, :6], (0,)) if index == 1 else case  # another shape
+        for index, case in enumerate(simple_cases(split, 3)):
+            short = make_case(split, index, case.clip.masks[:, :6], (0,)) if index == 1 else case  # another shape
             short.clip.frames[:, ::2] = 200
             yield short
 
@@ -329,51 +343,51 @@ def test_results_do_not_depend_on_the_batch() -> None:
         assert a.j_and_f == pytest.approx(b.j_and_f, abs=0.01)
 
 
-def test_groups_have_one_shape() -> None:
+def test_cases_are_grouped_by_shape() -> None:
     shapes = [10, 6, 10, 10, 6, 10]
-    cases = [drawn("long", index, two_objects()[:, :length], (0,)) for index, length in enumerate(shapes)]
-    groups = [[case.index for case in group] for group in batches(cases, 3)]
+    cases = [make_case("long", index, two_objects()[:, :length], (0,)) for index, length in enumerate(shapes)]
+    groups = [[case.index for case in group] for group in batch_by_shape(cases, 3)]
     assert groups == [[0, 2, 3], [1, 4], [5]]
 
 
-def test_modes() -> None:
-    assert [clip_length_of(Known(), mode) for mode in ("clips", "online", 6)] == [4, 1, 6]
+def test_modes_give_clip_lengths() -> None:
+    assert [clip_length_of(KnownMasks(), mode) for mode in ("clips", "online", 6)] == [4, 1, 6]
     with pytest.raises(ConfigError, match="mode is 'fast'"):
-        clip_length_of(Known(), "fast")  # type: ignore[arg-type]
-    assert hand_diagnosis(perfect(), mode="online").target_mean == 100
+        clip_length_of(KnownMasks(), "fast")  # type: ignore[arg-type]
+    assert diagnose_simple_cases(perfect(), mode="online").target_mean == 100
 
 
-def test_bad_requests_are_refused_before_anything_is_drawn() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ConfigError, match="there is no split 'colour'; the splits are appearance, spatial"):
-        known_splits(["colour"])
+        check_splits(["colour"])
     with pytest.raises(ConfigError, match="no split to diagnose on"):
-        known_splits([])
-    assert known_splits(["motion", "long", "motion"]) == ("motion", "long")
+        check_splits([])
+    assert check_splits(["motion", "long", "motion"]) == ("motion", "long")
     with pytest.raises(ConfigError, match="batch is 0"):
-        hand_diagnosis(Known(), batch=0)
+        diagnose_simple_cases(KnownMasks(), batch=0)
     with pytest.raises(ConfigError, match="training mode"):
-        diagnose(reading_model().train(), ("motion",), draw=hand_drawn)
+        diagnose(reading_model().train(), ("motion",), draw=simple_cases)
 
 
 # Controls.
 
 
 def test_the_wrong_sentence_is_scored_against_the_original_target() -> None:
-    found = hand_diagnosis(perfect(), ask="other")
-    assert {case.split for case in found.cases} == {"appearance", "late entry"}  # nothing is meant in the rest
+    found = diagnose_simple_cases(perfect(), prompt_with="other")
+    assert {case.split for case in found.cases} == {"appearance", "late entry"}  # the other split has no targets
     assert found.cases[0].text == "appearance 0 other"
     assert found.summary("appearance").j == 0
     assert found.t_acc == 100
 
 
-def test_rules_choose_by_hand() -> None:
+def test_each_rule_chooses_the_object_of_its_criterion() -> None:
     masks = np.zeros((4, LENGTH, SIDE, SIDE), dtype=bool)
     for time in range(LENGTH):
         masks[1, time] = rectangle(2, time, 4, 4)  # moves
-        masks[2, time] = rectangle(13, 13, 6, 6) if time < 8 else False  # in the middle, and leaves
-        masks[3, time] = rectangle(20, 20, 12, 12) if time % 2 else False  # large, blinks
-    chosen = {name: chosen_object(masks, merit) for name, merit in RULES.items()}
-    assert chosen == {  # the first object never shows, so nobody follows it
+        masks[2, time] = rectangle(13, 13, 6, 6) if time < 8 else False  # central, but leaves
+        masks[3, time] = rectangle(20, 20, 12, 12) if time % 2 else False  # large, but visible in every other frame
+    chosen = {name: chosen_object(masks, criterion) for name, criterion in RULES.items()}
+    assert chosen == {  # the first object is never visible, so no rule chooses it
         "largest": 3,
         "most central": 2,
         "first drawn": 1,
@@ -381,35 +395,35 @@ def test_rules_choose_by_hand() -> None:
         "stays longest visible": 1,
     }
     assert chosen_object(masks[:1], RULES["largest"]) is None
-    middles = centroids(masks)
-    assert np.isnan(middles[0]).all()
-    assert middles[1, 3].tolist() == [3.5, 4.5]
-    assert np.isnan(middles[3, 0]).all()
+    centres = centroids(masks)
+    assert np.isnan(centres[0]).all()
+    assert centres[1, 3].tolist() == [3.5, 4.5]
+    assert np.isnan(centres[3, 0]).all()
 
 
 def test_single_objects_are_scored_against_the_target() -> None:
     masks = two_objects()
-    results = single_objects(drawn("motion", 0, masks, (0,), other=1))
+    results = single_objects(make_case("motion", 0, masks, (0,), other=1))
     assert {name: result.j for name, result in results.items()} == {
         "largest": 0,  # 72 pixels against 64
         "most central": 0,
         "first drawn": 1,
         "moves most": 1,
-        "stays longest visible": 1,  # both always: the first
+        "stays longest visible": 1,  # both are always visible: the first
     }
-    both = single_objects(drawn("multi-target", 0, masks, (0, 1)))
+    both = single_objects(make_case("multi-target", 0, masks, (0, 1)))
     assert both["largest"].j == pytest.approx(72 / 136)
     assert both["first drawn"].j == pytest.approx(64 / 136)
 
 
-def test_controls_stand_beside_the_model() -> None:
-    controls = run_controls(perfect(), HAND_SPLITS, draw=hand_drawn)
+def test_controls_appear_beside_the_model_in_the_table() -> None:
+    controls = run_controls(perfect(), SPLITS, draw=simple_cases)
     assert set(controls) == {WRONG_SENTENCE, *RULES}
     assert all(case.has_target for cases in controls.values() for case in cases)
     assert best_rule(controls, "appearance") == ("first drawn", 100)
     assert best_rule(controls) == ("first drawn", 100)
     assert best_rule(controls, "no-target") is None
-    table = diagnosis_table(replace(hand_diagnosis(perfect()), controls=controls))
+    table = diagnosis_table(replace(diagnose_simple_cases(perfect()), controls=controls))
     header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[:6]]
     assert header[-2:] == ["wrong sentence", "best single object"]
     assert rows[0] == [
@@ -432,11 +446,11 @@ def test_controls_stand_beside_the_model() -> None:
 # Intervals.
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+def test_intervals_cover_the_expected_difference_as_often_as_their_level() -> None:
     generator = np.random.default_rng(1)
     covered = 0
     for trial in range(300):
-        easy = generator.normal(0, 3, size=60)  # what makes a clip easy helps both
+        easy = generator.normal(0, 3, size=60)  # shared by both: how easy a clip is
         a, b = easy + generator.normal(1.0, 1, size=60), easy + generator.normal(0.5, 1, size=60)
         found = paired_difference(a, b, resamples=500, seed=trial)
         assert found.low <= found.mean <= found.high
@@ -444,7 +458,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     assert 0.90 <= covered / 300 <= 0.98
 
 
-def test_sign_and_pairing() -> None:
+def test_paired_intervals_are_narrow_and_change_sign_with_the_order() -> None:
     generator = np.random.default_rng(2)
     easy = generator.normal(50, 20, size=60)
     a, b = easy + 3 + generator.normal(0, 1, size=60), easy
@@ -459,7 +473,7 @@ def test_sign_and_pairing() -> None:
     assert paired_difference(a, b) == found  # same seed
 
 
-def test_an_interval_is_as_wide_as_theory_says() -> None:
+def test_an_interval_has_the_width_of_the_normal_approximation() -> None:
     values = np.random.default_rng(3).normal(size=400)
     found = mean_interval(values)
     expected = 2 * 1.96 * values.std() / 20
@@ -467,15 +481,15 @@ def test_an_interval_is_as_wide_as_theory_says() -> None:
     assert mean_interval(values, level=0.5).high < found.high
 
 
-def test_strata_count_the_same() -> None:
+def test_strata_are_weighted_equally() -> None:
     found = mean_interval([0, 0, 0, 0, 1], ["a", "a", "a", "a", "b"])
-    assert found == (0.5, 0.5, 0.5)  # clips are drawn within their stratum, and these do not vary there
+    assert found == (0.5, 0.5, 0.5)  # clips are resampled within their stratum, where these are constant
 
 
-def test_values_that_do_not_pair_are_refused() -> None:
+def test_values_without_a_partner_are_refused() -> None:
     with pytest.raises(EvaluationError, match="2 clips on one side and 3"):
         paired_difference([1, 2], [1, 2, 3])
-    with pytest.raises(EvaluationError, match="one number for each"):
+    with pytest.raises(EvaluationError, match="give one number per clip, and at least one"):
         mean_interval([])
     with pytest.raises(EvaluationError, match="2 values and 1 group"):
         mean_interval([1, 2], ["a"])
@@ -484,8 +498,8 @@ def test_values_that_do_not_pair_are_refused() -> None:
 # Files and tables.
 
 
-def test_json_round_trip(tmp_path: Path) -> None:
-    found = replace(hand_diagnosis(Known()), controls=run_controls(perfect(), HAND_SPLITS, draw=hand_drawn))
+def test_a_saved_diagnosis_is_read_back_unchanged(tmp_path: Path) -> None:
+    found = replace(diagnose_simple_cases(KnownMasks()), controls=run_controls(perfect(), SPLITS, draw=simple_cases))
     found.save(tmp_path / "new" / "found.json")
     assert read_diagnosis(tmp_path / "new" / "found.json") == found
     summary = json.loads((tmp_path / "new" / "found.json").read_text())["summary"]
@@ -499,11 +513,11 @@ def test_json_round_trip(tmp_path: Path) -> None:
         ("{", "is not valid JSON"),
         ("[]", "no valid 'format'"),
         ('{"format": 1, "model": "m", "clip_length": 8, "cases": 3, "controls": {}}', "no valid 'cases'"),
-        ('{"format": 1, "model": "m", "clip_length": 8, "cases": [3], "controls": {}}', "no list of mappings"),
+        ('{"format": 1, "model": "m", "clip_length": 8, "cases": [3], "controls": {}}', "not a list of mappings"),
         ('{"format": 1, "model": "m", "clip_length": 8, "cases": [{"j": 1.0}], "controls": {}}', "case 0: .* missing"),
     ],
 )
-def test_broken_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+def test_damaged_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "broken.json"
     path.write_text(text)
     with pytest.raises(EvaluationError, match=f"broken.json.*{message}"):
@@ -511,7 +525,7 @@ def test_broken_files_are_named(tmp_path: Path, text: str, message: str) -> None
 
 
 def test_values_of_the_wrong_type_are_named(tmp_path: Path) -> None:
-    values = hand_diagnosis(Known()).to_json()
+    values = diagnose_simple_cases(KnownMasks()).to_json()
     values["cases"][0]["j"] = "high"
     with pytest.raises(EvaluationError, match="j is 'high' where float is expected"):
         Diagnosis.from_json(values)
@@ -519,8 +533,8 @@ def test_values_of_the_wrong_type_are_named(tmp_path: Path) -> None:
         read_diagnosis(tmp_path / "none.json")
 
 
-def test_ablation_table(tmp_path: Path) -> None:
-    reference, variant = (hand_diagnosis(model, count=10) for model in (perfect(), Known()))
+def test_an_ablation_shows_scores_and_differences_with_intervals(tmp_path: Path) -> None:
+    reference, variant = (diagnose_simple_cases(model, count=10) for model in (perfect(), KnownMasks()))
     variant.save(tmp_path / "variant.json")
     table = ablation_table({"nothing": tmp_path / "variant.json", "whole": reference}, "whole")
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
@@ -535,7 +549,9 @@ def test_ablation_table(tmp_path: Path) -> None:
         "**-80.0 [-80.0, -80.0]**",
         "+0.0 [+0.0, +0.0]",
     ]
-    few = {name: hand_diagnosis(model, count=9) for name, model in (("whole", perfect()), ("nothing", Known()))}
+    few = {
+        name: diagnose_simple_cases(model, count=9) for name, model in (("whole", perfect()), ("nothing", KnownMasks()))
+    }
     assert "**" not in ablation_table(few, "whole")  # too few clips to be sure
     difference = target_difference(variant, reference)
     assert difference is not None
@@ -545,12 +561,14 @@ def test_ablation_table(tmp_path: Path) -> None:
     assert ablation_table({"whole": reference}, "whole").count("\n") == 2
 
 
-def test_other_cases_are_not_compared() -> None:
-    whole = hand_diagnosis(perfect())
-    check_same_cases(whole, hand_diagnosis(Known(), mode="online"))
-    with pytest.raises(EvaluationError, match=r"whole and short .*late entry 2 .*other has no-target 0"):
+def test_diagnoses_of_different_cases_are_not_compared() -> None:
+    whole = diagnose_simple_cases(perfect())
+    check_same_cases(whole, diagnose_simple_cases(KnownMasks(), mode="online"))
+    with pytest.raises(
+        EvaluationError, match=r"whole and short .*one has late entry 2 .*, where the other has no-target 0"
+    ):
         ablation_table({"whole": whole, "short": replace(whole, cases=whole.cases[:5] + whole.cases[6:])}, "whole")
-    with pytest.raises(EvaluationError, match="other has nothing"):
+    with pytest.raises(EvaluationError, match="where the other has nothing"):
         check_same_cases(whole, replace(whole, cases=whole.cases[:-1]))
     renamed = (replace(whole.cases[0], text="another sentence"), *whole.cases[1:])
     with pytest.raises(EvaluationError, match="'another sentence'"):
@@ -567,18 +585,18 @@ def test_tables_are_aligned() -> None:
     assert markdown_table(["", "n"], [["a", "1"]]).splitlines() == ["|    |  n |", "| :- | -: |", "| a  |  1 |"]
 
 
-# Pictures.
+# Contact sheets.
 
 
-def answered(index: int, quality: float) -> AnsweredCase:
-    case = drawn("spatial", index, two_objects(), (0,))
-    return AnsweredCase(case, case.clip.masks[1], result_of("spatial", index, quality))
+def scored(index: int, quality: float) -> ScoredCase:
+    case = make_case("spatial", index, two_objects(), (0,))
+    return ScoredCase(case, case.clip.masks[1], result_of("spatial", index, quality))
 
 
-def test_the_extremes_are_kept(tmp_path: Path) -> None:
+def test_the_lowest_and_highest_scores_are_kept(tmp_path: Path) -> None:
     extremes = Extremes(2)
     for index, quality in enumerate([0.5, 0.1, 0.9, 0.4, 0.7, 0.2]):
-        extremes.add(answered(index, quality))
+        extremes.add(scored(index, quality))
     assert [(rank, kept.result.index) for rank, kept in extremes.ranked()] == [
         ("worst 1", 1),
         ("worst 2", 5),
@@ -587,31 +605,31 @@ def test_the_extremes_are_kept(tmp_path: Path) -> None:
     ]
     paths = extremes.write(tmp_path / "sheets")
     assert [path.name for path in paths][::3] == ["spatial-worst-1.png", "spatial-best-2.png"]
-    with Image.open(paths[0]) as picture:
-        assert picture.width > 3 * 8 * SIDE  # frames 0, 4 and 8
+    with Image.open(paths[0]) as image:
+        assert image.width > 3 * 8 * SIDE  # frames 0, 4 and 8
     few = Extremes(2)
-    few.add(answered(0, 0.5))
+    few.add(scored(0, 0.5))
     assert [rank for rank, _ in few.ranked()] == ["worst 1"]
     with pytest.raises(EvaluationError, match="cannot be written"):
         extremes.write(paths[0])
 
 
-def test_a_frame_shows_truth_and_prediction() -> None:
+def test_a_drawn_frame_shows_ground_truth_and_prediction() -> None:
     frame = np.full((64, 64, 3), 100, np.uint8)
-    truth, predicted = np.zeros((2, 64, 64), dtype=bool)
-    truth[10:20, 10:20], predicted[15:40, 15:40] = True, True
-    picture = draw_frame(frame, truth, predicted)
-    assert picture.shape == (256, 256, 3)
-    assert picture[40, 60].tolist() == [255, 255, 255]  # top edge of the truth
-    assert picture[50, 50].tolist() == [100, 100, 100]  # inside the truth alone
-    assert picture[120, 124].tolist() == [round(0.6 * 100 + 0.4 * part) for part in TINT]
-    assert picture[120, 120].tolist() == picture[121, 119].tolist() == list(TINT)  # a line of the hatching
-    assert picture[159, 124].tolist() == list(TINT)  # the prediction's bottom edge
-    assert picture[10, 10].tolist() == [100, 100, 100]
+    ground_truth, predicted = np.zeros((2, 64, 64), dtype=bool)
+    ground_truth[10:20, 10:20], predicted[15:40, 15:40] = True, True
+    image = draw_frame(frame, ground_truth, predicted)
+    assert image.shape == (256, 256, 3)
+    assert image[40, 60].tolist() == [255, 255, 255]  # top edge of the ground truth
+    assert image[50, 50].tolist() == [100, 100, 100]  # inside the ground truth only
+    assert image[120, 124].tolist() == [round(0.6 * 100 + 0.4 * part) for part in TINT]
+    assert image[120, 120].tolist() == image[121, 119].tolist() == list(TINT)  # a line of the hatching
+    assert image[159, 124].tolist() == list(TINT)  # the prediction's bottom edge
+    assert image[10, 10].tolist() == [100, 100, 100]
 
 
-def test_long_clips_are_wrapped() -> None:
-    sheet = draw_sheet(answered(0, 0.5), "worst 1", every=1, columns=4)
+def test_frames_of_long_clips_wrap_into_rows() -> None:
+    sheet = draw_sheet(scored(0, 0.5), "worst 1", every=1, columns=4)
     assert sheet.width < 5 * 8 * SIDE
     assert sheet.height > 3 * 8 * SIDE
 
@@ -625,7 +643,7 @@ def run(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_command_diagnoses_the_miniature(tmp_path: Path) -> None:
+def test_the_command_diagnoses_the_miniature(tmp_path: Path) -> None:
     out, sheets = tmp_path / "found.json", tmp_path / "sheets"
     options = ["--split", "appearance", "--split", "no-target", "--count", 2, "--controls", "--set", "cme=true"]
     found = run("miniature", *options, "--out", out, "--sheet", sheets, "--sheet-count", 1, "--quiet")
@@ -664,13 +682,13 @@ def test_command_diagnoses_the_miniature(tmp_path: Path) -> None:
         (["--compare", "one.json", "two.json"], "one.json cannot be read"),
     ],
 )
-def test_command_says_what_is_wrong_in_one_sentence(arguments: list[str], message: str) -> None:
+def test_invalid_command_lines_raise_an_error_that_says_why(arguments: list[str], message: str) -> None:
     error = run(*arguments).exception
     assert isinstance(error, RefervosError), error
     assert message in str(error)
 
 
-def test_settings_are_read_as_json_where_they_can_be() -> None:
+def test_settings_are_parsed_as_json_if_possible() -> None:
     texts = ["cme=false", "cme_window=8", "protocol=published", "hsa_patches=[4,4,2]"]
     assert command.parse_settings(texts) == {
         "cme": False,

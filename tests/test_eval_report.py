@@ -1,4 +1,4 @@
-"""The report is one file that shows everything and runs nothing."""
+"""The report is one file that shows all results, runs no scripts and loads nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from refervos.data.sample import Sample
 from refervos.errors import MissingDependencyError
 from refervos.evaluation import contact_sheets
 from refervos.evaluation.bootstrap import Interval
-from refervos.evaluation.contact_sheets import TINT, WHITE, lay_out, spread
+from refervos.evaluation.contact_sheets import TINT, WHITE, evenly_spaced, lay_out
 from refervos.evaluation.datasets import Part
 from refervos.evaluation.plots import histogram, intervals
 from refervos.evaluation.report import Evaluation, html_report
@@ -32,7 +32,7 @@ EVIL = '<script>alert("1")</script> & \ud800 \x00 "quoted"'
 
 
 class Elements(HTMLParser):
-    """Names of a page's elements, and its text."""
+    """Element names, addresses and text of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -52,14 +52,14 @@ class Elements(HTMLParser):
 
 @pytest.fixture
 def evaluation(tmp_path: Path) -> Evaluation:
-    """Half of the expressions are answered rightly; one of them tries to run a script."""
+    """An evaluation in which half of the predictions are perfect; one expression contains a script."""
     layouts.write_mevis(tmp_path / "data")
 
-    def put_in(listed: dict) -> None:
+    def insert_script(listed: dict) -> None:
         for video in listed["videos"].values():
             video["expressions"]["1"]["exp"] = EVIL
 
-    layouts.change_json(tmp_path / "data" / "valid_u" / "meta_expressions.json", put_in)
+    layouts.change_json(tmp_path / "data" / "valid_u" / "meta_expressions.json", insert_script)
     part = Part("mevis", tmp_path / "data")
 
     def half(sample: Sample, index: int) -> np.ndarray | None:
@@ -74,12 +74,12 @@ def test_the_report_runs_nothing_and_loads_nothing(evaluation: Evaluation, tmp_p
     assert not {"script", "link", "iframe", "object"} & set(page.names)
     assert page.addresses
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
-    assert '<script>alert("1")</script> & ' in page.text  # as text
+    assert '<script>alert("1")</script> & ' in page.text  # as text, not as an element
     assert "default-src 'none'" in (tmp_path / "out" / "report.html").read_text()
     assert not re.search(r"https?://", (tmp_path / "out" / "report.html").read_text())
 
 
-def test_the_report_shows_tables_plots_and_pictures(evaluation: Evaluation, tmp_path: Path) -> None:
+def test_the_report_shows_tables_plots_and_images(evaluation: Evaluation, tmp_path: Path) -> None:
     names = [path.name for path in evaluation.write(tmp_path / "out")]
     assert names == ["expressions.csv", "summary.md", "summary.json", "report.html"]
     page = Elements((tmp_path / "out" / "report.html").read_text())
@@ -93,54 +93,55 @@ def test_the_report_shows_tables_plots_and_pictures(evaluation: Evaluation, tmp_
         np.asarray(Image.open(io.BytesIO(base64.b64decode(page.addresses[place].split(",")[1])))) for place in (0, -1)
     )
     assert worst.shape == best.shape
-    assert (worst == WHITE).all(axis=2).any()  # the truth's outline
+    assert (worst == WHITE).all(axis=2).any()  # the outline of the ground truth
     assert not (worst == TINT).all(axis=2).any()
 
 
-def test_a_page_without_scores_is_a_page(tmp_path: Path) -> None:
+def test_a_report_without_ground_truth_says_so(tmp_path: Path) -> None:
     layouts.write_mevis(tmp_path / "data", "valid")
     part = Part("mevis", tmp_path / "data", "valid")
     found = score(write_masks(tmp_path / "masks", part.open().samples(), nothing), part)
     found.write(tmp_path / "out")
-    assert "not public" in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "The ground truth of 8 expressions is not public: their masks are not scored." in page
 
 
 def test_a_histogram_counts_every_value() -> None:
-    picture = histogram([0, 1, 4.9, 5, 99, 100], "a < b & $\\frac$")
-    assert "a < b & $\\frac$" in Elements(picture).text
-    counts = re.findall(r"font-size: 7px[^>]*>(\d+)<", picture)
-    assert counts == ["3", "1", "2"]  # above the bars that are there, from left to right
+    svg = histogram([0, 1, 4.9, 5, 99, 100], "a < b & $\\frac$")
+    assert "a < b & $\\frac$" in Elements(svg).text
+    counts = re.findall(r"font-size: 7px[^>]*>(\d+)<", svg)
+    assert counts == ["3", "1", "2"]  # above the bars, from left to right
 
 
-def test_intervals_stand_where_they_should() -> None:
-    picture = intervals([("one", 5, Interval(50, 0, 100)), ("two", 1, None)], "t")
-    (whisker,) = re.findall(r'id="whisker">\s*<path d="M ([\d.]+) ([\d.]+)\s*L ([\d.]+) ([\d.]+)', picture)
+def test_intervals_are_drawn_at_their_values() -> None:
+    svg = intervals([("one", 5, Interval(50, 0, 100)), ("two", 1, None)], "t")
+    (whisker,) = re.findall(r'id="whisker">\s*<path d="M ([\d.]+) ([\d.]+)\s*L ([\d.]+) ([\d.]+)', svg)
     left, bottom, right, top = map(float, whisker)
     assert left == right
-    levels = re.findall(r'<path d="M [\d.]+ ([\d.]+)\s*L [\d.]+ ([\d.]+)\s*"[^>]*stroke: #dddddd', picture)
+    levels = re.findall(r'<path d="M [\d.]+ ([\d.]+)\s*L [\d.]+ ([\d.]+)\s*"[^>]*stroke: #dddddd', svg)
     assert [(float(one), float(other)) for one, other in levels][:: len(levels) - 1] == [(bottom, bottom), (top, top)]
-    (mean,) = re.findall(r'<use xlink:href="#\w+" x="([\d.]+)" y="([\d.]+)" style="fill: #0072b2', picture)
+    (mean,) = re.findall(r'<use xlink:href="#\w+" x="([\d.]+)" y="([\d.]+)" style="fill: #0072b2', svg)
     assert tuple(map(float, mean)) == (left, pytest.approx((top + bottom) / 2))
-    assert {"n = 5", "n = 1", "one", "two", "50.0"} <= {line.strip() for line in Elements(picture).text.splitlines()}
+    assert {"n = 5", "n = 1", "one", "two", "50.0"} <= {line.strip() for line in Elements(svg).text.splitlines()}
 
 
-def test_plots_are_the_same_for_the_same_numbers() -> None:
+def test_equal_numbers_give_equal_plots() -> None:
     groups = [("one", 5, Interval(50, 0, 100))]
     assert intervals(groups, "t") == intervals(groups, "t")
     assert histogram([1, 2], "t") == histogram([1, 2], "t")
 
 
-def test_names_in_plots_are_text_whatever_they_say(recwarn: pytest.WarningsRecorder) -> None:
-    """Not formulas, not elements, and no fault where the font lacks a letter."""
-    picture = intervals([(name, 1, Interval(1, 0, 2)) for name in ("$\\frac$", "<b>&", "\x1b\u202e", "\u4e2d")], "t")
-    elements = Elements(picture)
+def test_names_in_plots_are_shown_as_text(recwarn: pytest.WarningsRecorder) -> None:
+    """They are neither formulas nor elements, and letters that the font lacks cause no warning."""
+    svg = intervals([(name, 1, Interval(1, 0, 2)) for name in ("$\\frac$", "<b>&", "\x1b\u202e", "\u4e2d")], "t")
+    elements = Elements(svg)
     assert "b" not in elements.names
     assert {"$\\frac$", "<b>&", "\\x1b\\u202e", "\u4e2d"} <= {line.strip() for line in elements.text.splitlines()}
     assert not recwarn
-    assert not re.search("https?://", picture)
+    assert not re.search("https?://", svg)
 
 
-def test_of_many_groups_the_largest_are_drawn(tmp_path: Path) -> None:
+def test_only_the_largest_of_many_groups_are_drawn(tmp_path: Path) -> None:
     layouts.write_mevis(tmp_path / "data")
     part = Part("mevis", tmp_path / "data")
     found = score(write_masks(tmp_path / "masks", part.open().samples(), perfect), part)
@@ -166,10 +167,10 @@ def test_without_its_packages_the_report_says_what_to_install(
     assert not (tmp_path / "out").exists()  # before any work
 
 
-def test_frames_are_spread_over_a_video() -> None:
-    assert spread(range(100), 3) == [0, 50, 99]
-    assert spread([4, 7], 6) == [4, 7]
-    assert spread([4], 6) == [4]
+def test_chosen_frames_include_the_first_and_the_last() -> None:
+    assert evenly_spaced(range(100), 3) == [0, 50, 99]
+    assert evenly_spaced([4, 7], 6) == [4, 7]
+    assert evenly_spaced([4], 6) == [4]
 
 
 def test_tiles_of_different_size_do_not_overlap() -> None:
@@ -179,7 +180,7 @@ def test_tiles_of_different_size_do_not_overlap() -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), [("ЖАБА", "ЛАПА"), ("ΨΑΡΙ", "ΩΡΑΙ"), ("خرگوش", "کبوتر")])
-def test_sentences_of_other_scripts_are_letters_and_no_boxes(one: str, other: str) -> None:
+def test_other_scripts_are_drawn_as_letters_and_not_as_boxes(one: str, other: str) -> None:
     tiles = [np.full((20, 60, 3), TINT, np.uint8)]
     plain, first, second = (np.asarray(lay_out(tiles, [""], [f"{text} a"], columns=1)) for text in ("", one, other))
     assert plain.shape == first.shape == second.shape
@@ -197,7 +198,7 @@ def test_titles_stay_on_their_sheet(text: str) -> None:
     assert title.any(axis=1).sum() > 2 * 10  # several lines
 
 
-def test_a_pillow_that_cannot_write_leaves_the_words_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_freetype_sheets_have_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contact_sheets, "can_write", lambda: False)
     sheet = np.asarray(lay_out([np.full((20, 60, 3), TINT, np.uint8)], ["a"], ["words"], columns=1))
     assert {tuple(colour) for colour in sheet.reshape(-1, 3)} == {TINT, tuple(sheet[0, 0])}

@@ -1,4 +1,4 @@
-"""Evaluating a model: what is asked together, what is read, and that an interrupted run ends as any other."""
+"""Evaluating a model: grouping of expressions, reading of frames, and resuming after an interruption."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from typer.testing import CliRunner
 
 import layouts
 from predicted import lines, means, perfect, write_masks
+from refervos.checkpoints.weights import weights_digest
 from refervos.cli.entry import app
 from refervos.data.sample import Frames, Sample
 from refervos.diagnosis.diagnose import diagnose
 from refervos.errors import ConfigError, EvaluationError
 from refervos.evaluation import evaluate as evaluation
-from refervos.evaluation.answers import answer_video
 from refervos.evaluation.datasets import OpenPart, Part
-from refervos.evaluation.evaluate import Evaluator, Request, ResultFolder, Settings, evaluate, grouped
+from refervos.evaluation.evaluate import Evaluator, Request, ResultFolder, Settings, evaluate, group_expressions
+from refervos.evaluation.inference import predict_video
 from refervos.evaluation.scoring import score
 from refervos.evaluation.summary import summarise
 from refervos.loading import load
@@ -46,32 +47,32 @@ SQUARE = (SIDE, SIDE)
 
 
 class Oracle:
-    """A segmenter that answers each sentence with logits that are known beforehand, float (T, H, W)."""
+    """A segmenter that returns known logits float (T, H, W) for each expression."""
 
     clip_length = 4
     device = torch.device("cpu")
     mixes_sentences = False
 
-    def __init__(self, answers: dict[str, np.ndarray]) -> None:
-        self.answers = answers
-        self.asked: list[int] = []
+    def __init__(self, logits: dict[str, np.ndarray]) -> None:
+        self.logits = logits
+        self.tracks_per_clip: list[int] = []
 
     def placement(self, frame_size: tuple[int, int]) -> Placement:
         return stretch(frame_size, SIDE)
 
     def begin(self, prompt: Prompt) -> Iterator[np.ndarray]:
-        return iter(self.answers[str(prompt.expression)])
+        return iter(self.logits[str(prompt.expression)])
 
     def segment_clip(
         self, pixels: Tensor, tracks: Sequence[Iterator[np.ndarray]], placements: Sequence[Placement]
     ) -> Iterator[FramePrediction]:
-        self.asked.append(len(tracks))
+        self.tracks_per_clip.append(len(tracks))
         for _ in pixels:
             logits = torch.stack([torch.from_numpy(next(track)) for track in tracks]).float()
             yield FramePrediction(logits, None, torch.ones(len(tracks), dtype=torch.bool))
 
 
-class Counted:
+class CountingFrames:
     """Frames that count how often they are read."""
 
     def __init__(self, frames: Frames) -> None:
@@ -83,7 +84,7 @@ class Counted:
 
 
 def oracle(part: OpenPart) -> Oracle:
-    """Knows the truth about every expression of a data set."""
+    """Return a segmenter that predicts the ground truth of a data set."""
     logits = {
         sample.expression: np.stack([12.0 * perfect(sample, index) - 6 for index in range(len(sample.video))])
         for sample in part.samples()
@@ -91,18 +92,18 @@ def oracle(part: OpenPart) -> Oracle:
     return Oracle(logits)
 
 
-def answered(model: Oracle, part: OpenPart, root: Path, together: int = 8) -> ResultFolder:
-    """Answer a whole data set, as one process does."""
+def run_all(model: Oracle, part: OpenPart, root: Path, group_size: int = 8) -> ResultFolder:
+    """Segment and score a whole data set in this process."""
     evaluator = Evaluator(model, part, ResultFolder(root), 4)  # type: ignore[arg-type]
     for _, samples in part.videos:
-        for group in grouped(samples, together, matching=part.scoring == "ref-davis17"):
-            list(evaluator.answer(group))
+        for group in group_expressions(samples, group_size, matching=part.scoring == "ref-davis17"):
+            list(evaluator.run(group))
     return evaluator.folder
 
 
-def test_answers_become_masks_and_results(tmp_path: Path) -> None:
+def test_an_evaluation_writes_masks_and_results(tmp_path: Path) -> None:
     part = Part("mevis", layouts.write_mevis(tmp_path / "data", size=SQUARE)).open()
-    folder = answered(oracle(part), part, tmp_path / "out")
+    folder = run_all(oracle(part), part, tmp_path / "out")
     results = folder.results(part)
     assert [result.scores and (result.scores.j, result.scores.f) for result in results] == [(1.0, 1.0)] * 8
     assert all(result.switches == result.frames == 6 for result in results)
@@ -117,104 +118,104 @@ def test_answers_become_masks_and_results(tmp_path: Path) -> None:
 
 def test_frames_are_read_once_for_each_group(tmp_path: Path) -> None:
     opened = Part("mevis", layouts.write_mevis(tmp_path / "data", size=SQUARE)).open()
-    frames = Counted(opened.videos[0][0].frames)
+    frames = CountingFrames(opened.videos[0][0].frames)
     video = replace(opened.videos[0][0], frames=frames)
     part = replace(opened, videos=((video, [replace(sample, video=video) for sample in opened.videos[0][1]]),))
     model = oracle(part)
-    answered(model, part, tmp_path / "one")
-    assert (frames.reads, model.asked) == (6, [4, 4])
-    frames.reads, model.asked = 0, []
-    answered(model, part, tmp_path / "two", together=3)
-    assert (frames.reads, model.asked) == (12, [3, 3, 1, 1])
+    run_all(model, part, tmp_path / "one")
+    assert (frames.reads, model.tracks_per_clip) == (6, [4, 4])
+    frames.reads, model.tracks_per_clip = 0, []
+    run_all(model, part, tmp_path / "two", group_size=3)
+    assert (frames.reads, model.tracks_per_clip) == (12, [3, 3, 1, 1])
 
 
-def test_ref_davis_asks_annotator_by_annotator_and_merges_soft_masks(tmp_path: Path) -> None:
+def test_ref_davis_groups_by_annotator_and_merges_probabilities(tmp_path: Path) -> None:
     part = Part("ref-davis17", layouts.write_ref_davis17(tmp_path / "data", size=SQUARE)).open()
     model = oracle(part)
-    # The first answer of annotator 0 claims all pixels, but is less sure than the second where that is right.
+    # The first prediction for annotator 0 claims all pixels, but with less probability than the second in its object.
     first, second = (sample for sample in part.videos[0][1] if sample.annotator == "0")
-    model.answers[first.expression] = np.where(model.answers[first.expression] > 0, 6, 0.5)
-    folder = answered(model, part, tmp_path / "out", together=1)
-    assert model.asked == [2] * 16  # two objects; two clips of each of two videos and four annotators
+    model.logits[first.expression] = np.where(model.logits[first.expression] > 0, 6, 0.5)
+    folder = run_all(model, part, tmp_path / "out", group_size=1)
+    assert model.tracks_per_clip == [2] * 16  # two objects; two clips of each of two videos and four annotators
     merged = folder.merged(first.video.id, "0")
     with Image.open(merged / "00000.png") as image:
         assert image.mode == "P"
         numbers = np.asarray(image)
-    meant = perfect(second, 0)
-    assert meant.any()
-    assert np.array_equal(numbers, np.where(meant, 2, 1))
+    target = perfect(second, 0)
+    assert target.any()
+    assert np.array_equal(numbers, np.where(target, 2, 1))
     from_eval = summarise("t", part.scoring, folder.results(part), folder.matched_results(part)).lines
     again = score(tmp_path / "out", Part("ref-davis17", tmp_path / "data")).summary.lines
     assert from_eval == again
-    masks_alone = score(folder.predictions.folder, Part("ref-davis17", tmp_path / "data")).summary.lines
-    better, worse = (found["J&F, published (matched)"] for found in (from_eval, masks_alone))
+    masks_only = score(folder.predictions.folder, Part("ref-davis17", tmp_path / "data")).summary.lines
+    better, worse = (found["J&F, published (matched)"] for found in (from_eval, masks_only))
     assert better is not None
     assert worse is not None
-    assert better.mean > worse.mean  # masks do not tell which answer was surer
+    assert better.mean > worse.mean  # masks do not contain the probabilities
 
 
-def test_a_group_without_one_of_its_results_is_answered_anew(tmp_path: Path) -> None:
+def test_a_group_that_lacks_a_result_is_segmented_again(tmp_path: Path) -> None:
     part = Part("mevis", layouts.write_mevis(tmp_path / "data", size=SQUARE)).open()
-    folder = answered(oracle(part), part, tmp_path / "out")
+    folder = run_all(oracle(part), part, tmp_path / "out")
     group = part.videos[0][1]
-    assert folder.holds(group, matching=False)
+    assert folder.is_complete(group, matching=False)
     folder.result(group[1]).unlink()
-    assert not folder.holds(group, matching=False)
+    assert not folder.is_complete(group, matching=False)
     left_behind = folder.predictions.of(group[0]).with_name(".0.part")
     left_behind.mkdir()
     (left_behind / "00000.png").write_bytes(b"half")
-    answered(oracle(part), part, tmp_path / "out")
-    assert folder.holds(group, matching=False)
+    run_all(oracle(part), part, tmp_path / "out")
+    assert folder.is_complete(group, matching=False)
     assert not left_behind.exists()
 
 
-def test_an_expression_that_cannot_be_asked_is_named(tmp_path: Path) -> None:
+def test_an_expression_that_the_model_does_not_support_is_named(tmp_path: Path) -> None:
     part = Part("mevis", layouts.write_mevis(tmp_path / "data", size=SQUARE)).open()
     video, samples = part.videos[0]
     blank = replace(samples[0], sentence=" ")
     with pytest.raises(EvaluationError, match=f"expressions 0 about video {video.id}"):
-        list(Evaluator(oracle(part), part, ResultFolder(tmp_path), 4).answer([blank]))  # type: ignore[arg-type]
+        list(Evaluator(oracle(part), part, ResultFolder(tmp_path), 4).run([blank]))  # type: ignore[arg-type]
 
 
-def test_the_published_protocol_asks_one_sentence_at_a_time() -> None:
+def test_the_published_protocol_segments_one_expression_at_a_time() -> None:
     model: Any = load("miniature", device="cpu", protocol="published")
     frames = [np.random.default_rng(n).integers(0, 255, (128, 128, 3), np.uint8) for n in range(3)]
     prompts = [Prompt("red one"), Prompt("the striped square that is left of the blue ring")]
-    together = [chunk.masks for chunk in answer_video(model, frames, prompts, 8, keep_logits=True)]
-    logits = [list(answer_video(model, frames, [prompt], 8, keep_logits=True)) for prompt in prompts]
-    assert len(together) == 1
-    for place, (alone,) in enumerate(logits):
-        assert np.array_equal(together[0][:, place], alone.masks[:, 0])
+    joint = [chunk.masks for chunk in predict_video(model, frames, prompts, 8, keep_logits=True)]
+    separate = [list(predict_video(model, frames, [prompt], 8, keep_logits=True)) for prompt in prompts]
+    assert len(joint) == 1
+    for position, (alone,) in enumerate(separate):
+        assert np.array_equal(joint[0][:, position], alone.masks[:, 0])
         assert alone.logits is not None
         assert alone.logits.shape == (3, 1, 128, 128)
 
 
-# What results depend on.
+# Settings that results depend on.
 
 
-def claimed(tmp_path: Path, **binding: Any) -> None:
+def claim(tmp_path: Path, **binding: Any) -> None:
     Settings("m", Part("worlds"), {"clip length": 8, "split": "all", **binding}).claim(ResultFolder(tmp_path))
 
 
 def test_other_settings_are_refused_in_one_sentence(tmp_path: Path) -> None:
-    claimed(tmp_path)
-    claimed(tmp_path)
-    with pytest.raises(EvaluationError, match=r"begun with clip length 8 and not 1; give another folder"):
-        claimed(tmp_path, **{"clip length": 1})
-    with pytest.raises(EvaluationError, match=r"begun with cme null and not true"):
-        claimed(tmp_path, cme=True)
+    claim(tmp_path)
+    claim(tmp_path)
+    with pytest.raises(EvaluationError, match=r"holds results with clip length 8, not 1; give another folder"):
+        claim(tmp_path, **{"clip length": 1})
+    with pytest.raises(EvaluationError, match=r"holds results with cme null, not true"):
+        claim(tmp_path, cme=True)
     ResultFolder(tmp_path).settings.write_text("[]")
     with pytest.raises(EvaluationError, match=r"settings\.json"):
-        claimed(tmp_path)
+        claim(tmp_path)
 
 
-def test_other_weights_are_other_settings() -> None:
+def test_changed_weights_have_another_digest() -> None:
     model = torch.nn.Linear(3, 2)
-    before = evaluation.weights_digest(model)
-    assert before == evaluation.weights_digest(model)
+    before = weights_digest(model)
+    assert before == weights_digest(model)
     with torch.no_grad():
         model.bias[1] += 1
-    assert before != evaluation.weights_digest(model)
+    assert before != weights_digest(model)
 
 
 def run(*arguments: object) -> Any:
@@ -223,7 +224,7 @@ def run(*arguments: object) -> Any:
 
 @pytest.fixture(scope="module")
 def worlds_eval(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An evaluation of the miniature on three clips, which nothing interrupted."""
+    """An uninterrupted evaluation of the miniature on three clips."""
     out = tmp_path_factory.mktemp("eval") / "whole"
     found = run("eval", "miniature", "worlds", "--split", "multi-target", "--count", 3, "--out", out, *ON_CPU)
     assert found.exit_code == 0, found.output
@@ -245,42 +246,42 @@ def test_eval_gives_the_numbers_of_diagnose(worlds_eval: Path) -> None:
     assert values["F"][0] == pytest.approx(summary.f, abs=0.05)
 
 
-def test_what_is_answered_is_not_answered_again(worlds_eval: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+def test_complete_results_are_not_computed_again(worlds_eval: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    segmented: list[str] = []
 
-    def answer(self: Evaluator, group: Sequence[Sample]) -> Iterator[int]:
-        asked.extend(sample.video.id for sample in group)
+    def run_group(self: Evaluator, group: Sequence[Sample]) -> Iterator[int]:
+        segmented.extend(sample.video.id for sample in group)
         yield 1
 
-    monkeypatch.setattr(Evaluator, "answer", answer)
+    monkeypatch.setattr(Evaluator, "run", run_group)
     request = Request("miniature", Part("worlds", None, "multi-target", 3), worlds_eval, device="cpu")
     again = evaluate(request, show_progress=False).summary
-    assert not asked
+    assert not segmented
     assert again.markdown() + "\n" == (worlds_eval / "summary.md").read_text()
-    with pytest.raises(EvaluationError, match="cme true and not false"):
+    with pytest.raises(EvaluationError, match="cme true, not false"):
         evaluate(replace(request, overrides={"cme": False}), show_progress=False)
-    with pytest.raises(EvaluationError, match="split"):
+    with pytest.raises(EvaluationError, match='split "multi-target", not "motion"'):
         evaluate(replace(request, part=Part("worlds", None, "motion", 1)), show_progress=False)
 
 
 def without_times(folder: Path) -> dict[str, bytes]:
-    """Every file of an evaluation but for the seconds in it and the names of its making."""
+    """Read the files of an evaluation, without the seconds in them."""
     files = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith("."):  # a kill may leave a hidden file behind
+        if path.is_file() and not path.name.startswith("."):  # a killed run may leave a hidden file
             content = path.read_bytes()
             if path.suffix == ".json" and "results" in path.parts:
                 content = json.dumps({**json.loads(content), "seconds": 0}).encode()
             if path.name == "expressions.csv":
-                continue  # made of the results, times included
+                continue  # derived from the results, with their times
             files[str(path.relative_to(folder))] = content
     return files
 
 
-def test_killed_and_run_again_ends_with_the_same_files(worlds_eval: Path, tmp_path: Path) -> None:
+def test_a_killed_and_resumed_evaluation_ends_with_the_same_files(worlds_eval: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     command = ("eval", "miniature", "worlds", "--split", "multi-target", "--count", 3, "--out", out, *ON_CPU)
-    # Two processes share the work, so that a run in one must end with what two began.
+    # Two processes before the kill and one after: the files may not depend on it.
     arguments = [sys.executable, "-m", "refervos", *map(str, command), "--processes", "2"]
     first = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ})
     deadline = time.monotonic() + 300
@@ -288,26 +289,26 @@ def test_killed_and_run_again_ends_with_the_same_files(worlds_eval: Path, tmp_pa
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    there = {path: path.stat().st_mtime_ns for path in out.rglob("results/*/*.json")}
-    assert there
+    finished = {path: path.stat().st_mtime_ns for path in out.rglob("results/*/*.json")}
+    assert finished
     assert not (out / "report.html").exists()
-    time.sleep(1)  # the other processes follow
-    left = len(list(out.rglob("results/*/*.json")))
+    time.sleep(1)  # for the other processes to end
+    remaining = len(list(out.rglob("results/*/*.json")))
     assert run(*command).exit_code == 0
-    assert {path: path.stat().st_mtime_ns for path in there} == there
-    assert left < 3 or len(there) == 3
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert remaining < 3 or len(finished) == 3
     assert without_times(out) == without_times(worlds_eval)
 
 
-def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(self: Evaluator, group: Sequence[Sample]) -> Iterator[int]:
+def test_ctrl_c_ends_with_130_and_says_how_to_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_group(self: Evaluator, group: Sequence[Sample]) -> Iterator[int]:
         yield 1
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Evaluator, "answer", answer)
+    monkeypatch.setattr(Evaluator, "run", run_group)
     found = run("eval", "miniature", "worlds", "--split", "spatial", "--count", 1, "--out", tmp_path, *ON_CPU)
     assert found.exit_code == 130
-    assert "the same command goes on" in found.output
+    assert "the same command continues from here" in found.output
 
 
 def test_work_is_shared_among_processes() -> None:
@@ -316,7 +317,7 @@ def test_work_is_shared_among_processes() -> None:
     assert list(run_in_processes([begin_failing], [], 4)) == []
 
 
-def test_processes_prepare_in_turn(tmp_path: Path) -> None:
+def test_processes_use_the_prepared_functions_in_turn(tmp_path: Path) -> None:
     begins = [partial(begin_meeting, tmp_path, name, 3) for name in ("first GPU", "second GPU")]
     found = set(run_in_processes(begins, range(30), 3))
     assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["first GPU", "first GPU", "second GPU"]
@@ -329,14 +330,14 @@ def test_processes_prepare_in_turn(tmp_path: Path) -> None:
         (None, 3, 5, ["cuda:0", "cuda:1", "cuda:2"]),
         ("cuda", 3, 2, ["cuda:0", "cuda:1"]),
         (None, 1, 2, [None]),
-        ("cuda", 0, 2, ["cuda"]),  # refused by torch where the model is loaded
+        ("cuda", 0, 2, ["cuda"]),  # refused by torch when the model is loaded
         (None, 0, 2, [None]),
         ("cuda:1", 3, 2, ["cuda:1"]),
         ("cpu", 3, 2, ["cpu"]),
         (None, 3, 1, [None]),
     ],
 )
-def test_processes_are_spread_over_gpus(
+def test_processes_are_distributed_over_gpus(
     device: str | None,
     gpus: int,
     processes: int,
@@ -353,12 +354,13 @@ def test_processes_are_spread_over_gpus(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(evaluation, "run_in_processes", share)
     request = Request("miniature", Part("worlds", None, "motion", 2), tmp_path, device=device)
-    evaluation._answer_waiting(request, request.part.open(), processes, False)
+    with pytest.raises(EvaluationError, match=r"settings\.json cannot be read"):  # nobody wrote results
+        evaluate(request, processes=processes, show_progress=False)
     assert shared == [(expected, processes)]
     assert not torch.cuda.is_initialized()
 
 
-def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
+def test_a_second_evaluation_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     hold = (
         "import sys; from pathlib import Path; from refervos.files.locks import FolderLock;"
         "lock = FolderLock(Path(sys.argv[1]), 'x', ValueError); print('held', flush=True); sys.stdin.read()"
@@ -376,7 +378,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("begin", "message"), [(begin_failing, "this is wrong"), (begin_dying, "fewer --processes")])
-def test_what_goes_wrong_in_a_process_is_told(begin: Any, message: str) -> None:
+def test_an_error_in_a_process_reaches_the_caller(begin: Any, message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         list(run_in_processes([begin], [1, 2], 2))
 
@@ -384,7 +386,10 @@ def test_what_goes_wrong_in_a_process_is_told(begin: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["eval", "miniature", "mevis", "--out", "x"], "give its folder"),
+        (
+            ["eval", "miniature", "mevis", "--out", "x"],
+            "MeViS needs the folder of the data set",
+        ),
         (["eval", "miniature", "nothing", "--out", "x"], "'nothing' is unknown"),
         (["eval", "miniature", "worlds", "--out", "x", "--online", "--clip", "4"], "give one of them"),
         (
@@ -395,13 +400,13 @@ def test_what_goes_wrong_in_a_process_is_told(begin: Any, message: str) -> None:
         (["score", "nowhere", "worlds"], "nowhere"),
     ],
 )
-def test_bad_requests_are_one_sentence(arguments: list[str], message: str) -> None:
+def test_invalid_command_lines_raise_an_error_that_says_why(arguments: list[str], message: str) -> None:
     found = run(*arguments)
-    assert found.exit_code == 1  # an exception, which main turns into a sentence
+    assert found.exit_code == 1  # an exception, which main prints as a sentence
     assert message in str(found.exception)
 
 
-def test_score_writes_the_same_tables(worlds_eval: Path, tmp_path: Path) -> None:
+def test_score_writes_the_tables_of_eval(worlds_eval: Path, tmp_path: Path) -> None:
     out = tmp_path / "scored"
     found = run("score", worlds_eval, "worlds", "--split", "multi-target", "--count", 3, "--out", out, "--quiet")
     assert found.exit_code == 0, found.output
@@ -410,7 +415,7 @@ def test_score_writes_the_same_tables(worlds_eval: Path, tmp_path: Path) -> None
     assert one["measures"] == other["measures"]
 
 
-def test_scoring_in_processes_gives_the_same(tmp_path: Path) -> None:
+def test_scoring_in_several_processes_gives_the_same_results(tmp_path: Path) -> None:
     layouts.write_mevis(tmp_path / "data")
     part = Part("mevis", tmp_path / "data")
     write_masks(tmp_path / "masks", part.open().samples(), lambda sample, index: np.roll(perfect(sample, index), 1))
@@ -420,6 +425,6 @@ def test_scoring_in_processes_gives_the_same(tmp_path: Path) -> None:
     assert one.summary.results == two.summary.results
 
 
-def test_the_mode_must_be_one() -> None:
+def test_an_invalid_mode_is_refused() -> None:
     with pytest.raises(ConfigError, match="mode is 0"):
         Request("miniature", Part("worlds", None, "spatial", 1), Path("unused"), mode=0).begin()

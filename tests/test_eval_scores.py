@@ -1,4 +1,4 @@
-"""Scores of masks that are known, over every benchmark's layout: what each reports, and what missing masks cost."""
+"""Scores of known masks in every benchmark's layout: reported measures, and the cost of missing masks."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from refervos.data.sample import Sample
 from refervos.errors import ConfigError, EvaluationError
 from refervos.evaluation.bootstrap import interval_around, mean_interval, resampled_ratios
 from refervos.evaluation.datasets import Part
-from refervos.evaluation.expressions import PRECISION_THRESHOLDS, ExpressionResult, Scores
-from refervos.evaluation.measures import lines_of, measure
+from refervos.evaluation.expression_scores import PRECISION_THRESHOLDS, ExpressionResult, Scores
+from refervos.evaluation.measures import measure, summary_measures
 from refervos.evaluation.predictions import Predictions, read_mask
 from refervos.evaluation.scoring import score
 from refervos.evaluation.summary import summarise
@@ -42,7 +42,7 @@ SPLITS = {"ref-youtube-vos": "train"}
 
 
 def shifted(sample: Sample, index: int) -> np.ndarray:
-    """What is meant, two pixels further to the right."""
+    """Return the ground truth, shifted two pixels to the right."""
     return np.roll(perfect(sample, index), 2, axis=1)
 
 
@@ -61,7 +61,7 @@ def test_perfect_masks_reach_100_in_every_layout(tmp_path: Path, name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["mevis", "grefcoco", "ref-davis17", "a2d-sentences"])
-def test_no_masks_at_all_reach_0_everywhere(tmp_path: Path, name: str) -> None:
+def test_missing_masks_score_0_in_every_measure(tmp_path: Path, name: str) -> None:
     part = part_of(name, tmp_path / "data")
     (tmp_path / "masks").mkdir()
     found = score(tmp_path / "masks", part)
@@ -87,7 +87,7 @@ def test_mevis_averages_frames_then_expressions(tmp_path: Path) -> None:
     assert means(found, "without target") == pytest.approx({"J": 100, "F": 100, "J&F": 100})
 
 
-def test_n_acc_and_t_acc_ask_for_any_pixel_in_any_frame(tmp_path: Path) -> None:
+def test_one_pixel_in_one_frame_makes_a_prediction_non_empty(tmp_path: Path) -> None:
     part = part_of("mevis", tmp_path / "data")
 
     def last_pixel(sample: Sample, index: int) -> np.ndarray:
@@ -95,12 +95,12 @@ def test_n_acc_and_t_acc_ask_for_any_pixel_in_any_frame(tmp_path: Path) -> None:
         mask[-1, -1] = index == len(sample.video) - 1
         return mask
 
-    for name, answer, expected in (("a", last_pixel, (0, 100)), ("b", nothing, (100, 0))):
-        found = lines(scored(tmp_path / name, part, answer))
+    for name, predict, expected in (("a", last_pixel, (0, 100)), ("b", nothing, (100, 0))):
+        found = lines(scored(tmp_path / name, part, predict))
         assert (found["N-acc"], found["T-acc"]) == expected
 
 
-def test_the_final_score_is_a_mean_of_three(tmp_path: Path) -> None:
+def test_the_final_score_is_the_mean_of_three(tmp_path: Path) -> None:
     found = scored(tmp_path / "masks", part_of("mevis", tmp_path / "data"), everything)
     j_and_f = means(found)["J&F"]
     assert j_and_f is not None
@@ -108,18 +108,18 @@ def test_the_final_score_is_a_mean_of_three(tmp_path: Path) -> None:
     assert final == pytest.approx((j_and_f + 0 + 100) / 3)
 
 
-def test_a_frame_without_mask_counts_0_and_is_told(tmp_path: Path) -> None:
+def test_a_frame_without_mask_scores_0_and_is_reported(tmp_path: Path) -> None:
     part = part_of("mevis", tmp_path / "data")
     found = scored(tmp_path / "masks", part, lambda sample, index: None if index == 3 else perfect(sample, index))
     assert means(found)["J"] == pytest.approx(100 * 5 / 6)
     assert means(found, "without target")["J"] == pytest.approx(100 * 5 / 6)
-    assert lines(found)["N-acc"] == 0  # that a frame was left out does not say that it is empty
+    assert lines(found)["N-acc"] == 0  # a missing mask is not an empty one
     (note,) = [note for note in found.summary.notes() if "missing" in note]
     assert note.startswith("8 masks of 8 expressions are missing")
     assert all(result.missing == 1 for result in found.summary.results)
 
 
-def test_an_expression_without_masks_is_a_wrong_answer_to_everything(tmp_path: Path) -> None:
+def test_an_expression_without_masks_is_wrong_in_every_measure(tmp_path: Path) -> None:
     part = part_of("mevis", tmp_path / "data")
     found = scored(
         tmp_path / "masks", part, lambda sample, index: None if sample.has_target else nothing(sample, index)
@@ -155,7 +155,7 @@ def test_masks_of_any_system_are_read(tmp_path: Path, pixels: list[list[int]], m
         ([[[0, 0, 0], [255, 255, 255]]], "stores colours"),
     ],
 )
-def test_what_is_no_mask_is_named(tmp_path: Path, pixels: list[list[int]], message: str) -> None:
+def test_a_file_that_is_no_mask_is_named(tmp_path: Path, pixels: list[list[int]], message: str) -> None:
     path = tmp_path / "00007.png"
     Image.fromarray(np.array(pixels, dtype=np.uint8)).save(path)
     with pytest.raises(EvaluationError, match=f"00007.png {message}"):
@@ -165,7 +165,7 @@ def test_what_is_no_mask_is_named(tmp_path: Path, pixels: list[list[int]], messa
         read_mask(path, (2, 2))
 
 
-def test_masks_may_lie_in_a_folder_of_eval_or_of_a_submission(tmp_path: Path) -> None:
+def test_masks_are_found_in_folders_of_eval_and_of_submissions(tmp_path: Path) -> None:
     part = part_of("mevis", tmp_path / "data")
     for inner in ("predictions", "Annotations"):
         write_masks(tmp_path / inner / inner, part.open().samples(), perfect)
@@ -174,7 +174,7 @@ def test_masks_may_lie_in_a_folder_of_eval_or_of_a_submission(tmp_path: Path) ->
         score(tmp_path / "nowhere", part)
 
 
-# What single benchmarks report.
+# Measures of single benchmarks.
 
 
 def test_ref_davis_forgives_swapped_expressions_in_the_published_protocol_only(tmp_path: Path) -> None:
@@ -191,18 +191,18 @@ def test_ref_davis_forgives_swapped_expressions_in_the_published_protocol_only(t
     void[layouts.DAVIS_VOID] = True
     per_object = []
     for film in layouts.film("val"):
-        answered = {referral.targets[0] for referral in film.asked[:2]}
+        described = {referral.targets[0] for referral in film.asked[:2]}
         for number, masks in enumerate(film.clip.masks):
-            unanswered = 100 * fmean(float(not (mask & ~void).any()) for mask in masks)
+            undescribed = 100 * fmean(float(not (mask & ~void).any()) for mask in masks)
             if (film.clip.masks[number:, 0] & ~void).any():  # only objects up to the last in the first frame count
-                per_object.append(100.0 if number in answered else unanswered)
+                per_object.append(100.0 if number in described else undescribed)
     assert measured["J, published (matched)"] == pytest.approx(fmean(per_object))
     assert measured["J&F, strict (by expression)"] == means(found)["J&F"]
     assert measured["J&F, strict (by expression)"] < 60 < measured["J&F, published (matched)"]
     assert [group.name for group in found.summary.grouped("kind")] == ["first frame", "full video"]
 
 
-def test_ref_davis_gives_a_pixel_of_two_answers_to_the_first(tmp_path: Path) -> None:
+def test_ref_davis_gives_a_pixel_of_two_predictions_to_the_first(tmp_path: Path) -> None:
     part = part_of("ref-davis17", tmp_path / "data")
 
     def greedy(sample: Sample, index: int) -> np.ndarray:
@@ -220,10 +220,10 @@ def test_long_rvos_reports_temporal_overlap_by_kind(tmp_path: Path) -> None:
         for expression in (0, 1):
             truth = film.masks(expression)
             predicted = truth & (np.arange(len(truth)) % 2 == 0)[:, None, None]
-            shown, answered = (np.array([mask.any() for mask in masks]) for masks in (truth, predicted))
+            visible, non_empty = (np.array([mask.any() for mask in masks]) for masks in (truth, predicted))
             j = np.array([region_similarity(*pair) for pair in zip(truth, predicted, strict=True)])
-            expected["tIoU"].append(100 * temporal_iou(shown, answered))
-            expected["vIoU"].append(100 * video_iou(j, shown, answered))
+            expected["tIoU"].append(100 * temporal_iou(visible, non_empty))
+            expected["vIoU"].append(100 * video_iou(j, visible, non_empty))
     assert {name: means(found)[name] for name in expected} == pytest.approx(
         {name: fmean(values) for name, values in expected.items()}
     )
@@ -239,10 +239,10 @@ def test_revos_averages_referring_and_reasoning_and_shows_r_of_hallucinations(tm
     referring = (0, 2)
     expected = []
     for film in layouts.film("valid"):
-        everything_there = np.any(film.clip.masks, axis=0)
+        all_objects = np.any(film.clip.masks, axis=0)
         for expression in referring:
             truth = film.masks(expression)
-            frames = zip(truth, np.roll(truth, 2, axis=2), list(everything_there), strict=True)
+            frames = zip(truth, np.roll(truth, 2, axis=2), list(all_objects), strict=True)
             expected.append(100 * fmean(robustness(*frame) for frame in frames))
     assert means(found, "referring")["R"] == pytest.approx(fmean(expected))
     assert lines(found)["R (hallucination)"] == pytest.approx(100)
@@ -265,7 +265,7 @@ def test_images_report_overall_and_mean_iou_and_precision(tmp_path: Path) -> Non
     assert lines(found) == {"N-acc": 100, "T-acc": 100}
 
 
-def test_sentences_about_videos_count_annotated_frames_alone(tmp_path: Path) -> None:
+def test_only_annotated_frames_count(tmp_path: Path) -> None:
     part = part_of("a2d-sentences", tmp_path / "data")
     found = scored(tmp_path / "masks", part, shifted)
     ious = [
@@ -278,17 +278,17 @@ def test_sentences_about_videos_count_annotated_frames_alone(tmp_path: Path) -> 
     assert means(found)["P@0.7"] == pytest.approx(100 * fmean(iou > 0.7 for iou in ious))
 
 
-def test_secret_truth_is_no_error(tmp_path: Path) -> None:
+def test_masks_without_public_ground_truth_are_not_scored(tmp_path: Path) -> None:
     layouts.write_mevis(tmp_path / "data", "valid")
     part = Part("mevis", tmp_path / "data", "valid")
     found = scored(tmp_path / "masks", part, nothing)
     assert not found.summary.scored
-    assert "not public" in found.summary.markdown()
+    assert "The ground truth of 8 expressions is not public: their masks are not scored." in found.summary.markdown()
     assert all(result.empty for result in found.summary.results)
 
 
-def test_a_data_set_must_be_named_and_found(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="give its folder"):
+def test_a_data_set_without_folder_or_of_unknown_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="MeViS needs the folder of the data set; give it after the name mevis"):
         Part("mevis").open()
     with pytest.raises(ConfigError, match="'mavis' is unknown"):
         Part("mavis", tmp_path).open()
@@ -321,20 +321,20 @@ def test_intervals_are_over_videos_and_not_over_expressions() -> None:
     assert one.high - one.low == pytest.approx(100 * 2 * 1.96 * values.std() / 40**0.5, rel=0.1)
 
 
-def test_measures_about_nothing_are_left_out() -> None:
+def test_measures_without_samples_are_left_out() -> None:
     found = summarise("t", "video", [result_of("a", 0.5), result_of("b", 0.7)])
     assert {name for name, value in found.lines.items() if value} == {"T-acc"}
-    assert measure([], lines_of("video")) == [None] * 3
+    assert measure([], summary_measures("video")) == [None] * 3
 
 
-def test_worlds_weigh_splits_and_not_clips() -> None:
+def test_worlds_weights_splits_equally_and_not_clips() -> None:
     results = [result_of(str(n), 0.2, kind="motion") for n in range(9)] + [result_of("x", 0.8, kind="spatial")]
     found = summarise("t", "worlds", results).lines["J&F, mean of the target splits"]
     assert found is not None
     assert found.mean == pytest.approx(50)
 
 
-def test_groups_by_length_kind_and_size() -> None:
+def test_groups_are_formed_by_length_kind_and_size() -> None:
     results = [
         result_of("a", 0.5, frames=1, kind="easy"),
         result_of("b", 0.6, frames=16, kind="hard"),
@@ -355,7 +355,7 @@ def test_groups_by_length_kind_and_size() -> None:
     assert found.worst[0][0].video == "a"
 
 
-def test_tables_tell_the_same_in_every_form() -> None:
+def test_markdown_csv_and_json_hold_the_same_numbers() -> None:
     found = summarise("a title", "video", [result_of("a", 0.5), result_of("b", 0.75, expression="one | two\nthree")])
     text = found.markdown()
     assert text.startswith("a title\n")
@@ -368,7 +368,7 @@ def test_tables_tell_the_same_in_every_form() -> None:
     assert values["groups"][0]["values"]["J&F"] == pytest.approx([62.5, 50, 75])
 
 
-def test_predictions_know_their_frames(tmp_path: Path) -> None:
+def test_predictions_list_and_read_the_masks_of_an_expression(tmp_path: Path) -> None:
     part = part_of("mevis", tmp_path / "data")
     first, *_ = part.open().samples()
     write_masks(tmp_path / "masks", [first], perfect)

@@ -12,8 +12,8 @@ import pytest
 from predicted import write_masks
 from refervos.data.sample import Sample, Video
 from refervos.errors import EvaluationError
-from refervos.evaluation.expressions import score_expression
-from refervos.evaluation.measures import columns_of, lines_of, measure
+from refervos.evaluation.expression_scores import score_expression
+from refervos.evaluation.measures import measure, summary_measures, table_measures
 from refervos.evaluation.predictions import Predictions
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -55,7 +55,7 @@ def measured(folder: Path, *pairs: Pair) -> dict[str, float | None]:
         sample = Sample(Video(str(number), image), "0", "it", image, has_target=bool(ground_truth.any()))
         write_masks(folder, [sample], lambda sample, index, mask=predicted: mask)  # type: ignore[misc]
         results.append(score_expression(sample, Predictions.open(folder)))
-    measures = (*columns_of("image"), *lines_of("image"))
+    measures = (*table_measures("image"), *summary_measures("image"))
     values = measure(results, measures)
     return {one.name: None if value is None else value.mean / 100 for one, value in zip(measures, values, strict=True)}
 

@@ -45,7 +45,7 @@ def test_they_read_the_sentence(name: str, least: float, request: pytest.Fixture
     """Six clips of the appearance split; asked about another object, they must not answer with this one."""
     model = request.getfixturevalue(name)
     asked = diagnose(model, ["appearance"], 6).summary("appearance").j_and_f
-    other = diagnose(model, ["appearance"], 6, ask="other").summary("appearance").j_and_f
+    other = diagnose(model, ["appearance"], 6, prompt_with="other").summary("appearance").j_and_f
     assert asked > least
     assert asked - other > 35
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from refervos import load
 from refervos.errors import CheckpointError, RefervosError
-from refervos.evaluation.answers import Question, answer_together
+from refervos.evaluation.inference import PromptedClip, predict_batch
 from refervos.prompts import Prompt
 from scenes import micro_model, scene
 
@@ -120,10 +120,10 @@ def test_an_answer_that_is_no_number_is_no_empty_mask(overflowing: Any, keep_log
         session.step(scene(1)[0])
 
 
-def test_clips_answered_together_refuse_nan_too(overflowing: Any) -> None:
-    questions = [Question(np.stack(scene(2)), Prompt("the red circle")) for _ in range(2)]
+def test_a_batch_of_clips_refuses_nan_too(overflowing: Any) -> None:
+    clips = [PromptedClip(np.stack(scene(2)), Prompt("the red circle")) for _ in range(2)]
     with pytest.raises(CheckpointError, match="output contains NaN"):
-        answer_together(overflowing, questions, clip_length=1)
+        predict_batch(overflowing, clips, clip_length=1)
 
 
 def test_names_in_errors_cannot_command_a_terminal(folder: Path) -> None:

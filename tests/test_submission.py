@@ -1,4 +1,4 @@
-"""Submissions are exactly what the servers want, or nothing."""
+"""Submissions are exactly as the servers require, or nothing is written."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "ref-youtube-vos": layouts.write_ref_youtube_vos,
 }
 FRAMES = {"mevis": [f"{n:05d}" for n in range(6)], "ref-youtube-vos": [f"{n:05d}" for n in range(0, 30, 5)]}
-ASKED = {"mevis": 4, "ref-youtube-vos": 2}
+EXPRESSIONS = {"mevis": 4, "ref-youtube-vos": 2}
 
 
 def checkered(sample: Sample, index: int) -> np.ndarray:
-    """A mask that no two expressions and frames share."""
+    """Return a mask that differs for every expression and frame."""
     mask = nothing(sample, index)
     mask.flat[int(sample.expression_id) :: index + 2] = True
     return mask
@@ -41,22 +41,22 @@ def part_of(name: str, folder: Path) -> Part:
     return Part(name, WRITERS[name](folder, "valid"), "valid")
 
 
-def packed(masks: Path, part: Part, out: Path, **options: Any) -> list[str]:
+def pack(masks: Path, part: Part, out: Path, **options: Any) -> list[str]:
     return submit(Predictions.open(masks), part.open(), out, **options)
 
 
 @pytest.mark.parametrize("highest", [1, 255])
 @pytest.mark.parametrize("name", WRITERS)
-def test_the_zip_is_what_the_server_wants(tmp_path: Path, name: str, highest: int) -> None:
+def test_the_zip_has_the_names_and_masks_that_the_server_expects(tmp_path: Path, name: str, highest: int) -> None:
     part = part_of(name, tmp_path / "data")
     samples = list(part.open().samples())
     write_masks(tmp_path / "masks", samples, checkered, highest)
-    assert packed(tmp_path / "masks", part, tmp_path / "out" / "it.zip") == []
+    assert pack(tmp_path / "masks", part, tmp_path / "out" / "it.zip") == []
     top = "Annotations/" if name == "ref-youtube-vos" else ""
     videos = [film.id for film in layouts.film("valid")]
-    wanted = [f"{top}{v}/{e}/{f}.png" for v in videos for e in range(ASKED[name]) for f in FRAMES[name]]
+    expected = [f"{top}{v}/{e}/{f}.png" for v in videos for e in range(EXPRESSIONS[name]) for f in FRAMES[name]]
     with zipfile.ZipFile(tmp_path / "out" / "it.zip") as archive:
-        assert archive.namelist() == wanted == sorted(wanted)
+        assert archive.namelist() == expected == sorted(expected)
         for sample in samples:
             for index, frame in enumerate(sample.video.frames.names):
                 path = f"{top}{sample.video.id}/{sample.expression_id}/{frame}.png"
@@ -69,7 +69,7 @@ def test_the_same_masks_give_the_same_bytes(tmp_path: Path) -> None:
     part = part_of("mevis", tmp_path / "data")
     for name, highest in (("a", 255), ("b", 1)):
         write_masks(tmp_path / name, reversed(list(part.open().samples())), checkered, highest)
-        packed(tmp_path / name, part, tmp_path / f"{name}.zip")
+        pack(tmp_path / name, part, tmp_path / f"{name}.zip")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
@@ -90,56 +90,56 @@ def small(path: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "damage", "message"),
     [
-        ("valid00/2", remove, "valid00/2 is missing, or has none of 6 masks"),
+        ("valid00/2", remove, "valid00/2 is missing or has none of the 6 masks"),
         ("valid01/0/00003.png", Path.unlink, "valid01/0/00003.png is missing"),
         ("valid01/0/00003.png", gray, "00003.png is not binary"),
         ("valid01/0/00003.png", small, "00003.png is 48x64; the frames are 64x48"),
         ("valid01/0/00003.png", lambda path: path.write_bytes(b"\x89PNG"), "00003.png' is not an image"),
     ],
 )
-def test_what_is_wrong_is_named_and_nothing_is_written(
+def test_a_wrong_mask_is_named_and_nothing_is_written(
     tmp_path: Path, where: str, damage: Callable[[Path], None], message: str
 ) -> None:
     part = part_of("mevis", tmp_path / "data")
     masks = write_masks(tmp_path / "masks", part.open().samples(), checkered)
     damage(masks / where)
     with pytest.raises(EvaluationError, match="nothing was written") as raised:
-        packed(masks, part, tmp_path / "it.zip")
+        pack(masks, part, tmp_path / "it.zip")
     assert message in str(raised.value)
     assert len(str(raised.value).splitlines()) == 2
     assert not list(tmp_path.glob("*it.zip*"))
 
 
-def test_of_many_problems_twenty_are_listed(tmp_path: Path) -> None:
+def test_at_most_twenty_problems_are_listed(tmp_path: Path) -> None:
     part = part_of("mevis", tmp_path / "data")
     write_masks(tmp_path / "masks", part.open().samples(), checkered, highest=7)
     with pytest.raises(EvaluationError) as raised:
-        packed(tmp_path / "masks", part, tmp_path / "it.zip")
+        pack(tmp_path / "masks", part, tmp_path / "it.zip")
     _, *lines = str(raised.value).splitlines()
     assert all("is not binary" in line for line in lines[:20])
     assert lines[20:] == ["  ... and 28 more."]
 
 
-def test_strangers_are_left_out_and_told(tmp_path: Path) -> None:
+def test_folders_outside_the_split_are_left_out_and_returned(tmp_path: Path) -> None:
     part = part_of("mevis", tmp_path / "data")
     masks = write_masks(tmp_path / "masks", part.open().samples(), checkered)
     (masks / "elsewhere" / "0").mkdir(parents=True)
     (masks / "valid00" / "17").mkdir()
-    assert packed(masks, part, tmp_path / "it.zip") == ["elsewhere", "valid00/17"]
+    assert pack(masks, part, tmp_path / "it.zip") == ["elsewhere", "valid00/17"]
 
 
-def test_a_zip_that_exists_is_kept(tmp_path: Path) -> None:
+def test_an_existing_zip_is_kept_unless_overwrite_is_set(tmp_path: Path) -> None:
     part = part_of("mevis", tmp_path / "data")
     masks = write_masks(tmp_path / "masks", part.open().samples(), checkered)
     (tmp_path / "it.zip").write_bytes(b"precious")
     with pytest.raises(VideoError, match=r"it\.zip"):
-        packed(masks, part, tmp_path / "it.zip")
+        pack(masks, part, tmp_path / "it.zip")
     assert (tmp_path / "it.zip").read_bytes() == b"precious"
-    packed(masks, part, tmp_path / "it.zip", overwrite=True)
+    pack(masks, part, tmp_path / "it.zip", overwrite=True)
     assert zipfile.is_zipfile(tmp_path / "it.zip")
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command_packs_masks_and_refuses_other_benchmarks(tmp_path: Path) -> None:
     part = part_of("ref-youtube-vos", tmp_path / "data")
     write_masks(tmp_path / "theirs" / "Annotations", part.open().samples(), checkered)
     arguments = ["submit", "ref-youtube-vos", str(tmp_path / "theirs"), str(tmp_path / "it.zip"), "--quiet"]
@@ -148,4 +148,4 @@ def test_the_command(tmp_path: Path) -> None:
     assert "4 expressions about 2 videos" in found.output
     other = CliRunner().invoke(app, ["submit", "revos", *arguments[2:], "--data", str(tmp_path / "data")])
     assert isinstance(other.exception, ConfigError)
-    assert "mevis, ref-youtube-vos" in str(other.exception)
+    assert "for 'revos'; the benchmarks with one are mevis, ref-youtube-vos" in str(other.exception)

@@ -15,8 +15,8 @@ from refervos.errors import ConfigError
 from refervos.safe_text import printable
 
 if TYPE_CHECKING:
-    from refervos.diagnosis.diagnose import AnsweredCase
-    from refervos.evaluation.answers import Mode
+    from refervos.diagnosis.diagnose import ScoredCase
+    from refervos.evaluation.inference import Mode
 
 DEFAULT_MODEL = "miniature"
 
@@ -86,14 +86,14 @@ def diagnose(
 
     from refervos.diagnosis.contact_sheets import Extremes
     from refervos.diagnosis.controls import run_controls
+    from refervos.diagnosis.diagnose import check_splits
     from refervos.diagnosis.diagnose import diagnose as run
-    from refervos.diagnosis.diagnose import known_splits
     from refervos.diagnosis.tables import diagnosis_table
     from refervos.loading import load
     from refervos.progress import Bar
     from refervos.worlds.benchmark import ALL_SPLITS, SPLITS, BenchmarkDrawings, diagnostic_cases
 
-    splits = known_splits(split or (SPLITS if drawings is None else ALL_SPLITS))
+    splits = check_splits(split or (SPLITS if drawings is None else ALL_SPLITS))
     opened = None if drawings is None else BenchmarkDrawings.open(drawings)
     draw = partial(diagnostic_cases, drawings=opened)
     model = (models or [DEFAULT_MODEL])[0]
@@ -101,7 +101,7 @@ def diagnose(
     extremes = Extremes(sheet_count) if sheet else None
     with Bar("frames", show=False if quiet else None) as bar:
 
-        def answered(case: AnsweredCase) -> None:
+        def answered(case: ScoredCase) -> None:
             bar.advance(case.result.frames, case.result.split)
             if extremes is not None:
                 extremes.add(case)

@@ -76,7 +76,7 @@ def evaluate(
     request = Request(
         model, Part(dataset, path, split, count, allow_outside), out, mode, together, device, dtype, overrides
     )
-    with _stoppable("the same command goes on from here"):
+    with _stoppable("the same command continues from here"):
         evaluation = run(request, processes=processes, show_progress=False if quiet else None)
         _tell(evaluation, out)
 
@@ -167,15 +167,15 @@ def compare(
     from refervos.evaluation.datasets import Part
 
     show = False if quiet else None
-    one, other = comparison.sides(a, b)
-    part = Part(dataset, path, split) if dataset else comparison.part_of(one, other)
-    opened = replace(part, allow_outside=allow_outside).open() if part else comparison.masks_alone(one.predictions)
+    one, other = comparison.open_sides(a, b)
+    part = Part(dataset, path, split) if dataset else comparison.shared_part(one, other)
+    opened = replace(part, allow_outside=allow_outside).open() if part else comparison.part_from_masks(one.predictions)
     if out.suffix.lower() not in (".png", ".mp4"):
         raise ConfigError(f"{out} is neither a .png nor an .mp4; give one of them.")
     moving = out.suffix.lower() == ".mp4"
     most = count or (1 if moving else comparison.SHEET_EXPRESSIONS)
     with _stoppable("nothing was written"):
-        samples = comparison.choose(opened, one, other, most, expression or (), show_progress=show)
+        samples = comparison.choose_expressions(opened, one, other, most, expression or (), show_progress=show)
         if not moving:
             comparison.write_sheet(samples, one, other, out, overwrite=overwrite)
         elif len(samples) > 1:

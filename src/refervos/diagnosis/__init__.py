@@ -1,1 +1,1 @@
-"""The drawn benchmark: what a model can do and what it cannot."""
+"""Diagnosis of a model's abilities on the synthetic benchmark."""

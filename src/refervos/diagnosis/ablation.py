@@ -1,4 +1,4 @@
-"""Variants of a model side by side: what each part is worth, and whether the difference is more than chance."""
+"""Comparison of model variants: the contribution of each part, with intervals of the differences."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from refervos.errors import EvaluationError
 from refervos.evaluation.bootstrap import Interval, paired_difference
 from refervos.markdown import NONE, markdown_table, number
 
-FEWEST_CLIPS = 10
-"""Clips of each split below which no difference is set in bold: so few clips give intervals that are too narrow."""
+MIN_CLIPS = 10
+"""Minimum number of clips per split for a difference in bold; with fewer, intervals are too narrow."""
 
 
 def ablation_table(variants: Mapping[str, Diagnosis | str | os.PathLike[str]], reference: str) -> str:
-    """Compare diagnoses of the same cases.
+    """Format a comparison of diagnoses of the same cases.
 
     Args:
-        variants: Names and diagnoses, or files of them.
-        reference: The name of the one that the others are compared with.
+        variants: Diagnoses, or paths of their files, by name.
+        reference: Name of the variant that the others are compared with.
 
     Returns:
-        Two markdown tables, in percent: the variants' scores, and under it each variant minus the reference with the
-        paired 95 % bootstrap interval over clips. Differences whose interval excludes zero are bold, unless there are
-        fewer than ``FEWEST_CLIPS``.
+        Two Markdown tables in percent: the scores of the variants, then each variant minus the reference with the
+        paired 95 % bootstrap interval over clips. Differences whose interval excludes zero are bold, unless a split
+        has fewer than ``MIN_CLIPS`` clips.
 
     Raises:
-        EvaluationError: When the reference is missing, a file is unreadable, or two have not the same cases.
+        EvaluationError: When the reference is missing, a file is unreadable, or the cases differ.
     """
     if reference not in variants:
         raise EvaluationError(f"there is no variant {reference!r}; the variants are {', '.join(variants)}.")
     names = [reference, *(name for name in variants if name != reference)]
-    diagnoses = {name: _opened(variants[name]) for name in names}
+    diagnoses = {name: _read(variants[name]) for name in names}
     for name in names[1:]:
         check_same_cases(diagnoses[reference], diagnoses[name], reference, name)
     splits = diagnoses[reference].splits
@@ -49,41 +49,41 @@ def ablation_table(variants: Mapping[str, Diagnosis | str | os.PathLike[str]], r
 
 
 def check_same_cases(a: Diagnosis, b: Diagnosis, a_name: str = "a", b_name: str = "b") -> None:
-    """Make sure that two diagnoses can be compared case by case.
+    """Check that two diagnoses can be compared case by case.
 
     Args:
         a: One diagnosis.
         b: The other.
-        a_name: What to call it in the message.
-        b_name: Likewise.
+        a_name: Name of ``a`` in the error message.
+        b_name: Name of ``b`` in the error message.
 
     Raises:
-        EvaluationError: When the cases, or what was asked about them, differ.
+        EvaluationError: When the cases or their prompts differ.
     """
     for one, other in zip_longest(a.cases, b.cases):
         if _identity(one) != _identity(other):
             raise EvaluationError(
-                f"{a_name} and {b_name} were not diagnosed on the same cases: where one has {_described(one)}, the "
+                f"{a_name} and {b_name} were not diagnosed on the same cases: one has {_described(one)}, where the "
                 f"other has {_described(other)}; run both on the same splits and count, with one version of refervos."
             )
 
 
 def target_difference(variant: Diagnosis, reference: Diagnosis) -> Interval | None:
-    """How much better a variant's headline is, in percent.
+    """Return the difference of two headline scores in percent.
 
-    Clips are drawn again within their split, and the splits count the same, as they do in the headline.
+    Clips are resampled within their split, and splits are weighted equally, as in the headline.
 
     Args:
         variant: One diagnosis.
-        reference: Another of the same cases.
+        reference: Another diagnosis of the same cases.
 
     Returns:
-        Variant minus reference, None without target cases.
+        Variant minus reference; None without target cases.
     """
     return _difference(variant.target_cases, reference.target_cases)
 
 
-def _opened(variant: Diagnosis | str | os.PathLike[str]) -> Diagnosis:
+def _read(variant: Diagnosis | str | os.PathLike[str]) -> Diagnosis:
     return variant if isinstance(variant, Diagnosis) else read_diagnosis(variant)
 
 
@@ -119,13 +119,13 @@ def _difference(variant: Sequence[CaseResult], reference: Sequence[CaseResult]) 
 
 
 def _n_acc_difference(variant: Diagnosis, reference: Diagnosis) -> Interval | None:
-    right = [[100.0 * c.empty for c in diagnosis.cases if not c.has_target] for diagnosis in (variant, reference)]
-    return paired_difference(*right) if right[0] else None
+    correct = [[100.0 * c.empty for c in diagnosis.cases if not c.has_target] for diagnosis in (variant, reference)]
+    return paired_difference(*correct) if correct[0] else None
 
 
 def _signed(interval: Interval | None, clips: int) -> str:
-    """A difference in words: bold where it is more than the choice of clips explains."""
+    """Format a difference; bold if its interval excludes zero and there are enough clips."""
     if interval is None:
         return NONE
     text = f"{interval.mean:+.1f} [{interval.low:+.1f}, {interval.high:+.1f}]"
-    return f"**{text}**" if interval.excludes_zero and clips >= FEWEST_CLIPS else text
+    return f"**{text}**" if interval.excludes_zero and clips >= MIN_CLIPS else text

@@ -1,4 +1,4 @@
-"""What an evaluation found: a record for each case, summaries over them, and the file they are kept in."""
+"""Results of a diagnosis: a record for each case, summaries over them, and their file."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class CaseResult:
-    """How one sentence about one clip was answered.
+    """Result of one sentence about one clip.
 
     Attributes:
-        split: What the case probes, such as ``spatial``.
-        index: Its number within the split.
-        text: The sentence that was asked.
-        family: Kind of the sentence.
+        split: Split of the benchmark, such as ``spatial``.
+        index: Index within the split.
+        text: The sentence used as prompt.
+        family: Kind of sentence.
         frames: Length of the clip T.
-        has_target: Whether the case's own sentence means anything in the clip.
-        j: Region similarity J in [0, 1], mean over all frames; 1 in a frame where truth and prediction are empty.
+        has_target: True if the case's own sentence has a target in the clip.
+        j: Region similarity J in [0, 1], mean over all frames; 1 in a frame where both masks are empty.
         f: Boundary accuracy F in [0, 1], likewise.
-        empty: Whether the prediction has no pixel in any frame.
-        visible: Frames in which the target shows.
-        missed: Those of them that were answered with nothing.
-        false_alarms: Frames without the target that were answered with something.
-        switches: Frames in which memory was rewritten.
+        empty: True if the prediction has no pixel in any frame.
+        visible: Frames that show the target.
+        missed: Frames that show the target but have an empty prediction.
+        false_alarms: Frames without the target that have a non-empty prediction.
+        switches: Frames in which the memory was rewritten.
         seconds: Time the model took.
     """
 
@@ -76,15 +76,15 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """The cases of one split together; shares in percent.
+    """Summary of the cases of one split, in percent.
 
     Attributes:
         count: Number of cases.
         j: Mean J over the cases.
         f: Mean F.
         j_and_f: Mean of both.
-        missed: Of all frames that show the target, those answered with nothing; None when it never shows.
-        false_alarms: Of all frames that do not show it, those answered with something; None when it always shows.
+        missed: Frames with an empty prediction, of those that show the target; None if it never shows.
+        false_alarms: Frames with a non-empty prediction, of those that do not show it; None if it always shows.
     """
 
     count: int
@@ -99,14 +99,14 @@ class SplitSummary:
 class Diagnosis:
     """A model's results on the diagnostic benchmark.
 
-    All summaries are in percent. ``target_mean`` is the headline: the mean of J&F over the splits whose sentences have
-    a target, so that a split with longer and fewer clips counts as much as the others.
+    All summaries are in percent. The headline is ``target_mean``: J&F averaged over the splits with targets, so that a
+    split of fewer, longer clips counts as much as the others.
 
     Attributes:
-        model: What was diagnosed.
-        clip_length: Frames that it looked at together; 1 is online.
-        cases: One result a case, ordered by split and index.
-        controls: For each control, its results on the cases that have a target (see ``refervos.diagnosis.controls``).
+        model: Name of the model.
+        clip_length: Frames processed as one clip; 1 is online.
+        cases: One result per case, ordered by split and index.
+        controls: Results of each control on the cases with a target (see ``refervos.diagnosis.controls``).
     """
 
     model: str
@@ -116,35 +116,35 @@ class Diagnosis:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits' names, in their order."""
+        """Names of the splits, in order."""
         return tuple(dict.fromkeys(case.split for case in self.cases))
 
     @property
     def headline_cases(self) -> tuple[CaseResult, ...]:
-        """The cases of the benchmark's first ten splits, which all published figures are about; else what there is."""
+        """Cases of the benchmark's first ten splits, the basis of all headline figures; all cases if there are none."""
         return tuple(case for case in self.cases if case.split in SPLITS) or self.cases
 
     @property
     def target_cases(self) -> tuple[CaseResult, ...]:
-        """The cases whose sentence means something."""
+        """Headline cases with a target."""
         return tuple(case for case in self.headline_cases if case.has_target)
 
     def of_split(self, split: str) -> tuple[CaseResult, ...]:
-        """The cases of one split."""
+        """Return the cases of one split."""
         return tuple(case for case in self.cases if case.split == split)
 
     def summary(self, split: str) -> SplitSummary:
-        """The cases of one split together."""
+        """Summarise the cases of one split."""
         return summarise(self.of_split(split))
 
     @property
     def target_mean(self) -> float | None:
-        """J&F averaged over the target splits' means; the headline. None without target cases."""
+        """Mean of J&F over the splits with targets, the headline; None without target cases."""
         return mean_over_splits(self.target_cases)
 
     @property
     def target_case_mean(self) -> float | None:
-        """J&F averaged over all target cases, each counting the same."""
+        """Mean of J&F over all target cases; None without any."""
         cases = self.target_cases
         return 100 * fmean(case.j_and_f for case in cases) if cases else None
 
@@ -156,28 +156,28 @@ class Diagnosis:
 
     @property
     def n_acc(self) -> float | None:
-        """N-acc: no-target cases answered with nothing, in percent."""
+        """N-acc: no-target cases with an empty prediction, in percent."""
         return _percent(self.presence.no_target)
 
     @property
     def t_acc(self) -> float | None:
-        """T-acc: target cases answered with something, in percent."""
+        """T-acc: target cases with a non-empty prediction, in percent."""
         return _percent(self.presence.target)
 
     @property
     def final(self) -> float | None:
-        """Mean of ``target_mean``, N-acc and T-acc; None where one of them is missing."""
+        """Mean of ``target_mean``, N-acc and T-acc; None if one is missing."""
         mean, n_acc, t_acc = self.target_mean, self.n_acc, self.t_acc
         return None if mean is None or n_acc is None or t_acc is None else final_score(mean, n_acc, t_acc)
 
     @property
     def frames_per_second(self) -> float | None:
-        """Frames over the model's time; drawing and scoring do not count."""
+        """Frames per second of the model's time, without drawing and scoring; None if no time was measured."""
         seconds = sum(case.seconds for case in self.cases)
         return sum(case.frames for case in self.cases) / seconds if seconds else None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; ``summary`` is for readers, everything else is what ``from_json`` reads."""
+        """Return plain values; ``from_json`` reads all of them but ``summary``, which is for people."""
         return {
             "format": FORMAT,
             "model": self.model,
@@ -197,24 +197,24 @@ class Diagnosis:
 
     @classmethod
     def from_json(cls, values: Any, where: str = "the diagnosis") -> Diagnosis:
-        """Read what ``to_json`` made.
+        """Create a diagnosis from the values of ``to_json``.
 
         Args:
             values: The plain values.
-            where: Their name in error messages, such as a file's path.
+            where: Their name in error messages, such as a path.
 
         Raises:
-            EvaluationError: When they are something else.
+            EvaluationError: When the values are not a diagnosis.
         """
-        wanted: dict[str, Callable[[Any], bool]] = {
+        checks: dict[str, Callable[[Any], bool]] = {
             "format": lambda value: value == FORMAT,
             "model": lambda value: isinstance(value, str),
             "clip_length": lambda value: isinstance(value, int),
             "cases": lambda value: isinstance(value, list),
             "controls": lambda value: isinstance(value, dict),
         }
-        for name, fits in wanted.items():
-            if not isinstance(values, dict) or name not in values or not fits(values[name]):
+        for name, is_valid in checks.items():
+            if not isinstance(values, dict) or name not in values or not is_valid(values[name]):
                 raise EvaluationError(f"{where} has no valid {name!r}; give a file of 'refervos diagnose --out'.")
         return cls(
             model=values["model"],
@@ -224,10 +224,10 @@ class Diagnosis:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a JSON file that ``read_diagnosis`` reads; it is there complete or not at all.
+        """Write a JSON file for ``read_diagnosis``; the file is complete or absent.
 
         Raises:
-            EvaluationError: When it cannot be written.
+            EvaluationError: When the file cannot be written.
         """
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -240,7 +240,7 @@ def read_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:
     """Read a file written by ``Diagnosis.save``.
 
     Raises:
-        EvaluationError: When there is no such file, or it holds something else.
+        EvaluationError: When the file is missing or is not a diagnosis.
     """
     try:
         values = parse_json(Path(path).read_text(encoding="utf-8"), str(path), EvaluationError)
@@ -252,10 +252,10 @@ def read_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:
 
 
 def summarise(cases: Sequence[CaseResult]) -> SplitSummary:
-    """Average cases, each counting the same.
+    """Average cases with equal weights.
 
     Args:
-        cases: At least one.
+        cases: At least one case.
     """
     visible = sum(case.visible for case in cases)
     absent = sum(case.frames for case in cases) - visible
@@ -270,24 +270,24 @@ def summarise(cases: Sequence[CaseResult]) -> SplitSummary:
 
 
 def mean_over_splits(cases: Iterable[CaseResult]) -> float | None:
-    """J&F in percent, averaged within each split and then over the splits; None without cases."""
+    """Return J&F in percent, averaged within each split, then over the splits; None without cases."""
     scores: dict[str, list[float]] = {}
     for case in cases:
         scores.setdefault(case.split, []).append(case.j_and_f)
     return 100 * fmean(fmean(values) for values in scores.values()) if scores else None
 
 
-def scores_of_clip(truth: Masks, predicted: Masks) -> tuple[float, float]:
-    """J and F of a clip, means over all frames (MeViS).
+def scores_of_clip(ground_truth: Masks, predicted: Masks) -> tuple[float, float]:
+    """Return J and F of a clip, means over all frames (MeViS).
 
     Args:
-        truth: bool (T, H, W).
+        ground_truth: bool (T, H, W).
         predicted: bool (T, H, W).
 
     Returns:
         J and F in [0, 1].
     """
-    regions, boundaries = video_scores(truth, predicted)
+    regions, boundaries = video_scores(ground_truth, predicted)
     return float(regions.mean()), float(boundaries.mean())
 
 
@@ -295,36 +295,36 @@ def score_case(
     case: DiagnosticCase,
     predicted: Masks,
     *,
-    asked: Referral | None = None,
+    prompt: Referral | None = None,
     switches: int = 0,
     seconds: float = 0.0,
 ) -> CaseResult:
-    """Score a prediction against what the case's own sentence means.
+    """Score a prediction against the target of the case's own sentence.
 
     Args:
         case: The clip and its sentence.
         predicted: bool (T, H, W).
-        asked: What was asked where it was another sentence.
-        switches: How often memory was rewritten.
+        prompt: The sentence used as prompt; default the case's own.
+        switches: Frames in which the memory was rewritten.
         seconds: Time the model took.
     """
-    truth = case.clip.target_masks(case.referral)
-    asked = asked or case.referral
-    j, f = scores_of_clip(truth, predicted)
-    shows, answered = truth.any(axis=(1, 2)), predicted.any(axis=(1, 2))  # (T,) each
+    ground_truth = case.clip.target_masks(case.referral)
+    prompt = prompt or case.referral
+    j, f = scores_of_clip(ground_truth, predicted)
+    visible, non_empty = ground_truth.any(axis=(1, 2)), predicted.any(axis=(1, 2))  # (T,) each
     return CaseResult(
         split=case.split,
         index=case.index,
-        text=asked.text,
-        family=asked.family,
-        frames=len(truth),
+        text=prompt.text,
+        family=prompt.family,
+        frames=len(ground_truth),
         has_target=bool(case.referral.targets),
         j=j,
         f=f,
         empty=is_empty(predicted),
-        visible=int(np.count_nonzero(shows)),
-        missed=int(np.count_nonzero(shows & ~answered)),
-        false_alarms=int(np.count_nonzero(~shows & answered)),
+        visible=int(np.count_nonzero(visible)),
+        missed=int(np.count_nonzero(visible & ~non_empty)),
+        false_alarms=int(np.count_nonzero(~visible & non_empty)),
         switches=switches,
         seconds=seconds,
     )
@@ -336,7 +336,9 @@ def _percent(share: float | None) -> float | None:
 
 def _read_cases(values: Any, where: str) -> tuple[CaseResult, ...]:
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise EvaluationError(f"{where} has cases that are no list of mappings.")
+        raise EvaluationError(
+            f"{where} has cases that are not a list of mappings; give a file of 'refervos diagnose --out'."
+        )
     try:
         return tuple(config_from_mapping(CaseResult, value, f"{where}, case {n}") for n, value in enumerate(values))
     except ConfigError as error:

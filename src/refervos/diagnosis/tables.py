@@ -1,4 +1,4 @@
-"""The table of a diagnosis."""
+"""Markdown table of a diagnosis."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from refervos.markdown import NONE, markdown_table, number
 
 
 def diagnosis_table(diagnosis: Diagnosis) -> str:
-    """A diagnosis as markdown: one row a split, the model beside its controls, and the summary in words.
+    """Format a diagnosis: a row per split with the controls beside the model, and the summary below.
 
     Args:
-        diagnosis: What was found; at least one case.
+        diagnosis: A diagnosis of at least one case.
 
     Returns:
-        Markdown without a line break at the end. Percent throughout; intervals are 95 % over clips.
+        Markdown without a final line break, in percent with 95 % intervals over clips.
     """
     controls = diagnosis.controls
     header = ["split", "clips", "J", "F", "J&F", "95 %", "missed", "false alarms"]
@@ -38,12 +38,12 @@ def diagnosis_table(diagnosis: Diagnosis) -> str:
 
 
 def percentages(cases: Sequence[CaseResult]) -> list[float]:
-    """J&F of each case in percent."""
+    """Return J&F of each case in percent."""
     return [100 * case.j_and_f for case in cases]
 
 
 def _control_cells(diagnosis: Diagnosis, split: str | None) -> list[str]:
-    """What the controls score in a split, or over all."""
+    """Return the cells with the scores of the controls in one split, or over all."""
     wrong = diagnosis.controls.get(WRONG_SENTENCE, ())
     rule = best_rule(diagnosis.controls, split)
     return [
@@ -53,10 +53,10 @@ def _control_cells(diagnosis: Diagnosis, split: str | None) -> list[str]:
 
 
 def _summary_lines(diagnosis: Diagnosis) -> list[str]:
-    """The numbers that belong to no split."""
+    """Return the lines below the table."""
     switches = sum(case.switches for case in diagnosis.cases)
     speed = diagnosis.frames_per_second
-    look = "online" if diagnosis.clip_length == 1 else f"clips of {diagnosis.clip_length}"
+    mode = "online" if diagnosis.clip_length == 1 else f"clips of {diagnosis.clip_length}"
     facts = {
         "J&F, mean of the target splits": number(diagnosis.target_mean),
         "J&F, mean of all target cases": number(diagnosis.target_case_mean),
@@ -66,4 +66,4 @@ def _summary_lines(diagnosis: Diagnosis) -> list[str]:
         "memory switches": f"{switches} in {sum(case.frames for case in diagnosis.cases)} frames",
         "frames per second": NONE if speed is None else f"{speed:.0f}",
     }
-    return [f"{diagnosis.model}, {look}", "", *(f"- {name}: {value}" for name, value in facts.items())]
+    return [f"{diagnosis.model}, {mode}", "", *(f"- {name}: {value}" for name, value in facts.items())]

@@ -1,4 +1,4 @@
-"""Two systems' masks side by side, with the truth where it is known: as a video, or as a sheet of pictures."""
+"""Two systems' masks side by side, with the ground truth where it is public: as a video or a contact sheet."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from PIL import Image
 
 from refervos.data.sample import Dataset, ImageArray, Mask, Sample, Video
 from refervos.errors import ConfigError, EvaluationError
-from refervos.evaluation.contact_sheets import FRAME_SIZE, HOW_TO_READ, draw_frame, lay_out, spread
+from refervos.evaluation.contact_sheets import FRAME_SIZE, LEGEND, draw_frame, evenly_spaced, lay_out
 from refervos.evaluation.datasets import OpenPart, Part
-from refervos.evaluation.expressions import read_json, read_result, score_expression
+from refervos.evaluation.expression_scores import read_json, read_result, score_expression
 from refervos.evaluation.predictions import Predictions, png, read_numbers, stems
 from refervos.evaluation.result_folder import ResultFolder
 from refervos.evaluation.submission import frame_size
@@ -27,27 +27,27 @@ from refervos.video.frames import Frame
 from refervos.video.overlay_video import OverlaySink
 
 SHEET_EXPRESSIONS = 6
-"""How many expressions a sheet shows."""
+"""Number of expressions on a sheet."""
 
 SHEET_FRAMES = 8
-"""How many frames of each."""
+"""Number of frames per expression."""
 
 VIDEO_SIDE = 512
-"""The long side of each picture in a video, in pixels."""
+"""Long side of each panel of a video, in pixels."""
 
-SAMPLED = 8
-"""In how many frames of an expression masks are compared to see how much they differ."""
+COMPARED_FRAMES = 8
+"""Number of frames per expression in which masks are compared to rank expressions by difference."""
 
 GREY = 60
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two.
+    """One of the two compared systems.
 
     Attributes:
         label: ``A`` or ``B``, and the name of the folder.
-        folder: As it was given.
+        folder: The folder of its results or masks.
         predictions: The masks in it.
     """
 
@@ -56,22 +56,22 @@ class Side:
     predictions: Predictions
 
     def mask(self, sample: Sample, index: int, size: tuple[int, int]) -> Mask | None:
-        """The mask in one frame, bool (H, W); None where there is none."""
+        """Read the mask of one frame, bool (H, W); None where there is no file."""
         name = sample.video.frames.names[index]
         return self.predictions.mask(sample, name, size) if name in self.predictions.names(sample) else None
 
     def score(self, sample: Sample) -> float | None:
-        """J&F in percent of an expression whose truth is known; from the folder's results where there are some."""
+        """Return J&F of an expression in percent, from the folder's results if possible; None without ground truth."""
         file = ResultFolder(self.folder).result(sample)
         result = read_result(file) if file.exists() else score_expression(sample, self.predictions)
         return None if result.scores is None else 100 * result.scores.j_and_f
 
 
-def sides(a: Path, b: Path) -> tuple[Side, Side]:
-    """Open two folders; they are told apart by their names, or by their paths where the names are the same.
+def open_sides(a: Path, b: Path) -> tuple[Side, Side]:
+    """Open two folders and label them by name, or by path if their names are equal.
 
     Raises:
-        EvaluationError: When one is no folder.
+        EvaluationError: When one is not a folder.
     """
     names = (a.name, b.name) if a.resolve().name != b.resolve().name else (str(a), str(b))
     return (
@@ -80,95 +80,99 @@ def sides(a: Path, b: Path) -> tuple[Side, Side]:
     )
 
 
-def part_of(a: Side, b: Side) -> Part | None:
-    """What both folders say that they were evaluated on; None where one says nothing.
+def shared_part(a: Side, b: Side) -> Part | None:
+    """Return the data set and split that ``eval`` noted in both folders; None if one holds no settings.
 
     Raises:
-        EvaluationError: When it is not the same.
+        EvaluationError: When they differ.
     """
-    told = [ResultFolder(side.folder).settings for side in (a, b)]
-    if not all(file.exists() for file in told):
+    files = [ResultFolder(side.folder).settings for side in (a, b)]
+    if not all(file.exists() for file in files):
         return None
-    one, other = ({**settings["binding"], "data": settings["data"]} for settings in map(read_json, told))
+    one, other = ({**settings["binding"], "data": settings["data"]} for settings in map(read_json, files))
     for name in ("dataset", "split"):
         if one[name] != other[name]:
-            raise EvaluationError(f"{a.folder} is about {name} {one[name]}, {b.folder} about {other[name]}.")
+            raise EvaluationError(
+                f"{a.folder} was evaluated on {name} {one[name]}, {b.folder} on {other[name]}; compare results on "
+                "the same data."
+            )
     return Part(one["dataset"], None if one["data"] is None else Path(one["data"]), one["split"])
 
 
 @dataclass(frozen=True)
 class _BlankFrames:
-    """Grey frames, where only masks are known."""
+    """Grey frames for masks without a data set."""
 
     names: tuple[str, ...]
     size: tuple[int, int]
 
     def read(self, index: int) -> ImageArray:
-        """One frame, uint8 (H, W, 3)."""
+        """Return one frame, uint8 (H, W, 3)."""
         return np.full((*self.size, 3), GREY, dtype=np.uint8)
 
 
-def masks_alone(predictions: Predictions) -> OpenPart:
-    """What masks are about, as far as they themselves tell: grey frames, and names for expressions.
+def part_from_masks(predictions: Predictions) -> OpenPart:
+    """Build a data set from masks alone: grey frames, and folder names as expressions.
 
     Args:
         predictions: The masks.
 
     Returns:
-        A sample for each folder that holds masks.
+        One sample for each folder that holds masks.
     """
     samples = []
     for folder, _, files in sorted(os.walk(predictions.folder)):
         names = tuple(sorted(stems(Path(folder)))) if any(name.endswith(".png") for name in files) else ()
-        place = Path(folder).relative_to(predictions.folder)
-        if names and len(place.parts) > 1:
+        relative = Path(folder).relative_to(predictions.folder)
+        if names and len(relative.parts) > 1:
             height, width = read_numbers(Path(folder) / f"{names[0]}.png").shape
-            video = Video(place.parent.as_posix(), _BlankFrames(names, (height, width)))
-            samples.append(Sample(video, place.name, place.as_posix()))
+            video = Video(relative.parent.as_posix(), _BlankFrames(names, (height, width)))
+            samples.append(Sample(video, relative.name, relative.as_posix()))
     videos = tuple((sample.video, [sample]) for sample in samples)
     return OpenPart(Dataset("masks", "all", tuple(samples)), "video", videos)
 
 
-def choose(
-    part: OpenPart, a: Side, b: Side, count: int, wanted: Sequence[str] = (), *, show_progress: bool | None = None
+def choose_expressions(
+    part: OpenPart, a: Side, b: Side, count: int, names: Sequence[str] = (), *, show_progress: bool | None = None
 ) -> list[Sample]:
-    """Which expressions to show.
+    """Choose the expressions to show.
 
     Args:
-        part: What there is.
+        part: The data set.
         a: One side.
         b: The other.
-        count: How many, where none are named.
-        wanted: Expressions as ``<video>/<expression_id>``; default those that the two answered most differently, by
-            J&F where both folders hold results, else by how little their masks overlap in a few frames.
-        show_progress: True or False; default when standard error is a terminal.
+        count: Number of expressions to choose, unless names are given.
+        names: Expressions as ``<video>/<expression_id>``; default those on which the two differ most, by J&F where
+            both folders hold results, else by the overlap of their masks in a few frames.
+        show_progress: Show a progress bar; default only on a terminal.
 
     Returns:
         The expressions.
 
     Raises:
-        ConfigError: When there is no expression of a name, or none at all.
+        ConfigError: When a name is unknown, or the two have no expression in common.
     """
     samples = {f"{sample.video.id}/{sample.expression_id}": sample for sample in part.samples()}
-    for name in wanted:
+    for name in names:
         if name not in samples:
             raise ConfigError(
                 f"there is no expression {name!r}; give <video>/<expression>, such as {next(iter(samples), '-')}."
             )
-    if wanted:
-        return [samples[name] for name in wanted]
+    if names:
+        return [samples[name] for name in names]
     both = [s for s in samples.values() if a.predictions.names(s) and b.predictions.names(s)]
     if not both:
-        raise ConfigError(f"{a.folder} and {b.folder} hold no masks of the same expression; nothing can be compared.")
+        raise ConfigError(f"{a.folder} and {b.folder} have masks for no common expression; nothing can be compared.")
     with Bar("expressions", len(both), show_progress) as bar:
-        by_difference = []
+        differences = []
         for place, sample in enumerate(both):
-            by_difference.append((-_difference(sample, a, b), place))
+            differences.append((-_difference(sample, a, b), place))
             bar.advance(1)
-    return [both[place] for _, place in sorted(by_difference)[:count]]
+    return [both[place] for _, place in sorted(differences)[:count]]
 
 
 def _difference(sample: Sample, a: Side, b: Side) -> float:
+    """Return how much two predictions differ, in [0, 1]."""
     files = [ResultFolder(side.folder).result(sample) for side in (a, b)]
     if all(file.exists() for file in files):
         one, other = (read_result(file).scores for file in files)
@@ -176,7 +180,7 @@ def _difference(sample: Sample, a: Side, b: Side) -> float:
             return abs(one.j_and_f - other.j_and_f)
     size = frame_size(sample.video)
     overlaps = []
-    for index in spread(range(len(sample.video)), SAMPLED):
+    for index in evenly_spaced(range(len(sample.video)), COMPARED_FRAMES):
         one_mask, other_mask = (side.mask(sample, index, size) for side in (a, b))
         if one_mask is not None and other_mask is not None:
             overlaps.append(region_similarity(one_mask, other_mask))
@@ -184,17 +188,17 @@ def _difference(sample: Sample, a: Side, b: Side) -> float:
 
 
 def write_sheet(samples: Sequence[Sample], a: Side, b: Side, path: Path, *, overwrite: bool = False) -> None:
-    """Draw expressions one below the other, each with a row of frames for A, for B, and for the truth where known.
+    """Draw a sheet of expressions, each with a row of frames for A, for B and, where public, for the ground truth.
 
     Args:
         samples: The expressions.
         a: One side.
         b: The other.
-        path: A PNG.
-        overwrite: Whether it may be replaced.
+        path: The PNG file to write.
+        overwrite: Replace an existing file.
 
     Raises:
-        DataError: When a frame or a truth cannot be read.
+        DataError: When a frame or a ground-truth mask cannot be read.
         OutputError: When the file exists or cannot be written.
     """
     refuse_existing(path, overwrite)
@@ -202,12 +206,12 @@ def write_sheet(samples: Sequence[Sample], a: Side, b: Side, path: Path, *, over
     blocks = []
     for sample in samples:
         frames = range(len(sample.video)) if sample.ground_truth is None else sample.ground_truth.annotated
-        shown = spread(frames, SHEET_FRAMES)
+        shown = evenly_spaced(frames, SHEET_FRAMES)
         columns = [_panels(sample, index, a, b) for index in shown]
         rows = list(zip(*columns, strict=True))
         names = [sample.video.frames.names[index] for index in shown]
-        captions = [f"{label}, {name}" for label in _labels(sample, a, b) for name in names]
-        blocks.append(lay_out([tile for row in rows for tile in row], captions, _titles(sample, a, b), len(shown)))
+        captions = [f"{label}, {name}" for label in panel_labels(sample, a, b) for name in names]
+        blocks.append(lay_out([tile for row in rows for tile in row], captions, sheet_titles(sample, a, b), len(shown)))
     sheet = Image.new("RGB", (max(block.width for block in blocks), sum(block.height for block in blocks)))
     top = 0
     for block in blocks:
@@ -226,29 +230,29 @@ def write_video(
     overwrite: bool = False,
     show_progress: bool | None = None,
 ) -> None:
-    """Draw one expression as a video: A, B and, where it is known, the truth side by side.
+    """Draw one expression as a video: A, B and, where public, the ground truth side by side.
 
     Args:
         sample: The expression.
         a: One side.
         b: The other.
-        path: An mp4.
-        fps: Frames a second.
-        overwrite: Whether it may be replaced.
-        show_progress: True or False; default when standard error is a terminal.
+        path: The mp4 file to write.
+        fps: Frames per second.
+        overwrite: Replace an existing file.
+        show_progress: Show a progress bar; default only on a terminal.
 
     Raises:
-        DataError: When a frame or a truth cannot be read.
+        DataError: When a frame or a ground-truth mask cannot be read.
         OutputError: When the file exists or cannot be written.
     """
-    titles, labels = _titles(sample, a, b), _labels(sample, a, b)
+    titles, labels = sheet_titles(sample, a, b), panel_labels(sample, a, b)
     sink = OverlaySink(path, fps=fps, legend=False, overwrite=overwrite)
     try:
         with Bar("frames", len(sample.video), show_progress) as bar:
             for index, name in enumerate(sample.video.frames.names):
                 tiles = _panels(sample, index, a, b, VIDEO_SIDE)
-                picture = lay_out(tiles, labels, [*titles, f"frame {name}"], len(tiles))
-                sink.write(Frame(index, np.asarray(picture)), _nothing(picture.height, picture.width))
+                panel = lay_out(tiles, labels, [*titles, f"frame {name}"], len(tiles))
+                sink.write(Frame(index, np.asarray(panel)), _no_tracks(panel.height, panel.width))
                 bar.advance(1)
     except BaseException:
         sink.abort()
@@ -257,30 +261,31 @@ def write_video(
 
 
 def _panels(sample: Sample, index: int, a: Side, b: Side, longest: int = FRAME_SIZE) -> list[ImageArray]:
-    """One frame with A's mask, with B's, and with the truth alone where it is known."""
-    frame, truth = sample.video.frames.read(index), sample.ground_truth
+    """Draw one frame with A's mask, with B's and, where public, with the ground truth alone."""
+    frame, ground_truth = sample.video.frames.read(index), sample.ground_truth
     size = (frame.shape[0], frame.shape[1])
-    nothing = np.zeros(size, dtype=np.bool_)
-    meant = nothing if truth is None or index not in truth.annotated else truth.mask(index)
-    answers = [side.mask(sample, index, size) for side in (a, b)]
-    panels = [draw_frame(frame, meant, nothing if answer is None else answer, longest) for answer in answers]
-    return panels if truth is None else [*panels, draw_frame(frame, meant, nothing, longest)]
+    empty = np.zeros(size, dtype=np.bool_)
+    target = empty if ground_truth is None or index not in ground_truth.annotated else ground_truth.mask(index)
+    predicted = [side.mask(sample, index, size) for side in (a, b)]
+    panels = [draw_frame(frame, target, empty if mask is None else mask, longest) for mask in predicted]
+    return panels if ground_truth is None else [*panels, draw_frame(frame, target, empty, longest)]
 
 
-def _labels(sample: Sample, a: Side, b: Side) -> list[str]:
-    """What stands under each panel."""
-    return [a.label, b.label] if sample.ground_truth is None else [a.label, b.label, "truth"]
+def panel_labels(sample: Sample, a: Side, b: Side) -> list[str]:
+    """Return the captions of an expression's panels."""
+    return [a.label, b.label] if sample.ground_truth is None else [a.label, b.label, "ground truth"]
 
 
-def _titles(sample: Sample, a: Side, b: Side) -> list[str]:
+def sheet_titles(sample: Sample, a: Side, b: Side) -> list[str]:
+    """Return the lines above an expression: its text and, where the ground truth is public, both scores."""
     lines = [f'"{sample.expression}" ({sample.video.id}/{sample.expression_id})']
     if sample.ground_truth is not None:
         scores = [f"{side.label} {number(side.score(sample))}" for side in (a, b)]
-        lines.append(f"J&F: {', '.join(scores)} ({HOW_TO_READ})")
+        lines.append(f"J&F: {', '.join(scores)} ({LEGEND})")
     return lines
 
 
-def _nothing(height: int, width: int) -> Segmentation:
-    """No track: everything is drawn already."""
+def _no_tracks(height: int, width: int) -> Segmentation:
+    """Return a segmentation without tracks: the masks are already drawn."""
     empty = np.zeros(0)
     return Segmentation(0, (), (), np.zeros((0, height, width), bool), empty.astype(np.float32), empty.astype(bool))

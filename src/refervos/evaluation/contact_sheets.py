@@ -17,80 +17,80 @@ ImageArray = npt.NDArray[np.uint8]
 Masks = npt.NDArray[np.bool_]
 
 TINT = (255, 106, 0)
-"""Colour of the prediction: an orange that people with any kind of colour vision tell from white."""
+"""Colour of the prediction: an orange that differs from white for any kind of colour vision."""
 
 WHITE = (255, 255, 255)
 OPACITY = 0.4
 HATCH = 8
-"""Pixels of the picture from one diagonal line over the prediction to the next: objects may have the tint's colour."""
+"""Distance of the hatching's diagonal lines in pixels; hatching shows the mask on objects of the tint's colour, too."""
 
 OUTLINE = 2
-"""Width of the lines around truth and prediction, in pixels of the picture."""
+"""Width of the outlines of ground truth and prediction, in pixels of the sheet."""
 
 FRAME_SIZE = 256
-"""Frames smaller than this are enlarged by a whole number, larger ones made as small."""
+"""Long side of the drawn frames in pixels; smaller ones are enlarged by an integer factor."""
 
 EXPRESSION_FRAMES = 6
-"""How many frames of an expression are shown at most."""
+"""Maximum number of frames shown per expression."""
 
-LEAST_WIDTH = 240
-"""Of a sheet, so that its title can be read."""
+MIN_WIDTH = 240
+"""Minimum width of a sheet in pixels, so that its title is legible."""
 
-HOW_TO_READ = "white line: what is meant, orange: prediction"
+LEGEND = "white outline: ground truth, orange: prediction"
 
 GAP = 4
 TITLE = 20
 LABEL = 13
-"""Heights in pixels: between frames, of the title's letters, of the frame numbers."""
+"""Heights in pixels: space between frames, font size of the title, font size of the captions."""
 
 
 def draw_expression(sample: Sample, predictions: Predictions) -> Image.Image:
-    """Draw some annotated frames of an expression: the truth with a white outline, the prediction tinted.
+    """Draw some annotated frames of an expression: the ground truth outlined in white, the prediction tinted.
 
     Args:
-        sample: The expression; its truth is known.
-        predictions: The masks; where there is none, the frame shows the truth alone.
+        sample: The expression, which has a ground truth.
+        predictions: The masks; a frame without one shows the ground truth alone.
 
     Returns:
-        An RGB picture.
+        An RGB image.
     """
     assert sample.ground_truth is not None
-    names, there = sample.video.frames.names, predictions.names(sample)
+    names, predicted_names = sample.video.frames.names, predictions.names(sample)
     tiles, captions = [], []
-    for index in spread(sample.ground_truth.annotated, EXPRESSION_FRAMES):
-        frame, truth = sample.video.frames.read(index), sample.ground_truth.mask(index)
-        answered = names[index] in there
-        answer = predictions.mask(sample, names[index], truth.shape) if answered else np.zeros_like(truth)
-        tiles.append(draw_frame(frame, truth, answer))
-        captions.append(names[index] if answered else f"{names[index]}: no mask")
+    for index in evenly_spaced(sample.ground_truth.annotated, EXPRESSION_FRAMES):
+        frame, target = sample.video.frames.read(index), sample.ground_truth.mask(index)
+        has_mask = names[index] in predicted_names
+        predicted = predictions.mask(sample, names[index], target.shape) if has_mask else np.zeros_like(target)
+        tiles.append(draw_frame(frame, target, predicted))
+        captions.append(names[index] if has_mask else f"{names[index]}: no mask")
     return lay_out(tiles, captions, (), EXPRESSION_FRAMES)
 
 
-def spread(indices: Sequence[int], count: int) -> list[int]:
-    """At most so many of some frames, evenly spread, the first and the last among them."""
+def evenly_spaced(indices: Sequence[int], count: int) -> list[int]:
+    """Return at most ``count`` evenly spaced indices, including the first and the last."""
     chosen = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
-    return [indices[place] for place in chosen]
+    return [indices[position] for position in chosen]
 
 
 def lay_out(tiles: Sequence[ImageArray], captions: Sequence[str], lines: Sequence[str], columns: int) -> Image.Image:
-    """Put pictures side by side, row by row.
+    """Arrange images in rows on one sheet.
 
     Args:
-        tiles: uint8 RGB; those smaller than the largest leave room.
-        captions: What stands under each.
-        lines: What stands above all; wrapped where they are longer. A Pillow without FreeType leaves all words out.
-        columns: Pictures in a row.
+        tiles: uint8 RGB images; all cells have the size of the largest.
+        captions: Text below each tile.
+        lines: Text above all tiles, wrapped to the width. Without FreeType in Pillow, all text is left out.
+        columns: Tiles per row.
 
     Returns:
-        An RGB picture.
+        An RGB image.
     """
     if not can_write():
         lines, captions = (), ()
     height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
     columns = min(columns, len(tiles))
-    canvas_width = max(LEAST_WIDTH, columns * (width + GAP) + GAP)
-    room = canvas_width - 2 * GAP
-    wrapped = [part for line in lines for part in Lettering(TITLE).wrapped(drawable_text(line), room)]
+    canvas_width = max(MIN_WIDTH, columns * (width + GAP) + GAP)
+    text_width = canvas_width - 2 * GAP
+    wrapped = [part for line in lines for part in Lettering(TITLE).wrapped(drawable_text(line), text_width)]
     top = GAP + len(wrapped) * (TITLE + GAP)
     pitch = height + LABEL + 2 * GAP
     rows = -(-len(tiles) // columns)
@@ -107,42 +107,42 @@ def lay_out(tiles: Sequence[ImageArray], captions: Sequence[str], lines: Sequenc
     return sheet
 
 
-def draw_frame(frame: ImageArray, truth: Masks, predicted: Masks, side: int = FRAME_SIZE) -> ImageArray:
-    """Tint, hatch and outline the prediction in its colour, outline the truth in white.
+def draw_frame(frame: ImageArray, ground_truth: Masks, predicted: Masks, side: int = FRAME_SIZE) -> ImageArray:
+    """Tint, hatch and outline the prediction in orange and outline the ground truth in white.
 
     Args:
         frame: uint8 RGB (H, W, 3).
-        truth: bool (H, W).
+        ground_truth: bool (H, W).
         predicted: bool (H, W).
-        side: How long the long side may be.
+        side: Maximum length of the long side in pixels.
 
     Returns:
-        uint8 RGB, as large as ``resized`` makes it.
+        uint8 RGB of the size that ``resized`` returns.
     """
-    picture, predicted, truth = (resized(layer, side) for layer in (frame, predicted, truth))
-    mixed = (1 - OPACITY) * picture.astype(np.float32) + OPACITY * np.array(TINT, np.float32)
-    picture[predicted] = mixed.round().astype(np.uint8)[predicted]
-    rows, columns = np.ogrid[: picture.shape[0], : picture.shape[1]]
-    picture[predicted & ((rows + columns) % HATCH < 2)] = TINT
-    for mask, colour in ((predicted, TINT), (truth, WHITE)):  # the truth last: it may not be hidden
+    image, predicted, ground_truth = (resized(layer, side) for layer in (frame, predicted, ground_truth))
+    mixed = (1 - OPACITY) * image.astype(np.float32) + OPACITY * np.array(TINT, np.float32)
+    image[predicted] = mixed.round().astype(np.uint8)[predicted]
+    rows, columns = np.ogrid[: image.shape[0], : image.shape[1]]
+    image[predicted & ((rows + columns) % HATCH < 2)] = TINT
+    for mask, colour in ((predicted, TINT), (ground_truth, WHITE)):  # the ground truth last, so that nothing hides it
         core = mask
         for _ in range(OUTLINE):
             core = eroded(core)
-        picture[mask & ~core] = colour
-    return picture
+        image[mask & ~core] = colour
+    return image
 
 
 def resized(image: npt.NDArray, longest: int) -> npt.NDArray:
-    """A frame or a mask, enlarged by a whole number as far as its long side allows, or made smaller until it does."""
+    """Enlarge a frame or mask by the largest integer factor that fits the long side, or shrink it to that length."""
     side = max(image.shape[:2])
     if side <= longest:
         return image.repeat(longest // side, axis=0).repeat(longest // side, axis=1)
     width, height = (max(1, round(length * longest / side)) for length in (image.shape[1], image.shape[0]))
-    way = Image.Resampling.NEAREST if image.dtype == np.bool_ else Image.Resampling.LANCZOS
-    return np.array(Image.fromarray(image).resize((width, height), way))
+    resampling = Image.Resampling.NEAREST if image.dtype == np.bool_ else Image.Resampling.LANCZOS
+    return np.array(Image.fromarray(image).resize((width, height), resampling))
 
 
 def eroded(mask: Masks) -> Masks:
-    """The pixels whose four neighbours are in the mask; beyond the border there is nothing."""
+    """Erode a mask by the 4-neighbourhood; pixels beyond the border are False."""
     padded = np.pad(mask, 1)
     return mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]

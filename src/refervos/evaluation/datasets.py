@@ -1,4 +1,4 @@
-"""Which part of which data set is evaluated, in words that every process can open it by."""
+"""The evaluated part of a data set, described so that every process can open it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from refervos.data.sample import Dataset, Sample, Video
 from refervos.errors import ConfigError
 
 Scoring = catalogue.Scoring | Literal["worlds"]
-"""How a benchmark is scored: as the catalogue says, or over the splits of ``refervos.worlds``."""
+"""Scoring of a benchmark: as in the catalogue, or over the splits of ``refervos.worlds``."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Part:
     """A split of a data set, or its first videos.
 
     Attributes:
-        name: Of the benchmark, such as ``mevis``, or ``worlds``.
-        folder: Where it is; ``worlds`` needs none.
-        split: Which split, default the benchmark's.
-        videos: Only the first so many.
-        allow_outside: Read files that its annotations name although they are outside its folder.
+        name: Name of the benchmark, such as ``mevis``, or ``worlds``.
+        folder: Folder of the data set; ``worlds`` needs none.
+        split: The split; default the benchmark's.
+        videos: Number of videos, from the first; default all.
+        allow_outside: Also read files outside the folder, if annotations name them.
     """
 
     name: str
@@ -38,21 +38,21 @@ class Part:
 
     @property
     def scoring(self) -> Scoring:
-        """How it is scored; ConfigError when there is no such benchmark."""
+        """Scoring of the benchmark; ConfigError when it is unknown."""
         return "worlds" if self.name == worlds_benchmark.NAME else catalogue.find_benchmark(self.name).scoring
 
     def open(self) -> OpenPart:
-        """Read its annotations.
+        """Read the annotations.
 
         Raises:
-            ConfigError: When there is no such benchmark or split, or its folder is not given.
-            DataError: When it is not in its published layout, or something of it is missing or damaged.
+            ConfigError: When the benchmark or split is unknown, or the folder is missing.
+            DataError: When the data set is not in its published layout, or files are missing or damaged.
         """
         if self.name == worlds_benchmark.NAME:
             dataset = worlds_benchmark.read_worlds(self.folder, self.split or worlds_benchmark.ALL, Problems())
         elif self.folder is None:
             title = catalogue.find_benchmark(self.name).title
-            raise ConfigError(f"where {title} is must be told; give its folder after the name {self.name}.")
+            raise ConfigError(f"{title} needs the folder of the data set; give it after the name {self.name}.")
         else:
             dataset = catalogue.open_dataset(self.name, self.folder, self.split, allow_outside=self.allow_outside)
         return OpenPart(dataset, self.scoring, tuple(islice(dataset.videos(), self.videos)))
@@ -60,12 +60,12 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class OpenPart:
-    """A part of a data set, ready to be read.
+    """A part of a data set with its annotations read.
 
     Attributes:
-        dataset: All of the split.
-        scoring: How it is scored.
-        videos: The videos that are evaluated, with their expressions.
+        dataset: The whole split.
+        scoring: Scoring of the benchmark.
+        videos: The evaluated videos with their expressions.
     """
 
     dataset: Dataset
@@ -73,6 +73,6 @@ class OpenPart:
     videos: tuple[tuple[Video, list[Sample]], ...]
 
     def samples(self) -> Iterator[Sample]:
-        """The expressions that are evaluated, video by video."""
+        """Yield the evaluated expressions, video by video."""
         for _, samples in self.videos:
             yield from samples

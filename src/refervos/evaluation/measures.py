@@ -1,7 +1,7 @@
-"""What each benchmark reports: measures over many expressions, with bootstrap intervals over videos.
+"""Measures that benchmarks report over many expressions, with bootstrap intervals over videos.
 
-Every measure is a sum over a sum, or the mean of a few such ratios. A mean over expressions has ones below; oIoU has
-intersections over unions; N-acc has right answers over expressions without target.
+Every measure is a ratio of sums, or the mean of a few such ratios. A mean over expressions has the denominator 1 for
+each; oIoU divides intersections by unions; N-acc divides empty predictions by expressions without target.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from refervos.data.layouts.revos import HALLUCINATION, REASONING, REFERRING
 from refervos.evaluation.bootstrap import Interval, interval_around, resampled_ratios
 from refervos.evaluation.datasets import Scoring
-from refervos.evaluation.expressions import PRECISION_THRESHOLDS, ExpressionResult, Scores
+from refervos.evaluation.expression_scores import PRECISION_THRESHOLDS, ExpressionResult, Scores
 from refervos.evaluation.matched import MatchedResult
 from refervos.worlds.benchmark import TARGET_SPLITS
 
@@ -26,74 +26,76 @@ Row = TypeVar("Row", ExpressionResult, MatchedResult)
 
 @dataclass(frozen=True)
 class Ratio(Generic[Row]):
-    """A sum over a sum.
+    """A ratio of sums over rows.
 
     Attributes:
-        above: What a row adds to the sum above.
-        below: What it adds to the sum below, at least 0.
+        numerator: A row's contribution to the numerator.
+        denominator: A row's contribution to the denominator, at least 0.
     """
 
-    above: Callable[[Row], float]
-    below: Callable[[Row], float]
+    numerator: Callable[[Row], float]
+    denominator: Callable[[Row], float]
 
     def among(self, chosen: Callable[[Row], bool]) -> Ratio[Row]:
-        """The same over some rows only."""
+        """Restrict the ratio to some rows."""
         return Ratio(
-            lambda row: self.above(row) if chosen(row) else 0.0, lambda row: self.below(row) if chosen(row) else 0.0
+            lambda row: self.numerator(row) if chosen(row) else 0.0,
+            lambda row: self.denominator(row) if chosen(row) else 0.0,
         )
 
 
 @dataclass(frozen=True)
 class Measure(Generic[Row]):
-    """A number of a table, in percent: the mean of some means of ratios.
+    """A reported number in percent: the mean of means of ratios.
 
     Attributes:
-        name: As tables call it.
-        means: What is averaged: in each, ratios with nothing below are left out, but none may be left without any.
+        name: Name in tables.
+        means: Groups of ratios. Each group is averaged, leaving out ratios with the denominator 0; the measure is the
+            mean of the groups and needs at least one ratio in each.
     """
 
     name: str
     means: tuple[tuple[Ratio[Row], ...], ...]
 
     def among(self, chosen: Callable[[Row], bool]) -> Measure[Row]:
-        """The same over some rows only."""
+        """Restrict the measure to some rows."""
         return Measure(self.name, tuple(tuple(ratio.among(chosen) for ratio in mean) for mean in self.means))
 
 
 def measure(rows: Sequence[Row], measures: Sequence[Measure[Row]]) -> list[Interval | None]:
-    """Take measures, and how sure they are when videos are drawn again.
+    """Compute measures with intervals from resampled videos.
 
     Args:
         rows: Results of all expressions.
-        measures: What is wanted.
+        measures: The measures to compute.
 
     Returns:
-        For each measure its value and 95 % interval in percent; None where there is nothing that it is about.
+        Value and 95 % interval of each measure in percent; None for a measure without samples.
     """
-    ratios = [ratio for wanted in measures for mean in wanted.means for ratio in mean]
+    ratios = [ratio for one in measures for mean in one.means for ratio in mean]
     if not rows or not ratios:
         return [None] * len(measures)
-    above = np.array([[ratio.above(row) for ratio in ratios] for row in rows], dtype=np.float64)
-    below = np.array([[ratio.below(row) for ratio in ratios] for row in rows], dtype=np.float64)
-    sums = below.sum(axis=0)
+    numerators = np.array([[ratio.numerator(row) for ratio in ratios] for row in rows], dtype=np.float64)
+    denominators = np.array([[ratio.denominator(row) for ratio in ratios] for row in rows], dtype=np.float64)
+    sums = denominators.sum(axis=0)
     with np.errstate(invalid="ignore"):
-        values = above.sum(axis=0) / sums
-    drawn = resampled_ratios(above, below, [row.video for row in rows])
-    found: list[Interval | None] = []
+        values = numerators.sum(axis=0) / sums
+    resamples = resampled_ratios(numerators, denominators, [row.video for row in rows])
+    intervals: list[Interval | None] = []
     columns = iter(range(len(ratios)))
-    for wanted in measures:
-        means = [[c for c in islice(columns, len(mean)) if sums[c] > 0] for mean in wanted.means]
+    for one in measures:
+        means = [[c for c in islice(columns, len(mean)) if sums[c] > 0] for mean in one.means]
         if all(means):
-            value = fmean(values[there].mean() for there in means)
-            resampled = np.mean([drawn[:, there].mean(axis=1) for there in means], axis=0)
-            found.append(interval_around(100 * value, 100 * resampled))
+            value = fmean(values[kept].mean() for kept in means)
+            resampled = np.mean([resamples[:, kept].mean(axis=1) for kept in means], axis=0)
+            intervals.append(interval_around(100 * value, 100 * resampled))
         else:
-            found.append(None)
-    return found
+            intervals.append(None)
+    return intervals
 
 
-def columns_of(scoring: Scoring) -> tuple[Measure[ExpressionResult], ...]:
-    """What a benchmark's table tells of each group of expressions, the headline first."""
+def table_measures(scoring: Scoring) -> tuple[Measure[ExpressionResult], ...]:
+    """Return the columns of a benchmark's table, the headline first."""
     if scoring == "image":
         return (OVERALL_IOU, MEAN_IOU, *PRECISIONS)
     more: tuple[Measure[ExpressionResult], ...] = ()
@@ -104,8 +106,8 @@ def columns_of(scoring: Scoring) -> tuple[Measure[ExpressionResult], ...]:
     return (J_AND_F, _simple("J", _J), _simple("F", _F), *more)
 
 
-def lines_of(scoring: Scoring) -> tuple[Measure[ExpressionResult], ...]:
-    """What a benchmark reports besides; what has nothing to be about is left out of reports."""
+def summary_measures(scoring: Scoring) -> tuple[Measure[ExpressionResult], ...]:
+    """Return the measures that a benchmark reports below its table; reports omit those without samples."""
     presence = _simple("N-acc", _N_ACC), _simple("T-acc", _T_ACC)
     final = Measure("final (mean of J&F over all expressions, N-acc and T-acc)", ((_BOTH,), (_N_ACC,), (_T_ACC,)))
     if scoring == "worlds":
@@ -120,14 +122,14 @@ def lines_of(scoring: Scoring) -> tuple[Measure[ExpressionResult], ...]:
             )
             for name, ratio in (("J&F", _BOTH), ("J", _J), ("F", _F))
         )
-        # Two numbers are called R. Papers show this one: how little is answered to what means nothing. VISA's script
-        # prints the mean of R of the referring and of the reasoning expressions.
+        # Two numbers are called R. Papers report this one, over expressions without target. VISA's script prints the
+        # mean of R over the referring and over the reasoning expressions.
         return (*overall, _simple("R (hallucination)", _ROBUSTNESS.among(_of_kind(HALLUCINATION))), *presence)
     return presence if scoring == "image" else (*presence, final)
 
 
 def published_measures(results: Sequence[MatchedResult]) -> tuple[Measure[MatchedResult], ...]:
-    """J&F, J and F of Ref-DAVIS17 as published: means over objects, then over annotators."""
+    """Return J&F, J and F of Ref-DAVIS17 as published: means over objects, then over annotators."""
     annotators = sorted({result.annotator for result in results})
     scores: Sequence[tuple[str, Callable[[MatchedResult], Sequence[float]]]] = (
         ("J&F", lambda row: [(j + f) / 2 for j, f in zip(row.j, row.f, strict=True)]),
@@ -157,7 +159,7 @@ def _simple(name: str, ratio: Ratio[ExpressionResult]) -> Measure[ExpressionResu
 
 
 def _mean_of(score: Callable[[Scores], float | None]) -> Ratio[ExpressionResult]:
-    """Mean of a score over the expressions that have it."""
+    """Return the mean of a score over the expressions that have it."""
 
     def value(row: ExpressionResult) -> float | None:
         return None if row.scores is None else score(row.scores)
@@ -165,21 +167,23 @@ def _mean_of(score: Callable[[Scores], float | None]) -> Ratio[ExpressionResult]
     return Ratio(lambda row: value(row) or 0.0, lambda row: float(value(row) is not None))
 
 
-def _sum_over_sum(above: Callable[[Scores], float], below: Callable[[Scores], float]) -> Ratio[ExpressionResult]:
+def _ratio_of_sums(
+    numerator: Callable[[Scores], float], denominator: Callable[[Scores], float]
+) -> Ratio[ExpressionResult]:
     return Ratio(
-        lambda row: 0.0 if row.scores is None else above(row.scores),
-        lambda row: 0.0 if row.scores is None else below(row.scores),
+        lambda row: 0.0 if row.scores is None else numerator(row.scores),
+        lambda row: 0.0 if row.scores is None else denominator(row.scores),
     )
 
 
-def _precision(place: int) -> Ratio[ExpressionResult]:
-    return _sum_over_sum(lambda s: s.above[place], lambda s: s.visible)
+def _precision(position: int) -> Ratio[ExpressionResult]:
+    return _ratio_of_sums(lambda s: s.above[position], lambda s: s.visible)
 
 
 _J, _F, _BOTH = _mean_of(lambda s: s.j), _mean_of(lambda s: s.f), _mean_of(lambda s: s.j_and_f)
 _ROBUSTNESS = _mean_of(lambda s: s.robustness)
 
-# A prediction whose masks are missing is right about nothing.
+# A prediction with missing masks (``empty`` is None) counts as wrong in both.
 _N_ACC: Ratio[ExpressionResult] = Ratio(
     lambda row: float(row.has_target is False and row.empty is True), lambda row: float(row.has_target is False)
 )
@@ -189,22 +193,22 @@ _T_ACC: Ratio[ExpressionResult] = Ratio(
 
 J_AND_F = _simple("J&F", _BOTH)
 
-OVERALL_IOU = _simple("oIoU", _sum_over_sum(lambda s: s.intersection, lambda s: s.union))
-"""Sum of intersections over sum of unions; cIoU where there are sentences that mean nothing.
+OVERALL_IOU = _simple("oIoU", _ratio_of_sums(lambda s: s.intersection, lambda s: s.union))
+"""Sum of intersections over sum of unions; called cIoU for benchmarks with no-target expressions.
 
-Large objects weigh more. An answer to a sentence that means nothing adds to the union only (GRES, Liu et al. 2023,
+Large objects weigh more. A prediction for a no-target expression adds to the union only (GRES, Liu et al. 2023,
 section 3.3; ``refer_evaluation.py`` of ReLA).
 """
 
-MEAN_IOU = _simple("mIoU", _sum_over_sum(lambda s: s.j * s.frames, lambda s: s.frames))
-"""Mean over annotated frames; images have one each. gIoU where there are sentences that mean nothing.
+MEAN_IOU = _simple("mIoU", _ratio_of_sums(lambda s: s.j * s.frames, lambda s: s.frames))
+"""Mean IoU over annotated frames (images have one each); called gIoU for benchmarks with no-target expressions.
 
-For such a sentence the IoU is 1 when the answer is empty and 0 otherwise (GRES, as above).
+The IoU of a no-target expression is 1 if the prediction is empty and 0 otherwise (GRES, as above).
 """
 
-PRECISIONS = tuple(_simple(f"P@{k}", _precision(place)) for place, k in enumerate(PRECISION_THRESHOLDS))
-"""Of the annotated frames that show the target, the share whose IoU is greater than K.
+PRECISIONS = tuple(_simple(f"P@{k}", _precision(position)) for position, k in enumerate(PRECISION_THRESHOLDS))
+"""Fraction of the annotated frames showing the target whose IoU is greater than K.
 
-IoU equal to K does not count (``calculate_precision_at_k_and_iou_metrics`` of MTTR, which ReferFormer and SAMWISE took
-over; it adds 1e-6 to intersection and union, which moves masks of a few pixels only). ReLA's Pr@K counts it.
+An IoU equal to K does not count (``calculate_precision_at_k_and_iou_metrics`` of MTTR, adopted by ReferFormer and
+SAMWISE; it adds 1e-6 to intersection and union, which matters for masks of a few pixels only). ReLA's Pr@K counts it.
 """

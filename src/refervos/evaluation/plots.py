@@ -1,4 +1,4 @@
-"""Two small plots as SVG, to stand in an HTML page without any script."""
+"""Two kinds of plots as SVG for an HTML page without scripts."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from refervos.evaluation.bootstrap import Interval
 from refervos.safe_text import printable
 
 WIDTH, HEIGHT = 4.6, 2.6
-"""Of a plot, in inches, of which the page shows as much as it has room for."""
+"""Size of a plot in inches; the page scales it to the available width."""
 
 BINS = 20
 BLUE, GREY = "#0072b2", "#888888"
 
 
 def histogram(values: Sequence[float], title: str) -> str:
-    """How often values fall into each twentieth of 0 to 100.
+    """Plot the number of values in each twentieth of 0 to 100.
 
     Args:
         values: In percent, at least one.
-        title: What stands above.
+        title: Title of the plot.
 
     Returns:
         An ``svg`` element.
@@ -38,22 +38,22 @@ def histogram(values: Sequence[float], title: str) -> str:
 
 
 def intervals(groups: Sequence[tuple[str, int, Interval | None]], title: str) -> str:
-    """A mean with its interval for each of some groups, from 0 to 100.
+    """Plot the mean and interval of each group, from 0 to 100.
 
     Args:
         groups: Name, number of members, and mean; at least one.
-        title: What stands above.
+        title: Title of the plot.
 
     Returns:
         An ``svg`` element.
     """
     axes = _axes(title, width=max(WIDTH, 0.7 * len(groups)))
-    for place, (_, _, interval) in enumerate(groups):
+    for position, (_, _, interval) in enumerate(groups):
         if interval is not None:
-            axes.plot([place, place], [interval.low, interval.high], color=BLUE, linewidth=2, gid="whisker")
-            axes.plot([place], [interval.mean], "o", color=BLUE)
-            beside: Any = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
-            axes.annotate(f"{interval.mean:.1f}", (place, interval.mean), fontsize=8, color=GREY, **beside)
+            axes.plot([position, position], [interval.low, interval.high], color=BLUE, linewidth=2, gid="whisker")
+            axes.plot([position], [interval.mean], "o", color=BLUE)
+            offset: Any = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(f"{interval.mean:.1f}", (position, interval.mean), fontsize=8, color=GREY, **offset)
     names = ["\n".join([*textwrap.wrap(printable(name), 12)[:2], f"n = {count}"]) for name, count, _ in groups]
     axes.set_xticks(range(len(groups)), names, parse_math=False)
     axes.set(xlim=(-0.5, len(groups) - 0.5), ylim=(0, 100))
@@ -74,7 +74,7 @@ def _axes(title: str, width: float = WIDTH) -> Any:
 
 
 def _svg(figure: Any) -> str:
-    """The figure as an element of a page: its text as text, the same for the same figure, without addresses."""
+    """Render a figure as an ``svg`` element: reproducible, with its text as text and without external links."""
     from matplotlib import rc_context
 
     drawing = io.StringIO()

@@ -1,4 +1,4 @@
-"""Predicted masks as files, in the layout of the field's servers: ``<video>/<expression_id>/<frame>.png``."""
+"""Predicted masks as files in the layout of the evaluation servers: ``<video>/<expression_id>/<frame>.png``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from refervos.data.sample import Mask, Sample
 from refervos.errors import DataError, EvaluationError
 
 ANNOTATOR = "anno_"
-"""What the folders of ``MergedPredictions`` begin with, before the annotator's number."""
+"""Prefix of the folders of ``MergedPredictions``, before the annotator's number."""
 
 MERGED_FOLDERS = ("valid", "val")
-"""Where these folders may be below the one that is given."""
+"""Sub-folders in which these folders may be."""
 
 INNER_FOLDERS = ("predictions", "Annotations")
-"""Where the masks are when a folder of ``refervos eval`` is given, or one laid out as a Ref-YouTube-VOS submission."""
+"""Sub-folders of the masks in a folder of ``refervos eval`` or a Ref-YouTube-VOS submission."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Predictions:
     """Masks of any system for the expressions of a data set.
 
     Attributes:
-        folder: The folder that holds one folder for each video.
+        folder: Folder with one sub-folder per video.
     """
 
     folder: Path
@@ -42,25 +42,25 @@ class Predictions:
         """Find the masks in a folder.
 
         Args:
-            folder: The folder of the videos, one of ``refervos eval``, one that holds ``Annotations``, or one of
-                ``MergedPredictions``.
+            folder: Folder with one sub-folder per video, a folder of ``refervos eval``, one that holds
+                ``Annotations``, or one of ``MergedPredictions``.
 
         Raises:
-            EvaluationError: When there is no such folder.
+            EvaluationError: When the folder does not exist.
         """
         if not folder.is_dir():
-            raise EvaluationError(f"{folder} is no folder; give one that holds <video>/<expression>/<frame>.png.")
-        for place in (folder, *(folder / name for name in MERGED_FOLDERS)):
-            if (place / f"{ANNOTATOR}0").is_dir():
-                return MergedPredictions(place)
+            raise EvaluationError(f"{folder} is not a folder; give one that holds <video>/<expression>/<frame>.png.")
+        for parent in (folder, *(folder / name for name in MERGED_FOLDERS)):
+            if (parent / f"{ANNOTATOR}0").is_dir():
+                return MergedPredictions(parent)
         return cls(next((folder / name for name in INNER_FOLDERS if (folder / name).is_dir()), folder))
 
     def of(self, sample: Sample) -> Path:
-        """The folder of an expression's masks, whether it is there or not."""
+        """Return the folder of an expression's masks, which need not exist."""
         return self.folder / sample.video.id / sample.expression_id
 
     def names(self, sample: Sample) -> frozenset[str]:
-        """Frames of an expression that have a mask, whether they are in the video or not."""
+        """Return the names of an expression's mask files, including any that are not frames of the video."""
         return stems(self.of(sample))
 
     def mask(self, sample: Sample, frame: str, size: tuple[int, int] | None = None) -> Mask:
@@ -69,7 +69,7 @@ class Predictions:
         Args:
             sample: The expression.
             frame: Name of the frame.
-            size: Height and width that it must have, where known.
+            size: Required height and width, if known.
 
         Returns:
             bool (H, W).
@@ -82,37 +82,37 @@ class Predictions:
 
 @dataclass(frozen=True)
 class MergedPredictions(Predictions):
-    """Answers as published code writes them for Ref-DAVIS17 (``inference_davis.py`` of ReferFormer and descendants).
+    """Predictions for Ref-DAVIS17 in the layout of published code (``inference_davis.py`` of ReferFormer and others).
 
-    An annotator's answers about a video are merged: ``anno_0/<video>/<frame>.png`` holds k + 1 where the answer to the
-    k-th of its expressions is. Pixels that were in several answers are in one of them only.
+    An annotator's predictions for a video are merged: ``anno_0/<video>/<frame>.png`` holds k + 1 at the pixels of the
+    k-th expression, each pixel belonging to one expression only.
     """
 
     def of(self, sample: Sample) -> Path:
-        """The folder of the merged answers among which an expression's is, whether it is there or not.
+        """Return the folder of the merged predictions that include an expression's; it need not exist.
 
         Raises:
-            EvaluationError: When the expression is none of Ref-DAVIS17, to which four in a row are about one object.
+            EvaluationError: When the expression is not from Ref-DAVIS17, where four in a row are about one object.
         """
         if sample.annotator is None or as_number(sample.expression_id) is None:
             raise EvaluationError(
-                f"{self.folder} holds {ANNOTATOR}0, as answers to Ref-DAVIS17 do; another data set's are in "
+                f"{self.folder} holds {ANNOTATOR}0, the layout of Ref-DAVIS17; masks for other data sets must be in "
                 "<video>/<expression>/<frame>.png."
             )
         return self.merged(sample.video.id, sample.annotator)
 
     def merged(self, video: str, annotator: str) -> Path:
-        """The folder of an annotator's merged answers about a video."""
+        """Return the folder of an annotator's merged predictions for a video."""
         return self.folder / f"{ANNOTATOR}{annotator}" / video
 
     def mask(self, sample: Sample, frame: str, size: tuple[int, int] | None = None) -> Mask:
-        """Take one answer out of the merged ones; see ``Predictions``."""
+        """Extract one mask from the merged predictions; see ``Predictions``."""
         numbers = read_numbers(self.of(sample) / f"{frame}.png", size)
         return numbers == int(sample.expression_id) // len(ANNOTATORS) + 1
 
 
 def stems(folder: Path) -> frozenset[str]:
-    """Names of a folder's PNG files without suffix; none where there is no folder."""
+    """Return the names of a folder's PNG files without suffix; empty if the folder does not exist."""
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -127,7 +127,7 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> Mask:
 
     Args:
         path: A PNG.
-        size: Height and width that it must have, where known.
+        size: Required height and width, if known.
 
     Returns:
         bool (H, W).
@@ -147,7 +147,7 @@ def read_numbers(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray
 
     Args:
         path: A PNG.
-        size: Height and width that it must have, where known.
+        size: Required height and width, if known.
 
     Returns:
         uint8 (H, W).
@@ -166,19 +166,19 @@ def read_numbers(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray
 
 
 def mask_png(mask: Mask) -> bytes:
-    """A mask as the servers want it: an 8-bit grey PNG of 0 and 255.
+    """Encode a mask as evaluation servers require it: an 8-bit grey PNG of 0 and 255.
 
     Args:
         mask: bool (H, W).
 
     Returns:
-        The file's content, the same for the same mask.
+        The content of the file, the same for equal masks.
     """
     return png(Image.fromarray(mask.view(np.uint8) * np.uint8(255)))
 
 
 def png(image: Image.Image) -> bytes:
-    """An image as a PNG file's content."""
+    """Encode an image as the content of a PNG file."""
     data = io.BytesIO()
-    image.save(data, format="PNG", compress_level=3)  # masks hardly get smaller with more effort
+    image.save(data, format="PNG", compress_level=3)  # higher levels hardly shrink masks
     return data.getvalue()

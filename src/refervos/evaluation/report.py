@@ -1,4 +1,4 @@
-"""An evaluation on one page: tables, plots and pictures in a single HTML file without scripts or links."""
+"""Report of an evaluation: tables, plots and images in a single HTML file without scripts or links."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from refervos.errors import require_installed
 from refervos.evaluation.bootstrap import Interval
-from refervos.evaluation.contact_sheets import HOW_TO_READ, draw_expression
+from refervos.evaluation.contact_sheets import LEGEND, draw_expression
 from refervos.evaluation.datasets import OpenPart
-from refervos.evaluation.expressions import ExpressionResult, Scores
+from refervos.evaluation.expression_scores import ExpressionResult, Scores
 from refervos.evaluation.plots import histogram, intervals
 from refervos.evaluation.predictions import Predictions, png
 from refervos.evaluation.summary import Group, Grouping, Summary
@@ -21,21 +21,21 @@ from refervos.files.writing import prepare_folder, write_atomically
 from refervos.safe_text import printable
 
 MOST_GROUPS = 12
-"""How many groups a plot shows."""
+"""Maximum number of groups in a plot."""
 
 
 def require_packages() -> None:
-    """Check that what the report is made with is installed, before hours of work.
+    """Check that the packages for the report are installed, before hours of work.
 
     Raises:
-        MissingDependencyError: Names what is missing.
+        MissingDependencyError: When a package is missing.
     """
     require_installed("the report", "eval", "jinja2", "matplotlib")
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What an evaluation found, and what it is about.
+    """Outcome of an evaluation, with the data set and the masks.
 
     Attributes:
         summary: The tables.
@@ -48,17 +48,17 @@ class Evaluation:
     predictions: Predictions
 
     def write(self, folder: Path) -> list[Path]:
-        """Write the tables and the report; files of the same names are replaced.
+        """Write the tables and the report; existing files of these names are replaced.
 
         Args:
-            folder: Created when absent.
+            folder: Folder to write to; created if missing.
 
         Returns:
-            ``expressions.csv``, ``summary.md``, ``summary.json`` and ``report.html``.
+            The paths of ``expressions.csv``, ``summary.md``, ``summary.json`` and ``report.html``.
 
         Raises:
-            DataError: When a frame or mask for the pictures cannot be read.
-            MissingDependencyError: When what the report is made with is not installed.
+            DataError: When a frame or mask of the report's images cannot be read.
+            MissingDependencyError: When a package for the report is missing.
             OutputError: When a file cannot be written.
         """
         require_packages()
@@ -75,43 +75,44 @@ class Evaluation:
 
 
 def html_report(evaluation: Evaluation) -> str:
-    """Draw up the page.
+    """Render the report.
 
     Args:
-        evaluation: What is reported.
+        evaluation: The evaluation.
 
     Returns:
-        A whole HTML document; everything that comes from the data set is escaped.
+        An HTML document; all text from the data set is escaped.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     def safe(value: Any) -> Any:
-        """Text from outside, in which nothing is hidden or reordered; what is markup already stays."""
+        """Make hidden and reordering characters of text visible; leave markup unchanged."""
         return value if isinstance(value, Markup) else printable(str(value))
 
-    folder = FileSystemLoader(Path(__file__).parent)
-    pages = Environment(loader=folder, autoescape=True, finalize=safe, undefined=StrictUndefined)
-    page: str = pages.get_template("report.html").render(
+    templates = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=templates, autoescape=True, finalize=safe, undefined=StrictUndefined)
+    page: str = environment.get_template("report.html").render(
         summary=evaluation.summary,
         plots=_plots(evaluation.summary),
         worst=_worst(evaluation),
-        how_to_read=HOW_TO_READ,
+        legend=LEGEND,
     )
     return page + "\n"
 
 
 def _plots(summary: Summary) -> Iterator[str]:
+    """Yield the histogram and the plots by group as ``svg`` elements."""
     yield histogram([100 * scores.j_and_f for _, scores in summary.scored], "expressions by J&F")
     headline = next(iter(summary.groups[0].values))
-    about: dict[Grouping, str] = {"length": "length of the video", "size": "size of the target", "kind": "kind"}
-    for by, words in about.items():
+    labels: dict[Grouping, str] = {"length": "length of the video", "size": "size of the target", "kind": "kind"}
+    for by, label in labels.items():
         groups = summary.grouped(by)
         if len(groups) > MOST_GROUPS:
-            words += f", the {MOST_GROUPS} largest groups of {len(groups)}"
+            label += f", the {MOST_GROUPS} largest groups of {len(groups)}"
             groups = sorted(groups, key=lambda group: -group.count)[:MOST_GROUPS]
         if groups:
-            yield intervals([_bar(group) for group in groups], f"{headline} by {words}")
+            yield intervals([_bar(group) for group in groups], f"{headline} by {label}")
 
 
 def _bar(group: Group) -> tuple[str, int, Interval | None]:
@@ -119,7 +120,7 @@ def _bar(group: Group) -> tuple[str, int, Interval | None]:
 
 
 def _worst(evaluation: Evaluation) -> Iterator[tuple[ExpressionResult, Scores, str]]:
-    """The expressions that were answered worst, with a picture of each in base 64."""
+    """Yield the expressions with the lowest scores, each with an image in base 64."""
     samples = {sample.key: sample for sample in evaluation.part.samples()}
     for result, scores in evaluation.summary.worst:
         sample = samples[result.video, result.expression_id]

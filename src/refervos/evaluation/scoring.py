@@ -1,4 +1,4 @@
-"""Score the masks of any system, in files, as ``refervos eval`` scores its own."""
+"""Scoring of mask files of any system, as ``refervos eval`` scores its own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from refervos.evaluation.datasets import OpenPart, Part
-from refervos.evaluation.expressions import ExpressionResult, score_expression
-from refervos.evaluation.matched import MatchedResult, annotators, by_annotator, matches, score_matched
+from refervos.evaluation.expression_scores import ExpressionResult, score_expression
+from refervos.evaluation.matched import MatchedResult, annotators, by_annotator, score_matched, uses_matching
 from refervos.evaluation.predictions import MergedPredictions, Predictions
 from refervos.evaluation.report import Evaluation
 from refervos.evaluation.result_folder import ResultFolder
@@ -20,11 +20,11 @@ from refervos.progress import Bar
 
 @dataclass(frozen=True)
 class Scorer:
-    """What is scored, in words from which every process can prepare for it.
+    """Masks and data set to score, in a picklable form, so that every process can prepare itself.
 
     Attributes:
-        folder: The folder of the masks, as ``Predictions.open`` takes it.
-        part: What they answer.
+        folder: Folder of the masks, as for ``Predictions.open``.
+        part: The data set.
     """
 
     folder: Path
@@ -34,10 +34,10 @@ class Scorer:
         """Open the data set.
 
         Args:
-            part: Where it is open already.
+            part: The data set, if it is already open.
 
         Returns:
-            What scores all expressions about a video, given its number.
+            A function that scores all expressions about a video, given the video's index.
         """
         part = part or self.part.open()
         return partial(self._score, Predictions.open(self.folder), part)
@@ -48,30 +48,30 @@ class Scorer:
         video, samples = part.videos[number]
         for sample in samples:
             yield score_expression(sample, predictions)
-        if matches(part):
-            for annotator, told in by_annotator(samples).items():
-                place = predictions if isinstance(predictions, MergedPredictions) else ResultFolder(self.folder)
-                merged = place.merged(video.id, annotator)
-                yield score_matched(told, predictions, merged if merged.is_dir() else None)
+        if uses_matching(part):
+            for annotator, of_annotator in by_annotator(samples).items():
+                source = predictions if isinstance(predictions, MergedPredictions) else ResultFolder(self.folder)
+                merged = source.merged(video.id, annotator)
+                yield score_matched(of_annotator, predictions, merged if merged.is_dir() else None)
 
 
 def score(folder: Path, part: Part, *, processes: int = 1, show_progress: bool | None = None) -> Evaluation:
-    """Score masks in files.
+    """Score mask files.
 
     Args:
-        folder: One that holds ``<video>/<expression_id>/<frame>.png``, one of ``refervos eval``, or answers to
-            Ref-DAVIS17 as published code writes them: ``anno_0/<video>/<frame>.png``.
-        part: What they answer.
-        processes: How many share the work.
-        show_progress: True or False; default when standard error is a terminal.
+        folder: Folder of ``<video>/<expression_id>/<frame>.png``, one of ``refervos eval``, or predictions for
+            Ref-DAVIS17 as published code writes them, ``anno_0/<video>/<frame>.png``.
+        part: The data set.
+        processes: Number of processes.
+        show_progress: Show a progress bar; default only on a terminal.
 
     Returns:
-        The tables, and what they are about.
+        The tables, the data set and the masks.
 
     Raises:
         DataError: When the data set cannot be read.
-        EvaluationError: When there is no such folder, or a mask is damaged, not binary or of another size. Missing
-            masks are no error: they count 0.
+        EvaluationError: When the folder does not exist, or a mask is damaged, not binary or of another size. Missing
+            masks are no error; they score 0.
     """
     opened, predictions = part.open(), Predictions.open(folder)
     scorer = Scorer(folder, part)

@@ -20,16 +20,16 @@ from refervos.files.writing import PartialFile, prepare_folder, refuse_existing,
 from refervos.progress import Bar
 
 TOP_FOLDERS = {"mevis": "", "ref-youtube-vos": "Annotations/"}
-"""Benchmarks with a server, and what the names in their zips begin with."""
+"""Benchmarks with an evaluation server, and the prefix of the names in their zips."""
 
 SPLIT = "valid"
 """The split that both servers score."""
 
-LISTED = 20
-"""How many problems are told one by one."""
+MAX_LISTED = 20
+"""Maximum number of problems that are listed."""
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The time of every file in a zip, the first that there can be: same masks, same zip."""
+"""Time stamp of every file in a zip (the earliest possible), so that equal masks give equal zips."""
 
 
 def submit(
@@ -40,23 +40,23 @@ def submit(
     overwrite: bool = False,
     show_progress: bool | None = None,
 ) -> list[str]:
-    """Write a submission.
+    """Check the masks of a split and write them as a submission.
 
     Args:
         predictions: The masks of any system: 0 and 255, 0 and 1, or a palette's first two entries.
-        part: The benchmark's split; its truth is not needed.
+        part: The benchmark's split; its ground truth is not needed.
         out: The zip file.
-        overwrite: Whether it may be replaced.
-        show_progress: True or False; default when standard error is a terminal.
+        overwrite: Replace an existing file.
+        show_progress: Show a progress bar; default only on a terminal.
 
     Returns:
-        Folders among the predictions that are of no video or expression of the split; they are left out.
+        Folders of the predictions that belong to no video or expression of the split and are left out.
 
     Raises:
-        ConfigError: When the benchmark has no server whose format is known.
+        ConfigError: When no server format is known for the benchmark.
         DataError: When the size of a video's frames cannot be read.
-        EvaluationError: When masks are missing, damaged, not binary or of another size, listing them; nothing is
-            written then.
+        EvaluationError: When masks are missing, damaged, not binary or of another size; it lists them, and nothing
+            is written.
         OutputError: When the zip cannot be written.
     """
     top = top_folder(part.dataset.name)
@@ -68,7 +68,7 @@ def submit(
     except OSError as error:
         raise write_error(out, error) from error
     try:
-        # Masks are deflated already; stored as they are, they are read once, checked and written.
+        # PNGs are compressed already, so the zip stores them; each mask is read once, checked and written.
         with (
             Bar("expressions", sum(len(samples) for _, samples in part.videos), show_progress) as bar,
             zipfile.ZipFile(written.temporary, "w", zipfile.ZIP_STORED) as archive,
@@ -81,42 +81,44 @@ def submit(
                         archive.writestr(_entry(path), content)
                     bar.advance(1)
         if problems:
-            raise EvaluationError(_told(predictions.folder, part, problems))
+            raise EvaluationError(_message(predictions.folder, part, problems))
     except BaseException as error:
         written.discard()
         if isinstance(error, OSError):
             raise write_error(out, error) from error
         raise
     written.put_in_place(overwrite)
-    return strangers(predictions, part)
+    return unknown_folders(predictions, part)
 
 
 def top_folder(benchmark: str) -> str:
-    """What names in a benchmark's zip begin with; ConfigError when it has no server whose format is known."""
+    """Return the top folder of a benchmark's zip; ConfigError when no server format is known for it."""
     if benchmark not in TOP_FOLDERS:
-        raise ConfigError(f"there is no server format for {benchmark!r}; there are {', '.join(TOP_FOLDERS)}.")
+        raise ConfigError(
+            f"no server format is known for {benchmark!r}; the benchmarks with one are {', '.join(TOP_FOLDERS)}."
+        )
     return TOP_FOLDERS[benchmark]
 
 
 def frame_size(video: Video) -> tuple[int, int]:
-    """Height and width of a video's frames, read from the first where the benchmark does not tell."""
+    """Return height and width of a video's frames, read from the first frame if the annotations lack them."""
     if video.size is not None:
         return video.size
     height, width = video.frames.read(0).shape[:2]
     return height, width
 
 
-def strangers(predictions: Predictions, part: OpenPart) -> list[str]:
-    """Folders among the predictions, ``<video>`` or ``<video>/<expression>``, that belong to nothing in a split."""
+def unknown_folders(predictions: Predictions, part: OpenPart) -> list[str]:
+    """List the folders ``<video>`` and ``<video>/<expression>`` of the predictions that are not in the split."""
     videos = {video.id: {sample.expression_id for sample in samples} for video, samples in part.videos}
-    found = []
+    unknown = []
     for video in sorted(_folders(predictions.folder)):
         if video not in videos:
-            found.append(video)
+            unknown.append(video)
         else:
-            there = _folders(predictions.folder / video)
-            found += [f"{video}/{expression}" for expression in sorted(there - videos[video])]
-    return found
+            expressions = _folders(predictions.folder / video)
+            unknown += [f"{video}/{expression}" for expression in sorted(expressions - videos[video])]
+    return unknown
 
 
 def _folders(folder: Path) -> set[str]:
@@ -126,13 +128,13 @@ def _folders(folder: Path) -> set[str]:
 def _masks(
     predictions: Predictions, sample: Sample, size: tuple[int, int], problems: list[str]
 ) -> Iterator[tuple[str, bytes]]:
-    """Every frame's name and mask; what is wrong is added to the problems."""
-    names, there = sample.video.frames.names, predictions.names(sample)
-    if not there.intersection(names):
-        problems.append(f"{predictions.of(sample)} is missing, or has none of {len(names)} masks.")
+    """Yield the name and PNG of every frame's mask; append to ``problems`` otherwise."""
+    names, predicted_names = sample.video.frames.names, predictions.names(sample)
+    if not predicted_names.intersection(names):
+        problems.append(f"{predictions.of(sample)} is missing or has none of the {len(names)} masks.")
         return
     for name in names:
-        if name not in there:
+        if name not in predicted_names:
             problems.append(f"{predictions.of(sample) / name}.png is missing.")
             continue
         try:
@@ -145,17 +147,17 @@ def _masks(
 
 def _entry(path: str) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(path, EPOCH)
-    entry.create_system = 3  # Unix, on whatever system it is written
+    entry.create_system = 3  # Unix, on every system
     entry.external_attr = 0o100644 << 16
     return entry
 
 
-def _told(folder: Path, part: OpenPart, problems: list[str]) -> str:
-    told = problems[:LISTED]
-    if len(problems) > LISTED:
-        told.append(f"... and {len(problems) - LISTED} more.")
-    lines = "\n  ".join(told)
+def _message(folder: Path, part: OpenPart, problems: list[str]) -> str:
+    listed = problems[:MAX_LISTED]
+    if len(problems) > MAX_LISTED:
+        listed.append(f"... and {len(problems) - MAX_LISTED} more.")
+    lines = "\n  ".join(listed)
     return (
-        f"{folder} is no complete submission to {part.dataset.name} {part.dataset.split}, so nothing was written:"
+        f"{folder} is not a complete submission to {part.dataset.name} {part.dataset.split}, so nothing was written:"
         f"\n  {lines}"
     )

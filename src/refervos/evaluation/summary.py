@@ -1,4 +1,4 @@
-"""The tables of an evaluation: over all expressions, by kind, by length, and the worst ones."""
+"""Tables of an evaluation: over all expressions, by kind, by length, and the expressions with the lowest scores."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any, Literal, TypeAlias
 
 from refervos.evaluation.bootstrap import Interval, span
 from refervos.evaluation.datasets import Scoring
-from refervos.evaluation.expressions import ExpressionResult, Scores
+from refervos.evaluation.expression_scores import ExpressionResult, Scores
 from refervos.evaluation.matched import MatchedResult
-from refervos.evaluation.measures import columns_of, lines_of, measure, published_measures
+from refervos.evaluation.measures import measure, published_measures, summary_measures, table_measures
 from refervos.markdown import NONE, markdown_table, number
 from refervos.safe_text import one_line, table_cell
 
 WORST = 20
-"""How many of the worst expressions are shown."""
+"""Number of worst expressions shown."""
 
 LENGTHS = (1, 16, 32, 64, 128, 256, 512)
-"""Where the groups of video lengths end, in frames."""
+"""Upper ends of the groups of video lengths, in frames."""
 
 SIZES = (1, 2, 5, 10, 20)
-"""Where the groups of target sizes end, in percent of the frame."""
+"""Upper ends of the groups of target sizes, in percent of the frame."""
 
 MATCHED, STRICT = "published (matched)", "strict (by expression)"
 """The two protocols of Ref-DAVIS17."""
@@ -33,21 +33,21 @@ Values: TypeAlias = Mapping[str, Interval | None]
 """Measures by name, in percent."""
 
 Grouping: TypeAlias = Literal["all", "target", "kind", "length", "size"]
-"""What expressions are grouped by."""
+"""Criterion by which expressions are grouped."""
 
-Chosen: TypeAlias = Callable[[ExpressionResult], bool]
+Condition: TypeAlias = Callable[[ExpressionResult], bool]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Some expressions together.
+    """Group of expressions.
 
     Attributes:
-        by: What they have in common.
-        name: Such as ``all``, ``static`` or ``17 to 32 frames``.
-        count: How many expressions.
-        videos: About how many videos.
-        values: The benchmark's measures over them, the headline first.
+        by: Criterion of the group.
+        name: Name such as ``all``, ``static`` or ``17 to 32 frames``.
+        count: Number of expressions.
+        videos: Number of videos.
+        values: The benchmark's measures over the group, the headline first.
     """
 
     by: Grouping
@@ -58,19 +58,19 @@ class Group:
 
     @property
     def headline(self) -> Interval | None:
-        """The measure that the benchmark ranks by."""
+        """Measure by which the benchmark ranks."""
         return next(iter(self.values.values()))
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What an evaluation found.
+    """Tables of an evaluation.
 
     Attributes:
-        title: What was evaluated on what.
-        results: Every expression's result, in the order of the data set.
-        groups: Of the expressions that are scored, all of them first.
-        lines: What the benchmark reports besides.
+        title: Model, data set and mode.
+        results: Results of all expressions, in the order of the data set.
+        groups: Groups of the scored expressions; the first holds all of them.
+        lines: Measures reported below the table.
     """
 
     title: str
@@ -79,27 +79,27 @@ class Summary:
     lines: Values
 
     def grouped(self, by: Grouping) -> list[Group]:
-        """The groups of one kind."""
+        """Return the groups by one criterion."""
         return [group for group in self.groups if group.by == by]
 
     @property
     def scored(self) -> list[tuple[ExpressionResult, Scores]]:
-        """The results of which the truth is known, with their scores."""
+        """Results with public ground truth, with their scores."""
         return [(result, result.scores) for result in self.results if result.scores is not None]
 
     @property
     def worst(self) -> list[tuple[ExpressionResult, Scores]]:
-        """The expressions that were answered worst, the worst first."""
+        """Expressions with the lowest scores, the lowest first."""
         return sorted(self.scored, key=lambda one: (one[1].j_and_f, one[0].video, one[0].expression_id))[:WORST]
 
     @property
     def masks_per_second(self) -> float | None:
-        """Masks over the model's time; None where no model was asked."""
+        """Masks per second of the model's time; None if no model was run."""
         seconds = sum(result.seconds for result in self.results)
         return sum(result.frames for result in self.results) / seconds if seconds else None
 
     def markdown(self) -> str:
-        """All tables, without a line break at the end. Percent throughout; intervals are 95 % over videos."""
+        """Format all tables as Markdown, in percent with 95 % intervals over videos, without a final line break."""
         paragraphs = [one_line(self.title), "\n".join(map(one_line, self.notes()))]
         if self.scored:
             header = ["worst expressions", "video", "id", "J&F"]
@@ -112,11 +112,11 @@ class Summary:
         return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
     def table(self) -> str:
-        """The groups as markdown, one a row."""
+        """Format the groups as a Markdown table, one per row."""
         return markdown_table(*self.cells())
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
-        """The header and the rows of the table; groups by size are for plots only."""
+        """Return the header and the rows of the table; groups by size appear in plots only."""
         first, *others = self.groups[0].values
         rows = []
         for group in self.groups:
@@ -127,17 +127,17 @@ class Summary:
         return ["", "expressions", "videos", first, "95 %", *others], rows
 
     def sentences(self) -> list[str]:
-        """What the benchmark reports besides."""
+        """Format the measures reported below the table."""
         return [f"{name}: {_mean(value)} ({span(value)})" for name, value in self.lines.items() if value is not None]
 
     def notes(self) -> list[str]:
-        """How much was evaluated, and what was not as it should be."""
+        """Return sentences on the number of expressions and on missing masks or ground truth."""
         frames = sum(result.frames for result in self.results)
         videos = len({result.video for result in self.results})
         notes = [f"{len(self.results)} expressions about {videos} videos; {frames} masks."]
-        secret = len(self.results) - len(self.scored)
-        if secret:
-            notes.append(f"The truth about {secret} of them is not public: they are answered, not scored.")
+        unscored = len(self.results) - len(self.scored)
+        if unscored:
+            notes.append(f"The ground truth of {unscored} expressions is not public: their masks are not scored.")
         missing = [result for result in self.results if result.missing]
         if missing:
             few = ", ".join(f"{result.video}/{result.expression_id}" for result in missing[:3])
@@ -148,7 +148,7 @@ class Summary:
         return notes
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers as plain values: percent, each with the ends of its interval."""
+        """Return the numbers as plain values: percent, each with the ends of its interval."""
         return {
             "title": self.title,
             "expressions": len(self.results),
@@ -168,7 +168,7 @@ class Summary:
         }
 
     def csv(self) -> str:
-        """A header, and a line for each expression; scores are in [0, 1]. Text that looks like a formula is quoted."""
+        """Format a CSV table with a row per expression, scores in [0, 1]; text that looks like a formula is quoted."""
         names = [field.name for field in dataclasses.fields(ExpressionResult) if field.name != "scores"]
         scores = [field.name for field in dataclasses.fields(Scores)]
         text = io.StringIO()
@@ -183,19 +183,19 @@ class Summary:
 def summarise(
     title: str, scoring: Scoring, results: Sequence[ExpressionResult], matched: Sequence[MatchedResult] = ()
 ) -> Summary:
-    """Put results together as their benchmark does.
+    """Summarise results as their benchmark does.
 
     Args:
-        title: What was evaluated on what.
-        scoring: How the benchmark is scored.
-        results: Every expression's result.
-        matched: Of Ref-DAVIS17, the results by the published protocol.
+        title: Model, data set and mode.
+        scoring: Scoring of the benchmark.
+        results: Results of all expressions.
+        matched: For Ref-DAVIS17, the results by the published protocol.
 
     Returns:
         The tables.
     """
     scored = [result for result in results if result.scores is not None]
-    columns, lines = columns_of(scoring), lines_of(scoring)
+    columns, lines = table_measures(scoring), summary_measures(scoring)
     choices = [(*choice, [result for result in scored if choice[2](result)]) for choice in _choices(scored)]
     choices = [choice for choice in choices if choice[0] == "all" or 0 < len(choice[3]) < len(scored)]
     of_groups = [column.among(chosen) for _, _, chosen, _ in choices for column in columns]
@@ -213,8 +213,8 @@ def summarise(
     return Summary(title, tuple(results), groups, more)
 
 
-def _choices(scored: Sequence[ExpressionResult]) -> Iterator[tuple[Grouping, str, Chosen]]:
-    """Which expressions the groups are of."""
+def _choices(scored: Sequence[ExpressionResult]) -> Iterator[tuple[Grouping, str, Condition]]:
+    """Yield criterion, name and condition of each possible group."""
     yield "all", "all", lambda result: True
     yield "target", "with target", lambda result: result.has_target is True
     yield "target", "without target", lambda result: result.has_target is False
@@ -230,19 +230,19 @@ def _choices(scored: Sequence[ExpressionResult]) -> Iterator[tuple[Grouping, str
 
 
 def _bounds(ends: Sequence[int]) -> Iterator[tuple[int, int | None]]:
-    """From where, exclusive, to where each group goes; the last has no end."""
+    """Yield the lower end (exclusive) and upper end of each group; the last has no upper end."""
     yield from zip((0, *ends), (*ends, None), strict=True)
 
 
-def _of_kind(kind: str) -> Chosen:
+def _of_kind(kind: str) -> Condition:
     return lambda result: result.kind == kind
 
 
-def _of_length(low: int, high: int | None) -> Chosen:
+def _of_length(low: int, high: int | None) -> Condition:
     return lambda result: low < result.frames and (high is None or result.frames <= high)
 
 
-def _of_size(low: int, high: int | None) -> Chosen:
+def _of_size(low: int, high: int | None) -> Condition:
     def chosen(result: ExpressionResult) -> bool:
         size = None if result.scores is None else result.scores.target_size
         return size is not None and low < 100 * size and (high is None or 100 * size <= high)
@@ -259,5 +259,5 @@ def _plain(values: Values) -> dict[str, list[float] | None]:
 
 
 def _cell(text: str) -> str:
-    """An expression as a cell of a markdown table."""
+    """Shorten an expression to a cell of a Markdown table."""
     return one_line(text, 80)
