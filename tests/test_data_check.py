@@ -86,7 +86,7 @@ def test_exit_code_2_when_nothing_can_be_read(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "could not be read" in result.stdout
     assert "meta_expressions.json" in result.stdout
-    with pytest.raises(DataError, match=r"holds no split of MeViS; looked for valid_u"):
+    with pytest.raises(DataError, match=r"contains no split of MeViS; expected valid_u"):
         check_dataset("mevis", tmp_path / "valid_u")
     with pytest.raises(DataError, match="nowhere"):
         check_dataset("mevis", tmp_path / "nowhere")

@@ -107,8 +107,8 @@ def test_masks_stay_on_their_frames_where_others_were_deleted(tmp_path: Path, de
     write(tmp_path, track(shape(p, p) for p in kept), task_meta(more=mode), named(kept))
     assert overlaps(only(tmp_path)) == {f"frame_{position:06d}": 1.0 for position in kept}
     (note,) = check_dataset("cvat", tmp_path).splits[0].notes
-    assert f"{len(deleted)} of the task's 8 frames have no picture" in note
-    assert f"first of them frame {min(deleted)};" in note
+    assert f"{len(deleted)} of the task's 8 frames have no image" in note
+    assert f"the first is frame {min(deleted)};" in note
 
 
 def test_frames_that_fall_out_are_kept_apart_from_frames_in_which_the_object_is_not_seen(tmp_path: Path) -> None:
@@ -131,7 +131,9 @@ def test_a_task_may_begin_late_and_pass_over_frames(tmp_path: Path) -> None:
     write(tmp_path, track(shape(p, p) for p in (2, 6)), meta, named([2, 6]))
     assert overlaps(only(tmp_path)) == {"frame_000002": 1.0, "frame_000006": 1.0}
     write(tmp_path / "odd", track(shape(p, p) for p in numbers), meta, named([2, 3, 4, 6]))
-    assert "frame_000003.PNG is none of the task's frames, which are 2 to 6, every 2th" in told_of(tmp_path / "odd")
+    assert "frame_000003.PNG is not a frame of the task; its frames are 2 to 6 in steps of 2" in told_of(
+        tmp_path / "odd"
+    )
 
 
 def test_an_unknown_choice_of_frames_is_told(tmp_path: Path) -> None:
@@ -180,7 +182,7 @@ def test_pictures_of_which_some_were_deleted_are_refused_where_names_do_not_tell
     write(tmp_path, track(shape(p, p) for p in (0, 1, 3)), task_meta(more=PICTURES), pictures)
     sentence = told_of(tmp_path)
     assert "8 frames" in sentence
-    assert "7 pictures" in sentence
+    assert "7 images" in sentence
     assert "CVAT for images" in sentence
 
 
@@ -227,7 +229,7 @@ def test_objects_that_are_never_known_together_are_told(tmp_path: Path) -> None:
         [shape(0, 0, text="y"), shape(1, 1, text="x")], 1
     )
     write(tmp_path, tracks, pictures=named([0, 1]))
-    assert "no frame in which it is known of all 2 tracks of 'x'" in told_of(tmp_path)
+    assert "no frame is annotated for all 2 tracks of 'x'" in told_of(tmp_path)
 
 
 # Sentences.
@@ -292,7 +294,7 @@ def test_tasks_that_share_their_pictures_are_refused(tmp_path: Path, folder: str
     write(tmp_path, tracks, project([(5, "default"), (6, "default")]), named(range(4), folder=folder))
     sentence = told_of(tmp_path)
     assert "task 5" in sentence
-    assert "whose they are" in sentence
+    assert "do not identify the task" in sentence
 
 
 def test_tasks_of_pictures_in_one_folder_are_refused(tmp_path: Path) -> None:
@@ -306,7 +308,7 @@ def test_numbers_that_two_ways_of_counting_explain_are_refused(tmp_path: Path) -
     told = task_meta(1, more=f"<id>5</id>{VIDEO}") + task_meta(7, more=f"<id>6</id>{VIDEO}")
     tracks = track([shape(0, 0)], 0, ' task_id="5"') + track([shape(4, 4)], 1, ' task_id="6"')
     write(tmp_path, tracks, f"<project><tasks>{told}</tasks></project>")
-    assert "cannot be told which frames of the tasks 5, 6" in told_of(tmp_path)
+    assert "the frame numbers of the tracks of tasks 5, 6 are ambiguous" in told_of(tmp_path)
 
 
 def test_tracks_of_tasks_of_which_nothing_is_told_are_refused(tmp_path: Path) -> None:
@@ -316,7 +318,7 @@ def test_tracks_of_tasks_of_which_nothing_is_told_are_refused(tmp_path: Path) ->
     write(tmp_path / "b", moving(7, "train", 0), project([(5, "train"), (6, "val")]))
     assert "task 7" in told_of(tmp_path / "b")
     write(tmp_path / "c", track([shape(0, 0)]), project([(5, "train"), (6, "val")]))
-    assert "does not say of which task" in told_of(tmp_path / "c")
+    assert "has no task_id" in told_of(tmp_path / "c")
 
 
 def test_a_project_reads_the_video_files_that_it_names(tmp_path: Path) -> None:
@@ -338,7 +340,7 @@ def test_a_subset_that_leads_out_of_the_export_is_refused(tmp_path: Path) -> Non
     write(tmp_path / "set", moving(5, "../../other", 0), project([(5, "../../other")]), {})
     (tmp_path / "set" / "images").mkdir()
     write(tmp_path / "other", "", pictures=named(range(4)))
-    assert "leads out of" in told_of(tmp_path / "set")
+    assert "is outside" in told_of(tmp_path / "set")
 
 
 # CVAT for images.
@@ -395,13 +397,13 @@ def test_each_folder_of_listed_images_is_a_video(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("listed", "said"),
     [
-        (image(0, "gone.png", still(0)), "gone.png is missing"),
-        (image(0, "../a.png", still(0)), "leads out of"),
-        (image(0, "/etc/a.png", still(0)), "leads out of"),
-        (image(0, "a.png", still(0), width=6553), "about 6553x48 pixels"),
-        (image(0, "a.png", '<box label="x" xtl="1" ytl="1" xbr="2" ybr="2"/>'), "box, which is no mask"),
+        (image(0, "gone.png", still(0)), "gone.png, listed by "),
+        (image(0, "../a.png", still(0)), "is outside"),
+        (image(0, "/etc/a.png", still(0)), "is outside"),
+        (image(0, "a.png", still(0), width=6553), "states 6553x48 pixels"),
+        (image(0, "a.png", '<box label="x" xtl="1" ytl="1" xbr="2" ybr="2"/>'), "box, which is not a mask"),
         (image(0, "a.png", still(0)) + image(0, "b.png", still(0)), "same number"),
-        (image(0, "a.png", still(0)) + track([shape(0, 0)]), "tracks as well as images"),
+        (image(0, "a.png", still(0)) + track([shape(0, 0)]), "both tracks and images"),
         (image(0, "a.png", still(0)) + "<frames/>", "<frames>"),
     ],
 )

@@ -130,5 +130,5 @@ def test_what_is_no_text_is_told_with_the_file(tmp_path: Path) -> None:
             read_text(path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(DataError, match=r"x\.json is no file"):
+    with pytest.raises(DataError, match=r"x\.json is not a regular file"):
         read_text(path)

@@ -120,7 +120,7 @@ def test_pixels_that_do_not_count_cost_nothing_when_masks_are_scored(tmp_path: P
 def test_sixteen_bits_are_called_so(tmp_path: Path) -> None:
     truth = only(write(tmp_path, meant().astype(np.uint16))).ground_truth
     assert truth is not None
-    with pytest.raises(DataError, match="16 bits a pixel"):
+    with pytest.raises(DataError, match="16 bits per pixel"):
         truth.mask(0)
 
 
@@ -141,7 +141,7 @@ def more_puppet_masks(root: Path) -> str:
     file = next((root / "puppet_mask").rglob("puppet_mask.mat"))
     masks = scipy.io.loadmat(file)["part_mask"]
     scipy.io.savemat(file, {"part_mask": np.concatenate([masks] * 3, axis=2)})
-    return "has masks of 15 frames"
+    return "has masks for 15 frames"
 
 
 def a_video_of_two_actions(root: Path) -> str:
@@ -159,7 +159,7 @@ def masks_of_other_names(root: Path) -> str:
     file = next((root / "valid" / "Annotations").rglob("*.png"))
     short = file.with_name(f"{int(file.stem)}.png")
     file.rename(short)
-    return f"{short} is a mask of no frame"
+    return f"{short} matches no frame"
 
 
 def another_length(root: Path) -> str:
@@ -177,14 +177,14 @@ def a_target_and_none(root: Path) -> str:
 def nothing_and_a_target(root: Path) -> str:
     layouts_images.write_grefcoco(root)
     layouts.change_json(root / "grefcoco" / "grefs(unc).json", lambda refs: refs[0].update(ann_id=[-1, 2]))
-    return "-1, which means nothing, stands alone"
+    return "-1, for no target, must be the only entry"
 
 
 def two_files_of_a_frame(root: Path) -> str:
     layouts.write_a2d_sentences(root, images=True, videos=1)
     file = next(root.rglob("00002.h5"))
     shutil.copy(file, file.with_name("2.h5"))
-    return "holds both 00002.h5 and 2.h5"
+    return "contains both 00002.h5 and 2.h5"
 
 
 WRONG: list[tuple[str, str | None, Callable[[Path], str]]] = [

@@ -203,14 +203,14 @@ SMALL = {"size": [9, 9], "counts": [81]}
         ({"video": "photo.png", "expression": "x", "masks": []}, "no frame"),
         ({"video": "photo.png", "expression": "x", "masks": {}}, "no frame"),
         ({"video": "clips/shapes", "expression": "x", "masks": "masks/shapes"}, "not binary"),
-        ({"video": "clips/shapes", "expression": "x", "masks": "masks/shapes", "void": 3}, "0, 1, 2; 'value'"),
+        ({"video": "clips/shapes", "expression": "x", "masks": "masks/shapes", "void": 3}, "found 0, 1, 2; "),
         ({"video": "clips/shapes", "expression": "x", "masks": "masks/shapes", "value": True}, "'value'"),
         ({"video": "clips/shapes", "expression": "x", "masks": "masks/shapes", "void": 0}, "'void'"),
         ({"video": "clips/shapes", "expression": "x", "masks": "masks/shapes", "void": 1, "value": [2, 1]}, "both"),
         ({"video": "photo.png", "expression": "x", "masks": [7]}, "PNG"),
         ({"video": "photo.png", "expression": "x", "masks": {"00007": None}}, "00007"),
         ({"video": "photo.png", "expression": "x", "masks": {"0": None}}, "'0'"),
-        ({"video": "photo.png", "expression": "x", "masks": "gone.png"}, "gone.png is missing"),
+        ({"video": "photo.png", "expression": "x", "masks": "gone.png"}, "gone.png, the mask of frame photo in "),
         ({"video": "photo.png", "expression": "x", "masks": "street.mp4"}, "street.mp4"),
         ({"video": "photo.png", "expression": "x", "masks": "photo.png"}, "photo.png"),
         ({"video": "photo.png", "expression": "x", "masks": "small.png"}, "small.png is 9x9"),
@@ -219,8 +219,8 @@ SMALL = {"size": [9, 9], "counts": [81]}
         ({"video": "photo.png", "expression": "x", "expression_id": "a/b"}, "'expression_id'"),
         ({"video": "photo.png", "expression": "x", "video_id": ".."}, "'video_id'"),
         ({"video": "photo.png", "expression": "x", "split": 1}, "'split'"),
-        ({"video": "gone", "expression": "x"}, "gone is missing"),
-        ({"video": "masks", "expression": "x"}, "masks holds no images"),
+        ({"video": "gone", "expression": "x"}, "gone, the video of "),
+        ({"video": "masks", "expression": "x"}, "masks contains no images"),
         ({"video": "street.mp4", "expression": "x", "masks": [None]}, "5 frames"),
         ({"video": "street.mp4", "expression": "x", "masks": {"5": None}}, "'5'"),
         ({"video": "street.mp4", "expression": "x", "masks": {"1": None, "00001": None}}, "twice"),
@@ -510,7 +510,7 @@ def test_tracks_without_a_sentence_are_passed_over_where_others_have_one(tmp_pat
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        (r"<polygon ", '<box xtl="1" ytl="1" xbr="9" ybr="9" ', "box, which is no mask"),
+        (r"<polygon ", '<box xtl="1" ytl="1" xbr="9" ybr="9" ', "box, which is not a mask"),
         (r'track id="1"', 'track id="0"', "twice"),
         (r'track id="1"', "track", "'id'"),
         (r'frame="1" ', 'frame="0" ', "frame 0 twice"),
@@ -521,8 +521,8 @@ def test_tracks_without_a_sentence_are_passed_over_where_others_have_one(tmp_pat
         (r'points="[^"]*"', 'points="1,2;3,4"', "three points"),
         (r'points="[^"]*"', 'points="1,2;3,4;nan,1"', "coordinates"),
         (r"<start_frame>0", "<start_frame>-", "'-'"),
-        (r"</annotations>", "", "no valid XML"),
-        (r"<annotations>", "<annotations", "no valid XML"),
+        (r"</annotations>", "", "not valid XML"),
+        (r"<annotations>", "<annotations", "not valid XML"),
     ],
 )
 def test_what_is_wrong_with_a_cvat_export_is_told(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -561,7 +561,7 @@ def test_a_cvat_export_without_frames_or_annotations_is_told(tmp_path: Path) -> 
     path.write_bytes(b"?")
     assert str(path) in told_of(read_cvat, tmp_path, "all")
     shutil.rmtree(tmp_path / "shapes" / "images")
-    assert f"{tmp_path / 'shapes'} must hold the frames" in told_of(read_cvat, tmp_path, "all")
+    assert f"{tmp_path / 'shapes'} must contain the frames" in told_of(read_cvat, tmp_path, "all")
     (tmp_path / "shapes" / "annotations.xml").unlink()
     assert "annotations.xml" in told_of(read_cvat, tmp_path, "all")
     assert "'val'" in told_of(read_cvat, tmp_path, "val")
@@ -576,7 +576,7 @@ def test_an_xml_bomb_is_refused_before_it_goes_off(tmp_path: Path) -> None:
     assert str(file) in told_of(read_cvat, tmp_path, "all")
     for declared in ('a [<!ENTITY x SYSTEM "file:///etc/hostname">]', 'a SYSTEM "a.dtd"', "a"):
         file.write_text(f"<!DOCTYPE {declared}><annotations>&x;</annotations>")
-        with pytest.raises(DataError, match=r"annotations\.xml was not read: it declares a document type"):
+        with pytest.raises(DataError, match=r"annotations\.xml was not read: it has a document type declaration"):
             read_xml(file)
 
 

@@ -11,7 +11,7 @@ import pytest
 import layouts
 from refervos.data.catalogue import open_dataset
 from refervos.data.check import check_dataset
-from refervos.data.sentences import fault_of, require_sentences
+from refervos.data.sentences import expression_fault, require_sentences
 from refervos.errors import DataError
 from refervos.evaluation import evaluate as evaluation
 from refervos.evaluation.datasets import Part
@@ -24,22 +24,22 @@ WRONG = {
     "": "it is empty",
     " \t\n": "it is empty",
     "\u200b\ufeff": "it is empty",
-    "the \ud83d dog": "half a character",
+    "the \ud83d dog": "a lone surrogate",
     "word " * 600: "600 words",
-    "x" * 6000: "6,000 letters",
+    "x" * 6000: "6,000 characters",
 }
 
 
 @pytest.mark.parametrize("text", WRONG, ids=range(len(WRONG)))
 def test_what_is_wrong_with_a_sentence_is_told(text: str) -> None:
-    fault = fault_of(text)
+    fault = expression_fault(text)
     assert fault is not None
     assert WRONG[text] in fault
 
 
 @pytest.mark.parametrize("text", ["dog", "?", "🐕", "犬", "word " * 510, "the dog\u200d"])
 def test_nothing_is_wrong_with_others(text: str) -> None:
-    assert fault_of(text) is None
+    assert expression_fault(text) is None
 
 
 def write(folder: Path, texts: list[str]) -> Path:
@@ -57,7 +57,7 @@ def write(folder: Path, texts: list[str]) -> Path:
 def test_the_check_names_every_one(tmp_path: Path) -> None:
     problems = check_dataset("mevis", write(tmp_path, ["", "a \ud83d", "word " * 600])).problems
     assert len(problems) == 3
-    for id, (problem, fault) in enumerate(zip(problems, ("empty", "half a character", "600 words"), strict=True)):
+    for id, (problem, fault) in enumerate(zip(problems, ("empty", "a lone surrogate", "600 words"), strict=True)):
         assert f"expression {id} about video valid_u00" in problem
         assert fault in problem
         assert problem.isprintable()
@@ -68,7 +68,7 @@ def test_eval_says_it_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(evaluation, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     request = Request("miniature", Part("mevis", tmp_path / "data", "valid_u"), tmp_path / "out", device="cpu")
     with pytest.raises(
-        DataError, match=r"2 of the sentences cannot be asked.*expression 0 .*empty; expression 1 .*half"
+        DataError, match=r"2 of the expressions cannot be used.*expression 0 .*empty; expression 1 .*surrogate"
     ):
         evaluate(request, show_progress=False)
     assert not (tmp_path / "out").exists()
@@ -129,5 +129,5 @@ def test_many_are_counted(tmp_path: Path) -> None:
             told["exp"] = ""
     file.write_text(json.dumps(content))
     dataset = open_dataset("mevis", tmp_path)
-    with pytest.raises(DataError, match=f"{len(dataset)} of the sentences .*and {len(dataset) - 5} more"):
+    with pytest.raises(DataError, match=f"{len(dataset)} of the expressions .*and {len(dataset) - 5} more"):
         require_sentences(dataset.samples)

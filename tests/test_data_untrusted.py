@@ -226,12 +226,12 @@ def test_files_outside_of_the_data_set_are_read_only_where_that_is_allowed(
     ]
     for name, file, content in written:
         (root / file).write_text(json.dumps(content))
-        with pytest.raises(DataError, match=r"leads out of .*set"):
+        with pytest.raises(DataError, match=r"is outside .*set"):
             open_dataset(name, root, "all")
-        assert any("leads out of" in problem for problem in check_dataset(name, root, "all").problems)
+        assert any("is outside" in problem for problem in check_dataset(name, root, "all").problems)
         problems = Problems(keep_going=True, allow_outside=True)
         open_dataset(name, root, "all", problems=problems)
-        assert not [problem for problem in problems.found if "holds no expression" not in problem]
+        assert not [problem for problem in problems.found if "contains no expression" not in problem]
 
 
 def test_absolute_paths_and_links_inside_a_data_set_lead_nowhere_else(tmp_path: Path) -> None:

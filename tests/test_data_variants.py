@@ -264,15 +264,15 @@ def test_images_in_which_nothing_is_drawn_are_not_annotated(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: c["annotations"][0].update(segmentation=[]), "a box is no mask"),
-        (lambda c: c["annotations"][0].update(image_id=7), "image 7, which is not there"),
+        (lambda c: c["annotations"][0].update(segmentation=[]), "a box is not a mask"),
+        (lambda c: c["annotations"][0].update(image_id=7), "image 7, which is missing"),
         (lambda c: c["annotations"].append(c["annotations"][0]), "twice"),
         (lambda c: c["images"].append(c["images"][0]), "twice"),
-        (lambda c: c["images"][0].update(file_name="../../1.jpg"), "leads out of"),
+        (lambda c: c["images"][0].update(file_name="../../1.jpg"), "is outside"),
         (lambda c: c["images"][0].update(file_name="77.jpg"), "77.jpg is missing"),
         (lambda c: c["images"][0].update(width=8000), "8000x48"),
         (lambda c: c["images"][0].update(file_name=f"0{c['images'][1]['file_name']}"), "same frame of video"),
-        (lambda c: c.update(expressions=[]), "belong to 'videos'"),
+        (lambda c: c.update(expressions=[]), "put them into the annotations"),
         (lambda c: c.update(images=[]), "neither 'videos'"),
         (lambda c: [one.update(track_id=1) for one in c["annotations"]], "track 1 is in image"),
     ],
@@ -293,7 +293,7 @@ def test_what_is_wrong_with_an_export_of_images_is_told(
 
 def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
     write_images(tmp_path, ["1.jpg"], "valid/_annotations.coco.json", "valid")
-    with pytest.raises(DataError, match="there are valid"):
+    with pytest.raises(DataError, match="present are valid"):
         open_dataset("coco-video", tmp_path, "all")
 
 

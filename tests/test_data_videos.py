@@ -27,7 +27,7 @@ from layouts import (
     write_revos,
 )
 from refervos.data.catalogue import BENCHMARKS, open_dataset
-from refervos.data.ground_truth import NumberedPixels
+from refervos.data.ground_truth import IndexedMasks
 from refervos.data.layouts.revos import RevosGroundTruth
 from refervos.data.sample import Dataset, Sample
 from refervos.errors import ConfigError, DataError
@@ -101,7 +101,7 @@ def test_ref_davis17_has_four_annotators_about_each_object(tmp_path: Path, conve
             meant = one.masks(k // 4).copy()
             meant[:, *DAVIS_VOID] = False
             np.testing.assert_array_equal(masks_of(sample), meant)
-            assert isinstance(sample.ground_truth, NumberedPixels)
+            assert isinstance(sample.ground_truth, IndexedMasks)
             void = sample.ground_truth.void(0)
             assert void is not None
             assert void.sum() == void[DAVIS_VOID].sum() == 9
@@ -255,7 +255,7 @@ def test_masks_are_not_kept(tmp_path: Path) -> None:
 def test_an_unknown_data_set_or_split_is_answered_with_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'mvis' is unknown.*mevis.*ref-davis17.*refcoco"):
         open_dataset("mvis", tmp_path)
-    with pytest.raises(ConfigError, match=r"no split 'val'; there are train, valid_u, valid, test"):
+    with pytest.raises(ConfigError, match=r"no split 'val'; choose from train, valid_u, valid, test"):
         open_dataset("mevis", tmp_path, "val")
     with pytest.raises(DataError, match="nowhere"):
         open_dataset("mevis", tmp_path / "nowhere")

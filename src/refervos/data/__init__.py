@@ -1,1 +1,1 @@
-"""The field's benchmarks and your own data, each in its published layout, all read as the same ``Sample``."""
+"""Public benchmarks and your own data, each read from its published layout into the same ``Sample``."""

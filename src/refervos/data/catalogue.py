@@ -1,4 +1,4 @@
-"""All benchmarks by name: how each is read, into which splits it is divided, how it is scored."""
+"""All benchmarks by name, with their readers, splits and scoring."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from refervos.data.sample import Dataset
 from refervos.errors import ConfigError, DataError
 
 Reader = Callable[[Path, str, Problems], Dataset]
-"""Reads a split from a folder and reports what is wrong with single items."""
+"""Function that reads a split from a folder and reports problems with single items."""
 
 Scoring = Literal["video", "ref-davis17", "revos", "long-rvos", "image"]
-"""How a benchmark is scored.
+"""Scoring protocol of a benchmark.
 
-- ``video``: J and F over all frames, and N-acc and T-acc where there are expressions without target;
-- ``ref-davis17``: J and F by object, each annotator apart, matched as published and by expression;
-- ``revos``: as ``video``, by kind, with the robustness R; the truths have a ``foreground``;
-- ``long-rvos``: as ``video``, by kind, with tIoU and vIoU;
+- ``video``: J and F over all frames, with N-acc and T-acc when there are expressions without target;
+- ``ref-davis17``: J and F per object and annotator, by the published matching and by expression;
+- ``revos``: like ``video``, per kind, with the robustness R; the ground truth has a ``foreground``;
+- ``long-rvos``: like ``video``, per kind, with tIoU and vIoU;
 - ``image``: IoU of each annotated frame: oIoU, mIoU, precision.
 """
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark, or a way in which your own data may be stored.
+    """A benchmark, or a layout for your own data.
 
     Attributes:
-        name: As it is called at the command line.
-        title: As people call it.
-        module: Where it is read; imported when it is needed.
-        reader: A ``Reader`` in that module.
+        name: Name on the command line.
+        title: Usual name in print.
+        module: Module in ``layouts`` that reads it, imported when needed.
+        reader: Name of the ``Reader`` in that module.
         splits: Its splits.
-        default_split: The one that is evaluated when none is named.
-        scoring: How it is scored.
-        signs: Paths below its folder, with ``{split}`` and ``*``; a split is there where one of them is.
-        more_splits: Whether there may be splits of other names, which the reader then knows or refuses.
-        default_signs: Paths that tell of the default split alone.
+        default_split: Split used when none is given.
+        scoring: Scoring protocol.
+        split_paths: Paths below its folder, with ``{split}`` and ``*``; a split is present when one of them exists.
+        more_splits: Whether other split names are allowed; the reader then checks them.
+        default_split_paths: Paths that show that the default split is present.
     """
 
     name: str
@@ -52,37 +52,37 @@ class Benchmark:
     splits: tuple[str, ...]
     default_split: str
     scoring: Scoring
-    signs: tuple[str, ...]
+    split_paths: tuple[str, ...]
     more_splits: bool = False
-    default_signs: tuple[str, ...] = ()
+    default_split_paths: tuple[str, ...] = ()
 
     def read(self, folder: Path, split: str, problems: Problems) -> Dataset:
-        """Read a split; see ``Reader``."""
+        """Read a split."""
         reader = cast(Reader, getattr(importlib.import_module(f"refervos.data.layouts.{self.module}"), self.reader))
         try:
             return reader(folder, split, problems)
         except RecursionError:
-            raise DataError(f"{folder}: the annotations of {self.title} are nested too deep to be read.") from None
+            raise DataError(f"{folder}: the annotations of {self.title} are nested too deeply.") from None
 
     def splits_in(self, folder: Path) -> list[str]:
-        """Which splits are there; a file is the one split that it holds. DataError when the folder is missing."""
+        """List the splits present; a single file is the default split. DataError when the folder is missing."""
         self.require(folder)
         if folder.is_file():
             return [self.default_split]
-        signs = {split: [sign.format(split=split) for sign in self.signs] for split in self.splits}
-        signs[self.default_split].extend(self.default_signs)
-        return [split for split in self.splits if any(any(folder.glob(sign)) for sign in signs[split])]
+        paths = {split: [path.format(split=split) for path in self.split_paths] for split in self.splits}
+        paths[self.default_split].extend(self.default_split_paths)
+        return [split for split in self.splits if any(any(folder.glob(path)) for path in paths[split])]
 
     def require(self, folder: Path) -> None:
-        """DataError when a folder of the benchmark is missing."""
+        """Raise DataError when the folder of the benchmark is missing."""
         if not folder.exists():
             raise DataError(f"{folder} is missing; it should be the folder of {self.title}.")
 
 
 def _refcoco(name: str, title: str, reader: str, splits: tuple[str, ...], partition: str) -> Benchmark:
     files = (f"*refs({partition}).*", f"instances_{name}_{{split}}.json", f"finetune_{name}_{{split}}.json")
-    signs = (*files, *(f"{name}/{file}" for file in files))
-    return Benchmark(name, title, "refcoco", reader, splits, "val", "image", signs, more_splits=True)
+    paths = (*files, *(f"{name}/{file}" for file in files))
+    return Benchmark(name, title, "refcoco", reader, splits, "val", "image", paths, more_splits=True)
 
 
 _UNC, _UMD = ("train", "val", "testA", "testB"), ("train", "val", "test")
@@ -118,7 +118,7 @@ BENCHMARKS = {
             ("train", "val"),
             "val",
             "ref-davis17",
-            ("DAVIS/ImageSets/2017/{split}.txt", "meta_expressions/{split}*"),  # val is valid there
+            ("DAVIS/ImageSets/2017/{split}.txt", "meta_expressions/{split}*"),  # named valid there
         ),
         Benchmark(
             "revos",
@@ -185,7 +185,7 @@ BENCHMARKS = {
             "video",
             ANNOTATION_FILES,
             more_splits=True,
-            default_signs=WHOLE_FILES,
+            default_split_paths=WHOLE_FILES,
         ),
         Benchmark(
             "cvat",
@@ -199,23 +199,23 @@ BENCHMARKS = {
         ),
     )
 }
-"""By name."""
+"""Benchmarks by name."""
 
 
 def find_benchmark(name: str) -> Benchmark:
-    """Look a benchmark up.
+    """Look up a benchmark by name.
 
     Args:
         name: Such as ``mevis``.
 
     Returns:
-        What is known about it.
+        The benchmark.
 
     Raises:
-        ConfigError: When there is none of that name; the sentence lists all.
+        ConfigError: When the name is unknown; the message lists all names.
     """
     if name not in BENCHMARKS:
-        raise ConfigError(f"data set {name!r} is unknown; there are {', '.join(BENCHMARKS)}.")
+        raise ConfigError(f"data set {name!r} is unknown; choose from {', '.join(BENCHMARKS)}.")
     return BENCHMARKS[name]
 
 
@@ -227,29 +227,29 @@ def open_dataset(
     allow_outside: bool = False,
     problems: Problems | None = None,
 ) -> Dataset:
-    """Open a split of a benchmark: its annotations are read, its frames and masks when they are asked for.
+    """Open a split of a benchmark: annotations are read now, frames and masks on demand.
 
     Args:
-        name: Of the benchmark, such as ``mevis``.
-        folder: Where it is, in its published layout.
-        split: Which part; the benchmark's default when not given.
-        allow_outside: Read files that its annotations name although they are outside its folder.
-        problems: Collects what is wrong with single items, which are left out; without it, the first problem is raised.
+        name: Name of the benchmark, such as ``mevis``.
+        folder: Its folder, in the published layout.
+        split: Name of the split; the benchmark's default when not given.
+        allow_outside: Allow annotations to name files outside its folder.
+        problems: Collects problems with single items, which are left out; without it, the first problem is raised.
 
     Returns:
         The samples.
 
     Raises:
-        ConfigError: When there is no such benchmark or split.
-        DataError: When it is not there, not in its layout, or something of it is missing or damaged.
+        ConfigError: When the benchmark or the split is unknown.
+        DataError: When it is missing, not in its layout, or partly missing or damaged.
     """
     benchmark = find_benchmark(name)
     split = benchmark.default_split if split is None else split
     if split not in benchmark.splits and not benchmark.more_splits:
-        raise ConfigError(f"{benchmark.title} has no split {split!r}; there are {', '.join(benchmark.splits)}.")
+        raise ConfigError(f"{benchmark.title} has no split {split!r}; choose from {', '.join(benchmark.splits)}.")
     benchmark.require(folder)
     problems = problems or Problems(allow_outside=allow_outside)
     dataset = benchmark.read(folder, split, problems)
     if not dataset.samples and not problems.found:
-        problems.report(f"{folder} holds no expression of split {split!r} of {benchmark.title}.")
+        problems.report(f"{folder} contains no expression of split {split!r} of {benchmark.title}.")
     return dataset

@@ -1,4 +1,4 @@
-"""Tells what of a data set is there, and everything that is wrong with it."""
+"""Check a data set: count its contents and list every problem."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from refervos.data.files import IMAGE_SUFFIXES, Problems
 from refervos.data.frames import ImageFrames, VideoFileFrames
 from refervos.data.layouts.revos import RevosGroundTruth
 from refervos.data.sample import Dataset, GroundTruth, Sample, Video
-from refervos.data.sentences import described, fault_of
+from refervos.data.sentences import describe_expression, expression_fault
 from refervos.errors import DataError
 from refervos.progress import Bar
 
 WORKERS = 8
-"""Threads that decode; Pillow and the run-length decoder leave the interpreter to others meanwhile."""
+"""Number of decoding threads; Pillow and the run-length decoder release the interpreter lock."""
 
 
 @dataclass(frozen=True)
 class SplitCheck:
-    """What is in a split.
+    """Contents and problems of a split.
 
     Attributes:
         split: Its name.
-        videos: That are asked about.
-        frames: Of these videos.
-        expressions: About these videos.
-        objects: That these mean, as far as the benchmark tells objects apart.
-        with_target: Expressions that mean something.
-        without_target: Expressions that mean nothing.
-        secret: Expressions whose target is kept secret.
-        invisible: Expressions with a target that no mask shows, as video and id; empty unless masks were decoded.
-        problems: Sentences, each naming a file.
-        notes: Sentences about what was assumed or should be looked at, likewise.
+        videos: Number of videos with expressions.
+        frames: Number of frames of these videos.
+        expressions: Number of expressions.
+        objects: Number of target objects, in benchmarks that distinguish objects.
+        with_target: Number of expressions with a target.
+        without_target: Number of expressions without a target.
+        secret: Number of expressions whose target is secret.
+        invisible: Expressions with a target that no mask shows, as video and expression id; empty unless masks were
+            decoded.
+        problems: Problems, each one sentence that names a file.
+        notes: Assumptions that deserve a check, likewise.
     """
 
     split: str
@@ -54,15 +55,15 @@ class SplitCheck:
 
 @dataclass(frozen=True)
 class DatasetCheck:
-    """What is in a data set.
+    """Contents and problems of a data set.
 
     Attributes:
-        name: Of the benchmark.
-        folder: Where it was looked for.
-        decoded: Whether all frames and masks were decoded, not only looked for.
-        splits: What was found in each split that is there.
-        absent: Splits that are not there.
-        unlisted: Images and folders that no split asks about, though they are beside others that it does.
+        name: Name of the benchmark.
+        folder: Its folder.
+        decoded: Whether all frames and masks were decoded; otherwise only their files were looked up.
+        splits: Result for each split that is present.
+        absent: Splits that are missing.
+        unlisted: Images and folders that no split lists, beside others that are listed.
     """
 
     name: str
@@ -74,12 +75,12 @@ class DatasetCheck:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """All problems, each once, in the order of the splits."""
+        """All distinct problems, in the order of the splits."""
         return tuple(dict.fromkeys(problem for split in self.splits for problem in split.problems))
 
     @property
     def expressions(self) -> int:
-        """How many expressions could be read."""
+        """Number of readable expressions."""
         return sum(split.expressions for split in self.splits)
 
 
@@ -92,28 +93,28 @@ def check_dataset(
     allow_outside: bool = False,
     show_progress: bool | None = False,
 ) -> DatasetCheck:
-    """Read a data set as far as it can be read, and collect what is wrong.
+    """Read as much of a data set as possible and collect all problems.
 
     Args:
-        name: Of the benchmark, such as ``mevis``.
-        folder: Where it is, in its published layout.
-        split: Only this one; all that are there when not given.
-        decode: Decode every frame and every mask; otherwise only the annotation files are read, and images looked for.
-        allow_outside: Read files that its annotations name although they are outside its folder.
-        show_progress: True for a progress bar, None for one where standard error is a terminal.
+        name: Name of the benchmark, such as ``mevis``.
+        folder: Its folder, in the published layout.
+        split: The only split to check; all present splits when not given.
+        decode: Decode every frame and every mask; otherwise annotations are read and image files only looked up.
+        allow_outside: Allow annotations to name files outside its folder.
+        show_progress: True for a progress bar, None for one when standard error is a terminal.
 
     Returns:
-        What was found.
+        Contents and problems.
 
     Raises:
-        ConfigError: When there is no such benchmark or split.
-        DataError: When no split is there.
+        ConfigError: When the benchmark or the split is unknown.
+        DataError: When no split is present.
     """
     benchmark = find_benchmark(name)
     splits = benchmark.splits_in(folder) if split is None else [split]
     if not splits:
-        looked_for = ", ".join(sign.format(split=benchmark.default_split) for sign in benchmark.signs)
-        raise DataError(f"{folder} holds no split of {benchmark.title}; looked for {looked_for}.")
+        expected = ", ".join(path.format(split=benchmark.default_split) for path in benchmark.split_paths)
+        raise DataError(f"{folder} contains no split of {benchmark.title}; expected {expected}.")
     checks, datasets = [], []
     for part in splits:
         problems = Problems(keep_going=True, allow_outside=allow_outside)
@@ -128,23 +129,23 @@ def check_dataset(
 
 def _check_split(dataset: Dataset, problems: Problems, decode: bool, show_progress: bool | None) -> SplitCheck:
     for sample in dataset.samples:
-        if fault := fault_of(sample.expression):
-            problems.found.append(f"{dataset.name} {dataset.split}, {described(sample)}: {fault}.")
+        if fault := expression_fault(sample.expression):
+            problems.found.append(f"{dataset.name} {dataset.split}, {describe_expression(sample)}: {fault}.")
     samples, videos = dataset.samples, list(dataset.videos())
     frames = 0
     invisible: list[tuple[str, str]] = []
     bar = Bar("videos", len(videos), show_progress, description=dataset.split)
-    # Video files share a decoder, which would begin anew each time another one is asked for.
+    # Video files share a decoder, which starts over whenever another file is requested.
     shared = any(isinstance(video.frames, VideoFileFrames) for video, _ in videos)
     with bar, ThreadPoolExecutor(1 if shared else min(WORKERS, os.cpu_count() or 1)) as pool:
         try:
-            for checked in pool.map(lambda asked: _check_video(asked[0], asked[1], decode), videos):
+            for checked in pool.map(lambda entry: _check_video(entry[0], entry[1], decode), videos):
                 frames += checked.frames
                 invisible += checked.invisible
                 problems.found += checked.problems
                 bar.advance()
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # so that Ctrl-C need not wait for all videos
+            pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for all videos
             raise
     return SplitCheck(
         dataset.split,
@@ -163,7 +164,7 @@ def _check_split(dataset: Dataset, problems: Problems, decode: bool, show_progre
 
 @dataclass(frozen=True)
 class _VideoCheck:
-    """What was found in a video; see ``SplitCheck``."""
+    """Result for a video; see ``SplitCheck``."""
 
     frames: int
     invisible: list[tuple[str, str]]
@@ -176,16 +177,16 @@ def _check_video(video: Video, samples: Sequence[Sample], decode: bool) -> _Vide
         count = len(video)
         if decode:
             size = _decode_frames(video, problems)
-            for sample, truth in _once_each(samples):
+            for sample, ground_truth in _distinct_targets(samples):
                 with problems.collect():
-                    if not _decode_masks(video, truth, size, problems) and sample.has_target:
+                    if not _decode_masks(video, ground_truth, size, problems) and sample.has_target:
                         invisible.append(sample.key)
             _decode_foreground(samples, problems)
     return _VideoCheck(count, invisible, problems.found)
 
 
 def _decode_frames(video: Video, problems: Problems) -> tuple[int, int] | None:
-    """Decode all frames; returns their size where one could be read."""
+    """Decode all frames and return their size, or None when none is readable."""
     size = video.size
     for index in range(len(video)):
         with problems.collect():
@@ -193,39 +194,39 @@ def _decode_frames(video: Video, problems: Problems) -> tuple[int, int] | None:
             size = size or (height, width)
             if (height, width) != size:
                 where = _frame_name(video, index)
-                raise DataError(f"{where} is {width}x{height}, the video otherwise {size[1]}x{size[0]}.")
+                raise DataError(f"{where} is {width}x{height}, other frames of the video are {size[1]}x{size[0]}.")
     return size
 
 
-def _decode_masks(video: Video, truth: GroundTruth, size: tuple[int, int] | None, problems: Problems) -> bool:
-    """Decode all masks of an expression; returns whether one shows anything, or could not be read."""
+def _decode_masks(video: Video, ground_truth: GroundTruth, size: tuple[int, int] | None, problems: Problems) -> bool:
+    """Decode all masks of an expression and return whether one is non-empty or unreadable."""
     shown = False
-    for index in truth.annotated:
+    for index in ground_truth.annotated:
         readable = False
         with problems.collect():
-            mask = truth.mask(index)
+            mask = ground_truth.mask(index)
             readable = True
             if index >= len(video):
-                raise DataError(f"{_place(video)} has {len(video)} frames, but there is a mask of frame {index + 1}.")
+                raise DataError(f"{_location(video)} has {len(video)} frames, but a mask is for frame {index + 1}.")
             if size is not None and mask.shape != size:
                 height, width = mask.shape
                 where = _frame_name(video, index)
-                raise DataError(f"{where} has a mask of {width}x{height}, but is {size[1]}x{size[0]}.")
-            truth.void(index)
+                raise DataError(f"{where} is {size[1]}x{size[0]}, but its mask is {width}x{height}.")
+            ground_truth.void(index)
         shown = shown or not readable or bool(mask.any())
     return shown
 
 
 def _decode_foreground(samples: Iterable[Sample], problems: Problems) -> None:
-    """Decode what all expressions of a video share, where a benchmark has that."""
-    for truth in [sample.ground_truth for sample in samples if isinstance(sample.ground_truth, RevosGroundTruth)][:1]:
-        for index in truth.annotated:
+    """Decode the foreground that all expressions of a ReVOS video share."""
+    for shared in [sample.ground_truth for sample in samples if isinstance(sample.ground_truth, RevosGroundTruth)][:1]:
+        for index in shared.annotated:
             with problems.collect():
-                truth.foreground(index)
+                shared.foreground(index)
 
 
-def _once_each(samples: Iterable[Sample]) -> Iterator[tuple[Sample, GroundTruth]]:
-    """Samples with a truth; of those that mean the same objects, the first only."""
+def _distinct_targets(samples: Iterable[Sample]) -> Iterator[tuple[Sample, GroundTruth]]:
+    """Yield the samples with ground truth, only the first of those with the same target objects."""
     seen = set()
     for sample in samples:
         if sample.ground_truth is None or sample.object_ids in seen:
@@ -235,8 +236,8 @@ def _once_each(samples: Iterable[Sample]) -> Iterator[tuple[Sample, GroundTruth]
         yield sample, sample.ground_truth
 
 
-def _place(video: Video) -> Path | str:
-    """Where the frames of a video are."""
+def _location(video: Video) -> Path | str:
+    """Return the folder or file of a video's frames."""
     frames = video.frames
     if isinstance(frames, ImageFrames):
         return frames.folder
@@ -244,15 +245,15 @@ def _place(video: Video) -> Path | str:
 
 
 def _frame_name(video: Video, index: int) -> str:
-    """What to call a frame in a sentence."""
+    """Name a frame in an error message."""
     frames = video.frames
     if isinstance(frames, ImageFrames):
         return str(frames.folder / frames.files[index])
-    return f"{_place(video)}, frame {frames.names[index]},"
+    return f"{_location(video)}, frame {frames.names[index]},"
 
 
 def _unlisted(datasets: Iterable[Dataset]) -> Iterator[str]:
-    """Tell what is beside frames that are asked about, but itself is not."""
+    """List the images and folders beside listed frames that are not listed themselves."""
     listed: dict[Path, set[str]] = {}
     for dataset in datasets:
         for video, _ in dataset.videos():
@@ -264,7 +265,7 @@ def _unlisted(datasets: Iterable[Dataset]) -> Iterator[str]:
         for name in sorted(os.listdir(folder))
         if name not in files and name.lower().endswith(IMAGE_SUFFIXES)
     ]
-    known = {place for folder in listed for place in (folder, *folder.parents)}
+    known = {path for folder in listed for path in (folder, *folder.parents)}
     folders = [
         str(entry)
         for parent in dict.fromkeys(folder.parent for folder in listed)

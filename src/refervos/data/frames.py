@@ -1,4 +1,4 @@
-"""Frames that are read from files: images, or a video file that is decoded as it is needed."""
+"""Frames read from files: images, or a video file decoded on demand."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from refervos.video.sources import natural_key
 
 @dataclass(frozen=True, eq=False)
 class ImageFrames:
-    """Frames that are image files; each is named by its file's stem.
+    """Frames stored as image files; each frame is named by its file's stem.
 
     Attributes:
-        folder: What the file names are relative to.
+        folder: Folder that the file names are relative to.
         files: The files, in order.
     """
 
@@ -38,13 +38,13 @@ class ImageFrames:
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """Height and width of the first frame, as its file says without being decoded."""
+        """Height and width of the first frame, from its header."""
         return image_size(self.folder / self.files[0])
 
     def read(self, index: int) -> ImageArray:
-        """Read one frame, uint8 RGB (H, W, 3); DataError where the file is missing or no image."""
+        """Read one frame, uint8 RGB (H, W, 3); DataError when the file is missing or not an image."""
         if index >= len(self.files):
-            raise DataError(f"{self.folder} has {len(self.files)} frames, none of index {index}.")
+            raise DataError(f"{self.folder} has {len(self.files)} frames, but no index {index}.")
         return read_frame(self.folder / self.files[index])
 
 
@@ -52,57 +52,57 @@ def image_files(folder: Path) -> tuple[str, ...]:
     """List the images in a folder in natural order: 2.jpg before 10.jpg.
 
     Args:
-        folder: Where to look, not deeper.
+        folder: The folder; subfolders are not searched.
 
     Returns:
-        Names of the files; hidden ones and those of other kinds are passed over.
+        File names; hidden files and other formats are ignored.
 
     Raises:
-        DataError: When the folder is missing, holds no image, or holds two of the same stem.
+        DataError: When the folder is missing, contains no image, or two images have the same stem.
     """
     try:
         names = [name for name in os.listdir(folder) if not name.startswith(".")]
     except OSError as error:
-        raise DataError(f"{folder} is no folder that can be read ({error.strerror}).") from error
+        raise DataError(f"{folder} is not a readable folder ({error.strerror}).") from error
     found = sorted(
         (name for name in names if name.lower().endswith(IMAGE_SUFFIXES)), key=lambda name: (natural_key(name), name)
     )
     if not found:
-        raise DataError(f"{folder} holds no images; frames are {', '.join(IMAGE_SUFFIXES)} files.")
+        raise DataError(f"{folder} contains no images; frames are {', '.join(IMAGE_SUFFIXES)} files.")
     stems: dict[str, str] = {}
     for name in found:
         other = stems.setdefault(PurePath(name).stem, name)
         if other != name:
-            raise DataError(f"{folder} holds both {other} and {name}; each frame needs its own stem.")
+            raise DataError(f"{folder} contains both {other} and {name}; each frame needs its own stem.")
     return tuple(found)
 
 
-def counted_images(folder: Path, problems: Problems) -> ImageFrames:
-    """Find frames that are counted from ``00001.png`` on, where masks tell a frame by its number.
+def numbered_images(folder: Path, problems: Problems) -> ImageFrames:
+    """List frames named ``00001.png``, ``00002.png`` and so on.
 
     Args:
-        folder: Where to look.
-        problems: Told of numbers that are missing before the last.
+        folder: The folder.
+        problems: Collects numbers missing before the last.
 
     Returns:
-        The frames; the first has the number 1.
+        The frames; the first has number 1.
 
     Raises:
-        DataError: When there are none, or the last has no number of five digits.
+        DataError: When there are none, or the last is not named by a five-digit number.
     """
     last = PurePath(image_files(folder)[-1])
     count = as_number(last.stem)
     if count is None or len(last.stem) != 5:
-        raise DataError(f"{folder / last} is not named after the number of its frame, such as 00001.png.")
+        raise DataError(f"{folder / last} is not named by its frame number, such as 00001.png.")
     files = tuple(f"{number:05d}.png" for number in range(1, count + 1))
     report_missing(folder, files, problems)
     return ImageFrames(folder, files)
 
 
 class VideoDecoder:
-    """Decodes frames of video files, with one file open at a time; a data set has one for all its videos.
+    """Decoder of video files that keeps one file open; all videos of a data set share it.
 
-    Frames that are asked for in order are decoded once; going back, or to another file, starts a file anew.
+    Frames requested in order are decoded once; going back or to another file starts decoding from the beginning.
     """
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class VideoDecoder:
         self._image: ImageArray | None = None
 
     def __reduce__(self) -> tuple[type[VideoDecoder], tuple[()]]:
-        """Another process gets a decoder of its own."""
+        """Pickle as a new decoder: another process opens its own files."""
         return VideoDecoder, ()
 
     def frame(self, path: Path, index: int) -> ImageArray | None:
@@ -126,7 +126,7 @@ class VideoDecoder:
             index: From 0.
 
         Returns:
-            uint8 RGB (H, W, 3), or None where the video is over before.
+            uint8 RGB (H, W, 3); None past the end of the video.
 
         Raises:
             DataError: When it cannot be decoded.
@@ -150,8 +150,8 @@ class VideoDecoder:
             if self._source is not None:
                 self._source.close()
         else:
-            # A file that was opened before a fork shares its position with the parent, and its decoding threads are
-            # not in this process: to close it would wait for them for ever, and so would its end as garbage.
+            # A file opened before a fork shares its position with the parent, and its decoding threads do not exist in
+            # this process: closing it, or collecting it as garbage, would wait for them forever.
             self._inherited = self._source
         self._process = os.getpid()
         self._path = self._source = self._image = None
@@ -174,11 +174,11 @@ def _as_data_error() -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class VideoFileFrames:
-    """Frames of a video file, named by their number in five digits.
+    """Frames of a video file, named by five-digit numbers.
 
     Attributes:
         path: The file.
-        decoder: What reads it.
+        decoder: Decoder, shared by the data set.
     """
 
     path: Path
@@ -186,7 +186,7 @@ class VideoFileFrames:
 
     @cached_property
     def names(self) -> Sequence[str]:
-        """``00000`` and so on; the first time, the whole file is decoded to count its frames."""
+        """``00000`` and so on; the first access decodes the whole file to count its frames."""
         with _opened(self.path) as source:
             count = sum(1 for _ in source)
             if source.warnings:
@@ -201,10 +201,10 @@ class VideoFileFrames:
         return height, width
 
     def read(self, index: int) -> ImageArray:
-        """Decode one frame, uint8 RGB (H, W, 3); DataError where the file is damaged."""
+        """Decode one frame, uint8 RGB (H, W, 3); DataError when the file is damaged."""
         image = self.decoder.frame(self.path, index)
         if image is None:
-            raise DataError(f"{self.path} is over before frame {index}.")
+            raise DataError(f"{self.path} ends before frame {index}.")
         return image
 
 
@@ -212,20 +212,20 @@ FileFrames = ImageFrames | VideoFileFrames
 """Frames of either kind."""
 
 
-def holds_several(path: Path) -> bool:
-    """Whether a picture file holds several pictures, as a stack or an animation does, which then are frames."""
+def has_several_frames(path: Path) -> bool:
+    """Return whether an image file is a multi-page stack or an animation, whose images are frames."""
     with opened_image(path, DataError) as image:
         return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
 
 
-def fitting(frames: FileFrames, index: int, told: tuple[int, int] | None, where: str) -> tuple[int, int]:
-    """Make sure that a frame has the size that annotations tell, before anything of that size is made.
+def require_frame_size(frames: FileFrames, index: int, stated: tuple[int, int] | None, where: str) -> tuple[int, int]:
+    """Check the size that annotations state for a frame, before anything of that size is allocated.
 
     Args:
         frames: The frames.
-        index: Which one.
-        told: Height and width that are told; None where they are not.
-        where: What to call the annotations in an error.
+        index: Index of the frame.
+        stated: Height and width in the annotations; None when they state none.
+        where: Name of the annotations in error messages.
 
     Returns:
         Height and width of the frame.
@@ -238,6 +238,6 @@ def fitting(frames: FileFrames, index: int, told: tuple[int, int] | None, where:
         size = frames.size if index == 0 else image_size(frames.folder / frames.files[index])
     else:
         name, size = str(frames.path), frames.size
-    if told is not None and told != size:
-        raise DataError(f"{where} is about {told[1]}x{told[0]} pixels, but {name} is {size[1]}x{size[0]}.")
+    if stated is not None and stated != size:
+        raise DataError(f"{where} states {stated[1]}x{stated[0]} pixels, but {name} is {size[1]}x{size[0]}.")
     return size

@@ -1,4 +1,4 @@
-"""Masks that stay as they are stored until they are wanted."""
+"""Ground-truth masks in the forms in which data sets store them, decoded on demand."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ from refervos.data.sample import Mask
 from refervos.errors import DataError
 
 LONGEST_OUTLINE = 1_000_000
-"""How many pixels the outlines of one object lead through in a frame; filling them takes 50 bytes for each."""
+"""Maximum length in pixels of one object's outlines in a frame; filling them takes 50 bytes per pixel."""
 
 MOST_POLYGONS = 10_000
-"""Of how many polygons one object may be made in a frame; each is put together with all before it."""
+"""Maximum number of polygons of one object in a frame; each is merged with all before it."""
 
 
 @dataclass(frozen=True, eq=False)
 class StoredMasks:
-    """A truth whose masks are read one by one; all pixels count.
+    """Ground truth with one reader per annotated frame; no void pixels.
 
     Attributes:
-        readers: How to read the mask of each annotated frame, by the frame's index, ascending.
+        readers: Functions that read the mask of each annotated frame, by frame index, ascending.
     """
 
     readers: Mapping[int, Callable[[], Mask]]
 
     @property
     def annotated(self) -> Sequence[int]:
-        """Indices of the frames that are annotated."""
+        """Indices of the annotated frames."""
         return tuple(self.readers)
 
     def mask(self, index: int) -> Mask:
-        """Read the mask in one annotated frame, bool (H, W); DataError where it is damaged."""
+        """Read the mask of one annotated frame, bool (H, W); DataError when it is damaged."""
         return self.readers[index]()
 
     def void(self, index: int) -> None:
-        """All pixels count."""
+        """Return None: there are no void pixels."""
         return None
 
 
 @dataclass(frozen=True, eq=False)
 class RunLengthTracks:
-    """A truth stored as a run-length mask for each object and frame; all pixels count.
+    """Ground truth stored as a run-length mask per object and frame; no void pixels.
 
     Attributes:
-        file: Where they were read.
-        tracks: For each object meant, by its id, what is stored of each frame: run lengths, a list of such, or None
-            where the object is not seen. None at all where nothing is meant.
-        frames: The video's frames, whose size the masks must have.
+        file: The file that stores them.
+        tracks: Per target object id, an entry for each frame: run lengths, a list of run lengths, or None when the
+            object is not visible. Empty for an expression without target.
+        frames: The video's frames; the masks must have their size.
     """
 
     file: Path
@@ -68,7 +68,7 @@ class RunLengthTracks:
         return range(len(self.frames.files))
 
     def mask(self, index: int) -> Mask:
-        """Decode the union of the objects' masks in one frame, bool (H, W); DataError where one is damaged."""
+        """Decode the union of the objects' masks in one frame, bool (H, W); DataError when one is damaged."""
         union = np.zeros(self.frames.size, dtype=np.bool_)
         for object_id, track in self.tracks.items():
             where = f"{self.file}, annotation {object_id}, frame {self.frames.names[index]} of {self.frames.folder}"
@@ -77,7 +77,7 @@ class RunLengthTracks:
         return union
 
     def void(self, index: int) -> None:
-        """All pixels count."""
+        """Return None: there are no void pixels."""
         return None
 
 
@@ -88,15 +88,15 @@ def _run_lengths(stored: Any) -> Sequence[Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class NumberedPixels:
-    """A truth stored as an image for each frame, in which numbers tell objects apart.
+class IndexedMasks:
+    """Ground truth stored as an image per frame whose pixel values are object numbers.
 
     Attributes:
-        folder: Where the images are, each a PNG named after its frame.
-        frames: The video's frames, whose size the images must have.
-        number: Of the object meant; None where the images are masks of that object alone.
-        void_number: Of the pixels that do not count; None where all do.
-        unseen: Frames without an image, because the object is not seen in them.
+        folder: Folder of the PNG images, each named like its frame.
+        frames: The video's frames; the images must have their size.
+        number: Number of the target object; None when the images are binary masks of that object alone.
+        void_number: Number of void pixels; None when there are none.
+        unseen: Names of the frames that have no image because the object is not visible.
     """
 
     folder: Path
@@ -111,7 +111,7 @@ class NumberedPixels:
         return range(len(self.frames.files))
 
     def numbers(self, index: int) -> npt.NDArray[np.uint8]:
-        """Read the numbers of all objects in one frame, uint8 (H, W); DataError where the image is damaged."""
+        """Read the object numbers of one frame, uint8 (H, W); DataError when the image is damaged."""
         size, name = self.frames.size, self.frames.names[index]
         if name in self.unseen:
             return np.zeros(size, dtype=np.uint8)
@@ -123,24 +123,24 @@ class NumberedPixels:
         return numbers
 
     def mask(self, index: int) -> Mask:
-        """Read the mask in one frame, bool (H, W); DataError where the image is damaged."""
+        """Read the mask of one frame, bool (H, W); DataError when the image is damaged."""
         numbers = self.numbers(index)
         if self.number is None:
             return binary_mask(numbers, self.folder / f"{self.frames.names[index]}.png")
         return numbers == self.number
 
     def void(self, index: int) -> Mask | None:
-        """Pixels that do not count, bool (H, W); None where all do."""
+        """Read the void pixels of one frame, bool (H, W); None when there are none."""
         return None if self.void_number is None else self.numbers(index) == self.void_number
 
 
 def decode_segmentations(segmentations: Iterable[Any], size: tuple[int, int], where: str) -> Mask:
-    """Decode what COCO calls segmentations: polygons or run lengths.
+    """Decode the union of COCO segmentations, which are polygons or run lengths.
 
     Args:
-        segmentations: One of each object; none where nothing is meant or visible.
+        segmentations: One per object; empty when there is no target or none is visible.
         size: Height and width of the image.
-        where: What to call them in an error.
+        where: Name of the segmentations in error messages.
 
     Returns:
         bool (H, W), the union of all.
@@ -161,39 +161,39 @@ def decode_polygons(polygons: Sequence[Any], size: tuple[int, int], where: str) 
     """Fill the polygons of one object as pycocotools does.
 
     Args:
-        polygons: Each ``[x1, y1, x2, y2, ...]`` in pixels. Those of fewer than three points enclose nothing and are
-            passed over, as the field's loaders do.
+        polygons: Each ``[x1, y1, x2, y2, ...]`` in pixels. Polygons of fewer than three points are ignored, as in other
+            loaders.
         size: Height and width of the image.
-        where: What to call them in an error.
+        where: Name of the polygons in error messages.
 
     Returns:
         bool (H, W), the union of all.
 
     Raises:
-        DataError: When one is no list of coordinates, none has three points, or there is more to walk along than is
-            done: at most ``MOST_POLYGONS``, ``LONGEST_OUTLINE`` pixels together.
+        DataError: When one is not a list of coordinates, none has three points, or there are more than
+            ``MOST_POLYGONS`` or a total outline above ``LONGEST_OUTLINE``.
     """
     if len(polygons) > MOST_POLYGONS:
-        raise DataError(f"{where}: an object of {len(polygons):,} polygons is not read, only of {MOST_POLYGONS:,}.")
+        raise DataError(f"{where}: the object has {len(polygons):,} polygons; at most {MOST_POLYGONS:,} are read.")
     for polygon in polygons:
         if not (isinstance(polygon, list) and len(polygon) % 2 == 0 and all(map(_is_coordinate, polygon))):
             raise DataError(f"{where}: a polygon must be a list of coordinates [x1, y1, x2, y2, ...].")
     enclosing = [polygon for polygon in polygons if len(polygon) >= 6]
     if not enclosing:
-        raise DataError(f"{where}: no polygon has three points.")
-    length = sum(map(_length_of, enclosing))
+        raise DataError(f"{where}: none of the polygons has three points.")
+    length = sum(map(_perimeter, enclosing))
     if length > LONGEST_OUTLINE:
         raise DataError(
-            f"{where}: the outline is {length:,.0f} pixels long; it is filled up to {LONGEST_OUTLINE:,} pixels."
+            f"{where}: the outline is {length:,.0f} pixels long; at most {LONGEST_OUTLINE:,} pixels are filled."
         )
     return np.asarray(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(enclosing, *size))), dtype=np.bool_)
 
 
-def _length_of(polygon: Sequence[float]) -> float:
-    """How many pixels an outline leads through, the way back to its beginning too."""
+def _perimeter(polygon: Sequence[float]) -> float:
+    """Return the length in pixels of a closed outline."""
     points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
     return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
 
 
 def _is_coordinate(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) < 1e5  # which is not true of what is no number
+    return isinstance(value, int | float) and abs(value) < 1e5  # False for NaN

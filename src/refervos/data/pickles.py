@@ -1,9 +1,8 @@
-"""Reading pickles of plain data, and nothing else that a pickle can do.
+"""Read pickles that contain only plain data.
 
-A pickle is a program for a small machine with a stack and numbered places. Python's fast reader runs code that a pickle
-names, and makes room for as many places as it tells, so that nine bytes can take all memory. Its reader in Python,
-several times slower, makes room for what is put there, and can be left with the instructions of plain data alone
-(``pickletools`` describes them all).
+A pickle is a program for a stack machine with a numbered memo. Python's C unpickler runs code that a pickle names, and
+allocates as many memo entries as it states, so that nine bytes can exhaust memory. The pure Python unpickler, several
+times slower, grows its memo as needed and can be restricted to the opcodes of plain data (see ``pickletools``).
 """
 
 from __future__ import annotations
@@ -20,28 +19,28 @@ from refervos.files.plain_text import decode_text
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """Read a pickle of plain containers, numbers and text; anything else in it is refused, so nothing in it can run.
+    """Read a pickle of plain containers, numbers and text; anything else is refused, so no code in it can run.
 
     Args:
-        path: The file, of any protocol, also of Python 2, whose text is UTF-8 or Windows-1252.
+        path: A pickle of any protocol, including those of Python 2, whose text is UTF-8 or Windows-1252.
 
     Returns:
-        What it holds.
+        Its content.
 
     Raises:
-        DataError: When it is missing or damaged, or holds anything else.
+        DataError: When it is missing, damaged, or contains anything else.
     """
     data = read_bytes(path)
     try:
         return _PlainUnpickler(io.BytesIO(data)).load()
     except _RefusedError as error:
-        raise DataError(f"{path} was not read: it refers to code, {error}, and should hold plain data only.") from None
-    except Exception as error:  # damaged pickles fail in every way there is
-        raise DataError(f"{path} is no pickle that can be read: {error}.") from error
+        raise DataError(f"{path} was not read: it refers to code ({error}), but only plain data is allowed.") from None
+    except Exception as error:  # damaged pickles raise exceptions of many types
+        raise DataError(f"{path} is not a readable pickle: {error}.") from error
 
 
 class _RefusedError(Exception):
-    """A pickle refers to something that is defined in code."""
+    """A reference to code in a pickle."""
 
 
 _PLAIN = (
@@ -54,14 +53,14 @@ _PLAIN = (
     *(pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
     *(pickle.EMPTY_DICT, pickle.DICT, pickle.SETITEM, pickle.SETITEMS),
     *(pickle.GET, pickle.BINGET, pickle.LONG_BINGET, pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE),
-    *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.INST),  # which end in find_class, and there in an error
+    *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.INST),  # these call find_class, which raises
 )
-"""The instructions that are carried out."""
+"""Opcodes that are executed."""
 
-_NAMES = (str, int, float, bool)
-"""What entries of a dictionary may be called. (The hash of tuples of tuples of ... can end the process.)"""
+_KEY_TYPES = (str, int, float, bool)
+"""Allowed types of dictionary keys. (Hashing deeply nested tuples can crash the process.)"""
 
-_InPython: Any = pickle._Unpickler  # typeshed does not know what it is made of
+_InPython: Any = pickle._Unpickler  # not typed in typeshed
 
 
 class _PlainUnpickler(_InPython):
@@ -69,29 +68,29 @@ class _PlainUnpickler(_InPython):
         raise _RefusedError(f"{module}.{name}")
 
     def _decode_string(self, value: bytes) -> str:
-        """A text of Python 2, which does not tell its encoding."""
+        """Decode a string of Python 2, which has no declared encoding."""
         return decode_text(value, PUBLISHED_ENCODINGS)
 
     def _load_dict(self) -> None:
-        things = self.pop_mark()
+        items = self.pop_mark()
         self.append({})
-        self._fill(things)
+        self._fill(items)
 
     def _load_item(self) -> None:
-        value, name = self.stack.pop(), self.stack.pop()
-        self._fill([name, value])
+        value, key = self.stack.pop(), self.stack.pop()
+        self._fill([key, value])
 
     def _load_items(self) -> None:
         self._fill(self.pop_mark())
 
-    def _fill(self, things: Sequence[Any]) -> None:
+    def _fill(self, items: Sequence[Any]) -> None:
         target = self.stack[-1]
-        if type(target) is not dict or not all(type(name) in _NAMES for name in things[::2]):
-            raise ValueError("it does not fill a dictionary by names or numbers")
-        target.update(zip(things[::2], things[1::2], strict=True))
+        if type(target) is not dict or not all(type(key) in _KEY_TYPES for key in items[::2]):
+            raise ValueError("a dictionary key is neither text nor a number")
+        target.update(zip(items[::2], items[1::2], strict=True))
 
     def _unknown(self) -> None:
-        raise ValueError("it has an instruction that makes no plain data")
+        raise ValueError("it has an opcode that does not build plain data")
 
     dispatch = dict.fromkeys(range(256), _unknown) | {
         **{code[0]: _InPython.dispatch[code[0]] for code in _PLAIN},

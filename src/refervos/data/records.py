@@ -1,4 +1,4 @@
-"""Taking fields out of what annotation files hold; every error names the file and what would be right."""
+"""Read typed fields of annotation records; every error names the file and the expected value."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ Kind = TypeVar("Kind", int, str, list, dict)
 _DESCRIBED: dict[type, str] = {int: "a whole number", str: "text", list: "a list", dict: "an object with named fields"}
 
 LONGEST_NAME = 255
-"""How many bytes the name of a file or folder may have."""
+"""Maximum length in bytes of a file or folder name."""
 
 _LONGEST_ID = 200  # in bytes; files are named after ids, with a suffix
 
 
-def take(record: Any, name: str, kind: type[Kind], where: str) -> Kind:
-    """Take a field of a record.
+def require_field(record: Any, name: str, kind: type[Kind], where: str) -> Kind:
+    """Read a required field of a record.
 
     Args:
-        record: What was read, hopefully a dictionary.
-        name: Of the field.
-        kind: What it must be.
-        where: What to call the record in an error, such as "instances.json, annotation 17".
+        record: The parsed record, expected to be a dictionary.
+        name: Name of the field.
+        kind: Required type.
+        where: Name of the record in error messages, such as "instances.json, annotation 17".
 
     Returns:
         The value.
 
     Raises:
-        DataError: When the record has no such field, or it is something else.
+        DataError: When the field is missing or of another type.
     """
     value = record.get(name) if isinstance(record, dict) else None
     if not isinstance(value, kind) or isinstance(value, bool):
@@ -39,123 +39,123 @@ def take(record: Any, name: str, kind: type[Kind], where: str) -> Kind:
     return value
 
 
-def take_id(record: Any, name: str, where: str) -> str:
-    """Take an identifier, which tools write as a number or as text.
+def require_id(record: Any, name: str, where: str) -> str:
+    """Read a required identifier, which tools write as a number or as text.
 
     Args:
-        record: What was read.
-        name: Of the field.
-        where: What to call the record in an error.
+        record: The parsed record.
+        name: Name of the field.
+        where: Name of the record in error messages.
 
     Returns:
-        The identifier as text, fit to name a folder after.
+        The identifier as text, a valid folder name.
 
     Raises:
-        DataError: When there is none, or it could not name a folder.
+        DataError: When it is missing or not a valid folder name.
     """
     value = record.get(name) if isinstance(record, dict) else None
     return as_id(value, f"{where}: {name!r}")
 
 
-def take_ids(record: Any, name: str, where: str) -> tuple[str, ...]:
-    """Take a list of identifiers.
+def require_ids(record: Any, name: str, where: str) -> tuple[str, ...]:
+    """Read a required list of identifiers.
 
     Args:
-        record: What was read.
-        name: Of the field.
-        where: What to call the record in an error.
+        record: The parsed record.
+        name: Name of the field.
+        where: Name of the record in error messages.
 
     Returns:
-        The identifiers as text, each fit to name a folder after.
+        The identifiers as text, each a valid folder name.
 
     Raises:
-        DataError: When there is no list, or one could not name a folder.
+        DataError: When the list is missing, or an entry is not a valid folder name.
     """
-    return tuple(as_id(value, f"{where}: {name!r}") for value in take(record, name, list, where))
+    return tuple(as_id(value, f"{where}: {name!r}") for value in require_field(record, name, list, where))
 
 
 def as_id(value: Any, where: str) -> str:
-    """Take a value for an identifier, which tools write as a number or as text.
+    """Convert a number or text to an identifier.
 
     Args:
-        value: What was read.
-        where: What to call it in an error.
+        value: The parsed value.
+        where: Name of the value in error messages.
 
     Returns:
-        The identifier as text, fit to name a folder after.
+        The identifier as text, a valid folder name.
 
     Raises:
-        DataError: When it could not name a folder.
+        DataError: When it is not a valid folder name.
     """
     if not isinstance(value, int | str) or isinstance(value, bool):
         raise DataError(f"{where} must be a number or text.")
     if isinstance(value, int) and abs(value) >= 10**18:
-        raise DataError(f"{where} is a number of more than 18 digits, which is no id.")
+        raise DataError(f"{where} is a number of more than 18 digits; an id has at most 18.")
     text = str(value)
     if not is_name(text, _LONGEST_ID):
         raise DataError(
-            f"{where} is {printable(ascii(text), 80)}; results are put into a folder of that name, so it has no slash, "
-            f"no control character, and at most {_LONGEST_ID} bytes."
+            f"{where} is {printable(ascii(text), 80)}; it names a folder of results, so it must have no slash, no "
+            f"control character, and at most {_LONGEST_ID} bytes."
         )
     return text
 
 
 def is_name(text: str, longest: int = LONGEST_NAME) -> bool:
-    """Whether a file or a folder can have a name; no path can, which might lead elsewhere.
+    """Return whether a text is a valid name of one file or folder, which excludes paths.
 
     Args:
         text: The name.
-        longest: How many bytes it may have.
+        longest: Maximum length in bytes.
     """
     if text in ("", ".", "..") or any(letter in "/\\" or ord(letter) < 32 or ord(letter) == 127 for letter in text):
         return False
     try:
         return len(text.encode()) <= longest
-    except UnicodeEncodeError:  # half a character
+    except UnicodeEncodeError:  # a lone surrogate
         return False
 
 
-def take_size(record: Any, where: str) -> tuple[int, int]:
-    """Take ``height`` and ``width``.
+def require_size(record: Any, where: str) -> tuple[int, int]:
+    """Read the required fields ``height`` and ``width``.
 
     Args:
-        record: What was read.
-        where: What to call the record in an error.
+        record: The parsed record.
+        where: Name of the record in error messages.
 
     Returns:
         Height and width in pixels.
 
     Raises:
-        DataError: When one is missing or no size of an image.
+        DataError: When one is missing or out of range; see ``check_image_size``.
     """
-    height, width = take(record, "height", int, where), take(record, "width", int, where)
-    require_size(height, width, where)
+    height, width = require_field(record, "height", int, where), require_field(record, "width", int, where)
+    check_image_size(height, width, where)
     return height, width
 
 
 def as_number(text: str) -> int | None:
-    """Read a number of a frame or an object.
+    """Parse the number of a frame or an object.
 
     Args:
-        text: Plain digits, at most 18.
+        text: At most 18 ASCII digits.
 
     Returns:
-        The number; None where it is something else, such as digits that only other scripts have.
+        The number; None for any other text, including digits of other scripts.
     """
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
-def require_size(height: int, width: int, where: str) -> None:
-    """Make sure that an image may have a size, before anything of that size is made.
+def check_image_size(height: int, width: int, where: str) -> None:
+    """Check an image size before anything of that size is allocated.
 
     Args:
         height: In pixels.
         width: In pixels.
-        where: What to call it in an error.
+        where: Name of the image in error messages.
 
     Raises:
-        DataError: When it is no size of an image, or larger than is read.
+        DataError: When it is not positive, or larger than ``MAX_PIXELS`` pixels.
     """
     if not (0 < height <= MAX_PIXELS and 0 < width <= MAX_PIXELS and height * width <= MAX_PIXELS):
-        told = f"{width}x{height}" if max(abs(width), abs(height)) < 10**12 else "of such a size"
-        raise DataError(f"{where}: an image cannot be {told}; it has one pixel at least, and at most {MAX_PIXELS:,}.")
+        size = f"{width}x{height}" if max(abs(width), abs(height)) < 10**12 else "of this size"
+        raise DataError(f"{where}: an image cannot be {size}; it must have between 1 and {MAX_PIXELS:,} pixels.")

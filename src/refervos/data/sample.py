@@ -1,6 +1,6 @@
-"""What every benchmark gives: videos, the expressions asked about them, and the masks these mean.
+"""Videos, referring expressions and ground-truth masks, the same for every benchmark.
 
-Nothing here is in memory until it is read: a video is a list of file names, a mask is decoded when it is wanted.
+Everything is read on demand: a video is a list of file names, and a mask is decoded when it is requested.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Frames(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """Name of each frame as the benchmark's submissions want it (``00000``), in order; its length is T."""
+        """Name of each of the T frames, in order, as in the benchmark's submissions (``00000``)."""
         ...
 
     def read(self, index: int) -> ImageArray:
@@ -34,27 +34,27 @@ class Frames(Protocol):
             uint8 RGB (H, W, 3), upright.
 
         Raises:
-            DataError: When the file is missing or no image.
+            DataError: When the file is missing or not an image.
         """
         ...
 
 
 class GroundTruth(Protocol):
-    """The masks that an expression means, read one by one, in any order."""
+    """Ground-truth masks of an expression, read one by one, in any order."""
 
     @property
     def annotated(self) -> Sequence[int]:
-        """Indices of the frames that are annotated, ascending. Scores are taken over these only."""
+        """Indices of the annotated frames, ascending; only these are scored."""
         ...
 
     def mask(self, index: int) -> Mask:
-        """Read the mask in one annotated frame: the union of all objects that the expression means.
+        """Read the mask of one annotated frame: the union of all target objects.
 
         Args:
             index: One of ``annotated``.
 
         Returns:
-            bool (H, W), all False where nothing is meant or visible.
+            bool (H, W), all False when there is no target or none is visible.
 
         Raises:
             DataError: When it is missing, damaged, or not of the video's size.
@@ -62,18 +62,18 @@ class GroundTruth(Protocol):
         ...
 
     def void(self, index: int) -> Mask | None:
-        """Pixels of one annotated frame that do not count, bool (H, W); None where all do."""
+        """Read the void pixels of one annotated frame, bool (H, W), which are not scored; None when there are none."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Video:
-    """A video, or an image, which is a video of one frame.
+    """A video; an image is a video of one frame.
 
     Attributes:
-        id: As the benchmark names it; also the name of its folder in submissions.
+        id: The benchmark's id, also the name of its folder in submissions.
         frames: Its frames.
-        size: Height and width where the benchmark tells them without a frame being read, else None.
+        size: Height and width when the annotations state them, else None.
     """
 
     id: str
@@ -87,18 +87,19 @@ class Video:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """An expression about a video.
+    """A referring expression about a video, with its ground truth.
 
     Attributes:
-        video: The video; samples about the same video share the same object.
-        expression_id: As the benchmark names it, unique within the video; the name of its folder in submissions.
-        sentence: What is asked, or a function that tells it where finding out takes time; see ``expression``.
-        truth: What it means; None where that is kept secret (test splits).
-        has_target: Whether it means anything in the video; None where that is kept secret.
-        kind: What kind of expression it is, where the benchmark tells kinds apart (``static``, ``reasoning``...).
-        object_ids: The benchmark's ids of the objects meant, as far as known. Samples of the same video with the same
-            ids mean the same.
-        annotator: Who wrote it, where the benchmark scores annotators apart (Ref-DAVIS17: ``0`` to ``3``).
+        video: The video; all samples of a video share one object.
+        expression_id: The benchmark's id, unique within the video, also the name of its folder in submissions.
+        sentence: Text of the expression, or a function that returns it when that is expensive; see ``expression``.
+        ground_truth: Masks of the target; None when they are secret (test splits).
+        has_target: Whether the expression refers to anything in the video; None when that is secret.
+        kind: Kind of expression, in benchmarks that distinguish kinds (``static``, ``reasoning``...).
+        object_ids: The benchmark's ids of the target objects, if known. Samples of a video with equal ids have the same
+            target.
+        annotator: Author of the expression, in benchmarks that score annotators separately (Ref-DAVIS17: ``0`` to
+            ``3``).
     """
 
     video: Video
@@ -112,12 +113,12 @@ class Sample:
 
     @property
     def expression(self) -> str:
-        """What is asked."""
+        """Text of the expression."""
         return self.sentence if isinstance(self.sentence, str) else self.sentence()
 
     @property
     def key(self) -> tuple[str, str]:
-        """Video and expression, which together are unique in a data set."""
+        """Ids of the video and the expression, a unique pair in a data set."""
         return self.video.id, self.expression_id
 
 
@@ -126,9 +127,9 @@ class Dataset:
     """One split of a benchmark.
 
     Attributes:
-        name: Of the benchmark, as ``refervos`` names it (``mevis``).
-        split: Of the benchmark (``valid_u``).
-        samples: All expressions, those about one video next to each other.
+        name: Name of the benchmark on the command line (``mevis``).
+        split: Name of the split (``valid_u``).
+        samples: All expressions; those about one video are adjacent.
     """
 
     name: str
@@ -140,13 +141,13 @@ class Dataset:
         return len(self.samples)
 
     def videos(self) -> Iterator[tuple[Video, list[Sample]]]:
-        """Each video with all its expressions, so that its frames need be read once only.
+        """Group the samples by video, so that each frame needs to be read only once.
 
         Yields:
-            Videos in the order of the samples.
+            Videos with their samples, in the order of the samples.
         """
-        together: dict[str, list[Sample]] = {}
+        by_video: dict[str, list[Sample]] = {}
         for sample in self.samples:
-            together.setdefault(sample.video.id, []).append(sample)
-        for samples in together.values():
+            by_video.setdefault(sample.video.id, []).append(sample)
+        for samples in by_video.values():
             yield samples[0].video, samples

@@ -1,4 +1,4 @@
-"""Which sentences of a data set nothing can be asked with: found before anything is computed, all at once."""
+"""Find all expressions of a data set that no model can take as a prompt, before anything is computed."""
 
 from __future__ import annotations
 
@@ -10,64 +10,62 @@ from refervos.errors import DataError, PromptError
 from refervos.safe_text import printable
 
 MOST_WORDS = 510
-"""Words in a sentence; text encoders of the field read 512 tokens, of which each word is one at least."""
+"""Maximum number of words; common text encoders take 512 tokens, and each word is at least one."""
 
 MOST_LETTERS = 5000
-"""Letters in a sentence, of which a token has ten at most as a rule."""
+"""Maximum number of characters; a token rarely has more than ten."""
 
 _LISTED = 5
-"""How many sentences are told one by one."""
+"""Number of expressions listed in an error."""
 
-_UNSEEN = ("Cc", "Cf", "Zl", "Zp", "Zs")  # categories of characters that show nothing
+_UNSEEN = ("Cc", "Cf", "Zl", "Zp", "Zs")  # categories of invisible characters
 
 
-def fault_of(text: str) -> str | None:
-    """Tell why nothing can be asked with a sentence, whatever the model.
+def expression_fault(text: str) -> str | None:
+    """Return why a text cannot be a prompt of any model.
 
     Args:
-        text: The sentence.
+        text: The expression.
 
     Returns:
-        What is wrong in a few words; None where nothing is.
+        The reason in a few words; None when the text is valid.
     """
     if all(unicodedata.category(letter) in _UNSEEN for letter in text):
         return "it is empty"
     if any(unicodedata.category(letter) == "Cs" for letter in text):
-        return "it has half a character (a lone surrogate), as is left of an emoji that is cut in two"
+        return "it contains a lone surrogate, such as half of an emoji"
     words = len(text.split())
     if words > MOST_WORDS or len(text) > MOST_LETTERS:
-        return (
-            f"it has {words:,} words and {len(text):,} letters; at most {MOST_WORDS} and {MOST_LETTERS:,} can be read"
-        )
+        return f"it has {words:,} words and {len(text):,} characters; the limits are {MOST_WORDS} and {MOST_LETTERS:,}"
     return None
 
 
 def require_sentences(samples: Iterable[Sample], read: Callable[[str], object] | None = None) -> None:
-    """Make sure that sentences can be asked with, before anything is computed.
+    """Check that all expressions can be used as prompts, before anything is computed.
 
     Args:
-        samples: Whose sentences.
-        read: Reads a sentence as a model does, which raises PromptError where it cannot.
+        samples: The samples.
+        read: The model's text processing, which raises PromptError for an expression that it does not accept.
 
     Raises:
-        DataError: When some cannot, naming the first few and how many there are.
+        DataError: When some cannot be used; it lists the first few and their total number.
     """
     faults = []
     for sample in samples:
-        fault = fault_of(sample.expression)
+        fault = expression_fault(sample.expression)
         if fault is None and read is not None:
             try:
                 read(sample.expression)
             except PromptError as error:
                 fault = str(error).rstrip(".")
         if fault is not None:
-            faults.append(f"{described(sample)}: {fault}")
+            faults.append(f"{describe_expression(sample)}: {fault}")
     if faults:
         more = f"; and {len(faults) - _LISTED:,} more" if len(faults) > _LISTED else ""
-        told = f"{'; '.join(faults[:_LISTED])}{more}"
-        raise DataError(f"{len(faults):,} of the sentences cannot be asked, so nothing was begun: {told}.")
+        listed = f"{'; '.join(faults[:_LISTED])}{more}"
+        raise DataError(f"{len(faults):,} of the expressions cannot be used, so nothing was started: {listed}.")
 
 
-def described(sample: Sample) -> str:
-    """What to call a sentence in an error: by its ids, and as it begins."""
+def describe_expression(sample: Sample) -> str:
+    """Name an expression in an error message by its ids and its first words."""
     return f"expression {sample.expression_id} about video {sample.video.id} ({printable(sample.expression, 40)!r})"

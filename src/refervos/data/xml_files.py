@@ -1,4 +1,4 @@
-"""Reading XML of which nobody knows who wrote it."""
+"""Read untrusted XML."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from refervos.errors import DataError, MissingDependencyError
 
 
 def read_xml(path: Path) -> Element:
-    """Read an XML file that defines no entities of its own, with which a small file could fill all memory.
+    """Read an XML file without entity definitions, with which a small file could exhaust memory.
 
     Args:
         path: The file.
 
     Returns:
-        Its root.
+        The root element.
 
     Raises:
-        DataError: When it is missing or damaged, or has a document type declaration, the place of such entities.
-        MissingDependencyError: Without defusedxml.
+        DataError: When it is missing, damaged, or has a document type declaration, which could define entities.
+        MissingDependencyError: When defusedxml is not installed.
     """
     try:
         from defusedxml.common import DTDForbidden
         from defusedxml.ElementTree import fromstring
     except ImportError as error:
-        raise MissingDependencyError("exports of CVAT need defusedxml: pip install 'refervos[data]'.") from error
+        raise MissingDependencyError("CVAT exports need defusedxml: pip install 'refervos[data]'.") from error
     try:
         root: Element = fromstring(path.read_bytes(), forbid_dtd=True)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except DTDForbidden:
-        raise DataError(f"{path} was not read: it declares a document type, which no export of CVAT does.") from None
+        raise DataError(f"{path} was not read: it has a document type declaration, which no CVAT export has.") from None
     except (ParseError, ValueError, LookupError) as error:
-        raise DataError(f"{path} is no valid XML: {error}.") from error
+        raise DataError(f"{path} is not valid XML: {error}.") from error
     return root

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from refervos.data.ground_truth import NumberedPixels
+from refervos.data.ground_truth import IndexedMasks
 from refervos.data.layouts.ref_davis import NAME
 from refervos.data.sample import Mask, Sample
 from refervos.errors import EvaluationError
@@ -99,7 +99,7 @@ def score_matched(samples: Sequence[Sample], predictions: Predictions, merged: P
     """
     first, video = samples[0], samples[0].video
     ground_truth = first.ground_truth
-    if not isinstance(ground_truth, NumberedPixels):
+    if not isinstance(ground_truth, IndexedMasks):
         raise EvaluationError(f"the ground truth of {video.id} does not label its objects, which matching needs.")
     indices = ground_truth.annotated
     objects = int(_without_void(ground_truth, indices[0]).max(initial=0))
@@ -117,7 +117,7 @@ def score_matched(samples: Sequence[Sample], predictions: Predictions, merged: P
 
 
 def _merged_masks(
-    samples: Sequence[Sample], ground_truth: NumberedPixels, predictions: Predictions, merged: Path | None
+    samples: Sequence[Sample], ground_truth: IndexedMasks, predictions: Predictions, merged: Path | None
 ) -> Iterator[Mask]:
     """Yield the merged masks bool (N, H, W) of each frame."""
     size, names = ground_truth.frames.size, samples[0].video.frames.names
@@ -141,7 +141,7 @@ def _merged_masks(
             yield merge_objects(np.stack(masks))
 
 
-def _without_void(ground_truth: NumberedPixels, index: int) -> npt.NDArray[np.uint8]:
+def _without_void(ground_truth: IndexedMasks, index: int) -> npt.NDArray[np.uint8]:
     """Read the object numbers of a frame; void pixels are 0."""
     numbers = ground_truth.numbers(index)
     return np.where(numbers == ground_truth.void_number, np.uint8(0), numbers)

@@ -1,1 +1,1 @@
-"""A file for each published layout of data sets."""
+"""Readers of the published layouts, one file each."""

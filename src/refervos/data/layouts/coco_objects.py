@@ -1,4 +1,4 @@
-"""What the layouts of COCO have in common: objects, where they are drawn, and what they are called."""
+"""Objects, segmentations and names shared by the COCO layouts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refervos.data.files import Problems, inside
-from refervos.data.records import take, take_id
+from refervos.data.files import Problems, require_inside
+from refervos.data.records import require_field, require_id
 from refervos.data.sample import Video
 from refervos.errors import DataError
 
@@ -24,22 +24,22 @@ ANNOTATION_FILES = (
     "{split}/_annotations.coco.json",
     "{split}/annotations.json",
 )
-"""Where the annotations of a split are, below the folder of the data set."""
+"""Paths of a split's annotations, below the folder of the data set."""
 
 WHOLE_FILES = ("annotations.json", "_annotations.coco.json")
-"""Where the annotations of the split ``all`` may be besides."""
+"""Additional paths of the annotations of the split ``all``."""
 
 
 @dataclass(frozen=True)
 class CocoObject:
-    """One object of a video.
+    """Object of a video.
 
     Attributes:
         video: Id of the video.
-        segmentations: Polygons or run lengths by the index of the frame; none where it is not visible.
-        expressions: What it was told to be called; none in most exports.
+        segmentations: Polygons or run lengths by frame index, only for frames in which it is visible.
+        expressions: Expressions in its annotation; empty in most exports.
         category: Name of its category, or empty.
-        track: What it has in common with what is the same thing under another name; None where nothing is told.
+        track: Track id, shared with the same object under other expressions; None when not given.
     """
 
     video: str
@@ -51,11 +51,11 @@ class CocoObject:
 
 @dataclass(frozen=True)
 class CocoVideo:
-    """A video of an export.
+    """Video of an export.
 
     Attributes:
-        video: The video; None where something is wrong with it.
-        annotated: Indices of the frames in which all objects are known.
+        video: The video; None when it has a problem.
+        annotated: Indices of the frames with complete annotations.
     """
 
     video: Video | None
@@ -63,56 +63,58 @@ class CocoVideo:
 
 
 def expressions_of(record: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """Find what an annotation says itself: a list, a text, or an attribute as annotation tools write it.
+    """Return the expressions in an annotation: a list, a text, or an attribute written by an annotation tool.
 
     Args:
         record: The annotation.
-        where: What to call it in an error.
+        where: Name of the annotation in error messages.
 
     Returns:
-        The sentences; none where nothing is said.
+        The expressions, possibly none.
 
     Raises:
-        DataError: When one is no text.
+        DataError: When one is not text.
     """
     attributes = record.get("attributes")
-    told = record.get("expressions", record.get("expression"))
-    if told is None and isinstance(attributes, dict):
-        told = attributes.get("expression")
-    told = [] if told in (None, "") else told if isinstance(told, list) else [told]
-    if not all(isinstance(text, str) and text for text in told):
+    found = record.get("expressions", record.get("expression"))
+    if found is None and isinstance(attributes, dict):
+        found = attributes.get("expression")
+    found = [] if found in (None, "") else found if isinstance(found, list) else [found]
+    if not all(isinstance(text, str) and text for text in found):
         raise DataError(f"{where}: an expression must be text.")
-    return tuple(told)
+    return tuple(found)
 
 
 def categories_of(content: Any, file: Path, problems: Problems) -> dict[str, str]:
-    """Read the names of the categories by id; none where the export has no categories."""
+    """Read the names of the categories by id, possibly none."""
     names = {}
-    for number, record in enumerate(take(content, "categories", list, str(file)) if "categories" in content else ()):
+    records = require_field(content, "categories", list, str(file)) if "categories" in content else ()
+    for number, record in enumerate(records):
         where = f"{file}, category {number}"
         with problems.collect():
-            names[take_id(record, "id", where)] = take(record, "name", str, where)
+            names[require_id(record, "id", where)] = require_field(record, "name", str, where)
     return names
 
 
 def category_of(record: Mapping[str, Any], categories: Mapping[str, str], where: str) -> str:
-    """Find the name of an annotation's category; empty where it has none, or one that is not told."""
-    return categories.get(take_id(record, "category_id", where), "") if "category_id" in record else ""
+    """Return the name of an annotation's category; empty when it has none or an unknown one."""
+    return categories.get(require_id(record, "category_id", where), "") if "category_id" in record else ""
 
 
-def folder_of(places: Sequence[Path], name: str, where: str, problems: Problems) -> Path:
+def folder_of(candidates: Sequence[Path], name: str, where: str, problems: Problems) -> Path:
     """Find the folder that file names are relative to.
 
     Args:
-        places: Where it may be.
-        name: One of the names.
-        where: What to call the place where it is told in an error.
-        problems: Knows whether files outside are allowed.
+        candidates: Possible folders.
+        name: One of the file names.
+        where: Position in the annotations, for error messages.
+        problems: States whether files outside are allowed.
 
     Returns:
-        The first that has a file of that name, or else the first.
+        The first candidate that contains the file, or else the first.
 
     Raises:
         DataError: When the name leads outside.
     """
-    return next((place for place in places if inside(place, name, where, problems).is_file()), places[0])
+    found = (folder for folder in candidates if require_inside(folder, name, where, problems).is_file())
+    return next(found, candidates[0])

@@ -1,9 +1,8 @@
-"""Your own data as a COCO export: the JSON of YouTube-VIS, or of images that are frames; with sentences or without.
+"""Your own data as a COCO export: YouTube-VIS JSON, or images that are video frames.
 
 The layout is YouTube-VIS's (https://youtube-vos.org/dataset/vis): ``videos`` with their ``file_names``, ``annotations``
-with a segmentation for each frame, ``categories``; or COCO's own, with ``images`` and an annotation for each object in
-each image (``coco_images``). Sentences are no part of either; where they are taken from is told in
-``docs/data/own-data.md``.
+with a segmentation per frame, ``categories``; or COCO's own, with ``images`` and an annotation per object and image
+(``coco_images``). Neither includes expressions; ``docs/data/own-data.md`` describes their sources.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from refervos.data.files import Problems, inside, read_json
-from refervos.data.frames import ImageFrames, fitting
+from refervos.data.files import Problems, read_json, require_inside
+from refervos.data.frames import ImageFrames, require_frame_size
 from refervos.data.ground_truth import StoredMasks, decode_segmentations
 from refervos.data.layouts.coco_images import read_coco_images
 from refervos.data.layouts.coco_objects import (
@@ -29,26 +28,26 @@ from refervos.data.layouts.coco_objects import (
     expressions_of,
     folder_of,
 )
-from refervos.data.records import take, take_id, take_ids, take_size
+from refervos.data.records import require_field, require_id, require_ids, require_size
 from refervos.data.sample import Dataset, Mask, Sample, Video
 from refervos.errors import DataError
 
 NAME = "coco-video"
 
 IMAGE_FOLDERS = ("JPEGImages", "images", "{split}/JPEGImages", ".")
-"""What the frames' file names are relative to, below the folder of the annotations."""
+"""Folders that the frames' file names may be relative to, below the folder of the annotations."""
 
 
 def read_coco_video(folder: Path, split: str, problems: Problems) -> Dataset:
     """Read a COCO-video export.
 
     Args:
-        folder: The data set, or its JSON file, which then is the split ``all``.
-        split: Names the JSON file: ``train`` is ``train.json``, ``train/instances.json`` or ``instances_train.json``.
-        problems: Told what is wrong with single videos, annotations and sentences.
+        folder: Folder of the data set, or a JSON file, which is the split ``all``.
+        split: Name of the JSON file: ``train`` is ``train.json``, ``train/instances.json`` or ``instances_train.json``.
+        problems: Collects problems with single videos, annotations and expressions.
 
     Returns:
-        A sample for each sentence about a video; objects of the same sentence are meant together.
+        A sample for each expression about a video; its target is the union of all objects with that expression.
 
     Raises:
         DataError: When the JSON file is missing or damaged.
@@ -59,46 +58,46 @@ def read_coco_video(folder: Path, split: str, problems: Problems) -> Dataset:
         raise DataError(f"{file} must be an object with named fields, such as 'videos' or 'images'.")
     listed = [video for video in content["videos"] if isinstance(video, dict)] if _has(content, "videos") else []
     if not _has(content, "videos") and not _has(content, "images"):
-        raise DataError(f"{file} has neither 'videos', as YouTube-VIS has them, nor 'images', as COCO has them.")
+        raise DataError(f"{file} has neither 'videos', as in YouTube-VIS, nor 'images', as in COCO.")
     if _has(content, "images") and not any("file_names" in video for video in listed):
         videos, objects = read_coco_images(content, file, split, problems)
     else:
         videos = _videos(content, file, split, problems)
         objects = _objects(content, file, videos, problems)
     if "expressions" in content:
-        sentences = list(_listed(content, file, videos, objects, problems))
+        expressions = list(_listed_expressions(content, file, videos, objects, problems))
     else:
-        sentences = list(_grouped(objects, file, problems))
+        expressions = list(_object_expressions(objects, file, problems))
     tracks: dict[tuple[str, str], dict[str, CocoObject]] = {}
-    for id, thing in objects.items():
-        if thing.track is not None:
-            tracks.setdefault((thing.video, thing.track), {})[id] = thing
+    for id, obj in objects.items():
+        if obj.track is not None:
+            tracks.setdefault((obj.video, obj.track), {})[id] = obj
     by_video: dict[str, dict[str, Sample]] = {id: {} for id in videos}
-    for sentence in sentences:
-        told, samples = videos[sentence.video], by_video[sentence.video]
-        if told.video is None:
+    for expression in expressions:
+        entry, samples = videos[expression.video], by_video[expression.video]
+        if entry.video is None:
             continue
-        if sentence.id in samples:
-            problems.report(f"{file} has expression {sentence.id} twice about video {sentence.video}.")
+        if expression.id in samples:
+            problems.report(f"{file} has expression {expression.id} twice about video {expression.video}.")
             continue
-        meant = {id: objects[id] for id in sentence.objects}
-        # Where a thing has another name at the moment, this sentence was not asked.
+        targets = {id: objects[id] for id in expression.objects}
+        # Frames in which a target's track has another expression are not annotated for this one.
         unknown = {
             index
-            for thing in meant.values()
-            if thing.track is not None
-            for id, other in tracks[thing.video, thing.track].items()
-            if id not in meant
+            for target in targets.values()
+            if target.track is not None
+            for id, other in tracks[target.video, target.track].items()
+            if id not in targets
             for index in other.segmentations
         }
-        annotated = [index for index in told.annotated if index not in unknown]
-        samples[sentence.id] = _sample(sentence, told.video, annotated, meant, file)
+        annotated = [index for index in entry.annotated if index not in unknown]
+        samples[expression.id] = _sample(expression, entry.video, annotated, targets, file)
     return Dataset(NAME, split, tuple(sample for samples in by_video.values() for sample in samples.values()))
 
 
 @dataclass(frozen=True)
-class _Sentence:
-    """What is asked about a video, by ids."""
+class _Expression:
+    """Expression about a video, with the ids of its target objects."""
 
     id: str
     text: str
@@ -107,136 +106,137 @@ class _Sentence:
 
 
 def _has(content: dict[str, Any], name: str) -> bool:
-    """Whether an export lists anything of a kind."""
+    """Return whether an export has a non-empty list of that name."""
     return isinstance(content.get(name), list) and bool(content[name])
 
 
 def _annotation_file(folder: Path, split: str) -> Path:
     if folder.is_file():
         if split != "all":
-            raise DataError(f"{folder} is one file, whose only split is 'all', not {split!r}.")
+            raise DataError(f"{folder} is a single file, whose only split is 'all', not {split!r}.")
         return folder
     whole = WHOLE_FILES if split == "all" else ()
-    places = [folder / place for place in (*(place.format(split=split) for place in ANNOTATION_FILES), *whole)]
-    for place in places:
-        if place.is_file():
-            return place
-    there = [
-        name for name in SPLITS if any((folder / place.format(split=name)).is_file() for place in ANNOTATION_FILES)
+    paths = [folder / path for path in (*(path.format(split=split) for path in ANNOTATION_FILES), *whole)]
+    for path in paths:
+        if path.is_file():
+            return path
+    present = [
+        name for name in SPLITS if any((folder / path.format(split=name)).is_file() for path in ANNOTATION_FILES)
     ]
-    hint = f"; there are {', '.join(there)}" if there else ""
-    raise DataError(f"Split {split!r} is in none of {', '.join(str(place) for place in places)}{hint}.")
+    hint = f"; present are {', '.join(present)}" if present else ""
+    raise DataError(f"Split {split!r} is in none of {', '.join(str(path) for path in paths)}{hint}.")
 
 
 def _videos(content: Any, file: Path, split: str, problems: Problems) -> dict[str, CocoVideo]:
-    """The videos by id."""
+    """Read the videos by id."""
     root: Path | None = None
     videos: dict[str, CocoVideo] = {}
-    for number, record in enumerate(take(content, "videos", list, str(file))):
+    for number, record in enumerate(require_field(content, "videos", list, str(file))):
         where = f"{file}, video {number}"
         with problems.collect():
-            id = take_id(record, "id", where)
+            id = require_id(record, "id", where)
             if id in videos:
                 raise DataError(f"{file} has video {id} twice.")
             videos[id] = CocoVideo(None)
-            size, names = take_size(record, where), take(record, "file_names", list, where)
+            size, names = require_size(record, where), require_field(record, "file_names", list, where)
             if not names or not all(isinstance(name, str) and name for name in names):
-                raise DataError(f"{where}: 'file_names' must list the file of each frame.")
+                raise DataError(f"{where}: 'file_names' must list one file per frame.")
             if "length" in record and record["length"] != len(names):
-                raise DataError(f"{where}: its 'length' is not that of its 'file_names', which is {len(names)}.")
+                raise DataError(f"{where}: its 'length' must be the number of its 'file_names', {len(names)}.")
             if len({PurePosixPath(name).stem for name in names}) < len(names):
                 raise DataError(f"{where}: two of its 'file_names' have the same stem; each frame needs its own.")
-            places = [file.parent / place.format(split=split) for place in IMAGE_FOLDERS]
-            root = root or folder_of(places, names[0], where, problems)
+            folders = [file.parent / folder.format(split=split) for folder in IMAGE_FOLDERS]
+            root = root or folder_of(folders, names[0], where, problems)
             for name in names:
-                if not inside(root, name, where, problems).is_file():
+                if not require_inside(root, name, where, problems).is_file():
                     raise DataError(f"{root / name} is missing.")
             frames = ImageFrames(root, tuple(names))
-            videos[id] = CocoVideo(Video(id, frames, fitting(frames, 0, size, where)), range(len(names)))
+            videos[id] = CocoVideo(Video(id, frames, require_frame_size(frames, 0, size, where)), range(len(names)))
     return videos
 
 
 def _objects(content: Any, file: Path, videos: dict[str, CocoVideo], problems: Problems) -> dict[str, CocoObject]:
-    """The annotations by id."""
+    """Read the objects by id."""
     categories = categories_of(content, file, problems)
     objects: dict[str, CocoObject] = {}
-    for number, record in enumerate(take(content, "annotations", list, str(file))):
+    for number, record in enumerate(require_field(content, "annotations", list, str(file))):
         where = f"{file}, annotation {number}"
         with problems.collect():
-            id, video = take_id(record, "id", where), take_id(record, "video_id", where)
+            id, video = require_id(record, "id", where), require_id(record, "video_id", where)
             if id in objects:
                 raise DataError(f"{file} has annotation {id} twice.")
             if video not in videos:
-                raise DataError(f"{where} is about video {video}, which is not there.")
-            segmentations, about = take(record, "segmentations", list, where), videos[video].video
+                raise DataError(f"{where} is about video {video}, which is missing.")
+            segmentations, about = require_field(record, "segmentations", list, where), videos[video].video
             if about is not None and len(segmentations) != len(about):
                 raise DataError(
                     f"{where} has {len(segmentations)} segmentations, video {video} has {len(about)} frames."
                 )
-            visible = {index: told for index, told in enumerate(segmentations) if told}
+            visible = {index: segmentation for index, segmentation in enumerate(segmentations) if segmentation}
             category = category_of(record, categories, where)
             objects[id] = CocoObject(video, visible, expressions_of(record, where), category)
     return objects
 
 
-def _listed(
+def _listed_expressions(
     content: Any, file: Path, videos: dict[str, CocoVideo], objects: dict[str, CocoObject], problems: Problems
-) -> Iterator[_Sentence]:
-    """The sentences of an export that lists them."""
-    for number, record in enumerate(take(content, "expressions", list, str(file))):
+) -> Iterator[_Expression]:
+    """Read the ``expressions`` of an export."""
+    for number, record in enumerate(require_field(content, "expressions", list, str(file))):
         where = f"{file}, expression {number}"
         with problems.collect():
-            id, video = take_id(record, "id", where), take_id(record, "video_id", where)
-            text, meant = take(record, "expression", str, where), take_ids(record, "annotation_ids", where)
+            id, video = require_id(record, "id", where), require_id(record, "video_id", where)
+            text = require_field(record, "expression", str, where)
+            targets = require_ids(record, "annotation_ids", where)
             if video not in videos:
-                raise DataError(f"{where} is about video {video}, which is not there.")
-            for object_id in meant:
+                raise DataError(f"{where} is about video {video}, which is missing.")
+            for object_id in targets:
                 if object_id not in objects or objects[object_id].video != video:
-                    raise DataError(f"{where} means annotation {object_id}, which video {video} does not have.")
-            yield _Sentence(id, text, video, meant)
+                    raise DataError(f"{where} refers to annotation {object_id}, which video {video} does not have.")
+            yield _Expression(id, text, video, targets)
 
 
-def _grouped(objects: dict[str, CocoObject], file: Path, problems: Problems) -> Iterator[_Sentence]:
-    """What the annotations say themselves, numbered in each video; the categories where none says anything."""
-    said = any(thing.expressions for thing in objects.values())
-    together: dict[str, dict[str, list[str]]] = {}
-    for id, thing in objects.items():
-        if not said and not thing.category:
-            problems.report(f"{file}: annotation {id} has no expression, and no category whose name could be one.")
+def _object_expressions(objects: dict[str, CocoObject], file: Path, problems: Problems) -> Iterator[_Expression]:
+    """Collect the expressions in the annotations, numbered per video; category names when there are none."""
+    any_expression = any(obj.expressions for obj in objects.values())
+    by_video: dict[str, dict[str, list[str]]] = {}
+    for id, obj in objects.items():
+        if not any_expression and not obj.category:
+            problems.report(f"{file}: annotation {id} has neither an expression nor a category to use as one.")
             continue
-        for text in thing.expressions if said else (thing.category,):
-            together.setdefault(thing.video, {}).setdefault(text, []).append(id)
-    for video, sentences in together.items():
-        for number, (text, ids) in enumerate(sentences.items()):
-            yield _Sentence(str(number), text, video, tuple(ids))
+        for text in obj.expressions if any_expression else (obj.category,):
+            by_video.setdefault(obj.video, {}).setdefault(text, []).append(id)
+    for video, targets in by_video.items():
+        for number, (text, ids) in enumerate(targets.items()):
+            yield _Expression(str(number), text, video, tuple(ids))
 
 
 def _sample(
-    sentence: _Sentence, video: Video, annotated: Sequence[int], meant: dict[str, CocoObject], file: Path
+    expression: _Expression, video: Video, annotated: Sequence[int], targets: dict[str, CocoObject], file: Path
 ) -> Sample:
     frames = video.frames
     assert isinstance(frames, ImageFrames)
     visible: dict[int, list[Any]] = {index: [] for index in annotated}
-    for thing in meant.values():
-        for index, segmentation in thing.segmentations.items():
+    for target in targets.values():
+        for index, segmentation in target.segmentations.items():
             if index in visible:
                 visible[index].append(segmentation)
-    what = f"annotation {', '.join(meant)}" if len(meant) < 4 else f"{len(meant)} annotations"
+    annotations = f"annotation {', '.join(targets)}" if len(targets) < 4 else f"{len(targets)} annotations"
     readers = {}
     for index, segmentations in visible.items():
-        where = f"{file}, {what}, frame {frames.names[index]}"
+        where = f"{file}, {annotations}, frame {frames.names[index]}"
         readers[index] = partial(_decode, frames, index, segmentations, video.size, where)
     return Sample(
         video,
-        sentence.id,
-        sentence.text,
+        expression.id,
+        expression.text,
         StoredMasks(readers),
-        has_target=bool(meant),
-        object_ids=sentence.objects,
+        has_target=bool(targets),
+        object_ids=expression.objects,
     )
 
 
 def _decode(
-    frames: ImageFrames, index: int, segmentations: Sequence[Any], told: tuple[int, int] | None, where: str
+    frames: ImageFrames, index: int, segmentations: Sequence[Any], stated: tuple[int, int] | None, where: str
 ) -> Mask:
-    return decode_segmentations(segmentations, fitting(frames, index, told, where), where)
+    return decode_segmentations(segmentations, require_frame_size(frames, index, stated, where), where)

@@ -1,16 +1,16 @@
-"""MeViS, versions 1 and 2: motion expressions, of which each may mean several objects, and in version 2 none.
+"""MeViS, versions 1 and 2: motion expressions, each with one or more target objects, in version 2 also with none.
 
 Layout (https://github.com/henghuiding/MeViS, section File Structure, and ``lmpm/data/datasets/mevis.py`` there)::
 
     train/      JPEGImages/<video>/00000.jpg   meta_expressions.json   mask_dict.json
-    valid_u/    the same, for evaluation at home
-    valid/      without mask_dict.json: its masks are kept secret
-    test/       as valid, where the organisers hand it out
+    valid_u/    the same, for local evaluation
+    valid/      without mask_dict.json: its masks are secret
+    test/       like valid, when released by the organisers
 
-``meta_expressions.json`` tells of each expression ``exp``, ``obj_id`` and ``anno_id``; ``mask_dict.json`` holds, for
-each ``anno_id``, a COCO run-length mask or null for each frame. An expression means the union of its annotations. That
-version 2 writes an expression without target as one with empty lists follows from loaders that skip those
-(``dataset/hybrid`` of UniPixel); its authors describe it nowhere. What version 2 tells of sound is not read.
+``meta_expressions.json`` has ``exp``, ``obj_id`` and ``anno_id`` of each expression; ``mask_dict.json`` has, for each
+``anno_id``, a COCO run-length mask or null per frame. The target of an expression is the union of its annotations. That
+version 2 stores an expression without target with empty lists is inferred from loaders that skip those
+(``dataset/hybrid`` of UniPixel); its authors do not document it. The audio data of version 2 is not read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from refervos.data.sample import Dataset, Sample, Video
 NAME = "mevis"
 
 ANNOTATED = ("train", "valid_u")
-"""The splits whose masks are public."""
+"""Splits with public masks."""
 
 MASKS = "mask_dict.json"
 
@@ -34,9 +34,9 @@ def read_mevis(folder: Path, split: str, problems: Problems) -> Dataset:
     """Read a split of MeViS.
 
     Args:
-        folder: The folder that holds ``train``, ``valid_u`` and so on.
+        folder: Folder of ``train``, ``valid_u`` and so on.
         split: One of these.
-        problems: Told what is wrong with single videos, frames and expressions.
+        problems: Collects problems with single videos, frames and expressions.
 
     Returns:
         A sample for each expression.
@@ -49,17 +49,17 @@ def read_mevis(folder: Path, split: str, problems: Problems) -> Dataset:
     public = split in ANNOTATED or (root / MASKS).exists()
     masks = MaskDictionary.read(root / MASKS) if public else None
     samples = []
-    for video in listed.values():
-        frames = video.images(root / "JPEGImages", problems)
+    for entry in listed.values():
+        frames = entry.images(root / "JPEGImages", problems)
         if frames is None:
             continue
-        read = Video(video.id, frames)
-        for expression in video.expressions:
+        video = Video(entry.id, frames)
+        for expression in entry.expressions:
             if masks is None:
-                samples.append(Sample(read, expression.id, expression.text))
+                samples.append(Sample(video, expression.id, expression.text))
                 continue
             with problems.collect():
-                truth = masks.ground_truth(expression, video, frames)
-                ids = tuple(truth.tracks)
-                samples.append(Sample(read, expression.id, expression.text, truth, bool(ids), object_ids=ids))
+                target = masks.ground_truth(expression, entry, frames)
+                ids = tuple(target.tracks)
+                samples.append(Sample(video, expression.id, expression.text, target, bool(ids), object_ids=ids))
     return Dataset(NAME, split, tuple(samples))

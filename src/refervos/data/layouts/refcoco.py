@@ -1,8 +1,8 @@
-"""RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO: sentences about images of COCO, each sentence a sample.
+"""RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO: expressions about COCO images, each expression a sample.
 
-Two layouts are told apart by the files that are there: ``refs(unc).p`` with ``instances.json``, as they are distributed
-(https://github.com/lichengunc/refer), and ``instances_refcoco_train.json``, the form into which ReferFormer and its
-descendants convert them (https://github.com/wjn922/ReferFormer, docs/data.md).
+Two layouts are distinguished by their files: ``refs(unc).p`` with ``instances.json``, the original distribution
+(https://github.com/lichengunc/refer), and ``instances_refcoco_train.json``, the conversion of ReferFormer and its
+successors (https://github.com/wjn922/ReferFormer, docs/data.md).
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from pathlib import Path
 from typing import Any
 
 from refervos.data.files import Problems, read_json
-from refervos.data.frames import ImageFrames, fitting
+from refervos.data.frames import ImageFrames, require_frame_size
 from refervos.data.ground_truth import StoredMasks, decode_segmentations
 from refervos.data.pickles import read_plain_pickle
-from refervos.data.records import take, take_id, take_ids, take_size
+from refervos.data.records import require_field, require_id, require_ids, require_size
 from refervos.data.sample import Dataset, Mask, Sample, Video
 from refervos.errors import DataError
 
 PARTITIONS = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "grefcoco": "unc"}
-"""Whose division into splits is meant where the split's name does not tell."""
+"""Default partition into splits of each benchmark."""
 
 IMAGE_FOLDERS = ("images/mscoco/images/train2014", "images/train2014", "train2014", "coco/train2014")
-"""Where the images are looked for, beside the folder with the annotations or in it."""
+"""Possible folders of the images, beside the folder of the annotations or in it."""
 
 
 def read_refcoco(folder: Path, split: str, problems: Problems) -> Dataset:
     """Read RefCOCO.
 
     Args:
-        folder: The folder that holds ``refcoco`` and the images, or ``refcoco`` itself.
-        split: ``train``, ``val``, ``testA`` or ``testB`` of UNC's partition; that of another with its name in front,
-            as ``google:val``.
-        problems: Told what is wrong with single images and sentences.
+        folder: Folder of ``refcoco`` and the images, or ``refcoco`` itself.
+        split: ``train``, ``val``, ``testA`` or ``testB`` of UNC's partition; other partitions are given as a prefix,
+            such as ``google:val``.
+        problems: Collects problems with single images and expressions.
 
     Returns:
-        A sample for each sentence; each image is a video of one frame.
+        A sample for each expression; each image is a video of one frame.
 
     Raises:
-        DataError: When an annotation file is missing or damaged, or there is no such split.
+        DataError: When an annotation file is missing or damaged, or the split is unknown.
     """
     return _read("refcoco", folder, split, problems)
 
@@ -58,13 +58,13 @@ def read_refcocog(folder: Path, split: str, problems: Problems) -> Dataset:
 
 
 def read_grefcoco(folder: Path, split: str, problems: Problems) -> Dataset:
-    """Read gRefCOCO, like ``read_refcoco``: a sentence means one object, several, or none."""
+    """Read gRefCOCO, like ``read_refcoco``: an expression has one target, several, or none."""
     return _read("grefcoco", folder, split, problems)
 
 
 @dataclass(frozen=True)
-class _Sentence:
-    """What is asked about an image, by ids."""
+class _Expression:
+    """Expression about an image, with the ids of its target objects."""
 
     id: str
     text: str
@@ -74,17 +74,17 @@ class _Sentence:
 
 @dataclass(frozen=True)
 class _Annotations:
-    """What a split's sentences are about, by id.
+    """Expressions of a split, with the images and segmentations that they refer to.
 
     Attributes:
-        file: Where it was read.
-        sentences: Those of the split.
-        images: File name and size of each image.
-        segmentations: Of each object: polygons or run lengths.
+        file: The file that was read.
+        expressions: Expressions of the split.
+        images: File name and size of each image, by id.
+        segmentations: Polygons or run lengths of each object, by id.
     """
 
     file: Path
-    sentences: list[_Sentence]
+    expressions: list[_Expression]
     images: Mapping[str, tuple[str, tuple[int, int]]]
     segmentations: Mapping[str, Any]
 
@@ -96,7 +96,7 @@ def _read(name: str, folder: Path, split: str, problems: Problems) -> Dataset:
 
 
 def _annotations(name: str, home: Path, split: str, problems: Problems) -> _Annotations:
-    """Read whichever layout is there."""
+    """Read the layout that is present."""
     partition, _, part = split.rpartition(":")
     general = "g" if name == "grefcoco" else ""
     refs = [home / f"{general}refs({partition or PARTITIONS[name]}){suffix}" for suffix in (".p", ".json")]
@@ -107,142 +107,143 @@ def _annotations(name: str, home: Path, split: str, problems: Problems) -> _Anno
     for file in converted:
         if file.is_file() and partition in ("", PARTITIONS[name]) and name != "grefcoco":
             return _converted(file, problems)
-    raise DataError(f"{home} holds neither {refs[0].name} nor {converted[0].name}, one of which tells split {split!r}.")
+    raise DataError(f"{home} contains neither {refs[0].name} nor {converted[0].name}, needed for split {split!r}.")
 
 
 def _distributed(file: Path, split: str, problems: Problems) -> _Annotations:
     """Read ``refs(unc).p`` (or ``grefs(unc).json``) and ``instances.json``."""
     refs = read_json(file) if file.suffix == ".json" else read_plain_pickle(file)
     if not isinstance(refs, list):
-        raise DataError(f"{file} must hold a list of references.")
-    sentences: list[_Sentence] = []
+        raise DataError(f"{file} must be a list of references.")
+    expressions: list[_Expression] = []
     splits = set()
     for number, ref in enumerate(refs):
         with problems.collect():
-            splits.add(take(ref, "split", str, f"{file}, reference {number}"))
+            splits.add(require_field(ref, "split", str, f"{file}, reference {number}"))
             if ref["split"] == split:
-                sentences.extend(_sentences_of(ref, f"{file}, reference {number}"))
+                expressions.extend(_expressions_of(ref, f"{file}, reference {number}"))
     if split not in splits:
         raise DataError(f"{file} has no split {split!r}; its splits are {', '.join(sorted(splits)) or 'none'}.")
 
     instances = file.with_name("instances.json")
     content = read_json(instances)
-    wanted_images = {sentence.image for sentence in sentences}
-    wanted_objects = {id for sentence in sentences for id in sentence.objects}
+    wanted_images = {expression.image for expression in expressions}
+    wanted_objects = {id for expression in expressions for id in expression.objects}
     images = {}
-    for number, image in enumerate(take(content, "images", list, str(instances))):
+    for number, image in enumerate(require_field(content, "images", list, str(instances))):
         where = f"{instances}, image {number}"
         with problems.collect():
-            if (id := take_id(image, "id", where)) in wanted_images:
+            if (id := require_id(image, "id", where)) in wanted_images:
                 if id in images:
                     raise DataError(f"{instances} has image {id} twice.")
-                images[id] = take(image, "file_name", str, where), take_size(image, where)
+                images[id] = require_field(image, "file_name", str, where), require_size(image, where)
     segmentations = {}
-    for number, annotation in enumerate(take(content, "annotations", list, str(instances))):
+    for number, annotation in enumerate(require_field(content, "annotations", list, str(instances))):
         where = f"{instances}, annotation {number}"
         with problems.collect():
-            if (id := take_id(annotation, "id", where)) in wanted_objects:
+            if (id := require_id(annotation, "id", where)) in wanted_objects:
                 if id in segmentations:
                     raise DataError(f"{instances} has annotation {id} twice.")
                 segmentations[id] = _segmentation_of(annotation, where)
-    return _Annotations(instances, sentences, images, segmentations)
+    return _Annotations(instances, expressions, images, segmentations)
 
 
-def _sentences_of(ref: dict[str, Any], where: str) -> Iterator[_Sentence]:
-    image = take_id(ref, "image_id", where)
-    # gRefCOCO has a list, which is [-1] where nothing is meant.
+def _expressions_of(ref: dict[str, Any], where: str) -> Iterator[_Expression]:
+    image = require_id(ref, "image_id", where)
+    # gRefCOCO has a list, which is [-1] for an expression without target.
     listed = isinstance(ref.get("ann_id"), list)
-    ids = take_ids(ref, "ann_id", where) if listed else (take_id(ref, "ann_id", where),)
+    ids = require_ids(ref, "ann_id", where) if listed else (require_id(ref, "ann_id", where),)
     objects = tuple(id for id in ids if id != "-1")
     if len(objects) < len(ids) and objects:
-        raise DataError(f"{where}: 'ann_id' has -1 beside others; -1, which means nothing, stands alone.")
+        raise DataError(f"{where}: 'ann_id' has -1 beside other ids; -1, for no target, must be the only entry.")
     if objects and ref.get("no_target") is True:
-        raise DataError(f"{where} has 'no_target', but an 'ann_id'; where nothing is meant, that is [-1].")
-    for sentence in take(ref, "sentences", list, where):
-        yield _Sentence(take_id(sentence, "sent_id", where), take(sentence, "sent", str, where), image, objects)
+        raise DataError(f"{where} has 'no_target' and an 'ann_id'; without a target, 'ann_id' must be [-1].")
+    for sentence in require_field(ref, "sentences", list, where):
+        id, text = require_id(sentence, "sent_id", where), require_field(sentence, "sent", str, where)
+        yield _Expression(id, text, image, objects)
 
 
 def _converted(file: Path, problems: Problems) -> _Annotations:
-    """Read ``instances_refcoco_train.json``, which lists an image once for each sentence, as its caption."""
+    """Read ``instances_refcoco_train.json``, which lists an image once per expression, its caption."""
     content = read_json(file)
-    asked: dict[str, tuple[str, str]] = {}
+    captions: dict[str, tuple[str, str]] = {}
     images: dict[str, tuple[str, tuple[int, int]]] = {}
-    for number, entry in enumerate(take(content, "images", list, str(file))):
+    for number, entry in enumerate(require_field(content, "images", list, str(file))):
         where = f"{file}, image {number}"
         with problems.collect():
-            id, image = take_id(entry, "id", where), take_id(entry, "original_id", where)
-            if id in asked:
+            id, image = require_id(entry, "id", where), require_id(entry, "original_id", where)
+            if id in captions:
                 raise DataError(f"{file} has image {id} twice.")
-            told = take(entry, "file_name", str, where), take_size(entry, where)
-            if images.setdefault(image, told) != told:
-                raise DataError(f"{where} has another 'file_name' or size than an entry of the same 'original_id'.")
-            asked[id] = image, take(entry, "caption", str, where)
+            properties = require_field(entry, "file_name", str, where), require_size(entry, where)
+            if images.setdefault(image, properties) != properties:
+                raise DataError(f"{where} differs in 'file_name' or size from an entry with the same 'original_id'.")
+            captions[id] = image, require_field(entry, "caption", str, where)
     objects: dict[str, list[str]] = {}
     segmentations = {}
-    for number, annotation in enumerate(take(content, "annotations", list, str(file))):
+    for number, annotation in enumerate(require_field(content, "annotations", list, str(file))):
         where = f"{file}, annotation {number}"
         with problems.collect():
-            object_id = take_id(annotation, "original_id", where)
+            object_id = require_id(annotation, "original_id", where)
             segmentations[object_id] = _segmentation_of(annotation, where)
-            objects.setdefault(take_id(annotation, "image_id", where), []).append(object_id)
-    sentences = [_Sentence(id, text, image, tuple(objects.get(id, ()))) for id, (image, text) in asked.items()]
-    return _Annotations(file, sentences, images, segmentations)
+            objects.setdefault(require_id(annotation, "image_id", where), []).append(object_id)
+    expressions = [_Expression(id, text, image, tuple(objects.get(id, ()))) for id, (image, text) in captions.items()]
+    return _Annotations(file, expressions, images, segmentations)
 
 
 def _segmentation_of(annotation: Any, where: str) -> Any:
     if not isinstance(annotation.get("segmentation"), list | dict):
-        raise DataError(f"{where} has no 'segmentation'; a box is no mask.")
+        raise DataError(f"{where} has no 'segmentation'; a box is not a mask.")
     return annotation["segmentation"]
 
 
 def _samples(name: str, annotations: _Annotations, images: Path, problems: Problems) -> Iterator[Sample]:
-    """Put the sentences about each image together."""
-    file, there = annotations.file, set(os.listdir(images))
-    together: dict[str, list[_Sentence]] = {}
-    for sentence in annotations.sentences:
-        together.setdefault(sentence.image, []).append(sentence)
-    for image, sentences in together.items():
+    """Yield the samples grouped by image."""
+    file, present = annotations.file, set(os.listdir(images))
+    by_image: dict[str, list[_Expression]] = {}
+    for expression in annotations.expressions:
+        by_image.setdefault(expression.image, []).append(expression)
+    for image, expressions in by_image.items():
         if image not in annotations.images:
-            problems.report(f"{file} has no image {image}, which sentence {sentences[0].id} is about.")
+            problems.report(f"{file} has no image {image}, which expression {expressions[0].id} is about.")
             continue
         image_file, size = annotations.images[image]
-        if image_file not in there:
+        if image_file not in present:
             problems.report(f"{images / image_file} is missing.")
             continue
         frames = ImageFrames(images, (image_file,))
         video = Video(image, frames, size)
-        truths: dict[tuple[str, ...], StoredMasks] = {}
+        targets: dict[tuple[str, ...], StoredMasks] = {}
         seen = set()
-        for sentence in sentences:
-            objects = sentence.objects
-            if sentence.id in seen:
-                problems.report(f"Sentence {sentence.id} is twice about image {image} of {file}.")
+        for expression in expressions:
+            objects = expression.objects
+            if expression.id in seen:
+                problems.report(f"{file} has expression {expression.id} twice about image {image}.")
                 continue
-            seen.add(sentence.id)
+            seen.add(expression.id)
             unknown = [id for id in objects if id not in annotations.segmentations]
             if unknown:
-                problems.report(f"{file} has no annotation {unknown[0]}, which sentence {sentence.id} is about.")
+                problems.report(f"{file} has no annotation {unknown[0]}, which expression {expression.id} refers to.")
                 continue
             if not objects and name != "grefcoco":
-                problems.report(f"{file} has no annotation for sentence {sentence.id}, which must mean one object.")
+                problems.report(f"{file} has no annotation for expression {expression.id}, which must have one target.")
                 continue
-            if objects not in truths:
+            if objects not in targets:
                 segmentations = [annotations.segmentations[id] for id in objects]
                 where = f"{file}, annotation {', '.join(objects)}"
-                truths[objects] = StoredMasks({0: partial(_decode, frames, segmentations, size, where)})
+                targets[objects] = StoredMasks({0: partial(_decode, frames, segmentations, size, where)})
             yield Sample(
                 video,
-                sentence.id,
-                sentence.text,
-                truths[objects],
+                expression.id,
+                expression.text,
+                targets[objects],
                 has_target=bool(objects),
                 kind=_target_kind(objects) if name == "grefcoco" else None,
                 object_ids=objects,
             )
 
 
-def _decode(frames: ImageFrames, segmentations: Sequence[Any], told: tuple[int, int], where: str) -> Mask:
-    return decode_segmentations(segmentations, fitting(frames, 0, told, where), where)
+def _decode(frames: ImageFrames, segmentations: Sequence[Any], stated: tuple[int, int], where: str) -> Mask:
+    return decode_segmentations(segmentations, require_frame_size(frames, 0, stated, where), where)
 
 
 def _target_kind(objects: tuple[str, ...]) -> str:
@@ -250,9 +251,8 @@ def _target_kind(objects: tuple[str, ...]) -> str:
 
 
 def _image_folder(home: Path) -> Path:
-    places = [base / place for base in (home.parent, home) for place in IMAGE_FOLDERS]
-    for place in places:
-        if place.is_dir():
-            return place
-    looked = ", ".join(str(place) for place in places)
-    raise DataError(f"The images of COCO train2014 are in no place where they are looked for: {looked}.")
+    folders = [base / folder for base in (home.parent, home) for folder in IMAGE_FOLDERS]
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise DataError(f"The images of COCO train2014 are missing; expected one of {', '.join(map(str, folders))}.")

@@ -1,16 +1,16 @@
-"""ReVOS: expressions that refer, that need reasoning, and that are about nothing in the video.
+"""ReVOS: referring expressions, expressions that need reasoning, and expressions without a target in the video.
 
 Layout (https://github.com/cilinyan/ReVOS-api; ``tools/eval_revos.py`` and ``tools/generate_foreground_mask.py`` of
 https://github.com/cilinyan/VISA)::
 
-    JPEGImages/<video>/<frame>.jpg      of both splits; names of videos have slashes, as UVO/all/-CiPki3XuVI
+    JPEGImages/<video>/<frame>.jpg      of both splits; video names have slashes: UVO/all/-CiPki3XuVI
     meta_expressions_train_.json        exp, obj_id, anno_id, type_id (0 referring, 1 reasoning, 2 hallucination)
     meta_expressions_valid_.json
-    mask_dict.json                      of both splits, by anno_id: a COCO run-length mask or null for each frame
-    mask_dict_foreground.json           by video: masks_rle, the union of all annotated objects in each frame
+    mask_dict.json                      of both splits, by anno_id: a COCO run-length mask or null per frame
+    mask_dict_foreground.json           by video: masks_rle, the union of all annotated objects per frame
 
-The foreground is what the robustness score R divides by. Its users report that masks of some videos have drifted from
-the frames (issues 9 and 18 of VISA); that is in the data and is not corrected here.
+The foreground is the denominator of the robustness score R. Users report that the masks of some videos have drifted
+from the frames (issues 9 and 18 of VISA); this error in the data is not corrected here.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from typing import Any
 from refervos.data.files import Problems, read_json
 from refervos.data.frames import ImageFrames
 from refervos.data.ground_truth import RunLengthTracks
-from refervos.data.layouts.mask_dict import MaskDictionary, fitting_track
+from refervos.data.layouts.mask_dict import MaskDictionary, require_track
 from refervos.data.layouts.meta_expressions import ListedExpression, ListedVideo, read_meta_expressions
-from refervos.data.records import take, take_size
+from refervos.data.records import require_field, require_size
 from refervos.data.sample import Dataset, Mask, Sample, Video
 from refervos.errors import DataError
 
 NAME = "revos"
 
 REFERRING, REASONING, HALLUCINATION = "referring", "reasoning", "hallucination"
-"""The kinds of expressions. The last mean nothing in their video."""
+"""Kinds of expressions; the last have no target in their video."""
 
 KINDS = {0: REFERRING, 1: REASONING, 2: HALLUCINATION}
-"""What ``type_id`` means."""
+"""Kind for each ``type_id``."""
 
 FOREGROUND = "mask_dict_foreground.json"
 
 
 @dataclass(frozen=True, eq=False)
 class RevosGroundTruth(RunLengthTracks):
-    """What an expression means, and everything that is annotated in the video.
+    """Ground truth of an expression, with the foreground: all annotated objects of the video.
 
     Attributes:
-        all_objects: The foreground; None where the file of it is missing.
+        all_objects: The foreground; None when its file is missing.
     """
 
     all_objects: RunLengthTracks | None = None
@@ -70,35 +70,35 @@ def read_revos(folder: Path, split: str, problems: Problems) -> Dataset:
     """Read a split of ReVOS.
 
     Args:
-        folder: The folder that holds ``JPEGImages``.
+        folder: Folder of ``JPEGImages``.
         split: ``train`` or ``valid``.
-        problems: Told what is wrong with single videos, frames and expressions.
+        problems: Collects problems with single videos, frames and expressions.
 
     Returns:
-        A sample for each expression; truths are ``RevosGroundTruth``.
+        A sample for each expression; its ground truth is ``RevosGroundTruth``.
 
     Raises:
-        DataError: When a JSON file is missing or damaged, other than the foreground's, which may be missing.
+        DataError: When a JSON file is missing or damaged; only the foreground's file is optional.
     """
     listed = read_meta_expressions(folder / f"meta_expressions_{split}_.json", problems)
     masks = MaskDictionary.read(folder / "mask_dict.json")
     file = folder / FOREGROUND
     foregrounds: Any = read_json(file) if file.exists() else None
     samples: list[Sample] = []
-    for video in listed.values():
-        frames = video.images(folder / "JPEGImages", problems)
+    for entry in listed.values():
+        frames = entry.images(folder / "JPEGImages", problems)
         if frames is None:
             continue
         with problems.collect():
-            size = take_size(video.fields, video.where) if "height" in video.fields else None
-            all_objects = _foreground(file, foregrounds, video, frames)
-            read = Video(video.id, frames, size)
-            for expression in video.expressions:
+            size = require_size(entry.fields, entry.where) if "height" in entry.fields else None
+            all_objects = _foreground(file, foregrounds, entry, frames)
+            video = Video(entry.id, frames, size)
+            for expression in entry.expressions:
                 with problems.collect():
-                    found = masks.ground_truth(expression, video, frames)
-                    truth = RevosGroundTruth(found.file, found.tracks, frames, all_objects)
-                    ids, kind = tuple(truth.tracks), _kind(expression)
-                    samples.append(Sample(read, expression.id, expression.text, truth, bool(ids), kind, ids))
+                    found = masks.ground_truth(expression, entry, frames)
+                    target = RevosGroundTruth(found.file, found.tracks, frames, all_objects)
+                    ids, kind = tuple(target.tracks), _kind(expression)
+                    samples.append(Sample(video, expression.id, expression.text, target, bool(ids), kind, ids))
     return Dataset(NAME, split, tuple(samples))
 
 
@@ -106,12 +106,12 @@ def _foreground(file: Path, content: Any, video: ListedVideo, frames: ImageFrame
     if content is None:
         return None
     where = f"{file}, video {video.id}"
-    track = take(take(content, video.id, dict, str(file)), "masks_rle", list, where)
-    return RunLengthTracks(file, {"foreground": fitting_track(track, video, where)}, frames)
+    track = require_field(require_field(content, video.id, dict, str(file)), "masks_rle", list, where)
+    return RunLengthTracks(file, {"foreground": require_track(track, video, where)}, frames)
 
 
 def _kind(expression: ListedExpression) -> str:
-    number = take(expression.fields, "type_id", int, expression.where)
+    number = require_field(expression.fields, "type_id", int, expression.where)
     if number not in KINDS:
         raise DataError(f"{expression.where}: 'type_id' is {number}; it must be 0, 1 or 2.")
     return KINDS[number]

@@ -1,4 +1,4 @@
-"""The diagnostic benchmark of ``refervos.worlds`` as a data set: nothing to download, every clip drawn when wanted."""
+"""The diagnostic benchmark of ``refervos.worlds`` as a data set; clips are rendered on demand."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from refervos.worlds.benchmark import (
 NAME = "worlds"
 
 ALL = "all"
-"""The split that holds all others."""
+"""The union of all splits."""
 
 Draw = Callable[[str, int], tuple[DiagnosticCase, npt.NDArray[np.bool_]]]
-"""Draws the case of a split and an index, and the masks bool (T, H, W) that its sentence means."""
+"""Function that renders the case at an index of a split, with its target masks, bool (T, H, W)."""
 
 
 def read_worlds(folder: Path | None, split: str, problems: Problems) -> Dataset:
-    """Lay out the diagnostic benchmark; a clip is drawn when its sentence, a frame or a mask is first wanted.
+    """List the diagnostic benchmark; a clip is rendered when its expression, a frame or a mask is first read.
 
-    One clip is held at a time, so ask about one video before the next.
+    One clip is kept in memory at a time, so process one video after another.
 
     Args:
-        folder: Not needed.
+        folder: Ignored.
         split: One of ``refervos.worlds.benchmark.SPLITS``, or ``all``.
-        problems: Never told anything.
+        problems: Ignored.
 
     Returns:
         A sample for each clip, with the split as its kind.
 
     Raises:
-        DataError: When there is no such split.
+        DataError: When the split is unknown.
     """
     if split not in (ALL, *SPLITS):
         raise DataError(f"worlds has no split {split!r}; its splits are {', '.join((ALL, *SPLITS))}.")
-    draw = lru_cache(maxsize=1)(_drawn)
+    draw = lru_cache(maxsize=1)(_draw_case)
     wanted = SPLITS if split == ALL else (split,)
     clips = [_DrawnClip(name, index, draw) for name in wanted for index in range(case_count(name))]
     return Dataset(NAME, split, tuple(map(_sample_of, clips)))
@@ -57,23 +57,23 @@ def read_worlds(folder: Path | None, split: str, problems: Problems) -> Dataset:
 
 def _sample_of(clip: _DrawnClip) -> Sample:
     video = Video(f"{clip.split.replace(' ', '-')}-{clip.index:02d}", clip)
-    # The sentence is known when the clip is drawn, and to draw all of them takes minutes.
+    # The expression is known only once the clip is rendered, and rendering all clips takes minutes.
     return Sample(video, "0", clip.sentence, clip, has_target=clip.split in TARGET_SPLITS, kind=clip.split)
 
 
-def _drawn(split: str, index: int) -> tuple[DiagnosticCase, npt.NDArray[np.bool_]]:
+def _draw_case(split: str, index: int) -> tuple[DiagnosticCase, npt.NDArray[np.bool_]]:
     case = diagnostic_case(split, index)
     return case, case.clip.target_masks(case.referral)
 
 
 @dataclass(frozen=True, eq=False)
 class _DrawnClip:
-    """Frames and truth of one case.
+    """Frames and ground truth of one case.
 
     Attributes:
-        split: Which case.
-        index: Likewise.
-        draw: How to come by it.
+        split: Split of the case.
+        index: Index of the case in the split.
+        draw: Function that renders it.
     """
 
     split: str
@@ -82,26 +82,26 @@ class _DrawnClip:
 
     @property
     def names(self) -> Sequence[str]:
-        """``00000`` and so on."""
+        """Frame names ``00000`` and so on."""
         return tuple(f"{number:05d}" for number in range(frame_count(self.split)))
 
     @property
     def annotated(self) -> Sequence[int]:
-        """Every frame."""
+        """Indices of all frames."""
         return range(frame_count(self.split))
 
     def sentence(self) -> str:
-        """What is asked."""
+        """Return the text of the expression."""
         return self.draw(self.split, self.index)[0].referral.text
 
     def read(self, index: int) -> ImageArray:
-        """One frame, uint8 RGB (H, W, 3)."""
+        """Return one frame, uint8 RGB (H, W, 3)."""
         return self.draw(self.split, self.index)[0].clip.frames[index]
 
     def mask(self, index: int) -> Mask:
-        """What is meant in one frame, bool (H, W)."""
+        """Return the target mask of one frame, bool (H, W)."""
         return self.draw(self.split, self.index)[1][index]
 
     def void(self, index: int) -> None:
-        """All pixels count."""
+        """Return None: there are no void pixels."""
         return None
