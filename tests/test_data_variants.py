@@ -119,7 +119,7 @@ def test_merged_answers_that_fit_nothing_are_told(tmp_path: Path) -> None:
     merged = write_merged(tmp_path / "merged", list(part.open().samples()), perfect)
     file = next((merged / "anno_1").rglob("00001.png"))
     Image.fromarray(np.full((48, 64), 9, np.uint8)).save(file)
-    with pytest.raises(EvaluationError, match="holds the number 9, but there are 2 expressions of annotator 1"):
+    with pytest.raises(EvaluationError, match="holds the number 9, but there are only 2 expressions of annotator 1"):
         score(merged, part, show_progress=False)
     layouts.write_mevis(tmp_path / "mevis")
     with pytest.raises(EvaluationError, match="as answers to Ref-DAVIS17 do"):
