@@ -122,7 +122,7 @@ def test_merged_answers_that_fit_nothing_are_told(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="holds the number 9, but there are only 2 expressions of annotator 1"):
         score(merged, part, show_progress=False)
     layouts.write_mevis(tmp_path / "mevis")
-    with pytest.raises(EvaluationError, match="as answers to Ref-DAVIS17 do"):
+    with pytest.raises(EvaluationError, match="the layout of Ref-DAVIS17; masks for other data sets"):
         score(merged, Part("mevis", tmp_path / "mevis"), show_progress=False)
 
 
