@@ -128,6 +128,7 @@ class VideoGlamm(VideoSegmenterBase):
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
+        self._gradient_checkpointing = False
         width = config.phi.width
         self.image_encoder = ImageEncoder(config.clip)
         self.image_projector = projector(config.clip.width, width)
@@ -177,6 +178,20 @@ class VideoGlamm(VideoSegmenterBase):
             for parameter in parameters:
                 parameter.requires_grad_(True)
         return {name: parameters for name, parameters in parts.items() if parameters}
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether training computes the language model's layers again in the backward pass instead of keeping them."""
+        return self._gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, on: bool) -> None:
+        # transformers 5.23 renames these methods; older versions know the second name alone.
+        switch = "enable" if on else "disable"
+        names = (f"activation_checkpointing_{switch}", f"gradient_checkpointing_{switch}")
+        method = next(getattr(self.language, name) for name in names if hasattr(self.language, name))
+        method(*([{"use_reentrant": False}] if on else []))
+        self._gradient_checkpointing = on
 
     @property
     def device(self) -> torch.device:
