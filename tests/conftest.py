@@ -155,3 +155,11 @@ def imitated() -> Iterator[Imitation]:
     """The imitated device alone, which tells what is fetched back from it."""
     with imitation() as found:
         yield found
+
+
+@pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reach servers on this machine directly, not through a proxy."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)

@@ -1,4 +1,4 @@
-"""Colours, fields and pixels of videos: what the model sees is what a player shows."""
+"""Colours, interlacing and pixel aspect of videos: the model sees what a player shows."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ from refervos.errors import VideoError
 from refervos.video import OverlaySink, open_source
 from refervos.video.colours import Converter
 from refervos.video.deinterlacing import Deinterlacer
-from test_video_pictures import png
-from video_files import decode, number_of, picture, rotate, segmentation, write_video
+from video_files import decode, number_of, numbered_frame, png, rotate, segmentation, write_video
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)
-# Of H.273
+# Code points of H.273
 BT709, BT601, BT2020 = 1, 6, 9
 PQ, HLG, SRGB, UNKNOWN = 16, 18, 13, 2
 P3 = 12
 
 
 def chart() -> np.ndarray:
-    """Grays and colours on a dark ground, uint8 (48, 64, 3)."""
+    """Grays and colours on a dark background, uint8 (48, 64, 3)."""
     image = np.full((48, 64, 3), 60, np.uint8)
     patches = [RED, BLUE, (30, 160, 40), (240, 215, 40), (128, 128, 128), (190, 190, 190), (20, 20, 20), (90, 60, 150)]
     for k, colour in enumerate(patches):
@@ -39,7 +38,7 @@ def chart() -> np.ndarray:
 
 
 def inner(image: np.ndarray) -> np.ndarray:
-    """The middles of the patches, which no scaling of chroma has touched."""
+    """The centres of the patches, unaffected by chroma subsampling."""
     return np.array([image[16 + 20 * (k // 4), 8 + 16 * (k % 4)] for k in range(8)]).astype(int)
 
 
@@ -49,21 +48,21 @@ def light_of(image: np.ndarray) -> np.ndarray:
 
 
 def to_bt2020(light: np.ndarray) -> np.ndarray:
-    """Linear light of BT.709 in primaries of BT.2020 (BT.2087)."""
+    """Convert linear light from BT.709 to BT.2020 primaries (BT.2087)."""
     return light @ np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]).T
 
 
 def pq(image: np.ndarray, white: float = 203) -> np.ndarray:
-    """Coded as HDR10, its white at so many candela per square metre."""
+    """Encode as PQ, with white at the given cd/m2."""
     power = (to_bt2020(light_of(image)).clip(0) * white / 10000) ** 0.1593017578125
     return ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
 
 
 def hlg(image: np.ndarray) -> np.ndarray:
-    """Coded as HLG, its white at 203 candela per square metre of a screen of 1000."""
-    shown = to_bt2020(light_of(image)).clip(0) * 0.203
-    brightness = (shown @ np.array([0.2627, 0.6780, 0.0593]))[..., None]
-    scene = shown * np.where(brightness > 0, brightness, 1) ** (1 / 1.2 - 1)
+    """Encode as HLG, with white at 203 cd/m2 on a 1000 cd/m2 display."""
+    display = to_bt2020(light_of(image)).clip(0) * 0.203
+    brightness = (display @ np.array([0.2627, 0.6780, 0.0593]))[..., None]
+    scene = display * np.where(brightness > 0, brightness, 1) ** (1 / 1.2 - 1)
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     return np.where(scene <= 1 / 12, np.sqrt(3 * scene), a * np.log(np.maximum(12 * scene - b, 1e-9)) + c)
 
@@ -77,7 +76,7 @@ MATRICES = {BT709: (0.2126, 0.0722), BT601: (0.299, 0.114), BT2020: (0.2627, 0.0
 
 
 def coded(share: np.ndarray, matrix: int, bits: int = 10) -> av.VideoFrame:
-    """A picture of limited range and 4:4:4 from coded red, green and blue in 0 to 1."""
+    """A limited-range 4:4:4 frame from encoded red, green and blue in 0 to 1."""
     red, green, blue = np.moveaxis(share, -1, 0)
     kr, kb = MATRICES[matrix]
     luma = kr * red + (1 - kr - kb) * green + kb * blue
@@ -98,7 +97,7 @@ def coded(share: np.ndarray, matrix: int, bits: int = 10) -> av.VideoFrame:
 
 
 def write_coded(path: Path, frames: Sequence[av.VideoFrame], *, rate: int = 10, **tags: Any) -> Path:
-    """Writes pictures as they are, with what the stream says of their colours and pixels."""
+    """Write frames losslessly, with the given stream metadata."""
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("ffv1", rate=rate)
         stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, frames[0].format.name
@@ -115,7 +114,7 @@ def write_coded(path: Path, frames: Sequence[av.VideoFrame], *, rate: int = 10, 
 
 
 def seen(path: Path, **options: Any) -> tuple[np.ndarray, list[str]]:
-    """The first frame and the notes."""
+    """Read the first frame and the notes of a source."""
     with open_source(path, **options) as source:
         images = [frame.image for frame in source]
     assert source.warnings == []
@@ -128,23 +127,23 @@ def seen(path: Path, **options: Any) -> tuple[np.ndarray, list[str]]:
 
 @pytest.mark.parametrize(
     ("encode", "transfer", "words"),
-    [(pq, PQ, "is HDR (PQ)"), (hlg, HLG, "is HDR (HLG)"), (srgb_bt2020, SRGB, "has the wide colours of BT.2020")],
+    [(pq, PQ, "is HDR (PQ)"), (hlg, HLG, "is HDR (HLG)"), (srgb_bt2020, SRGB, "has the wide colour gamut BT.2020")],
 )
 @pytest.mark.parametrize("tagged", [True, False])
-def test_hdr_and_wide_colours_look_as_on_an_ordinary_screen(
+def test_hdr_and_wide_gamuts_are_converted_to_bt709(
     tmp_path: Path, encode: Callable[[np.ndarray], np.ndarray], transfer: int, words: str, tagged: bool
 ) -> None:
     rest = {"colorspace": BT2020, "color_primaries": BT2020} if tagged or transfer == SRGB else {}
     frames = [coded(encode(chart()), BT2020)] * 2
     path = write_coded(tmp_path / "v.mkv", frames, color_trc=transfer, color_range=1, **rest)
     image, notes = seen(path)
-    # White, and only what is near it, is dimmed a little to make room for highlights.
+    # Only white and colours near it are dimmed a little, to leave range for highlights.
     assert np.abs(inner(image) - inner(chart())).max() <= 8
     assert len(notes) == 1
     assert notes[0].startswith(f"'{path}' {words}")
 
 
-def test_highlights_of_hdr_differ_up_to_a_thousand_candela(tmp_path: Path) -> None:
+def test_hdr_highlights_stay_distinct_up_to_1000_cd_per_m2(tmp_path: Path) -> None:
     steps = np.zeros((48, 64, 3), np.uint8)
     for k, level in enumerate((100, 137, 170, 200, 228, 255)):
         steps[:, 10 * k : 10 * k + 10] = level
@@ -162,7 +161,7 @@ def test_highlights_of_hdr_differ_up_to_a_thousand_candela(tmp_path: Path) -> No
     assert np.ptp(row, axis=1).max() <= 1  # gray stays gray
 
 
-def test_ordinary_video_is_left_as_it_is(tmp_path: Path) -> None:
+def test_colours_of_sdr_video_are_unchanged(tmp_path: Path) -> None:
     path = write_coded(
         tmp_path / "v.mkv", [coded(chart() / 255, BT709)], colorspace=BT709, color_primaries=BT709, color_trc=1
     )
@@ -171,7 +170,7 @@ def test_ordinary_video_is_left_as_it_is(tmp_path: Path) -> None:
     assert notes == []
 
 
-def test_colours_that_change_midway_are_followed(tmp_path: Path) -> None:
+def test_colour_metadata_may_change_midway(tmp_path: Path) -> None:
     first = write_hevc(tmp_path / "a.hevc", chart() / 255, "bt709", "bt709", "bt709")
     second = write_hevc(tmp_path / "b.hevc", pq(chart()), "bt2020", "smpte2084", "bt2020nc")
     (tmp_path / "ab.hevc").write_bytes(first.read_bytes() + second.read_bytes())
@@ -182,7 +181,7 @@ def test_colours_that_change_midway_are_followed(tmp_path: Path) -> None:
 
 
 def write_hevc(path: Path, share: np.ndarray, primaries: str, transfer: str, matrix: str) -> Path:
-    """A bare stream of two frames, tagged by the encoder."""
+    """Write a bare stream of two frames, tagged by the encoder."""
     params = f"log-level=none:crf=1:colorprim={primaries}:transfer={transfer}:colormatrix={matrix}"
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx265", rate=10, options={"x265-params": params, "preset": "ultrafast"})
@@ -196,18 +195,18 @@ def write_hevc(path: Path, share: np.ndarray, primaries: str, transfer: str, mat
 
 
 def hdr_png(path: Path) -> Path:
-    """A PNG of 16 bits that says that it is PQ."""
+    """Write a 16-bit PNG that is marked as PQ."""
     data = png(path, (pq(chart()) * 65535).round().astype(np.uint16)).read_bytes()
-    said = b"cICP" + bytes([BT2020, PQ, 0, 1])
+    chunk = b"cICP" + bytes([BT2020, PQ, 0, 1])
     at = data.index(b"IDAT") - 4
-    path.write_bytes(data[:at] + struct.pack(">I", 4) + said + struct.pack(">I", zlib.crc32(said)) + data[at:])
+    path.write_bytes(data[:at] + struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[at:])
     return path
 
 
 def hdr_avif(path: Path) -> Path:
-    """An AVIF picture of 10 bits that is PQ."""
+    """Write a 10-bit AVIF image that is marked as PQ."""
     if "libsvtav1" not in av.codecs_available:
-        pytest.skip("no encoder of AV1 here")
+        pytest.skip("no AV1 encoder")
     tags = {"colorspace": BT2020, "color_primaries": BT2020, "color_trc": PQ, "color_range": 1}
     frame = coded(pq(chart()), BT2020).reformat(format="yuv420p10le")
     with av.open(str(path), "w", format="avif") as container:
@@ -223,7 +222,7 @@ def hdr_avif(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("write", [hdr_png, hdr_avif])
-def test_hdr_pictures_look_as_on_an_ordinary_screen(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+def test_hdr_images_are_tone_mapped(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     suffix = write.__name__[4:]
     for k in range(2):
         write(tmp_path / f"{k}.{suffix}")
@@ -233,10 +232,10 @@ def test_hdr_pictures_look_as_on_an_ordinary_screen(tmp_path: Path, write: Calla
             frames = list(source)
         assert [frame.name for frame in frames] == (["0", "1", "2"] if spec == tmp_path else ["0"])
         assert all(np.abs(inner(frame.image) - inner(chart())).max() <= 14 for frame in frames)
-        assert source.notes == [f"'{spec}' is HDR; its brightness was mapped to BT.709."]
+        assert source.notes == [f"'{spec}' is HDR; it was tone-mapped to BT.709."]
 
 
-# The matrix of a video that does not name it
+# Videos without a colour matrix
 
 
 @pytest.mark.parametrize(
@@ -250,7 +249,7 @@ def test_hdr_pictures_look_as_on_an_ordinary_screen(tmp_path: Path, write: Calla
         (608, 1080, BT709),
     ],
 )
-def test_matrix_of_an_untagged_video_follows_from_its_size(
+def test_colour_matrix_of_an_untagged_video_depends_on_its_size(
     tmp_path: Path, width: int, height: int, matrix: int
 ) -> None:
     image = np.tile(np.array([RED, BLUE], np.uint8)[:, None].repeat(width // 2, 1).reshape(1, -1, 3), (height, 1, 1))
@@ -259,17 +258,17 @@ def test_matrix_of_an_untagged_video_follows_from_its_size(
     assert np.abs(found[5, 5].astype(int) - RED).max() <= 3
     assert np.abs(found[5, -5].astype(int) - BLUE).max() <= 3
     assert notes == []
-    # And the overlay is tagged as what it is.
+    # The overlay is tagged as BT.709.
     with open_source(path) as source, OverlaySink(tmp_path / "o.mp4", source.info, crf=1) as sink:
         for frame in source:
             sink.write(frame, segmentation(0, np.zeros((0, height, width), bool)))
     with av.open(str(tmp_path / "o.mp4")) as container:
-        shown = next(container.decode(video=0))
-        assert shown.colorspace == BT709
-        assert np.abs(shown.to_ndarray(format="rgb24")[5, 5].astype(int) - RED).max() <= 6
+        written = next(container.decode(video=0))
+        assert written.colorspace == BT709
+        assert np.abs(written.to_ndarray(format="rgb24")[5, 5].astype(int) - RED).max() <= 6
 
 
-def test_a_named_matrix_wins_over_the_size(tmp_path: Path) -> None:
+def test_a_tagged_colour_matrix_overrides_the_size(tmp_path: Path) -> None:
     image = np.full((720, 1280, 3), RED, np.uint8)
     path = write_coded(tmp_path / "v.mkv", [coded(image / 255, BT601, bits=8)], colorspace=BT601)
     assert np.abs(seen(path)[0][5, 5].astype(int) - RED).max() <= 3
@@ -278,17 +277,17 @@ def test_a_named_matrix_wins_over_the_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["colorspace", "color_trc", "color_primaries", "color_range"])
 @pytest.mark.parametrize("value", range(20))
 @pytest.mark.parametrize("hdr", [True, False])
-def test_whatever_a_picture_says_of_its_colours_it_can_be_shown(name: str, value: int, hdr: bool) -> None:
+def test_frames_with_any_colour_metadata_are_converted(name: str, value: int, hdr: bool) -> None:
     frame = coded(chart() / 255, BT709)
     frame.color_trc, frame.color_primaries = (PQ, BT2020) if hdr else (1, 1)
     setattr(frame, name, value)
     converter = Converter("'v.mkv'")
     assert converter.rgb(frame, None).shape == (48, 64, 3)
-    strange = name == "colorspace" and value in (8, *range(11, 20))
-    assert any("which may look wrong" in note for note in converter.notes) == strange
+    unknown = name == "colorspace" and value in (8, *range(11, 20))
+    assert any("has an unknown colour matrix" in note for note in converter.notes) == unknown
 
 
-# Pixels that are not square
+# Non-square pixels
 
 
 @pytest.mark.parametrize(
@@ -306,8 +305,8 @@ def test_frames_have_square_pixels(tmp_path: Path, name: str, aspect: Fraction, 
         assert notes == []
     else:
         assert notes == [
-            f"'{path}' has pixels that are not square; its frames and masks are {width}x{height}, "
-            "as it is shown, and not 64x48, as it is stored."
+            f"'{path}' has non-square pixels; its frames and masks are {width}x{height}, "
+            "as displayed, not 64x48, as stored."
         ]
     stored, notes = seen(path, square_pixels=False)
     assert stored.shape == (48, 64, 3)
@@ -320,14 +319,14 @@ def write_anamorphic(path: Path, aspect: Fraction, count: int = 3) -> Path:
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.codec_context.sample_aspect_ratio = aspect
         for k in range(count):
-            frame = av.VideoFrame.from_ndarray(picture(k), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(numbered_frame(k), format="rgb24")
             frame.pts, frame.time_base = k, Fraction(1, 10)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
 
 
-def test_overlay_of_anamorphic_video_has_its_proportions(tmp_path: Path) -> None:
+def test_overlay_of_an_anamorphic_video_has_square_pixels(tmp_path: Path) -> None:
     path = write_anamorphic(tmp_path / "v.mp4", Fraction(2))
     with open_source(path) as source, OverlaySink(tmp_path / "o.mp4", source.info) as sink:
         for frame in source:
@@ -338,22 +337,22 @@ def test_overlay_of_anamorphic_video_has_its_proportions(tmp_path: Path) -> None
         assert container.streams.video[0].sample_aspect_ratio in (None, 1)
 
 
-def test_anamorphic_video_that_is_turned(tmp_path: Path) -> None:
+def test_an_anamorphic_video_can_be_rotated(tmp_path: Path) -> None:
     path = rotate(write_anamorphic(tmp_path / "v.mp4", Fraction(2)), 90)
     assert seen(path)[0].shape == (128, 48, 3)
 
 
-def test_proportions_that_change_in_a_broadcast_are_followed(tmp_path: Path) -> None:
+def test_pixel_aspect_may_change_in_a_broadcast(tmp_path: Path) -> None:
     first = write_anamorphic(tmp_path / "a.h264", Fraction(1))
     second = write_anamorphic(tmp_path / "b.h264", Fraction(2))
     (tmp_path / "ab.h264").write_bytes(first.read_bytes() + second.read_bytes())
     with open_source(tmp_path / "ab.h264") as source:
         widths = [frame.image.shape[1] for frame in source]
-    # The decoder tells of the change a few frames early, as it holds some back.
+    # The decoder reports the change a few frames early, as it buffers some.
     assert (len(widths), widths[0], widths[3:]) == (6, 64, [128] * 3)
 
 
-def test_proportions_without_sense_are_ignored(tmp_path: Path) -> None:
+def test_an_implausible_pixel_aspect_is_ignored(tmp_path: Path) -> None:
     assert seen(write_anamorphic(tmp_path / "v.mp4", Fraction(100)))[0].shape == (48, 64, 3)
 
 
@@ -361,7 +360,7 @@ def test_proportions_without_sense_are_ignored(tmp_path: Path) -> None:
 
 
 def moving(time: float, height: int = 96, width: int = 128) -> np.ndarray:
-    """A light bar that moves by 12 pixels a frame over gray."""
+    """A bright bar that moves by 12 pixels per frame over gray."""
     image = np.full((height, width, 3), 70, np.uint8)
     left = round(10 + 12 * time)
     image[:, left : left + 24] = 210
@@ -369,7 +368,7 @@ def moving(time: float, height: int = 96, width: int = 128) -> np.ndarray:
 
 
 def write_interlaced(path: Path, count: int = 8, flagged: bool = True) -> Path:
-    """Each frame's even rows were taken half a frame after its odd ones."""
+    """Write frames whose even rows were recorded half a frame later than the odd ones."""
     params = "bff=1" if flagged else ""
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=10, options={"crf": "4", "x264-params": params})
@@ -385,31 +384,31 @@ def write_interlaced(path: Path, count: int = 8, flagged: bool = True) -> Path:
 
 
 def comb(image: np.ndarray) -> float:
-    """How much each row differs from both of its neighbours, on average."""
+    """Mean difference of each row from the average of its neighbours."""
     gray = image[..., 0].astype(float)
     return float(np.abs(gray[1:-1] - (gray[:-2] + gray[2:]) / 2).mean())
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.ts", "v.h264"])
-def test_interlaced_video_is_read_without_its_comb(tmp_path: Path, name: str) -> None:
+def test_interlaced_video_is_deinterlaced(tmp_path: Path, name: str) -> None:
     path = write_interlaced(tmp_path / name)
     with open_source(path, deinterlace=False) as source:
         stored = list(source)
     assert source.notes == []
     with open_source(path) as source:
         frames = list(source)
-    assert source.notes == [f"'{path}' is interlaced; the half pictures of each frame were joined."]
+    assert source.notes == [f"'{path}' is interlaced; its frames were deinterlaced."]
     assert source.warnings == []
     assert [frame.index for frame in frames] == list(range(8))
     assert [frame.time for frame in frames] == pytest.approx([frame.time for frame in stored], abs=1e-3)
     for k in range(1, 7):
         assert comb(stored[k].image) > 8
         assert comb(frames[k].image) < 2
-        # What is shown is the first half picture, not a mixture of two.
+        # The result is the first field, not a mixture of both.
         assert np.abs(frames[k].image[10:-10].astype(float) - moving(k)[10:-10]).mean() < 6
 
 
-def test_interlaced_video_that_does_not_say_so_is_joined_when_asked(tmp_path: Path) -> None:
+def test_unmarked_interlaced_video_is_deinterlaced_on_request(tmp_path: Path) -> None:
     path = write_interlaced(tmp_path / "v.mp4", flagged=False)
     assert comb(seen(path)[0]) > 8
     with open_source(path, deinterlace=True) as source:
@@ -426,7 +425,7 @@ def test_range_of_an_interlaced_video_keeps_index_and_time(tmp_path: Path) -> No
     assert np.abs(frames[0].image[10:-10].astype(float) - moving(3)[10:-10]).mean() < 6
 
 
-def test_interlaced_parts_of_a_video_are_joined_and_the_others_left(tmp_path: Path) -> None:
+def test_only_interlaced_parts_of_a_video_are_deinterlaced(tmp_path: Path) -> None:
     whole = write_interlaced(tmp_path / "a.h264", 4, flagged=False)
     combed = write_interlaced(tmp_path / "b.h264", 4)
     (tmp_path / "ab.h264").write_bytes(whole.read_bytes() + combed.read_bytes() + whole.read_bytes())
@@ -439,19 +438,19 @@ def test_interlaced_parts_of_a_video_are_joined_and_the_others_left(tmp_path: Pa
 
 
 @pytest.mark.parametrize("matrix", [BT709, BT601, BT2020, 8, 17])
-def test_joining_half_pictures_leaves_what_they_say_of_their_colours(matrix: int) -> None:
+def test_deinterlacing_keeps_colour_metadata(matrix: int) -> None:
     frames = []
     for k in range(4):
         frame = coded(chart() / 255, BT709)
         frame.colorspace, frame.color_range, frame.color_trc, frame.pts = matrix, 1, PQ, k
         frames.append(frame)
-    fields = Deinterlacer(always=True)
-    joined = list(fields.pictures(iter(frames)))
-    assert fields.joined
-    assert [(frame.colorspace, frame.color_range, frame.color_trc) for frame in joined] == [(matrix, 1, PQ)] * 4
+    deinterlacer = Deinterlacer(always=True)
+    processed = list(deinterlacer.process(iter(frames)))
+    assert deinterlacer.active
+    assert [(frame.colorspace, frame.color_range, frame.color_trc) for frame in processed] == [(matrix, 1, PQ)] * 4
 
 
-def test_a_tiny_interlaced_video_is_read_as_it_is(tmp_path: Path) -> None:
+def test_a_video_too_small_to_deinterlace_is_unchanged(tmp_path: Path) -> None:
     path = write_video(
         tmp_path / "v.mkv",
         3,
@@ -462,14 +461,16 @@ def test_a_tiny_interlaced_video_is_read_as_it_is(tmp_path: Path) -> None:
         images=[np.full((2, 2, 3), 90, np.uint8)] * 3,
     )
     with open_source(path, deinterlace=True) as source:
-        assert len(list(source)) == 3
+        images = [frame.image for frame in source]
+    assert [image.shape for image in images] == [(2, 2, 3)] * 3
+    assert np.abs(np.stack(images).astype(int) - 90).max() <= 3
 
 
-# Notes that FFmpeg knows and PyAV does not
+# Side data that FFmpeg knows and PyAV does not
 
 
 def with_exif(image: np.ndarray, orientation: int) -> bytes:
-    """A JPEG of a camera."""
+    """A JPEG with the EXIF data of a camera."""
     exif = Image.Exif()
     exif[0x010F], exif[0x0112] = "camera", orientation
     data = io.BytesIO()
@@ -480,11 +481,11 @@ def with_exif(image: np.ndarray, orientation: int) -> bytes:
 @pytest.mark.parametrize(
     ("orientation", "red", "shape"), [(1, (3, 3), (48, 64, 3)), (6, (3, -4), (64, 48, 3)), (2, (3, -4), (48, 64, 3))]
 )
-def test_exif_does_not_make_moving_jpeg_unreadable(
+def test_motion_jpeg_with_exif_is_read_upright(
     tmp_path: Path, orientation: int, red: tuple[int, int], shape: tuple[int, int, int]
 ) -> None:
     path = tmp_path / "v.mjpeg"
-    path.write_bytes(b"".join(with_exif(picture(k), orientation) for k in range(4)))
+    path.write_bytes(b"".join(with_exif(numbered_frame(k), orientation) for k in range(4)))
     with open_source(path) as source:
         frames = list(source)
     assert [number_of(frame.image) for frame in frames] == [0, 1, 2, 3]
@@ -494,12 +495,12 @@ def test_exif_does_not_make_moving_jpeg_unreadable(
 
 
 @pytest.mark.parametrize("name", ["v.avi", "v.mov", "v.mkv"])
-def test_exif_does_not_make_jpeg_in_containers_unreadable(tmp_path: Path, name: str) -> None:
+def test_motion_jpeg_with_exif_is_read_from_containers(tmp_path: Path, name: str) -> None:
     with av.open(str(tmp_path / name), "w") as container:
         stream: Any = container.add_stream("mjpeg", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
         for k in range(4):
-            packet = av.Packet(with_exif(picture(k), 1))
+            packet = av.Packet(with_exif(numbered_frame(k), 1))
             packet.stream, packet.pts, packet.dts, packet.time_base = stream, k, k, Fraction(1, 10)
             packet.is_keyframe = True
             container.mux(packet)
@@ -507,21 +508,21 @@ def test_exif_does_not_make_jpeg_in_containers_unreadable(tmp_path: Path, name: 
         assert [number_of(frame.image) for frame in source] == [0, 1, 2, 3]
 
 
-def test_broken_exif_does_not_make_moving_jpeg_unreadable(tmp_path: Path) -> None:
+def test_motion_jpeg_with_broken_exif_is_read(tmp_path: Path) -> None:
     entries = struct.pack("<HHI4s", 0x0103, 2, 4, b"abc\0") + struct.pack("<HHIHH", 0x0112, 3, 1, 9, 0)
     exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + struct.pack("<H", 2) + entries + struct.pack("<I", 0)
-    plain = [with_exif(picture(k), 1) for k in range(3)]
+    plain = [with_exif(numbered_frame(k), 1) for k in range(3)]
     segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
     (tmp_path / "v.mjpeg").write_bytes(b"".join(data[:2] + segment + data[2:] for data in plain))
     with open_source(tmp_path / "v.mjpeg") as source:
         assert [number_of(frame.image) for frame in source] == [0, 1, 2]
 
 
-def test_colours_that_cannot_be_shown_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pixel_format_that_cannot_be_converted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise av.error.ArgumentError(22, "Invalid argument")
 
     path = write_video(tmp_path / "v.mp4", 2)
     monkeypatch.setattr("refervos.video.colours._array", refuse)
-    with pytest.raises(VideoError, match="has pictures of the kind yuv420p, which cannot be turned into RGB"):
+    with pytest.raises(VideoError, match="has frames in the pixel format yuv420p, not convertible to RGB"):
         list(open_source(path))

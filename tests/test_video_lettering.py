@@ -1,4 +1,4 @@
-"""Sentences of any script in the legend."""
+"""Legend text in any script."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from refervos.video.lettering import Lettering, drawing_problem
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    """What was found out about fonts is forgotten."""
+def clean_caches() -> Iterator[None]:
+    """Clear the caches of fonts."""
 
-    def forget() -> None:
-        for cached in (module._by_face, module._faces_for, module._system_faces, module._letters, module._font):
+    def clear() -> None:
+        for cached in (module._by_face, module._faces_for, module._system_faces, module._characters, module._font):
             cached.cache_clear()
 
-    forget()
+    clear()
     yield
-    forget()
+    clear()
 
 
 @pytest.fixture
 def no_fonts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A system whose only folder of fonts is empty."""
+    """A system whose only font folder is empty."""
     folder = tmp_path / "fonts"
     folder.mkdir()
     monkeypatch.setattr(module, "_folders", lambda: [folder, tmp_path / "gone"])
@@ -45,7 +45,7 @@ def drawn(text: str, size: int = 30) -> np.ndarray:
 
 
 def write_font(path: Path, letters: str, *, wide: int = 600) -> Path:
-    """A font in which each letter is a filled square of its own size."""
+    """Write a font in which each letter is a filled square of a different size."""
     builder_module = pytest.importorskip("fontTools.fontBuilder")
     pen_module = pytest.importorskip("fontTools.pens.ttGlyphPen")
     names = [".notdef", *(f"letter{k}" for k in range(len(letters)))]
@@ -76,35 +76,36 @@ def write_font(path: Path, letters: str, *, wide: int = 600) -> Path:
     "text",
     ["the dog", "größe naïve Łódź", "Ελληνικά λέξη", "русский жук", "ქართული", "Հայերեն", "½ → ∞ «»", "שלום", "مرحبا"],
 )
-def test_the_font_that_comes_along_knows_many_scripts(no_fonts: Path, text: str) -> None:
+def test_the_bundled_font_covers_many_scripts(no_fonts: Path, text: str) -> None:
     assert drawing_problem(text) is None or not module.can_shape()
     box = drawn("\N{CJK UNIFIED IDEOGRAPH-6771}")
     for letter in set(text) - {" "}:
-        seen = drawn(letter)
-        assert seen.any(), letter
-        assert seen.shape != box.shape or (seen != box).any(), letter
+        image = drawn(letter)
+        assert image.any(), letter
+        assert image.shape != box.shape or (image != box).any(), letter
 
 
 @pytest.mark.skipif(not module.can_shape(), reason="a Pillow without Raqm")
-def test_arabic_letters_are_joined_and_run_from_right_to_left() -> None:
+def test_arabic_is_joined_and_drawn_from_right_to_left() -> None:
     letters = Lettering(30)
     assert letters.length("ببب") < 0.8 * 3 * letters.length("ب")
-    # Alef, which joins nothing before it, comes first and so stands at the right.
+    # Alef, the tall letter, comes first and is therefore on the right.
     image = drawn("اب")
     tall = np.flatnonzero(image[: image.shape[0] // 2 - 4].any(axis=0))
     assert tall.min() > image.shape[1] / 2
 
 
-def test_without_shaping_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_shaping_is_reported_for_complex_scripts_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "can_shape", lambda: False)
     assert "drawn unjoined" in str(drawing_problem("مرحبا"))
     assert drawing_problem("the dog") is None
 
 
-def test_letters_that_no_font_has_are_said_once(no_fonts: Path, tmp_path: Path) -> None:
+def test_characters_without_a_font_are_reported_once(no_fonts: Path, tmp_path: Path) -> None:
     sentence = drawing_problem("東京 tower")
     assert sentence == (
-        "No font here has the letters '東京', which are drawn as boxes; install one that has, such as Noto Sans."
+        "No font on this system has the characters '東京', so they are drawn as boxes; install one that does, "
+        "such as Noto Sans."
     )
     given = Segmentation(
         0,
@@ -120,19 +121,19 @@ def test_letters_that_no_font_has_are_said_once(no_fonts: Path, tmp_path: Path) 
         assert sink.warnings == ([sentence] if legend else [])
 
 
-def test_fonts_of_the_system_stand_in_for_what_is_missing(no_fonts: Path) -> None:
+def test_system_fonts_supply_missing_characters(no_fonts: Path) -> None:
     (no_fonts / "deep").mkdir()
     write_font(no_fonts / "deep" / "NotoSansCJK-Regular.ttf", "東京")
     write_font(no_fonts / "Hangul-Bold.ttf", "한東")
     (no_fonts / "broken.ttf").write_bytes(b"\0\1\0\0" + b"\xff" * 40)
-    (no_fonts / "NotoColorEmoji.ttf").write_bytes(b"not looked at")
+    (no_fonts / "NotoColorEmoji.ttf").write_bytes(b"never opened")
     (no_fonts / "empty.otf").touch()
     assert drawing_problem("東京 한 tower") is None
     assert "'語'" in str(drawing_problem("東語"))
-    # The plainer of the two is taken for what both have: its square for it is the smaller.
+    # If both have a character, the plainer font is used: its square is the smaller one.
     assert np.count_nonzero(drawn("東") > 128) == pytest.approx((0.150 * 30) ** 2, rel=0.35)
     assert np.count_nonzero(drawn("京") > 128) == pytest.approx((0.200 * 30) ** 2, rel=0.35)
-    # Letters of several fonts stand on one line, one after the other.
+    # Letters of several fonts are on one line, one after the other.
     text = "a東한b"
     letters = Lettering(30)
     assert letters.length(text) == pytest.approx(letters.length("a") + 2 * 18 + letters.length("b"), abs=1)
@@ -140,7 +141,7 @@ def test_fonts_of_the_system_stand_in_for_what_is_missing(no_fonts: Path) -> Non
     assert max(rows) - min(rows) <= 1
 
 
-def test_collections_of_fonts_are_read(no_fonts: Path) -> None:
+def test_font_collections_are_read(no_fonts: Path) -> None:
     tt = pytest.importorskip("fontTools.ttLib")
     one = tt.TTFont(write_font(no_fonts.parent / "a.ttf", "東"))
     two = tt.TTFont(write_font(no_fonts.parent / "b.ttf", "京"))
@@ -150,22 +151,29 @@ def test_collections_of_fonts_are_read(no_fonts: Path) -> None:
     assert drawing_problem("東") is None
 
 
-def test_every_character_a_font_has_is_known(no_fonts: Path) -> None:
+def test_the_characters_of_a_font_are_those_that_fonttools_finds(no_fonts: Path) -> None:
     tt = pytest.importorskip("fontTools.ttLib")
     path = write_font(no_fonts / "far.ttf", "\N{CJK UNIFIED IDEOGRAPH-6771}\N{LINEAR B SYLLABLE B008 A}")
-    for face in (path, module._BUNDLED):
-        assert module._letters(module._Face(face, 0)) == set(tt.TTFont(face).getBestCmap())
+    (bundled,) = Path(module.__file__).parents[1].rglob("DejaVuSans.ttf")
+    codes = {code for font in (path, bundled) for code in tt.TTFont(font).getBestCmap()}
+    for plane in (0x0, 0x10000):
+        for begin in range(plane, plane + 0x10000, 16):
+            letters = "".join(chr(code) for code in range(begin, begin + 16) if chr(code).isprintable())
+            missing = [letter for letter in letters.replace(" ", "") if ord(letter) not in codes]
+            problem = drawing_problem(letters) or ""
+            assert ("has the characters" in problem) == bool(missing), letters
+            assert not missing or f"'{''.join(missing)}'" in problem
 
 
-def test_joiners_and_turning_marks_do_no_harm(no_fonts: Path) -> None:
+def test_joiners_and_direction_marks_are_handled(no_fonts: Path) -> None:
     for text in ("a\u200db", "a\ufe0fb", "\u202eturned", "\ud800", "", "\u200d"):
-        shown = module.drawable_text(text)
-        assert "\u202e" not in shown
-        drawn(shown)
+        line = module.drawable_text(text)
+        assert "\u202e" not in line
+        drawn(line)
     assert drawing_problem("a\u200db") is None
 
 
-def test_a_pillow_without_fonts_draws_no_legend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_legend_is_omitted_without_freetype(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("refervos.video.overlay.can_write", lambda: False)
     monkeypatch.setattr(module, "can_write", lambda: False)
     image = np.full((240, 320, 3), 90, np.uint8)
@@ -173,15 +181,15 @@ def test_a_pillow_without_fonts_draws_no_legend(monkeypatch: pytest.MonkeyPatch,
     assert np.array_equal(draw_overlay(image, given, palette(1)), image)
     with OverlayImageSink(tmp_path / "o.png") as sink:
         sink.write(Frame(0, image), given)
-    assert "The legend is left out" in sink.warnings[0]
+    assert "The legend is omitted" in sink.warnings[0]
 
 
 @pytest.mark.parametrize("text", ["a dog that jumps over the fence", "W" * 50, "一只狗跳过篱笆 a", "", "i"])
-@pytest.mark.parametrize("room", [1, 60, 200, 10_000])
-def test_wrapped_lines_fit_and_lose_nothing(text: str, room: int) -> None:
+@pytest.mark.parametrize("width", [1, 60, 200, 10_000])
+def test_wrapped_lines_fit_and_keep_all_text(text: str, width: int) -> None:
     letters = Lettering(16)
-    lines = letters.wrapped(text, room)
+    lines = letters.wrapped(text, width)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-    assert all(len(line) == 1 or letters.length(line) <= room for line in lines)
-    if letters.length(text) <= room:
+    assert all(len(line) == 1 or letters.length(line) <= width for line in lines)
+    if letters.length(text) <= width:
         assert lines == [text] * bool(text)

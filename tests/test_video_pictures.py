@@ -1,4 +1,4 @@
-"""Picture files as frames: every depth, every kind, and what nobody should trust."""
+"""Image files as frames: every bit depth and format, and untrusted files."""
 
 from __future__ import annotations
 
@@ -16,38 +16,11 @@ from PIL import EpsImagePlugin, Image, features
 from refervos.errors import DataError, VideoError
 from refervos.files.images import MAX_PIXELS, image_file_size, opened_image, read_image
 from refervos.video import open_source
-from video_files import number_of, picture, write_video
-
-
-def fault(spec: Any, **options: Any) -> str:
-    """The sentence with which opening or reading a source fails."""
-    with pytest.raises(VideoError) as caught, open_source(spec, **options) as source:
-        list(source)
-    sentence = str(caught.value)
-    assert "\n" not in sentence
-    assert sentence.endswith(".")
-    return sentence
-
-
-def png(path: Path, values: np.ndarray, *, size: tuple[int, int] | None = None) -> Path:
-    """Writes a PNG of 8 or 16 bits with 1 to 4 channels; `size` is what its head says instead of the truth."""
-    height, width = values.shape[:2]
-    channels = 1 if values.ndim == 2 else values.shape[2]
-    rows = b"".join(b"\0" + row.astype(values.dtype.newbyteorder(">")).tobytes() for row in values)
-    told = size or (width, height)
-    head = struct.pack(">IIBBBBB", *told, 8 * values.itemsize, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
-    return path
+from video_files import fault, number_of, numbered_frame, packets_of, png, write_video
 
 
 def tiff(path: Path, values: np.ndarray, *, order: str = "<", deflated: bool = False) -> Path:
-    """Writes a TIFF of 16-bit colours, which Pillow reads and does not write."""
+    """Write a TIFF with 16-bit colours, which Pillow can read but not write."""
     height, width, channels = values.shape
     data = values.astype(f"{order}u2").tobytes()
     data = zlib.compress(data) if deflated else data
@@ -70,7 +43,7 @@ def only_frame(path: Path) -> np.ndarray:
     return frame.image
 
 
-# Depth
+# Bit depth
 
 
 SHADES = np.linspace(0, 255, 48 * 64).round().reshape(48, 64)
@@ -78,9 +51,7 @@ SHADES = np.linspace(0, 255, 48 * 64).round().reshape(48, 64)
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 @pytest.mark.parametrize("kind", ["gray.png", "gray.tif", "rgb.png", "rgba.png", "la.png", "le.tif", "be.tif", "z.tif"])
-def test_fewer_bits_than_the_file_has_room_for_are_as_bright_as_they_should_be(
-    tmp_path: Path, bits: int, kind: str
-) -> None:
+def test_values_that_use_fewer_bits_than_stored_have_the_right_brightness(tmp_path: Path, bits: int, kind: str) -> None:
     white = 2**bits - 1
     gray = (SHADES / 255 * white).round().astype(np.uint16)
     colours = np.dstack([gray, gray[::-1], gray[:, ::-1]])
@@ -98,53 +69,53 @@ def test_fewer_bits_than_the_file_has_room_for_are_as_bright_as_they_should_be(
         tiff(path, colours, order=">" if kind == "be.tif" else "<", deflated=kind == "z.tif")
     with open_source(path) as source:
         (frame,) = source
-    wanted = colours if kind.startswith(("rgb", "le", "be", "z")) else np.dstack([gray] * 3)
-    assert np.abs(frame.image - wanted / white * 255).max() <= 1
+    expected = colours if kind.startswith(("rgb", "le", "be", "z")) else np.dstack([gray] * 3)
+    assert np.abs(frame.image - expected / white * 255).max() <= 1
     assert source.warnings == []
-    told = [f"'{path}' has more than 8 bits; {white} is shown as white."]
-    assert source.notes == (told if bits < 16 else [])
+    note = [f"'{path}' has more than 8 bits per channel; {white} is used as white."]
+    assert source.notes == (note if bits < 16 else [])
 
 
 @pytest.mark.parametrize(
     ("scale", "dtype"), [(1 / 255, np.float32), (1, np.float32), (16, np.float32), (2**20 / 255, np.int32)]
 )
-def test_fractions_and_large_numbers_are_as_bright_as_they_should_be(tmp_path: Path, scale: float, dtype: type) -> None:
+def test_floats_and_large_integers_have_the_right_brightness(tmp_path: Path, scale: float, dtype: type) -> None:
     Image.fromarray((SHADES * scale).astype(dtype)).save(tmp_path / "a.tif")
-    seen = only_frame(tmp_path / "a.tif")
-    assert seen.max() >= 250 / 4
-    assert np.corrcoef(seen[..., 0].ravel(), SHADES.ravel())[0, 1] > 0.999
+    image = only_frame(tmp_path / "a.tif")
+    assert image.max() >= 250 / 4
+    assert np.corrcoef(image[..., 0].ravel(), SHADES.ravel())[0, 1] > 0.999
 
 
-def test_fractions_that_are_no_numbers_are_black_or_white(tmp_path: Path) -> None:
+def test_nan_and_infinity_become_black_or_white(tmp_path: Path) -> None:
     values = np.array([[np.nan, -np.inf, -0.5, 0.5, 1.2, np.inf]], np.float32).repeat(2, axis=0)
     Image.fromarray(values).save(tmp_path / "a.tif")
     assert only_frame(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 0, 0, 128, 255, 255]
 
 
-def test_frames_of_a_folder_share_what_is_white(tmp_path: Path) -> None:
-    # Each alone would be taken for one of 8, 10 and 12 bits, and the scene would flicker.
+def test_frames_of_a_folder_share_a_white_level(tmp_path: Path) -> None:
+    # Each alone would be taken for 8, 10 or 12 bits, and the brightness would flicker.
     for k, top in enumerate((200, 900, 4000, 200)):
         Image.fromarray(np.full((8, 8), top, np.uint16)).save(tmp_path / f"{k}.png")
     with open_source(tmp_path) as source:
         seen = [int(frame.image[0, 0, 0]) for frame in source]
     assert seen == [round(top / 4095 * 255) for top in (200, 900, 4000, 200)]
-    assert source.notes == [f"'{tmp_path}' has more than 8 bits; 4095 is shown as white."]
+    assert source.notes == [f"'{tmp_path}' has more than 8 bits per channel; 4095 is used as white."]
 
 
-def test_a_frame_brighter_than_all_that_were_looked_at_is_told(tmp_path: Path) -> None:
+def test_a_frame_brighter_than_all_samples_is_reported(tmp_path: Path) -> None:
     for k in range(40):
         Image.fromarray(np.full((4, 4), 60000 if k == 4 else 1000, np.uint16)).save(tmp_path / f"{k}.png")
     with open_source(tmp_path) as source:
         seen = [int(frame.image[0, 0, 0]) for frame in source]
     assert seen[:5] == [round(1000 / 1023 * 255)] * 4 + [round(60000 / 65535 * 255)]
-    assert f"'{tmp_path}' has larger values in frame 4 than in those before" in source.notes[1]
+    assert f"'{tmp_path}' has larger values in frame 4 than before" in source.notes[1]
     assert len(source.notes) == 2
 
 
 # Transparency
 
 
-def test_what_is_transparent_lies_on_white(tmp_path: Path) -> None:
+def test_transparent_pixels_are_blended_with_white(tmp_path: Path) -> None:
     hidden = np.full((8, 8, 4), (220, 30, 30, 0), np.uint8)
     hidden[2:6, 2:6, 3] = 255
     hidden[0, 0, 3] = 51
@@ -171,7 +142,7 @@ def test_what_is_transparent_lies_on_white(tmp_path: Path) -> None:
         assert seen[7, 7].tolist() == [255, 255, 255], name
         if name.startswith("rgba"):
             assert np.abs(seen[0, 0] - (np.array(inside) * 0.2 + 255 * 0.8)).max() <= 1
-    # The same picture as an array, as a PIL image, and as one frame of a folder.
+    # The same image as an array, as a PIL image, and as one frame of a folder.
     with open_source([hidden, Image.fromarray(hidden)]) as source:
         assert all(np.array_equal(frame.image, only_frame(tmp_path / "rgba.png")) for frame in source)
     with open_source(hidden[None]) as source:
@@ -183,7 +154,9 @@ def test_what_is_transparent_lies_on_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "codec", "pix_fmt"), [("a.mkv", "ffv1", "bgra"), ("a.mkv", "ffv1", "yuva444p")])
-def test_what_is_transparent_in_a_video_lies_on_white(tmp_path: Path, name: str, codec: str, pix_fmt: str) -> None:
+def test_transparent_pixels_of_a_video_are_blended_with_white(
+    tmp_path: Path, name: str, codec: str, pix_fmt: str
+) -> None:
     image = np.full((16, 16, 4), (220, 30, 30, 0), np.uint8)
     image[4:12, 4:12, 3] = 255
     path = write_video(
@@ -195,11 +168,11 @@ def test_what_is_transparent_in_a_video_lies_on_white(tmp_path: Path, name: str,
     assert np.abs(seen[8, 8].astype(int) - (220, 30, 30)).max() < 6
 
 
-# Notes in pictures
+# EXIF
 
 
 def broken_exif() -> bytes:
-    """Orientation 6, and a number (tag 259) that is written as text."""
+    """Orientation 6, and a numeric tag (259) stored as text."""
     entries = struct.pack("<HHI4s", 0x0103, 2, 4, b"abc\0") + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
     return b"Exif\0\0II*\0" + struct.pack("<I", 8) + struct.pack("<H", 2) + entries + struct.pack("<I", 0)
 
@@ -209,14 +182,14 @@ def broken_exif() -> bytes:
     [
         (broken_exif(), True),
         (b"Exif\0\0II*\0\x08\0\0\0\xff\xff", False),
-        (b"Exif\0\0no notes at all", False),
+        (b"Exif\0\0no tags at all", False),
         (b"Exif\0\0", False),
         (b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\x02\0\x08\0\0\0\xff\xff\xff\xff", False),
     ],
 )
 @pytest.mark.parametrize("name", ["1.jpg", "1.png", "1.webp"])
-def test_broken_notes_do_not_lose_a_picture(tmp_path: Path, exif: bytes, turned: bool, name: str) -> None:
-    Image.fromarray(picture(0)).save(tmp_path / name, exif=exif)
+def test_images_with_broken_exif_are_read(tmp_path: Path, exif: bytes, turned: bool, name: str) -> None:
+    Image.fromarray(numbered_frame(0)).save(tmp_path / name, exif=exif)
     for spec in (tmp_path, tmp_path / name):
         assert only_frame(spec).shape == ((64, 48, 3) if turned else (48, 64, 3))
     assert read_image(tmp_path / name, DataError).shape[:2] == image_file_size(tmp_path / name)
@@ -224,25 +197,25 @@ def test_broken_notes_do_not_lose_a_picture(tmp_path: Path, exif: bytes, turned:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", ["1.jpg", "1.png", "1.tif", "1.webp", "1.avif"])
-def test_every_orientation_is_followed(tmp_path: Path, name: str, orientation: int) -> None:
+def test_every_exif_orientation_is_applied(tmp_path: Path, name: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(picture(0)).save(tmp_path / name, exif=exif, quality=95)
+    Image.fromarray(numbered_frame(0)).save(tmp_path / name, exif=exif, quality=95)
     seen = only_frame(tmp_path / name)
     assert seen.shape[:2] == image_file_size(tmp_path / name) == ((64, 48) if orientation > 4 else (48, 64))
-    # Where the red upper left corner of the stored picture is to be seen.
+    # Position of the red upper left corner of the stored image.
     row, column = {1: (3, 3), 2: (3, -4), 3: (-4, -4), 4: (-4, 3), 5: (3, 3), 6: (3, -4), 7: (-4, -4), 8: (-4, 3)}[
         orientation
     ]
     assert np.abs(seen[row, column].astype(int) - (220, 30, 30)).max() < 40
 
 
-# What nobody should trust
+# Untrusted files
 
 
-def test_a_page_description_named_png_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postscript_named_png_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*_: Any, **__: Any) -> None:
-        raise AssertionError("Ghostscript was to run")
+        raise AssertionError("Ghostscript was called")
 
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
     (tmp_path / "1.png").write_text(
@@ -255,8 +228,8 @@ def test_a_page_description_named_png_is_not_run(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("size", [(30000, 5000), (20000, 20000), (2**31 - 1, 2**31 - 1), (MAX_PIXELS + 1, 1)])
-def test_a_picture_too_large_is_refused_before_it_is_decoded(tmp_path: Path, size: tuple[int, int]) -> None:
-    # Were it decoded, what is missing of it would be told.
+def test_an_oversized_image_is_refused_before_it_is_decoded(tmp_path: Path, size: tuple[int, int]) -> None:
+    # If it were decoded, its missing data would be reported instead.
     path = png(tmp_path / "1.png", np.zeros((4, 4, 3), np.uint8), size=size)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -265,72 +238,76 @@ def test_a_picture_too_large_is_refused_before_it_is_decoded(tmp_path: Path, siz
     assert "at most 67,108,864 pixels are read, so scale it down" in sentence
 
 
-def test_a_video_too_large_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refervos.files.images.MAX_PIXELS", 64 * 48 - 1)
+def test_an_oversized_video_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "v.mp4", 2)
+    data = bytearray(path.read_bytes())
+    for position, size in packets_of(path):  # if it were decoded, its damage would be reported instead
+        data[position : position + size] = b"\xff" * size
+    path.write_bytes(data)
+    monkeypatch.setattr("refervos.files.images.MAX_PIXELS", 64 * 48 - 1)
     assert f"'{path}' is 64x48; at most 3,071 pixels are read, so scale it down." in fault(path)
 
 
-def test_a_pipe_named_as_a_picture_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_named_like_an_image_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "2.png")
     with pytest.raises(VideoError, match="is not a regular file"), opened_image(tmp_path / "2.png"):
         pass
-    Image.fromarray(picture(0)).save(tmp_path / "1.png")
+    Image.fromarray(numbered_frame(0)).save(tmp_path / "1.png")
     with open_source(tmp_path) as source:
         assert len(list(source)) == 1
-    assert source.notes == [f"'{tmp_path}' holds 2.png, which is not read."]
+    assert source.notes == [f"'{tmp_path}' has 2.png, which is not read."]
 
 
-# Folders of all kinds
+# Folders
 
 
-def test_every_kind_of_picture_is_a_frame(tmp_path: Path) -> None:
+def test_every_image_format_is_read_as_a_frame(tmp_path: Path) -> None:
     names = ["f0.png", "f1.jpg", "f2.avif", "f3.JPG", "f4.jfif", "f5.gif", "f6.jpe", "f7.TIFF", "f8.webp", "f9.bmp"]
     for k, name in enumerate(names):
         form = "JPEG" if name.endswith(("JPG", "jfif", "jpe")) else None
-        Image.fromarray(picture(k)).save(tmp_path / name, form)
+        Image.fromarray(numbered_frame(k)).save(tmp_path / name, form)
     with open_source(tmp_path) as source:
         assert [(frame.name, number_of(frame.image)) for frame in source] == [(f"f{k}", k) for k in range(10)]
     assert source.notes == source.warnings == []
 
 
-def test_what_lies_in_a_folder_and_is_not_read_is_told(tmp_path: Path) -> None:
+def test_entries_of_a_folder_that_are_not_read_are_listed(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "notes.txt").touch()
-    assert f"'{tmp_path}' holds no images, only notes.txt and sub/; put" in fault(tmp_path)
-    Image.fromarray(picture(0)).save(tmp_path / "1.png")
+    assert f"'{tmp_path}' has no images, only notes.txt and sub/; put" in fault(tmp_path)
+    Image.fromarray(numbered_frame(0)).save(tmp_path / "1.png")
     (tmp_path / "2.png").symlink_to(tmp_path / "gone.png")
     for name in (".hidden.png", "Thumbs.db", "desktop.ini"):
         (tmp_path / name).touch()
     with open_source(tmp_path) as source:
         assert len(list(source)) == 1
-    assert source.notes == [f"'{tmp_path}' holds 2.png, notes.txt and sub/, which are not read."]
+    assert source.notes == [f"'{tmp_path}' has 2.png, notes.txt and sub/, which are not read."]
     for k in range(20):
         (tmp_path / f"IMG_{k}.heic").touch()
     with open_source(tmp_path) as source:
-        assert source.notes == [f"'{tmp_path}' holds 2.png, IMG_0.heic, IMG_1.heic and 20 more, which are not read."]
+        assert source.notes == [f"'{tmp_path}' has 2.png, IMG_0.heic, IMG_1.heic and 20 more, which are not read."]
 
 
-def test_of_several_pictures_in_a_file_of_a_folder_the_first_is_a_frame_and_the_others_are_told(tmp_path: Path) -> None:
-    pages = [Image.fromarray(picture(k)) for k in range(3)]
+def test_only_the_first_image_of_a_file_in_a_folder_is_a_frame_and_this_is_reported(tmp_path: Path) -> None:
+    pages = [Image.fromarray(numbered_frame(k)) for k in range(3)]
     pages[0].save(tmp_path / "1.tif", save_all=True, append_images=pages[1:])
     pages[1].save(tmp_path / "2.png")
     pages[2].save(tmp_path / "3.gif", save_all=True, append_images=pages[:1])
     with open_source(tmp_path) as source:
         assert [number_of(frame.image) for frame in source] == [0, 1, 2]
     assert source.notes == [
-        f"'{tmp_path}' has 1.tif and 3.gif with several pictures each, of which only the first is a frame."
+        f"'{tmp_path}' has 1.tif and 3.gif with several images each, of which only the first is a frame."
     ]
 
 
-# Files that hold several pictures
+# Files with several images
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.webp", "a.png", "a.avif"])
-def test_pictures_of_a_file_are_frames(tmp_path: Path, name: str) -> None:
+def test_images_of_a_file_are_frames(tmp_path: Path, name: str) -> None:
     if name == "a.avif" and not features.check("avif"):
-        pytest.skip("this Pillow knows no AVIF")
-    pages = [Image.fromarray(picture(k)) for k in range(6)]
+        pytest.skip("this Pillow has no AVIF support")
+    pages = [Image.fromarray(numbered_frame(k)) for k in range(6)]
     options: dict[str, Any] = {} if name == "a.tif" else {"duration": [100, 100, 200, 100, 100, 100]}
     pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:], **options)
     times = [None] * 6 if name == "a.tif" else pytest.approx([0, 0.1, 0.2, 0.4, 0.5, 0.6])
@@ -348,39 +325,41 @@ def test_pictures_of_a_file_are_frames(tmp_path: Path, name: str) -> None:
     assert "has only 6 frames, so none is left from frame 6 on" in fault(tmp_path / name, start=6)
 
 
-def test_a_stack_of_12_bits_shares_what_is_white(tmp_path: Path) -> None:
+def test_a_12_bit_stack_shares_a_white_level(tmp_path: Path) -> None:
     pages = [Image.fromarray(np.full((8, 8), top, np.uint16)) for top in (200, 4000, 900)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     with open_source(tmp_path / "a.tif") as source:
         assert [int(frame.image[0, 0, 0]) for frame in source] == [round(t / 4095 * 255) for t in (200, 4000, 900)]
 
 
-def test_smaller_versions_in_a_tiff_are_no_frames(tmp_path: Path) -> None:
+def test_smaller_versions_in_a_tiff_are_not_frames(tmp_path: Path) -> None:
     from PIL import TiffImagePlugin
 
     small = TiffImagePlugin.ImageFileDirectory_v2()
     small[254] = 1
-    half = Image.fromarray(picture(0)[::2, ::2])
+    half = Image.fromarray(numbered_frame(0)[::2, ::2])
     half.encoderinfo = {"tiffinfo": small}
-    Image.fromarray(picture(0)).save(tmp_path / "a.tif", save_all=True, append_images=[half])
+    Image.fromarray(numbered_frame(0)).save(tmp_path / "a.tif", save_all=True, append_images=[half])
     with Image.open(tmp_path / "a.tif") as image:
         image.seek(1)
         assert image.tag_v2.get(254) == 1  # type: ignore[attr-defined]
     with open_source(tmp_path / "a.tif") as source:
         assert [frame.image.shape for frame in source] == [(48, 64, 3)]
     assert source.info.frame_count == 1
-    assert source.notes == [f"'{tmp_path / 'a.tif'}' holds 2 pictures; versions and additions to others are no frames."]
+    assert source.notes == [
+        f"'{tmp_path / 'a.tif'}' has 2 images; smaller versions and auxiliary images are not used as frames."
+    ]
 
 
-def test_what_a_phone_adds_to_a_photograph_is_no_frame(tmp_path: Path) -> None:
-    pages = [Image.fromarray(picture(k)) for k in range(2)]
+def test_auxiliary_images_of_a_phone_are_not_frames(tmp_path: Path) -> None:
+    pages = [Image.fromarray(numbered_frame(k)) for k in range(2)]
     pages[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=pages[1:])
     with open_source(tmp_path / "a.jpg") as source:
         (frame,) = source
     assert (frame.name, number_of(frame.image)) == ("a", 0)
 
 
-def test_a_stack_that_breaks_off_gives_the_frames_before(tmp_path: Path) -> None:
+def test_a_truncated_stack_gives_its_complete_frames(tmp_path: Path) -> None:
     pages = [Image.fromarray(np.random.default_rng(k).integers(0, 255, (48, 64, 3), np.uint8)) for k in range(6)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     data = bytearray((tmp_path / "a.tif").read_bytes())

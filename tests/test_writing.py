@@ -163,6 +163,7 @@ def test_a_second_lock_in_the_same_process_is_refused(tmp_path: Path) -> None:
     FolderLock(tmp_path, "training", OutputError).release()
 
 
+@POSIX
 def test_a_folder_never_mixes_the_files_of_two_writers(tmp_path: Path) -> None:
     """Two processes that write a folder in turns are either refused or hold it alone."""
     code = """
@@ -171,29 +172,44 @@ from pathlib import Path
 from refervos.errors import OutputError
 from refervos.files.writing import atomic_folder
 print("ready")
-end = time.monotonic() + 3
-while time.monotonic() < end:
+while not Path(sys.argv[3]).exists():
     try:
         with atomic_folder(Path(sys.argv[1])) as staged:
             for name in "abc":
                 (staged / name).write_text(sys.argv[2])
+        time.sleep(0.002)  # the other one's turn
     except OutputError as error:
         assert "another process is writing" in str(error), error
 """
-    others = [start(code, tmp_path / "out", name) for name in ("one", "two")]
-    seen, end = set(), time.monotonic() + 3
-    while time.monotonic() < end:
+    stop, out = tmp_path / "stop", tmp_path / "results" / "out"
+    others = [start(code, out, name, stop) for name in ("one", "two")]
+    seen: set[str] = set()
+    begin = time.monotonic()
+    while time.monotonic() < begin + 1 or (len(seen) < 2 and time.monotonic() < begin + 30):
         try:
-            found = {(tmp_path / "out" / name).read_text() for name in "abc"}
+            folder = os.open(out, os.O_RDONLY)  # the same folder for all files, also if it is replaced meanwhile
         except FileNotFoundError:
             continue
+        try:
+            found = {read_in(folder, name) for name in "abc"}
+        except FileNotFoundError:
+            continue
+        finally:
+            os.close(folder)
+        assert len(found) == 1
         seen |= found
+    stop.touch()
     for other in others:
         other.communicate()
         assert other.returncode == 0
     assert seen == {"one", "two"}
-    assert len(set(contents(tmp_path / "out").values())) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert len(set(contents(out).values())) == 1
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def read_in(folder: int, name: str) -> str:
+    with os.fdopen(os.open(name, os.O_RDONLY, dir_fd=folder)) as file:
+        return file.read()
 
 
 @pytest.mark.parametrize("error", [OutputError, CheckpointError])

@@ -1,9 +1,13 @@
-"""Makes small real media files and segmentations for the tests of the video room."""
+"""Small real media files, servers and segmentations for the tests of refervos.video."""
 
 from __future__ import annotations
 
+import functools
+import http.server
 import io
 import struct
+import threading
+import zlib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,15 +15,16 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 from PIL import Image
 
+from refervos.errors import VideoError
 from refervos.segmentation import Segmentation
+from refervos.video import open_source
 
-Corner = tuple[int, int, int]
 
-
-def picture(index: int, width: int = 64, height: int = 48) -> np.ndarray:
-    """A gray frame that tells its number by its brightness, with a red upper left and a blue lower right corner."""
+def numbered_frame(index: int, width: int = 64, height: int = 48) -> np.ndarray:
+    """A gray frame whose brightness encodes its number, with a red upper left and a blue lower right corner."""
     image = np.full((height, width, 3), 60 + 12 * (index % 12), np.uint8)
     third = max(1, min(width, height) // 3)
     image[:third, :third] = (220, 30, 30)
@@ -28,7 +33,7 @@ def picture(index: int, width: int = 64, height: int = 48) -> np.ndarray:
 
 
 def number_of(image: np.ndarray) -> int:
-    """Reads back which frame `picture` made this one, from its middle."""
+    """Read the number of a frame of `numbered_frame` from its middle."""
     height, width = image.shape[:2]
     middle = image[height // 2 - 2 : height // 2 + 2, width // 2 - 2 : width // 2 + 2]
     return round((float(middle.mean()) - 60) / 12)
@@ -55,7 +60,7 @@ def write_video(
     title: str | None = None,
     tracks: int = 1,
 ) -> Path:
-    """Writes a video of `picture` frames, with a sine tone where an audio codec is named."""
+    """Write a video of frames of `numbered_frame`, with a sine tone if an audio codec is given."""
     codec = codec or {".gif": "gif", ".webm": "libvpx-vp9", ".avi": "mpeg4"}.get(path.suffix, "libx264")
     pix_fmt = pix_fmt or {"gif": "rgb8"}.get(codec, "yuv420p")
     if options is None:
@@ -78,7 +83,7 @@ def write_video(
             sounds.append(container.add_stream(str(audio), rate=48000 if "opus" in str(audio) else 44100))
             sounds[-1].codec_context.layout = "mono"
         for k in range(count):
-            image = images[k] if images is not None else picture(k, width, height)
+            image = images[k] if images is not None else numbered_frame(k, width, height)
             layout = "rgba" if image.shape[-1] == 4 else "rgb24"
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=layout)
             seconds = video_first + (times[k] if times is not None else k / fps)
@@ -91,7 +96,7 @@ def write_video(
 
 
 def write_tone(path: Path, codec: str, seconds: float = 0.5) -> Path:
-    """Writes a file with a sine tone and nothing else."""
+    """Write an audio file with a sine tone."""
     with av.open(str(path), "w") as container:
         sound: Any = container.add_stream(codec, rate=44100)
         sound.codec_context.layout = "mono"
@@ -112,7 +117,7 @@ def _write_tone(container: Any, sound: Any, seconds: float, first: float) -> Non
 
 
 def add_cover(mp3: Path) -> Path:
-    """Puts an ID3 tag with a cover picture in front of an mp3 file."""
+    """Prepend an ID3 tag with a cover image to an mp3 file."""
     cover = io.BytesIO()
     Image.new("RGB", (32, 32), (200, 100, 0)).save(cover, "PNG")
     body = b"\0image/png\0\x03\0" + cover.getvalue()
@@ -128,7 +133,7 @@ def add_cover(mp3: Path) -> Path:
 
 
 def rotate(mp4: Path, clockwise: int, mirrored: bool = False) -> Path:
-    """Writes a display matrix into the first track header of an mp4: turned by quarters, mirrored before."""
+    """Write a display matrix into the first track header of an mp4: mirrored, then rotated by quarter turns."""
     a, b, c, d = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[clockwise]
     if mirrored:
         a, b = -a, -b
@@ -141,8 +146,8 @@ def rotate(mp4: Path, clockwise: int, mirrored: bool = False) -> Path:
     return mp4
 
 
-def forget_coding_of_sound(mp4: Path) -> Path:
-    """Renames the coding of the first sound track to one that no decoder is known for, as of phones' spatial sound."""
+def make_audio_codec_unknown(mp4: Path) -> Path:
+    """Rename the codec of the first audio track to one without a decoder, like the spatial audio of phones."""
     data = mp4.read_bytes()
     at = data.find(b"mp4a", data.find(b"moov"))
     end = data.find(b"esds", at)
@@ -152,13 +157,13 @@ def forget_coding_of_sound(mp4: Path) -> Path:
 
 
 def packets_of(path: Path) -> list[tuple[int, int]]:
-    """Where each video packet lies in the file: position and size."""
+    """Position and size of each video packet in the file."""
     with av.open(str(path)) as container:
         return [(p.pos or 0, p.size) for p in container.demux(container.streams.video[0]) if p.size]
 
 
 def decode(path: Path) -> tuple[list[np.ndarray], list[float]]:
-    """All frames of a file and their times in seconds, read without the code under test."""
+    """All frames of a file and their times in seconds, decoded without the code under test."""
     images, times = [], []
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
@@ -170,7 +175,7 @@ def decode(path: Path) -> tuple[list[np.ndarray], list[float]]:
 def segmentation(
     index: int, masks: np.ndarray, ids: Sequence[int] | None = None, presence: Sequence[float] | None = None
 ) -> Segmentation:
-    """An answer with the given masks."""
+    """A segmentation with the given masks."""
     count = len(masks)
     return Segmentation(
         frame_index=index,
@@ -183,9 +188,64 @@ def segmentation(
 
 
 def box_masks(width: int, height: int, count: int = 1) -> np.ndarray:
-    """Masks of boxes of a third of the picture, each a little further right."""
+    """Masks of boxes of a third of the frame, each a little further right."""
     masks = np.zeros((count, height, width), bool)
     for k in range(count):
         left = width // 4 + k * 4
         masks[k, height // 3 : 2 * height // 3, left : left + width // 3] = True
     return masks
+
+
+def fault(spec: Any, **options: Any) -> str:
+    """The sentence with which opening or reading a source fails."""
+    with pytest.raises(VideoError) as caught, open_source(spec, **options) as source:
+        list(source)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    return sentence
+
+
+def png(path: Path, values: np.ndarray, *, size: tuple[int, int] | None = None) -> Path:
+    """Write a PNG of 8 or 16 bits with 1 to 4 channels; `size` is a wrong width and height for its header."""
+    height, width = values.shape[:2]
+    channels = 1 if values.ndim == 2 else values.shape[2]
+    rows = b"".join(b"\0" + row.astype(values.dtype.newbyteorder(">")).tobytes() for row in values)
+    declared = size or (width, height)
+    head = struct.pack(">IIBBBBB", *declared, 8 * values.itemsize, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+    return path
+
+
+class FolderServer:
+    """HTTP server of the files in a folder.
+
+    Attributes:
+        url: Address of the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(
+            ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
+        )
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> str:
+        return self.url
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -21,7 +21,7 @@ from refervos import load
 from refervos.prompts import Prompt
 from spoil import Draw, odd_picture, one_of, spoil_bytes, spoil_folder, spoil_name, spoil_place
 from test_fuzz_models import write_samwise
-from video_files import picture, rotate, write_video
+from video_files import numbered_frame, rotate, write_video
 
 pytestmark = [POSIX, pytest.mark.usefixtures("one_thread")]
 
@@ -59,7 +59,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]
 
 
 def _make(kind: str, suffix: str, path: Path) -> None:
-    images = [Image.fromarray(picture(index, 64, 48)) for index in range(3)]
+    images = [Image.fromarray(numbered_frame(index, 64, 48)) for index in range(3)]
     if kind == "folder":
         path.mkdir()
         for index, image in enumerate(images):

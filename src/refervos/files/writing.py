@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import secrets
@@ -10,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from refervos.errors import OutputError, RefervosError
 from refervos.files.locks import LOCK, FolderLock
@@ -118,6 +119,27 @@ def _lock(descriptor: int, *, shared: bool) -> bool:
     except (ImportError, OSError):
         return True
     return True
+
+
+class UnbufferedFile(io.FileIO):
+    """File whose writes are complete or raise; on a full disk the system silently writes a part."""
+
+    def write(self, data: Any) -> int:
+        """Write all of the data.
+
+        Args:
+            data: A bytes-like object.
+
+        Returns:
+            Number of bytes written.
+
+        Raises:
+            OSError: A part, or nothing, was written.
+        """
+        left = memoryview(data)
+        while left:
+            left = left[super().write(left) :]
+        return len(data)
 
 
 class PartialFolder:

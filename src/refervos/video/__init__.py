@@ -1,4 +1,4 @@
-"""Videos in, answers out: sources of frames, sinks of masks, and the drawing between."""
+"""Video input and output: sources of frames, sinks for masks, and drawing."""
 
 from refervos.progress import progress
 from refervos.video.frames import Frame, SourceInfo

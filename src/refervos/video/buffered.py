@@ -1,4 +1,4 @@
-"""Reads a source in a thread of its own, so that frames are decoded while others are being worked on."""
+"""Read a source in a thread, so that frames are decoded while others are processed."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from dataclasses import replace
 from refervos.video.frames import Frame
 from refervos.video.reader import Losses, Reader
 
-# A read that is under way cannot be broken off; one that hangs is left to end by itself.
+# A blocking read cannot be interrupted; one that hangs is left to end by itself.
 _JOIN_TIMEOUT = 1.0
 
 
 class BufferedReader(Reader):
-    """A source behind a buffer of a few frames, filled by a thread.
+    """Source behind a buffer of a few frames, which a thread fills.
 
-    What the source raises comes out after the frames before it, as it would without a buffer. The thread closes the
-    source, at its end or when this reader is closed.
+    Exceptions of the source are raised after the frames before them, as without a buffer. The thread closes the source
+    at its end or when this reader is closed.
 
     Args:
-        source: What to read; belongs to this reader from now on.
-        capacity: Frames that wait at most, at least 1.
-        drops: Whether the oldest frame in a full buffer is dropped and counted, or the thread waits for room.
-        ended: Set when no more frames are wanted, for the source to stop waiting, too.
+        source: Source to read, owned by this reader from now on.
+        capacity: Maximum number of buffered frames, at least 1.
+        drops: Whether a full buffer drops its oldest frame and counts it; if False, the thread waits.
+        ended: Event set when no more frames are needed, so that the source also stops waiting.
     """
 
     def __init__(self, source: Reader, capacity: int, *, drops: bool, ended: threading.Event | None = None) -> None:
@@ -34,7 +34,7 @@ class BufferedReader(Reader):
         self._drops = drops
         self._ended = ended or threading.Event()
         self._waiting: deque[Frame] = deque()
-        self._asked = False
+        self._requested = False
         self._late = 0
         self._exhausted = False
         self._failure: BaseException | None = None
@@ -44,21 +44,21 @@ class BufferedReader(Reader):
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on how it is read, where one may not expect that; nothing has gone wrong."""
+        """Sentences about unusual properties of the source and how they are handled; not errors."""
         return self._source.notes
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences on what has gone wrong so far without stopping the reading."""
+        """Sentences about problems so far that did not stop the reading."""
         return self._source.warnings
 
     @property
     def losses(self) -> Losses:
-        """What has been lost so far."""
+        """Losses so far."""
         return replace(self._source.losses, late=self._late)
 
     def _generate(self) -> Generator[Frame, None, None]:
-        self._asked = True
+        self._requested = True
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._exhausted)
@@ -74,17 +74,17 @@ class BufferedReader(Reader):
         try:
             with self._source:
                 for frame in self._source:
-                    if not self._take(frame):
+                    if not self._put(frame):
                         break
-        except BaseException as error:  # whatever it is, it belongs to the reader, in whose thread it is raised again
+        except BaseException as error:  # raised again in the thread of the reader
             self._failure = error
         finally:
             with self._changed:
                 self._exhausted = True
                 self._changed.notify_all()
 
-    def _take(self, frame: Frame) -> bool:
-        """Puts a frame into the buffer; False when no more are wanted."""
+    def _put(self, frame: Frame) -> bool:
+        """Put a frame into the buffer; False if no more are needed."""
         with self._changed:
             if self._drops:
                 if len(self._waiting) == self._capacity:
@@ -98,9 +98,9 @@ class BufferedReader(Reader):
             return True
 
     def _drop_oldest(self, newest: Frame) -> Frame:
-        """Makes room; a gap before the dropped frame is then one before the next. Returns the newest frame."""
+        """Drop the oldest frame, moving a gap before it to the next frame, and return the newest frame."""
         dropped = self._waiting.popleft()
-        self._late += self._asked  # before the first is asked for, as while a model is loaded, none comes too fast
+        self._late += self._requested  # frames before the first request, as while a model is loaded, are not counted
         if not dropped.after_gap:
             return newest
         if not self._waiting:

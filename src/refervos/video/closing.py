@@ -1,4 +1,4 @@
-"""What every source and sink has in common: it is closed at the end of a ``with`` block, however that ends."""
+"""Context manager base of all sources and sinks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Self
 
 
 class Closing:
-    """Base that calls ``close`` when a ``with`` block ends."""
+    """Base class that calls ``close`` at the end of a ``with`` block."""
 
     def close(self) -> object:
-        """Ends the work; safe to call twice."""
+        """Close it; safe to call twice."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:

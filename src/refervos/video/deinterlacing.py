@@ -1,4 +1,4 @@
-"""Joins the two half pictures of interlaced video, which were taken one after the other, so that nothing is combed."""
+"""Deinterlacing: the two fields of a frame, recorded one after the other, are combined without comb artefacts."""
 
 from __future__ import annotations
 
@@ -10,76 +10,76 @@ from av.error import FFmpegError
 
 
 class Deinterlacer:
-    """Passes pictures on, those that are interlaced without their comb; as many come out as go in.
+    """Deinterlacer that returns one frame per frame, and changes only interlaced ones.
 
     Args:
-        always: Whether pictures that do not say of themselves that they are interlaced are treated as if they did.
+        always: Whether to deinterlace all frames, also those that are not marked as interlaced.
 
     Attributes:
-        joined: Whether any picture was deinterlaced so far.
+        active: Whether any frame has been deinterlaced so far.
     """
 
     def __init__(self, always: bool = False) -> None:
         self._always = always
-        self.joined = False
+        self.active = False
 
-    def pictures(self, decoded: Iterator[Any]) -> Iterator[Any]:
-        """Passes pictures on.
+    def process(self, decoded: Iterator[Any]) -> Iterator[Any]:
+        """Deinterlace a stream of frames.
 
-        From the first interlaced one on each waits for the next, which its other half is compared with.
+        From the first interlaced frame on, each frame is delayed until the next, with which it is compared.
 
         Args:
             decoded: PyAV frames.
 
         Yields:
-            As many frames, with their times.
+            The same number of frames, with their times.
         """
         graph: _Graph | None = None
-        for picture in decoded:
-            if graph is not None and graph.size != (picture.width, picture.height, picture.format.name):
-                yield from graph.rest()
+        for frame in decoded:
+            if graph is not None and graph.size != (frame.width, frame.height, frame.format.name):
+                yield from graph.flush()
                 graph = None
-            if graph is None and (self._always or picture.interlaced_frame):
-                graph = _Graph.of(picture, self._always)
-                self.joined = self.joined or graph is not None
+            if graph is None and (self._always or frame.interlaced_frame):
+                graph = _Graph.of(frame, self._always)
+                self.active = self.active or graph is not None
             if graph is None:
-                yield picture
+                yield frame
             else:
-                yield from graph.take(picture)
+                yield from graph.push(frame)
         if graph is not None:
-            yield from graph.rest()
+            yield from graph.flush()
 
 
 class _Graph:
-    def __init__(self, picture: Any, always: bool) -> None:
-        self.size = (picture.width, picture.height, picture.format.name)
+    def __init__(self, frame: Any, always: bool) -> None:
+        self.size = (frame.width, frame.height, frame.format.name)
         graph = av.filter.Graph()
         self._entry = graph.add(
             "buffer",
-            video_size=f"{picture.width}x{picture.height}",
-            pix_fmt=picture.format.name,
-            time_base=str(picture.time_base or "1/1000"),
+            video_size=f"{frame.width}x{frame.height}",
+            pix_fmt=frame.format.name,
+            time_base=str(frame.time_base or "1/1000"),
         )
         joined = graph.add("bwdif", mode="send_frame", deint="all" if always else "interlaced")
         self._exit = graph.add("buffersink")
         graph.link_nodes(self._entry, joined, self._exit).configure()
-        self._graph = graph  # contexts do not keep it
+        self._graph = graph  # filter contexts do not keep it alive
 
     @classmethod
-    def of(cls, picture: Any, always: bool) -> _Graph | None:
-        """A graph for such pictures; None where they are too small for it."""
+    def of(cls, frame: Any, always: bool) -> _Graph | None:
+        """Create a graph for frames of this kind; None if they are too small for it."""
         try:
-            return cls(picture, always)
+            return cls(frame, always)
         except (FFmpegError, ValueError):
             return None
 
-    def take(self, picture: Any | None) -> Iterator[Any]:
-        self._entry.push(picture)
+    def push(self, frame: Any | None) -> Iterator[Any]:
+        self._entry.push(frame)
         while True:
             try:
                 yield self._exit.pull()
-            except (BlockingIOError, EOFError):  # wants the next picture; has given all
+            except (BlockingIOError, EOFError):  # needs the next frame; has no more
                 return
 
-    def rest(self) -> Iterator[Any]:
-        return self.take(None)
+    def flush(self) -> Iterator[Any]:
+        return self.push(None)

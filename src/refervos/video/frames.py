@@ -1,4 +1,4 @@
-"""Frames of a video and what is known about where they come from."""
+"""Frames of a video, and information about their source."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["Frame", "ImageArray", "SourceInfo", "frame_time", "frames_text", "rg
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture of a video.
+    """Frame of a video.
 
     Attributes:
-        index: Position in the source, from 0; frames that were dropped on the way are counted.
+        index: Position in the source, from 0, counting dropped frames.
         image: uint8 (H, W, 3), RGB, upright.
-        time: Seconds since the first frame of the source, or None where the source tells no times.
-        name: File stem for frames that come from image files, else None.
-        after_gap: True where the stream was away before this frame, so that what happened until then was not seen.
+        time: Seconds since the first frame of the source; None if the source has no times.
+        name: File stem for frames from image files, else None.
+        after_gap: True for the first frame after a connection was lost.
     """
 
     index: int
@@ -37,21 +37,20 @@ class Frame:
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What is known about a source before its frames are read.
+    """Information about a source that is available before its frames are read.
 
     Attributes:
-        name: Short name of the source, fit for naming outputs after.
-        width: Width of the upright frames in pixels; None while unknown.
-        height: Height of the upright frames in pixels; None while unknown.
-        fps: Average frames per second; None while unknown.
-        frame_count: Number of frames, exact or estimated; None while unknown.
-        live: True for a camera or a live network stream, which ends only when it is closed.
-        path: The media file, whose audio may be copied; None where there is no such file.
-        url: The address of a recording, whose audio may be copied; it may hold a password and is not for messages.
-        has_sound: Whether there is sound beside the frames.
-        still: Whether it is one picture and no video.
-        start_time: Seconds on the media file's own clock at which its first frame is shown. Needed to keep
-            the audio in step.
+        name: Short name of the source, used to name outputs.
+        width: Width of the upright frames in pixels; None if unknown.
+        height: Height of the upright frames in pixels; None if unknown.
+        fps: Average frames per second; None if unknown.
+        frame_count: Number of frames, exact or estimated; None if unknown.
+        live: True for a camera or a live network stream, which ends only when closed.
+        path: The media file, from which audio can be copied; None if there is none.
+        url: Address of a recording, from which audio can be copied; may contain a password, so never show it.
+        has_audio: Whether there is an audio track.
+        still: Whether it is a single image, not a video.
+        start_time: Timestamp of the first frame in the media file in seconds; needed to synchronise the audio.
     """
 
     name: str
@@ -63,32 +62,32 @@ class SourceInfo:
     path: Path | None = None
     start_time: float = 0.0
     url: str | None = field(default=None, repr=False)
-    has_sound: bool = False
+    has_audio: bool = False
     still: bool = False
 
 
 def frames_text(count: int) -> str:
-    """A number of frames in words."""
+    """Format a number of frames for messages."""
     return "1 frame" if count == 1 else f"{count} frames"
 
 
 def frame_time(index: int, fps: Fraction | None) -> float | None:
-    """When a frame is shown that carries no time of its own, in seconds since the first; None without a rate."""
+    """Return the time of a frame in seconds from its index and the frame rate; None without a rate."""
     return None if fps is None else float(index / fps)
 
 
 def rgb_from_array(array: Any, described: str) -> ImageArray:
-    """Turns a gray, RGB or RGBA picture into RGB; what is transparent lies on white ground.
+    """Convert a gray, RGB or RGBA image to RGB; transparent pixels are blended with white.
 
     Args:
         array: uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a PIL image.
-        described: What to call the picture in an error, such as "frame 3 of the array".
+        described: Name of the image in errors, such as "frame 3 of the array".
 
     Returns:
         uint8 (H, W, 3), contiguous.
 
     Raises:
-        VideoError: It is not such a picture.
+        VideoError: It is not such an image.
     """
     if isinstance(array, Image.Image):
         return rgb_from_pil(array)
@@ -96,15 +95,15 @@ def rgb_from_array(array: Any, described: str) -> ImageArray:
     if isinstance(array, (str, bytes, Path)):
         raise VideoError(f"{described} is {array!r}; it must be {wanted}, not a path.")
     try:
-        picture = np.asarray(array)
-    except Exception as error:  # whatever a foreign array type raises, the fault is the input's
+        image = np.asarray(array)
+    except Exception as error:  # array types of other libraries can raise anything
         raise VideoError(f"{described} is a {type(array).__name__}; it must be {wanted}.") from error
-    if picture.dtype != np.uint8:
-        raise VideoError(f"{described} has dtype {picture.dtype}; it must be {wanted}, values 0 to 255.")
-    if picture.ndim == 2:
-        picture = picture[:, :, None]
-    if picture.ndim != 3 or picture.shape[2] not in (1, 3, 4) or 0 in picture.shape:
+    if image.dtype != np.uint8:
+        raise VideoError(f"{described} has dtype {image.dtype}; it must be {wanted}, values 0 to 255.")
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
         raise VideoError(f"{described} has shape {np.shape(array)}; it must be {wanted}, channels last.")
-    if picture.shape[2] == 1:
-        return np.repeat(picture, 3, axis=2)
-    return flatten_alpha(picture) if picture.shape[2] == 4 else np.ascontiguousarray(picture)
+    if image.shape[2] == 1:
+        return np.repeat(image, 3, axis=2)
+    return flatten_alpha(image) if image.shape[2] == 4 else np.ascontiguousarray(image)

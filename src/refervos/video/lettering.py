@@ -1,8 +1,7 @@
-"""Writes text of any script into pictures: with the font that comes along, and with the system's for the rest.
+"""Text in any script, drawn into images with the bundled font and, where that lacks characters, with system fonts.
 
-DejaVu Sans knows Latin, Greek, Cyrillic, Arabic, Hebrew and more. For Chinese, Japanese, Korean, the scripts of India
-and others the fonts of the system are looked through. Letters that change with their neighbours, and lines that run
-from right to left, are Pillow's work, where it was built with Raqm.
+DejaVu Sans covers Latin, Greek, Cyrillic, Arabic, Hebrew and more. For Chinese, Japanese, Korean, Indic and other
+scripts, system fonts are searched. Complex shaping and right-to-left text need a Pillow built with Raqm.
 """
 
 from __future__ import annotations
@@ -19,66 +18,66 @@ from typing import BinaryIO
 from PIL import ImageDraw, ImageFont, features
 
 _BUNDLED = Path(__file__).parent.parent / "assets" / "fonts" / "DejaVuSans.ttf"
-# What joins letters and is none itself: (zero width) joiners and selectors of variants.
+# Invisible joiners and variation selectors.
 _JOINERS = {"\N{ZERO WIDTH JOINER}", "\N{ZERO WIDTH NON-JOINER}", *map(chr, range(0xFE00, 0xFE10))}
-# From Hebrew to the scripts of South East Asia, and Arabic's older forms.
+# Scripts that need shaping: Hebrew to South East Asia, and the Arabic presentation forms.
 _SHAPED = ((0x0590, 0x109F), (0x1780, 0x18AF), (0xFB1D, 0xFDFF), (0xFE70, 0xFEFF))
-# Words in names of font files that make one less fit for a legend, and more so.
+# Words in font file names that make a font more, and less, suitable for a legend.
 _PLAINER = ("sans", "gothic", "regular", "cjk", "noto")
 _FANCIER = ("bold", "italic", "oblique", "light", "thin", "black", "mono", "condensed", "serif", "math", "symbol")
-_COLOURED = ("emoji",)  # pictures of one size, which cannot be drawn as text
+_COLOURED = ("emoji",)  # bitmaps of one size, which cannot be drawn as text
 
 
 @dataclass(frozen=True)
 class _Face:
-    """A font in a file, which may hold several."""
+    """One font of a font file."""
 
     path: Path
     index: int
 
 
 class Lettering:
-    """Letters of one size.
+    """Text renderer with one font size.
 
     Args:
-        size: Height of a line in pixels, about.
+        size: Approximate line height in pixels.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         main = _font(_Face(_BUNDLED, 0), size)
         ascent, descent = main.getmetrics()
-        self._rise = (ascent - descent) / 2  # of the middle of a line above its base
+        self._rise = (ascent - descent) / 2  # from the baseline to the middle of a line
 
     def length(self, text: str) -> float:
-        """How wide a line is in pixels."""
+        """Return the width of a line in pixels."""
         return sum(font.getlength(part) for part, font in self._parts(text))
 
-    def fitted(self, text: str, room: float) -> str:
-        """A line, its end replaced by an ellipsis where it is wider than the room in pixels."""
-        if self.length(text) <= room:
+    def fitted(self, text: str, width: float) -> str:
+        """Shorten a line with an ellipsis if it is wider than ``width`` pixels."""
+        if self.length(text) <= width:
             return text
-        return text[: self._count(text, room, "...")].rstrip() + "..."
+        return text[: self._count(text, width, "...")].rstrip() + "..."
 
-    def wrapped(self, text: str, room: float) -> list[str]:
-        """A text in lines that are at most as wide as the room in pixels; of words that are wider, parts."""
+    def wrapped(self, text: str, width: float) -> list[str]:
+        """Break a text into lines of at most ``width`` pixels, splitting words that are wider."""
         lines: list[str] = []
         for word in text.split():
-            if lines and self.length(f"{lines[-1]} {word}") <= room:
+            if lines and self.length(f"{lines[-1]} {word}") <= width:
                 lines[-1] += f" {word}"
                 continue
             while word:
-                count = max(1, self._count(word, room))
+                count = max(1, self._count(word, width))
                 lines.append(word[:count])
                 word = word[count:]
         return lines
 
-    def _count(self, text: str, room: float, end: str = "") -> int:
-        """How many letters of a text, with something at their end, fit into the room in pixels."""
-        low, high = 0, min(len(text), round(room))
+    def _count(self, text: str, width: float, end: str = "") -> int:
+        """Return how many characters of a text, followed by ``end``, fit into ``width`` pixels."""
+        low, high = 0, min(len(text), round(width))
         while low < high:
             middle = (low + high + 1) // 2
-            if self.length(text[:middle].rstrip() + end) <= room:
+            if self.length(text[:middle].rstrip() + end) <= width:
                 low = middle
             else:
                 high = middle - 1
@@ -87,12 +86,12 @@ class Lettering:
     def write(
         self, draw: ImageDraw.ImageDraw, left: float, middle: float, text: str, ink: tuple[int, int, int, int]
     ) -> None:
-        """Draws a line.
+        """Draw a line.
 
         Args:
-            draw: What to draw into.
-            left: Where it begins.
-            middle: Where its middle lies, from top to bottom.
+            draw: Drawing context.
+            left: x of its left end.
+            middle: y of its vertical middle.
             text: The line, see ``drawable_text``.
             ink: RGBA from 0 to 255.
         """
@@ -106,93 +105,93 @@ class Lettering:
 
 
 def drawable_text(text: str) -> str:
-    """A text on one line, without what no font draws or would turn the rest around."""
+    """Put a text on one line and replace characters that cannot be drawn or change the text direction."""
     text = " ".join(text.split())
     joiners = _JOINERS if can_shape() else set()
     return "".join(
-        letter if letter.isprintable() or letter in joiners else "\N{REPLACEMENT CHARACTER}"
-        for letter in text
-        if letter not in _JOINERS - joiners
+        character if character.isprintable() or character in joiners else "\N{REPLACEMENT CHARACTER}"
+        for character in text
+        if character not in _JOINERS - joiners
     )
 
 
 def can_write() -> bool:
-    """Whether any text can be drawn at all."""
+    """Return whether any text can be drawn."""
     return bool(features.check("freetype2"))
 
 
 def can_shape() -> bool:
-    """Whether letters that change with their neighbours, and lines from right to left, are drawn as they should be."""
+    """Return whether complex scripts and right-to-left text are drawn correctly."""
     return bool(features.check("raqm"))
 
 
 def drawing_problem(text: str) -> str | None:
-    """Says what is missing for a text to be drawn.
+    """Describe the problem with drawing a text.
 
     Args:
         text: The text.
 
     Returns:
-        A sentence; None where nothing is.
+        A sentence; None if there is no problem.
     """
     if not can_write():
-        return "The legend is left out, as Pillow was built without FreeType here; install a Pillow that has it."
-    shown = drawable_text(text)
-    missing = "".join(dict.fromkeys(letter for part, face in _by_face(shown) if face is None for letter in part))
+        return "The legend is omitted, because this Pillow was built without FreeType; install a Pillow with FreeType."
+    line = drawable_text(text)
+    missing = "".join(dict.fromkeys(character for part, face in _by_face(line) if face is None for character in part))
     if missing:
         return (
-            f"No font here has the letters '{missing[:20]}', which are drawn as boxes; install one that has, "
-            "such as Noto Sans."
+            f"No font on this system has the characters '{missing[:20]}', so they are drawn as boxes; install one that "
+            "does, such as Noto Sans."
         )
-    if not can_shape() and any(low <= ord(letter) <= high for letter in shown for low, high in _SHAPED):
+    if not can_shape() and any(low <= ord(character) <= high for character in line for low, high in _SHAPED):
         return (
-            "Letters that change with their neighbours are drawn unjoined, as Pillow was built without Raqm here; "
-            "install a Pillow that has it."
+            "Letters of complex scripts are drawn unjoined, because this Pillow was built without Raqm; "
+            "install a Pillow with Raqm."
         )
     return None
 
 
 @functools.lru_cache(maxsize=64)
 def _font(face: _Face | None, size: int) -> ImageFont.FreeTypeFont:
-    face = face or _Face(_BUNDLED, 0)  # which draws a box
+    face = face or _Face(_BUNDLED, 0)  # draws a box
     return ImageFont.truetype(str(face.path), size, index=face.index)
 
 
 @functools.lru_cache(maxsize=256)
 def _by_face(text: str) -> tuple[tuple[str, _Face | None], ...]:
-    """A line in parts, each with a font that has all of its letters, or with None where there is none."""
+    """Split a line into parts, each with a font that has all of its characters, or None."""
     own = _Face(_BUNDLED, 0)
-    known = _letters(own)
-    missing = frozenset(letter for letter in text if ord(letter) not in known and letter not in _JOINERS)
+    known = _characters(own)
+    missing = frozenset(character for character in text if ord(character) not in known and character not in _JOINERS)
     others = _faces_for(missing) if missing else ()
     parts: list[tuple[str, _Face | None]] = []
-    for letter in text:
-        if letter in _JOINERS and parts:
+    for character in text:
+        if character in _JOINERS and parts:
             face = parts[-1][1]
-        elif letter not in missing:
-            # Spaces and points between the letters of another script belong to it.
+        elif character not in missing:
+            # Spaces and punctuation between characters of another script belong to that script.
             last = parts[-1][1] if parts else own
-            face = last if last and not letter.isalnum() and ord(letter) in _letters(last) else own
+            face = last if last and not character.isalnum() and ord(character) in _characters(last) else own
         else:
-            face = next((other for other in others if ord(letter) in _letters(other)), None)
+            face = next((other for other in others if ord(character) in _characters(other)), None)
         if parts and parts[-1][1] == face:
-            parts[-1] = (parts[-1][0] + letter, face)
+            parts[-1] = (parts[-1][0] + character, face)
         else:
-            parts.append((letter, face))
+            parts.append((character, face))
     return tuple(parts)
 
 
 @functools.lru_cache(maxsize=64)
-def _faces_for(letters: frozenset[str]) -> tuple[_Face, ...]:
-    """Fonts of the system that have letters, as few as possible and the plainest first."""
-    wanted = {ord(letter) for letter in letters}
+def _faces_for(characters: frozenset[str]) -> tuple[_Face, ...]:
+    """Choose few system fonts that cover the characters, plain ones first."""
+    wanted = {ord(character) for character in characters}
     chosen: list[_Face] = []
     for face in _system_faces():
         if not wanted:
             break
-        if wanted & _letters(face) and _can_be_drawn(face):
+        if wanted & _characters(face) and _can_be_drawn(face):
             chosen.append(face)
-            wanted -= _letters(face)
+            wanted -= _characters(face)
     return tuple(chosen)
 
 
@@ -205,7 +204,7 @@ def _can_be_drawn(face: _Face) -> bool:
 
 
 def _folders() -> list[Path]:
-    """Where the system keeps its fonts."""
+    """Return the font folders of the system."""
     home = Path.home()
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA", str(home / "AppData" / "Local"))
@@ -238,8 +237,8 @@ def _system_faces() -> tuple[_Face, ...]:
 
 
 @functools.lru_cache(maxsize=256)
-def _letters(face: _Face) -> frozenset[int]:
-    """The characters that a font has, from its table 'cmap' (OpenType); none where it cannot be read."""
+def _characters(face: _Face) -> frozenset[int]:
+    """Return the characters of a font from its ``cmap`` table (OpenType); empty if it cannot be read."""
     try:
         with face.path.open("rb") as file:
             return frozenset(_mapped(file, _font_begin(file, face.index)))
@@ -253,7 +252,7 @@ def _read(file: BinaryIO, form: str, at: int) -> tuple[int, ...]:
 
 
 def _font_begin(file: BinaryIO, index: int) -> int:
-    if _read(file, ">I", 0) == (0x74746366,):  # "ttcf": a collection
+    if _read(file, ">I", 0) == (0x74746366,):  # "ttcf", a font collection
         return _read(file, ">I", 12 + 4 * index)[0]
     return 0
 
@@ -270,7 +269,7 @@ def _mapped(file: BinaryIO, begin: int) -> Iterator[int]:
     found = {}
     for k in range(count):
         platform, encoding, offset = _read(file, ">HHI", at + 4 + 8 * k)
-        if platform == 0 or (platform == 3 and encoding in (1, 10)):  # of Unicode
+        if platform == 0 or (platform == 3 and encoding in (1, 10)):  # Unicode
             (form,) = _read(file, ">H", at + offset)
             found[form] = at + offset
     if 12 in found:

@@ -1,4 +1,4 @@
-"""Cameras and network streams that go away and come back."""
+"""Cameras and network streams that disconnect and are reconnected."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from refervos.video.reader import Losses, Reader
 
 @dataclass(frozen=True)
 class ReconnectPolicy:
-    """How patiently a live source that went away is asked again.
+    """Exponential back-off for a live source that disconnects.
 
     Attributes:
         first: Seconds before the first attempt.
-        factor: By how much longer each wait is than the one before.
-        longest: Seconds that a wait takes at most.
-        give_up: Seconds after which a source that has not come back is given up.
-        wait: Whether a source that is not there at the start is waited for, too, in the same manner.
+        factor: Factor by which the wait grows with each attempt.
+        longest: Maximum wait in seconds.
+        give_up: Seconds after which a source is given up.
+        wait: Whether to also wait for a source that is unavailable at the start.
 
     Raises:
         VideoError: When a wait is not positive, or waits would shrink.
@@ -37,12 +37,11 @@ class ReconnectPolicy:
     def __post_init__(self) -> None:
         if not (0 < self.first <= self.longest and self.factor >= 1 and self.give_up >= 0):
             raise VideoError(
-                f"{self} cannot be followed; first must be above 0 and at most longest, factor at least 1, "
-                "give_up at least 0."
+                f"{self} is invalid; first must be above 0 and at most longest, factor at least 1, give_up at least 0."
             )
 
     def waits(self) -> Iterator[float]:
-        """Seconds before each attempt, without end."""
+        """Yield the seconds to wait before each attempt, endlessly."""
         seconds = self.first
         while True:
             yield seconds
@@ -50,19 +49,18 @@ class ReconnectPolicy:
 
 
 class LiveReader(Reader):
-    """Frames of a live source over all its connections.
+    """Frames of a live source across all its connections.
 
-    Indices and times go on over a gap: the index counts the frames that came, the time includes how long the source was
-    away.
+    Indices and times continue after a gap: the index counts the frames received, the time includes the outage.
 
     Args:
-        connect: Connects and gives the frames from then on; raises `VideoError` where nobody answers.
+        connect: Opens a new connection; raises ``VideoError`` if that fails.
         first: The first connection.
-        reconnect: How to connect again; None to end when the source first goes away.
+        reconnect: Reconnection policy; None to end when the source first disconnects.
         start: First frame to yield.
-        stop: Frame before which to end; None to go on until closed.
-        clock: The seconds by which a connection tells when it was last heard.
-        pause: Waits for so many seconds; True where waiting was ended by somebody who wants no more frames.
+        stop: Frame before which to end; None to continue until closed.
+        clock: Returns seconds, with the same origin as ``MediaReader.heard``.
+        pause: Waits for a number of seconds; returns True if interrupted because no more frames are needed.
     """
 
     def __init__(
@@ -89,30 +87,30 @@ class LiveReader(Reader):
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on how it is read, where one may not expect that; nothing has gone wrong."""
+        """Sentences about unusual properties of the source and how they are handled; not errors."""
         return self._connection.notes
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences on what has gone wrong so far without stopping the reading."""
+        """Sentences about problems so far that did not stop the reading."""
         described = self._connection.described
         found = damage(described, self._damaged + self._connection.damaged)
         if self._losses.outages:
             times = "once" if self._losses.outages == 1 else f"{self._losses.outages} times"
-            found.append(f"{described} went away {times}, for {self._losses.away:.1f} seconds in all.")
+            found.append(f"{described} was disconnected {times}, for {self._losses.away:.1f} seconds in total.")
         if self._end is not None:
             found.append(f"{described} {self._end}.")
         return found
 
     @property
     def losses(self) -> Losses:
-        """What has been lost so far."""
+        """Losses so far."""
         return self._losses
 
     def _generate(self) -> Generator[Frame, None, None]:
         count = 0
         last: float | None = 0.0  # time of the last frame
-        begin: float | None = 0.0  # time at which the connection at hand began
+        begin: float | None = 0.0  # time at which the current connection began
         after_gap = False
         while True:
             for frame in self._connection:
@@ -145,7 +143,8 @@ class LiveReader(Reader):
             after_gap = True
         if count <= self._start:
             raise VideoError(
-                f"{self._connection.described} gave {frames_text(count)}, so there is none from frame {self._start} on."
+                f"{self._connection.described} had only {frames_text(count)}, so none is left from frame "
+                f"{self._start} on."
             )
 
     def _release(self) -> None:
@@ -158,16 +157,16 @@ def await_connection(
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], bool] | None = None,
 ) -> MediaReader | None:
-    """Asks a source that is not there, again and again, until it is.
+    """Try to connect to an unavailable source until it succeeds.
 
     Args:
-        connect: Connects; raises `VideoError` where nobody answers.
-        reconnect: How patiently.
-        clock: Seconds from any moment on.
-        pause: Waits for so many seconds; True where waiting was ended.
+        connect: Opens a connection; raises ``VideoError`` if that fails.
+        reconnect: Reconnection policy.
+        clock: Returns seconds, with any origin.
+        pause: Waits for a number of seconds; returns True if interrupted.
 
     Returns:
-        The connection, or None where patience or the waiting ended.
+        The connection; None if given up or interrupted.
     """
     pause = pause or Event().wait
     begin = clock()

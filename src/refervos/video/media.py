@@ -26,13 +26,12 @@ from refervos.video.deinterlacing import Deinterlacer
 from refervos.video.frames import Frame, SourceInfo, frames_text
 from refervos.video.reader import Reader
 from refervos.video.timeline import Timeline
-from refervos.video.truncation import cut_short, is_heif_image
+from refervos.video.truncation import is_heif_image, truncation_of
 
-# A damaged file may fail at several packets in a row before the demuxer finds its feet again; a broken one
-# never does.
+# In a damaged file the demuxer may fail several times in a row before it recovers; in a broken one it never does.
 _DEMUX_ATTEMPTS = 32
 _NETWORK_TIMEOUT = 15.0
-# Pictures over HTTP one after the other carry no times, and FFmpeg makes some up; when they arrive is nearer the truth.
+# Frames pushed over HTTP have no timestamps, and FFmpeg invents some; the time of arrival is more accurate.
 _CLOCKLESS = {"mpjpeg"}
 _MICROSECOND = Fraction(1, 1_000_000)
 _DEVICES = {"v4l2", "dshow", "avfoundation"}
@@ -40,12 +39,12 @@ _VIDEO_KINDS = "mp4, mov, mkv, webm, avi or gif"
 
 
 @dataclass(frozen=True)
-class Treatment:
-    """What is done to decoded pictures.
+class DecodingOptions:
+    """Options for decoded frames.
 
     Attributes:
-        deinterlace: Whether the half pictures of interlaced ones are joined; None where pictures say that they are.
-        square_pixels: Whether pixels that are not square are stretched.
+        deinterlace: Whether to deinterlace; None for frames that are marked as interlaced.
+        square_pixels: Whether to stretch non-square pixels.
     """
 
     deinterlace: bool | None = None
@@ -54,7 +53,7 @@ class Treatment:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A container that has been opened, and how to speak of it."""
+    """An open container and its name in messages."""
 
     container: Any
     described: str
@@ -67,15 +66,15 @@ class _Opened:
 class MediaReader(Reader):
     """Frames of a video file, camera or network stream.
 
-    The first frame is decoded on opening, so that what cannot be read fails there and the size is known.
+    The first frame is decoded on opening, so that unreadable media fail there and the size is known.
     Packets that cannot be decoded are skipped and counted in a warning; a stream that breaks off ends with a
     warning.
 
     Attributes:
-        described: How messages name the source.
-        damaged: Packets skipped so far.
-        heard: When the last packet came, in seconds of `time.monotonic`.
-        end: Why the stream broke off; None while it has not, or where it ended as it should.
+        described: Name of the source in messages.
+        damaged: Number of packets skipped so far.
+        heard: Time of the last packet, in seconds of ``time.monotonic``.
+        end: Reason why the stream broke off; None if it did not.
     """
 
     def __init__(
@@ -85,33 +84,33 @@ class MediaReader(Reader):
         fps: Fraction | None,
         start: int = 0,
         stop: int | None = None,
-        treatment: Treatment | None = None,
+        decoding: DecodingOptions | None = None,
     ) -> None:
-        treatment = treatment or Treatment()
+        decoding = decoding or DecodingOptions()
         self._opened = opened
         self.described = opened.described
         self._start, self._stop = start, stop
         self.damaged = 0
         self.heard = time.monotonic()
         self.end: str | None = None
-        self._count: int | None = None  # of frames, once the end has been met
+        self._count: int | None = None  # number of frames, once the end has been reached
         try:
             self._stream = _video_stream(opened)
-            self._cut = cut_short(opened.path) if opened.path is not None else None
+            self._truncation = truncation_of(opened.path) if opened.path is not None else None
             codec = self._stream.codec_context
             refuse_large(self.described, codec.width, codec.height)
-            # Those that grow on the way are refused by the decoder, before it makes room for them.
+            # Frames that grow later are refused by the decoder before it allocates memory.
             codec.options = {"max_pixels": str(MAX_PIXELS)}
             self._converter = Converter(
                 self.described,
-                square_pixels=treatment.square_pixels,
+                square_pixels=decoding.square_pixels,
                 camera=bool(_DEVICES & set(opened.container.format.name.split(","))),
             )
-            self._fields = Deinterlacer(always=treatment.deinterlace is True)
+            self._deinterlacer = Deinterlacer(always=decoding.deinterlace is True)
             self._decoded = self._decode()
-            if treatment.deinterlace is not False:
-                self._decoded = self._fields.pictures(self._decoded)
-            self._aspects = self._told_aspects()
+            if decoding.deinterlace is not False:
+                self._decoded = self._deinterlacer.process(self._decoded)
+            self._aspects = self._initial_aspects()
             self._first = next(self._decoded, None)
             if self._first is None:
                 raise VideoError(self._nothing_decoded())
@@ -143,7 +142,7 @@ class MediaReader(Reader):
             live=self._opened.live,
             path=self._opened.path,
             url=self._opened.url,
-            has_sound=bool(container.streams.audio),
+            has_audio=bool(container.streams.audio),
             start_time=self._clock(first) or 0.0,
         )
 
@@ -155,12 +154,12 @@ class MediaReader(Reader):
             may_leap=bool(self._opened.container.format.flags & ContainerFlags.ts_discont.value),
         )
         index = -1
-        for picture in _chain(first, self._decoded):
+        for decoded in _chain(first, self._decoded):
             index += 1
-            shown = timeline.at(self._clock(picture))
+            seconds = timeline.at(self._clock(decoded))
             if index >= self._start:
-                yield Frame(index, self._converter.rgb(picture, self._aspect()), shown)
-            # Stopping here rather than at the next picture keeps a camera from being waited for in vain.
+                yield Frame(index, self._converter.rgb(decoded, self._aspect()), seconds)
+            # Stop here rather than at the next frame, which would mean waiting for a camera.
             if self._stop is not None and index + 1 >= self._stop:
                 return
         self._count = index + 1
@@ -170,10 +169,10 @@ class MediaReader(Reader):
                 f"{self._start} on."
             )
 
-    def _told_aspects(self) -> tuple[Fraction | None, Fraction | None]:
-        """Width by height of pixels as the container or else the stream told at the start, and as the stream does now.
+    def _initial_aspects(self) -> tuple[Fraction | None, Fraction | None]:
+        """Return the pixel aspect ratio of the container (or else the stream), and that of the stream.
 
-        The first wins, as in players, unless a broadcast changes the second on the way.
+        The first takes precedence, as in players, until a broadcast changes the second.
         """
         stream = self._stream
         return stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio
@@ -183,9 +182,9 @@ class MediaReader(Reader):
         now = self._stream.codec_context.sample_aspect_ratio
         return first if now == coded else now
 
-    def _clock(self, picture: Any) -> float | None:
-        """What the stream's clock says at a picture, in seconds; None where it says nothing."""
-        return None if picture.pts is None else float(picture.pts * (picture.time_base or self._stream.time_base))
+    def _clock(self, decoded: Any) -> float | None:
+        """Return the timestamp of a frame in seconds; None if it has none."""
+        return None if decoded.pts is None else float(decoded.pts * (decoded.time_base or self._stream.time_base))
 
     def _decode(self) -> Iterator[Any]:
         container, stream = self._opened.container, self._stream
@@ -201,7 +200,7 @@ class MediaReader(Reader):
             except FFmpegError as error:
                 packets = container.demux(stream)
                 if error.errno == errno.EAGAIN and self._opened.live:
-                    # Some cameras answer "not yet" instead of waiting.
+                    # Some camera drivers return EAGAIN instead of blocking.
                     waiting_since = waiting_since or time.monotonic()
                     if time.monotonic() - waiting_since < _NETWORK_TIMEOUT:
                         time.sleep(0.005)
@@ -213,21 +212,21 @@ class MediaReader(Reader):
                     return
                 continue
             waiting_since = None
-            if packet.size:  # at the end an empty one asks the decoder for what it holds back
+            if packet.size:  # an empty packet at the end flushes the decoder
                 self.heard = time.monotonic()
-            if self._cut is not None and packet.is_corrupt:
-                continue  # the packet through which the cut goes: its picture would be half gray
+            if self._truncation is not None and packet.is_corrupt:
+                continue  # the truncated packet, whose frame would be half gray
             try:
-                pictures = stream.decode(packet)
+                frames = stream.decode(packet)
             except FFmpegError:
-                if packet.size:  # the empty one that fails has nothing more to give and lost nothing
+                if packet.size:  # failing to flush loses nothing
                     self.damaged += 1
                 continue
             failures = 0
-            for picture in pictures:
+            for decoded in frames:
                 if clockless:
-                    picture.pts, picture.time_base = round(self.heard * 1_000_000), _MICROSECOND
-                yield picture
+                    decoded.pts, decoded.time_base = round(self.heard * 1_000_000), _MICROSECOND
+                yield decoded
 
     def _flush(self) -> list[Any]:
         try:
@@ -237,33 +236,35 @@ class MediaReader(Reader):
 
     def _nothing_decoded(self) -> str:
         described = self._opened.described
-        if self._cut is not None:
+        if self._truncation is not None:
             return (
-                f"{described} is cut short ({self._cut}) and no frame of it can be decoded; get the whole file again."
+                f"{described} is truncated ({self._truncation}) and none of its frames can be decoded; "
+                "get the complete file."
             )
         if self.end is not None:
-            return f"{described} gives no frame ({self.end}); check that it plays in a video player."
+            return f"{described} has no readable frame ({self.end}); check that it plays in a video player."
         return (
-            f"{described} holds no frame that can be decoded as {self._stream.codec_context.name}; "
+            f"{described} has no frame that can be decoded as {self._stream.codec_context.name}; "
             "check that it plays in a video player."
         )
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on how it is read, where one may not expect that; nothing has gone wrong."""
+        """Sentences about unusual properties of the source and how they are handled; not errors."""
         found = self._converter.notes
-        if self._fields.joined:
-            found.append(f"{self.described} is interlaced; the half pictures of each frame were joined.")
+        if self._deinterlacer.active:
+            found.append(f"{self.described} is interlaced; its frames were deinterlaced.")
         return found
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences on what has gone wrong so far without stopping the reading."""
+        """Sentences about problems so far that did not stop the reading."""
         described = self._opened.described
         found = damage(described, self.damaged)
-        if self._count is not None and self._cut is not None:
+        if self._count is not None and self._truncation is not None:
             found.append(
-                f"{described} is cut short: {self._cut}; only its first {frames_text(self._count)} could be read."
+                f"{described} is truncated: {self._truncation}; "
+                f"only its first {frames_text(self._count)} could be read."
             )
         elif self._count is not None and self.end is not None:
             found.append(f"{described} broke off after {frames_text(self._count)}: {self.end}.")
@@ -274,11 +275,11 @@ class MediaReader(Reader):
 
 
 def damage(described: str, packets: int) -> list[str]:
-    """The warning about packets that could not be decoded; none where there were none."""
+    """Return the warning about packets that could not be decoded, as a list of at most one sentence."""
     if not packets:
         return []
     skipped = "1 damaged packet was" if packets == 1 else f"{packets} damaged packets were"
-    return [f"{described}: {skipped} skipped, whose frames are missing."]
+    return [f"{described}: {skipped} skipped; their frames are missing."]
 
 
 def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
@@ -288,66 +289,64 @@ def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
 
 def _video_stream(opened: _Opened) -> Any:
     container = opened.container
-    # FFmpeg would render any text file as a film of scrolling letters.
+    # FFmpeg would render any text file as a video of scrolling text.
     streams = [] if container.format.name == "tty" else list(container.streams.video)
     moving = [stream for stream in streams if not stream.disposition & stream.disposition.__class__.attached_pic]
     if not moving:
         if container.streams.audio:
-            cover = ", its cover picture aside" if streams else ""
-            raise VideoError(f"{opened.described} holds only sound{cover}; give a file with a video stream.")
-        raise VideoError(f"{opened.described} holds no video; give an {_VIDEO_KINDS} file.")
+            cover = " and a cover image" if streams else ""
+            raise VideoError(f"{opened.described} has only audio{cover}; give a file with a video stream.")
+        raise VideoError(f"{opened.described} has no video; give an {_VIDEO_KINDS} file.")
     best = container.streams.best("video")
     chosen = best if best in moving else moving[0]
     if chosen.codec_context is None:
-        raise VideoError(f"{opened.described} is coded in a way that cannot be decoded here; re-encode it as H.264.")
+        raise VideoError(f"{opened.described} has a codec that is not supported; re-encode it as H.264.")
     return chosen
 
 
 def open_file(
-    path: Path, *, fps: Fraction | None, start: int, stop: int | None, treatment: Treatment | None = None
+    path: Path, *, fps: Fraction | None, start: int, stop: int | None, decoding: DecodingOptions | None = None
 ) -> MediaReader:
-    """Opens a video file.
+    """Open a video file.
 
     Args:
         path: An existing file.
-        fps: Frame rate to assume for a stream that tells none.
+        fps: Frame rate to assume if the stream has none.
         start: First frame to yield.
-        stop: Frame before which to end, or None for all.
-        treatment: What is done to its pictures.
+        stop: Frame before which to end; None for all.
+        decoding: Options for decoded frames.
 
     Returns:
         The source.
 
     Raises:
-        VideoError: The file is empty, unreadable, holds no video, or none of it can be decoded.
+        VideoError: The file is empty or unreadable, has no video, or no frame can be decoded.
     """
     described = f"'{path}'"
     if path.stat().st_size == 0:
         raise VideoError(f"{described} is empty (0 bytes); give an {_VIDEO_KINDS} file.")
     try:
-        # The scheme keeps a name with a colon in it from being taken for another protocol.
+        # With the scheme, a name with a colon is not mistaken for another protocol.
         container = open_input(f"file:{path}")
     except FFmpegError as error:
-        cut = cut_short(path)
-        if cut is not None:
+        truncation = truncation_of(path)
+        if truncation is not None:
             raise VideoError(
-                f"{described} is cut short ({cut}) and cannot be opened; get the whole file again."
+                f"{described} is truncated ({truncation}) and cannot be opened; get the complete file."
             ) from error
         if isinstance(error, PermissionError):
-            raise VideoError(f"{described} may not be read by this user; change its permissions.") from error
-        if error.errno == errno.EINVAL:  # what it is taken for is not among the kinds that are read
-            what = (
-                "is a list of other media, which are not followed from a file" if _is_list(path) else "holds no video"
-            )
-            raise VideoError(f"{described} {what}; give an {_VIDEO_KINDS} file.") from error
+            raise VideoError(f"{described} is not readable by this user; change its permissions.") from error
+        if error.errno == errno.EINVAL:  # the detected format is not allowed
+            problem = "is a playlist, and playlists in files are not read" if _is_list(path) else "has no video"
+            raise VideoError(f"{described} {problem}; give an {_VIDEO_KINDS} file.") from error
         raise VideoError(
-            f"{described} is not a video that can be read ({error.strerror}); give an {_VIDEO_KINDS} file."
+            f"{described} cannot be read as a video ({error.strerror}); give an {_VIDEO_KINDS} file."
         ) from error
     if is_heif_image(path):
         container.close()
-        raise VideoError(f"{described} is a picture in the HEIF format; save it as JPEG, PNG, WebP or AVIF.")
+        raise VideoError(f"{described} is a HEIF image; save it as JPEG, PNG, WebP or AVIF.")
     opened = _Opened(container, described, path.stem, path, live=False)
-    return MediaReader(opened, fps=fps, start=start, stop=stop, treatment=treatment)
+    return MediaReader(opened, fps=fps, start=start, stop=stop, decoding=decoding)
 
 
 def _is_list(path: Path) -> bool:
@@ -363,40 +362,40 @@ def open_url(
     start: int = 0,
     stop: int | None = None,
     live: bool | None = None,
-    treatment: Treatment | None = None,
+    decoding: DecodingOptions | None = None,
 ) -> MediaReader:
-    """Opens a network stream.
+    """Open a network stream.
 
     Args:
-        url: rtsp, rtmp, udp, rtp, srt (all live), http or https address.
-        fps: Frame rate to assume for a stream that tells none.
-        start: First frame to yield of a recording; a live stream is yielded from its first.
-        stop: Frame before which to end a recording, or None for all; a live stream goes on until closed.
-        live: Whether what answers is live; None to tell by its scheme and format.
-        treatment: What is done to its pictures.
+        url: An rtsp, rtmp, udp, rtp, srt (all live), http or https address.
+        fps: Frame rate to assume if the stream has none.
+        start: First frame to yield of a recording; ignored for a live stream.
+        stop: Frame before which to end a recording, None for all; a live stream continues until closed.
+        live: Whether the stream is live; None to decide by its scheme and format.
+        decoding: Options for decoded frames.
 
     Returns:
         The source.
 
     Raises:
-        VideoError: Nobody answers, or what answers is no video.
+        VideoError: The connection fails, or the response is not a video.
     """
     shown = described(url)
     try:
         container = open_input(url, timeout=(_NETWORK_TIMEOUT, _NETWORK_TIMEOUT))
     except (FFmpegError, ValueError) as error:
-        # What the error says besides may repeat the address, and with it the password.
-        reason = getattr(error, "strerror", None) or "it is not understood"
+        # The rest of the error may repeat the address with the password.
+        reason = getattr(error, "strerror", None) or "it is malformed"
         advice = HOW_TO_WRITE if "://..." in shown else "check the address and the network"
         raise VideoError(f"{shown} cannot be opened ({reason}); {advice}.") from None
     if live is None:
         live = scheme_of(url) in LIVE_SCHEMES or _endless(container)
     opened = _Opened(container, shown, name_of(url), None, live, url=None if live else url)
-    return MediaReader(opened, fps=fps, start=0 if live else start, stop=None if live else stop, treatment=treatment)
+    return MediaReader(opened, fps=fps, start=0 if live else start, stop=None if live else stop, decoding=decoding)
 
 
 def _endless(container: Any) -> bool:
-    """Whether what came over HTTP is of a kind that goes on for ever: pictures pushed by a camera, HLS without end."""
+    """Return whether an HTTP stream is endless: frames pushed by a camera, or HLS without an end."""
     kinds = set(container.format.name.split(","))
     return "mpjpeg" in kinds or ("hls" in kinds and container.duration is None)
 
@@ -408,17 +407,17 @@ def open_camera(
     start: int = 0,
     stop: int | None = None,
     live: bool | None = None,
-    treatment: Treatment | None = None,
+    decoding: DecodingOptions | None = None,
 ) -> MediaReader:
-    """Opens a camera of this machine.
+    """Open a camera of this machine.
 
     Args:
-        device: Its number from 0, or its name as the platform knows it (/dev/video2, "Integrated Webcam").
-        fps: Frame rate to ask of the camera; None for its own choice.
-        start: First frame to yield where the camera is not taken as live.
-        stop: Frame before which to end, or None to go on until closed, where the camera is not taken as live.
-        live: False to take it as a recording, of which every frame counts.
-        treatment: What is done to its pictures.
+        device: Its number from 0, or its name on this platform (/dev/video2, "Integrated Webcam").
+        fps: Frame rate to request; None for the default of the camera.
+        start: First frame to yield if the camera is not treated as live.
+        stop: Frame before which to end if the camera is not treated as live; None to continue until closed.
+        live: False to treat it as a recording, of which no frame is dropped.
+        decoding: Options for decoded frames.
 
     Returns:
         The source.
@@ -436,7 +435,7 @@ def open_camera(
         raise VideoError(_camera_fault(device, address, error)) from error
     live = live is not False
     opened = _Opened(container, f"camera:{device}", f"camera-{PurePosixPath(device).name}", None, live)
-    return MediaReader(opened, fps=fps, start=0 if live else start, stop=None if live else stop, treatment=treatment)
+    return MediaReader(opened, fps=fps, start=0 if live else start, stop=None if live else stop, decoding=decoding)
 
 
 def _camera_address(device: str) -> tuple[str, str]:
@@ -449,7 +448,7 @@ def _camera_address(device: str) -> tuple[str, str]:
 
 
 def _windows_camera(number: int) -> str:
-    # DirectShow knows cameras by name only.
+    # DirectShow identifies cameras by name only.
     found: list[str] = []
     with contextlib.suppress(ImportError, FFmpegError, ValueError, OSError):
         from av.device import enumerate_input_devices
@@ -458,32 +457,32 @@ def _windows_camera(number: int) -> str:
     if number < len(found):
         return found[number]
     raise VideoError(
-        f"camera:{number} is absent ({len(found)} cameras are found here); connect one, "
-        "or name it as the system does, such as 'camera:Integrated Webcam'."
+        f"camera:{number} does not exist ({len(found)} cameras were found); connect one, "
+        "or use its name in the system, such as 'camera:Integrated Webcam'."
     )
 
 
 def _camera_fault(device: str, address: str, error: Exception) -> str:
-    where = f"camera:{device} ({address})"
+    camera = f"camera:{device} ({address})"
     code = getattr(error, "errno", None)
     if code == errno.EBUSY:
-        return f"{where} is in use by another program; close that program first."
+        return f"{camera} is in use by another program; close that program first."
     if code in (errno.EACCES, errno.EPERM):
-        return f"{where} may not be used by this user; allow access to the camera."
+        return f"{camera} is not accessible to this user; allow access to the camera."
     if code in (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EIO):
-        return f"{where} is absent; connect a camera or give the number of another, such as camera:0."
+        return f"{camera} does not exist; connect a camera or give another number, such as camera:0."
     reason = getattr(error, "strerror", None) or str(error)
-    return f"{where} cannot be opened ({reason}); check that it works in another program."
+    return f"{camera} cannot be opened ({reason}); check that it works in another program."
 
 
 def exact_fps(fps: float | Fraction | None) -> Fraction | None:
-    """Checks a frame rate and makes it exact.
+    """Check a frame rate and convert it to an exact fraction.
 
     Args:
         fps: Frames per second, or None.
 
     Returns:
-        The same as a fraction; 29.97 and its like become multiples of 1000/1001.
+        The fraction; 29.97 and similar rates become multiples of 1000/1001.
 
     Raises:
         VideoError: It is not a positive number up to 1000.

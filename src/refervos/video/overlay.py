@@ -1,4 +1,4 @@
-"""Draws masks and the sentences that they answer over a picture."""
+"""Drawing of masks and a legend over frames."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from refervos.video.tracks import TrackNumbers, check_fit
 
 Colour = tuple[int, int, int]
 
-# Vivid relatives of the colours of Okabe and Ito, which people with any kind of colour vision tell apart; the
-# order puts first what stands out against skin, sky, grass and street.
+# Vivid variants of the colours of Okabe and Ito, which are distinguishable with any kind of colour vision; those that
+# stand out against skin, sky, grass and street come first.
 _BASE: tuple[Colour, ...] = (
     (255, 106, 0),
     (0, 150, 255),
@@ -35,13 +35,13 @@ _BASE: tuple[Colour, ...] = (
 
 
 def palette(count: int) -> list[Colour]:
-    """Distinct colours, the first eight of them told apart with any kind of colour vision.
+    """Return distinct colours; the first eight are distinguishable with any kind of colour vision.
 
     Args:
-        count: How many.
+        count: Number of colours.
 
     Returns:
-        RGB triples from 0 to 255; a longer palette begins with the shorter one. After 264 they repeat.
+        RGB triples from 0 to 255; a longer palette starts with the shorter one. After 264 colours they repeat.
     """
     colours = _BASE if count <= len(_BASE) else _many()
     return [colours[k % len(colours)] for k in range(count)]
@@ -49,7 +49,7 @@ def palette(count: int) -> list[Colour]:
 
 @functools.lru_cache(maxsize=1)
 def _many() -> tuple[Colour, ...]:
-    """The base colours and 256 more, each as far from all before it as a grid of colours allows."""
+    """Return the base colours and 256 more, each chosen from a grid as far as possible from all before it."""
     grid = [
         colorsys.hsv_to_rgb(hue / 32, saturation, value)
         for hue in range(32)
@@ -57,7 +57,7 @@ def _many() -> tuple[Colour, ...]:
     ]
     candidates = np.array(grid) * 255
     chosen = [np.array(colour, np.float64) for colour in _BASE]
-    # Differences in green strike the eye most, in blue least.
+    # Weights of squared differences: the eye is most sensitive to green.
     weights = np.array([2.0, 4.0, 2.5])
     nearest = np.min([((candidates - colour) ** 2 @ weights) for colour in chosen], axis=0)
     for _ in range(256):
@@ -68,14 +68,14 @@ def _many() -> tuple[Colour, ...]:
 
 
 class Painter:
-    """Draws the frames of one video, in which a track keeps its colour.
+    """Overlay renderer for the frames of one video, in which each track keeps its colour.
 
     Args:
-        opacity: Share of the colour in the tint of a mask, 0 to 1.
+        opacity: Opacity of the mask colour, 0 to 1.
         legend: Whether to draw the legend.
 
     Attributes:
-        warnings: Sentences on what could not be drawn.
+        warnings: Sentences about text that could not be drawn.
 
     Raises:
         VideoError: The opacity is out of range.
@@ -86,18 +86,18 @@ class Painter:
             raise VideoError(f"opacity is {opacity}; it must be from 0 to 1.")
         self._opacity, self._legend = opacity, legend
         self._numbers = TrackNumbers()
-        self._met: set[str] = set()
+        self._checked: set[str] = set()
         self.warnings: list[str] = []
 
     def paint(self, frame: Frame, segmentation: Segmentation) -> ImageArray:
-        """Draws one frame.
+        """Draw one frame.
 
         Args:
-            frame: The frame as the source gave it.
+            frame: Frame of the source.
             segmentation: Its masks.
 
         Returns:
-            uint8 (H, W, 3), a new picture.
+            uint8 (H, W, 3), a new image.
 
         Raises:
             VideoError: The masks do not fit the frame.
@@ -106,7 +106,7 @@ class Painter:
         numbers = [self._numbers.of(track) for track in segmentation.track_ids]
         colours = palette(max(numbers, default=0) + 1)
         if self._legend:
-            self._look_at(segmentation.expressions)
+            self._check_drawable(segmentation.expressions)
         return draw_overlay(
             frame.image,
             segmentation,
@@ -115,9 +115,9 @@ class Painter:
             legend=self._legend,
         )
 
-    def _look_at(self, expressions: Sequence[str]) -> None:
-        for expression in set(expressions) - self._met:
-            self._met.add(expression)
+    def _check_drawable(self, expressions: Sequence[str]) -> None:
+        for expression in set(expressions) - self._checked:
+            self._checked.add(expression)
             sentence = drawing_problem(expression)
             if sentence is not None and sentence not in self.warnings:
                 self.warnings.append(sentence)
@@ -131,18 +131,18 @@ def draw_overlay(
     opacity: float = 0.4,
     legend: bool = True,
 ) -> ImageArray:
-    """Tints every track's mask in its colour, lines its outline and names it in a legend.
+    """Draw each track's mask in its colour with an outline, and a legend with the expressions.
 
     Args:
-        image: uint8 (H, W, 3) RGB; left as it is.
+        image: uint8 (H, W, 3) RGB; not modified.
         segmentation: Masks at the image's size.
-        palette: One RGB triple per track, repeated when it is too short.
-        opacity: Share of the colour in the tint, 0 to 1.
-        legend: Whether to draw the legend, in the upper left corner. A picture too small for readable text
-            gets none in any case.
+        palette: One RGB triple per track, repeated if it is too short.
+        opacity: Opacity of the mask colour, 0 to 1.
+        legend: Whether to draw the legend in the upper left corner; omitted if the image is too small for readable
+            text.
 
     Returns:
-        uint8 (H, W, 3), a new picture.
+        uint8 (H, W, 3), a new image.
     """
     out = image.copy()
     height, width = out.shape[:2]
@@ -154,7 +154,7 @@ def draw_overlay(
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if rows.size == 0:
             continue
-        # One pixel of margin leaves room for the dark line around the outline.
+        # One pixel of margin for the dark line around the outline.
         vertical = slice(max(0, int(rows[0]) - 1), int(rows[-1]) + 2)
         horizontal = slice(max(0, int(columns[0]) - 1), int(columns[-1]) + 2)
         crop = mask[vertical, horizontal]
@@ -162,28 +162,28 @@ def draw_overlay(
         view = out[vertical, horizontal]
         tint = np.arange(256, dtype=np.float32)[:, None] * (1 - opacity) + np.array(colour, np.float32) * opacity
         view[crop] = tint.round().astype(np.uint8)[view[crop], np.arange(3)]
-    # All outlines after all tints: no tint may hide the outline of another object.
+    # Outlines are drawn after all tints, so that none is hidden.
     for vertical, horizontal, crop, colour in crops:
         view = out[vertical, horizontal]
-        around = _grown(crop) & ~crop
+        around = _dilated(crop) & ~crop
         view[around] = view[around] // 3
         inner = crop
         for _ in range(thickness):
-            inner = ~_grown(~inner)
+            inner = ~_dilated(~inner)
         view[crop & ~inner] = colour
     if legend and count and can_write():
         _draw_legend(out, segmentation, colours)
     return out
 
 
-def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The mask and its four-neighbours. Nothing lies beyond the border, so no outline runs along it."""
-    grown = mask.copy()
-    grown[1:] |= mask[:-1]
-    grown[:-1] |= mask[1:]
-    grown[:, 1:] |= mask[:, :-1]
-    grown[:, :-1] |= mask[:, 1:]
-    return grown
+def _dilated(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Dilate a mask by its 4-neighbours; the image border does not count as background, so no outline follows it."""
+    dilated = mask.copy()
+    dilated[1:] |= mask[:-1]
+    dilated[:-1] |= mask[1:]
+    dilated[:, 1:] |= mask[:, :-1]
+    dilated[:, :-1] |= mask[:, 1:]
+    return dilated
 
 
 def _draw_legend(out: ImageArray, segmentation: Segmentation, colours: Sequence[Colour]) -> None:
@@ -191,18 +191,18 @@ def _draw_legend(out: ImageArray, segmentation: Segmentation, colours: Sequence[
     size = min(40, max(11, round(min(height, width) / 30)))
     row = round(size * 1.5)
     margin = max(2, size // 2)
-    most = int((0.34 * height - 2 * margin) // row)
+    max_lines = int((0.34 * height - 2 * margin) // row)
     swatch = round(size * 0.8)
     letters = Lettering(size)
-    number_room = math.ceil(letters.length("100%"))
-    fixed = 4 * margin + swatch + number_room
-    room = 0.94 * width - margin - fixed
-    if most < 1 or room < 6 * size:
+    number_width = math.ceil(letters.length("100%"))
+    fixed = 4 * margin + swatch + number_width
+    available = 0.94 * width - margin - fixed
+    if max_lines < 1 or available < 6 * size:
         return
     count = len(colours)
-    shown = count if count <= most else max(0, most - 1)
-    texts = [letters.fitted(drawable_text(text), room) for text in segmentation.expressions[:shown]]
-    more = f"and {count - shown} more" if shown < count else None
+    listed = count if count <= max_lines else max(0, max_lines - 1)
+    texts = [letters.fitted(drawable_text(text), available) for text in segmentation.expressions[:listed]]
+    more = f"and {count - listed} more" if listed < count else None
     lines = [*texts, more] if more is not None else texts
     text_width = math.ceil(max(letters.length(line) for line in lines))
     panel_width, panel_height = fixed + text_width, row * len(lines) + margin
@@ -212,14 +212,13 @@ def _draw_legend(out: ImageArray, segmentation: Segmentation, colours: Sequence[
     draw.rounded_rectangle((0, 0, panel_width - 1, panel_height - 1), radius=margin, fill=(12, 12, 14, 165))
     for k, line in enumerate(lines):
         middle = margin / 2 + row * (k + 0.5)
-        if k >= shown:
+        if k >= listed:
             letters.write(draw, 2 * margin + swatch, middle, line, (190, 190, 190, 255))
             continue
         presence = float(segmentation.presence[k])
         visible = presence >= 0.5
         box = (margin, middle - swatch / 2, margin + swatch, middle + swatch / 2)
-        # A hollow mark and dim text tell without colour that the model believes the object is not in the
-        # picture.
+        # A hollow mark and dim text mark objects that the model believes to be absent.
         line_width = max(1, size // 8)
         draw.rectangle(box, fill=(*colours[k], 255) if visible else None, outline=(*colours[k], 255), width=line_width)
         ink = (255, 255, 255, 255) if visible else (165, 165, 165, 255)

@@ -1,4 +1,4 @@
-"""What all sources have in common: they are read once, in order, and closed."""
+"""Common interface of all sources: read once, in order, and closed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from refervos.video.frames import Frame, SourceInfo
 
 @dataclass(frozen=True)
 class Losses:
-    """What a source has lost so far; nothing but live sources loses anything.
+    """Losses of a live source so far; recordings lose nothing.
 
     Attributes:
-        late: Frames dropped because they came faster than they were asked for.
-        outages: Times that the stream went away.
-        away: Seconds that it was away, all outages together.
+        late: Number of frames dropped because they arrived faster than they were read.
+        outages: How often the connection was lost.
+        away: Total length of all outages in seconds.
     """
 
     late: int = 0
@@ -27,30 +27,30 @@ class Losses:
 
 
 class Source(Protocol):
-    """A stream of frames, read once and in order; iterating again goes on where the last loop stopped.
+    """Stream of frames, read once and in order; iterating again continues where the last loop stopped.
 
     Attributes:
-        info: What is known about the source.
+        info: Information about the source.
     """
 
     info: SourceInfo
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on how it is read, where one may not expect that; nothing has gone wrong."""
+        """Sentences about unusual properties of the source and how they are handled; not errors."""
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences on what has gone wrong so far without stopping the reading."""
+        """Sentences about problems so far that did not stop the reading."""
 
     @property
     def losses(self) -> Losses:
-        """What has been lost so far."""
+        """Losses so far."""
 
     def __iter__(self) -> Iterator[Frame]: ...
 
     def close(self) -> None:
-        """Releases the file or device; safe to call twice. No frame comes after it."""
+        """Release the file or device; safe to call twice. No frames follow."""
 
     def __enter__(self) -> Self: ...
 
@@ -60,7 +60,7 @@ class Source(Protocol):
 
 
 class Reader(Closing):
-    """Base of the sources: holds what every kind needs. A subclass generates the frames."""
+    """Base class of sources. Subclasses generate the frames."""
 
     def __init__(self, info: SourceInfo) -> None:
         self.info = info
@@ -69,24 +69,24 @@ class Reader(Closing):
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on how it is read, where one may not expect that; nothing has gone wrong."""
+        """Sentences about unusual properties of the source and how they are handled; not errors."""
         return []
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences on what has gone wrong so far without stopping the reading."""
+        """Sentences about problems so far that did not stop the reading."""
         return []
 
     @property
     def losses(self) -> Losses:
-        """What has been lost so far."""
+        """Losses so far."""
         return Losses()
 
     def _generate(self) -> Generator[Frame, None, None]:
         raise NotImplementedError
 
     def _release(self) -> None:
-        """Gives back what the subclass holds open."""
+        """Release the resources of the subclass."""
 
     def __iter__(self) -> Iterator[Frame]:
         return self
@@ -97,7 +97,7 @@ class Reader(Closing):
         return next(self._frames)
 
     def close(self) -> None:
-        """Releases the file or device; safe to call twice. No frame comes after it."""
+        """Release the file or device; safe to call twice. No frames follow."""
         if not self._closed:
             self._closed = True
             self._frames.close()

@@ -1,4 +1,4 @@
-"""Where answers go: masks as pictures, as run lengths, as cut-outs, and drawn over the video."""
+"""Sinks: write masks as images, run lengths, cut-outs, and overlays on the video."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from refervos.errors import MissingDependencyError, OutputError, VideoError
-from refervos.files.writing import PartialFile, prepare_folder, refuse_existing, write_atomically, write_error
+from refervos.files.writing import (
+    PartialFile,
+    UnbufferedFile,
+    prepare_folder,
+    refuse_existing,
+    write_atomically,
+    write_error,
+)
 from refervos.segmentation import Segmentation
 from refervos.video.closing import Closing
 from refervos.video.frames import Frame, SourceInfo
@@ -38,20 +45,20 @@ __all__ = [
 
 
 class Sink(Protocol):
-    """Takes frames with their segmentations and leaves whole files behind.
+    """Output that receives frames with their segmentations and leaves complete files.
 
-    As a context manager a sink is closed whatever happens inside, so that what was written up to an error or
-    an interruption is kept and can be used.
+    As a context manager a sink is always closed at the end, so that the output up to an error or an interruption is
+    kept and usable.
     """
 
     def write(self, frame: Frame, segmentation: Segmentation) -> None:
-        """Takes the next frame."""
+        """Write the next frame."""
 
     def close(self) -> list[Path]:
-        """Finishes and puts everything in place; safe to call twice. Returns the files or folders written."""
+        """Finalise the output and return the files or folders written; safe to call twice."""
 
     def abort(self) -> None:
-        """Drops what is not in place yet."""
+        """Delete unfinished output."""
 
     def __enter__(self) -> Self: ...
 
@@ -61,30 +68,28 @@ class Sink(Protocol):
 
 
 class _FolderSink(Closing):
-    """Base of the sinks that write one PNG after another, each put in place whole."""
+    """Base class of sinks that write PNG files, each atomically."""
 
-    # Which existing files count as output that must not be mixed with new.
+    # Existing files that count as output and must not be mixed with new files.
     _pattern = "*.png"
 
     def __init__(self, folder: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
-        """Claims the folder.
+        """Open the folder.
 
         Args:
-            folder: Where to write; made with its parents.
-            overwrite: Whether such files in it are replaced: at the end none of an earlier run is left. Others stay.
-            resume: Whether such files in it are gone on with, and stay.
+            folder: Output folder; created with its parents.
+            overwrite: Whether to replace images of an earlier run: at the end none of them is left. Other files stay.
+            resume: Whether to keep images of an earlier run and add to them.
 
         Raises:
-            OutputError: It holds such files already, is a file, or cannot be written.
+            OutputError: It already has images, is a file, or is not writable.
         """
         self._folder = Path(folder)
         if self._folder.exists() and not self._folder.is_dir():
-            raise OutputError(f"'{folder}' is a file; give a folder to write into.")
+            raise OutputError(f"'{folder}' is a file; give a folder to write to.")
         self._earlier = set() if resume else set(self._folder.glob(self._pattern))
         if self._earlier and not overwrite:
-            raise OutputError(
-                f"'{folder}' holds images already; choose another folder or --overwrite (overwrite=True)."
-            )
+            raise OutputError(f"'{folder}' already has images; choose another folder or --overwrite (overwrite=True).")
         prepare_folder(self._folder)
         self._names = FrameNames()
         self._numbers = TrackNumbers()
@@ -93,39 +98,39 @@ class _FolderSink(Closing):
         self._closed = False
 
     def write(self, frame: Frame, segmentation: Segmentation) -> None:
-        """Writes the images of one frame.
+        """Write the images of one frame.
 
         Args:
-            frame: The frame as the source gave it.
+            frame: Frame of the source.
             segmentation: Its masks.
 
         Raises:
             VideoError: The masks do not fit the frame, a file cannot be written, or the sink is closed.
         """
         if self._closed:
-            raise VideoError(f"'{self._folder}' is closed already; write frames before closing.")
+            raise VideoError(f"'{self._folder}' is already closed; write frames before closing.")
         check_fit(frame, segmentation)
         self._write(frame, segmentation, self._names.of(frame))
 
     def close(self) -> list[Path]:
-        """Ends the writing; every image is in place already. Safe to call twice.
+        """Close the sink; all images are already in place. Safe to call twice.
 
         Returns:
-            The folder, or nothing where no image was written.
+            The folder; empty if no image was written.
         """
         if self._any and not self._closed:
-            # Frames and tracks that an earlier, longer run had would be taken for this one's.
+            # Frames and tracks of an earlier, longer run would be mistaken for this one's.
             for path in self._earlier:
                 with contextlib.suppress(OSError):
                     path.unlink()
             for parent in {path.parent for path in self._earlier} - {self._folder}:
                 with contextlib.suppress(OSError):
-                    parent.rmdir()  # only where nothing is left in it
+                    parent.rmdir()  # only if it is empty
         self._closed = True
         return [self._folder] if self._any else []
 
     def abort(self) -> None:
-        """Ends the writing; images in place stay."""
+        """Close the sink; images already written stay."""
         self._closed = True
 
     def _write(self, frame: Frame, segmentation: Segmentation, name: str) -> None:
@@ -136,7 +141,7 @@ class _FolderSink(Closing):
             prepare_folder(path.parent)
             self._made.add(path.parent)
         data = io.BytesIO()
-        # Masks shrink about as well at low effort, and cut-outs would else take longer than the model.
+        # Low effort compresses masks about as well; with more, cut-outs would take longer than the model.
         image.save(data, format="PNG", compress_level=3)
         write_atomically(path, data.getvalue())
         self._earlier.discard(path)
@@ -144,10 +149,10 @@ class _FolderSink(Closing):
 
 
 class PaletteSink(_FolderSink):
-    """One indexed PNG per frame, folder/<name>.png, with the palette of the DAVIS benchmark.
+    """Sink for one indexed PNG per frame, folder/<name>.png, with the palette of the DAVIS benchmark.
 
-    Index 0 is background, k + 1 the k-th track in order of first appearance; where tracks overlap, the later
-    one lies above. Index 255 is left out: DAVIS means by it pixels that do not count.
+    Index 0 is background, k + 1 the k-th track in order of first appearance; where tracks overlap, the later one is on
+    top. Index 255 is not used: in DAVIS it marks pixels to ignore.
     """
 
     def _write(self, frame: Frame, segmentation: Segmentation, name: str) -> None:
@@ -168,7 +173,7 @@ class PaletteSink(_FolderSink):
 
 
 class BinarySink(_FolderSink):
-    """One PNG per track and frame, folder/<track>/<name>.png, 255 inside and 0 outside.
+    """Sink for one PNG per track and frame, folder/<track>/<name>.png, 255 inside and 0 outside of the mask.
 
     Tracks are numbered from 0 in order of first appearance.
     """
@@ -182,10 +187,9 @@ class BinarySink(_FolderSink):
 
 
 class CutoutSink(_FolderSink):
-    """One PNG per track and frame, folder/<track>/<name>.png, the object on transparent ground.
+    """Sink for one PNG per track and frame, folder/<track>/<name>.png, the object on a transparent background.
 
-    Tracks are numbered from 0 in order of first appearance. Pixels outside of the mask are emptied, not just
-    hidden.
+    Tracks are numbered from 0 in order of first appearance. Pixels outside of the mask are erased, not just hidden.
     """
 
     _pattern = "*/*.png"
@@ -199,28 +203,28 @@ class CutoutSink(_FolderSink):
 
 
 class OverlayImageSink(Closing):
-    """Writes one picture with masks and a legend drawn over it.
+    """Sink for one image with masks and a legend drawn over it.
 
     Attributes:
-        warnings: Sentences on what could not be drawn.
+        warnings: Sentences about text that could not be drawn.
     """
 
     def __init__(self, path: str | Path, *, opacity: float = 0.4, legend: bool = True, overwrite: bool = False) -> None:
-        """Claims the output.
+        """Open the output.
 
         Args:
-            path: The png, jpg or webp file to write; parent folders are made.
-            opacity: Share of the colour in the tint of a mask, 0 to 1.
+            path: The png, jpg or webp file to write; parent folders are created.
+            opacity: Opacity of the mask colour, 0 to 1.
             legend: Whether to draw the legend.
             overwrite: Whether an existing file may be replaced.
 
         Raises:
-            VideoError: The file exists, cannot be written, or is none of these kinds, or an option is out of range.
+            VideoError: The file exists, is not writable, has another suffix, or an option is out of range.
         """
         self._path = Path(path)
-        self._format = _PICTURES.get(self._path.suffix.lower())
+        self._format = _SUFFIXES.get(self._path.suffix.lower())
         if self._format is None:
-            raise VideoError(f"'{path}' does not end in {', '.join(_PICTURES)}; name the picture so.")
+            raise VideoError(f"'{path}' does not end in {', '.join(_SUFFIXES)}; use one of these suffixes.")
         self._painter = Painter(opacity, legend)
         self._overwrite = overwrite
         refuse_existing(self._path, overwrite)
@@ -230,58 +234,58 @@ class OverlayImageSink(Closing):
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences on what could not be drawn."""
+        """Sentences about text that could not be drawn."""
         return self._painter.warnings
 
     def write(self, frame: Frame, segmentation: Segmentation) -> None:
-        """Draws and writes the picture.
+        """Draw and write the image.
 
         Args:
-            frame: The frame as the source gave it.
+            frame: Frame of the source.
             segmentation: Its masks.
 
         Raises:
-            VideoError: It is not the first, the masks do not fit it, the file cannot be written, or the sink is closed.
+            VideoError: It is not the first frame, its masks do not fit, writing fails, or the sink is closed.
         """
         if self._closed:
-            raise VideoError(f"'{self._path}' is closed already; write frames before closing.")
+            raise VideoError(f"'{self._path}' is already closed; write frames before closing.")
         if self._written:
-            raise VideoError(f"'{self._path}' is one picture and there are more frames; write them with OverlaySink.")
-        picture = Image.fromarray(self._painter.paint(frame, segmentation))
+            raise VideoError(f"'{self._path}' is a single image, but more frames follow; write them with OverlaySink.")
+        image = Image.fromarray(self._painter.paint(frame, segmentation))
         data = io.BytesIO()
         try:
-            picture.save(data, self._format, quality=92)
+            image.save(data, self._format, quality=92)
             write_atomically(self._path, data.getvalue(), overwrite=self._overwrite)
-        except (OSError, ValueError) as error:  # more pixels a side than the kind has
+        except (OSError, ValueError) as error:  # more pixels per side than the format allows
             raise write_error(self._path, error) from error
         self._written = [self._path]
 
     def close(self) -> list[Path]:
-        """Ends the writing; safe to call twice. Returns the picture's path, or nothing where none was written."""
+        """Close the sink and return the path of the image, if written; safe to call twice."""
         self._closed = True
         return self._written
 
     def abort(self) -> None:
-        """Ends the writing; a picture that was written stays."""
+        """Close the sink; an image already written stays."""
         self._closed = True
 
 
-_PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def overlay_sink(folder: str | Path, source: SourceInfo, **options: Any) -> OverlaySink | OverlayImageSink:
-    """Opens the overlay that fits a source: a picture for a picture, else a video.
+    """Open the overlay sink for a source: an image for a single image, else a video.
 
     Args:
-        folder: Where to write overlay.png or overlay.mp4.
-        source: What is known about the source.
-        options: Of both sinks: opacity, legend and overwrite.
+        folder: Folder for overlay.png or overlay.mp4.
+        source: Information about the source.
+        options: Common options of both sinks: opacity, legend and overwrite.
 
     Returns:
         The sink.
 
     Raises:
-        VideoError: See the sinks.
+        VideoError: See ``OverlaySink`` and ``OverlayImageSink``.
     """
     if source.still:
         return OverlayImageSink(Path(folder) / "overlay.png", **options)
@@ -289,37 +293,35 @@ def overlay_sink(folder: str | Path, source: SourceInfo, **options: Any) -> Over
 
 
 class RleSink(Closing):
-    """JSON lines with COCO run lengths, one object per frame and track.
+    """Sink for JSON lines with COCO run lengths, one object per frame and track.
 
     {"frame": 0, "time": 0.0, "track": 0, "expression": "...", "size": [h, w], "counts": "...",
     "presence": 1.0, "switched": false, "area": 12, "bbox": [x, y, w, h]}
 
-    A time that is unknown and a presence that is not finite are null.
+    Unknown times and presences that are not finite are null.
     """
 
     def __init__(
         self, path: str | Path | BinaryIO, *, overwrite: bool = False, live: bool = False, resume: bool = False
     ) -> None:
-        """Claims the output; nothing is at the path before `close`, unless it is to grow live.
+        """Open the output; unless ``live``, the file appears at the path on ``close``.
 
         Args:
-            path: The file to write, whose parent folders are made; or an open stream, such as `sys.stdout.buffer`,
-                which is given each frame's lines as soon as they are known and stays open.
+            path: The file to write, with its parent folders; or an open binary stream, such as ``sys.stdout.buffer``,
+                which receives the lines of each frame immediately and stays open.
             overwrite: Whether an existing file may be replaced.
-            live: Whether the file is at the path from the first frame on, so that others can follow it; each write
-                adds the lines of a whole frame. Without, it is there complete or not at all.
-            resume: Whether lines are added to those of an existing file.
+            live: Whether the file exists from the first frame on, so that other programs can follow it; each write
+                appends the lines of a whole frame. If False, it appears complete or not at all.
+            resume: Whether to append to an existing file.
 
         Raises:
-            OutputError: It exists already or cannot be written.
+            OutputError: It exists already or is not writable.
             MissingDependencyError: pycocotools is not installed.
         """
         try:
             from pycocotools import mask as coco
         except ImportError as error:
-            raise MissingDependencyError(
-                "Run lengths need pycocotools; install it with pip install pycocotools."
-            ) from error
+            raise MissingDependencyError("Run lengths need pycocotools: pip install pycocotools.") from error
         self._coco = coco
         self._resume = resume
         self._overwrite = overwrite or resume
@@ -336,17 +338,17 @@ class RleSink(Closing):
         self._written: list[Path] | None = None
 
     def write(self, frame: Frame, segmentation: Segmentation) -> None:
-        """Writes the lines of one frame.
+        """Write the lines of one frame.
 
         Args:
-            frame: The frame as the source gave it.
+            frame: Frame of the source.
             segmentation: Its masks.
 
         Raises:
             VideoError: The masks do not fit the frame, the file cannot be written, or the sink is closed.
         """
         if self._written is not None:
-            raise VideoError(f"'{self._path}' is closed already; write frames before closing.")
+            raise VideoError(f"'{self._path}' is already closed; write frames before closing.")
         check_fit(frame, segmentation)
         lines = b"".join(self._line(frame, segmentation, k) for k in range(len(segmentation.track_ids)))
         try:
@@ -354,20 +356,22 @@ class RleSink(Closing):
                 self._file = self._opened()
             self._file.write(lines)
             self._file.flush()
-        # A stream that was closed raises ValueError.
+        # A closed stream raises ValueError.
         except (OSError, ValueError) as error:
+            with contextlib.suppress(OSError):
+                self._remove_partial_frame()
             raise write_error(self._path, error) from error
         self._complete += len(lines)
         self._frames += 1
 
     def close(self) -> list[Path]:
-        """Puts the file in place with all complete frames; safe to call twice.
+        """Put the file in place with all complete frames; safe to call twice.
 
         Returns:
-            The file's path; nothing where no frame was written, or to a stream.
+            The path of the file; empty for a stream or if no frame was written.
 
         Raises:
-            OutputError: It cannot be put in place.
+            OutputError: Renaming failed.
         """
         if self._written is not None:
             return self._written
@@ -378,7 +382,8 @@ class RleSink(Closing):
             self._drop()
             return self._written
         try:
-            self._end()
+            self._remove_partial_frame()
+            self._file.close()
         except OSError as error:
             raise write_error(self._path, error) from error
         if self._part is not None:
@@ -387,7 +392,7 @@ class RleSink(Closing):
         return self._written
 
     def abort(self) -> None:
-        """Drops what was written, but to a file that grew live; does nothing once closed."""
+        """Delete the unfinished output, except for a live file; does nothing once closed."""
         if self._written is None:
             self._written = []
             self._drop()
@@ -399,29 +404,24 @@ class RleSink(Closing):
         if before:
             self._complete = self._path.stat().st_size
         if self._live:
-            return self._path.open("ab" if self._resume else "wb" if self._overwrite else "xb")
+            return UnbufferedFile(self._path, "a" if self._resume else "w" if self._overwrite else "x")
         self._part = PartialFile(self._path)
         if before:
             shutil.copyfile(self._path, self._part.temporary)
-        return self._part.temporary.open("ab")
+        return UnbufferedFile(self._part.temporary, "a")
 
     def _drop(self) -> None:
         if self._file is not None and self._stream is None:
-            with contextlib.suppress(OSError):  # what is still to be written is not wanted
+            with contextlib.suppress(OSError):  # unwritten data is not needed
                 self._file.close()
         if self._part is not None:
             self._part.discard()
 
-    def _end(self) -> None:
-        assert self._file is not None
-        try:
-            self._file.close()
-        finally:
-            # A write that a full disk or an interruption broke off leaves half a frame, which is cut away.
-            held = self._path if self._part is None else self._part.temporary
-            if held.stat().st_size > self._complete:
-                with held.open("r+b") as file:
-                    file.truncate(self._complete)
+    def _remove_partial_frame(self) -> None:
+        """Truncate the file after a write that a full disk or a signal has interrupted."""
+        if self._file is not None and self._stream is None:
+            self._file.truncate(self._complete)
+            self._file.seek(self._complete)
 
     def _line(self, frame: Frame, segmentation: Segmentation, k: int) -> bytes:
         mask: npt.NDArray[np.bool_] = segmentation.masks[k]
@@ -439,7 +439,7 @@ class RleSink(Closing):
             "area": int(np.count_nonzero(mask)),
             "bbox": [int(side) for side in self._coco.toBbox(rle)],
         }
-        # A lone surrogate, which no UTF-8 file can hold, is written as an escape.
+        # Lone surrogates cannot be encoded as UTF-8 and are escaped.
         text = json.dumps(record, ensure_ascii=False, allow_nan=False)
         try:
             return text.encode() + b"\n"
@@ -448,7 +448,7 @@ class RleSink(Closing):
 
 
 def davis_palette() -> npt.NDArray[np.uint8]:
-    """The colours of the DAVIS benchmark: the bits of each index dealt to red, green and blue.
+    """Return the palette of the DAVIS benchmark: the bits of each index distributed over red, green and blue.
 
     Returns:
         uint8 (256, 3).
@@ -457,6 +457,6 @@ def davis_palette() -> npt.NDArray[np.uint8]:
     colours = np.zeros((256, 3), np.uint8)
     for bit in range(8):
         for channel in range(3):
-            dealt = (index >> (3 * bit + channel)) & 1
-            colours[:, channel] |= (dealt << (7 - bit)).astype(np.uint8)
+            bit_value = (index >> (3 * bit + channel)) & 1
+            colours[:, channel] |= (bit_value << (7 - bit)).astype(np.uint8)
     return colours

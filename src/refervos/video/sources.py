@@ -1,4 +1,4 @@
-"""Opens anything that frames can come from: files, folders, images, arrays, cameras and streams."""
+"""Open any source of frames: files, folders, images, arrays, cameras and streams."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from refervos.video.addresses import check_address, file_of, is_url, without_sec
 from refervos.video.buffered import BufferedReader
 from refervos.video.frames import Frame, ImageArray, SourceInfo, frame_time, frames_text, rgb_from_array
 from refervos.video.live import LiveReader, ReconnectPolicy, await_connection
-from refervos.video.media import MediaReader, Treatment, exact_fps, open_camera, open_file, open_url
+from refervos.video.media import DecodingOptions, MediaReader, exact_fps, open_camera, open_file, open_url
 from refervos.video.reader import Reader, Source
 from refervos.video.stills import FolderReader, ImageFileReader, natural_key
 
@@ -49,42 +49,40 @@ def open_source(
     deinterlace: bool | None = None,
     square_pixels: bool = True,
 ) -> Source:
-    """Opens a source of frames.
+    """Open a source of frames.
 
     Args:
         spec: One of
-            - a video file (mp4, mov, mkv, webm, avi, gif and what else FFmpeg decodes),
-            - a folder of image files, read in natural order (2.jpg before 10.jpg); what else is in it is told in
-              `notes`,
-            - an image file; the pictures of a TIFF stack or of an animated WebP, PNG or AVIF file are frames,
+            - a video file (mp4, mov, mkv, webm, avi, gif and others that FFmpeg decodes),
+            - a folder of image files, read in natural order (2.jpg before 10.jpg); other files in it are listed in
+              ``notes``,
+            - an image file; the images of a TIFF stack or of an animated WebP, PNG or AVIF file are frames,
             - "camera:0", or "camera:" and the name of a device,
-            - an rtsp://, http:// or https:// address; a file:// address is that file,
+            - an rtsp://, http:// or https:// address, or a file:// address of a file,
             - a uint8 array (T, H, W, 3), (T, H, W, 4), (T, H, W, 1) or (T, H, W),
             - any iterable of uint8 arrays (H, W, 3), (H, W, 4), (H, W, 1) or (H, W), of PIL images, or of
-              `Frame`.
-        fps: Frames per second of frames that carry no times of their own, from which their times then follow;
-            for a camera, the rate asked of it. A video file keeps its own times.
-        start: First frame to yield; its index, time and name stay what they are in the whole.
+              ``Frame``.
+        fps: Frame rate of frames without times, from which their times are computed; for a camera, the rate to
+            request. A video file keeps its own times.
+        start: First frame to yield; its index, time and name are those in the whole source.
         stop: Frame before which to end; None for all.
-        live: Whether frames come whether or not they are asked for, as those of a camera; None to tell by the source:
-            cameras, rtsp, rtmp, udp, rtp, srt, pictures pushed over HTTP (multipart/x-mixed-replace) and HLS without
-            end are live.
-        late: What happens to frames that come faster than they are asked for. "drop": the newest one wins, default
-            for live sources. "queue": up to 30 wait, then the oldest is dropped. "wait": they are read one by one as
-            they are asked for and none is dropped here, default for recordings. Dropped frames are counted in the
-            source's `losses` and keep their index.
-        reconnect: How to connect again to a camera or stream that went away; None to end then.
-        ahead: Frames of a recording to read ahead, in a thread, while the ones before are being worked on.
-        deinterlace: Whether the two half pictures of interlaced frames are joined; None where frames say that they are
-            interlaced.
-        square_pixels: Whether video whose pixels are not square is stretched to what it looks like; without, frames
-            and masks have the size that is stored.
+        live: Whether frames arrive at their own pace, as from a camera. None to decide by the source: cameras, rtsp,
+            rtmp, udp, rtp, srt, images pushed over HTTP (multipart/x-mixed-replace) and HLS without an end are live.
+        late: Handling of frames that arrive faster than they are read. "drop" keeps only the newest, default for live
+            sources; "queue" keeps up to 30 and then drops the oldest; "wait" reads frames one by one on request and
+            drops none, default for recordings. Dropped frames are counted in the source's ``losses`` and in the
+            indices.
+        reconnect: Reconnection policy of a camera or stream; None to end when it disconnects.
+        ahead: Number of frames of a recording to decode ahead in a thread.
+        deinterlace: Whether to deinterlace all frames or none; None for frames that are marked as interlaced.
+        square_pixels: Whether to stretch video with non-square pixels to its displayed size; if False, frames and
+            masks have the stored size.
 
     Returns:
-        The source, to be closed or used as a context manager.
+        The source; close it or use it as a context manager.
 
     Raises:
-        VideoError: It does not exist or cannot be read as any of these.
+        VideoError: It does not exist or is not readable.
     """
     rate = exact_fps(fps)
     if start < 0 or (stop is not None and stop <= start):
@@ -94,7 +92,7 @@ def open_source(
     if ahead < 0:
         raise VideoError(f"ahead is {ahead}; it must be at least 0 frames.")
     ended = Event()
-    reader = _open(spec, rate, start, stop, live, reconnect, ended, Treatment(deinterlace, square_pixels))
+    reader = _open(spec, rate, start, stop, live, reconnect, ended, DecodingOptions(deinterlace, square_pixels))
     late = late or ("drop" if reader.info.live else "wait")
     if late == "wait":
         return BufferedReader(reader, ahead, drops=False) if ahead and not reader.info.live else reader
@@ -109,31 +107,31 @@ def _open(
     live: bool | None,
     reconnect: ReconnectPolicy | None,
     ended: Event,
-    treatment: Treatment,
+    decoding: DecodingOptions,
 ) -> Reader:
-    """Opens a source without a buffer."""
+    """Open a source without a buffer."""
     if isinstance(spec, str):
         spec = file_of(spec) or spec
     if isinstance(spec, str):
         if spec.startswith("camera:"):
             device = spec.removeprefix("camera:") or "0"
-            connect = partial(open_camera, device, fps=rate, start=start, stop=stop, live=live, treatment=treatment)
+            connect = partial(open_camera, device, fps=rate, start=start, stop=stop, live=live, decoding=decoding)
             return _open_live(connect, reconnect, start, stop, ended)
         if is_url(spec):
             check_address(spec)
-            connect = partial(open_url, spec, fps=rate, start=start, stop=stop, live=live, treatment=treatment)
+            connect = partial(open_url, spec, fps=rate, start=start, stop=stop, live=live, decoding=decoding)
             return _open_live(connect, reconnect, start, stop, ended)
     if live and isinstance(spec, (str, Path, np.ndarray)):
         named = "An array" if isinstance(spec, np.ndarray) else f"'{spec}'"
         raise VideoError(f"{named} is a recording; only cameras, addresses and iterables can be live.")
     if isinstance(spec, (str, Path)):
-        return _open_path(spec, rate, start, stop, treatment)
+        return _open_path(spec, rate, start, stop, decoding)
     if isinstance(spec, np.ndarray):
         return _ArrayReader(spec, rate, start, stop)
     if isinstance(spec, Iterable) and not isinstance(spec, bytes):
         return _IterableReader(spec, rate, start, stop, live=bool(live))
     raise VideoError(
-        f"A {type(spec).__name__} is no source of frames; "
+        f"A {type(spec).__name__} is not a source of frames; "
         "give a path, an address, camera:0, a uint8 array or an iterable of frames."
     )
 
@@ -141,26 +139,26 @@ def _open(
 def _open_live(
     connect: Callable[[], MediaReader], reconnect: ReconnectPolicy | None, start: int, stop: int | None, ended: Event
 ) -> Reader:
-    """Connects for the first time; what turns out to be a recording is read as one."""
+    """Connect for the first time; if the source is a recording, read it as one."""
     try:
         first = connect()
     except VideoError:
         if reconnect is None or not reconnect.wait:
             raise
-        awaited = await_connection(connect, reconnect, pause=ended.wait)
-        if awaited is None:
+        connected = await_connection(connect, reconnect, pause=ended.wait)
+        if connected is None:
             raise
-        first = awaited
+        first = connected
     if not first.info.live:
         return first
     return LiveReader(connect, first, reconnect, start=start, stop=stop, pause=ended.wait)
 
 
 def read_video(path: str | Path) -> ImageArray:
-    """Reads all frames of a file or folder at once, for short videos.
+    """Read all frames of a file or folder at once, for short videos.
 
     Args:
-        path: Anything with a path that `open_source` takes.
+        path: Any file or folder that ``open_source`` accepts.
 
     Returns:
         uint8 (T, H, W, 3).
@@ -175,7 +173,9 @@ def read_video(path: str | Path) -> ImageArray:
     return np.stack(images)
 
 
-def _open_path(spec: str | Path, fps: Fraction | None, start: int, stop: int | None, treatment: Treatment) -> Reader:
+def _open_path(
+    spec: str | Path, fps: Fraction | None, start: int, stop: int | None, decoding: DecodingOptions
+) -> Reader:
     if not str(spec):
         raise VideoError("The path of the source is empty; give a video file, a folder of frames or an image.")
     try:
@@ -184,23 +184,23 @@ def _open_path(spec: str | Path, fps: Fraction | None, start: int, stop: int | N
             return FolderReader(path, fps, start, stop)
         if not path.exists():
             check_address(str(spec))
-            shown = without_secrets(str(spec))
-            raise VideoError(f"'{shown}' does not exist; give a video file, a folder of frames or an image.")
+            name = without_secrets(str(spec))
+            raise VideoError(f"'{name}' does not exist; give a video file, a folder of frames or an image.")
         if not path.is_file():
             raise VideoError(f"'{spec}' is neither a file nor a folder; for a camera write camera:0.")
-        # FFmpeg plays GIF files, and knows when one is cut short.
+        # FFmpeg reads GIF files, and detects truncated ones.
         if path.suffix.lower() in SUFFIXES - {".gif"}:
             return ImageFileReader(path, fps, start, stop)
-        return open_file(path, fps=fps, start=start, stop=stop, treatment=treatment)
-    # A name too long, with a null byte, of an unknown user, in a folder that may not be read.
+        return open_file(path, fps=fps, start=start, stop=stop, decoding=decoding)
+    # The name is too long, has a null byte or an unknown user, or its folder is not readable.
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        shown = ascii(without_secrets(str(spec)))[:200]
-        raise VideoError(f"{shown} cannot be opened ({reason}); give a path that may be read.") from error
+        name = ascii(without_secrets(str(spec)))[:200]
+        raise VideoError(f"{name} cannot be opened ({reason}); give a readable path.") from error
 
 
 class _ArrayReader(Reader):
-    """Frames of one array."""
+    """Source of the frames of an array."""
 
     def __init__(self, array: np.ndarray, fps: Fraction | None, start: int, stop: int | None) -> None:
         wanted = "a video is uint8 of shape (T, H, W, 3), (T, H, W, 4), (T, H, W, 1) or (T, H, W)"
@@ -226,7 +226,7 @@ class _ArrayReader(Reader):
 
 
 class _IterableReader(Reader):
-    """Frames that come one by one from elsewhere; what that raises passes through unchanged."""
+    """Source of the frames of an iterable, whose exceptions are passed on unchanged."""
 
     def __init__(self, frames: Iterable, fps: Fraction | None, start: int, stop: int | None, live: bool) -> None:
         self._items = frames
@@ -247,9 +247,10 @@ class _IterableReader(Reader):
                 else:
                     image = rgb_from_array(item, f"frame {index} of the iterable")
                     yield Frame(index, image, frame_time(index, self.info.fps))
-            # Stopping here rather than at the next item keeps a live iterable from being asked for one too
-            # many.
+            # Stop here, without requesting another item from a live iterable.
             if self._stop is not None and count >= self._stop:
                 return
         if count <= self._start:
-            raise VideoError(f"The iterable gave {frames_text(count)}, so there is none from frame {self._start} on.")
+            raise VideoError(
+                f"The iterable had only {frames_text(count)}, so none is left from frame {self._start} on."
+            )

@@ -1,4 +1,4 @@
-"""Ties the tracks of a session to the places that they have in the outputs."""
+"""Numbers and file names of tracks and frames in the outputs."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from refervos.video.frames import Frame
 
 
 class TrackNumbers:
-    """Numbers tracks from 0 in the order in which they first appear.
+    """Numbers of tracks from 0, in order of first appearance.
 
-    A track keeps its number, and with it its colour and folder, when others come and go.
+    A track keeps its number, and thus its colour and folder, when other tracks are added or dropped.
     """
 
     def __init__(self) -> None:
         self._numbers: dict[int, int] = {}
 
     def of(self, track_id: int) -> int:
-        """The number of a track, a new one where it has not been met before."""
+        """Return the number of a track, assigning a new one on first use."""
         return self._numbers.setdefault(track_id, len(self._numbers))
 
 
 class FrameNames:
-    """Names the files of frames and makes sure that no two frames share one."""
+    """Unique file names of frames."""
 
     def __init__(self) -> None:
         self._used: set[str] = set()
 
     def of(self, frame: Frame) -> str:
-        """The stem for the files of a frame: its own name, or its index in five digits.
+        """Return the stem for the files of a frame: its own name, or its index in five digits.
 
         Raises:
-            VideoError: The name is not one of a single file, or has been used already.
+            VideoError: The name is not a plain file name, or is already used.
         """
         name = frame.name if frame.name is not None else f"{frame.index:05d}"
         if not name or name in (".", "..") or re.search(r"[/\\\0]", name):
@@ -45,7 +45,7 @@ class FrameNames:
 
 
 def check_fit(frame: Frame, segmentation: Segmentation) -> None:
-    """Makes sure that a segmentation belongs to a frame of this size.
+    """Check that a segmentation fits a frame.
 
     Args:
         frame: The frame.

@@ -1,4 +1,4 @@
-"""Tells from a media file's own bookkeeping whether its tail is missing, and how much before it can be played."""
+"""Detection of truncated media files from the sizes stored in them."""
 
 from __future__ import annotations
 
@@ -22,36 +22,34 @@ _MP4_BOXES = {
     b"pnot",
 }
 
-# Of a film, of a fragment of one, of pictures (AVIF, HEIF).
-_INDICES = (b"moov", b"moof", b"meta")
+# Index boxes of a video, of a fragment, and of images (AVIF, HEIF).
+_INDEX_BOXES = (b"moov", b"moof", b"meta")
 
 
-def cut_short(path: Path) -> str | None:
-    """Says how a media file is cut short.
+def truncation_of(path: Path) -> str | None:
+    """Describe how a media file is truncated.
 
-    Decoders mostly end a cut file as silently as a whole one, so the sizes that the container promises are
-    compared with the size that the file has. MP4 and QuickTime, Matroska and WebM, AVI and GIF make such
-    promises.
+    Decoders usually end a truncated file silently, so the size declared in the container is compared with the size of
+    the file. MP4 and QuickTime, Matroska and WebM, AVI and GIF are supported.
 
     Args:
         path: An existing file.
 
     Returns:
-        A phrase that fits after the file's name and "is cut short: "; None when nothing is known
-        to be missing.
+        A phrase to follow the file name and "is truncated: "; None if nothing is known to be missing.
     """
     try:
-        held = path.stat().st_size
+        size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(12)
             if head[4:8] in _MP4_BOXES:
-                return _cut_mp4(file, held)
+                return _mp4_truncation(file, size)
             if head[:4] == b"\x1a\x45\xdf\xa3":
-                return _shortfall(held, _matroska_end(file))
+                return _shortfall(size, _matroska_end(file))
             if head[:4] == b"RIFF" and len(head) == 12:
-                return _shortfall(held, 8 + struct.unpack("<I", head[4:8])[0])
+                return _shortfall(size, 8 + struct.unpack("<I", head[4:8])[0])
             if head[:4] == b"GIF8":
-                file.seek(max(0, held - 64))
+                file.seek(max(0, size - 64))
                 ended = file.read().rstrip(b"\0").endswith(b";")
                 return None if ended else "its end mark is missing"
     except (OSError, struct.error):
@@ -60,13 +58,13 @@ def cut_short(path: Path) -> str | None:
 
 
 def is_heif_image(path: Path) -> bool:
-    """Whether a file is pictures of the HEIF family (HEIC and the like) other than AVIF, with no film among them.
+    """Return whether a file contains only HEIF images (such as HEIC, but not AVIF) and no video.
 
     Args:
         path: An existing file.
 
     Returns:
-        Whether it is.
+        Whether it is such a file.
     """
     with path.open("rb") as file, contextlib.suppress(struct.error):
         head = file.read(12)
@@ -76,52 +74,52 @@ def is_heif_image(path: Path) -> bool:
 
 
 def playable_part(path: Path) -> int:
-    """Says how much of a fragmented mp4 can be played whose writing was broken off.
+    """Return how much of an unfinished fragmented mp4 can be played.
 
     Args:
         path: The file.
 
     Returns:
-        Bytes up to the end of the last fragment that is there whole; 0 where none is.
+        Number of bytes up to the end of the last complete fragment; 0 if there is none.
     """
-    held = path.stat().st_size
-    whole = 0
+    size = path.stat().st_size
+    complete = 0
     with path.open("rb") as file, contextlib.suppress(struct.error):
-        for kind, end in _mp4_boxes(file, held):
-            if kind == b"mdat" and end <= held:
-                whole = end
-    return whole
+        for kind, end in _mp4_boxes(file, size):
+            if kind == b"mdat" and end <= size:
+                complete = end
+    return complete
 
 
-def _shortfall(held: int, promised: int | None) -> str | None:
-    if promised is None or promised <= held:
+def _shortfall(actual: int, declared: int | None) -> str | None:
+    if declared is None or declared <= actual:
         return None
-    return f"it holds {held} of its {promised} bytes"
+    return f"it has {actual} of its {declared} bytes"
 
 
-def _mp4_boxes(file: BinaryIO, held: int) -> Iterator[tuple[bytes, int]]:
-    """Kind of each box of the top level, and where it should end, up to the first that reaches beyond the file."""
+def _mp4_boxes(file: BinaryIO, file_size: int) -> Iterator[tuple[bytes, int]]:
+    """Yield kind and declared end of each top-level box, up to the first that extends beyond the file."""
     position = 0
-    while position + 8 <= held:
+    while position + 8 <= file_size:
         file.seek(position)
         header = file.read(16)
         size, kind = struct.unpack(">I4s", header[:8])
         if size == 1 and len(header) == 16:
             size = struct.unpack(">Q", header[8:])[0]
         elif size == 0:
-            size = held - position  # by the format's definition: up to the end of the file
+            size = file_size - position  # as defined by the format
         if size < 8:
             raise struct.error("a box shorter than its header")
         position += size
         yield kind, position
 
 
-def _cut_mp4(file: BinaryIO, held: int) -> str | None:
-    boxes = list(_mp4_boxes(file, held))
+def _mp4_truncation(file: BinaryIO, file_size: int) -> str | None:
+    boxes = list(_mp4_boxes(file, file_size))
     end = boxes[-1][1] if boxes else 0
-    if end <= held and not any(kind in _INDICES for kind, _ in boxes):
+    if end <= file_size and not any(kind in _INDEX_BOXES for kind, _ in boxes):
         return "its index (the moov box, written last) is missing"
-    return _shortfall(held, end)
+    return _shortfall(file_size, end)
 
 
 def _matroska_end(file: BinaryIO) -> int | None:
@@ -137,7 +135,7 @@ def _matroska_end(file: BinaryIO) -> int | None:
 
 
 def _vint(file: BinaryIO) -> int | None:
-    """Reads a Matroska size; None for one left unknown, as a live recording leaves it."""
+    """Read a Matroska size; None if it is unknown, as in live recordings."""
     first = file.read(1)
     if not first or first[0] == 0:
         return None
