@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from refervos.worlds import Clip, Referral, WorldConfig, draw_clip, some_referrals
+from refervos.worlds import Clip, Expression, WorldConfig, draw_clip, sample_expressions
 from video_files import write_video
 
 
@@ -43,7 +43,7 @@ class Film:
 
     id: str
     clip: Clip
-    asked: tuple[Referral, ...]
+    asked: tuple[Expression, ...]
 
     def masks(self, expression: int) -> np.ndarray:
         """What an expression means, bool (T, H, W)."""
@@ -61,12 +61,14 @@ def film(
             key = (seed + 1, *split.encode(), number + 1, attempt)
             config = WorldConfig(height=size[0], width=size[1], frames=frames, objects=(3, 4), late=0.3)
             clip = draw_clip(key, config)
-            told = some_referrals(clip, np.random.default_rng(key), 8, {"colour": 1, "kind": 1, "group": 1, "none": 1})
-            single = {referral.targets: referral for referral in told if len(referral.targets) == 1}
-            several = [referral for referral in told if len(referral.targets) > 1]
-            none = [referral for referral in told if not referral.targets]
+            told = sample_expressions(
+                clip, np.random.default_rng(key), 8, {"colour": 1, "kind": 1, "group": 1, "none": 1}
+            )
+            single = {expression.targets: expression for expression in told if len(expression.targets) == 1}
+            several = [expression for expression in told if len(expression.targets) > 1]
+            none = [expression for expression in told if not expression.targets]
             if len(single) > 1 and several and none:
-                asked = (*sorted(single.values(), key=lambda referral: referral.targets)[:2], several[0], none[0])
+                asked = (*sorted(single.values(), key=lambda expression: expression.targets)[:2], several[0], none[0])
                 films.append(Film(f"{split}{number:02d}", clip, asked))
                 break
     assert len(films) == videos
@@ -83,11 +85,11 @@ def write_mevis(folder: Path, split: str = "valid_u", **shooting: Unpack[Shootin
     for number, one in enumerate(films):
         names = write_frames(folder / split / "JPEGImages" / one.id, one.clip)
         expressions: dict[str, dict[str, Any]] = {}
-        for index, referral in enumerate(one.asked):
-            expressions[str(index)] = {"exp": referral.text}
+        for index, expression in enumerate(one.asked):
+            expressions[str(index)] = {"exp": expression.text}
             if not secret:
-                meant = [numbers[one.id, target] for target in referral.targets]
-                expressions[str(index)] |= {"obj_id": list(referral.targets), "anno_id": meant}
+                meant = [numbers[one.id, target] for target in expression.targets]
+                expressions[str(index)] |= {"obj_id": list(expression.targets), "anno_id": meant}
         videos[one.id] = {"expressions": expressions, "vid_id": number, "frames": names}
         masks |= {str(numbers[one.id, k]): run_length_track(track) for k, track in enumerate(one.clip.masks)}
     write_json(folder / split / "meta_expressions.json", {"videos": videos})
@@ -104,7 +106,7 @@ def write_ref_youtube_vos(folder: Path, split: str = "train", **shooting: Unpack
         videos, objects = {}, {}
         for one in film(part, **shooting):
             names = write_frames(folder / part / "JPEGImages" / one.id, one.clip, step=5)
-            about = [referral for referral in one.asked if len(referral.targets) == 1]
+            about = [expression for expression in one.asked if len(expression.targets) == 1]
             if train:
                 write_numbers(folder / part / "Annotations" / one.id, one.clip, names)
                 objects[one.id] = {
@@ -112,8 +114,8 @@ def write_ref_youtube_vos(folder: Path, split: str = "train", **shooting: Unpack
                 }
             videos[one.id] = {
                 "expressions": {
-                    str(index): {"exp": referral.text} | ({"obj_id": str(referral.targets[0] + 1)} if train else {})
-                    for index, referral in enumerate(about)
+                    str(index): {"exp": expression.text} | ({"obj_id": str(expression.targets[0] + 1)} if train else {})
+                    for index, expression in enumerate(about)
                 },
                 "frames": names,
             }
@@ -133,9 +135,9 @@ DAVIS_ANNOTATORS = ("annot1", "annot1_full_video", "annot2", "annot2_full_video"
 DAVIS_VOID = (slice(0, 3), slice(0, 3))
 
 
-def davis_text(annotator: int, referral: Referral) -> str:
+def davis_text(annotator: int, expression: Expression) -> str:
     """What an annotator of Ref-DAVIS17 writes; two of the published files are in Latin-1."""
-    return referral.text if annotator < 2 else f"voil\u00e0 {referral.text}"
+    return expression.text if annotator < 2 else f"voil\u00e0 {expression.text}"
 
 
 def write_ref_davis17(
@@ -157,10 +159,10 @@ def write_ref_davis17(
         names = write_frames(images / name, one.clip)
         write_numbers(annotations / name, one.clip, names, void=DAVIS_VOID)
         expressions = {}
-        for position, referral in enumerate(one.asked[:2]):
-            number = referral.targets[0] + 1
+        for position, expression in enumerate(one.asked[:2]):
+            number = expression.targets[0] + 1
             for index, annotator in enumerate(DAVIS_ANNOTATORS):
-                text = davis_text(index, referral)
+                text = davis_text(index, expression)
                 lines[annotator].append(f'{DAVIS_MISSPELT.get(name, name)} {number} "{text}"')
                 expressions[str(4 * position + index)] = {"exp": text, "obj_id": str(number)}
         videos[name] = {"expressions": expressions, "frames": names}
@@ -185,12 +187,12 @@ def write_revos(folder: Path, split: str = "valid", **shooting: Unpack[Shooting]
         name = f"UVO/all/{one.id}"
         names = write_frames(folder / "JPEGImages" / name, one.clip)
         expressions = {}
-        for index, referral in enumerate(one.asked):
-            meant = [numbers[one.id, target] for target in referral.targets]
+        for index, expression in enumerate(one.asked):
+            meant = [numbers[one.id, target] for target in expression.targets]
             kind = 2 if not meant else index % 2
             expressions[str(index)] = {
-                "exp": referral.text,
-                "obj_id": list(referral.targets),
+                "exp": expression.text,
+                "obj_id": list(expression.targets),
                 "anno_id": meant,
                 "type_id": kind,
             }
@@ -215,10 +217,10 @@ def write_long_rvos(folder: Path, split: str = "valid", **shooting: Unpack[Shoot
     for one in film(split, **shooting):
         names = write_frames(root / "JPEGImages" / one.id, one.clip)
         expressions: dict[str, Any] = {}
-        for index, referral in enumerate(one.asked[:2]):
-            (target,) = referral.targets
+        for index, expression in enumerate(one.asked[:2]):
+            (target,) = expression.targets
             for kind in ("static", "dynamic", "static+dynamic"):
-                told = {"exp": f"{referral.text}, {kind}", "obj_id": target + 1, "type": kind}
+                told = {"exp": f"{expression.text}, {kind}", "obj_id": target + 1, "type": kind}
                 expressions[str(len(expressions))] = told
             if split == "test":
                 continue
@@ -255,8 +257,8 @@ def write_a2d_sentences(
             clip = release / "clips320H" / f"{one.id}.mp4"
             clip.parent.mkdir(parents=True, exist_ok=True)
             write_video(clip, count, width=width, height=height, images=list(one.clip.frames))
-        for referral in one.asked[:2]:
-            sentences.append(f'{one.id},{referral.targets[0] + 1},"{referral.text}, moving"')
+        for expression in one.asked[:2]:
+            sentences.append(f'{one.id},{expression.targets[0] + 1},"{expression.text}, moving"')
         for index in (index for index in A2D_ANNOTATED if index < count):
             visible = [k for k in range(len(one.clip.masks)) if one.clip.masks[k, index].any()]
             masks = one.clip.masks[visible, index].transpose(0, 2, 1).astype(np.uint8)

@@ -17,7 +17,17 @@ import numpy as np
 from PIL import Image
 
 from layouts import run_lengths as compressed
-from refervos.worlds import Clip, Motion, Referral, Scene, Thing, WorldConfig, draw_clip, draw_scene, referrals
+from refervos.worlds import (
+    Clip,
+    Expression,
+    Motion,
+    Scene,
+    Thing,
+    WorldConfig,
+    draw_clip,
+    draw_scene,
+    referring_expressions,
+)
 from video_files import write_video
 
 SIZE = HEIGHT, WIDTH = 48, 64
@@ -93,18 +103,18 @@ def referring_images(splits: Sequence[str], general: bool = False) -> Referring:
             }
             if general:
                 ref["no_target"] = not targets
-            for referral in sentences:
+            for expression in sentences:
                 ref["sentences"].append(
                     {
-                        "tokens": referral.text.split(),
-                        "raw": referral.text.capitalize() + ".",
+                        "tokens": expression.text.split(),
+                        "raw": expression.text.capitalize() + ".",
                         "sent_id": sent_id,
-                        "sent": referral.text,
+                        "sent": expression.text,
                     }
                 )
                 ref["sent_ids"].append(sent_id)
                 drawn.asked.append(
-                    Asked(str(image_id), str(sent_id), referral.text, split, clip.target_masks(referral))
+                    Asked(str(image_id), str(sent_id), expression.text, split, clip.target_masks(expression))
                 )
                 sent_id += 1
             drawn.refs.append(ref)
@@ -112,12 +122,12 @@ def referring_images(splits: Sequence[str], general: bool = False) -> Referring:
 
 
 @cache
-def _image(number: int) -> tuple[Clip, dict[tuple[int, ...], list[Referral]]]:
+def _image(number: int) -> tuple[Clip, dict[tuple[int, ...], list[Expression]]]:
     """Draw an image, and tell up to three sentences for each set of objects that sentences mean."""
     clip = draw_clip((41, number), WorldConfig(height=HEIGHT, width=WIDTH, frames=1, objects=(3, 4), same_kind=1.0))
-    together: dict[tuple[int, ...], list[Referral]] = {}
-    for referral in referrals(clip, np.random.default_rng(number)):
-        together.setdefault(referral.targets, []).append(referral)
+    together: dict[tuple[int, ...], list[Expression]] = {}
+    for expression in referring_expressions(clip, np.random.default_rng(number)):
+        together.setdefault(expression.targets, []).append(expression)
     return clip, {targets: sentences[:3] for targets, sentences in together.items()}
 
 

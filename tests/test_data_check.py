@@ -45,7 +45,7 @@ def test_all_splits_that_are_there_are_counted(tmp_path: Path) -> None:
     write_mevis(tmp_path, "valid", videos=3, frames=4)
     result = run("mevis", tmp_path)
     assert result.exit_code == 0
-    objects = sum(len({target for referral in one.asked for target in referral.targets}) for one in film("valid_u"))
+    objects = sum(len({target for expression in one.asked for target in expression.targets}) for one in film("valid_u"))
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert lines == [
         f"mevis in {tmp_path}",

@@ -95,9 +95,9 @@ def test_ref_davis17_has_four_annotators_about_each_object(tmp_path: Path, conve
         assert [sample.annotator for sample in samples] == ["0", "1", "2", "3"] * 2
         assert [sample.kind for sample in samples] == ["first frame", "full video"] * 4
         for k, sample in enumerate(samples):
-            referral = one.asked[k // 4]
-            assert sample.expression == davis_text(k % 4, referral)
-            assert sample.object_ids == (str(referral.targets[0] + 1),)
+            expression = one.asked[k // 4]
+            assert sample.expression == davis_text(k % 4, expression)
+            assert sample.object_ids == (str(expression.targets[0] + 1),)
             meant = one.masks(k // 4).copy()
             meant[:, *DAVIS_VOID] = False
             np.testing.assert_array_equal(masks_of(sample), meant)

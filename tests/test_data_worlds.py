@@ -16,11 +16,11 @@ def test_samples_are_the_cases_of_the_benchmark() -> None:
     dataset = read_worlds(None, "spatial", Problems())
     assert len(dataset) == 60
     for sample, case in zip(dataset.samples, diagnostic_cases("spatial", 2), strict=False):
-        assert sample.expression == case.referral.text
+        assert sample.expression == case.expression.text
         assert (sample.kind, sample.has_target) == ("spatial", True)
         assert len(sample.video) == len(case.clip.frames)
         assert sample.ground_truth is not None
-        truth = case.clip.target_masks(case.referral)
+        truth = case.clip.target_masks(case.expression)
         for index in sample.ground_truth.annotated:
             np.testing.assert_array_equal(sample.video.frames.read(index), case.clip.frames[index])
             np.testing.assert_array_equal(sample.ground_truth.mask(index), truth[index])

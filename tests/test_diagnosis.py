@@ -62,7 +62,7 @@ SIDE, LENGTH = 32, 10
 
 
 @dataclass(frozen=True)
-class Referral:
+class Expression:
     text: str
     targets: tuple[int, ...]
     family: str = "colour"
@@ -74,8 +74,8 @@ class Clip:
     frames: np.ndarray
     masks: np.ndarray
 
-    def target_masks(self, referral: Referral) -> np.ndarray:
-        return np.asarray(self.masks[list(referral.targets)].any(axis=0))
+    def target_masks(self, expression: Expression) -> np.ndarray:
+        return np.asarray(self.masks[list(expression.targets)].any(axis=0))
 
 
 def rectangle(top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -88,9 +88,9 @@ def make_case(
     split: str, index: int, masks: np.ndarray, targets: tuple[int, ...], other: int | None = None
 ) -> DiagnosticCase:
     clip: Any = Clip(np.full((*masks.shape[1:], 3), 90, np.uint8), masks)
-    referral: Any = Referral(f"{split} {index}", targets)
-    wrong: Any = None if other is None else Referral(f"{split} {index} other", (other,))
-    return DiagnosticCase(split=split, index=index, clip=clip, referral=referral, other=wrong)
+    expression: Any = Expression(f"{split} {index}", targets)
+    wrong: Any = None if other is None else Expression(f"{split} {index} other", (other,))
+    return DiagnosticCase(split=split, index=index, clip=clip, expression=expression, other=wrong)
 
 
 def two_objects(late: int = 0) -> np.ndarray:
@@ -142,7 +142,7 @@ class KnownMasks(Uncorrectable):
 
 def perfect() -> KnownMasks:
     cases = [case for split in SPLITS for case in simple_cases(split, 10)]
-    masks = {case.referral.text: case.clip.target_masks(case.referral) for case in cases}
+    masks = {case.expression.text: case.clip.target_masks(case.expression) for case in cases}
     return KnownMasks(masks | {c.other.text: c.clip.target_masks(c.other) for c in cases if c.other is not None})
 
 

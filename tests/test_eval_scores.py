@@ -191,7 +191,7 @@ def test_ref_davis_forgives_swapped_expressions_in_the_published_protocol_only(t
     void[layouts.DAVIS_VOID] = True
     per_object = []
     for film in layouts.film("val"):
-        described = {referral.targets[0] for referral in film.asked[:2]}
+        described = {expression.targets[0] for expression in film.asked[:2]}
         for number, masks in enumerate(film.clip.masks):
             undescribed = 100 * fmean(float(not (mask & ~void).any()) for mask in masks)
             if (film.clip.masks[number:, 0] & ~void).any():  # only objects up to the last in the first frame count

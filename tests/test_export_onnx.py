@@ -26,7 +26,7 @@ from refervos.loading import MINIATURE_FOLDER
 from refervos.samwise.model import Samwise
 from refervos.text.encoder import TextConfig
 from refervos.text.tokenizer import Tokenizer
-from refervos.worlds import WorldConfig, draw_clip, some_referrals
+from refervos.worlds import WorldConfig, draw_clip, sample_expressions
 from scenes import MICRO_SAM2, micro_model, scene
 from video_files import write_video
 
@@ -394,6 +394,6 @@ def test_the_miniature_on_drawn_clips(tmp_path: Path) -> None:
     ours = load(tmp_path / "onnx", backend="onnx")
     for seed in range(3):
         clip = draw_clip(seed, WorldConfig(frames=24))
-        sentences = [asked.text for asked in some_referrals(clip, np.random.default_rng(seed), 3)]
+        sentences = [asked.text for asked in sample_expressions(clip, np.random.default_rng(seed), 3)]
         told, expected = (list(each.open(sentences).stream(clip.frames)) for each in (ours, model))
         check_same(told, expected)

@@ -21,9 +21,9 @@ from refervos.worlds import (
     Claim,
     Clip,
     Description,
+    Expression,
     Motion,
     Noun,
-    Referral,
     Scene,
     Thing,
     WorldConfig,
@@ -44,8 +44,8 @@ def draw(*things: Thing) -> Clip:
     return draw_scene(Scene(things, background="checks"), FRAMES, (96, 96))
 
 
-def told(word: str, *targets: int) -> Referral:
-    return Referral(f"a square that {word}", targets, "motion", Description(Noun(kind="square"), Claim(word)))
+def told(word: str, *targets: int) -> Expression:
+    return Expression(f"a square that {word}", targets, "motion", Description(Noun(kind="square"), Claim(word)))
 
 
 def test_a_sentence_is_decidable_once_what_was_seen_settles_it() -> None:
@@ -54,12 +54,12 @@ def test_a_sentence_is_decidable_once_what_was_seen_settles_it() -> None:
     assert decidable_from(clip, told("moves left", 0), every=1) == 3
     # Until it has come back a good way it merely moves right.
     assert 8 <= decidable_from(clip, told("turns back", 1), every=1) < FRAMES - 1
-    looks = Referral("the square", (0,), "kind", Description(Noun(kind="square")))
+    looks = Expression("the square", (0,), "kind", Description(Noun(kind="square")))
     assert decidable_from(clip, looks) == 0
     # A circle is at no time among them, so that nothing is to be waited for after the first word on motion.
-    nothing = Referral("x", (), "none", Description(Noun(kind="circle"), Claim("moves left")))
+    nothing = Expression("x", (), "none", Description(Noun(kind="circle"), Claim("moves left")))
     assert decidable_from(clip, nothing, every=1) == 3
-    never = Referral("x", (0, 1), "group", Description(Noun(kind="square"), Claim("moves left")))
+    never = Expression("x", (0, 1), "group", Description(Noun(kind="square"), Claim("moves left")))
     assert decidable_from(clip, never) == FRAMES - 1
 
 

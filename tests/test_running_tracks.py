@@ -37,13 +37,13 @@ def two_objects() -> tuple[Clip, int, int, str]:
     """Find a clip with two objects visible throughout; return it, both objects and a sentence about the first."""
     for index in range(60):
         case = diagnostic_case("appearance", index)
-        if len(case.referral.targets) != 1:
+        if len(case.expression.targets) != 1:
             continue
-        target = case.referral.targets[0]
+        target = case.expression.targets[0]
         areas = case.clip.masks.sum(axis=(2, 3)).min(axis=1)  # (K,)
         for other in np.argsort(-areas):
             if other != target and areas[other] > 500 and areas[target] > 500:
-                return case.clip, target, int(other), case.referral.text
+                return case.clip, target, int(other), case.expression.text
     raise AssertionError("no such clip")
 
 

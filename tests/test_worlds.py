@@ -18,8 +18,8 @@ from refervos.worlds import (
     KINDS,
     TEXTURES,
     Clip,
+    Expression,
     Motion,
-    Referral,
     Scene,
     Sprites,
     Thing,
@@ -27,7 +27,7 @@ from refervos.worlds import (
     all_sentences,
     draw_clip,
     draw_scene,
-    referrals,
+    referring_expressions,
 )
 from refervos.worlds.descriptions import Description
 from refervos.worlds.motion import CAMERA_REACH, camera_path, follow
@@ -52,7 +52,7 @@ def test_a_seed_and_a_config_give_the_same_bytes() -> None:
 
 def test_sentences_follow_from_the_clip_and_the_generator() -> None:
     clip = draw_clip(3, WorldConfig(height=64, width=64))
-    once, again = (referrals(clip, np.random.default_rng(1)) for _ in range(2))
+    once, again = (referring_expressions(clip, np.random.default_rng(1)) for _ in range(2))
     assert once == again
 
 
@@ -65,8 +65,8 @@ def test_any_size_and_length(height: int, width: int, frames: int) -> None:
     assert clip.masks.dtype == np.bool_
     assert clip.centres.shape == (3, frames, 2)
     assert clip.areas.shape == clip.radii.shape == clip.angles.shape == (3, frames)
-    asked = referrals(clip, np.random.default_rng(0))
-    assert sum(referral.family == "none" for referral in asked) >= 2
+    asked = referring_expressions(clip, np.random.default_rng(0))
+    assert sum(expression.family == "none" for expression in asked) >= 2
 
 
 def test_one_scene_at_two_sizes_is_the_same_scene() -> None:
@@ -79,7 +79,9 @@ def test_one_scene_at_two_sizes_is_the_same_scene() -> None:
 def test_an_image_has_no_motion_sentences() -> None:
     for seed in range(20):
         clip = draw_clip(seed, WorldConfig(height=64, width=64, frames=1))
-        assert "motion" not in {referral.family for referral in referrals(clip, np.random.default_rng(seed))}
+        assert "motion" not in {
+            expression.family for expression in referring_expressions(clip, np.random.default_rng(seed))
+        }
 
 
 # Masks.
@@ -156,7 +158,7 @@ def test_backgrounds_are_dull(background: str) -> None:
 
 def test_target_masks_are_the_union_of_the_targets() -> None:
     clip = draw_clip(1, WorldConfig(height=64, width=64, objects=(3, 3)))
-    of = [clip.target_masks(Referral("", targets, "group", Description())) for targets in ((), (1,), (0, 2))]
+    of = [clip.target_masks(Expression("", targets, "group", Description())) for targets in ((), (1,), (0, 2))]
     assert of[0].shape == (8, 64, 64)
     assert not of[0].any()
     np.testing.assert_array_equal(of[1], clip.masks[1])
@@ -273,9 +275,9 @@ def test_every_word_that_is_used_is_in_the_vocabulary() -> None:
     known = {word for sentence in all_sentences() for word in sentence.split()}
     for seed in range(60):
         clip = draw_clip(seed, WorldConfig(height=64, width=64, frames=12))
-        for referral in referrals(clip, np.random.default_rng(seed)):
-            assert set(referral.text.split()) <= known, referral.text
-            assert referral.text == referral.text.lower()
+        for expression in referring_expressions(clip, np.random.default_rng(seed)):
+            assert set(expression.text.split()) <= known, expression.text
+            assert expression.text == expression.text.lower()
 
 
 # Sprites.
@@ -358,17 +360,17 @@ def test_sprites_are_asked_by_subject_and_by_colour_where_it_is_clear(cut_outs: 
     for seed in range(60):
         clip = draw_clip(seed, config, sprites)
         flag = any(t.kind == "flag" and v.any() for t, v in zip(clip.scene.objects, clip.visible, strict=True))
-        for referral in referrals(clip, np.random.default_rng(seed), sprites.subjects):
-            shown = [clip.scene.objects[target] for target in referral.targets]
-            if not isinstance(referral.description, Description):
+        for expression in referring_expressions(clip, np.random.default_rng(seed), sprites.subjects):
+            shown = [clip.scene.objects[target] for target in expression.targets]
+            if not isinstance(expression.description, Description):
                 continue
-            noun = referral.description.noun
+            noun = expression.description.noun
             if len(shown) == 1 and shown[0].sprite is not None:
-                families.add(referral.family)
+                families.add(expression.family)
                 assert noun.colour in ("", named[shown[0].kind])
                 assert not noun.texture
             # Of what colour a flag of two colours is cannot be said, so nothing is said of red things beside it.
-            assert not flag or noun.kind or referral.description.claim or noun.colour not in ("red", "blue")
+            assert not flag or noun.kind or expression.description.claim or noun.colour not in ("red", "blue")
     assert families >= {"kind", "colour+kind", "place", "size", "relation", "motion"}
 
 
@@ -380,12 +382,12 @@ def test_a_sprite_that_is_called_like_a_shape_makes_the_noun_unclear(cut_outs: P
         Thing("ball", "", 0.15, Motion((0.7, 0.5)), texture="", sprite=picture),
     )
     asked = [
-        referral
+        expression
         for seed in range(10)
-        for referral in referrals(draw_scene(Scene(things), 4, (96, 96)), np.random.default_rng(seed))
+        for expression in referring_expressions(draw_scene(Scene(things), 4, (96, 96)), np.random.default_rng(seed))
     ]
     assert asked
-    assert "kind" not in {referral.family for referral in asked}
+    assert "kind" not in {expression.family for expression in asked}
 
 
 def test_sprites_that_cannot_be_used_are_refused(tmp_path: Path) -> None:

@@ -24,12 +24,12 @@ def cases() -> dict[str, list[DiagnosticCase]]:
 
 def shown(case: DiagnosticCase) -> np.ndarray:
     """Visible pixels of the one target in every frame (T,)."""
-    (target,) = case.referral.targets
+    (target,) = case.expression.targets
     return case.clip.masks[target].sum(axis=(1, 2))
 
 
 def looks_only(case: DiagnosticCase) -> bool:
-    return isinstance(case.referral.description, Description) and case.referral.description.claim is None
+    return isinstance(case.expression.description, Description) and case.expression.description.claim is None
 
 
 def test_sizes(cases: dict[str, list[DiagnosticCase]]) -> None:
@@ -43,17 +43,17 @@ def test_every_target_split_has_another_sentence_for_control(cases: dict[str, li
     assert set(SPLITS) - set(TARGET_SPLITS) == {"no-target"}
     for split in TARGET_SPLITS:
         for case in cases[split]:
-            assert case.referral.targets
+            assert case.expression.targets
             assert case.other is not None
             assert case.other.targets
-            assert not set(case.other.targets) & set(case.referral.targets)
+            assert not set(case.other.targets) & set(case.expression.targets)
 
 
 def test_cases_are_reproducible_and_do_not_depend_on_the_count(cases: dict[str, list[DiagnosticCase]]) -> None:
     for split in ("motion", "multi-target"):
         again = list(islice(diagnostic_cases(split), 2))
         for one, two in zip(cases[split], again, strict=False):
-            assert (one.referral, one.other) == (two.referral, two.other)
+            assert (one.expression, one.other) == (two.expression, two.other)
             np.testing.assert_array_equal(one.clip.frames, two.clip.frames)
 
 
@@ -86,8 +86,8 @@ def test_appearance(cases: dict[str, list[DiagnosticCase]]) -> None:
 def test_only_the_claim_tells(cases: dict[str, list[DiagnosticCase]], split: str, family: str) -> None:
     words = set()
     for case in cases[split]:
-        assert case.referral.family == family
-        description = case.referral.description
+        assert case.expression.family == family
+        description = case.expression.description
         assert isinstance(description, Description)
         assert description.claim is not None
         words.add(description.claim.word)
@@ -100,14 +100,14 @@ def test_only_the_claim_tells(cases: dict[str, list[DiagnosticCase]], split: str
             and noun.texture in ("", thing.texture)
             and noun.kind in ("", thing.kind)
         ]
-        assert len(fitting) >= 2, case.referral.text
+        assert len(fitting) >= 2, case.expression.text
     assert len(words) >= 4
 
 
 def test_late_entry(cases: dict[str, list[DiagnosticCase]]) -> None:
     for case in cases["late entry"]:
         assert looks_only(case)
-        (target,) = case.referral.targets
+        (target,) = case.expression.targets
         assert not case.clip.masks[target, :6].any()
         assert case.clip.masks[target].any()
         things = case.clip.scene.objects
@@ -122,13 +122,13 @@ def test_occlusion(cases: dict[str, list[DiagnosticCase]]) -> None:
         gone = np.flatnonzero(share < 0.2)
         assert (share[: gone[-1]] > 0.6).any()
         assert (share[gone[0] :] > 0.6).sum() >= 2
-        (target,) = case.referral.targets
+        (target,) = case.expression.targets
         assert (case.clip.areas[target] > 0).all() == (case.index % 3 != 2)  # behind something, or out of the frame
 
 
 def test_look_alikes(cases: dict[str, list[DiagnosticCase]]) -> None:
     for case in cases["look-alikes"]:
-        (target,) = case.referral.targets
+        (target,) = case.expression.targets
         things = case.clip.scene.objects
         others = [thing for index, thing in enumerate(things) if index != target]
         assert len(others) >= 2
@@ -138,23 +138,23 @@ def test_look_alikes(cases: dict[str, list[DiagnosticCase]]) -> None:
 def test_long(cases: dict[str, list[DiagnosticCase]]) -> None:
     for case in cases["long"]:
         assert looks_only(case)
-        (target,) = case.referral.targets
+        (target,) = case.expression.targets
         assert np.ptp(case.clip.centres[target], axis=0).max() > 0.3
         assert (shown(case)[150:] > 60).any()
 
 
 def test_multi_target(cases: dict[str, list[DiagnosticCase]]) -> None:
-    assert all(len(case.referral.targets) >= 2 for case in cases["multi-target"])
+    assert all(len(case.expression.targets) >= 2 for case in cases["multi-target"])
 
 
 def test_no_target(cases: dict[str, list[DiagnosticCase]]) -> None:
     for case in cases["no-target"]:
-        assert case.referral.targets == ()
-        assert not case.clip.target_masks(case.referral).any()
-        words = case.referral.text.split()
+        assert case.expression.targets == ()
+        assert not case.clip.target_masks(case.expression).any()
+        words = case.expression.text.split()
         near = any(thing.colour in words or thing.kind in words for thing in case.clip.scene.objects)
         if case.index % 3 == 0:
-            assert not near, case.referral.text
+            assert not near, case.expression.text
 
 
 def test_other_sizes_and_wrong_names() -> None:

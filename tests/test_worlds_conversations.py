@@ -26,8 +26,9 @@ from refervos.worlds import (
     all_sentences,
     draw_clip,
     draw_scene,
-    referrals,
+    referring_expressions,
 )
+from refervos.worlds.conversation_writer import CAPTION_TOKENS, Turn, count_tokens, sentence_case
 from refervos.worlds.conversations import (
     CASES,
     CONVERSATION_SEED,
@@ -42,7 +43,6 @@ from refervos.worlds.conversations import (
 from refervos.worlds.grammar import read_question, read_sentence, verb_phrases
 from refervos.worlds.judge import Verdict, judge, sentences_of
 from refervos.worlds.statements import QUESTION_KINDS
-from refervos.worlds.talker import CAPTION_TOKENS, Turn, count_tokens, sentence_case
 from refervos.worlds.vocabulary import (
     SYSTEM_PROMPT,
     UNKNOWN,
@@ -565,12 +565,14 @@ def test_the_expressions_of_the_worlds_are_understood() -> None:
         world = (CONVERSATION_WORLD, CROWDED, BUSY)[number % 3]
         clip = draw_clip((31, number), world)
         facts = Facts.of(clip)
-        for referral in referrals(clip, np.random.default_rng(number)):
-            question = read_question(f"What is {referral.text} in this video? Please respond with segmentation masks.")
-            assert question is not None, referral.text
+        for expression in referring_expressions(clip, np.random.default_rng(number)):
+            question = read_question(
+                f"What is {expression.text} in this video? Please respond with segmentation masks."
+            )
+            assert question is not None, expression.text
             assert question.kind == "referring"
-            assert question.focus(facts) == referral.targets, referral.text
-            families[referral.family] += 1
+            assert question.focus(facts) == expression.targets, expression.text
+            families[expression.family] += 1
     assert len(families) == 10
 
 

@@ -15,11 +15,11 @@ from refervos.worlds import (
     TEXTURES,
     Clip,
     Description,
-    Referral,
+    Expression,
     WorldConfig,
     draw_clip,
-    referrals,
-    some_referrals,
+    referring_expressions,
+    sample_expressions,
 )
 
 CLIPS = 240
@@ -29,7 +29,7 @@ PLURALS = {word: kind for noun, kind in NOUNS.items() for word in (noun + "s", n
 
 
 @pytest.fixture(scope="module")
-def questions() -> list[tuple[Clip, Referral]]:
+def questions() -> list[tuple[Clip, Expression]]:
     """All sentences about a few hundred clips of three kinds."""
     configs = [
         WorldConfig(height=96, width=96),
@@ -40,7 +40,9 @@ def questions() -> list[tuple[Clip, Referral]]:
     ]
     clips = [draw_clip((seed, 7), configs[seed % 3]) for seed in range(1, CLIPS + 1)]
     return [
-        (clip, referral) for seed, clip in enumerate(clips) for referral in referrals(clip, np.random.default_rng(seed))
+        (clip, expression)
+        for seed, clip in enumerate(clips)
+        for expression in referring_expressions(clip, np.random.default_rng(seed))
     ]
 
 
@@ -65,24 +67,24 @@ def visible_centres(clip: Clip) -> npt.NDArray[np.floating]:
     return middle / min(height, width)
 
 
-def simple(referral: Referral) -> bool:
+def simple(expression: Expression) -> bool:
     """Whether a sentence describes one noun by looks only."""
-    return isinstance(referral.description, Description) and referral.description.claim is None
+    return isinstance(expression.description, Description) and expression.description.claim is None
 
 
-def test_all_families_occur(questions: list[tuple[Clip, Referral]]) -> None:
-    counts = Counter(referral.family for _, referral in questions)
+def test_all_families_occur(questions: list[tuple[Clip, Expression]]) -> None:
+    counts = Counter(expression.family for _, expression in questions)
     assert set(counts) == set(FAMILIES)
     assert min(counts.values()) > CLIPS // 5
 
 
-def test_looks_fit_exactly_the_targets(questions: list[tuple[Clip, Referral]]) -> None:
+def test_looks_fit_exactly_the_targets(questions: list[tuple[Clip, Expression]]) -> None:
     checked = 0
-    for clip, referral in questions:
-        if not simple(referral):
+    for clip, expression in questions:
+        if not simple(expression):
             continue
-        colours, textures, kinds = said_looks(referral.text)
-        assert max(len(colours), len(textures), len(kinds)) <= 1, referral.text
+        colours, textures, kinds = said_looks(expression.text)
+        assert max(len(colours), len(textures), len(kinds)) <= 1, expression.text
         fitting = {
             index
             for index, thing in enumerate(clip.scene.objects)
@@ -91,99 +93,99 @@ def test_looks_fit_exactly_the_targets(questions: list[tuple[Clip, Referral]]) -
             and (not kinds or thing.kind in kinds)
             and clip.masks[index].any()
         }
-        assert fitting == set(referral.targets), referral.text
+        assert fitting == set(expression.targets), expression.text
         checked += 1
     assert checked > 5 * CLIPS
 
 
-def test_the_number_of_targets_fits_the_family(questions: list[tuple[Clip, Referral]]) -> None:
-    for _, referral in questions:
-        least, most = {"none": (0, 0), "group": (2, 16)}.get(referral.family, (1, 1))
-        assert least <= len(referral.targets) <= most
-        assert list(referral.targets) == sorted(set(referral.targets))
+def test_the_number_of_targets_fits_the_family(questions: list[tuple[Clip, Expression]]) -> None:
+    for _, expression in questions:
+        least, most = {"none": (0, 0), "group": (2, 16)}.get(expression.family, (1, 1))
+        assert least <= len(expression.targets) <= most
+        assert list(expression.targets) == sorted(set(expression.targets))
 
 
-def test_targets_can_be_seen(questions: list[tuple[Clip, Referral]]) -> None:
-    for clip, referral in questions:
+def test_targets_can_be_seen(questions: list[tuple[Clip, Expression]]) -> None:
+    for clip, expression in questions:
         unit = (min(clip.frames.shape[1:3]) / 128) ** 2
-        for target in referral.targets:
-            assert (clip.masks[target].sum(axis=(1, 2)) >= 60 * unit).mean() >= 0.25, referral.text
+        for target in expression.targets:
+            assert (clip.masks[target].sum(axis=(1, 2)) >= 60 * unit).mean() >= 0.25, expression.text
 
 
-def test_there_are_sentences_about_nothing_and_hard_ones(questions: list[tuple[Clip, Referral]]) -> None:
-    per_clip = Counter(id(clip) for clip, referral in questions if referral.family == "none")
+def test_there_are_sentences_about_nothing_and_hard_ones(questions: list[tuple[Clip, Expression]]) -> None:
+    per_clip = Counter(id(clip) for clip, expression in questions if expression.family == "none")
     assert len(per_clip) == CLIPS
     assert min(per_clip.values()) >= 2
     hard = [
         any(thing.colour in colours or thing.kind in kinds for thing in clip.scene.objects)
-        for clip, referral in questions
-        if referral.family == "none"
-        for colours, _, kinds in [said_looks(referral.text)]
+        for clip, expression in questions
+        if expression.family == "none"
+        for colours, _, kinds in [said_looks(expression.text)]
     ]
     assert 0.4 < np.mean(hard) < 0.95
 
 
-def test_directions_fit_the_masks(questions: list[tuple[Clip, Referral]]) -> None:
+def test_directions_fit_the_masks(questions: list[tuple[Clip, Expression]]) -> None:
     axes = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "upwards": (1, -1), "down": (1, 1), "downwards": (1, 1)}
     axes |= {"rises": (1, -1), "falls": (1, 1)}
     checked = 0
-    for clip, referral in questions:
-        words = referral.text.split()
+    for clip, expression in questions:
+        words = expression.text.split()
         verbs = {"moves", "moving", "going", "rises", "falls", "move"} & set(words)
         if (
             not verbs
             or {"behind", "diagonally", "and", "then", "curve", "circle", "in"} & set(words)
-            or referral.family == "none"
+            or expression.family == "none"
         ):
             continue
         directions = [axes[word] for word in words if word in axes]
-        if len(directions) != 1 or not isinstance(referral.description, Description):
+        if len(directions) != 1 or not isinstance(expression.description, Description):
             continue
         axis, sign = directions[0]
-        for target in referral.targets:
+        for target in expression.targets:
             seen = np.flatnonzero(clip.masks[target].any(axis=(1, 2)))
             way = sign * np.diff(clip.centres[target, seen[0] : seen[-1] + 1, axis])
-            assert way.sum() > 0.08, referral.text
-            assert (way > -0.01).all(), referral.text
+            assert way.sum() > 0.08, expression.text
+            assert (way > -0.01).all(), expression.text
         checked += 1
     assert checked > 40
 
 
-def test_places_fit_the_visible_pixels(questions: list[tuple[Clip, Referral]]) -> None:
+def test_places_fit_the_visible_pixels(questions: list[tuple[Clip, Expression]]) -> None:
     checked = 0
-    for clip, referral in questions:
+    for clip, expression in questions:
         if (
-            not isinstance(referral.description, Description)
-            or referral.description.claim is None
-            or not referral.targets
+            not isinstance(expression.description, Description)
+            or expression.description.claim is None
+            or not expression.targets
         ):
             continue
-        word = referral.description.claim.word
+        word = expression.description.claim.word
         sides = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}
         if word not in sides:
             continue
         axis, sign = sides[word]
         size = clip.frames.shape[2 - axis] / min(clip.frames.shape[1:3])
-        for target in referral.targets:
+        for target in expression.targets:
             # The visible part of a covered object may have its middle elsewhere: those frames are left out.
             whole = clip.masks[target].sum(axis=(1, 2)) > 0.9 * clip.areas[target]
             middle = visible_centres(clip)[target, whole, axis] / size
             middle = middle[np.isfinite(middle)]
-            assert (sign * (middle - 0.5) < 0).all(), referral.text
+            assert (sign * (middle - 0.5) < 0).all(), expression.text
         checked += 1
     assert checked > 100
 
 
-def test_extremes_and_sizes_fit_the_masks(questions: list[tuple[Clip, Referral]]) -> None:
+def test_extremes_and_sizes_fit_the_masks(questions: list[tuple[Clip, Expression]]) -> None:
     measures = {"leftmost": (0, 1), "rightmost": (0, -1), "topmost": (1, 1), "bottommost": (1, -1)}
     checked: Counter[str] = Counter()
-    for clip, referral in questions:
-        if not isinstance(referral.description, Description) or referral.description.claim is None:
+    for clip, expression in questions:
+        if not isinstance(expression.description, Description) or expression.description.claim is None:
             continue
-        word, noun = referral.description.claim.word, referral.description.noun
-        if not referral.targets or word not in (*measures, "largest", "smallest"):
+        word, noun = expression.description.claim.word, expression.description.noun
+        if not expression.targets or word not in (*measures, "largest", "smallest"):
             continue
-        (target,) = referral.targets
+        (target,) = expression.targets
         rivals = [
             index
             for index, thing in enumerate(clip.scene.objects)
@@ -193,74 +195,74 @@ def test_extremes_and_sizes_fit_the_masks(questions: list[tuple[Clip, Referral]]
             and noun.kind in ("", thing.kind)
             and clip.masks[index].any()
         ]
-        assert rivals, referral.text
+        assert rivals, expression.text
         for rival in rivals:
             if word in measures:
                 axis, sign = measures[word]
                 both = clip.masks[[target, rival]].sum(axis=(2, 3)).min(axis=0) > 30
                 gap = sign * (clip.centres[rival, both, axis] - clip.centres[target, both, axis])
-                assert (gap > 0.05).all(), referral.text
+                assert (gap > 0.05).all(), expression.text
             else:
                 largest = clip.areas.max(axis=1)
                 ratio = largest[target] / largest[rival]
-                assert ratio > 1.2 if word == "largest" else ratio < 1 / 1.2, referral.text
+                assert ratio > 1.2 if word == "largest" else ratio < 1 / 1.2, expression.text
         checked[word] += 1
     assert min(checked[word] for word in (*measures, "largest", "smallest")) > 20
 
 
-def test_what_stands_still_does_not_change_its_mask(questions: list[tuple[Clip, Referral]]) -> None:
+def test_what_stands_still_does_not_change_its_mask(questions: list[tuple[Clip, Expression]]) -> None:
     checked = 0
-    for clip, referral in questions:
-        if not isinstance(referral.description, Description) or referral.description.claim is None:
+    for clip, expression in questions:
+        if not isinstance(expression.description, Description) or expression.description.claim is None:
             continue
-        if referral.description.claim.word == "stays still" and referral.targets:
-            for target in referral.targets:
+        if expression.description.claim.word == "stays still" and expression.targets:
+            for target in expression.targets:
                 assert np.ptp(clip.areas[target]) == 0
                 assert clip.masks[target].any(axis=0).sum() <= clip.areas[target, 0]
             checked += 1
     assert checked > 30
 
 
-def test_what_enters_or_leaves_is_absent_at_one_end(questions: list[tuple[Clip, Referral]]) -> None:
+def test_what_enters_or_leaves_is_absent_at_one_end(questions: list[tuple[Clip, Expression]]) -> None:
     checked = 0
-    for clip, referral in questions:
-        if not isinstance(referral.description, Description) or referral.description.claim is None:
+    for clip, expression in questions:
+        if not isinstance(expression.description, Description) or expression.description.claim is None:
             continue
-        word = referral.description.claim.word
-        for target in referral.targets:
+        word = expression.description.claim.word
+        for target in expression.targets:
             shown = clip.masks[target].any(axis=(1, 2))
             if word.startswith("enters"):
-                assert not shown[0], referral.text
+                assert not shown[0], expression.text
                 checked += 1
             elif word == "leaves":
-                assert shown[0], referral.text
-                assert not shown[-1], referral.text
+                assert shown[0], expression.text
+                assert not shown[-1], expression.text
                 checked += 1
             elif word == "leaves and returns":
-                assert shown[0], referral.text
-                assert shown[-1], referral.text
-                assert not shown.all(), referral.text
+                assert shown[0], expression.text
+                assert shown[-1], expression.text
+                assert not shown.all(), expression.text
                 checked += 1
     assert checked > 30
 
 
-def test_nothing_goes_where_a_sentence_about_nothing_says(questions: list[tuple[Clip, Referral]]) -> None:
+def test_nothing_goes_where_a_sentence_about_nothing_says(questions: list[tuple[Clip, Expression]]) -> None:
     axes = {"moves left": (0, -1), "moves right": (0, 1), "moves up": (1, -1), "moves down": (1, 1)}
     checked = 0
-    for clip, referral in questions:
-        if not isinstance(referral.description, Description) or referral.description.claim is None:
+    for clip, expression in questions:
+        if not isinstance(expression.description, Description) or expression.description.claim is None:
             continue
-        if referral.family != "none" or referral.description.claim.word not in axes:
+        if expression.family != "none" or expression.description.claim.word not in axes:
             continue
-        axis, sign = axes[referral.description.claim.word]
-        colours, textures, kinds = said_looks(referral.text)
+        axis, sign = axes[expression.description.claim.word]
+        colours, textures, kinds = said_looks(expression.text)
         for index, thing in enumerate(clip.scene.objects):
             fits = thing.colour in (colours or {thing.colour}) and thing.texture in (textures or {thing.texture})
             if fits and thing.kind in (kinds or {thing.kind}):
                 seen = np.flatnonzero(clip.masks[index].sum(axis=(1, 2)) > 20)
                 if seen.size > 1:
                     way = sign * np.diff(clip.centres[index, seen[0] : seen[-1] + 1, axis])
-                    assert np.maximum(way, 0).sum() < 0.02, referral.text
+                    assert np.maximum(way, 0).sum() < 0.02, expression.text
         checked += 1
     assert checked > 5
 
@@ -268,7 +270,9 @@ def test_nothing_goes_where_a_sentence_about_nothing_says(questions: list[tuple[
 def test_a_few_sentences_are_chosen_by_family() -> None:
     for seed in range(20):
         clip = draw_clip(seed, WorldConfig(height=64, width=64))
-        asked = some_referrals(clip, np.random.default_rng(seed), 3, {"motion": 1.0, "colour+kind": 1.0, "none": 0.5})
+        asked = sample_expressions(
+            clip, np.random.default_rng(seed), 3, {"motion": 1.0, "colour+kind": 1.0, "none": 0.5}
+        )
         assert 1 <= len(asked) <= 3
-        assert {referral.family for referral in asked} <= {"motion", "colour+kind", "none"}
-        assert len({referral.targets for referral in asked}) == len(asked)
+        assert {expression.family for expression in asked} <= {"motion", "colour+kind", "none"}
+        assert len({expression.targets for expression in asked}) == len(asked)

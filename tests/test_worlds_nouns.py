@@ -37,8 +37,8 @@ from refervos.worlds import (
     draw_clip,
     draw_scene,
     known_words,
-    referrals,
-    some_referrals,
+    referring_expressions,
+    sample_expressions,
 )
 from refervos.worlds.benchmark import NOUN_SPLITS, BenchmarkDrawings, diagnostic_case, diagnostic_cases
 from refervos.worlds.drawings import DESIGNS, PHOTOGRAPHS, UNSEEN_DESIGN, Design, main, make_drawings, make_photographs
@@ -162,8 +162,10 @@ def test_training_never_says_an_unseen_synonym(drawn: Path) -> None:
     texts = set()
     for seed in range(60):
         clip, rng = draw_clip(seed, config, sprites), np.random.default_rng(seed)
-        texts |= {referral.text for referral in referrals(clip, rng, sprites.subjects)}
-        texts |= {referral.text for referral in some_referrals(clip, rng, 4, subjects=sprites.subjects, pairs=0.5)}
+        texts |= {expression.text for expression in referring_expressions(clip, rng, sprites.subjects)}
+        texts |= {
+            expression.text for expression in sample_expressions(clip, rng, 4, subjects=sprites.subjects, pairs=0.5)
+        }
     words = {word for text in texts for word in text.split()}
     assert not words & unseen, words & unseen
     assert {"car", "dog", "scissors", "tea"} <= words
@@ -175,7 +177,7 @@ def test_near_misses_of_cut_outs_name_other_things(drawn: Path) -> None:
     kinds = set()
     for seed in range(80):
         clip = draw_clip(seed, config, sprites)
-        asked = some_referrals(clip, np.random.default_rng(seed), 2, {"kind": 1.0}, sprites.subjects, pairs=1.0)
+        asked = sample_expressions(clip, np.random.default_rng(seed), 2, {"kind": 1.0}, sprites.subjects, pairs=1.0)
         for near in asked[1:]:  # after the sentence that it nearly is
             assert isinstance(near.description, Description)
             noun = near.description.noun
@@ -303,25 +305,25 @@ def test_splits_of_everyday_things(six_designs: Path) -> None:
     cases = {split: list(diagnostic_cases(split, 4, height=64, width=64, drawings=drawings)) for split in NOUN_SPLITS}
     again = diagnostic_case("synonyms", 3, height=64, width=64, drawings=drawings)
     assert np.array_equal(again.clip.frames, cases["synonyms"][3].clip.frames)
-    assert again.referral == cases["synonyms"][3].referral
+    assert again.expression == cases["synonyms"][3].expression
     for split, found in cases.items():
         shown = drawings.unseen if split == "unseen drawings" else drawings.known
         for case in found:
             assert case.split == split
-            (target,) = case.referral.targets
+            (target,) = case.expression.targets
             kind = case.clip.scene.objects[target].kind
-            assert isinstance(case.referral.description, Description)
-            assert case.referral.description.noun.kind == kind
-            assert case.referral.description.claim is None
+            assert isinstance(case.expression.description, Description)
+            assert case.expression.description.noun.kind == kind
+            assert case.expression.description.claim is None
             assert all(thing.sprite in shown.pictures for thing in case.clip.scene.objects)
-            said = {name for name in unseen if name in case.referral.text.split()}
-            assert bool(said) == (split == "synonyms"), case.referral.text
+            said = {name for name in unseen if name in case.expression.text.split()}
+            assert bool(said) == (split == "synonyms"), case.expression.text
             assert case.other is not None
     for one, two in zip(cases["synonyms"], cases["synonyms by noun"], strict=True):
         assert np.array_equal(one.clip.frames, two.clip.frames)
-        assert one.referral.description == two.referral.description
-        (target,) = two.referral.targets
-        assert two.clip.scene.objects[target].kind in two.referral.text
+        assert one.expression.description == two.expression.description
+        (target,) = two.expression.targets
+        assert two.clip.scene.objects[target].kind in two.expression.text
     with pytest.raises(ConfigError, match="split 'nouns' shows drawings of everyday things, and none are given"):
         diagnostic_case("nouns", 0)
 

@@ -14,18 +14,18 @@ from refervos.worlds import (
     Claim,
     Clip,
     Description,
+    Expression,
     Facts,
     Motion,
     Noun,
     Pair,
-    Referral,
     Scene,
     Thing,
     WorldConfig,
     draw_clip,
     draw_scene,
-    referrals,
-    some_referrals,
+    referring_expressions,
+    sample_expressions,
 )
 from refervos.worlds.facts import CLAIM_FAMILIES, FALSE, TRUE, UNCLEAR, WITH_REFERENCE
 from refervos.worlds.sentences import family_of
@@ -56,17 +56,17 @@ def truths(clip: Clip, word: str, noun: Noun = SQUARE) -> list[int]:
     return [int(truth) for truth in Facts.of(clip).describe(Description(noun, claim))]
 
 
-def asked(clip: Clip, seeds: Iterable[int]) -> Iterable[Referral]:
+def asked(clip: Clip, seeds: Iterable[int]) -> Iterable[Expression]:
     for seed in seeds:
-        yield from referrals(clip, np.random.default_rng(seed))
+        yield from referring_expressions(clip, np.random.default_rng(seed))
 
 
-def claims_of(referral: Referral) -> list[str]:
+def claims_of(expression: Expression) -> list[str]:
     """The words a sentence claims of its noun."""
     parts = (
-        (referral.description.first, referral.description.second)
-        if isinstance(referral.description, Pair)
-        else (referral.description,)
+        (expression.description.first, expression.description.second)
+        if isinstance(expression.description, Pair)
+        else (expression.description,)
     )
     return [part.claim.word for part in parts if part.claim is not None]
 
@@ -306,8 +306,8 @@ def test_a_claim_is_made_where_it_is_clearly_true(word: str) -> None:
     things, _ = PROOFS[word]
     clip = draw(*things)
     assert truths(clip, word) == [TRUE] + [FALSE] * (len(things) - 1)
-    for referral in asked(clip, range(150)):
-        if word in claims_of(referral) and referral.targets == (0,) and referral.family == CLAIM_FAMILIES[word]:
+    for expression in asked(clip, range(150)):
+        if word in claims_of(expression) and expression.targets == (0,) and expression.family == CLAIM_FAMILIES[word]:
             return
     pytest.fail(f"{word!r} is never said")
 
@@ -319,8 +319,8 @@ def test_a_claim_is_not_made_in_doubt(word: str) -> None:
         clip = draw(*things)
         answers = truths(clip, word)
         assert answers[0] != TRUE or answers.count(FALSE) < len(things) - 1 or len(things) == 1, (things, answers)
-        for referral in asked(clip, range(6)):
-            assert (referral.targets, referral.description) != ((0,), doubtful), referral.text
+        for expression in asked(clip, range(6)):
+            assert (expression.targets, expression.description) != ((0,), doubtful), expression.text
 
 
 @pytest.mark.parametrize("word", PHRASES)
@@ -371,9 +371,9 @@ def test_a_hidden_reference_is_not_referred_to() -> None:
     clip = draw(square(0.1, 0.5, r=0.1), circle(0.5, 0.5), square(0.9, 0.5, r=0.1), cover)
     assert 0 < clip.visible[1].min() < 0.3 * clip.areas[1].min()
     assert truths(clip, "left of")[0] == UNCLEAR
-    for referral in asked(clip, range(20)):
-        if referral.targets and isinstance(referral.description, Description) and referral.description.claim:
-            reference = referral.description.claim.reference
+    for expression in asked(clip, range(20)):
+        if expression.targets and isinstance(expression.description, Description) and expression.description.claim:
+            reference = expression.description.claim.reference
             assert reference is None or reference.kind != "circle"
 
 
@@ -385,16 +385,16 @@ def test_what_hardly_shows_is_not_asked_for_but_still_counts() -> None:
     sliver = Thing("triangle", "red", 0.15, Motion((-0.08, 0.5)))
     clip = draw(square(0.5, 0.5), sliver, circle(0.8, 0.2))
     assert (clip.visible[1] > 0).all()
-    for referral in asked(clip, range(20)):
-        assert 1 not in referral.targets
-        assert (referral.family, referral.targets) != ("colour", (0,))  # two red things can be seen
+    for expression in asked(clip, range(20)):
+        assert 1 not in expression.targets
+        assert (expression.family, expression.targets) != ("colour", (0,))  # two red things can be seen
 
 
 def test_what_is_never_in_the_frame_does_not_count() -> None:
     clip = draw(square(0.5, 0.5), Thing("triangle", "red", 0.15, Motion((3.0, 0.5))))
-    families = {referral.family for referral in asked(clip, range(20)) if referral.targets == (0,)}
+    families = {expression.family for expression in asked(clip, range(20)) if expression.targets == (0,)}
     assert {"colour", "kind", "colour+kind"} <= families
-    assert all(1 not in referral.targets for referral in asked(clip, range(20)))
+    assert all(1 not in expression.targets for expression in asked(clip, range(20)))
 
 
 def test_an_object_that_leaves_is_placed_while_it_is_seen() -> None:
@@ -439,8 +439,8 @@ def test_looks_are_said_where_they_tell_and_only_there(family: str) -> None:
 
 
 def test_plain_is_only_said_beside_a_pattern() -> None:
-    for referral in asked(draw(square(0.2, 0.2), circle(0.7, 0.2)), range(20)):
-        assert not referral.targets or not {"plain", "without"} & set(referral.text.split())
+    for expression in asked(draw(square(0.2, 0.2), circle(0.7, 0.2)), range(20)):
+        assert not expression.targets or not {"plain", "without"} & set(expression.text.split())
 
 
 def test_the_family_is_what_is_needed() -> None:
@@ -459,36 +459,36 @@ def test_groups_are_exact() -> None:
         Noun(): (0, 1, 2, 3),
     }
     seen = set()
-    for referral in asked(clip, range(40)):
-        if referral.family == "group" and isinstance(referral.description, Description):
-            if referral.description.claim is None:
-                assert referral.targets == expected[referral.description.noun], referral
-                seen.add(referral.description.noun)
-            elif referral.description.claim.word == "left":
-                assert referral.targets == (0, 1)
-        elif referral.family == "group":
-            assert len(referral.targets) == 2
-            assert " and " in referral.text
+    for expression in asked(clip, range(40)):
+        if expression.family == "group" and isinstance(expression.description, Description):
+            if expression.description.claim is None:
+                assert expression.targets == expected[expression.description.noun], expression
+                seen.add(expression.description.noun)
+            elif expression.description.claim.word == "left":
+                assert expression.targets == (0, 1)
+        elif expression.family == "group":
+            assert len(expression.targets) == 2
+            assert " and " in expression.text
     assert {Noun(colour="red"), Noun()} <= seen
 
 
 def test_a_group_with_a_member_in_doubt_is_not_asked_for() -> None:
     barely = square(-0.08, 0.5)
     clip = draw(square(0.3, 0.2), square(0.3, 0.8), barely, circle(0.7, 0.5))
-    for referral in asked(clip, range(20)):
-        assert set(referral.targets) not in ({0, 1}, {0, 1, 2}) or referral.description != Description(SQUARE)
-        assert 2 not in referral.targets
+    for expression in asked(clip, range(20)):
+        assert set(expression.targets) not in ({0, 1}, {0, 1, 2}) or expression.description != Description(SQUARE)
+        assert 2 not in expression.targets
     moving = draw(square(0.2, 0.2, 0.03), square(0.2, 0.5, 0.03), square(0.2, 0.8, 0.03, pace=((6, -1.0),)))
-    for referral in asked(moving, range(20)):
-        assert not (referral.family == "group" and claims_of(referral) == ["moves right"])
+    for expression in asked(moving, range(20)):
+        assert not (expression.family == "group" and claims_of(expression) == ["moves right"])
 
 
 def test_no_sentence_says_that_something_is_beside_itself() -> None:
     for seed in range(10):
         clip = draw(square(0.2, 0.5), circle(0.5, 0.5), square(0.8, 0.5))
-        for referral in asked(clip, [seed]):
-            if isinstance(referral.description, Description) and referral.description.claim is not None:
-                assert referral.description.claim.reference != referral.description.noun, referral.text
+        for expression in asked(clip, [seed]):
+            if isinstance(expression.description, Description) and expression.description.claim is not None:
+                assert expression.description.claim.reference != expression.description.noun, expression.text
 
 
 # Near misses.
@@ -511,7 +511,7 @@ def test_a_near_miss_follows_its_sentence_and_is_true_of_nothing() -> None:
     for seed in range(30):
         clip = draw_clip(seed, WorldConfig(frames=8))
         facts = Facts.of(clip)
-        chosen = some_referrals(clip, np.random.default_rng(seed), 4, families, pairs=1.0)
+        chosen = sample_expressions(clip, np.random.default_rng(seed), 4, families, pairs=1.0)
         assert 1 <= len(chosen) <= 4
         for true, near in itertools.pairwise(chosen):
             if near.targets or not true.targets:
@@ -535,11 +535,11 @@ def test_pairs_come_as_often_as_is_said_and_change_nothing_when_off() -> None:
 
     def texts(pairs: float) -> list[list[str]]:
         rngs = [np.random.default_rng(seed) for seed in range(len(clips))]
-        asked = [some_referrals(c, rng, 3, families, pairs=pairs) for c, rng in zip(clips, rngs, strict=True)]
-        return [[referral.family for referral in each] for each in asked]
+        asked = [sample_expressions(c, rng, 3, families, pairs=pairs) for c, rng in zip(clips, rngs, strict=True)]
+        return [[expression.family for expression in each] for each in asked]
 
     plain = [
-        [r.family for r in some_referrals(clip, np.random.default_rng(seed), 3, families)]
+        [r.family for r in sample_expressions(clip, np.random.default_rng(seed), 3, families)]
         for seed, clip in enumerate(clips)
     ]
     assert texts(0.0) == plain

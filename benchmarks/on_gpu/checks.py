@@ -230,7 +230,7 @@ def bfloat16_ious(context: Context) -> Iterator[tuple[str, Values]]:
 
     from refervos import load
     from refervos.loading import BUNDLED
-    from refervos.worlds import WorldConfig, draw_clip, referrals
+    from refervos.worlds import WorldConfig, draw_clip, referring_expressions
 
     config = WorldConfig(frames=2 if context.quick else 24, height=128, width=128)
     clips = [draw_clip((7, number), config) for number in range(1 if context.quick else 12)]
@@ -238,7 +238,7 @@ def bfloat16_ious(context: Context) -> Iterator[tuple[str, Values]]:
         exact, rounded = (load(name, device=context.device, dtype=dtype) for dtype in ("float32", "bfloat16"))
         ious: list[float] = []
         for clip in clips:
-            sentences = [referral.text for referral in referrals(clip, np.random.default_rng(7))[:3]]
+            sentences = [expression.text for expression in referring_expressions(clip, np.random.default_rng(7))[:3]]
             sessions = exact.open(sentences), rounded.open(sentences)
             for frame in clip.frames:
                 ours, theirs = (session.step(frame).masks for session in sessions)  # (3, H, W) each

@@ -22,7 +22,7 @@ from refervos.loading import load
 from refervos.ops.compilation import compile_stages
 from refervos.prompts import Prompt
 from refervos.text.tokenizer import Tokenizer
-from refervos.worlds import WorldConfig, draw_clip, referrals
+from refervos.worlds import WorldConfig, draw_clip, referring_expressions
 
 SCENE = 3
 """Seed of the drawn clip that every case is given."""
@@ -221,8 +221,10 @@ def draw_material(case: Case) -> tuple[list[np.ndarray], list[Prompt]]:
     height, width = case.frame_size
     clip = draw_clip(SCENE, WorldConfig(height=height, width=width, frames=DRAWN_FRAMES))
     rng = np.random.default_rng(SCENE)
-    told = rng.permutation(np.array(referrals(clip, rng), dtype=object))  # neighbours would be about one object
-    prompts = [Prompt(referral.text, verbs=referral.verbs) for referral in islice(cycle(told), case.sentences)]
+    told = rng.permutation(
+        np.array(referring_expressions(clip, rng), dtype=object)
+    )  # neighbours would be about one object
+    prompts = [Prompt(expression.text, verbs=expression.verbs) for expression in islice(cycle(told), case.sentences)]
     frames = list(clip.frames)
     return frames + frames[-2:0:-1], prompts
 

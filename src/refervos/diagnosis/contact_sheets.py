@@ -92,7 +92,7 @@ def draw_sheet(scored: ScoredCase, rank: str = "", *, every: int = 4, columns: i
         An RGB image.
     """
     case, result = scored.case, scored.result
-    ground_truth = case.clip.target_masks(case.referral)
+    ground_truth = case.clip.target_masks(case.expression)
     shown = range(0, len(ground_truth), every)
     tiles = [draw_frame(case.clip.frames[t], ground_truth[t], scored.masks[t]) for t in shown]
     return lay_out(tiles, [f"frame {t}" for t in shown], titles(result, rank), columns)

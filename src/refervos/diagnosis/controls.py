@@ -120,7 +120,7 @@ def run_controls(
     def draw_and_score(split: str, count: int | None) -> Iterator[DiagnosticCase]:
         """Score the rules while the cases are drawn: drawing a case takes as long as segmenting it."""
         for case in draw(split, count):
-            if case.referral.targets:
+            if case.expression.targets:
                 for name, result in single_objects(case).items():
                     by_rule[name].append(result)
             yield case

@@ -121,21 +121,21 @@ def batch_by_shape(cases: Iterable[DiagnosticCase], size: int) -> Iterator[list[
 
 def _has_other(case: DiagnosticCase) -> bool:
     """Check if a case has both a target and a sentence about another object."""
-    return bool(case.referral.targets) and case.other is not None
+    return bool(case.expression.targets) and case.other is not None
 
 
 def _score_group(
     segmenter: Segmenter[Any], cases: Sequence[DiagnosticCase], prompt_with: PromptChoice, clip_length: int
 ) -> Iterator[ScoredCase]:
     """Segment a group of cases and score each."""
-    referrals = [case.referral if prompt_with == "target" or case.other is None else case.other for case in cases]
+    expressions = [case.expression if prompt_with == "target" or case.other is None else case.other for case in cases]
     clips = [
         PromptedClip(case.clip.frames, Prompt(r.text, verbs=list(r.verbs)))
-        for case, r in zip(cases, referrals, strict=True)
+        for case, r in zip(cases, expressions, strict=True)
     ]
     predictions = predict_clips(segmenter, clips, clip_length)
-    for case, referral, predicted in zip(cases, referrals, predictions, strict=True):
+    for case, expression, predicted in zip(cases, expressions, predictions, strict=True):
         result = score_case(
-            case, predicted.masks, prompt=referral, switches=predicted.switches, seconds=predicted.seconds
+            case, predicted.masks, prompt=expression, switches=predicted.switches, seconds=predicted.seconds
         )
         yield ScoredCase(case, predicted.masks, result)

@@ -24,7 +24,7 @@ from refervos.worlds.benchmark import SPLITS
 
 if TYPE_CHECKING:
     from refervos.worlds.benchmark import DiagnosticCase
-    from refervos.worlds.descriptions import Referral
+    from refervos.worlds.descriptions import Expression
 
 Masks = npt.NDArray[np.bool_]
 
@@ -295,7 +295,7 @@ def score_case(
     case: DiagnosticCase,
     predicted: Masks,
     *,
-    prompt: Referral | None = None,
+    prompt: Expression | None = None,
     switches: int = 0,
     seconds: float = 0.0,
 ) -> CaseResult:
@@ -308,8 +308,8 @@ def score_case(
         switches: Frames in which the memory was rewritten.
         seconds: Time the model took.
     """
-    ground_truth = case.clip.target_masks(case.referral)
-    prompt = prompt or case.referral
+    ground_truth = case.clip.target_masks(case.expression)
+    prompt = prompt or case.expression
     j, f = scores_of_clip(ground_truth, predicted)
     visible, non_empty = ground_truth.any(axis=(1, 2)), predicted.any(axis=(1, 2))  # (T,) each
     return CaseResult(
@@ -318,7 +318,7 @@ def score_case(
         text=prompt.text,
         family=prompt.family,
         frames=len(ground_truth),
-        has_target=bool(case.referral.targets),
+        has_target=bool(case.expression.targets),
         j=j,
         f=f,
         empty=is_empty(predicted),

@@ -1,19 +1,19 @@
 """Procedural clips with exact masks and sentences that are checked against them: for training and for diagnosis.
 
 >>> import numpy as np
->>> from refervos.worlds import WorldConfig, draw_clip, referrals
+>>> from refervos.worlds import WorldConfig, draw_clip, referring_expressions
 >>> clip = draw_clip(7, WorldConfig(frames=8))
->>> sentence = referrals(clip, np.random.default_rng(7))[0]
+>>> sentence = referring_expressions(clip, np.random.default_rng(7))[0]
 >>> clip.target_masks(sentence).shape
 (8, 128, 128)
 """
 
-from refervos.worlds.descriptions import FAMILIES, Claim, Description, Noun, Pair, Referral
+from refervos.worlds.descriptions import FAMILIES, Claim, Description, Expression, Noun, Pair
 from refervos.worlds.facts import Facts
 from refervos.worlds.motion import Motion
 from refervos.worlds.render import Clip, draw_clip, draw_scene
 from refervos.worlds.scene import BACKGROUNDS, Scene, Thing, WorldConfig, random_scene
-from refervos.worlds.sentences import decidable_from, referrals, some_referrals
+from refervos.worlds.sentences import decidable_from, referring_expressions, sample_expressions
 from refervos.worlds.shapes import COLOURS, KINDS, TEXTURES
 from refervos.worlds.sprites import Sprite, Sprites
 from refervos.worlds.wording import all_sentences, known_words
@@ -27,11 +27,11 @@ __all__ = [
     "Claim",
     "Clip",
     "Description",
+    "Expression",
     "Facts",
     "Motion",
     "Noun",
     "Pair",
-    "Referral",
     "Scene",
     "Sprite",
     "Sprites",
@@ -43,6 +43,6 @@ __all__ = [
     "draw_scene",
     "known_words",
     "random_scene",
-    "referrals",
-    "some_referrals",
+    "referring_expressions",
+    "sample_expressions",
 ]

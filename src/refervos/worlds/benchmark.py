@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from refervos.errors import ConfigError
-from refervos.worlds.descriptions import Description, Referral
+from refervos.worlds.descriptions import Description, Expression
 from refervos.worlds.drawings import DESIGNS, UNSEEN_DESIGN
 from refervos.worlds.facts import TARGET_PIXELS
 from refervos.worlds.nouns import everyday_nouns
 from refervos.worlds.render import Clip, draw_clip
 from refervos.worlds.scene import WorldConfig
-from refervos.worlds.sentences import referrals
+from refervos.worlds.sentences import referring_expressions
 from refervos.worlds.sprites import Sprites
 
 SPLITS = (
@@ -94,7 +94,7 @@ class DiagnosticCase:
         split: One of ``ALL_SPLITS``.
         index: From 0, within the split.
         clip: The clip.
-        referral: The sentence.
+        expression: The sentence.
         other: A sentence about other objects of the clip, none of them a target: a model that segments the same with
             it does not read. There always is one, except in "no-target", where it may be missing.
     """
@@ -102,8 +102,8 @@ class DiagnosticCase:
     split: str
     index: int
     clip: Clip
-    referral: Referral
-    other: Referral | None
+    expression: Expression
+    other: Expression | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,7 @@ class BenchmarkDrawings:
         return self.unseen if split == "unseen drawings" else self.known
 
 
-Condition = Callable[[Clip, Referral, int], bool]
+Condition = Callable[[Clip, Expression, int], bool]
 """Whether a sentence about a clip belongs into a split as the case of that index."""
 
 
@@ -197,7 +197,7 @@ def diagnostic_case(
     _check_split(split)
     if split == "synonyms by noun":
         case = diagnostic_case("synonyms", index, height=height, width=width, drawings=drawings)
-        return replace(case, split=split, referral=_by_noun(case.referral))
+        return replace(case, split=split, expression=_by_noun(case.expression))
     sprites: Sprites | None = None
     if split in NOUN_SPLITS:
         if drawings is None:
@@ -214,14 +214,14 @@ def diagnostic_case(
         seed = (BENCHMARK_SEED, ALL_SPLITS.index(split) + 1, index + 1, attempt + 1)
         clip = draw_clip((*seed, 1), config, sprites)
         rng = np.random.default_rng((*seed, 2))
-        asked = referrals(clip, rng, subjects, unseen=split == "synonyms")
-        fitting = [referral for referral in asked if condition(clip, referral, index)]
+        asked = referring_expressions(clip, rng, subjects, unseen=split == "synonyms")
+        fitting = [expression for expression in asked if condition(clip, expression, index)]
         rng.shuffle(fitting)
-        for referral in fitting:
-            others = [other for other in asked if other.targets and not set(other.targets) & set(referral.targets)]
+        for expression in fitting:
+            others = [other for other in asked if other.targets and not set(other.targets) & set(expression.targets)]
             if others or split == "no-target":
                 other = others[int(rng.integers(len(others)))] if others else None
-                return DiagnosticCase(split, index, clip, referral, other)
+                return DiagnosticCase(split, index, clip, expression, other)
     raise ConfigError(
         f"split {split!r}: none of {_MOST_ATTEMPTS} clips of {config.width}x{config.height} meets its condition; "
         "use a frame that is larger or nearer to square."
@@ -233,12 +233,12 @@ def _check_split(split: str) -> None:
         raise ConfigError(f"split {split!r} is unknown; the splits are {', '.join(ALL_SPLITS)}.")
 
 
-def _by_looks(referral: Referral) -> bool:
+def _by_looks(expression: Expression) -> bool:
     """Whether a sentence tells one object by colour, kind and texture and says nothing else."""
     return (
-        referral.family in _LOOKS
-        and isinstance(referral.description, Description)
-        and referral.description.claim is None
+        expression.family in _LOOKS
+        and isinstance(expression.description, Description)
+        and expression.description.claim is None
     )
 
 
@@ -254,50 +254,50 @@ def _enough(clip: Clip) -> npt.NDArray[np.bool_]:
     return clip.visible >= TARGET_PIXELS * unit
 
 
-def _appearance(clip: Clip, referral: Referral, index: int) -> bool:
+def _appearance(clip: Clip, expression: Expression, index: int) -> bool:
     """All objects are there from the start to the end, and the target is hardly hidden."""
-    if not _by_looks(referral):
+    if not _by_looks(expression):
         return False
-    (target,) = referral.targets
+    (target,) = expression.targets
     return bool(_enough(clip)[:, [0, -1]].all() and (_shown(clip, target) > 0.5).all())
 
 
 def _told_by(family: str) -> Condition:
     """Only a claim of this family tells the target, and its word is of the group whose turn it is."""
 
-    def condition(clip: Clip, referral: Referral, index: int) -> bool:
-        if referral.family != family or not isinstance(referral.description, Description):
+    def condition(clip: Clip, expression: Expression, index: int) -> bool:
+        if expression.family != family or not isinstance(expression.description, Description):
             return False
-        claim = referral.description.claim
+        claim = expression.description.claim
         return claim is not None and claim.word in _WORDS[family][index % len(_WORDS[family])]
 
     return condition
 
 
-def _group(clip: Clip, referral: Referral, index: int) -> bool:
+def _group(clip: Clip, expression: Expression, index: int) -> bool:
     """The sentence has several targets."""
-    return referral.family == "group"
+    return expression.family == "group"
 
 
-def _late_entry(clip: Clip, referral: Referral, index: int) -> bool:
+def _late_entry(clip: Clip, expression: Expression, index: int) -> bool:
     """The target enters after a quarter of the clip; something of its colour or kind is there from the start."""
-    if not _by_looks(referral):
+    if not _by_looks(expression):
         return False
-    (target,) = referral.targets
+    (target,) = expression.targets
     frames = len(clip.frames)
     if (clip.areas[target, : frames // 4] > 0).any():
         return False
     return any(_enough(clip)[other, 0] and _alike(clip, target, other) for other in range(len(clip.masks)))
 
 
-def _occlusion(clip: Clip, referral: Referral, index: int) -> bool:
+def _occlusion(clip: Clip, expression: Expression, index: int) -> bool:
     """The target is well visible, then less than a fifth of it is, then it is well visible again.
 
     In two of three cases it is hidden behind another object, in the third it leaves the frame.
     """
-    if not _by_looks(referral):
+    if not _by_looks(expression):
         return False
-    (target,) = referral.targets
+    (target,) = expression.targets
     shown = _shown(clip, target)
     well = np.flatnonzero(shown > 0.6)
     gone = np.flatnonzero(shown < 0.2)
@@ -306,16 +306,16 @@ def _occlusion(clip: Clip, referral: Referral, index: int) -> bool:
     return bool(gone.size) and int((well > gone[0]).sum()) >= max(2, len(shown) // 8) and hidden == (index % 3 != 2)
 
 
-def _look_alikes(clip: Clip, referral: Referral, index: int) -> bool:
+def _look_alikes(clip: Clip, expression: Expression, index: int) -> bool:
     """Everything else shares the target's colour or kind, and no word of the sentence could be left out."""
     things = clip.scene.objects
-    if len(things) < 3 or len(referral.targets) != 1 or not isinstance(referral.description, Description):
+    if len(things) < 3 or len(expression.targets) != 1 or not isinstance(expression.description, Description):
         return False
-    (target,) = referral.targets
+    (target,) = expression.targets
     others = [other for other in range(len(things)) if other != target]
     if not all(_alike(clip, target, other) for other in others):
         return False
-    noun, claim = referral.description.noun, referral.description.claim
+    noun, claim = expression.description.noun, expression.description.claim
     if claim is not None:  # exact twins, told by size or place
         twins = [
             other
@@ -323,7 +323,7 @@ def _look_alikes(clip: Clip, referral: Referral, index: int) -> bool:
             if (things[other].colour, things[other].kind, things[other].texture)
             == (things[target].colour, things[target].kind, things[target].texture)
         ]
-        return referral.family in ("size", "place") and bool(twins) and bool(noun.colour and noun.kind)
+        return expression.family in ("size", "place") and bool(twins) and bool(noun.colour and noun.kind)
     words = [name for name in ("colour", "texture", "kind") if getattr(noun, name)]
     if len(words) < 2:
         return False
@@ -340,21 +340,21 @@ def _alike(clip: Clip, target: int, other: int) -> bool:
     return other != target and (one.colour == two.colour or one.kind == two.kind)
 
 
-def _long(clip: Clip, referral: Referral, index: int) -> bool:
+def _long(clip: Clip, expression: Expression, index: int) -> bool:
     """The target moves, and meets other objects at least three times: in front of them or behind."""
-    if not _by_looks(referral):
+    if not _by_looks(expression):
         return False
-    (target,) = referral.targets
+    (target,) = expression.targets
     meets = (clip.covered[target] + clip.covered[:, target]).sum(axis=0) > 0.1 * clip.areas[target].max()
     meetings = int((np.diff(meets.astype(np.int8), prepend=0) == 1).sum())
     return meetings >= 3 and clip.scene.objects[target].motion.velocity != (0.0, 0.0)
 
 
-def _no_target(clip: Clip, referral: Referral, index: int) -> bool:
+def _no_target(clip: Clip, expression: Expression, index: int) -> bool:
     """Two of three are hard: part of the description fits something. The others are easy: no word of them does."""
-    if referral.family != "none" or not isinstance(referral.description, Description):
+    if expression.family != "none" or not isinstance(expression.description, Description):
         return False
-    noun, claim = referral.description.noun, referral.description.claim
+    noun, claim = expression.description.noun, expression.description.claim
     near = any(
         (noun.colour and thing.colour == noun.colour) or (noun.kind and thing.kind == noun.kind)
         for thing in clip.scene.objects
@@ -362,32 +362,34 @@ def _no_target(clip: Clip, referral: Referral, index: int) -> bool:
     return bool(near or claim is not None) == (index % 3 != 0)
 
 
-def _noun(clip: Clip, referral: Referral, index: int) -> bool:
+def _noun(clip: Clip, expression: Expression, index: int) -> bool:
     """The sentence names what its target is, and the target is there from the start to the end and hardly hidden."""
-    if not isinstance(referral.description, Description) or not referral.description.noun.kind:
+    if not isinstance(expression.description, Description) or not expression.description.noun.kind:
         return False
-    return _appearance(clip, referral, index)
+    return _appearance(clip, expression, index)
 
 
-def _synonym(clip: Clip, referral: Referral, index: int) -> bool:
+def _synonym(clip: Clip, expression: Expression, index: int) -> bool:
     """Likewise, and the noun has synonyms that training never uses, one of which is in the sentence."""
-    return _noun(clip, referral, index) and _unseen_in(referral) is not None
+    return _noun(clip, expression, index) and _unseen_in(expression) is not None
 
 
-def _unseen_in(referral: Referral) -> tuple[str, str] | None:
+def _unseen_in(expression: Expression) -> tuple[str, str] | None:
     """The synonym that training never uses in a sentence, and the noun that it stands for."""
-    if not isinstance(referral.description, Description):
+    if not isinstance(expression.description, Description):
         return None
-    noun = everyday_nouns().get(referral.description.noun.kind)
-    said = [] if noun is None else [name for name in noun.unseen if re.search(rf"\b{re.escape(name)}\b", referral.text)]
-    return (said[0], referral.description.noun.kind) if said else None
+    noun = everyday_nouns().get(expression.description.noun.kind)
+    said = (
+        [] if noun is None else [name for name in noun.unseen if re.search(rf"\b{re.escape(name)}\b", expression.text)]
+    )
+    return (said[0], expression.description.noun.kind) if said else None
 
 
-def _by_noun(referral: Referral) -> Referral:
+def _by_noun(expression: Expression) -> Expression:
     """The same sentence with the noun itself."""
-    found = _unseen_in(referral)
+    found = _unseen_in(expression)
     assert found is not None  # or it would not be a case
-    return replace(referral, text=re.sub(rf"\b{re.escape(found[0])}\b", found[1], referral.text))
+    return replace(expression, text=re.sub(rf"\b{re.escape(found[0])}\b", found[1], expression.text))
 
 
 _STEADY = WorldConfig(

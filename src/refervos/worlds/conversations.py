@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from refervos.errors import ConfigError
+from refervos.worlds.conversation_writer import MOTION_ONLY, Conversation, ConversationWriter, Turn
 from refervos.worlds.facts import Facts
 from refervos.worlds.render import Clip, draw_clip
 from refervos.worlds.scene import WorldConfig
-from refervos.worlds.talker import MOTION_ONLY, Conversation, Talker, Turn
 
 CONVERSATION_WORLD = WorldConfig(frames=16)
 """The world of conversations: clips of as many frames as VideoGLaMM's encoders read."""
@@ -124,8 +124,8 @@ def draw_conversation(
         facts = Facts.of(clip)
         if facts.target.any():
             break
-    talker = Talker(facts, np.random.default_rng([*start, attempt, 2]), variety, families, detail)
-    return ConversationClip(clip, talker.conversations(count, kinds))
+    writer = ConversationWriter(facts, np.random.default_rng([*start, attempt, 2]), variety, families, detail)
+    return ConversationClip(clip, writer.conversations(count, kinds))
 
 
 def conversations(
@@ -154,7 +154,7 @@ def conversations(
     Returns:
         At most ``count`` conversations, at least one.
     """
-    return Talker(Facts.of(clip), rng, variety, families, detail).conversations(count, kinds)
+    return ConversationWriter(Facts.of(clip), rng, variety, families, detail).conversations(count, kinds)
 
 
 def caption(clip: Clip, rng: np.random.Generator, *, variety: float = 0.3, detail: int = 2) -> Turn:
@@ -169,7 +169,7 @@ def caption(clip: Clip, rng: np.random.Generator, *, variety: float = 0.3, detai
     Returns:
         The question for a description, and the description.
     """
-    return Talker(Facts.of(clip), rng, variety, FAMILY_WEIGHTS, detail).caption()
+    return ConversationWriter(Facts.of(clip), rng, variety, FAMILY_WEIGHTS, detail).caption()
 
 
 def held_out_conversation(index: int, config: WorldConfig = CONVERSATION_WORLD) -> ConversationClip:
@@ -202,10 +202,10 @@ def held_out_conversation(index: int, config: WorldConfig = CONVERSATION_WORLD) 
     rest = {family: weight for family, weight in FAMILY_WEIGHTS.items() if family != "motion"}
     found: list[Conversation] = []
     for families in (rest, MOTION_ONLY):
-        talker = Talker(facts, rng, 0.0, families)
+        writer = ConversationWriter(facts, rng, 0.0, families)
         kinds = [*KIND_WEIGHTS] if families is rest else ["which", "whether", "referring"]
         for kind in kinds:
-            conversation = talker.conversation(kind)
+            conversation = writer.conversation(kind)
             if conversation is not None and all(conversation[0].question != other[0].question for other in found):
                 found.append(conversation)
     return ConversationClip(clip, tuple(found))

@@ -69,7 +69,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Referral:
+class Expression:
     """A sentence about a clip.
 
     Attributes:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refervos.worlds.backgrounds import crop_photograph, draw_background
-from refervos.worlds.descriptions import Referral
+from refervos.worlds.descriptions import Expression
 from refervos.worlds.motion import camera_path
 from refervos.worlds.scene import Scene, Thing, WorldConfig, random_scene, tracks_of
 from refervos.worlds.shapes import COLOURS, distance_to, tone
@@ -70,16 +70,16 @@ class Clip:
             covered=self.covered[:, :, times],
         )
 
-    def target_masks(self, referral: Referral) -> Bools:
+    def target_masks(self, expression: Expression) -> Bools:
         """What a sentence is about.
 
         Args:
-            referral: A sentence about this clip.
+            expression: A sentence about this clip.
 
         Returns:
             The union of its targets' visible parts (T, H, W); empty when it has no target.
         """
-        return np.any(self.masks[list(referral.targets)], axis=0)
+        return np.any(self.masks[list(expression.targets)], axis=0)
 
 
 def draw_clip(seed: int | Sequence[int], config: WorldConfig, sprites: Sprites | None = None) -> Clip:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from refervos.worlds.descriptions import FAMILIES, Claim, Description, Noun, Pair, Referral
+from refervos.worlds.descriptions import FAMILIES, Claim, Description, Expression, Noun, Pair
 from refervos.worlds.facts import (
     CLAIM_FAMILIES,
     EXTREMES,
@@ -48,9 +48,9 @@ _REDUNDANT = 0.2
 """How often a claim is made although the noun phrase tells enough, as people do."""
 
 
-def referrals(
+def referring_expressions(
     clip: Clip, rng: np.random.Generator, subjects: Sequence[str] = (), *, unseen: bool = False
-) -> list[Referral]:
+) -> list[Expression]:
     """Sentences about a clip, each checked: clearly true of exactly its targets, clearly false of everything else.
 
     Args:
@@ -64,7 +64,7 @@ def referrals(
         about several objects, and ``NONE_LEAST`` to ``NONE_MOST`` about nothing that is there.
     """
     speaker = _Speaker(clip, rng, subjects, unseen=unseen)
-    asked: list[Referral] = []
+    asked: list[Expression] = []
     for index in np.flatnonzero(speaker.facts.target):
         asked += speaker.about(int(index))
     asked += speaker.groups()
@@ -72,7 +72,7 @@ def referrals(
     return asked
 
 
-def some_referrals(
+def sample_expressions(
     clip: Clip,
     rng: np.random.Generator,
     count: int,
@@ -80,7 +80,7 @@ def some_referrals(
     subjects: Sequence[str] = (),
     pairs: float = 0.0,
     facts: Facts | None = None,
-) -> list[Referral]:
+) -> list[Expression]:
     """A few sentences about a clip, chosen by family and about different targets; much cheaper than all of them.
 
     Args:
@@ -89,7 +89,7 @@ def some_referrals(
         count: How many sentences.
         families: Weight of each family, by name; default all alike. A family that the clip has no sentence of is passed
             over.
-        subjects: See ``referrals``.
+        subjects: See ``referring_expressions``.
         pairs: Share of the sentences about one object that are followed by their near miss: the same sentence with one
             thing changed, so that it is true of nothing. Who hears both about one picture must tell them apart.
         facts: Of the clip, where they are known already.
@@ -99,12 +99,12 @@ def some_referrals(
     """
     speaker = _Speaker(clip, rng, subjects, facts=facts)
     weights = families or dict.fromkeys(FAMILIES, 1.0)
-    chosen: list[Referral] = []
+    chosen: list[Expression] = []
     for _ in range(count):
         if len(chosen) == count:  # near misses came with some
             break
         left = {family: weight for family, weight in weights.items() if weight > 0}
-        taken = {referral.targets for referral in chosen}
+        taken = {expression.targets for expression in chosen}
         while left:
             odds = np.array(list(left.values()))
             family = list(left)[int(rng.choice(len(left), p=odds / odds.sum()))]
@@ -118,7 +118,7 @@ def some_referrals(
     return chosen or speaker.absent()[:1]
 
 
-def decidable_from(clip: Clip, referral: Referral, every: int = 2) -> int:
+def decidable_from(clip: Clip, expression: Expression, every: int = 2) -> int:
     """Find the first frame from which what was seen so far settles which objects a sentence is about.
 
     Sentences that tell no motion are settled at once. For the others the facts of the clip's beginnings are asked:
@@ -126,13 +126,13 @@ def decidable_from(clip: Clip, referral: Referral, every: int = 2) -> int:
 
     Args:
         clip: The clip, of T frames.
-        referral: A sentence about it.
+        expression: A sentence about it.
         every: Beginnings whose length is a multiple of this are tried.
 
     Returns:
         The frame's index, at most T - 1.
     """
-    parts = referral.description
+    parts = expression.description
     descriptions = (parts.first, parts.second) if isinstance(parts, Pair) else (parts,)
     claims = [description.claim for description in descriptions if description.claim is not None]
     last = len(clip.frames) - 1
@@ -141,8 +141,8 @@ def decidable_from(clip: Clip, referral: Referral, every: int = 2) -> int:
     for length in range(FEWEST_FRAMES, last + 1, every):
         facts = Facts.of(clip.at(np.arange(length)))
         truths = np.stack([facts.describe(description) for description in descriptions]).max(axis=0)
-        settled = referral.targets or (truths == FALSE).all()
-        if settled and tuple(np.flatnonzero(truths == TRUE)) == referral.targets:
+        settled = expression.targets or (truths == FALSE).all()
+        if settled and tuple(np.flatnonzero(truths == TRUE)) == expression.targets:
             return length - 1
     return last
 
@@ -245,22 +245,22 @@ class _Speaker:
         pool = list(items)
         return [pool[i] for i in self.rng.permutation(len(pool))]
 
-    def of_family(self, family: str, taken: Collection[tuple[int, ...]]) -> list[Referral]:
+    def of_family(self, family: str, taken: Collection[tuple[int, ...]]) -> list[Expression]:
         """Sentences of one family whose targets are not taken yet: all about one object, except for "group"."""
         if family == "none":
             return [] if () in taken else self.absent()
         if family == "group":
-            return [referral for referral in self.groups() if referral.targets not in taken]
+            return [expression for expression in self.groups() if expression.targets not in taken]
         for index in self._shuffled(np.flatnonzero(self.facts.target)):
             if (int(index),) not in taken:
-                found = [referral for referral in self.about(int(index), family) if referral.family == family]
+                found = [expression for expression in self.about(int(index), family) if expression.family == family]
                 if found:
                     return found
         return []
 
-    def about(self, index: int, wanted: str | None = None) -> list[Referral]:
+    def about(self, index: int, wanted: str | None = None) -> list[Expression]:
         """Sentences about one object; with ``wanted``, only what may belong to that family is looked for."""
-        asked: dict[str, list[Referral]] = {}
+        asked: dict[str, list[Expression]] = {}
         thing = self.things[index]
         looks = [Description(noun) for noun in self._nouns(thing) if noun != Noun()]
         true = [claim for claim, truths in self.claims.items() if truths[index] == TRUE]
@@ -279,8 +279,8 @@ class _Speaker:
             family = family_of(self.facts, description)
             if len(asked.setdefault(family, [])) < PER_FAMILY:
                 text = word_description(description, self.rng, self.lexicon)
-                asked[family].append(Referral(text, (index,), family, description))
-        return [referral for family in asked.values() for referral in family]
+                asked[family].append(Expression(text, (index,), family, description))
+        return [expression for family in asked.values() for expression in family]
 
     def _chosen(self, pairs: Sequence[Description], index: int) -> list[Description]:
         """A few descriptions of one family, told by different words when possible."""
@@ -322,14 +322,14 @@ class _Speaker:
             bool(subject.any()) and not (subject & ~reference).any()
         )
 
-    def groups(self) -> list[Referral]:
+    def groups(self) -> list[Expression]:
         """Sentences about several objects: all that fit a description, or two that are named."""
         nouns = list(dict.fromkeys(noun for thing in self.things for noun in self._nouns(thing)))
         claims = [claim for claim in self.claims if claim.word in PLURAL_PHRASES]
         options = [Description(noun) for noun in self._shuffled(nouns)]
         # Looks first, then what needs a claim: there are many more of those.
         told = [Description(noun, claim) for claim in self._shuffled(claims)[:12] for noun in nouns]
-        asked: list[Referral] = []
+        asked: list[Expression] = []
         seen: set[tuple[int, ...]] = set()
         for description in (*options, *self._shuffled(told)):
             truths = self._answers(description)
@@ -340,11 +340,11 @@ class _Speaker:
                 continue
             seen.add(targets)
             text = word_group(description, len(targets), self.rng, self.lexicon)
-            asked.append(Referral(text, targets, "group", description))
+            asked.append(Expression(text, targets, "group", description))
         asked = self._shuffled(asked)[: GROUPS - 1]
         return asked + self._pairs()
 
-    def _pairs(self) -> list[Referral]:
+    def _pairs(self) -> list[Expression]:
         """Perhaps a sentence about two objects that are named one by one."""
         named = []
         for index in np.flatnonzero(self.facts.target):
@@ -357,16 +357,16 @@ class _Speaker:
         words = [word_description(each, self.rng, self.lexicon) for each in (first, second)]
         words = [text if text.startswith(("the ", "a ", "an ")) else f"the {text}" for text in words]
         pair = Pair(first, second)
-        return [Referral(" and ".join(words), (min(one, two), max(one, two)), "group", pair)]
+        return [Expression(" and ".join(words), (min(one, two), max(one, two)), "group", pair)]
 
-    def absent(self) -> list[Referral]:
+    def absent(self) -> list[Expression]:
         """Sentences that are clearly false of everything: most are nearly true of something."""
-        asked: dict[str, Referral] = {}
+        asked: dict[str, Expression] = {}
         for _ in range(8 * NONE_MOST):
             description = self._nearly()
             if not self._circular(description) and (self._answers(description) == FALSE).all():
                 text = word_description(description, self.rng, self.lexicon)
-                asked.setdefault(text, Referral(text, (), "none", description))
+                asked.setdefault(text, Expression(text, (), "none", description))
             if len(asked) == NONE_MOST:
                 break
         looks = iter(self._shuffled((colour, kind) for colour in COLOURS for kind in KINDS))
@@ -375,18 +375,18 @@ class _Speaker:
             description = Description(Noun(colour=colour, kind=kind))
             if (self.facts.describe(description) == FALSE).all():
                 text = word_description(description, self.rng, self.lexicon)
-                asked.setdefault(text, Referral(text, (), "none", description))
+                asked.setdefault(text, Expression(text, (), "none", description))
         return list(asked.values())
 
-    def near_miss(self, referral: Referral) -> list[Referral]:
+    def near_miss(self, expression: Expression) -> list[Expression]:
         """A sentence about one object with one thing changed that makes it false of everything; nothing if none is."""
-        description = referral.description
-        if len(referral.targets) != 1 or not isinstance(description, Description):
+        description = expression.description
+        if len(expression.targets) != 1 or not isinstance(description, Description):
             return []
         for changed in self._shuffled(self._changed(description)):
             if not self._circular(changed) and (self._answers(changed) == FALSE).all():
                 text = word_description(changed, self.rng, self.lexicon)
-                return [Referral(text, (), "none", changed)]
+                return [Expression(text, (), "none", changed)]
         return []
 
     def _changed(self, description: Description) -> Iterator[Description]:

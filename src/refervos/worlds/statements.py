@@ -1,7 +1,7 @@
 """Statements and questions about a clip, before they are put into words, and their truth by the facts of the clip.
 
 A statement applies predicates to the objects that its subject names: "the red circle" and "turns back". Everything is
-three-valued like the facts: TRUE, FALSE or UNCLEAR. ``grammar.py`` reads statements from text, and ``talker.py`` writes
+three-valued like the facts: TRUE, FALSE or UNCLEAR. ``grammar.py`` reads statements from text, and ``writer.py`` writes
 text from facts.
 """
 

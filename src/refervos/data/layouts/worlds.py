@@ -63,7 +63,7 @@ def _sample_of(clip: _DrawnClip) -> Sample:
 
 def _draw_case(split: str, index: int) -> tuple[DiagnosticCase, npt.NDArray[np.bool_]]:
     case = diagnostic_case(split, index)
-    return case, case.clip.target_masks(case.referral)
+    return case, case.clip.target_masks(case.expression)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class _DrawnClip:
 
     def sentence(self) -> str:
         """Return the text of the expression."""
-        return self.draw(self.split, self.index)[0].referral.text
+        return self.draw(self.split, self.index)[0].expression.text
 
     def read(self, index: int) -> ImageArray:
         """Return one frame, uint8 RGB (H, W, 3)."""

@@ -21,7 +21,7 @@ from refervos.errors import DataError, TrainingError
 from refervos.placement import Placement
 from refervos.training.stage import Key
 from refervos.training.stages.pictures import cell_movements, draw_framed, place_frames, place_masks
-from refervos.worlds import Sprites, WorldConfig, decidable_from, some_referrals
+from refervos.worlds import Sprites, WorldConfig, decidable_from, sample_expressions
 
 Item = TypeVar("Item")
 
@@ -110,7 +110,7 @@ class WorldClips:
         aspects: Width over height; one is drawn for each clip.
         families: How often each family of sentences is asked.
         side: Side S of the model's square.
-        pairs: Share of the sentences that are followed by their near miss, see ``some_referrals``.
+        pairs: Share of the sentences that are followed by their near miss, see ``sample_expressions``.
         movements: Side in pixels of the cells whose movement is told, and frames in a window; None to leave it out.
         stride: Share of the clips in which every second frame is left out, so that what happens slowly can happen.
         decidable: Whether it is found out from which frame on a sentence is decidable, which takes a while.
@@ -136,15 +136,15 @@ class WorldClips:
         if stride > 1:
             clip = clip.at(np.arange(frames) * stride)
         subjects = () if self.sprites is None else self.sprites.subjects
-        asked = _as_many(some_referrals(clip, rng, sentences, self.families, subjects, self.pairs), sentences)
+        asked = _as_many(sample_expressions(clip, rng, sentences, self.families, subjects, self.pairs), sentences)
         return AskedClip(
             pixels=place_frames(clip.frames, self.side),
-            masks=torch.stack([place_masks(clip.target_masks(referral), self.side) for referral in asked]),
+            masks=torch.stack([place_masks(clip.target_masks(expression), self.side) for expression in asked]),
             inside=(clip.frames.shape[1], clip.frames.shape[2]),
-            expressions=tuple(referral.text for referral in asked),
-            verbs=tuple(tuple(referral.verbs) for referral in asked),
-            families=tuple(referral.family for referral in asked),
-            decidable=tuple(decidable_from(clip, referral) if self.decidable else 0 for referral in asked),
+            expressions=tuple(expression.text for expression in asked),
+            verbs=tuple(tuple(expression.verbs) for expression in asked),
+            families=tuple(expression.family for expression in asked),
+            decidable=tuple(decidable_from(clip, expression) if self.decidable else 0 for expression in asked),
             movements=None if self.movements is None else cell_movements(clip, self.side, *self.movements),
         )
 

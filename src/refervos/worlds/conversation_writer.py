@@ -27,7 +27,7 @@ from refervos.worlds.grammar import (
 )
 from refervos.worlds.movement_facts import DIAGONALS, DIRECTIONS, ENTRIES, FALSE, TRUE, UNCLEAR
 from refervos.worlds.nouns import plural
-from refervos.worlds.sentences import some_referrals
+from refervos.worlds.sentences import sample_expressions
 from refervos.worlds.shapes import COLOURS, KINDS
 from refervos.worlds.statements import Objects
 from refervos.worlds.wording import GENERIC, PHRASES, with_article, word_noun
@@ -38,7 +38,7 @@ CAPTION_TOKENS = 60
 """The most words, punctuation marks and tags of a caption of two to five objects; a few have two more."""
 
 MOTION_ONLY: dict[str, float] = {"motion": 1.0}
-"""The weights of ``Talker`` with which "which", "whether" and "referring" ask about motion alone."""
+"""The weights of ``ConversationWriter`` with which "which", "whether" and "referring" ask about motion alone."""
 
 _FOLLOW_UP = 0.35  # conversations about one object that go on
 _ABSENT = 0.15  # "which" questions that nothing answers
@@ -79,7 +79,7 @@ def sentence_case(text: str) -> str:
     return re.sub(r"(^|[.!?]\s+)((?:<p>\s*)?)([a-z])", lambda m: m[1] + m[2] + m[3].upper(), text)
 
 
-class Talker:
+class ConversationWriter:
     """Speaker about one clip: finds true statements and words them.
 
     Args:
@@ -429,13 +429,13 @@ class Talker:
     def _referring(self) -> tuple[Turn, int | None] | None:
         """A published question about an expression."""
         families = _REFERRING_FAMILIES if self.families != MOTION_ONLY else MOTION_ONLY
-        (referral,) = some_referrals(self.clip, self.rng, 1, families, facts=self.facts)
-        question = self._asked(REFERRING_QUESTIONS).format(referral.text)
-        if not referral.targets:
+        (expression,) = sample_expressions(self.clip, self.rng, 1, families, facts=self.facts)
+        question = self._asked(REFERRING_QUESTIONS).format(expression.text)
+        if not expression.targets:
             return self._turn("referring", question, ABSENT_ANSWER), None
-        seg = f"[SEG:{','.join(map(str, referral.targets))}]"
+        seg = f"[SEG:{','.join(map(str, expression.targets))}]"
         answer = self._option(REFERRING_ANSWERS).replace("[SEG]", seg)
-        focus = referral.targets[0] if len(referral.targets) == 1 else None
+        focus = expression.targets[0] if len(expression.targets) == 1 else None
         return self._turn("referring", question, answer), focus
 
     def _claims(self) -> list[Claim]:
