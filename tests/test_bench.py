@@ -629,7 +629,7 @@ def test_the_command_writes_what_it_prints(
     assert result["frames"] == 2
     assert result["stage_milliseconds_a_frame"][CONDITION] > 0
     assert run() == 2
-    assert capsys.readouterr().err.strip() == "refervos: speed.json exists; give another file or --overwrite."
+    assert capsys.readouterr().err.strip() == "refervos: speed.json exists already; give another file or --overwrite."
 
 
 # Compiled stages.

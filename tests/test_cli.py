@@ -1,4 +1,4 @@
-"""The command line as a user meets it: results for good input, one sentence and exit code 2 for bad input."""
+"""The command line as users see it: results for valid input, one sentence and exit code 2 for invalid input."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs a command in an empty folder; gives exit code, standard output and standard error."""
+    """Run a command in an empty folder and return exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["refervos", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
+        with pytest.raises(SystemExit) as end:
             cli.main()
         captured = capsys.readouterr()
-        code = stopped.value.code
+        code = end.value.code
         return (0 if code is None else int(code)), captured.out, captured.err
 
     return command
 
 
 def disc_frames(count: int, width: int = 128, height: int = 96) -> list[np.ndarray]:
-    """A red disc moving right over gray, with a blue square."""
+    """Return frames of a red disc that moves to the right over grey, with a blue square."""
     y, x = np.mgrid[0:height, 0:width]
     frames = []
     for t in range(count):
@@ -60,21 +60,21 @@ def disc_frames(count: int, width: int = 128, height: int = 96) -> list[np.ndarr
     return frames
 
 
-def answers_of(path: Path) -> list[dict[str, object]]:
+def read_rows(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def sizes(path: Path) -> tuple[int, int, int]:
-    """Frames, width and height of a video, read without the code under test."""
+    """Return number of frames, width and height of a video, read without the code under test."""
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
     return len(frames), frames[0].width, frames[0].height
 
 
-def test_segment_writes_everything_that_is_asked_for(run: Run, tmp_path: Path) -> None:
+def test_segment_writes_every_kind_of_output(run: Run, tmp_path: Path) -> None:
     write_video(tmp_path / "in.mp4", 10, width=128, height=96, fps=25, images=disc_frames(10), audio="aac")
-    wanted = [option for output in segment.Output for option in ("--save", output)]
-    code, out, err = run("segment", "in.mp4", "the red circle", "the blue square", "--out", "out", *wanted)
+    outputs = [option for output in segment.Output for option in ("--save", output)]
+    code, out, err = run("segment", "in.mp4", "the red circle", "the blue square", "--out", "out", *outputs)
     assert (code, err) == (0, "")
     assert "10 frames" in out
     assert "the red circle: seen in 10 of 10" in out
@@ -83,9 +83,9 @@ def test_segment_writes_everything_that_is_asked_for(run: Run, tmp_path: Path) -
         assert len(container.streams.audio) == 1
         assert container.streams.video[0].codec_context.name == "h264"
         assert container.streams.video[0].average_rate == 25
-    answers = answers_of(tmp_path / "out" / "masks.jsonl")
-    assert len(answers) == 20
-    first = answers[0]
+    rows = read_rows(tmp_path / "out" / "masks.jsonl")
+    assert len(rows) == 20
+    first = rows[0]
     assert (first["frame"], first["track"], first["expression"], first["size"]) == (0, 0, "the red circle", [96, 128])
     mask = coco.decode({"size": first["size"], "counts": first["counts"]}).astype(bool)
     with Image.open(tmp_path / "out" / "masks" / "00000.png") as image:
@@ -100,7 +100,7 @@ def test_segment_writes_everything_that_is_asked_for(run: Run, tmp_path: Path) -
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
 
 
-def test_results_are_not_overwritten(run: Run, tmp_path: Path) -> None:
+def test_existing_results_are_only_replaced_with_overwrite(run: Run, tmp_path: Path) -> None:
     write_video(tmp_path / "in.mp4", 2, width=64, height=48)
     assert run("segment", "in.mp4", "the red circle", "-q")[0] == 0
     before = (tmp_path / "in_refervos" / "masks.jsonl").read_bytes()
@@ -113,16 +113,16 @@ def test_results_are_not_overwritten(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "in_refervos" / "masks.jsonl").read_bytes() != before
 
 
-def test_the_videos_of_a_folder_are_segmented_by_one_model_as_each_alone(
+def test_one_model_segments_the_videos_of_a_folder_as_if_each_were_alone(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "films").mkdir()
     write_video(tmp_path / "films" / "a.mp4", 4, width=128, height=96, images=disc_frames(4))
     (tmp_path / "films" / "b.mp4").write_bytes(b"no video")
     write_video(tmp_path / "films" / "c.mp4", 4, width=128, height=96, images=disc_frames(12)[8:])
-    asked = ("the red circle", "--save", "rle", "--quiet")
+    arguments = ("the red circle", "--save", "rle", "--quiet")
     for name in "ac":
-        assert run("segment", f"films/{name}.mp4", *asked, "--out", f"alone/{name}")[0] == 0
+        assert run("segment", f"films/{name}.mp4", *arguments, "--out", f"alone/{name}")[0] == 0
     loads = []
 
     def counted(*given: Any, **options: Any) -> Any:
@@ -130,36 +130,36 @@ def test_the_videos_of_a_folder_are_segmented_by_one_model_as_each_alone(
         return load(*given, **options)
 
     monkeypatch.setattr(loading, "load", counted)
-    code, out, err = run("segment", "films", *asked, "--out", "together")
+    code, out, err = run("segment", "films", *arguments, "--out", "together")
     assert (code, out) == (2, "")
     first, last = err.splitlines()
     assert "b.mp4" in first
     assert last == "refervos: 1 of the 3 videos in 'films' could not be segmented."
     assert len(loads) == 1
     for name in "ac":
-        together, alone = (answers_of(tmp_path / how / name / "masks.jsonl") for how in ("together", "alone"))
+        together, alone = (read_rows(tmp_path / how / name / "masks.jsonl") for how in ("together", "alone"))
         assert len(together) == 4
         assert together == alone
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("options", "message"),
     [
         (("--model", "absent"), "absent"),
-        (("--verb", "jumps"), "the verb 'jumps' is a word of no expression"),
-        (("--session", "a.session"), "'films' is a folder of 2 videos, and --session is for one."),
-        (("--out", "-"), "'films' is a folder of 2 videos, and --out - is for one."),
+        (("--verb", "jumps"), "the verb 'jumps' is in no sentence"),
+        (("--session", "a.session"), "'films' is a folder of 2 videos, but --session needs a single video."),
+        (("--out", "-"), "'films' is a folder of 2 videos, but --out - needs a single video."),
     ],
 )
-def test_what_is_wrong_for_every_video_of_a_folder_is_said_once(
-    given: tuple[str, ...], told: str, run: Run, tmp_path: Path
+def test_an_error_common_to_all_videos_of_a_folder_is_reported_once(
+    options: tuple[str, ...], message: str, run: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "films").mkdir()
     for name in "ab":
         write_video(tmp_path / "films" / f"{name}.mp4", 2, width=64, height=48)
-    code, out, err = run("segment", "films", "the red circle", *given)
+    code, out, err = run("segment", "films", "the red circle", *options)
     assert (code, out) == (2, "")
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["films"]
 
@@ -202,8 +202,8 @@ def good_mov(folder: Path) -> Path:
 
 
 def good_image(folder: Path) -> Path:
-    Image.fromarray(disc_frames(1)[0]).save(folder / "picture.jpg")
-    return folder / "picture.jpg"
+    Image.fromarray(disc_frames(1)[0]).save(folder / "image.jpg")
+    return folder / "image.jpg"
 
 
 def good_folder(folder: Path) -> Path:
@@ -229,33 +229,33 @@ def good_folder(folder: Path) -> Path:
         (good_folder, 11, 128, 96),
     ],
 )
-def test_every_kind_of_video(
+def test_every_kind_of_video_is_segmented(
     make: Callable[[Path], Path], frames: int, width: int, height: int, run: Run, tmp_path: Path
 ) -> None:
     path = make(tmp_path)
     code, out, err = run("segment", path, "the red circle", "--out", "out")
     assert (code, err) == (0, "")
     assert f"{frames} frames" in out
-    answers = answers_of(tmp_path / "out" / "masks.jsonl")
-    assert len(answers) == frames
-    assert answers[0]["size"] == [height, width]
-    if make is good_image:  # the overlay of a picture is a picture
-        with Image.open(tmp_path / "out" / "overlay.png") as picture:
-            assert picture.size == (width, height)
+    rows = read_rows(tmp_path / "out" / "masks.jsonl")
+    assert len(rows) == frames
+    assert rows[0]["size"] == [height, width]
+    if make is good_image:  # the overlay of an image is an image
+        with Image.open(tmp_path / "out" / "overlay.png") as image:
+            assert image.size == (width, height)
         return
     even = (frames, width + width % 2, height + height % 2)
     assert sizes(tmp_path / "out" / "overlay.mp4") == even
 
 
-def test_variable_frame_rate_is_kept(run: Run, tmp_path: Path) -> None:
+def test_a_variable_frame_rate_is_kept(run: Run, tmp_path: Path) -> None:
     run("segment", good_variable(tmp_path), "the red circle", "--out", "out")
-    assert [a["time"] for a in answers_of(tmp_path / "out" / "masks.jsonl")] == pytest.approx([0, 0.1, 0.5, 0.6, 1.5])
+    assert [a["time"] for a in read_rows(tmp_path / "out" / "masks.jsonl")] == pytest.approx([0, 0.1, 0.5, 0.6, 1.5])
     with av.open(str(tmp_path / "out" / "overlay.mp4")) as container:
         times = [frame.time for frame in container.decode(video=0)]
     assert times == pytest.approx([0, 0.1, 0.5, 0.6, 1.5], abs=0.01)
 
 
-def test_a_truncated_file_gives_the_frames_that_are_there_and_a_warning(run: Run, tmp_path: Path) -> None:
+def test_a_truncated_file_gives_its_readable_frames_and_a_warning(run: Run, tmp_path: Path) -> None:
     path = write_video(tmp_path / "cut.mp4", 20, width=64, height=48, movflags="faststart", gop=5)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])
@@ -263,9 +263,9 @@ def test_a_truncated_file_gives_the_frames_that_are_there_and_a_warning(run: Run
     assert code == 0
     assert err.startswith("warning: ")
     assert err.count("\n") == 1
-    answers = answers_of(tmp_path / "out" / "masks.jsonl")
-    assert 5 <= len(answers) < 20
-    assert sizes(tmp_path / "out" / "overlay.mp4")[0] == len(answers)
+    rows = read_rows(tmp_path / "out" / "masks.jsonl")
+    assert 5 <= len(rows) < 20
+    assert sizes(tmp_path / "out" / "overlay.mp4")[0] == len(rows)
 
 
 def bad_audio(folder: Path) -> Path:
@@ -287,7 +287,7 @@ def bad_garbage(folder: Path) -> Path:
 
 
 def bad_headless(folder: Path) -> Path:
-    """A recording whose end, and with it the index, never reached the disk."""
+    """Write a recording without its end, which holds the index."""
     path = write_video(folder / "crashed.mp4", 20, width=64, height=48)
     path.write_bytes(path.read_bytes()[:2000])
     return path
@@ -303,7 +303,9 @@ def bad_missing(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [bad_audio, bad_cover, bad_empty, bad_garbage, bad_headless, bad_folder, bad_missing])
-def test_what_is_no_video(make: Callable[[Path], Path], run: Run, tmp_path: Path) -> None:
+def test_a_source_without_video_is_refused_in_one_sentence(
+    make: Callable[[Path], Path], run: Run, tmp_path: Path
+) -> None:
     path = make(tmp_path)
     code, out, err = run("segment", path, "the red circle", "--out", "out")
     assert (code, out) == (2, "")
@@ -316,7 +318,7 @@ def test_what_is_no_video(make: Callable[[Path], Path], run: Run, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "there is nothing to look for; give a sentence in quotes"),
+        ((), "there is no object to segment; give a sentence in quotes"),
         (("  ",), "the expression is empty"),
         (("the dog", "--model", "nowhere"), "nowhere does not exist"),
         (("the dog", "--box", "1,2,3"), "--box is '1,2,3'; give 4 numbers separated by commas"),
@@ -325,10 +327,12 @@ def test_what_is_no_video(make: Callable[[Path], Path], run: Run, tmp_path: Path
         (("--point", "nan,20"), "--point is 'nan,20'; give 2 or 3 numbers"),
         (("--box", "1,2,30,40"), "SAMWISE is asked with a sentence, not with box alone"),
         (("the dog", "--protocol", "odd"), "protocol is 'odd' where one of 'default', 'published' is expected"),
-        (("the dog", "--verb", "runs"), "the verb 'runs' is a word of no expression"),
+        (("the dog", "--verb", "runs"), "the verb 'runs' is in no sentence"),
     ],
 )
-def test_bad_requests(arguments: tuple[str, ...], sentence: str, run: Run, tmp_path: Path) -> None:
+def test_invalid_prompts_and_models_are_refused_in_one_sentence(
+    arguments: tuple[str, ...], sentence: str, run: Run, tmp_path: Path
+) -> None:
     write_video(tmp_path / "in.mp4", 2)
     code, out, err = run("segment", "in.mp4", *arguments)
     assert (code, out) == (2, "")
@@ -337,15 +341,15 @@ def test_bad_requests(arguments: tuple[str, ...], sentence: str, run: Run, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
-def test_unknown_options_are_exit_code_2(run: Run) -> None:
+def test_invalid_command_lines_end_with_exit_code_2(run: Run) -> None:
     assert run("segment", "in.mp4", "the dog", "--sharpen")[0] == 2
     assert run("segment", "in.mp4", "the dog", "--clip", "0")[0] == 2
     assert run("polish")[0] == 2
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user who presses Ctrl-C while frame 10 of 40 is read."""
+def interrupted_at_frame_10(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while frame 10 is read."""
     advance = MediaReader.__next__
 
     def interrupted(self: MediaReader) -> Frame:
@@ -357,25 +361,25 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MediaReader, "__next__", interrupted)
 
 
-@pytest.mark.usefixtures("impatient")
-def test_ctrl_c_leaves_what_was_written_whole(run: Run, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("interrupted_at_frame_10")
+def test_ctrl_c_leaves_complete_outputs(run: Run, tmp_path: Path) -> None:
     write_video(tmp_path / "in.mp4", 40, width=64, height=48)
     code, out, _ = run("segment", "in.mp4", "the red circle", "--out", "out", "--clip", "2")
     assert code == 130
-    assert "10 frames, stopped early" in out
-    assert len(answers_of(tmp_path / "out" / "masks.jsonl")) == 10
+    assert "10 frames, interrupted" in out
+    assert len(read_rows(tmp_path / "out" / "masks.jsonl")) == 10
     assert sizes(tmp_path / "out" / "overlay.mp4") == (10, 64, 48)
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 
-def test_camera_that_is_not_there(run: Run) -> None:
+def test_a_missing_camera_is_reported_in_one_sentence(run: Run) -> None:
     code, _, err = run("segment", "camera:9", "the dog")
     assert code == 2
     assert err.count("\n") == 1
     assert "camera:9" in err
 
 
-def test_info(run: Run) -> None:
+def test_info_describes_a_model(run: Run) -> None:
     code, out, _ = run("info")
     assert code == 0
     assert "CMT adapters" in out
@@ -385,43 +389,51 @@ def test_info(run: Run) -> None:
     assert described["settings"]["tokenizer"] is True
 
 
-def test_convert_errors(run: Run, tmp_path: Path) -> None:
+def test_convert_reports_a_missing_checkpoint_and_writes_nothing(run: Run, tmp_path: Path) -> None:
     code, _, err = run("convert", "absent.pth", "model", "--tokenizer", "none")
     assert (code, err.count("\n")) == (2, 1)
     assert "absent.pth does not exist" in err
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["segment", "convert", "info"])
-def test_help_shows_an_example(command: str, run: Run) -> None:
+COMMANDS = ("segment", "convert", "info", "train", "diagnose", "eval", "score", "submit", "compare", "bench", "export")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_each_command_shows_an_example(command: str, run: Run) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
     assert f"Example: refervos {command}" in " ".join(out.split())
 
 
-def test_version_and_plain_help(run: Run) -> None:
+@pytest.mark.parametrize("command", ["score", "submit"])
+def test_the_help_shows_the_layout_of_mask_folders(command: str, run: Run) -> None:
+    assert "VIDEO/EXPRESSION/FRAME.png" in run(command, "--help")[1]  # Markdown drops what is in angle brackets
+
+
+def test_version_and_help_are_printed(run: Run) -> None:
     assert run("--version")[1].startswith("refervos 0.")
     assert "segment" in run("--help")[1]
 
 
-def test_a_sentence_asked_twice_is_counted_once(run: Run, tmp_path: Path) -> None:
+def test_a_repeated_sentence_is_counted_once_in_the_summary(run: Run, tmp_path: Path) -> None:
     write_video(tmp_path / "in.mp4", 4, width=128, height=96, images=disc_frames(4))
     code, out, _ = run("segment", "in.mp4", "the red circle", "the red circle", "--out", "out", "--save", "rle")
     assert code == 0
     assert "the red circle: seen in 4 of 4" in out
-    assert len(answers_of(tmp_path / "out" / "masks.jsonl")) == 8
+    assert len(read_rows(tmp_path / "out" / "masks.jsonl")) == 8
 
 
-def test_first_frames_only(run: Run, tmp_path: Path) -> None:
+def test_the_number_of_frames_can_be_limited(run: Run, tmp_path: Path) -> None:
     write_video(tmp_path / "in.mp4", 9)
     run("segment", "in.mp4", "the red circle", "--out", "out", "--frames", "3", "--save", "rle", "-q")
-    assert len(answers_of(tmp_path / "out" / "masks.jsonl")) == 3
+    assert len(read_rows(tmp_path / "out" / "masks.jsonl")) == 3
     with open_source(tmp_path / "in.mp4") as source:
         assert source.info.frame_count in (9, None)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
-def test_a_real_ctrl_c(tmp_path: Path) -> None:
+def test_a_real_ctrl_c_leaves_complete_outputs(tmp_path: Path) -> None:
     write_video(tmp_path / "in.mp4", 600, width=64, height=48)
     out = tmp_path / "out"
     command = [
@@ -449,15 +461,15 @@ def test_a_real_ctrl_c(tmp_path: Path) -> None:
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
-    count = int(stdout.split(" frames, stopped early")[0])
+    count = int(stdout.split(" frames, interrupted")[0])
     assert 20 <= count < 600
-    # A picture may have been written for a frame whose other outputs had not been begun.
-    found = [len(answers_of(out / "masks.jsonl")), sizes(out / "overlay.mp4")[0], len(list((out / "masks").iterdir()))]
+    # One output may be a frame ahead of the others.
+    found = [len(read_rows(out / "masks.jsonl")), sizes(out / "overlay.mp4")[0], len(list((out / "masks").iterdir()))]
     assert all(count <= number <= count + 1 for number in found)
     assert not list(out.rglob(".*"))
 
 
-def test_clicks_on_a_sam2_model(run: Run, tmp_path: Path) -> None:
+def test_clicks_and_boxes_prompt_a_sam2_model(run: Run, tmp_path: Path) -> None:
     Sam2Segmenter(Sam2Tracker(MICRO.sam2)).save_pretrained(tmp_path / "sam2")
     write_video(tmp_path / "in.mp4", 3)
     code, out, err = run(
@@ -465,7 +477,7 @@ def test_clicks_on_a_sam2_model(run: Run, tmp_path: Path) -> None:
     )
     assert (code, err) == (0, "")
     assert "points: seen in" in out
-    assert len(answers_of(tmp_path / "out" / "masks.jsonl")) == 3
+    assert len(read_rows(tmp_path / "out" / "masks.jsonl")) == 3
     code, _, err = run("segment", "in.mp4", "--box", "20,20,100,40", "--model", "sam2", "--out", "other")
     assert (code, err.count("\n")) == (2, 1)
     assert "100" in err
@@ -475,24 +487,24 @@ def test_clicks_on_a_sam2_model(run: Run, tmp_path: Path) -> None:
     assert "SAM2 takes points, boxes and masks, not sentences" in err
 
 
-def test_a_click_goes_with_the_sentence(run: Run, tmp_path: Path) -> None:
-    """It says which of the things that the sentence fits is meant; with two sentences it could be about either."""
+def test_a_click_can_accompany_one_sentence(run: Run, tmp_path: Path) -> None:
+    """It selects one of the objects that fit the sentence; with two sentences it would be ambiguous."""
     path = write_video(tmp_path / "v.mp4", 3, width=128, height=96, images=scene(3))
     assert run("segment", path, "the shape", "--point", "60,40", "--out", tmp_path / "r", "--save", "rle")[0] == 0
     code, _, error = run("segment", path, "the shape", "the dog", "--point", "60,40", "--out", tmp_path / "q")
     assert code == 2
-    assert "there are 2" in error
+    assert "need one sentence or none, but there are 2" in error
 
 
-def test_the_same_sentences_again_go_on_and_are_not_added_again(run: Run, tmp_path: Path) -> None:
+def test_sentences_that_the_session_has_already_are_not_added_again(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "v"
     path.mkdir()
     for index, image in enumerate(scene(2)):
         Image.fromarray(image).save(path / f"{index}.png")
     session = ("--session", tmp_path / "s.refervos", "--save", "rle", "--quiet", "--overwrite")
 
-    def tracks(*asked: str) -> list[tuple[int, str]]:
-        assert run("segment", path, *asked, "--out", tmp_path / "r", *session)[0] == 0
+    def tracks(*sentences: str) -> list[tuple[int, str]]:
+        assert run("segment", path, *sentences, "--out", tmp_path / "r", *session)[0] == 0
         lines = [json.loads(line) for line in (tmp_path / "r" / "masks.jsonl").read_text().splitlines()]
         return sorted({(line["track"], line["expression"]) for line in lines})
 
@@ -503,8 +515,8 @@ def test_the_same_sentences_again_go_on_and_are_not_added_again(run: Run, tmp_pa
     assert tracks() == [*first, (2, "the green square")]
 
 
-def test_a_session_goes_on_with_the_next_file(run: Run, tmp_path: Path) -> None:
-    """Two halves of a video with a session file between them are answered as the whole."""
+def test_a_session_continues_with_the_next_file(run: Run, tmp_path: Path) -> None:
+    """Two halves of a video with a session file in between give the masks of the whole."""
     frames = scene(8)
     for name, images in (("whole", frames), ("first", frames[:4]), ("second", frames[4:])):
         folder = tmp_path / name
@@ -512,10 +524,10 @@ def test_a_session_goes_on_with_the_next_file(run: Run, tmp_path: Path) -> None:
         for index, image in enumerate(images):
             Image.fromarray(image).save(folder / f"{index:02d}.png")
     options = ("--save", "binary", "--clip", "1", "--quiet")
-    asked = ("a grey circle",)
-    assert run("segment", tmp_path / "whole", *asked, "--out", tmp_path / "w", *options)[0] == 0
+    sentence = "a grey circle"
+    assert run("segment", tmp_path / "whole", sentence, "--out", tmp_path / "w", *options)[0] == 0
     session = ("--session", tmp_path / "s.refervos")
-    assert run("segment", tmp_path / "first", *asked, "--out", tmp_path / "a", *session, *options)[0] == 0
+    assert run("segment", tmp_path / "first", sentence, "--out", tmp_path / "a", *session, *options)[0] == 0
     assert run("segment", tmp_path / "second", "--out", tmp_path / "b", *session, *options)[0] == 0
     for index in range(4):
         one = sorted((tmp_path / "w").rglob(f"{index + 4:02d}.png"))
@@ -524,7 +536,7 @@ def test_a_session_goes_on_with_the_next_file(run: Run, tmp_path: Path) -> None:
         assert one[0].read_bytes() == other[0].read_bytes()
 
 
-def test_an_empty_name_is_not_the_folder_of_today(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path / "film.mp4", 2)
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(cli.app, ["segment", "", "a dog"])
@@ -532,16 +544,16 @@ def test_an_empty_name_is_not_the_folder_of_today(tmp_path: Path, monkeypatch: p
     assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
 
 
-def test_a_folder_of_videos_is_resumed_where_it_was_stopped(tmp_path: Path) -> None:
+def test_a_folder_of_videos_is_resumed_at_the_interrupted_video(tmp_path: Path) -> None:
     films, out = tmp_path / "films", tmp_path / "out"
     films.mkdir()
     for name in ("a.mp4", "a.mkv", "b.mp4"):
         write_video(films / name, 3)
-    wanted = ["segment", str(films), "the red circle", "--out", str(out), "-s", "rle", "-q"]
-    assert CliRunner().invoke(cli.app, wanted).exit_code == 0
+    arguments = ["segment", str(films), "the red circle", "--out", str(out), "-s", "rle", "-q"]
+    assert CliRunner().invoke(cli.app, arguments).exit_code == 0
     assert sorted(path.name for path in out.iterdir()) == ["a_mkv", "a_mp4", "b"]
     before = {path: path.read_text() for path in out.rglob("*.jsonl")}
-    # As if it had been killed before the last film, and stopped in the middle of the first.
+    # As if it had been interrupted in the first video, with the last one not begun.
     shutil.rmtree(out / "b")
     first = out / "a_mkv" / "masks.jsonl"
     first.write_text("".join(before[first].splitlines(keepends=True)[:1]))
@@ -550,7 +562,7 @@ def test_a_folder_of_videos_is_resumed_where_it_was_stopped(tmp_path: Path) -> N
     session.clip([frame.image for frame in open_source(films / "a.mkv", stop=1)])
     session.save(out / "a_mkv" / "000001.unfinished.session")
     finished = (out / "a_mp4" / "masks.jsonl").stat().st_mtime_ns
-    resumed = CliRunner().invoke(cli.app, [*wanted, "--resume"])
+    resumed = CliRunner().invoke(cli.app, [*arguments, "--resume"])
     assert resumed.exit_code == 0, resumed.output
     assert (out / "a_mp4" / "masks.jsonl").stat().st_mtime_ns == finished
     after = {path: path.read_text() for path in out.rglob("*.jsonl")}

@@ -50,10 +50,10 @@ def test_all_splits_that_are_there_are_counted(tmp_path: Path) -> None:
     assert lines == [
         f"mevis in {tmp_path}",
         f"valid_u 2 videos, 12 frames, 8 expressions, {objects} objects (6 with a target, 2 without)",
-        "valid 3 videos, 12 frames, 12 expressions (12 secret)",
-        "train is not there",
-        "test is not there",
-        "nothing is wrong; every frame and mask was decoded",
+        "valid 3 videos, 12 frames, 12 expressions (12 not public)",
+        "train not found",
+        "test not found",
+        "no problems; every frame and mask was decoded",
     ]
 
 
@@ -100,7 +100,7 @@ def test_fast_looks_for_files_and_decodes_nothing(tmp_path: Path) -> None:
     (tmp_path / "train/Annotations/train00/00010.png").write_text("no")
     fast = run("ref-youtube-vos", tmp_path, "--fast")
     assert fast.exit_code == 0
-    assert "no frame and no mask was decoded" in fast.stdout
+    assert "frames and masks were not decoded" in fast.stdout
     slow = run("ref-youtube-vos", tmp_path)
     assert slow.exit_code == 1
     assert "00010.jpg" in slow.stdout
@@ -188,7 +188,7 @@ def test_what_is_listed_nowhere_is_told_but_is_no_problem(tmp_path: Path) -> Non
     assert check_dataset("revos", tmp_path).unlisted == (str(videos / "train00/00099.jpg"), str(videos / "unasked"))
     result = run("revos", tmp_path)
     assert result.exit_code == 0
-    assert "2 images and folders are listed nowhere" in result.stdout
+    assert "2 images and folders are not listed in the annotations" in result.stdout
 
 
 OTHERS: dict[str, Callable[[Path], object]] = {

@@ -229,7 +229,7 @@ def worlds_eval(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = run("eval", "miniature", "worlds", "--split", "multi-target", "--count", 3, "--out", out, *ON_CPU)
     assert found.exit_code == 0, found.output
     assert "on worlds multi-target, online" in found.output
-    assert "masks a second" in found.output
+    assert "masks per second" in found.output
     return out
 
 
@@ -391,7 +391,7 @@ def test_an_error_in_a_process_reaches_the_caller(begin: Any, message: str) -> N
             "MeViS needs the folder of the data set",
         ),
         (["eval", "miniature", "nothing", "--out", "x"], "'nothing' is unknown"),
-        (["eval", "miniature", "worlds", "--out", "x", "--online", "--clip", "4"], "give one of them"),
+        (["eval", "miniature", "worlds", "--out", "x", "--online", "--clip", "4"], "give only one of them"),
         (
             ["eval", "miniature", "worlds", "--out", "x", "--protocol", "published", "--set", "protocol=default"],
             "--set",

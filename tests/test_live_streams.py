@@ -888,7 +888,7 @@ def test_segment_follows_a_network_camera(run: Run, tmp_path: Path) -> None:
     indices = indices_in(tmp_path / "out" / "masks.jsonl")
     assert len(indices) == 30
     assert indices == sorted(set(indices))
-    match = re.match(r"30 frames, (\d+) dropped because they came too fast\n", out)
+    match = re.match(r"30 frames, (\d+) dropped because they arrived too fast\n", out)
     assert match is not None
     assert int(match[1]) >= indices[-1] - indices[0] - 29 > 0
     assert len(decode(tmp_path / "out" / "overlay.mp4")[0]) == 30

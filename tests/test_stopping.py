@@ -1,4 +1,4 @@
-"""Runs that are stopped, two runs in one folder, outputs that cannot be written: nothing is lost, nothing is mixed."""
+"""Interrupted runs, two runs in one folder and outputs that cannot be written: results stay complete and separate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from refervos.cli import entry as cli
 from refervos.cli.entry import app
 from refervos.cli.segment import refuse_files, verbs_of
-from refervos.cli.stopping import Stopping
+from refervos.cli.stopping import StopSignals
 from refervos.errors import PromptError, VideoError
 from refervos.files.locks import FolderClaim
 from video_files import write_video
@@ -28,7 +28,7 @@ POSIX = pytest.mark.skipif(os.name == "nt", reason="signals and file locks of PO
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty frames of a red disc that walks to the right."""
+    """A folder of forty frames in which a red disc moves to the right."""
     folder = tmp_path_factory.mktemp("film") / "walk"
     folder.mkdir()
     y, x = np.mgrid[:96, :128]
@@ -65,57 +65,59 @@ SIGNALS = [
 
 @POSIX
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_stopped_run_keeps_its_results_and_can_be_resumed(film: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_an_interrupted_run_keeps_its_results_and_can_be_resumed(
+    film: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
     saved = ("-s", "rle", "-s", "masks")
     session = tmp_path / "a" / "session.state"
-    wanted = ("segment", film, "the red circle", "--out", out, *saved, "-q")
-    process = subprocess.Popen(command(*wanted, "--session", session), stderr=subprocess.PIPE, text=True)
+    arguments = ("segment", film, "the red circle", "--out", out, *saved, "-q")
+    process = subprocess.Popen(command(*arguments, "--session", session), stderr=subprocess.PIPE, text=True)
     wait_for(out / "masks" / "005.png", process)
     process.send_signal(number)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 128 + number, said
-    assert said == ""
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, errors
+    assert errors == ""
     rows = [json.loads(line) for line in (out / "masks.jsonl").read_text().splitlines()]
     assert 5 <= len(rows) < 40
     assert session.exists()
     assert not list(out.glob(".*part*"))
-    # The same command says what to do; with --resume it ends as if nothing had happened.
-    again = run(*wanted)
+    # The same command says what to do; with --resume it ends with the results of an uninterrupted run.
+    again = run(*arguments)
     assert again.returncode == 2
-    assert "holds a run that was stopped; go on with it by --resume, or begin anew by --overwrite" in again.stderr
-    resumed = run(*wanted, "--resume")
+    assert "holds an interrupted run; continue it with --resume or start over with --overwrite" in again.stderr
+    resumed = run(*arguments, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert not list(out.glob("*.session"))
-    undisturbed = run("segment", film, "the red circle", "--out", whole, *saved, "-q")
-    assert undisturbed.returncode == 0, undisturbed.stderr
+    uninterrupted = run("segment", film, "the red circle", "--out", whole, *saved, "-q")
+    assert uninterrupted.returncode == 0, uninterrupted.stderr
     assert (out / "masks.jsonl").read_text() == (whole / "masks.jsonl").read_text()
     assert pixels(out / "masks") == pixels(whole / "masks")
-    nothing = run(*wanted, "--resume")
+    nothing = run(*arguments, "--resume")
     assert nothing.returncode == 2
-    assert "holds no run that was stopped" in nothing.stderr
+    assert "holds no interrupted run; omit --resume to start one" in nothing.stderr
 
 
 @pytest.mark.parametrize("form", ["file", "folder"])
-def test_a_run_stopped_after_its_last_frame_is_finished_by_resuming_it(form: str, film: Path, tmp_path: Path) -> None:
+def test_resuming_a_run_interrupted_after_its_last_frame_finishes_it(form: str, film: Path, tmp_path: Path) -> None:
     source, out, session = film, tmp_path / "out", tmp_path / "session.state"
     if form == "file":
         source = tmp_path / "film.mp4"
         write_video(source, 3)
-    wanted = ("segment", source, "the red circle", "--out", out, "-s", "rle", "-s", "masks", "-q")
-    assert run(*wanted, "--session", session).returncode == 0
+    arguments = ("segment", source, "the red circle", "--out", out, "-s", "rle", "-s", "masks", "-q")
+    assert run(*arguments, "--session", session).returncode == 0
     frames = len(pixels(out / "masks"))
-    note = session.rename(out / f"{frames:06d}.unfinished.session")
+    unfinished = session.rename(out / f"{frames:06d}.unfinished.session")
     before = (out / "masks.jsonl").read_text()
-    resumed = run(*wanted[:-1], "--resume")
+    resumed = run(*arguments[:-1], "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    assert f"nothing is left to do: all {frames} frames were answered" in resumed.stderr
-    assert not note.exists()
+    assert f"nothing left to do: all {frames} frames were segmented" in resumed.stderr
+    assert not unfinished.exists()
     assert (out / "masks.jsonl").read_text() == before
     assert len(pixels(out / "masks")) == frames
 
 
-def test_a_run_begins_where_it_is_told_and_numbers_stay_the_videos(film: Path, tmp_path: Path) -> None:
+def test_a_run_from_a_later_frame_keeps_the_frame_numbers_of_the_video(film: Path, tmp_path: Path) -> None:
     sentences = tmp_path / "sentences.txt"
     sentences.write_text("\ufeffthe red circle\n\nthe blue square\n", encoding="utf-8")
     arguments = ["segment", film, "--sentences", sentences, "--out", tmp_path / "o", "-s", "rle", "-q"]
@@ -128,7 +130,7 @@ def test_a_run_begins_where_it_is_told_and_numbers_stay_the_videos(film: Path, t
 
 
 @POSIX
-def test_a_second_run_into_the_same_folder_is_refused_at_its_start(film: Path, tmp_path: Path) -> None:
+def test_a_second_run_into_the_same_folder_is_refused_before_it_starts(film: Path, tmp_path: Path) -> None:
     claim = FolderClaim(tmp_path, "writing results", VideoError)
     with pytest.raises(VideoError, match="another process is writing results in"):
         FolderClaim(tmp_path, "writing results", VideoError)
@@ -142,7 +144,7 @@ def test_a_second_run_into_the_same_folder_is_refused_at_its_start(film: Path, t
     assert not list(tmp_path.iterdir())
 
 
-def test_overwriting_leaves_no_frames_and_tracks_of_a_longer_run(film: Path, tmp_path: Path) -> None:
+def test_overwriting_removes_the_frames_and_tracks_of_a_longer_run(film: Path, tmp_path: Path) -> None:
     arguments = ["segment", str(film), "--out", str(tmp_path), "-s", "masks", "-s", "binary", "-q"]
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks" / "notes.txt").write_text("mine")
@@ -161,13 +163,13 @@ def test_overwriting_leaves_no_frames_and_tracks_of_a_longer_run(film: Path, tmp
     assert len(list((tmp_path / "binary").glob("*/*.png"))) == 3
 
 
-def test_a_second_video_is_not_taken_for_a_sentence(film: Path, tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match=r"000.png' is a file, not a sentence, and one video is read at a time"):
+def test_a_path_in_place_of_a_sentence_is_refused(film: Path, tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match=r"000.png' is a file, not a sentence; run the command once for each video"):
         refuse_files(["the red circle", str(film / "000.png")])
     refuse_files(["the red circle", "x" * 5000, "a sentence. With dots", "nul\0"])
 
 
-def test_punctuation_does_not_hide_a_verb() -> None:
+def test_verbs_are_found_beside_punctuation() -> None:
     assert verbs_of(["The dog jumps, then sits."], ["jumps", "sits"]) == [
         ("The dog jumps, then sits.", ["jumps", "sits"])
     ]
@@ -176,28 +178,28 @@ def test_punctuation_does_not_hide_a_verb() -> None:
 @POSIX
 def test_a_signal_raises_once_and_the_next_one_ends_the_process() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with Stopping() as stopping:
+    with StopSignals() as signals:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
-        assert stopping.exit_code == 143
+        assert signals.exit_code == 143
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     done = []
 
     def work() -> None:
-        with stopping.held():
+        with signals.held():
             signal.raise_signal(signal.SIGINT)
-            done.append("wholly")
+            done.append("completely")
 
-    with Stopping() as stopping:
+    with StopSignals() as signals:
         with pytest.raises(KeyboardInterrupt):
             work()
-        assert stopping.exit_code == 130
-    assert done == ["wholly"]
+        assert signals.exit_code == 130
+    assert done == ["completely"]
     assert signal.getsignal(signal.SIGTERM) is before
-    assert Stopping().exit_code == 130
+    assert StopSignals().exit_code == 130
 
 
-# The last net.
+# Errors that nothing else handles.
 
 
 def in_process(code: str, *arguments: str, stdout: int | None = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
@@ -216,14 +218,14 @@ def test_an_unexpected_exception_is_one_sentence_and_a_log(tmp_path: Path) -> No
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "\x1b" not in done.stderr
-    assert "something went wrong that should not have (KeyError" in done.stderr
+    assert "an unexpected error occurred (KeyError" in done.stderr
     log = Path(done.stderr.split("the details are in ")[1].split(";")[0])
     assert "Traceback" in log.read_text()
     log.unlink()
     assert "not enough memory" in in_process(failing("MemoryError()")).stderr
     assert "not enough memory" in in_process(failing("RuntimeError('CUDA out of memory. Tried')")).stderr
     full = in_process(failing("OSError(28, 'No space left on device', 'x.mp4')"))
-    assert full.stderr == "refervos: the system refuses what is needed ('x.mp4'): No space left on device.\n"
+    assert full.stderr == "refervos: the operating system reports an error ('x.mp4'): No space left on device.\n"
     assert full.returncode == 1
 
 
@@ -238,33 +240,35 @@ def test_an_unexpected_exception_is_one_sentence_and_a_log(tmp_path: Path) -> No
         (("data", "check", "mevis"), "path"),
     ],
 )
-def test_a_command_line_that_is_not_as_the_help_says_is_one_sentence(
+def test_an_invalid_command_line_is_reported_in_one_sentence(
     arguments: tuple[str, ...], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["refervos", *arguments])
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("refervos: ")
-    assert named.lower() in said.lower()
+    errors = capsys.readouterr().err
+    assert errors.startswith("refervos: ")
+    assert named.lower() in errors.lower()
     help_of = " ".join(("refervos", *arguments[: {"data": 2, "inform": 0}.get(arguments[0], 1)]))
-    assert said.endswith(f"; '{help_of} --help' tells what can be given.\n")
-    assert said.count("\n") == 1
-    assert said.strip().isprintable()
+    assert errors.endswith(f"; '{help_of} --help' lists the arguments and options.\n")
+    assert errors.count("\n") == 1
+    assert errors.strip().isprintable()
 
 
-def test_no_command_at_all_shows_the_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_command_the_help_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["refervos"])
     with pytest.raises(SystemExit):
         cli.main()
-    shown = capsys.readouterr()
-    assert "Usage: refervos" in shown.out + shown.err
-    assert "something went wrong" not in shown.err
+    printed = capsys.readouterr()
+    assert "Usage: refervos" in printed.out + printed.err
+    assert "unexpected error" not in printed.err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_or_closed_standard_output_is_one_sentence() -> None:
+def test_a_full_standard_output_is_reported_in_one_sentence_and_a_closed_one_ignored() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command("--version"), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
@@ -278,7 +282,7 @@ def test_a_full_or_closed_standard_output_is_one_sentence() -> None:
     assert closed.stderr == ""
 
 
-def test_a_path_that_is_too_long_is_one_sentence() -> None:
+def test_a_path_that_is_too_long_is_reported_in_one_sentence() -> None:
     for arguments in (
         ("segment", "x" * 5000, "a"),
         ("segment", "film.mp4", "a", "--out", "o" * 5000),
@@ -294,7 +298,7 @@ def test_a_path_that_is_too_long_is_one_sentence() -> None:
         assert len(done.stderr) < 3000
 
 
-def test_every_video_of_a_folder_has_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_each_video_of_a_folder_gets_its_own_results(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     for name in ("one", "two"):
         write_video(tmp_path / "videos" / f"{name}.mp4", 3, width=64, height=48)
@@ -307,10 +311,10 @@ def test_every_video_of_a_folder_has_a_folder_of_its_own(tmp_path: Path) -> None
     assert "broken.mp4" in done.stderr
     assert sorted(path.parent.name for path in (tmp_path / "o").glob("*/masks.jsonl")) == ["one", "two"]
     refused = CliRunner().invoke(app, [*arguments, "--session", str(tmp_path / "s")])
-    assert "--session is for one" in str(refused.exception)
+    assert "but --session needs a single video" in str(refused.exception)
 
 
-def test_run_lengths_go_to_standard_output(film: Path, tmp_path: Path) -> None:
+def test_run_length_encoded_masks_go_to_standard_output(film: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         command("segment", film, "the red \x1b[31mcircle", "--frames", 3, "--out", "-"),
         capture_output=True,
@@ -327,4 +331,4 @@ def test_run_lengths_go_to_standard_output(film: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     refused = run("segment", film, "a", "--out", "-", "-s", "masks")
     assert refused.returncode == 2
-    assert "nothing else" in refused.stderr
+    assert "writes only run-length encoded masks to standard output" in refused.stderr

@@ -263,7 +263,7 @@ def command(*arguments: object) -> Callable[[], str]:
             printed = file.read()
         if odd := sorted({letter for letter in printed if letter not in "\n\t" and not _safe(letter)}):
             raise AssertionError(f"control characters {odd} are printed: {printed!r}")
-        if "Traceback" in printed or "something went wrong that should not have" in printed:
+        if "Traceback" in printed or "an unexpected error occurred" in printed:
             raise AssertionError(f"{printed}\n{_logged(printed)}")
         if code == 2:
             said = [line for line in printed.splitlines() if line.startswith(("refervos: ", "Error: "))]

@@ -1,1 +1,1 @@
-"""The command line: a file for each command, each a few lines over the library."""
+"""The command line: one file per command or group of commands, each a thin layer over the library."""

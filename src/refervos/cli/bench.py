@@ -1,4 +1,4 @@
-"""``refervos bench``: nothing heavy is imported before the command runs, so that ``refervos --help`` is quick."""
+"""``refervos bench``: heavy modules are imported only when the command runs, so that ``refervos --help`` is fast."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from refervos.cli.options import DeviceOption, OverwriteOption, QuietOption
 from refervos.errors import ConfigError
 
 
@@ -16,41 +17,53 @@ def bench(
     model: Annotated[
         str,
         typer.Argument(
-            help="Model folder, hub id, 'miniature', 'refsam-miniature', or a size with random weights: "
+            help="Model folder, Hugging Face id, 'miniature', 'refsam-miniature', or a size with random weights: "
             "tiny, base-plus, large (SAMWISE), vit-b, vit-l, vit-h (RefSAM)."
         ),
     ] = "miniature",
-    mode: Annotated[str, typer.Option(help="clip, online, or both with a comma.")] = "clip,online",
-    sentences: Annotated[str, typer.Option(help="How many at once, such as 1,4,16.")] = "1",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 (GPU), or several with commas.")] = "float32",
-    compiled: Annotated[bool, typer.Option("--compile", help="Each case a second time, with torch.compile.")] = False,
+    mode: Annotated[
+        str, typer.Option(help="Grouping of frames: clip, online, or both separated by a comma.")
+    ] = "clip,online",
+    sentences: Annotated[
+        str, typer.Option(help="Number of sentences per run, or several separated by commas, such as 1,4,16.")
+    ] = "1",
+    dtype: Annotated[
+        str, typer.Option(help="Precision: float32, bfloat16, float16 (GPU only), or several separated by commas.")
+    ] = "float32",
+    compiled: Annotated[bool, typer.Option("--compile", help="Also measure each case with torch.compile.")] = False,
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Also transformers' SAM2 following one object from a click.")
+        bool,
+        typer.Option("--baseline", help="Also measure the SAM2 of transformers, tracking one object from a click."),
     ] = False,
-    size: Annotated[int | None, typer.Option(min=64, help="Side of the model's image; default the model's.")] = None,
-    frame_size: Annotated[str, typer.Option(help="Width and height of the frames.")] = "854x480",
-    frames: Annotated[int, typer.Option(min=1, help="Frames to measure.")] = 24,
-    warm_up: Annotated[int, typer.Option(min=1, help="Frames before that; 16 fill the memory.")] = 16,
+    size: Annotated[
+        int | None, typer.Option(min=64, help="Side of the model's square input in pixels; default the model's own.")
+    ] = None,
+    frame_size: Annotated[str, typer.Option(help="Width and height of the test frames in pixels.")] = "854x480",
+    frames: Annotated[int, typer.Option(min=1, help="Number of measured frames.")] = 24,
+    warm_up: Annotated[
+        int, typer.Option(min=1, help="Number of frames before the measurement; 16 fill the memory bank.")
+    ] = 16,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Processor threads; default those that torch would take.")
+        int | None, typer.Option(min=1, help="Number of CPU threads; default the number that torch chooses.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default a GPU when there is one.")
-    ] = None,
-    stages: Annotated[bool, typer.Option("--stages/--no-stages", help="Whether stages are timed.")] = True,
-    flops: Annotated[bool, typer.Option("--flops", help="Count operations and compare with the peak.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for everything measured.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="File for the tables.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    device: DeviceOption = None,
+    stages: Annotated[bool, typer.Option("--stages/--no-stages", help="Measure the time of each stage.")] = True,
+    flops: Annotated[
+        bool,
+        typer.Option("--flops", help="Count floating-point operations and compare their rate with the machine's peak."),
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for all measurements.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Markdown file for the tables.")] = None,
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Tell how fast a model is here, where its time goes and what memory it takes; each case in a fresh process.
+    """Measure the speed, time per stage and memory of a model on this machine, each case in a fresh process.
 
     Example: `refervos bench base-plus --sentences 1,4 --dtype float32,bfloat16 --baseline --out speed.json`
     """
     for path in (out, markdown):
         if path is not None and path.exists() and not overwrite:
-            raise ConfigError(f"{path} exists; give another file or --overwrite.")
+            raise ConfigError(f"{path} exists already; give another file or --overwrite.")
 
     import torch
 
@@ -99,18 +112,18 @@ def bench(
 
 
 def parse_frame_size(text: str) -> tuple[int, int]:
-    """Read ``WIDTHxHEIGHT``.
+    """Parse ``WIDTHxHEIGHT``.
 
     Args:
-        text: Such as ``854x480``.
+        text: Text such as ``854x480``.
 
     Returns:
         Height and width.
 
     Raises:
-        ConfigError: When it is something else, or less than 16 pixels.
+        ConfigError: When the text has another form, or a side has less than 16 pixels.
     """
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 16):
-        raise ConfigError(f"--frame-size is {text!r}; give width and height of at least 16, such as 854x480.")
+        raise ConfigError(f"--frame-size is {text!r}; give width and height of at least 16 pixels, such as 854x480.")
     return int(height), int(width)

@@ -10,14 +10,14 @@ import typer
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="Official SAMWISE .pth.")],
-    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Official SAMWISE checkpoint (.pth).")],
+    folder: Annotated[Path, typer.Argument(help="Folder for the converted model.")],
     tokenizer: Annotated[
-        str, typer.Option(help="Folder or hub id of a RoBERTa tokenizer, or 'none'.")
+        str, typer.Option(help="Folder or Hugging Face id of a RoBERTa tokenizer, or 'none'.")
     ] = "FacebookAI/roberta-base",
-    overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace existing files.")] = False,
 ) -> None:
-    """Turn an official SAMWISE checkpoint into a folder that loads safely.
+    """Convert an official SAMWISE checkpoint to a model folder, which loads without running code from it.
 
     Example: `refervos convert final_model_mevis.pth samwise-mevis`
     """
@@ -30,11 +30,11 @@ def convert(
 
 def info(
     model: Annotated[
-        str, typer.Argument(help="Model folder, SAM2 checkpoint, official .pth, or hub id.")
+        str, typer.Argument(help="Model folder, SAM2 checkpoint, official .pth, or Hugging Face id.")
     ] = "miniature",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell what a checkpoint is: parts, parameters, trained parameters.
+    """Describe a model: its parts, parameters, trained parameters and settings.
 
     Example: `refervos info samwise-mevis`
     """

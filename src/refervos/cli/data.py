@@ -1,4 +1,4 @@
-"""``refervos data``: nothing heavy is imported before a command runs, so that ``refervos --help`` is quick."""
+"""``refervos data``: heavy modules are imported only when a command runs, so that ``refervos --help`` is fast."""
 
 from __future__ import annotations
 
@@ -10,39 +10,40 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from refervos.cli.options import AllowOutsideOption, QuietOption
 from refervos.safe_text import printable
 
 if TYPE_CHECKING:
     from refervos.data.check import DatasetCheck, SplitCheck
 
-data_app = typer.Typer(name="data", help="Data sets on disk.", no_args_is_help=True)
-
-AllowOutsideOption = Annotated[
-    bool, typer.Option("--allow-outside", help="Read files outside PATH that the annotations name, as by '..'.")
-]
+data_app = typer.Typer(name="data", help="Check data sets on disk.", no_args_is_help=True)
 
 MOST_SHOWN = 20
-"""How many problems fit on a screen."""
+"""Maximum number of problems printed without --json."""
 
 
 @data_app.callback()
 def data() -> None:
-    """Data sets on disk: the field's benchmarks in their published layouts, and your own."""
+    """Check data sets on disk: published benchmarks in their original layouts, and your own data."""
 
 
 @data_app.command()
 def check(
-    name: Annotated[str, typer.Argument(metavar="DATASET", help="Such as mevis; an unknown name lists all.")],
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Its folder, as published.")],
-    split: Annotated[str | None, typer.Option(help="Only this split; default all that are there.")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Look for files, but decode no frame and no mask.")] = False,
+    name: Annotated[
+        str, typer.Argument(metavar="DATASET", help="Name of the data set, such as mevis; an unknown name lists all.")
+    ],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the data set, in its published layout.")],
+    split: Annotated[str | None, typer.Option(help="Split to check; default all splits that are found.")] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Check that files exist, without decoding frames and masks.")
+    ] = False,
     allow_outside: AllowOutsideOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every problem.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with every problem.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Tell what of a data set is there, what is missing or damaged, and how much it holds.
+    """Check a data set: list its contents and its missing or damaged files.
 
-    Exit code 0 when nothing is wrong, 1 when something is, 2 when nothing could be read.
+    The exit code is 0 without problems, 1 with problems, and 2 if nothing could be read.
 
     Example: `refervos data check mevis data/mevis --split valid_u`
     """
@@ -60,29 +61,29 @@ def check(
 
 
 def report(found: DatasetCheck) -> Iterator[str]:
-    """Tell on one screen what was found.
+    """Format the outcome of a check for the terminal.
 
     Args:
-        found: What was found.
+        found: Outcome of the check.
 
     Yields:
-        Lines.
+        Lines of text.
     """
     yield f"{found.name} in {found.folder}"
     width = max(map(len, (*(split.split for split in found.splits), *found.absent)))
     for split in found.splits:
         yield f"  {split.split:<{width}}  {_counts(split) if split.expressions else 'could not be read'}"
     for absent in found.absent:
-        yield f"  {absent:<{width}}  is not there"
+        yield f"  {absent:<{width}}  not found"
     invisible = [f"{split.split}/{'/'.join(key)}" for split in found.splits for key in split.invisible]
     yield from _some(invisible, "expression has", "expressions have", "a target that no mask shows")
-    yield from _some(found.unlisted, "image or folder is", "images and folders are", "listed nowhere")
+    yield from _some(found.unlisted, "image or folder is", "images and folders are", "not listed in the annotations")
     yield from (f"note: {note}" for note in dict.fromkeys(note for split in found.splits for note in split.notes))
-    looked = "every frame and mask was decoded" if found.decoded else "no frame and no mask was decoded"
+    extent = "every frame and mask was decoded" if found.decoded else "frames and masks were not decoded"
     if not found.problems:
-        yield f"nothing is wrong; {looked}"
+        yield f"no problems; {extent}"
         return
-    yield f"{len(found.problems)} {'problem' if len(found.problems) == 1 else 'problems'}; {looked}:"
+    yield f"{len(found.problems)} {'problem' if len(found.problems) == 1 else 'problems'}; {extent}:"
     yield from (f"- {problem}" for problem in found.problems[:MOST_SHOWN])
     if len(found.problems) > MOST_SHOWN:
         yield f"and {len(found.problems) - MOST_SHOWN:,} more; --json prints all"
@@ -90,13 +91,13 @@ def report(found: DatasetCheck) -> Iterator[str]:
 
 def _counts(split: SplitCheck) -> str:
     parts = {"videos": split.videos, "frames": split.frames, "expressions": split.expressions, "objects": split.objects}
-    targets = {"with a target": split.with_target, "without": split.without_target, "secret": split.secret}
-    told = ", ".join(f"{count:,} {name}" for name, count in parts.items() if count)
-    return f"{told} ({', '.join(f'{count:,} {name}' for name, count in targets.items() if count)})"
+    targets = {"with a target": split.with_target, "without": split.without_target, "not public": split.secret}
+    contents = ", ".join(f"{count:,} {name}" for name, count in parts.items() if count)
+    return f"{contents} ({', '.join(f'{count:,} {name}' for name, count in targets.items() if count)})"
 
 
 def _some(names: Sequence[str], one: str, several: str, what: str) -> Iterator[str]:
-    """A line about things, with the name of the first; none where there are none."""
+    """Yield a line with the number of items and the name of the first, or none without items."""
     if len(names) == 1:
         yield f"1 {one} {what}: {names[0]}"
     elif names:

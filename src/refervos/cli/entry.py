@@ -1,4 +1,4 @@
-"""The command line itself: its commands, and what happens to errors and signals that reach it."""
+"""Entry point of the command line: the commands, and the handling of errors and signals."""
 
 from __future__ import annotations
 
@@ -15,15 +15,22 @@ from refervos.cli.data import data_app
 from refervos.cli.diagnose import diagnose
 from refervos.cli.evaluate import compare, evaluate, score, submit
 from refervos.cli.export import export
-from refervos.cli.failures import MISUSED, OF_A_NAME, complain, flushed, misused, unexpected
+from refervos.cli.failures import (
+    PATH_ERRORS,
+    USAGE_ERROR,
+    describe_unexpected,
+    flush_output,
+    print_error,
+    report_usage_error,
+)
 from refervos.cli.segment import segment
-from refervos.cli.stopping import INTERRUPTED, Stopping
+from refervos.cli.stopping import INTERRUPTED, StopSignals
 from refervos.cli.train import train
 from refervos.errors import RefervosError
 
 app = typer.Typer(
     name="refervos",
-    help="Referring video object segmentation: a video and a sentence in, that object's mask in every frame out.",
+    help="Referring video object segmentation: segment the object that a sentence describes in every frame of a video.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -32,7 +39,7 @@ app = typer.Typer(
 
 
 def show_version(wanted: bool) -> None:
-    """Print the version and stop."""
+    """Print the version and exit."""
     if wanted:
         typer.echo(f"refervos {refervos.__version__}")
         raise typer.Exit
@@ -41,10 +48,10 @@ def show_version(wanted: bool) -> None:
 @app.callback()
 def common(
     version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and stop.")
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Referring video object segmentation: a video and a sentence in, that object's mask in every frame out."""
+    """Referring video object segmentation: segment the object that a sentence describes in every frame of a video."""
 
 
 app.command()(segment)
@@ -62,28 +69,28 @@ app.add_typer(data_app)
 
 
 def main() -> None:
-    """Run the command line; what is the input's fault becomes one sentence and exit code 2.
+    """Run the command line; errors of the input are printed as one sentence with exit code 2.
 
-    An exception that nobody expected becomes one sentence and exit code 1, and its traceback goes into a file.
+    Unexpected exceptions are printed as one sentence with exit code 1, and their traceback is saved to a file.
     """
-    # transformers reports on standard error what no user asked for, such as a missing torchvision.
+    # transformers prints irrelevant warnings to standard error, for example about torchvision.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    with Stopping() as stopping:
+    with StopSignals() as signals:
         try:
-            code = app(prog_name="refervos", standalone_mode=False, obj=stopping) or 0
+            code = app(prog_name="refervos", standalone_mode=False, obj=signals) or 0
         except RefervosError as error:
-            code = complain(str(error), 2)
+            code = print_error(str(error), 2)
         except (KeyboardInterrupt, typer.Abort):
             code = INTERRUPTED
-        except MISUSED as error:
-            code = misused(error)
+        except USAGE_ERROR as error:
+            code = report_usage_error(error)
         except MemoryError:
-            code = complain("there is not enough memory; use smaller frames, fewer sentences or a smaller batch.", 1)
+            code = print_error("there is not enough memory; use smaller frames, fewer sentences or a smaller batch.", 1)
         except BrokenPipeError:
-            code = 1  # whoever read the output has gone
+            code = 1  # the reader of the output has closed it
         except Exception as error:
-            named = isinstance(error, OSError) and error.errno in OF_A_NAME
-            code = complain(unexpected(error), 2 if named else 1)
-    if stopping.received is not None and code:
-        code = stopping.exit_code
-    sys.exit(flushed(code))
+            bad_path = isinstance(error, OSError) and error.errno in PATH_ERRORS
+            code = print_error(describe_unexpected(error), 2 if bad_path else 1)
+    if signals.received is not None and code:
+        code = signals.exit_code
+    sys.exit(flush_output(code))

@@ -1,4 +1,4 @@
-"""``refervos export``: nothing heavy is imported before the command runs, so that ``refervos --help`` is quick."""
+"""``refervos export``: heavy modules are imported only when the command runs, so that ``refervos --help`` is fast."""
 
 from __future__ import annotations
 
@@ -8,31 +8,33 @@ from typing import Annotated, Any
 
 import typer
 
+from refervos.cli.options import OverwriteOption
+
 
 class Format(StrEnum):
-    """What can be written."""
+    """Format of the exported model."""
 
     onnx = "onnx"
 
 
 class Time(StrEnum):
-    """How a model can look over time."""
+    """Grouping of frames in a model."""
 
     clip = "clip"
     online = "online"
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Model folder, hub id, or 'miniature'.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
-    to: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.onnx,
+    model: Annotated[str, typer.Argument(help="Model folder, Hugging Face id, or 'miniature'.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the exported model.")],
+    to: Annotated[Format, typer.Option("--format", help="Format of the exported model.")] = Format.onnx,
     time: Annotated[
-        Time | None, typer.Option(help="How the model looks over time, default as it is; exported is online.")
+        Time | None, typer.Option(help="Set the model's grouping of frames; only online models can be exported.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    overwrite: OverwriteOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
 ) -> None:
-    """Write a model's streaming step as graphs that run without PyTorch's modules.
+    """Export the streaming step of a model as ONNX graphs.
 
     Example: `refervos export miniature --time online --out miniature-onnx`
     """

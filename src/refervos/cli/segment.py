@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from refervos.cli.failures import complain
-from refervos.cli.options import DeviceOption, ModelOption, Precision
-from refervos.cli.stopping import INTERRUPTED, Stopping
+from refervos.cli.failures import print_error
+from refervos.cli.options import DeviceOption, ModelOption, Precision, ProtocolOption
+from refervos.cli.stopping import INTERRUPTED, StopSignals
 from refervos.errors import EndOfVideoError, OutputError, PromptError, RefervosError, VideoError
 from refervos.files.locks import FolderClaim
 from refervos.files.plain_text import read_entries
@@ -24,7 +24,7 @@ from refervos.safe_text import printable
 
 
 class Output(StrEnum):
-    """What can be written."""
+    """Kind of output."""
 
     overlay = "overlay"
     masks = "masks"
@@ -34,28 +34,28 @@ class Output(StrEnum):
 
 
 class OnCut(StrEnum):
-    """What to do at a scene cut."""
+    """Treatment of the memory at a scene cut."""
 
     forget = "forget"
     ignore = "ignore"
 
 
 class OnRepeat(StrEnum):
-    """What to do with a repeated frame."""
+    """Treatment of a repeated frame."""
 
     answer = "answer"
     reuse = "reuse"
 
 
 class Borders(StrEnum):
-    """How masks are brought to the frame's size."""
+    """Upsampling of masks to the size of the frame."""
 
     bilinear = "bilinear"
     frame = "frame"
 
 
 class Late(StrEnum):
-    """What can happen to frames that come faster than they can be processed."""
+    """Treatment of frames that arrive faster than they can be processed."""
 
     drop = "drop"
     queue = "queue"
@@ -67,7 +67,7 @@ def segment(
     video: Annotated[
         str,
         typer.Argument(
-            help="Video file, image, folder of frames or of videos, camera:0, or an rtsp:// or http:// address."
+            help="Video file, image, folder of frames or videos, camera such as camera:0, rtsp:// or http:// address."
         ),
     ],
     expressions: Annotated[
@@ -75,82 +75,92 @@ def segment(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder for the results; '-' writes run lengths to standard output."),
+        typer.Option(
+            "--out", "-o", help="Folder for the results; '-' writes run-length encoded masks to standard output."
+        ),
     ] = None,
     save: Annotated[
         list[Output] | None,
         typer.Option(
             "--save",
             "-s",
-            help="overlay (mp4), masks (indexed PNG), binary (0/255 PNG), rle (JSON lines), cutout (PNG).  "
-            "Repeat for several; default overlay and rle.",
+            help="Output: overlay (mp4), masks (indexed PNG), binary (0/255 PNG), rle (JSON lines) or cutout (PNG); "
+            "repeat for several; default overlay and rle.",
         ),
     ] = None,
     model: ModelOption = "miniature",
     device: DeviceOption = None,
-    dtype: Annotated[Precision, typer.Option(help="What to compute in.")] = Precision.float32,
+    dtype: Annotated[Precision, typer.Option(help="Floating-point precision of the model.")] = Precision.float32,
     clip: Annotated[
         int | None,
-        typer.Option(min=1, help="Frames looked at together; default the model's, 1 for cameras and streams."),
+        typer.Option(min=1, help="Frames processed as one clip; default the model's, or 1 for cameras and streams."),
     ] = None,
     verb: Annotated[
-        list[str] | None, typer.Option(help="A word of the sentence that tells motion (models with a motion prompt).")
+        list[str] | None,
+        typer.Option(
+            help="Motion verb of a sentence, for models with a motion prompt; repeat for several; default found "
+            "automatically."
+        ),
     ] = None,
     sentences: Annotated[
         Path | None,
-        typer.Option(help="Text file, one sentence a line, besides those given.", show_default=False),
+        typer.Option(help="Text file with further sentences, one per line.", show_default=False),
     ] = None,
     point: Annotated[
-        list[str] | None, typer.Option(help="Click 'x,y' on the first frame, 'x,y,0' for not the object.")
+        list[str] | None,
+        typer.Option(help="Click 'x,y' on the object in the first frame, or 'x,y,0' beside it; repeat for several."),
     ] = None,
-    box: Annotated[str | None, typer.Option(help="Box 'x0,y0,x1,y1' on the first frame.")] = None,
-    protocol: Annotated[
-        str | None, typer.Option(help="'published' reproduces the released SAMWISE code to the letter.")
-    ] = None,
-    start: Annotated[int, typer.Option(min=0, help="First frame to read, from 0; numbers stay the video's.")] = 0,
+    box: Annotated[str | None, typer.Option(help="Box 'x0,y0,x1,y1' around the object in the first frame.")] = None,
+    protocol: ProtocolOption = None,
+    start: Annotated[
+        int, typer.Option(min=0, help="First frame to process, counted from 0; results keep the video's frame numbers.")
+    ] = 0,
     deinterlace: Annotated[
         bool | None,
         typer.Option(
-            "--deinterlace/--no-deinterlace", help="Join the half pictures of each frame; default where it says so."
+            "--deinterlace/--no-deinterlace", help="Deinterlace frames; default if the video is marked as interlaced."
         ),
     ] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Maximum number of frames to process.")] = None,
     live: Annotated[
         bool | None,
-        typer.Option("--live/--recorded", help="Whether frames come unasked, as a camera's; default: by the source."),
+        typer.Option(
+            "--live/--recorded", help="Treat the source as live or as recorded; default depends on the kind of source."
+        ),
     ] = None,
     late: Annotated[
         Late | None,
         typer.Option(
-            help="Frames that come too fast: keep the newest, queue 30, or let them wait; default drop if live."
+            help="Frames that arrive too fast: drop all but the newest, queue up to 30, or wait; default drop for live "
+            "sources."
         ),
     ] = None,
     reconnect: Annotated[
-        bool, typer.Option("--reconnect/--no-reconnect", help="Whether to ask again for a live source that went away.")
+        bool, typer.Option("--reconnect/--no-reconnect", help="Reconnect to a live source after a lost connection.")
     ] = True,
     on_cut: Annotated[
-        OnCut | None, typer.Option(help="At a scene cut: forget what was seen, or ignore it; default forget if live.")
+        OnCut | None,
+        typer.Option(help="At a scene cut: forget the memory, or ignore the cut; default forget for live sources."),
     ] = None,
     on_repeat: Annotated[
-        OnRepeat, typer.Option(help="A frame that repeats the one before: answer it, or reuse the answer.")
+        OnRepeat,
+        typer.Option(help="A frame that repeats the previous one: answer segments it, reuse copies the masks."),
     ] = OnRepeat.answer,
     session_file: Annotated[
         Path | None,
-        typer.Option("--session", help="Go on with the session in this file if there is one, and save it there."),
+        typer.Option("--session", help="Session file; continue from it if it exists, and save the session to it."),
     ] = None,
     borders: Annotated[
         Borders | None,
         typer.Option(
-            help="frame: borders of masks follow the frame's edges; bilinear: as published; default the model's."
+            help="Mask borders: frame follows the edges in the frame, bilinear is as published; default the model's."
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an earlier run into the same folder was stopped.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no summary.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run into the same folder.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace existing results.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar and no summary.")] = False,
 ) -> None:
-    """Segment what sentences refer to.
+    """Segment the objects in a video that sentences describe.
 
     Example: `refervos segment dog.mp4 "the dog that jumps over the fence" --out result`
     """
@@ -161,18 +171,18 @@ def segment(
     from refervos.prompts import Prompt, parse_box, parse_click
     from refervos.video import ReconnectPolicy, RleSink, open_source
 
-    spoken_of = [*(expressions or []), *(read_entries(sentences, "sentence", PromptError) if sentences else [])]
+    texts = [*(expressions or []), *(read_entries(sentences, "sentence", PromptError) if sentences else [])]
     refuse_files(expressions or [])
-    prompts = [Prompt(expression, verbs=spoken) for expression, spoken in verbs_of(spoken_of, verb)]
+    prompts = [Prompt(expression, verbs=found) for expression, found in verbs_of(texts, verb)]
     if point or box:
         if len(prompts) > 1:
-            raise PromptError(f"--point and --box go with one sentence or none, and there are {len(prompts)}.")
-        clicks = [parse_click(text, "--point") for text in point or ()]
-        asked = prompts[0] if prompts else None
+            raise PromptError(f"--point and --box need one sentence or none, but there are {len(prompts)}.")
+        clicks = [parse_click(click, "--point") for click in point or ()]
+        text = prompts[0] if prompts else None
         prompts = [
             Prompt(
-                asked.expression if asked else None,
-                asked.verbs if asked else None,
+                text.expression if text else None,
+                text.verbs if text else None,
                 points=[click[:2] for click in clicks] or None,
                 labels=[click[2] for click in clicks] or None,
                 box=parse_box(box, "--box") if box else None,
@@ -180,23 +190,21 @@ def segment(
         ]
     to_stdout = out == Path("-")
     if to_stdout and (save not in (None, [], [Output.rle]) or resume):
-        raise VideoError(
-            "--out - writes run lengths to standard output and nothing else; leave --save and --resume out."
-        )
-    going_on = session_file is not None and session_file.exists()
-    if not prompts and not going_on and not resume:
-        raise PromptError("there is nothing to look for; give a sentence in quotes, or --point or --box.")
+        raise VideoError("--out - writes only run-length encoded masks to standard output; omit --save and --resume.")
+    has_session = session_file is not None and session_file.exists()
+    if not prompts and not has_session and not resume:
+        raise PromptError("there is no object to segment; give a sentence in quotes, or --point or --box.")
     policies: dict[str, Any] = {"live": live, "late": late and late.value, "deinterlace": deinterlace}
     overrides: dict[str, Any] = {} if protocol is None else {"protocol": protocol}
-    the_model = functools.cache(lambda: load(model, device=device, dtype=dtype.value, **overrides))
+    load_model = functools.cache(lambda: load(model, device=device, dtype=dtype.value, **overrides))
 
-    def one(video: str, out: Path | None, session_file: Path | None, resume: bool) -> None:
-        stopped = Stopped.read(out or result_folder(video)) if resume else None
-        first = stopped.frame if stopped else start
-        if stopped:
-            session_file = session_file or stopped.session
+    def segment_one(video: str, out: Path | None, session_file: Path | None, resume: bool) -> None:
+        interrupted = UnfinishedRun.read(out or result_folder(video)) if resume else None
+        first = interrupted.frame if interrupted else start
+        if interrupted:
+            session_file = session_file or interrupted.session
         with ExitStack() as stack:
-            # Reading a few frames ahead hides the decoding of a recording behind the model.
+            # Reading a few frames ahead decodes a recording while the model runs.
             try:
                 source = stack.enter_context(
                     open_source(
@@ -204,13 +212,13 @@ def segment(
                     )
                 )
             except EndOfVideoError:
-                if stopped is None:
+                if interrupted is None:
                     raise
-                return stopped.finish(quiet=quiet)
+                return interrupted.finish(quiet=quiet)
             target = out or result_folder(source.info.name)
-            loaded = the_model()
-            earlier = stopped.session if stopped else session_file
-            if earlier is not None and (going_on or stopped):
+            loaded = load_model()
+            earlier = interrupted.session if interrupted else session_file
+            if earlier is not None and (has_session or interrupted):
                 session = loaded.restore(earlier)
                 session.add_missing(prompts)
             else:
@@ -220,9 +228,9 @@ def segment(
                     on_cut="forget" if forget else "ignore",
                     on_repeat=on_repeat.value,
                     borders=borders and borders.value,
-                    border_cells=3 if source.info.live else 7,  # a stream has no time to look further
+                    border_cells=3 if source.info.live else 7,  # a larger window is too slow for streams
                 )
-            # Before the first frame all that will be written is known to be writable, and nobody else writes there.
+            # Before the first frame, check that all outputs can be written and that no other process writes there.
             if session_file is not None:
                 prepare_folder(session_file.parent)
             if to_stdout:
@@ -230,33 +238,33 @@ def segment(
             else:
                 prepare_folder(target)
                 stack.callback(FolderClaim(target, "writing results", OutputError).release)
-                if not (resume or overwrite) and Stopped.notes_in(target):
+                if not (resume or overwrite) and UnfinishedRun.session_files(target):
                     raise OutputError(
-                        f"'{target}' holds a run that was stopped; go on with it by --resume, or begin anew by "
+                        f"'{target}' holds an interrupted run; continue it with --resume or start over with "
                         "--overwrite."
                     )
                 sinks = open_sinks(save or [Output.overlay, Output.rle], target, source, overwrite, resume)
             failed: PartlyWrittenError | None = None
-            held = context.obj.held if isinstance(context.obj, Stopping) else nullcontext
+            held = context.obj.held if isinstance(context.obj, StopSignals) else nullcontext
             options: dict[str, Any] = {"clip_length": clip, "limit": frames, "show_progress": False if quiet else None}
             try:
                 report = run(source, session, sinks, **options, hold_interrupts=held)
             except EndOfVideoError:
-                if stopped is None:
+                if interrupted is None:
                     raise
-                return stopped.finish(quiet=quiet)
+                return interrupted.finish(quiet=quiet)
             except PartlyWrittenError as error:
                 failed, report = error, error.report
-            # What was followed is worth as much as what was written, also where an output has failed.
-            if session_file is not None and session_file != (stopped and stopped.session):
+            # The session is saved even if an output failed.
+            if session_file is not None and session_file != (interrupted and interrupted.session):
                 session.save(session_file)
             if not to_stdout:
-                Stopped.write(target, session, first + report.frames if report.interrupted else None)
+                UnfinishedRun.write(target, session, first + report.frames if report.interrupted else None)
         for warning in report.warnings:
             typer.echo(f"warning: {printable(warning)}", err=True)
         if not quiet:
-            dropped = f", {report.dropped} dropped because they came too fast" if report.dropped else ""
-            lines = [f"{report.frames} frames{dropped}{', stopped early' if report.interrupted else ''}"]
+            dropped = f", {report.dropped} dropped because they arrived too fast" if report.dropped else ""
+            lines = [f"{report.frames} frames{dropped}{', interrupted' if report.interrupted else ''}"]
             lines += [
                 f"  {printable(e)}: seen in {visible} of {report.frames}" for e, visible in report.visible.items()
             ]
@@ -269,32 +277,32 @@ def segment(
 
     inside = videos_in(video)
     if not inside:
-        return one(video, out, session_file, resume)
-    # Each into a folder of its own; one that fails does not cost the others.
+        return segment_one(video, out, session_file, resume)
+    # Each video has its own folder of results; a failure does not affect the others.
     if session_file is not None or to_stdout:
         option = "--out -" if to_stdout else "--session"
-        raise PromptError(f"'{video}' is a folder of {len(inside)} videos, and {option} is for one.")
-    the_model()  # what is wrong with it is told once
+        raise PromptError(f"'{video}' is a folder of {len(inside)} videos, but {option} needs a single video.")
+    load_model()  # so that an error of the model is reported once
     failures = []
-    for path, name in zip(inside, different_names(inside), strict=True):
+    for path, name in zip(inside, unique_names(inside), strict=True):
         target = (out or result_folder(video)) / name
-        stopped_here = bool(Stopped.notes_in(target))
-        if resume and not stopped_here and target.is_dir() and any(target.iterdir()):
-            continue  # it was finished before
+        unfinished = bool(UnfinishedRun.session_files(target))
+        if resume and not unfinished and target.is_dir() and any(target.iterdir()):
+            continue  # already finished
         try:
-            one(str(path), target, None, resume and stopped_here)
+            segment_one(str(path), target, None, resume and unfinished)
         except RefervosError as error:
             failures.append(path)
-            complain(str(error), 2)
+            print_error(str(error), 2)
     if failures:
         raise VideoError(f"{len(failures)} of the {len(inside)} videos in '{video}' could not be segmented.")
 
 
 def videos_in(folder: str) -> list[Path]:
-    """Find the videos of a folder that holds videos and no pictures; of anything else none."""
+    """List the videos in a folder of videos; empty for a folder with images and for anything else."""
     from refervos.files.images import SUFFIXES
 
-    if not folder:  # which is no name for the folder of today
+    if not folder:  # Path("") would be the current folder
         return []
     try:
         files = sorted(path for path in Path(folder).iterdir() if path.is_file())
@@ -305,8 +313,8 @@ def videos_in(folder: str) -> list[Path]:
     return [path for path in files if path.suffix.lower() in _VIDEOS]
 
 
-def different_names(videos: list[Path]) -> list[str]:
-    """Name the folder for each video's results: after the file, with its suffix where another has the same name."""
+def unique_names(videos: list[Path]) -> list[str]:
+    """Return a unique folder name for each video: the name of the file, with its suffix if needed."""
     names = [result_name(path.name) for path in videos]
     return [
         name if names.count(name) == 1 else f"{name}_{path.suffix[1:]}"
@@ -317,61 +325,61 @@ def different_names(videos: list[Path]) -> list[str]:
 _VIDEOS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".ogv"})
 
 UNFINISHED = "unfinished.session"
-"""What a stopped run leaves in its folder, from which ``--resume`` goes on."""
+"""Name of the session file that an interrupted run leaves for ``--resume``."""
 
 
 @dataclass(frozen=True)
-class Stopped:
-    """A run that was stopped before the video's end.
+class UnfinishedRun:
+    """An interrupted run that ``--resume`` can continue.
 
     Attributes:
-        session: File with the session as it was then.
-        frame: The first frame that was not answered.
+        session: File with the session at the time of the interruption.
+        frame: The first frame that was not segmented.
     """
 
     session: Path
     frame: int
 
     @classmethod
-    def read(cls, folder: Path) -> Stopped:
-        """Find it.
+    def read(cls, folder: Path) -> UnfinishedRun:
+        """Find the interrupted run in a folder.
 
         Raises:
-            VideoError: When no run was stopped there.
+            VideoError: When there is none.
         """
-        found = cls.notes_in(folder)
+        found = cls.session_files(folder)
         if not found or not found[-1].name.partition(".")[0].isdigit():
-            raise VideoError(f"'{folder}' holds no run that was stopped; leave out --resume to begin one.")
+            raise VideoError(f"'{folder}' holds no interrupted run; omit --resume to start one.")
         return cls(found[-1], int(found[-1].name.partition(".")[0]))
 
     def finish(self, *, quiet: bool) -> None:
-        """Take the note of a run away that was stopped after its last frame."""
+        """Delete the session file of a run that was interrupted after its last frame."""
         self.session.unlink(missing_ok=True)
         if not quiet:
-            typer.echo(f"nothing is left to do: all {self.frame} frames were answered before it was stopped", err=True)
+            typer.echo(f"nothing left to do: all {self.frame} frames were segmented before the interruption", err=True)
 
     @staticmethod
-    def notes_in(folder: Path) -> list[Path]:
-        """Find what runs that were stopped have left in a folder, in the order of their frames."""
+    def session_files(folder: Path) -> list[Path]:
+        """List the session files of interrupted runs in a folder, ordered by frame."""
         return sorted(folder.glob(f"*.{UNFINISHED}"))
 
     @staticmethod
     def write(folder: Path, session: Any, frame: int | None) -> None:
-        """Note from which frame on to resume; None where there is nothing left to do."""
-        before = Stopped.notes_in(folder)
+        """Save the session for resuming at a frame, and delete older files; None only deletes."""
+        older = UnfinishedRun.session_files(folder)
         kept = None if frame is None else folder / f"{frame:06d}.{UNFINISHED}"
         if kept is not None:
             session.save(kept)
-        for path in before:
+        for path in older:
             if path != kept:
                 path.unlink(missing_ok=True)
 
 
 def refuse_files(expressions: list[str]) -> None:
-    """Refuse what can only be a second video, such as a shell makes of ``*.mp4``.
+    """Refuse sentences that are paths, such as the expansion of ``*.mp4`` by a shell.
 
     Raises:
-        PromptError: When one of the sentences is a file or folder that exists.
+        PromptError: When a sentence is an existing file or folder.
     """
     for expression in expressions:
         try:
@@ -380,23 +388,23 @@ def refuse_files(expressions: list[str]) -> None:
             exists = False
         if exists and ("." in expression or os.sep in expression):
             raise PromptError(
-                f"'{expression}' is a file, not a sentence, and one video is read at a time; run the command once for "
-                "each, with the sentences in quotes."
+                f"'{expression}' is a file, not a sentence; run the command once for each video, with the sentences in "
+                "quotes."
             )
 
 
 def verbs_of(expressions: list[str], verbs: list[str] | None) -> list[tuple[str, list[str] | None]]:
-    """Give each expression those of the verbs that are in it.
+    """Assign verbs to the expressions that contain them.
 
     Args:
         expressions: The sentences.
-        verbs: Words that tell motion, or None when they are to be found.
+        verbs: Motion verbs; None to find them automatically.
 
     Returns:
         Each expression with its verbs.
 
     Raises:
-        PromptError: When a verb is in no expression.
+        PromptError: When no expression contains a verb.
     """
     if not verbs:
         return [(expression, None) for expression in expressions]
@@ -404,31 +412,31 @@ def verbs_of(expressions: list[str], verbs: list[str] | None) -> list[tuple[str,
     for verb in verbs:
         if not any(verb.lower() in sentence for sentence in words):
             raise PromptError(
-                f"the verb {verb!r} is a word of no expression; give words as they stand in the sentence."
+                f"the verb {verb!r} is in no sentence; give verbs in the form in which they appear there."
             )
     return [(e, [v for v in verbs if v.lower() in sentence]) for e, sentence in zip(expressions, words, strict=True)]
 
 
 def result_name(name: str) -> str:
-    """A file name made of a source's name: no folders, no extension, no odd characters, not too long."""
+    """Derive a short file name from a source's name, without folder, extension and special characters."""
     stem = Path(name.rstrip("/")).stem or "result"
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in stem)[:100]
 
 
 def result_folder(name: str) -> Path:
-    """Where the results of a source go when no folder is given."""
+    """Return the default folder for the results of a source."""
     return Path(f"{result_name(name)}_refervos")
 
 
 def open_sinks(outputs: list[Output], folder: Path, source: Any, overwrite: bool, resume: bool = False) -> list[Any]:
-    """Open one sink for each wanted output.
+    """Open a sink for each output.
 
     Args:
-        outputs: What to write.
-        folder: Where.
-        source: The source, whose rate, size and sound the overlay keeps.
-        overwrite: Whether results that exist may be replaced.
-        resume: Whether results that exist are gone on with; a film cannot be, so the overlay is one of its own.
+        outputs: Kinds of output.
+        folder: Folder to write to.
+        source: The source; the overlay keeps its frame rate, size and sound.
+        overwrite: Replace existing results.
+        resume: Continue existing results; an overlay video cannot be continued, so it starts a new file.
 
     Returns:
         The sinks.
@@ -437,7 +445,7 @@ def open_sinks(outputs: list[Output], folder: Path, source: Any, overwrite: bool
 
     makers = {
         Output.overlay: lambda: overlay_sink(
-            unused(folder, "overlay") if resume else folder, source.info, overwrite=overwrite
+            next_resumed_folder(folder) if resume else folder, source.info, overwrite=overwrite
         ),
         Output.masks: lambda: PaletteSink(folder / "masks", overwrite=overwrite, resume=resume),
         Output.binary: lambda: BinarySink(folder / "binary", overwrite=overwrite, resume=resume),
@@ -455,8 +463,8 @@ def open_sinks(outputs: list[Output], folder: Path, source: Any, overwrite: bool
     return sinks
 
 
-def unused(folder: Path, name: str) -> Path:
-    """A sub-folder that does not exist yet: ``resumed-1``, ``resumed-2`` and so on."""
+def next_resumed_folder(folder: Path) -> Path:
+    """Return the first sub-folder ``resumed-1``, ``resumed-2`` and so on that does not exist yet."""
     number = 1
     while (folder / f"resumed-{number}").exists():
         number += 1

@@ -1,4 +1,4 @@
-"""A command that is asked to end: Ctrl-C, SIGTERM and SIGHUP all leave whole results behind."""
+"""Handling of Ctrl-C, SIGTERM and SIGHUP, all of which leave complete results behind."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 INTERRUPTED = 128 + signal.SIGINT
-"""The exit code of a command that Ctrl-C ended."""
+"""Exit code of a command interrupted by Ctrl-C."""
 
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
-class Stopping:
-    """While entered, a first SIGINT (Ctrl-C), SIGTERM (Slurm, ``docker stop``) or SIGHUP (a closed terminal) raises
-    KeyboardInterrupt, at once or where ``held`` ends. A second one ends the process as if nobody had listened.
+class StopSignals:
+    """Context in which SIGINT (Ctrl-C), SIGTERM (Slurm, ``docker stop``) and SIGHUP (a closed terminal) raise
+    KeyboardInterrupt, at once or at the end of ``held``. A second signal has its default effect.
 
     Attributes:
-        received: The signal that came, or None.
+        received: The received signal, or None.
     """
 
     def __init__(self) -> None:
@@ -29,12 +29,12 @@ class Stopping:
 
     @property
     def exit_code(self) -> int:
-        """What the shell expects of a command that was ended so."""
+        """Exit code that shells expect of a command ended by the received signal."""
         return INTERRUPTED if self.received is None else 128 + self.received
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep a signal waiting while something is done that must be done wholly or not at all."""
+        """Delay a signal until the end of the block, which must run completely or not at all."""
         self._holding = True
         try:
             yield
@@ -43,10 +43,10 @@ class Stopping:
         if self.received is not None:
             raise KeyboardInterrupt
 
-    def __enter__(self) -> Stopping:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
             for number in _SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup a run goes on without its terminal
+                if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup a run survives its terminal
                     self._before[number] = signal.signal(number, self._handle)
         return self
 
