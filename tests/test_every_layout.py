@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import layouts
+import layouts_conversations
 import layouts_images
 from refervos.data.catalogue import BENCHMARKS
 from refervos.evaluation.datasets import Part
@@ -32,6 +33,21 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "json-lines": ("all", layouts_images.write_json_lines),
     "coco-video": ("train", layouts_images.write_coco_video),
     "cvat": ("all", layouts_images.write_cvat),
+    "vidstg": ("test", lambda folder: layouts_conversations.write_vidstg(folder, videos=1)),
+    "hc-stvg": ("val", lambda folder: layouts_conversations.write_hcstvg(folder, videos=1)),
+    "hc-stvg1": ("test", lambda folder: layouts_conversations.write_hcstvg(folder, "test", version=1, videos=1)),
+    "video-gcg": ("test", lambda folder: layouts_conversations.write_video_gcg(folder, videos=1, frames=3)),
+    "mevis-gcg": ("valid_u", lambda folder: layouts_conversations.write_mevis_gcg(folder, videos=1, frames=3)),
+    "vidstg-gcg": (
+        "val",
+        lambda folder: layouts_conversations.write_segmented_gcg(folder, "vidstg_gcg", videos=1, frames=3),
+    ),
+    "hcstvg-gcg": (
+        "val",
+        lambda folder: layouts_conversations.write_segmented_gcg(folder, "hcstvg_gcg", videos=1, frames=3),
+    ),
+    "ytvos-gcg": ("train", lambda folder: layouts_conversations.write_ytvos_gcg(folder, videos=1, frames=3)),
+    "anet-gcg": ("train", lambda folder: layouts_conversations.write_anet_gcg(folder, videos=1, frames=3)),
 }
 
 

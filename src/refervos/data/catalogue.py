@@ -17,7 +17,7 @@ from refervos.errors import ConfigError, DataError
 Reader = Callable[[Path, str, Problems], Dataset]
 """Function that reads a split from a folder and reports problems with single items."""
 
-Scoring = Literal["video", "ref-davis17", "revos", "long-rvos", "image"]
+Scoring = Literal["video", "ref-davis17", "revos", "long-rvos", "image", "boxes"]
 """Scoring protocol of a benchmark.
 
 - ``video``: J and F over all frames, with N-acc and T-acc when there are expressions without target;
@@ -25,6 +25,8 @@ Scoring = Literal["video", "ref-davis17", "revos", "long-rvos", "image"]
 - ``revos``: like ``video``, per kind, with the robustness R; the ground truth has a ``foreground``;
 - ``long-rvos``: like ``video``, per kind, with tIoU and vIoU;
 - ``image``: IoU of each annotated frame: oIoU, mIoU, precision.
+- ``boxes``: IoU of the box around the predicted mask with the annotated box, mean over the annotated frames: mIoU, and
+  the share of expressions above 0.3 and 0.5.
 """
 
 
@@ -164,6 +166,96 @@ BENCHMARKS = {
         _refcoco("refcoco+", "RefCOCO+", "read_refcoco_plus", _UNC, "unc"),
         _refcoco("refcocog", "RefCOCOg", "read_refcocog", _UMD, "umd"),
         _refcoco("grefcoco", "gRefCOCO", "read_grefcoco", _UNC, "unc"),
+        Benchmark(
+            "vidstg",
+            "VidSTG",
+            "vidstg",
+            "read_vidstg",
+            ("train", "val", "test"),
+            "test",
+            "boxes",
+            ("vidstg_annotations/{split}_annotations.json", "annotations/{split}_annotations.json"),
+        ),
+        Benchmark(
+            "hc-stvg",
+            "HC-STVG, version 2",
+            "hcstvg",
+            "read_hcstvg",
+            ("train", "val"),
+            "val",
+            "boxes",
+            ("{split}_v2.json", "anno/{split}_v2.json", "anno_v2/{split}_v2.json"),
+        ),
+        Benchmark(
+            "hc-stvg1",
+            "HC-STVG, version 1",
+            "hcstvg",
+            "read_hcstvg1",
+            ("train", "test"),
+            "test",
+            "boxes",
+            ("{split}.json", "anno/{split}.json", "anno_v2/{split}.json"),
+        ),
+        Benchmark(
+            "video-gcg",
+            "the grounded captions of BURST and YouTube-VIS",
+            "video_gcg",
+            "read_video_gcg",
+            ("train", "val", "test"),
+            "test",
+            "video",
+            ("video_gcg/instruction_data/{split}.json",),
+        ),
+        Benchmark(
+            "mevis-gcg",
+            "MeViS-GCG",
+            "gcg_captions",
+            "read_mevis_gcg",
+            ("train", "valid_u"),
+            "valid_u",
+            "video",
+            ("mevis_gcg/{split}",),
+        ),
+        Benchmark(
+            "vidstg-gcg",
+            "VidSTG-GCG",
+            "gcg_captions",
+            "read_vidstg_gcg",
+            ("train", "val", "test"),
+            "val",
+            "video",
+            ("vidstg_gcg/{split}_captions",),
+        ),
+        Benchmark(
+            "hcstvg-gcg",
+            "HC-STVG-GCG",
+            "gcg_captions",
+            "read_hcstvg_gcg",
+            ("train", "val"),
+            "train",
+            "video",
+            ("hcstvg_gcg/{split}_captions",),
+        ),
+        Benchmark(
+            "ytvos-gcg",
+            "Refer-YouTube-VOS-GCG",
+            "gcg_captions",
+            "read_ytvos_gcg",
+            ("train",),
+            "train",
+            "video",
+            ("ytvos_gcg/{split}",),
+        ),
+        Benchmark(
+            "anet-gcg",
+            "ActivityNet-Entities-GCG",
+            "anet_gcg",
+            "read_anet_gcg",
+            ("train",),
+            "train",
+            "video",
+            ("activitynet_entities_gcg/anns",),
+        ),
         Benchmark(
             "json-lines",
             "your own data as JSON lines",

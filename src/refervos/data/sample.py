@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from refervos.data.conversations import Conversation
 
 ImageArray = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -130,11 +133,13 @@ class Dataset:
         name: Name of the benchmark on the command line (``mevis``).
         split: Name of the split (``valid_u``).
         samples: All expressions; those about one video are adjacent.
+        conversations: Conversations of a grounded conversation data set, whose phrases are the samples; else none.
     """
 
     name: str
     split: str
     samples: tuple[Sample, ...] = field(repr=False)
+    conversations: tuple[Conversation, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         """Number of expressions."""

@@ -1,0 +1,177 @@
+"""Conversations about a video, in which phrases of an answer name objects and have masks.
+
+A data set of grounded conversations holds them beside its samples (``Dataset.conversations``). Each phrase is a sample,
+too: an expression about the video with its masks, so that everything that takes samples takes phrases.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from refervos.data.sample import Dataset, GroundTruth, Sample, Video
+
+GCG_QUESTION = (
+    "Could you please give me a detailed description of the video? Please respond with interleaved segmentation masks "
+    "for the corresponding parts of the answer."
+)
+"""The question of the published evaluation of grounded conversation generation, whatever the video."""
+
+SEGMENTATION_TOKEN = "[SEG]"
+"""What follows each phrase in a tagged answer."""
+
+LONGEST_ANSWER = 100_000
+"""How many characters of an annotated answer are read; published ones have some hundreds."""
+
+# Neither pattern begins anew inside of what it reads, so that no text makes either slow.
+_MARKED = re.compile(r"\[([^\[\]]+)\]\(([^()]+)\)")
+_TAGGED = re.compile(r"<p>([^<>]*)</p>\s*\[SEG:(\d{1,9})\]")
+
+
+@dataclass(frozen=True, eq=False)
+class GroundedPhrase:
+    """A phrase of an answer, and the objects that it names.
+
+    Attributes:
+        start: Index of its first character in the answer.
+        end: Index after its last character.
+        object_ids: The data set's ids of the objects, as far as known.
+        ground_truth: Their masks; None where they are kept secret.
+    """
+
+    start: int
+    end: int
+    object_ids: tuple[str, ...] = ()
+    ground_truth: GroundTruth | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """A question about a video and its answer.
+
+    Attributes:
+        question: What is asked.
+        answer: The answer as plain text, without tags.
+        phrases: Its grounded phrases, in the order of the text, none inside another; none where nothing is named.
+        kind: What kind of question it is, where the data set tells kinds apart.
+    """
+
+    question: str
+    answer: str
+    phrases: tuple[GroundedPhrase, ...] = ()
+    kind: str | None = None
+
+    def text_of(self, phrase: GroundedPhrase) -> str:
+        """Return the words of a phrase."""
+        return self.answer[phrase.start : phrase.end]
+
+    @property
+    def tagged(self) -> str:
+        """The answer as models are trained to write it: ``<p> phrase </p> [SEG]``, one token a phrase."""
+        parts, position = [], 0
+        for phrase in self.phrases:
+            parts += [self.answer[position : phrase.start], f"<p> {self.text_of(phrase)} </p> {SEGMENTATION_TOKEN}"]
+            position = phrase.end
+        return "".join((*parts, self.answer[position:]))
+
+
+@dataclass(frozen=True, eq=False)
+class Conversation:
+    """A conversation about a video.
+
+    Attributes:
+        video: The video; conversations about the same video share the same object.
+        id: Unique within the video; the name of its folder among predictions.
+        turns: Questions and answers, at least one; a later question may refer to what was said before.
+    """
+
+    video: Video
+    id: str
+    turns: tuple[Turn, ...] = field(repr=False)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Video and conversation, which together are unique in a data set."""
+        return self.video.id, self.id
+
+
+def with_conversations(name: str, split: str, conversations: Sequence[Conversation]) -> Dataset:
+    """Make a data set of conversations, whose samples are their phrases.
+
+    Args:
+        name: Of the benchmark.
+        split: Of the benchmark.
+        conversations: All of the split, those about one video next to each other.
+
+    Returns:
+        The data set. The expression id of a phrase is ``<conversation>-<turn>-<phrase>``, counted from 0.
+    """
+    return Dataset(name, split, tuple(_phrases(conversations)), tuple(conversations))
+
+
+def _phrases(conversations: Iterable[Conversation]) -> Iterator[Sample]:
+    for conversation in conversations:
+        for number, turn in enumerate(conversation.turns):
+            for place, phrase in enumerate(turn.phrases):
+                yield Sample(
+                    conversation.video,
+                    f"{conversation.id}-{number}-{place}",
+                    turn.text_of(phrase),
+                    phrase.ground_truth,
+                    has_target=None if phrase.ground_truth is None else True,
+                    kind=turn.kind,
+                    object_ids=phrase.object_ids,
+                )
+
+
+@dataclass(frozen=True)
+class MarkedPhrase:
+    """A phrase that a text marks.
+
+    Attributes:
+        start: Index of its first character in the plain text.
+        end: Index after its last character.
+        ids: What the text names beside it.
+    """
+
+    start: int
+    end: int
+    ids: tuple[str, ...]
+
+
+def parse_marked(text: str) -> tuple[str, tuple[MarkedPhrase, ...]]:
+    """Read a caption in which phrases are marked as ``[phrase](0)`` or ``[phrase](0, 2)``, as most GCG sets do it.
+
+    Args:
+        text: The caption.
+
+    Returns:
+        The text without marks, and the phrases with their ids.
+    """
+    return _parse(text, _MARKED, lambda match: (match[1], tuple(id.strip() for id in match[2].split(","))))
+
+
+def parse_numbered_tags(text: str) -> tuple[str, tuple[MarkedPhrase, ...]]:
+    """Read a caption in which phrases are marked as ``<p> phrase </p> [SEG:0]``, as ActivityNet-Entities-GCG does it.
+
+    Args:
+        text: The caption.
+
+    Returns:
+        The text without marks, and the phrases with their ids.
+    """
+    return _parse(text, _TAGGED, lambda match: (match[1].strip(), (match[2],)))
+
+
+def _parse(
+    text: str, pattern: re.Pattern[str], read: Callable[[re.Match[str]], tuple[str, tuple[str, ...]]]
+) -> tuple[str, tuple[MarkedPhrase, ...]]:
+    plain, phrases, length, position = [], [], 0, 0
+    for match in pattern.finditer(text):
+        phrase, ids = read(match)
+        plain += [text[position : match.start()], phrase]
+        start = length + match.start() - position
+        length, position = start + len(phrase), match.end()
+        phrases.append(MarkedPhrase(start, length, ids))
+    return "".join((*plain, text[position:])), tuple(phrases)

@@ -1,0 +1,152 @@
+"""Grounded captions of BURST and YouTube-VIS 2019 videos, called ``video_gcg``.
+
+Layout (VideoGLaMM: ``utils/video_gcg_dataset.py`` and ``gcg_data_gen/burst_ytvis_gcg`` of
+https://github.com/mbzuai-oryx/VideoGLaMM, commit 6b15b1e), below the folder that is called ``video_dataset`` there::
+
+    video_gcg/instruction_data/train.json    val.json    test.json
+    ytvis/vos/train/JPEGImages/<file>        frames of YouTube-VIS videos, whatever the split
+    burst/frames/train/<file>                frames of BURST videos of train; burst/frames/val of val and test
+
+A file is YouTube-VIS's (``videos``, ``annotations`` with a segmentation for each frame) with, for each video, a
+``dense_cap``: the ``caption``, and in ``token_pos`` and ``mask_id`` pairs of a word's index (the caption split at
+spaces) and the annotation that it means. A word with several annotations means their union. The grounded phrase is the
+word as it stands, punctuation included. ``dataset_split``, or ``metadata.dataset``, is ``yt19`` for YouTube-VIS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from refervos.data.conversations import (
+    GCG_QUESTION,
+    LONGEST_ANSWER,
+    Conversation,
+    GroundedPhrase,
+    Turn,
+    with_conversations,
+)
+from refervos.data.files import Problems, inside, read_json
+from refervos.data.frames import ImageFrames, fitting
+from refervos.data.ground_truth import StoredMasks, decode_segmentations
+from refervos.data.records import take, take_id, take_ids, take_size
+from refervos.data.sample import Dataset, Mask, Video
+from refervos.errors import DataError
+
+NAME = "video-gcg"
+
+YOUTUBE_VIS = "yt19"
+
+
+def read_video_gcg(folder: Path, split: str, problems: Problems) -> Dataset:
+    """Read a split of the grounded captions of BURST and YouTube-VIS.
+
+    Args:
+        folder: The folder that holds ``video_gcg``, ``burst`` and ``ytvis``.
+        split: ``train``, ``val`` or ``test``.
+        problems: Told what is wrong with single videos, annotations and captions.
+
+    Returns:
+        A conversation of one turn for each video that has a caption.
+
+    Raises:
+        DataError: When the file of the split is missing or damaged.
+    """
+    file = folder / "video_gcg" / "instruction_data" / f"{split}.json"
+    content = read_json(file)
+    tracks: dict[str, list[Any]] = {}
+    for number, record in enumerate(take(content, "annotations", list, str(file))):
+        where = f"{file}, annotation {number}"
+        with problems.collect():
+            id = take_id(record, "id", where)
+            if id in tracks:
+                raise DataError(f"{file} has annotation {id} twice.")
+            tracks[id] = take(record, "segmentations", list, where)
+    conversations: dict[str, Conversation] = {}
+    bare = 0
+    for number, record in enumerate(take(content, "videos", list, str(file))):
+        where = f"{file}, video {number}"
+        with problems.collect():
+            id = take_id(record, "id", where)
+            if id in conversations:
+                raise DataError(f"{file} has video {id} twice.")
+            caption = take(record, "dense_cap", dict, where)
+            if caption.get("caption") is None:
+                bare += 1
+                continue
+            frames, size = _frames(folder, record, split, where, problems)
+            turn = _turn(caption, tracks, frames, size, f"{where}, 'dense_cap'", problems)
+            conversations[id] = Conversation(Video(id, frames, size), "0", (turn,))
+    if bare:
+        problems.note(f"{file} has {bare:,} videos without a caption, which are left out.")
+    return with_conversations(NAME, split, tuple(conversations.values()))
+
+
+def _frames(
+    folder: Path, record: Any, split: str, where: str, problems: Problems
+) -> tuple[ImageFrames, tuple[int, int]]:
+    """Find the frames of a video, and their size."""
+    size, names = take_size(record, where), take(record, "file_names", list, where)
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise DataError(f"{where}: 'file_names' must list the file of each frame.")
+    if len({PurePosixPath(name).stem for name in names}) < len(names):
+        raise DataError(f"{where}: two of its 'file_names' have the same stem; each frame needs its own.")
+    metadata = record.get("metadata")
+    source = metadata.get("dataset") if isinstance(metadata, dict) else record.get("dataset_split")
+    root = folder / "burst" / "frames" / ("train" if split == "train" else "val")
+    if source == YOUTUBE_VIS:
+        root = folder / "ytvis" / "vos" / "train" / "JPEGImages"
+    for name in names:
+        if not inside(root, name, where, problems).is_file():
+            raise DataError(f"{root / name} is missing.")
+    frames = ImageFrames(root, tuple(names))
+    return frames, fitting(frames, 0, size, where)
+
+
+def _turn(
+    caption: Any,
+    tracks: dict[str, list[Any]],
+    frames: ImageFrames,
+    size: tuple[int, int],
+    where: str,
+    problems: Problems,
+) -> Turn:
+    text = take(caption, "caption", str, where)
+    if len(text) > LONGEST_ANSWER:
+        raise DataError(f"{where} is of {len(text):,} characters; at most {LONGEST_ANSWER:,} are read.")
+    words = text.split(" ")
+    places, ids = take(caption, "token_pos", list, where), take_ids(caption, "mask_id", where)
+    if len(places) != len(ids):
+        # The script that wrote the files counts a word even where its object is unknown; loaders pair what is there.
+        problems.note(f"{where} has {len(places)} words with objects and {len(ids)} objects; the rest is left out.")
+    meant: dict[int, list[str]] = {}
+    for place, id in zip(places, ids, strict=False):
+        if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < len(words):
+            raise DataError(f"{where}: 'token_pos' must hold indices of the {len(words)} words of the caption.")
+        if id not in tracks:
+            raise DataError(f"{where} means annotation {id}, which is not there.")
+        if len(tracks[id]) != len(frames.files):
+            raise DataError(
+                f"{where} means annotation {id}, which has {len(tracks[id])} segmentations; the video has "
+                f"{len(frames.files)} frames."
+            )
+        meant.setdefault(place, []).append(id)
+    starts = [0]
+    for word in words:
+        starts.append(starts[-1] + len(word) + 1)
+    phrases = []
+    for place, objects in sorted(meant.items()):
+        word = f"{where}, word {place}"
+        readers = {
+            index: partial(_decode, [tracks[id][index] for id in objects], size, f"{word}, frame {name}")
+            for index, name in enumerate(frames.names)
+        }
+        end = starts[place] + len(words[place])
+        phrases.append(GroundedPhrase(starts[place], end, tuple(dict.fromkeys(objects)), StoredMasks(readers)))
+    return Turn(GCG_QUESTION, text, tuple(phrases))
+
+
+def _decode(segmentations: Sequence[Any], size: tuple[int, int], where: str) -> Mask:
+    return decode_segmentations([stored for stored in segmentations if stored is not None], size, where)

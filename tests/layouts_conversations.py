@@ -1,0 +1,234 @@
+"""Small data sets of exactly the published layouts of grounded conversations and of visual grounding, drawn by worlds.
+
+Each writer adds one split to a folder and returns the folder, as those of `layouts` do, and writes what follows from
+the films that ``layouts.film`` draws again from the same arguments.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+
+from layouts import (
+    Film,
+    Shooting,
+    film,
+    read_object,
+    run_length_track,
+    write_frames,
+    write_image,
+    write_json,
+    write_mevis,
+    write_ref_youtube_vos,
+)
+from video_files import write_video
+
+CAPTION = "In this scene, there is [the first](0), and [two more](1, 2) follow."
+"""A caption of objects 0, 1 and 2; in sets whose objects are numbered from 1, these are one more."""
+
+PLAIN_CAPTION = "In this scene, there is the first, and two more follow."
+PHRASES = {"the first": (0,), "two more": (1, 2)}
+"""The same without marks, and the objects of each of its phrases."""
+
+
+def write_mevis_gcg(folder: Path, split: str = "valid_u", **shooting: Unpack[Shooting]) -> Path:
+    """Add a split of MeViS-GCG and the split of MeViS that it is about; all of its objects are meant by expressions."""
+    write_mevis(folder / "mevis", split, **shooting)
+    meta = folder / "mevis" / split / "meta_expressions.json"
+    content = json.loads(meta.read_text())
+    masks = read_object(folder / "mevis" / split / "mask_dict.json")
+    first = 0
+    for one in film(split, **shooting):
+        count = len(one.clip.masks)
+        everything = {"exp": "everything", "obj_id": list(range(count)), "anno_id": list(range(first, first + count))}
+        content["videos"][one.id]["expressions"]["9"] = everything
+        first += count
+        write_json(folder / "mevis_gcg" / split / f"{one.id}.json", {"caption": CAPTION})
+    assert first == len(masks)
+    write_json(meta, content)
+    return folder
+
+
+def write_ytvos_gcg(folder: Path, **shooting: Unpack[Shooting]) -> Path:
+    """Write Refer-YouTube-VOS-GCG and the split of Refer-YouTube-VOS that it is about."""
+    write_ref_youtube_vos(folder / "refer_youtube_vos", "train", **shooting)
+    for one in film("train", **shooting):
+        caption = CAPTION.replace("(1, 2)", "(2, 3)").replace("(0)", "(1)")
+        write_json(folder / "ytvos_gcg" / "train" / f"{one.id}.json", {"caption": caption})
+    return folder
+
+
+def write_segmented_gcg(folder: Path, name: str, split: str = "val", **shooting: Unpack[Shooting]) -> Path:
+    """Add a split of VidSTG-GCG (``vidstg_gcg``) or HC-STVG-GCG (``hcstvg_gcg``)."""
+    for number, one in enumerate(film(split, **shooting)):
+        id = f"{number:06d}"
+        place = folder / name / split / id
+        names = [f"{13 + 4 * index:06d}.png" for index in range(len(one.clip.frames))]
+        for index, frame_name in enumerate(names):
+            write_image(place / "frames" / frame_name, one.clip.frames[index])
+            for k, masks in enumerate(one.clip.masks):
+                write_image(place / "masks" / f"{k:03d}" / frame_name, masks[index] * np.uint8(255))
+        write_json(folder / name / f"{split}_captions" / f"{id}.json", {"caption": CAPTION})
+    return folder
+
+
+def write_video_gcg(folder: Path, split: str = "test", **shooting: Unpack[Shooting]) -> Path:
+    """Add a split of the grounded captions of BURST and YouTube-VIS, a video of each in turn, and one without caption.
+
+    The captions are ``A shape, and other shapes.``, of which ``shape,`` is object 0 and ``shapes.`` objects 1 and 2.
+    """
+    videos: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, one in enumerate(film(split, **shooting)):
+        youtube = number % 2 == 1
+        root = folder / "burst" / "frames" / ("train" if split == "train" else "val")
+        if youtube:
+            root = folder / "ytvis" / "vos" / "train" / "JPEGImages"
+        names = write_frames(root / one.id, one.clip)
+        height, width = one.clip.frames.shape[1:3]
+        ids = [100 * number + k for k in range(len(one.clip.masks))]
+        for k, masks in enumerate(one.clip.masks):
+            annotations.append({"id": ids[k], "video_id": number, "segmentations": run_length_track(masks)})
+        caption = {
+            "v_id2o_id": {str(k): id for k, id in enumerate(ids)},
+            "token_pos": [1, 4, 4],
+            "mask_id": [ids[0], ids[2], ids[1]],
+            "caption": "A shape, and other shapes.",
+        }
+        record = {
+            "id": number,
+            "width": width,
+            "height": height,
+            "length": len(names),
+            "file_names": [f"{one.id}/{name}.jpg" for name in names],
+            "dense_cap": caption,
+        }
+        record |= {"dataset_split": "yt19"} if youtube else {"metadata": {"dataset": "LaSOT"}}
+        videos.append(record)
+    bare = {**videos[0], "id": 99, "dense_cap": dict.fromkeys(("v_id2o_id", "token_pos", "mask_id", "caption"))}
+    content = {"videos": [*videos, bare], "annotations": annotations, "categories": []}
+    write_json(folder / "video_gcg" / "instruction_data" / f"{split}.json", content)
+    return folder
+
+
+ANET_FRAME = 2
+"""The frame in which `write_anet_gcg` annotates."""
+
+
+def write_anet_gcg(folder: Path, **shooting: Unpack[Shooting]) -> Path:
+    """Write ActivityNet-Entities-GCG: object k of a film is ``[SEG:k]``; the first is named twice."""
+    root = folder / "activitynet_entities_gcg"
+    for one in film("anet", **shooting):
+        video, segment = f"v_{one.id}", "3"
+        for index, frame in enumerate(one.clip.frames):
+            write_image(root / "video_frames" / video / segment / f"{index:02d}.jpg", frame)
+        for k in (0, 1):
+            mask = one.clip.masks[k, ANET_FRAME] * np.uint8(255)
+            write_image(root / "masks" / f"{video}____{segment}" / f"{k:02d}" / "mask.png", mask)
+        caption = "<p> One thing </p> [SEG:0] is near <p> another </p> [SEG:1]. <p> It </p> [SEG:0] moves."
+        objects = {f"[SEG:{k}]": {"frame_id": ANET_FRAME, "bbox": [0, 0, 1, 1]} for k in (0, 1)}
+        content = {"refined_caption": caption, "seg_token_to_obj": objects}
+        write_json(root / "anns" / f"{video}____{segment}.json", content)
+    return folder
+
+
+RATE = 3
+"""Frames a second of the videos of visual grounding, of which every third frame is looked at."""
+
+
+def boxes_of(one: Film, k: int) -> list[list[int] | None]:
+    """The box of an object in each frame, as left, top, right, bottom; None where it is not seen."""
+    boxes: list[list[int] | None] = []
+    for mask in one.clip.masks[k]:
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        boxes.append([int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1] if len(rows) else None)
+    return boxes
+
+
+def seen_throughout(one: Film) -> list[int]:
+    """The objects that are seen in every frame; a box with every moment is annotated of these alone."""
+    return [k for k in range(len(one.clip.masks)) if one.clip.masks[k].any(axis=(1, 2)).all()]
+
+
+def write_vidstg(folder: Path, split: str = "test", **shooting: Unpack[Shooting]) -> Path:
+    """Add a split of VidSTG: a moment that leaves the first frame out, with a sentence and two questions.
+
+    Video n of the split is ``1000 + n``; the sentence and the second question are about the first of
+    ``seen_throughout``, the first question about object 0.
+    """
+    part = "validation" if split == "test" else "training"
+    annotations = []
+    for number, one in enumerate(film(split, **shooting)):
+        count, height, width = one.clip.frames.shape[:3]
+        id = str(1000 + number)
+        clip = folder / "video" / "0007" / f"{id}.mp4"
+        clip.parent.mkdir(parents=True, exist_ok=True)
+        write_video(clip, count, width=width, height=height, fps=RATE, images=list(one.clip.frames))
+        target = seen_throughout(one)[0]
+        shared = {"fps": RATE, "frame_count": count, "width": width, "height": height}
+        things = [{"tid": k, "category": "shape"} for k in range(len(one.clip.masks))]
+        trajectories: list[list[dict[str, Any]]] = [[] for _ in range(count)]
+        for k in range(len(one.clip.masks)):
+            for index, box in enumerate(boxes_of(one, k)):
+                if box is not None:
+                    sides = dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+                    trajectories[index].append({"tid": k, "bbox": sides, "generated": 0, "tracker": "none"})
+        vidor = {"video_id": id, "video_path": f"0007/{id}.mp4", **shared, "subject/objects": things}
+        vidor |= {"trajectories": trajectories, "relation_instances": [], "version": "VERSION 1.0"}
+        write_json(folder / "vidor_annotations" / part / "0007" / f"{id}.json", vidor)
+        moment = {"begin_fid": 1, "end_fid": count}
+        relation = {"subject_tid": target, "object_tid": 0, "predicate": "towards", **moment}
+        annotations.append(
+            {"vid": id, **shared, "subject/objects": things, "used_relation": relation, "temporal_gt": moment}
+            | {"used_segment": {"begin_fid": 0, "end_fid": count - 1}}
+            | {"captions": [{"description": "a shape moves.", "type": "object", "target_id": target}]}
+            | {
+                "questions": [
+                    {"description": "what is there?", "type": "object", "target_id": 0},
+                    {"description": "what moves?", "type": "object", "target_id": target},
+                ]
+            }
+        )
+    write_json(folder / "vidstg_annotations" / f"{split}_annotations.json", annotations)
+    write_json(folder / "vidstg_annotations" / f"{split}_files.json", [told["vid"] for told in annotations])
+    return folder
+
+
+def write_hcstvg(folder: Path, split: str = "val", *, version: int = 2, **shooting: Unpack[Shooting]) -> Path:
+    """Add a split of HC-STVG: the frames of a film are repeated until they are 20 seconds, at three a second.
+
+    The moment begins in the second frame; its person is the first of ``seen_throughout``. The second clip of version 2
+    has a question besides.
+    """
+    content: dict[str, Any] = {}
+    for number, one in enumerate(film(split, **shooting)):
+        count, height, width = one.clip.frames.shape[:3]
+        frames = [one.clip.frames[index % count] for index in range(20 * RATE)]
+        name = f"{number}_clip.{'mkv' if number else 'mp4'}"
+        clip = folder / "Video" / "0" / name
+        clip.parent.mkdir(parents=True, exist_ok=True)
+        write_video(clip, len(frames), width=width, height=height, fps=RATE, images=frames)
+        boxes = boxes_of(one, seen_throughout(one)[0])
+        told: list[Sequence[int]] = []
+        for index in range(1, 20 * RATE - 1):
+            box = boxes[index % count]
+            assert box is not None
+            left, top, right, bottom = box
+            told.append([left, top, right - left, bottom - top])
+        record: dict[str, Any] = {"bbox": told, "st_frame": 2, "img_num": len(frames), "st_time": 0.4, "ed_time": 19.6}
+        if version == 2:
+            record |= {"English": "The person walks.", "img_size": [height, width]}
+        else:
+            record |= {"caption": "The person walks.", "height": height, "width": width}
+        content[name] = record
+    if version == 2:
+        write_json(folder / "anno_v2" / f"{split}_v2.json", content)
+        for number, question in enumerate(("", "Who walks?")):
+            write_json(folder / "qa" / f"{number}.json", {"Q": question, "A": "The person."})
+    else:
+        write_json(folder / f"{split}.json", content)
+    return folder
