@@ -194,7 +194,7 @@ def write_vidstg(folder: Path, split: str = "test", **shooting: Unpack[Shooting]
             }
         )
     write_json(folder / "vidstg_annotations" / f"{split}_annotations.json", annotations)
-    write_json(folder / "vidstg_annotations" / f"{split}_files.json", [told["vid"] for told in annotations])
+    write_json(folder / "vidstg_annotations" / f"{split}_files.json", [one["vid"] for one in annotations])
     return folder
 
 
@@ -213,13 +213,14 @@ def write_hcstvg(folder: Path, split: str = "val", *, version: int = 2, **shooti
         clip.parent.mkdir(parents=True, exist_ok=True)
         write_video(clip, len(frames), width=width, height=height, fps=RATE, images=frames)
         boxes = boxes_of(one, seen_throughout(one)[0])
-        told: list[Sequence[int]] = []
+        stored: list[Sequence[int]] = []
         for index in range(1, 20 * RATE - 1):
             box = boxes[index % count]
             assert box is not None
             left, top, right, bottom = box
-            told.append([left, top, right - left, bottom - top])
-        record: dict[str, Any] = {"bbox": told, "st_frame": 2, "img_num": len(frames), "st_time": 0.4, "ed_time": 19.6}
+            stored.append([left, top, right - left, bottom - top])
+        times = {"st_time": 0.4, "ed_time": 19.6}
+        record: dict[str, Any] = {"bbox": stored, "st_frame": 2, "img_num": len(frames), **times}
         if version == 2:
             record |= {"English": "The person walks.", "img_size": [height, width]}
         else:

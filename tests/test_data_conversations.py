@@ -182,7 +182,7 @@ def spoil_caption(name: str, folder: str) -> Callable[[Path, str], None]:
 
 
 @pytest.mark.parametrize(
-    ("name", "captions", "caption", "told"),
+    ("name", "captions", "caption", "message"),
     [
         ("mevis-gcg", "mevis_gcg/valid_u", "A [dog](77).", "names object 77, of which"),
         ("mevis-gcg", "mevis_gcg/valid_u", "A dog.", "no phrase with objects"),
@@ -193,20 +193,20 @@ def spoil_caption(name: str, folder: str) -> Callable[[Path, str], None]:
         ("vidstg-gcg", "vidstg_gcg/val_captions", "A [dog](dog).", "objects are numbers"),
     ],
 )
-def test_captions_that_cannot_be_grounded_are_told(
-    name: str, captions: str, caption: str, told: str, tmp_path: Path
+def test_captions_that_cannot_be_grounded_are_reported(
+    name: str, captions: str, caption: str, message: str, tmp_path: Path
 ) -> None:
     split, write = SETS[name]
     write(tmp_path)
     spoil_caption(name, captions)(tmp_path, caption)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         open_dataset(name, tmp_path, split)
     problems = Problems(keep_going=True)
     assert len(open_dataset(name, tmp_path, split, problems=problems).conversations) == 1
     assert len(problems.found) == 1
 
 
-def test_a_caption_about_an_unlisted_video_is_told(tmp_path: Path) -> None:
+def test_a_caption_about_an_unlisted_video_is_reported(tmp_path: Path) -> None:
     written.write_mevis_gcg(tmp_path, **SHOOTING)
     write_json(tmp_path / "mevis_gcg" / "valid_u" / "unknown.json", {"caption": written.CAPTION})
     with pytest.raises(DataError, match="does not list"):
@@ -214,19 +214,19 @@ def test_a_caption_about_an_unlisted_video_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda video: video["dense_cap"].update(token_pos=[5, 4, 4]), "indices of the 5 words"),
         (lambda video: video["dense_cap"].update(mask_id=[0, 1, 999]), "annotation 999, which is not there"),
-        (lambda video: video.update(file_names=["../../x.jpg"]), "leads out of"),
+        (lambda video: video.update(file_names=["../../x.jpg"]), "is outside"),
         (lambda video: video["dense_cap"].update(caption=7), "'caption' must be text"),
-        (lambda video: video.update(width=65), "is about 65x48 pixels"),
+        (lambda video: video.update(width=65), "states 65x48 pixels"),
     ],
 )
-def test_damage_in_video_gcg_is_told(change: Callable[[Any], None], told: str, tmp_path: Path) -> None:
+def test_damage_in_video_gcg_is_reported(change: Callable[[Any], None], message: str, tmp_path: Path) -> None:
     written.write_video_gcg(tmp_path, **SHOOTING)
     change_json(tmp_path / "video_gcg/instruction_data/test.json", lambda content: change(content["videos"][0]))
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         open_dataset("video-gcg", tmp_path, "test")
 
 
@@ -240,7 +240,7 @@ def test_words_without_an_object_of_their_own_are_noted(tmp_path: Path) -> None:
     assert any("3 words with objects and 2 objects" in note for note in problems.notes)
 
 
-def test_damage_in_anet_gcg_is_told(tmp_path: Path) -> None:
+def test_damage_in_anet_gcg_is_reported(tmp_path: Path) -> None:
     written.write_anet_gcg(tmp_path, **SHOOTING)
     root = tmp_path / "activitynet_entities_gcg"
     file = sorted((root / "anns").glob("*.json"))[0]
@@ -256,7 +256,7 @@ def test_damage_in_anet_gcg_is_told(tmp_path: Path) -> None:
         open_dataset("anet-gcg", tmp_path, "train")
 
 
-def test_a_mask_of_another_size_is_told(tmp_path: Path) -> None:
+def test_a_mask_of_another_size_is_reported(tmp_path: Path) -> None:
     written.write_anet_gcg(tmp_path, **SHOOTING)
     for path in (tmp_path / "activitynet_entities_gcg" / "masks").glob("*/00/mask.png"):
         write_image(path, np.zeros((3, 5), np.uint8))

@@ -27,10 +27,10 @@ def boxes(sample: Sample) -> dict[int, tuple[float, ...]]:
     return dict(sample.ground_truth.boxes)
 
 
-# Which frames are looked at
+# Which frames are scored
 
 
-def test_a_moment_is_looked_at_once_a_second_from_its_first_frame() -> None:
+def test_a_moment_is_scored_once_a_second_from_its_first_frame() -> None:
     assert sampled_moment(13, 45, 10.0, "x") == (13, 20, 30, 40)
     assert sampled_moment(0, 90, 30.0, "x") == (0, 30, 60)
     assert sampled_moment(5, 6, 30.0, "x") == (5,)
@@ -42,7 +42,7 @@ def test_a_long_moment_is_thinned_out_to_40_frames() -> None:
 
 
 @pytest.mark.parametrize("moment", [(3, 3, 30.0), (-1, 4, 30.0), (0, 10**12, 30.0), (0, 4, 0.5), (0, 4, float("nan"))])
-def test_a_moment_that_is_none_is_told(moment: tuple[int, int, float]) -> None:
+def test_a_moment_without_frames_is_reported(moment: tuple[int, int, float]) -> None:
     with pytest.raises(DataError, match="annotation 7 goes from frame"):
         sampled_moment(*moment, "annotation 7")
 
@@ -104,7 +104,7 @@ def test_samples_of_boxes_travel_to_other_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda one: one["temporal_gt"].update(end_fid=1), "a moment has a frame at least"),
         (lambda one: one.update(fps="30"), "'fps' must be numbers"),
@@ -113,32 +113,32 @@ def test_samples_of_boxes_travel_to_other_processes(tmp_path: Path) -> None:
         (lambda one: one.update(width=-4), "an image cannot be"),
     ],
 )
-def test_damage_in_vidstg_is_told(change: Callable[[Any], None], told: str, tmp_path: Path) -> None:
+def test_damage_in_vidstg_is_reported(change: Callable[[Any], None], message: str, tmp_path: Path) -> None:
     write_vidstg(tmp_path, **SHOOTING)
     change_json(tmp_path / "vidstg_annotations/test_annotations.json", lambda content: change(content[0]))
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         open_dataset("vidstg", tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda vidor: vidor.update(trajectories=vidor["trajectories"][:2]), "none in frame"),
         (lambda vidor: vidor.update(trajectories=[[] for _ in range(8)]), "no box of object"),
         (lambda vidor: vidor["trajectories"][3][0]["bbox"].update(xmin=None), "'bbox' must be numbers"),
     ],
 )
-def test_the_check_tells_of_boxes_that_are_missing_or_damaged(
-    change: Callable[[Any], None], told: str, tmp_path: Path
+def test_the_check_reports_boxes_that_are_missing_or_damaged(
+    change: Callable[[Any], None], message: str, tmp_path: Path
 ) -> None:
     write_vidstg(tmp_path, **SHOOTING)
     change_json(tmp_path / "vidor_annotations/validation/0007/1000.json", change)
     found = check_dataset("vidstg", tmp_path)
     assert found.expressions == 6
-    assert any(told in problem for problem in found.problems)
+    assert any(message in problem for problem in found.problems)
 
 
-def test_missing_folders_and_videos_of_vidstg_are_told(tmp_path: Path) -> None:
+def test_missing_folders_and_videos_of_vidstg_are_reported(tmp_path: Path) -> None:
     write_vidstg(tmp_path, **SHOOTING)
     (tmp_path / "video/0007/1000.mp4").unlink()
     with pytest.raises(DataError, match=r"1000\.mp4 is missing"):
@@ -161,8 +161,8 @@ def test_hcstvg_counts_the_first_frame_of_a_moment_from_1(name: str, version: in
         assert sample.key == (f"{number}_clip", "d")
         assert sample.expression == "The person walks."
         assert list(sample.video.frames.names) == [f"{frame:05d}" for frame in frames]
-        told = boxes_of(one, seen_throughout(one)[0])
-        expected = {index: tuple(told[frame % 8] or ()) for index, frame in enumerate(frames)}
+        every = boxes_of(one, seen_throughout(one)[0])
+        expected = {index: tuple(every[frame % 8] or ()) for index, frame in enumerate(frames)}
         assert boxes(sample) == expected
         difference = sample.video.frames.read(1).astype(int) - one.clip.frames[frames[1] % 8]
         assert np.abs(difference).mean() < 6
@@ -176,7 +176,7 @@ def test_questions_about_clips_are_read_where_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda clip: clip.update(st_frame=0), "goes from frame -1"),
         (lambda clip: clip.update(st_frame=4), "ends after the clip's last"),
@@ -186,14 +186,14 @@ def test_questions_about_clips_are_read_where_they_are(tmp_path: Path) -> None:
         (lambda clip: clip.pop("English"), "'caption' must be text"),
     ],
 )
-def test_damage_in_hcstvg_is_told(change: Callable[[Any], None], told: str, tmp_path: Path) -> None:
+def test_damage_in_hcstvg_is_reported(change: Callable[[Any], None], message: str, tmp_path: Path) -> None:
     write_hcstvg(tmp_path, **SHOOTING)
     change_json(tmp_path / "anno_v2/val_v2.json", lambda content: change(content["0_clip.mp4"]))
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         open_dataset("hc-stvg", tmp_path)
 
 
-def test_a_missing_clip_is_told(tmp_path: Path) -> None:
+def test_a_missing_clip_is_reported(tmp_path: Path) -> None:
     write_hcstvg(tmp_path, **SHOOTING)
     (tmp_path / "Video/0/1_clip.mkv").unlink()
     with pytest.raises(DataError, match="clip 1_clip is missing"):

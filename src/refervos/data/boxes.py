@@ -18,13 +18,13 @@ Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels; pixel (x, y) covers x to x + 1 and y to y + 1."""
 
 FRAMES_A_SECOND = 1
-"""How often the published evaluation of visual grounding looks at a video."""
+"""Frames a second of the published evaluation of visual grounding."""
 
 MOST_FRAMES = 40
-"""At how many frames of a moment it looks; longer ones are thinned out evenly."""
+"""Maximum number of frames of a moment in that evaluation; longer moments are thinned out evenly."""
 
 LONGEST_VIDEO = 1_000_000
-"""How many frames a video may have."""
+"""Maximum number of frames of a video."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ def clipped_box(left: float, top: float, right: float, bottom: float, size: tupl
     return (left, top, right, bottom) if right > left and bottom > top else None
 
 
-def take_numbers(values: Sequence[Any], where: str) -> list[float]:
+def require_numbers(values: Sequence[Any], where: str) -> list[float]:
     """Make sure that values are numbers.
 
     Args:
@@ -100,7 +100,7 @@ def take_numbers(values: Sequence[Any], where: str) -> list[float]:
 
 
 def sampled_moment(begin: int, end: int, rate: float, where: str) -> tuple[int, ...]:
-    """Choose the frames of a moment that the published evaluation looks at: one a second, at most 40.
+    """Choose the frames of a moment that the published evaluation scores: one a second, at most 40.
 
     As TubeDETR's and VideoGLaMM's loaders choose them: the first frame, then each in which a new second of the video
     begins.

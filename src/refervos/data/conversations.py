@@ -22,7 +22,7 @@ SEGMENTATION_TOKEN = "[SEG]"
 """What follows each phrase in a tagged answer."""
 
 LONGEST_ANSWER = 100_000
-"""How many characters of an annotated answer are read; published ones have some hundreds."""
+"""Maximum number of characters of an annotated answer; published ones have some hundreds."""
 
 # Neither pattern begins anew inside of what it reads, so that no text makes either slow.
 _MARKED = re.compile(r"\[([^\[\]]+)\]\(([^()]+)\)")
@@ -36,8 +36,8 @@ class GroundedPhrase:
     Attributes:
         start: Index of its first character in the answer.
         end: Index after its last character.
-        object_ids: The data set's ids of the objects, as far as known.
-        ground_truth: Their masks; None where they are kept secret.
+        object_ids: The data set's ids of the objects, if known.
+        ground_truth: Their masks; None if they are not public.
     """
 
     start: int
@@ -51,10 +51,10 @@ class Turn:
     """A question about a video and its answer.
 
     Attributes:
-        question: What is asked.
+        question: The question.
         answer: The answer as plain text, without tags.
         phrases: Its grounded phrases, in the order of the text, none inside another; none where nothing is named.
-        kind: What kind of question it is, where the data set tells kinds apart.
+        kind: Kind of question, if the data set defines kinds.
     """
 
     question: str
@@ -132,7 +132,7 @@ class MarkedPhrase:
     Attributes:
         start: Index of its first character in the plain text.
         end: Index after its last character.
-        ids: What the text names beside it.
+        ids: Ids of the objects that the text names after it.
     """
 
     start: int

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from refervos.data.boxes import BoxTruth
 from refervos.data.layouts.revos import RevosGroundTruth
 from refervos.data.sample import GroundTruth, Mask, Sample
 from refervos.errors import ConfigError, DataError, EvaluationError
@@ -19,6 +20,7 @@ from refervos.metrics.longvideo import temporal_iou, video_iou
 from refervos.metrics.region_boundary import FRAMES_AT_ONCE, overlap, video_scores
 from refervos.metrics.revos import robustness
 from refervos.metrics.streams import batches
+from refervos.metrics.visual_grounding import box_iou, boxes_around
 from refervos.typed_config import config_from_mapping
 
 PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -44,6 +46,8 @@ class Scores:
         t_iou: Temporal IoU of Long-RVOS.
         v_iou: Spatio-temporal IoU of Long-RVOS.
         robustness: R of ReVOS, mean over the frames; None for other benchmarks.
+        box_iou: IoU of the box around the mask with the annotated box, mean over the frames; None for benchmarks
+            without boxes.
     """
 
     frames: int
@@ -59,6 +63,7 @@ class Scores:
     t_iou: float
     v_iou: float
     robustness: float | None = None
+    box_iou: float | None = None
 
     @property
     def j_and_f(self) -> float:
@@ -111,6 +116,7 @@ class _Frame:
     union: int
     pixels: int
     robustness: float | None = None
+    box_iou: float | None = None
 
 
 def score_expression(
@@ -200,6 +206,7 @@ def _score_frames(
                 union=shared.union,
                 pixels=target.size,
                 robustness=_robustness(ground_truth, index, target, masks[position]),
+                box_iou=_box_iou(ground_truth, index, predicted[position]),
             )
         )
     return frames
@@ -212,6 +219,13 @@ def _robustness(ground_truth: GroundTruth, index: int, target: Mask, mask: Mask 
     return 0.0 if mask is None else robustness(target, mask, ground_truth.foreground(index))
 
 
+def _box_iou(ground_truth: GroundTruth, index: int, predicted: Mask) -> float | None:
+    """Return the IoU of boxes in one frame, or None if the ground truth has no boxes."""
+    if not isinstance(ground_truth, BoxTruth):
+        return None
+    return float(box_iou(np.array(ground_truth.boxes[index]), boxes_around(predicted)))
+
+
 def _sum_up(frames: list[_Frame]) -> Scores:
     """Combine the contributions of all annotated frames."""
     j = np.array([frame.j for frame in frames])
@@ -219,6 +233,7 @@ def _sum_up(frames: list[_Frame]) -> Scores:
     predicted = np.array([frame.predicted > 0 for frame in frames])
     sizes = [frame.target / frame.pixels for frame in frames if frame.target]
     robustness_of_frames = [frame.robustness for frame in frames if frame.robustness is not None]
+    box_ious = [frame.box_iou for frame in frames if frame.box_iou is not None]
     return Scores(
         frames=len(frames),
         j=float(j.mean()),
@@ -233,6 +248,7 @@ def _sum_up(frames: list[_Frame]) -> Scores:
         t_iou=temporal_iou(visible, predicted),
         v_iou=video_iou(j, visible, predicted),
         robustness=float(np.mean(robustness_of_frames)) if robustness_of_frames else None,
+        box_iou=float(np.mean(box_ious)) if box_ious else None,
     )
 
 

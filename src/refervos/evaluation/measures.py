@@ -19,6 +19,7 @@ from refervos.evaluation.bootstrap import Interval, interval_around, resampled_r
 from refervos.evaluation.datasets import Scoring
 from refervos.evaluation.expression_scores import PRECISION_THRESHOLDS, ExpressionResult, Scores
 from refervos.evaluation.matched import MatchedResult
+from refervos.metrics.visual_grounding import THRESHOLDS
 from refervos.worlds.benchmark import TARGET_SPLITS
 
 Row = TypeVar("Row", ExpressionResult, MatchedResult)
@@ -98,6 +99,8 @@ def table_measures(scoring: Scoring) -> tuple[Measure[ExpressionResult], ...]:
     """Return the columns of a benchmark's table, the headline first."""
     if scoring == "image":
         return (OVERALL_IOU, MEAN_IOU, *PRECISIONS)
+    if scoring == "boxes":
+        return (_simple("mIoU of boxes", _mean_of(lambda s: s.box_iou)), *map(_box_share, THRESHOLDS))
     more: tuple[Measure[ExpressionResult], ...] = ()
     if scoring == "long-rvos":
         more = (_simple("tIoU", _mean_of(lambda s: s.t_iou)), _simple("vIoU", _mean_of(lambda s: s.v_iou)))
@@ -108,6 +111,8 @@ def table_measures(scoring: Scoring) -> tuple[Measure[ExpressionResult], ...]:
 
 def summary_measures(scoring: Scoring) -> tuple[Measure[ExpressionResult], ...]:
     """Return the measures that a benchmark reports below its table; reports omit those without samples."""
+    if scoring == "boxes":
+        return ()
     presence = _simple("N-acc", _N_ACC), _simple("T-acc", _T_ACC)
     final = Measure("final (mean of J&F over all expressions, N-acc and T-acc)", ((_BOTH,), (_N_ACC,), (_T_ACC,)))
     if scoring == "worlds":
@@ -165,6 +170,15 @@ def _mean_of(score: Callable[[Scores], float | None]) -> Ratio[ExpressionResult]
         return None if row.scores is None else score(row.scores)
 
     return Ratio(lambda row: value(row) or 0.0, lambda row: float(value(row) is not None))
+
+
+def _box_share(threshold: float) -> Measure[ExpressionResult]:
+    """Return the share of expressions whose boxes have a larger mean IoU."""
+
+    def above(scores: Scores) -> float | None:
+        return None if scores.box_iou is None else float(scores.box_iou > threshold)
+
+    return _simple(f"@{threshold}", _mean_of(above))
 
 
 def _ratio_of_sums(

@@ -29,9 +29,9 @@ from refervos.data.conversations import (
     with_conversations,
 )
 from refervos.data.files import Problems, binary_mask, read_indices, read_json
-from refervos.data.frames import ImageFrames, fitting, image_files
+from refervos.data.frames import ImageFrames, image_files, require_frame_size
 from refervos.data.ground_truth import StoredMasks
-from refervos.data.records import as_id, as_number, take
+from refervos.data.records import as_id, as_number, require_field
 from refervos.data.sample import Dataset, Mask, Video
 from refervos.errors import DataError
 
@@ -47,7 +47,7 @@ def read_anet_gcg(folder: Path, split: str, problems: Problems) -> Dataset:
     Args:
         folder: The folder that holds ``activitynet_entities_gcg``.
         split: ``train``.
-        problems: Told what is wrong with single captions and segments.
+        problems: Collects problems with single captions and segments.
 
     Returns:
         A conversation of one turn for each segment of a video.
@@ -76,13 +76,13 @@ def _conversation(root: Path, id: str) -> Conversation:
     place = root / "video_frames" / video / segment
     frames = ImageFrames(place, image_files(place))
     content = read_json(file)
-    caption = take(content, "refined_caption", str, str(file))
+    caption = require_field(content, "refined_caption", str, str(file))
     if len(caption) > LONGEST_ANSWER:
         raise DataError(f"{file} has a caption of {len(caption):,} characters; at most {LONGEST_ANSWER:,} are read.")
     answer, marked = parse_numbered_tags(caption)
     if not marked:
         raise DataError(f"{file} has no phrase with an object; they are marked as <p> a man </p> [SEG:1].")
-    objects = take(content, "seg_token_to_obj", dict, str(file))
+    objects = require_field(content, "seg_token_to_obj", dict, str(file))
     masks = {
         number: _masks(root / "masks" / id, frames, number, objects, file)
         for number in dict.fromkeys(phrase.ids[0] for phrase in marked)
@@ -93,7 +93,8 @@ def _conversation(root: Path, id: str) -> Conversation:
 
 def _masks(folder: Path, frames: ImageFrames, number: str, objects: Any, file: Path) -> StoredMasks:
     token = f"[SEG:{number}]"
-    frame = take(take(objects, token, dict, f"{file}, 'seg_token_to_obj'"), "frame_id", int, f"{file}, object {token}")
+    record = require_field(objects, token, dict, f"{file}, 'seg_token_to_obj'")
+    frame = require_field(record, "frame_id", int, f"{file}, object {token}")
     numbers = [as_number(name) for name in frames.names]
     if frame not in numbers:
         raise DataError(f"{file}: object {token} is annotated in frame {frame}, which {frames.folder} does not have.")
@@ -103,5 +104,5 @@ def _masks(folder: Path, frames: ImageFrames, number: str, objects: Any, file: P
 
 def _decode(path: Path, frames: ImageFrames, index: int) -> Mask:
     mask = binary_mask(read_indices(path), path)
-    fitting(frames, index, (mask.shape[0], mask.shape[1]), str(path))
+    require_frame_size(frames, index, (mask.shape[0], mask.shape[1]), str(path))
     return mask

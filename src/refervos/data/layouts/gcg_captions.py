@@ -35,10 +35,10 @@ from refervos.data.conversations import (
 )
 from refervos.data.files import Problems, read_json
 from refervos.data.frames import ImageFrames, image_files
-from refervos.data.ground_truth import NumberedPixels, RunLengthTracks, StoredMasks
-from refervos.data.layouts.mask_dict import MaskDictionary, fitting_track
+from refervos.data.ground_truth import IndexedMasks, RunLengthTracks, StoredMasks
+from refervos.data.layouts.mask_dict import MaskDictionary, require_track
 from refervos.data.layouts.meta_expressions import ListedVideo, read_meta_expressions
-from refervos.data.records import as_id, as_number, is_name, take, take_ids
+from refervos.data.records import as_id, as_number, is_name, require_field, require_ids
 from refervos.data.sample import Dataset, GroundTruth, Mask, Video
 from refervos.errors import DataError
 
@@ -54,7 +54,7 @@ def read_mevis_gcg(folder: Path, split: str, problems: Problems) -> Dataset:
     Args:
         folder: The folder that holds ``mevis_gcg`` and ``mevis``.
         split: ``train`` or ``valid_u``.
-        problems: Told what is wrong with single captions and videos.
+        problems: Collects problems with single captions and videos.
 
     Returns:
         A conversation of one turn for each caption.
@@ -82,8 +82,8 @@ def _annotations(video: ListedVideo, problems: Problems) -> dict[str, str]:
     found: dict[str, str] = {}
     for expression in video.expressions:
         with problems.collect():
-            objects = take_ids(expression.fields, "obj_id", expression.where)
-            annotations = take_ids(expression.fields, "anno_id", expression.where)
+            objects = require_ids(expression.fields, "obj_id", expression.where)
+            annotations = require_ids(expression.fields, "anno_id", expression.where)
             if len(objects) != len(annotations):
                 raise DataError(f"{expression.where}: 'obj_id' and 'anno_id' must list as many ids each.")
             found |= zip(objects, annotations, strict=True)
@@ -103,7 +103,7 @@ def _mevis_masks(
         id = annotations.get(object_id)
         if id is None or id not in masks.tracks:
             raise DataError(f"{file} names object {object_id}, of which {masks.file} has no annotation.")
-        tracks[id] = fitting_track(masks.tracks[id], video, f"{masks.file}, annotation {id}")
+        tracks[id] = require_track(masks.tracks[id], video, f"{masks.file}, annotation {id}")
     return RunLengthTracks(masks.file, tracks, frames)
 
 
@@ -113,7 +113,7 @@ def read_ytvos_gcg(folder: Path, split: str, problems: Problems) -> Dataset:
     Args:
         folder: The folder that holds ``ytvos_gcg`` and ``refer_youtube_vos``.
         split: ``train``.
-        problems: Told what is wrong with single captions and videos.
+        problems: Collects problems with single captions and videos.
 
     Returns:
         A conversation of one turn for each caption.
@@ -142,11 +142,11 @@ def _numbered_masks(folder: Path, frames: ImageFrames, file: Path, objects: tupl
         if number is None or not 0 < number < 255:
             raise DataError(f"{file} names object {id!r}; objects are numbers from 1 to 254.")
         numbers.append(number)
-    pixels = NumberedPixels(folder, frames)
+    pixels = IndexedMasks(folder, frames)
     return StoredMasks({index: partial(_any_number, pixels, index, numbers) for index in pixels.annotated})
 
 
-def _any_number(pixels: NumberedPixels, index: int, numbers: list[int]) -> Mask:
+def _any_number(pixels: IndexedMasks, index: int, numbers: list[int]) -> Mask:
     return np.isin(pixels.numbers(index), numbers)
 
 
@@ -156,7 +156,7 @@ def read_vidstg_gcg(folder: Path, split: str, problems: Problems) -> Dataset:
     Args:
         folder: The folder that holds ``vidstg_gcg``.
         split: ``train``, ``val`` or ``test``.
-        problems: Told what is wrong with single captions and videos.
+        problems: Collects problems with single captions and videos.
 
     Returns:
         A conversation of one turn for each caption.
@@ -173,7 +173,7 @@ def read_hcstvg_gcg(folder: Path, split: str, problems: Problems) -> Dataset:
     Args:
         folder: The folder that holds ``hcstvg_gcg``.
         split: ``train`` or ``val``.
-        problems: Told what is wrong with single captions and videos.
+        problems: Collects problems with single captions and videos.
 
     Returns:
         A conversation of one turn for each caption.
@@ -195,14 +195,14 @@ def _read_segmented(name: str, root: Path, split: str, problems: Problems) -> Da
     return with_conversations(name, split, conversations)
 
 
-def _first_masks(folder: Path, frames: ImageFrames, file: Path, objects: tuple[str, ...]) -> NumberedPixels:
+def _first_masks(folder: Path, frames: ImageFrames, file: Path, objects: tuple[str, ...]) -> IndexedMasks:
     number = as_number(objects[0])
     if number is None:
         raise DataError(f"{file} names object {objects[0]!r}; objects are numbers.")
     place = folder / f"{number:03d}"
     if not place.is_dir():
         raise DataError(f"{place} is missing, whose masks {file} names.")
-    return NumberedPixels(place, frames)
+    return IndexedMasks(place, frames)
 
 
 def _caption_files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -226,7 +226,8 @@ def _listed(listed: dict[str, ListedVideo], id: str, file: Path, place: Path) ->
 def _conversation(video: Video, file: Path, grounding: Grounding) -> Conversation:
     """Make a conversation of a video's caption."""
     as_id(video.id, f"{file}: the name of the video")
-    return Conversation(video, "0", (_turn(file, take(read_json(file), "caption", str, str(file)), grounding),))
+    caption = require_field(read_json(file), "caption", str, str(file))
+    return Conversation(video, "0", (_turn(file, caption, grounding),))
 
 
 def _turn(file: Path, caption: str, grounding: Grounding) -> Turn:

@@ -22,11 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refervos.data.boxes import Box, BoxTruth, SampledFrames, clipped_box, sampled_moment, take_numbers
+from refervos.data.boxes import Box, BoxTruth, SampledFrames, clipped_box, require_numbers, sampled_moment
 from refervos.data.files import Problems, read_json
 from refervos.data.frames import VideoDecoder
 from refervos.data.layouts.vidstg import DECLARATIVE, INTERROGATIVE, first_there
-from refervos.data.records import as_id, require_size, take
+from refervos.data.records import as_id, check_image_size, require_field
 from refervos.data.sample import Dataset, Sample, Video
 from refervos.errors import DataError
 
@@ -48,7 +48,7 @@ def read_hcstvg(folder: Path, split: str, problems: Problems) -> Dataset:
     Args:
         folder: The folder that holds the annotations and the videos.
         split: ``train`` or ``val``.
-        problems: Told what is wrong with single clips.
+        problems: Collects problems with single clips.
 
     Returns:
         A sample for each sentence about its moment, at one frame a second and 40 at most. Questions of ``qa`` are
@@ -66,7 +66,7 @@ def read_hcstvg1(folder: Path, split: str, problems: Problems) -> Dataset:
     Args:
         folder: The folder that holds the annotations and the videos.
         split: ``train`` or ``test``.
-        problems: Told what is wrong with single clips.
+        problems: Collects problems with single clips.
 
     Returns:
         As ``read_hcstvg``.
@@ -90,13 +90,13 @@ def _read(name: str, folder: Path, split: str, file_name: str, problems: Problem
         with problems.collect():
             id = as_id(Path(key).stem, f"{file}: the name of clip {number}")
             if id not in clips:
-                raise DataError(f"clip {id} is missing, which {where[:200]} is about.")
+                raise DataError(f"{where[:200]}: clip {id} is missing.")
             size = _size(record, where)
             numbers, boxes = _moment(record, size, where)
             video = Video(id, SampledFrames(clips[id], decoder, numbers), size)
-            truth = BoxTruth(partial(dict, boxes), size)
+            ground_truth = BoxTruth(partial(dict, boxes), size)
             for kind, sentence in _sentences(record, folder / "qa" / f"{number}.json", split, where):
-                samples.append(Sample(video, kind[0], sentence, truth, True, kind, ("0",)))
+                samples.append(Sample(video, kind[0], sentence, ground_truth, True, kind, ("0",)))
     return Dataset(name, split, tuple(samples))
 
 
@@ -113,31 +113,31 @@ def _clips(folder: Path) -> dict[str, Path]:
 def _size(record: Any, where: str) -> tuple[int, int]:
     """Return height and width, which the two versions store differently."""
     if isinstance(record, dict) and "img_size" in record:
-        sides = take(record, "img_size", list, where)
+        sides = require_field(record, "img_size", list, where)
         if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) for side in sides):
             raise DataError(f"{where}: 'img_size' must be height and width.")
         height, width = sides
     else:
-        height, width = take(record, "height", int, where), take(record, "width", int, where)
-    require_size(height, width, where)
+        height, width = require_field(record, "height", int, where), require_field(record, "width", int, where)
+    check_image_size(height, width, where)
     return height, width
 
 
 def _moment(record: Any, size: tuple[int, int], where: str) -> tuple[tuple[int, ...], dict[int, Box]]:
     """Return the numbers of the chosen frames, counted from 0, and the box of each by its index."""
-    told = take(record, "bbox", list, where)
-    begin, count = take(record, "st_frame", int, where) - 1, take(record, "img_num", int, where)
-    if begin + len(told) > count:
+    stored = require_field(record, "bbox", list, where)
+    begin, count = require_field(record, "st_frame", int, where) - 1, require_field(record, "img_num", int, where)
+    if begin + len(stored) > count:
         raise DataError(
-            f"{where}: a moment of {len(told)} frames from frame {begin + 1} on ends after the clip's last, {count}."
+            f"{where}: a moment of {len(stored)} frames from frame {begin + 1} on ends after the clip's last, {count}."
         )
-    numbers = sampled_moment(begin, begin + len(told), count / SECONDS, f"{where}: the moment")
+    numbers = sampled_moment(begin, begin + len(stored), count / SECONDS, f"{where}: the moment")
     boxes = {}
     for index, number in enumerate(numbers):
-        box = told[number - begin]
+        box = stored[number - begin]
         if not isinstance(box, list) or len(box) != 4:
             raise DataError(f"{where}: a box must be [left, top, width, height].")
-        left, top, width, height = take_numbers(box, f"{where}: the sides of a box")
+        left, top, width, height = require_numbers(box, f"{where}: the sides of a box")
         inside = clipped_box(left, top, left + width, top + height, size)
         if inside is not None:
             boxes[index] = inside
@@ -147,9 +147,9 @@ def _moment(record: Any, size: tuple[int, int], where: str) -> tuple[tuple[int, 
 
 
 def _sentences(record: Any, question: Path, split: str, where: str) -> Iterator[tuple[str, str]]:
-    """Yield what is asked about a clip, each with its kind."""
-    yield DECLARATIVE, take(record, "English" if "English" in record else "caption", str, where)
+    """Yield the kind and the text of each expression about a clip."""
+    yield DECLARATIVE, require_field(record, "English" if "English" in record else "caption", str, where)
     if split == "val" and question.is_file():
-        asked = take(read_json(question), "Q", str, str(question))
-        if asked.strip():
-            yield INTERROGATIVE, asked
+        text = require_field(read_json(question), "Q", str, str(question))
+        if text.strip():
+            yield INTERROGATIVE, text

@@ -28,10 +28,10 @@ from refervos.data.conversations import (
     Turn,
     with_conversations,
 )
-from refervos.data.files import Problems, inside, read_json
-from refervos.data.frames import ImageFrames, fitting
+from refervos.data.files import Problems, read_json, require_inside
+from refervos.data.frames import ImageFrames, require_frame_size
 from refervos.data.ground_truth import StoredMasks, decode_segmentations
-from refervos.data.records import take, take_id, take_ids, take_size
+from refervos.data.records import require_field, require_id, require_ids, require_size
 from refervos.data.sample import Dataset, Mask, Video
 from refervos.errors import DataError
 
@@ -46,7 +46,7 @@ def read_video_gcg(folder: Path, split: str, problems: Problems) -> Dataset:
     Args:
         folder: The folder that holds ``video_gcg``, ``burst`` and ``ytvis``.
         split: ``train``, ``val`` or ``test``.
-        problems: Told what is wrong with single videos, annotations and captions.
+        problems: Collects problems with single videos, annotations and captions.
 
     Returns:
         A conversation of one turn for each video that has a caption.
@@ -57,22 +57,22 @@ def read_video_gcg(folder: Path, split: str, problems: Problems) -> Dataset:
     file = folder / "video_gcg" / "instruction_data" / f"{split}.json"
     content = read_json(file)
     tracks: dict[str, list[Any]] = {}
-    for number, record in enumerate(take(content, "annotations", list, str(file))):
+    for number, record in enumerate(require_field(content, "annotations", list, str(file))):
         where = f"{file}, annotation {number}"
         with problems.collect():
-            id = take_id(record, "id", where)
+            id = require_id(record, "id", where)
             if id in tracks:
                 raise DataError(f"{file} has annotation {id} twice.")
-            tracks[id] = take(record, "segmentations", list, where)
+            tracks[id] = require_field(record, "segmentations", list, where)
     conversations: dict[str, Conversation] = {}
     bare = 0
-    for number, record in enumerate(take(content, "videos", list, str(file))):
+    for number, record in enumerate(require_field(content, "videos", list, str(file))):
         where = f"{file}, video {number}"
         with problems.collect():
-            id = take_id(record, "id", where)
+            id = require_id(record, "id", where)
             if id in conversations:
                 raise DataError(f"{file} has video {id} twice.")
-            caption = take(record, "dense_cap", dict, where)
+            caption = require_field(record, "dense_cap", dict, where)
             if caption.get("caption") is None:
                 bare += 1
                 continue
@@ -88,7 +88,7 @@ def _frames(
     folder: Path, record: Any, split: str, where: str, problems: Problems
 ) -> tuple[ImageFrames, tuple[int, int]]:
     """Find the frames of a video, and their size."""
-    size, names = take_size(record, where), take(record, "file_names", list, where)
+    size, names = require_size(record, where), require_field(record, "file_names", list, where)
     if not names or not all(isinstance(name, str) and name for name in names):
         raise DataError(f"{where}: 'file_names' must list the file of each frame.")
     if len({PurePosixPath(name).stem for name in names}) < len(names):
@@ -99,10 +99,10 @@ def _frames(
     if source == YOUTUBE_VIS:
         root = folder / "ytvis" / "vos" / "train" / "JPEGImages"
     for name in names:
-        if not inside(root, name, where, problems).is_file():
+        if not require_inside(root, name, where, problems).is_file():
             raise DataError(f"{root / name} is missing.")
     frames = ImageFrames(root, tuple(names))
-    return frames, fitting(frames, 0, size, where)
+    return frames, require_frame_size(frames, 0, size, where)
 
 
 def _turn(
@@ -113,11 +113,11 @@ def _turn(
     where: str,
     problems: Problems,
 ) -> Turn:
-    text = take(caption, "caption", str, where)
+    text = require_field(caption, "caption", str, where)
     if len(text) > LONGEST_ANSWER:
         raise DataError(f"{where} is of {len(text):,} characters; at most {LONGEST_ANSWER:,} are read.")
     words = text.split(" ")
-    places, ids = take(caption, "token_pos", list, where), take_ids(caption, "mask_id", where)
+    places, ids = require_field(caption, "token_pos", list, where), require_ids(caption, "mask_id", where)
     if len(places) != len(ids):
         # The script that wrote the files counts a word even where its object is unknown; loaders pair what is there.
         problems.note(f"{where} has {len(places)} words with objects and {len(ids)} objects; the rest is left out.")

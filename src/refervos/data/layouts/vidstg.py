@@ -20,10 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refervos.data.boxes import Box, BoxTruth, SampledFrames, clipped_box, sampled_moment, take_numbers
+from refervos.data.boxes import Box, BoxTruth, SampledFrames, clipped_box, require_numbers, sampled_moment
 from refervos.data.files import Problems, read_json
 from refervos.data.frames import VideoDecoder
-from refervos.data.records import take, take_id, take_size
+from refervos.data.records import require_field, require_id, require_size
 from refervos.data.sample import Dataset, Sample, Video
 from refervos.errors import DataError
 
@@ -49,7 +49,7 @@ def read_vidstg(folder: Path, split: str, problems: Problems) -> Dataset:
     Args:
         folder: The folder that holds the annotations and the videos.
         split: ``train``, ``val`` or ``test``.
-        problems: Told what is wrong with single annotations.
+        problems: Collects problems with single annotations.
 
     Returns:
         A sample for each sentence about its moment, at one frame a second and 40 at most, as the published evaluation
@@ -70,10 +70,12 @@ def read_vidstg(folder: Path, split: str, problems: Problems) -> Dataset:
     for number, record in enumerate(content):
         where = f"{file}, annotation {number}"
         with problems.collect():
-            vid = take_id(record, "vid", where)
-            moment, size = take(record, "temporal_gt", dict, where), take_size(record, where)
-            begin, end = (take(moment, name, int, f"{where}, 'temporal_gt'") for name in ("begin_fid", "end_fid"))
-            (rate,) = take_numbers([record.get("fps")], f"{where}: 'fps'")
+            vid = require_id(record, "vid", where)
+            moment, size = require_field(record, "temporal_gt", dict, where), require_size(record, where)
+            begin, end = (
+                require_field(moment, name, int, f"{where}, 'temporal_gt'") for name in ("begin_fid", "end_fid")
+            )
+            (rate,) = require_numbers([record.get("fps")], f"{where}: 'fps'")
             numbers = sampled_moment(begin, end, rate, f"{where}, 'temporal_gt',")
             id = f"{vid}_{begin}_{end}"
             if id not in videos:
@@ -83,11 +85,12 @@ def read_vidstg(folder: Path, split: str, problems: Problems) -> Dataset:
                 if not path.is_file():
                     raise DataError(f"{path} is missing.")
                 videos[id] = Video(id, SampledFrames(path, decoder, numbers), size)
-            told = samples.setdefault(id, [])
+            of_video = samples.setdefault(id, [])
             for sentence, kind, target in _sentences(record, where):
-                truth = BoxTruth(partial(_boxes, places[vid], target, numbers, size), size)
-                told.append(Sample(videos[id], str(len(told)), sentence, truth, True, kind, (str(target),)))
-    return Dataset(NAME, split, tuple(sample for told in samples.values() for sample in told))
+                boxes_of = BoxTruth(partial(_boxes, places[vid], target, numbers, size), size)
+                expression_id = str(len(of_video))
+                of_video.append(Sample(videos[id], expression_id, sentence, boxes_of, True, kind, (str(target),)))
+    return Dataset(NAME, split, tuple(sample for of_video in samples.values() for sample in of_video))
 
 
 def first_there(folder: Path, names: tuple[str, ...]) -> Path:
@@ -126,14 +129,18 @@ def _places(folder: Path) -> dict[str, Path]:
 def _sentences(record: Any, where: str) -> Iterator[tuple[str, str, int]]:
     """Yield each sentence of an annotation, its kind and its target."""
     for name, kind in SENTENCES.items():
-        for place, told in enumerate(take(record, name, list, where)):
-            asked = f"{where}, {name} {place}"
-            yield take(told, "description", str, asked), kind, take(told, "target_id", int, asked)
+        for place, sentence in enumerate(require_field(record, name, list, where)):
+            here = f"{where}, {name} {place}"
+            yield (
+                require_field(sentence, "description", str, here),
+                kind,
+                require_field(sentence, "target_id", int, here),
+            )
 
 
 def _boxes(file: Path, target: int, numbers: tuple[int, ...], size: tuple[int, int]) -> Mapping[int, Box]:
     """Read the boxes of a target in the chosen frames from VidOR's file of the video."""
-    trajectories = take(read_json(file), "trajectories", list, str(file))
+    trajectories = require_field(read_json(file), "trajectories", list, str(file))
     boxes: dict[int, Box] = {}
     for index, number in enumerate(numbers):
         if number >= len(trajectories):
@@ -141,14 +148,14 @@ def _boxes(file: Path, target: int, numbers: tuple[int, ...], size: tuple[int, i
         where = f"{file}, frame {number}"
         if not isinstance(trajectories[number], list):
             raise DataError(f"{where} must be a list of boxes.")
-        for told in trajectories[number]:
-            if take(told, "tid", int, where) == target:
-                box = take(told, "bbox", dict, where)
+        for entry in trajectories[number]:
+            if require_field(entry, "tid", int, where) == target:
+                box = require_field(entry, "bbox", dict, where)
                 sides = [box.get(side) for side in ("xmin", "ymin", "xmax", "ymax")]
-                left, top, right, bottom = take_numbers(sides, f"{where}: 'bbox'")
+                left, top, right, bottom = require_numbers(sides, f"{where}: 'bbox'")
                 inside = clipped_box(left, top, right, bottom, size)
                 if inside is not None:
                     boxes[index] = inside
     if not boxes:
-        raise DataError(f"{file} has no box of object {target} in the moment that is asked about.")
+        raise DataError(f"{file} has no box of object {target} in the moment.")
     return boxes
