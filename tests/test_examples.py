@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 from PIL import Image
+
+import refervos
+from refervos.errors import VideoError
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -55,6 +59,34 @@ def test_every_help_example_uses_real_commands() -> None:
     help_text = subprocess.run([sys.executable, "-m", "refervos", "--help"], capture_output=True, text=True, check=True)
     for command in set(re.findall(r"^refervos (\w+)", README, re.MULTILINE)):
         assert command in help_text.stdout
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_import_of_the_documentation_exists(page: Path) -> None:
+    for snippet in re.findall(r"```python\n(.+?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        for line in re.findall(r"^(?:from|import) .+$", snippet, re.MULTILINE):
+            exec(compile(line, str(page), "exec"), {})
+
+
+def test_the_streams_snippets(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "streams.md").read_text(encoding="utf-8")
+    connecting, correcting = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
+    addresses: list[str] = []
+
+    def refuse(address: str, **_: Any) -> None:
+        addresses.append(address)
+        raise VideoError("the connection failed.")
+
+    monkeypatch.setattr("refervos.video.sources.open_url", refuse)
+    with pytest.raises(VideoError, match="the connection failed"):
+        exec(compile(connecting, "streams.md", "exec"), {})
+    assert addresses == ["rtsp://camera.local/stream"]
+
+    session = refervos.load("miniature", device="cpu").open(["the red circle"])
+    names: dict[str, Any] = {"session": session, "frame": np.full((240, 320, 3), 90, np.uint8)}
+    exec(compile(correcting, "streams.md", "exec"), names)
+    assert names["result"].masks.shape == (1, 240, 320)
+    assert session.expressions[0] == "the dog on the left"
 
 
 def test_the_worlds_snippets(capsys: pytest.CaptureFixture[str]) -> None:
