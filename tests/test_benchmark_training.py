@@ -1,6 +1,6 @@
-"""The recipes of the paper's stages, run for a few steps on generated data of the published layouts.
+"""The recipes of the paper's stages, run for a few steps on generated data in the published layouts.
 
-In the place of SAM2, RoBERTa, SAM and T5 there are the miniatures'; everything else is as the recipes say.
+The miniatures' frozen parts replace SAM2, RoBERTa, SAM and T5; otherwise the recipes are unchanged.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 def small(name: str, data: Path, **changes: Any) -> Recipe:
-    """A published recipe with other data, other frozen parts and few, small steps."""
+    """Adapt a published recipe to generated data, small frozen parts and few, small steps."""
     recipe = read_recipe(RECIPES / f"{name}.yaml")
     (stage,) = recipe.stages
     settings = dict(stage.settings)
@@ -98,7 +98,7 @@ def test_a_published_recipe_trains_on_its_benchmark(name: str, tmp_path: Path) -
     assert model.config.sam2.object_score == (not images)
 
 
-def test_epochs_are_counted_in_the_data(tmp_path: Path) -> None:
+def test_epochs_are_counted_in_sentences_of_the_data(tmp_path: Path) -> None:
     write_refer(tmp_path / "data" / "refer")
     recipe = small("samwise-refcoco", tmp_path / "data", steps=0, epochs=0.1, batch=4)
     (stage,) = recipe.stages
@@ -113,7 +113,7 @@ def open_sentences(root: Path, source: dict[str, str]) -> list[object]:
     return list(open_dataset(source["name"], Path(source["folder"]), "train").samples)
 
 
-def test_without_data_to_validate_on_training_does_not_begin(tmp_path: Path) -> None:
+def test_training_without_validation_data_is_refused(tmp_path: Path) -> None:
     write_refer(tmp_path / "data" / "refer")
     recipe = small("samwise-refcoco", tmp_path / "data")
     (stage,) = recipe.stages
@@ -122,7 +122,7 @@ def test_without_data_to_validate_on_training_does_not_begin(tmp_path: Path) -> 
         train(dataclasses.replace(recipe, stages=(stage,)), tmp_path / "run", show_progress=False)
 
 
-def test_worlds_have_no_epochs(tmp_path: Path) -> None:
+def test_epochs_of_worlds_are_refused(tmp_path: Path) -> None:
     write_refer(tmp_path / "data" / "refer")
     recipe = small("samwise-refcoco", tmp_path / "data", steps=0, epochs=1.0)
     (stage,) = recipe.stages

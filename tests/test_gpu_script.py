@@ -294,7 +294,7 @@ def test_recipes_have_their_published_sizes(name: str, frames: int, tokens: int,
     stage = training.published_stage(recipe, context.Context("meta"))
     batch = training.random_batch(stage, 1)
     assert batch["pixels"].shape == (1, frames, 3, 1024, 1024)
-    assert batch["truth"].shape == (1, frames, 1024, 1024)
+    assert batch["ground_truth"].shape == (1, frames, 1024, 1024)
     assert batch["ids"].shape == (1, tokens)
     assert sum(parameter.numel() for parameter in stage.parameters()) > (total or 0)
 

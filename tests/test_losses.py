@@ -1,4 +1,4 @@
-"""Losses under autocast: in float32 whatever the model computed in, and the same as without."""
+"""Losses: in float32 under autocast, with frame weights, and without void pixels."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ def autocast() -> Iterator[None]:
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
-    """Logits as a model in half precision gives them."""
+    """Draw logits in half precision."""
     return (3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))).to(HALF)
 
 
-TRUTH = random(2, 3, 40, 50, seed=1) > 2
-TRUTH[0, 1] = False
+MASKS = random(2, 3, 40, 50, seed=1) > 2
+MASKS[0, 1] = False
 
 
 def all_of_frames(logits: Tensor) -> list[Tensor]:
-    losses = frame_losses(logits, logits[:, :, 0, 0], TRUTH, 12)
+    losses = frame_losses(logits, logits[:, :, 0, 0], MASKS, 12)
     return [losses[name] for name in ("focal", "dice", "presence", "ious", "iou")]
 
 
 LOSSES: dict[str, Callable[[Tensor], list[Tensor]]] = {
-    "dice": lambda logits: [dice_loss(logits.flatten(1), TRUTH.flatten(1).to(logits.dtype), 2)],
-    "focal": lambda logits: [sigmoid_focal_loss(logits.flatten(1), TRUTH.flatten(1).to(logits.dtype), 2)],
-    "masks": lambda logits: list(mask_losses(logits, list(TRUTH))),
-    "masks, resized": lambda logits: list(mask_losses(logits[..., ::2, ::2], list(TRUTH))),
-    "masks, published": lambda logits: list(mask_losses(logits, list(TRUTH), published=True)),
+    "dice": lambda logits: [dice_loss(logits.flatten(1), MASKS.flatten(1).to(logits.dtype), 2)],
+    "focal": lambda logits: [sigmoid_focal_loss(logits.flatten(1), MASKS.flatten(1).to(logits.dtype), 2)],
+    "masks": lambda logits: list(mask_losses(logits, list(MASKS))),
+    "masks, resized": lambda logits: list(mask_losses(logits[..., ::2, ::2], list(MASKS))),
+    "masks, published": lambda logits: list(mask_losses(logits, list(MASKS), published=True)),
     "frames": all_of_frames,
 }
 
@@ -61,10 +61,10 @@ def test_mask_losses_are_computed_in_float32(name: str) -> None:
     expected = LOSSES[name](exact)
     with autocast():
         found, again = LOSSES[name](half), LOSSES[name](exact)
-    for wanted, value, same in zip(expected, found, again, strict=True):
+    for reference, value, same in zip(expected, found, again, strict=True):
         assert value.dtype == same.dtype == torch.float32
-        assert torch.equal(value, wanted)
-        assert torch.equal(same, wanted)
+        assert torch.equal(value, reference)
+        assert torch.equal(same, reference)
     sum(found[:2]).backward()  # type: ignore[union-attr]
     sum(expected[:2]).backward()  # type: ignore[union-attr]
     assert half.grad is not None
@@ -72,54 +72,54 @@ def test_mask_losses_are_computed_in_float32(name: str) -> None:
     assert torch.equal(half.grad, exact.grad.to(HALF))
 
 
-def test_double_precision_stays() -> None:
-    assert all(loss.dtype == torch.float64 for loss in mask_losses(random(2, 3, 40, 50).double(), list(TRUTH)))
+def test_losses_of_double_precision_logits_are_double_precision() -> None:
+    assert all(loss.dtype == torch.float64 for loss in mask_losses(random(2, 3, 40, 50).double(), list(MASKS)))
 
 
-def test_the_candidate_is_chosen_in_float32() -> None:
-    """Errors that half precision cannot tell apart: the second candidate is better by one pixel of many."""
-    truth = torch.zeros(1, 64, 64, dtype=torch.bool)
+def test_the_best_candidate_is_chosen_in_float32() -> None:
+    """The second candidate is better by one pixel of many, less than half precision resolves."""
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
     first = torch.full((64, 64), -4.0)
     second = first.clone()
     first[0, 0] = -3.0
     with autocast():
-        assert best_candidate(torch.stack([first, second]).unsqueeze(0).to(HALF), truth).tolist() == [1]
+        assert best_candidate(torch.stack([first, second]).unsqueeze(0).to(HALF), mask).tolist() == [1]
 
 
-def test_cells_are_named_in_float32() -> None:
+def test_the_recognition_loss_is_computed_in_float32() -> None:
     head = RecognitionHead(16)
-    names = torch.stack([torch.arange(900).reshape(1, 30, 30) % size for size in head.groups], dim=-1)
-    answers: list[Tensor] = []
-    head.names.register_forward_hook(lambda module, given, answer: answers.append(answer))
+    labels = torch.stack([torch.arange(900).reshape(1, 30, 30) % size for size in head.groups], dim=-1)
+    outputs: list[Tensor] = []
+    head.names.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     with autocast():
-        found = head(random(1, 30, 30, 16).float(), names)
-    (answer,) = answers
-    assert answer.dtype == HALF  # as a linear layer under autocast gives them
-    head.names.register_forward_hook(lambda module, given, _: answer.float())
+        found = head(random(1, 30, 30, 16).float(), labels)
+    (logits,) = outputs
+    assert logits.dtype == HALF  # the type of a linear layer's output under autocast
+    head.names.register_forward_hook(lambda module, inputs, _: logits.float())
     assert found.dtype == torch.float32
-    assert torch.equal(found, head(random(1, 30, 30, 16).float(), names))
+    assert torch.equal(found, head(random(1, 30, 30, 16).float(), labels))
 
 
-def test_words_are_guessed_in_float32() -> None:
+def test_the_language_losses_are_computed_in_float32() -> None:
     shape = T5Config(width=32, head_width=8, heads=2, layers=1, feedforward=32)
     stage = LanguageStage.build(LanguageSettings(kind="t5", t5=shape, vocabulary=300), {}, seed=1)
     batch = stage.source().collate([stage.source().draw(0, index, (1, 0, 0)) for index in range(16)])
-    answers: list[Tensor] = []
+    outputs: list[Tensor] = []
     for layer in (stage.guess, stage.summary):
-        layer.register_forward_hook(lambda module, given, answer: answers.append(answer))
+        layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     with autocast():
         found = stage(batch)
-    assert {answer.dtype for answer in answers} == {HALF}
-    left = iter(answers)
+    assert {output.dtype for output in outputs} == {HALF}
+    recorded = iter(list(outputs))
     for layer in (stage.guess, stage.summary):
-        layer.register_forward_hook(lambda module, given, _: next(left).float())
+        layer.register_forward_hook(lambda module, inputs, _: next(recorded).float())
     expected = stage(batch)
     for name in ("loss", "guess", "summary"):
         assert found[name].dtype == torch.float32
         assert torch.equal(found[name], expected[name]), name
 
 
-def test_decisions_of_the_cme_are_taught_in_float32() -> None:
+def test_the_cme_loss_is_computed_in_float32() -> None:
     model = micro_model()
     model.tokenizer = HashedWords(100, start=(0,), end=(2,))
     stage = VideoStage(VideoSettings(), model)
@@ -134,50 +134,50 @@ def test_decisions_of_the_cme_are_taught_in_float32() -> None:
     assert torch.equal(losses["cme"], expected)
 
 
-def test_frames_around_hiding_are_those_hidden_after_being_seen_and_the_next_four() -> None:
+def test_frames_around_occlusions_are_those_hidden_after_being_seen_and_the_next_four() -> None:
     areas = ["..##..####", "####......", "##.#######", ".........."]
-    truth = torch.tensor([[letter == "#" for letter in row] for row in areas])[..., None, None].expand(-1, -1, 4, 4)
-    found = around_occlusions(truth, 12)
-    told = ["".join("x" if value else "-" for value in row) for row in found.tolist()]
-    assert told == ["----xxxxxx", "----xxxxxx", "--xxxxx---", "----------"]
+    masks = torch.tensor([[letter == "#" for letter in row] for row in areas])[..., None, None].expand(-1, -1, 4, 4)
+    found = around_occlusions(masks, 12)
+    marks = ["".join("x" if value else "-" for value in row) for row in found.tolist()]
+    assert marks == ["----xxxxxx", "----xxxxxx", "--xxxxx---", "----------"]
 
 
-def test_a_frames_weight_is_that_of_its_mask_alone() -> None:
+def test_frame_weights_apply_to_the_mask_losses_only() -> None:
     logits = random(2, 3, 40, 50).float()
     weight = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
-    plain = frame_losses(logits, logits[:, :, 0, 0], TRUTH, 12)
-    found = frame_losses(logits, logits[:, :, 0, 0], TRUTH, 12, weight)
+    plain = frame_losses(logits, logits[:, :, 0, 0], MASKS, 12)
+    found = frame_losses(logits, logits[:, :, 0, 0], MASKS, 12, weight)
     assert torch.equal(found["presence"], plain["presence"])
     assert torch.equal(found["ious"], plain["ious"])
     kept = weight.bool()
-    apart = frame_losses(logits[kept].unsqueeze(0), None, TRUTH[kept].unsqueeze(0), 12)
+    apart = frame_losses(logits[kept].unsqueeze(0), None, MASKS[kept].unsqueeze(0), 12)
     for name in ("focal", "dice"):
         torch.testing.assert_close(found[name], apart[name])
-    twice = frame_losses(logits, logits[:, :, 0, 0], TRUTH, 12, torch.full((2, 3), 2.0))
+    twice = frame_losses(logits, logits[:, :, 0, 0], MASKS, 12, torch.full((2, 3), 2.0))
     for name in ("focal", "dice"):
         torch.testing.assert_close(twice[name], plain[name])
 
 
 def masks_without(void: Tensor) -> Callable[[Tensor, Tensor], list[Tensor]]:
-    return lambda logits, truth: list(mask_losses(logits, list(truth), list(void)))
+    return lambda logits, masks: list(mask_losses(logits, list(masks), list(void)))
 
 
 def frames_without(void: Tensor) -> Callable[[Tensor, Tensor], list[Tensor]]:
-    def losses(logits: Tensor, truth: Tensor) -> list[Tensor]:
-        found = frame_losses(logits, torch.ones(2, 3), truth, 12, void=void)
+    def losses(logits: Tensor, masks: Tensor) -> list[Tensor]:
+        found = frame_losses(logits, torch.ones(2, 3), masks, 12, void=void)
         return [found[name] for name in ("focal", "dice", "presence", "ious", "iou")]
 
     return losses
 
 
 @pytest.mark.parametrize("without", [masks_without, frames_without])
-def test_what_is_under_void_pixels_changes_no_loss(without: Any) -> None:
+def test_logits_and_masks_under_void_pixels_change_no_loss(without: Any) -> None:
     void = random(2, 3, 40, 50, seed=2) > 3
-    assert 0 < void.sum() < TRUTH.sum()
+    assert 0 < void.sum() < MASKS.sum()
     losses = without(void)
     logits = random(2, 3, 40, 50).float().requires_grad_()
-    expected = losses(logits, TRUTH & ~void)
-    found = losses(torch.where(void, -logits, logits), TRUTH | void)
+    expected = losses(logits, MASKS & ~void)
+    found = losses(torch.where(void, -logits, logits), MASKS | void)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
     (expected[0] + expected[1]).backward()
@@ -187,20 +187,19 @@ def test_what_is_under_void_pixels_changes_no_loss(without: Any) -> None:
 
 
 @pytest.mark.parametrize("without", [masks_without, frames_without])
-def test_losses_with_void_pixels_are_those_of_the_pixels_that_count(without: Any) -> None:
-    """The right part of all frames is void: the losses are those of the left part alone."""
+def test_losses_with_a_void_right_part_are_those_of_the_left_part(without: Any) -> None:
     void = torch.zeros(2, 3, 40, 50, dtype=torch.bool)
     void[..., 30:] = True
     logits, left = random(2, 3, 40, 50).float(), slice(None, 30)
     nothing = torch.zeros_like(void)[..., left]
-    found = without(void)(logits, TRUTH)
-    for one, other in zip(found, without(nothing)(logits[..., left], TRUTH[..., left]), strict=True):
+    found = without(void)(logits, MASKS)
+    for one, other in zip(found, without(nothing)(logits[..., left], MASKS[..., left]), strict=True):
         torch.testing.assert_close(one, other)
 
 
-def test_frames_of_void_pixels_alone_cost_nothing() -> None:
+def test_losses_of_entirely_void_frames_are_zero() -> None:
     void = torch.ones(2, 3, 40, 50, dtype=torch.bool)
     logits = random(2, 3, 40, 50).float()
-    found = frame_losses(logits, None, TRUTH, 12, void=void)
+    found = frame_losses(logits, None, MASKS, 12, void=void)
     assert found["focal"] == found["dice"] == found["iou"] == 0
-    assert list(mask_losses(logits, list(TRUTH), list(void))) == [0, 0]
+    assert list(mask_losses(logits, list(MASKS), list(void))) == [0, 0]

@@ -1,4 +1,4 @@
-"""What helps adapters to learn movement: how cells move, from which frame a sentence is decidable, few answers."""
+"""Aids for learning movement: movement of cells, decidable frames, and predictions of the last frames only."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from refervos.errors import TrainingError
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.training.stages.clip_sources import WorldClips
-from refervos.training.stages.pictures import cell_movements
 from refervos.training.stages.samwise import VideoSettings, VideoStage
+from refervos.training.stages.world_tensors import cell_movements
 from refervos.worlds import (
     Claim,
     Clip,
@@ -44,26 +44,26 @@ def draw(*things: Thing) -> Clip:
     return draw_scene(Scene(things, background="checks"), FRAMES, (96, 96))
 
 
-def told(word: str, *targets: int) -> Expression:
+def moving_square(word: str, *targets: int) -> Expression:
     return Expression(f"a square that {word}", targets, "motion", Description(Noun(kind="square"), Claim(word)))
 
 
-def test_a_sentence_is_decidable_once_what_was_seen_settles_it() -> None:
+def test_a_sentence_is_decidable_once_the_frames_so_far_determine_its_target() -> None:
     left, back = square(0.8, 0.3, -0.04), square(0.2, 0.7, 0.04, pace=((7, -1.0),))
     clip = draw(left, back)
-    assert decidable_from(clip, told("moves left", 0), every=1) == 3
-    # Until it has come back a good way it merely moves right.
-    assert 8 <= decidable_from(clip, told("turns back", 1), every=1) < FRAMES - 1
-    looks = Expression("the square", (0,), "kind", Description(Noun(kind="square")))
-    assert decidable_from(clip, looks) == 0
-    # A circle is at no time among them, so that nothing is to be waited for after the first word on motion.
+    assert decidable_from(clip, moving_square("moves left", 0), every=1) == 3
+    # Until it has come back some distance it merely moves right.
+    assert 8 <= decidable_from(clip, moving_square("turns back", 1), every=1) < FRAMES - 1
+    appearance = Expression("the square", (0,), "kind", Description(Noun(kind="square")))
+    assert decidable_from(clip, appearance) == 0
+    # There is never a circle, so the sentence is decidable as soon as its motion word is.
     nothing = Expression("x", (), "none", Description(Noun(kind="circle"), Claim("moves left")))
     assert decidable_from(clip, nothing, every=1) == 3
     never = Expression("x", (0, 1), "group", Description(Noun(kind="square"), Claim("moves left")))
     assert decidable_from(clip, never) == FRAMES - 1
 
 
-def test_cells_tell_how_what_fills_them_moves() -> None:
+def test_cell_movements_are_those_of_the_objects_that_fill_the_cells() -> None:
     clip = draw(
         square(0.25, 0.25, 0.02, 0.0),
         square(0.75, 0.75, 0.0, -0.01, growth=1.03, spin=0.1),
@@ -75,12 +75,12 @@ def test_cells_tell_how_what_fills_them_moves() -> None:
     row = found[5, int(0.25 * 6), int((0.25 + 5 * 0.02) * 6)]
     torch.testing.assert_close(row, torch.tensor([4 * 0.06, 0.0, 30 * 0.02, 0.0, 0.0, 0.0]), atol=2e-6, rtol=1e-5)
     row = found[2, int((0.75 - 2 * 0.01) * 6), int(0.75 * 6)]
-    # Only two frames are before the third: the way is theirs.
-    wanted = [0.0, -4 * 0.02, 0.0, -30 * 0.01, 5 * 2 * math.log(1.03), 5 * 0.1]
-    torch.testing.assert_close(row, torch.tensor(wanted), atol=2e-6, rtol=1e-5)
+    # Only two frames are before the third: the window begins at the first.
+    expected = [0.0, -4 * 0.02, 0.0, -30 * 0.01, 5 * 2 * math.log(1.03), 5 * 0.1]
+    torch.testing.assert_close(row, torch.tensor(expected), atol=2e-6, rtol=1e-5)
 
 
-def test_every_second_frame_may_be_left_out() -> None:
+def test_a_stride_leaves_out_every_second_frame() -> None:
     config = WorldConfig(objects=(2, 2))
     near, far = (
         WorldClips(config, (1.0,), {}, 64, stride=stride, movements=(16, 8)).draw(0, 0, (1, 2, 0), 4, 2)
@@ -108,14 +108,14 @@ def batch_of(stage: VideoStage) -> dict[str, Any]:
     return source.collate([source.draw(0, index, (1, 2, 0)) for index in range(2)])
 
 
-def test_only_the_last_frames_are_answered_each_without_memory() -> None:
+def test_answered_frames_are_the_last_ones_each_without_memory() -> None:
     stage = stage_of(answered=2)
     batch = batch_of(stage)
     model: Samwise = stage.model
     model.eval()
     answered = model(batch["pixels"], batch["ids"], batch["verbs"], answered=2)
     assert answered.mask_logits.shape[:2] == (4, 2)
-    # The first frame of a clip has no memory either: a clip that ends with it is answered alike.
+    # Each frame is predicted alone: one frame gives the mask of the last of two.
     last = model(batch["pixels"], batch["ids"], batch["verbs"], answered=1)
     torch.testing.assert_close(last.mask_logits[:, 0], answered.mask_logits[:, 1])
     whole = model(batch["pixels"], batch["ids"], batch["verbs"])
@@ -125,27 +125,27 @@ def test_only_the_last_frames_are_answered_each_without_memory() -> None:
     assert stage.validate([batch])["loss"] > 0
 
 
-def test_masks_count_from_the_first_decidable_frame_on() -> None:
+def test_mask_losses_start_at_the_first_decidable_frame() -> None:
     stage = stage_of(from_decidable=True)
     batch = batch_of(stage)
     assert batch["decidable"].shape == (4,)
-    assert batch["decidable"].max() > 0  # of motion there is nothing to see in the first frame
-    seen: list[Tensor] = []
+    assert batch["decidable"].max() > 0  # no motion is visible in the first frame
+    presence: list[Tensor] = []
 
     def loss(decidable: int) -> float:
         torch.manual_seed(0)
         found = stage(batch | {"decidable": torch.full((4,), decidable)})
-        seen.append(found["presence"])
+        presence.append(found["presence"])
         return float(found["focal"].detach())
 
     stage.eval()
     before, after = loss(0), loss(4)
     assert before != after
-    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(presence[0], presence[1])
     assert loss(-3) == before
 
 
-def test_movement_is_taught_to_the_first_two_adapters() -> None:
+def test_the_movement_loss_trains_the_first_two_adapters() -> None:
     stage = stage_of(movement=1.0)
     batch = batch_of(stage)
     assert batch["movements"].shape[:2] == (2, 5)
@@ -162,10 +162,10 @@ def test_movement_is_taught_to_the_first_two_adapters() -> None:
     assert gradients["2.hsa.linear.weight"].grad is None
     assert model.motion_features is not None
     assert model.motion_features.third.weight.grad is not None
-    # What a pass left is read once: another pass does not see it.
+    # The tokens of the first pass are cleared; with them the shapes of the second would not match.
     again = stage(batch)["movement"]
     assert again.isfinite()
-    # The heads are no part of the model, but learn.
+    # The heads are trained, but are no part of the model.
     names = {id(parameter) for group in stage.parameter_groups() for parameter in group["params"]}
     assert stage.mover is not None
     assert {id(parameter) for parameter in stage.mover.parameters()} <= names
@@ -174,7 +174,7 @@ def test_movement_is_taught_to_the_first_two_adapters() -> None:
     assert "movement" not in stage(batch)
 
 
-def test_the_loss_of_cells_that_tell_nothing_is_zero() -> None:
+def test_the_movement_loss_of_cells_without_targets_is_zero() -> None:
     stage = stage_of(movement=1.0)
     batch = batch_of(stage)
     stage.train()
@@ -185,8 +185,8 @@ def test_the_loss_of_cells_that_tell_nothing_is_zero() -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in stage.parameters())
 
 
-def test_what_cannot_be_taught_is_refused() -> None:
-    with pytest.raises(TrainingError, match="movement is taught on drawn worlds, to adapters with HSA"):
+def test_movement_without_hsa_and_too_many_answered_frames_are_refused() -> None:
+    with pytest.raises(TrainingError, match="movement is trained on drawn worlds, in adapters with HSA"):
         VideoSettings(movement=1.0, model=SamwiseConfig(hsa=False))
     with pytest.raises(TrainingError, match="answered is 6; it must be between 1 and the shortest clip's 4"):
         VideoSettings(frames=(4, 8), answered=6)

@@ -11,7 +11,7 @@ import pytest
 from refervos.errors import PromptError, RefervosError, TrainingError
 from refervos.files.plain_text import read_entries
 from refervos.training.stages.language import read_sentences
-from refervos.training.stages.word_meanings import words_of
+from refervos.training.stages.word_meanings import taught_words
 
 CONTENT = "the dog\n\n  a café on the left  \nきのこ\n"
 ENTRIES = ["the dog", "a café on the left", "きのこ"]
@@ -26,7 +26,7 @@ SAVED: dict[str, Callable[[str], bytes]] = {
 READERS: dict[str, Callable[[Path], Sequence[str]]] = {
     "sentences of the command line": lambda path: read_entries(path, "sentence", PromptError),
     "sentences of a language stage": lambda path: read_sentences(str(path)),
-    "words of a language stage": lambda path: words_of(path)[len(words_of(None)) :],
+    "words of a language stage": lambda path: taught_words(path)[len(taught_words(None)) :],
 }
 
 

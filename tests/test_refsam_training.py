@@ -1,4 +1,4 @@
-"""The stages ``sam`` and ``refsam``: from random weights to a model that can be asked."""
+"""The stages ``sam`` and ``refsam``: from random weights to a model that segments sentences."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def loaded(folder: Path) -> RefSam:
 
 
 @pytest.mark.parametrize("stage", ["sam", "language", "images"])
-def test_every_stage_learns(trained: Path, stage: str) -> None:
+def test_the_loss_of_every_stage_falls(trained: Path, stage: str) -> None:
     losses = losses_of(trained / stage)
     assert losses[-1] < losses[0]
 
 
-def test_what_is_frozen_stays_and_the_rest_does_not(trained: Path) -> None:
+def test_frozen_parts_stay_and_all_trained_parts_change(trained: Path) -> None:
     sam, (text, _) = load_sam(trained / "sam" / "model"), load_t5(trained / "language" / "model")
     images, clips = (loaded(trained / name / "model") for name in ("images", "clips"))
     for model in (images, clips):
@@ -88,22 +88,22 @@ def test_what_is_frozen_stays_and_the_rest_does_not(trained: Path) -> None:
     before, after = images.trained_parts(), clips.trained_parts()
     for name, part in after.items():
         pairs = zip(part.parameters(), before[name].parameters(), strict=True)
-        moved = [not torch.equal(a, b) for a, b in pairs]
-        assert any(moved), name
+        changed = [not torch.equal(a, b) for a, b in pairs]
+        assert any(changed), name
     decoder = zip(sam.mask_decoder.parameters(), images.sam.mask_decoder.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in decoder)
 
 
-def test_what_comes_out_can_be_asked(trained: Path) -> None:
-    answers = loaded(trained / "clips" / "model").open(["the red circle", "the star"])
+def test_the_trained_model_segments_sentences(trained: Path) -> None:
+    session = loaded(trained / "clips" / "model").open(["the red circle", "the star"])
     for _ in range(2):
-        assert answers.step(np.zeros((48, 64, 3), np.uint8)).masks.shape == (2, 48, 64)
+        assert session.step(np.zeros((48, 64, 3), np.uint8)).masks.shape == (2, 48, 64)
 
 
-def test_validation_tells_each_family(trained: Path) -> None:
+def test_validation_reports_the_iou_of_each_family(trained: Path) -> None:
     rows = [json.loads(line) for line in (trained / "images" / "history.jsonl").read_text().splitlines()]
-    (measured,) = [row["validation"] for row in rows if "validation" in row]
-    assert sum(name.startswith("iou ") for name in measured) > 3
+    (scalars,) = [row["validation"] for row in rows if "validation" in row]
+    assert sum(name.startswith("iou ") for name in scalars) > 3
 
 
 def settings(**changes: Any) -> RefSamSettings:
@@ -113,25 +113,25 @@ def settings(**changes: Any) -> RefSamSettings:
 def test_parts_learn_at_their_own_rates() -> None:
     model = tiny_model()
     groups = RefSamStage(settings(rates={"mask decoder": 0.01}), model).parameter_groups()
-    of = {id(parameter): group["rate_scale"] for group in groups for parameter in group["params"]}
-    assert of[id(model.sam.mask_decoder.get_parameter("iou_token.weight"))] == 0.01
-    assert of[id(next(model.cross_modal.parameters()))] == 1.0
-    assert len(of) == sum(parameter.requires_grad for parameter in model.parameters())
+    scales = {id(parameter): group["rate_scale"] for group in groups for parameter in group["params"]}
+    assert scales[id(model.sam.mask_decoder.get_parameter("iou_token.weight"))] == 0.01
+    assert scales[id(next(model.cross_modal.parameters()))] == 1.0
+    assert len(scales) == sum(parameter.requires_grad for parameter in model.parameters())
     with pytest.raises(TrainingError, match=r"rates names 'decoder', which is no trained part.*mask decoder, adapters"):
         RefSamStage(settings(rates={"decoder": 0.01}), model)
 
 
-def test_published_losses_are_those_of_single_frames() -> None:
+def test_published_losses_are_the_means_over_single_frames() -> None:
     stage = RefSamStage(settings(published_losses=True), tiny_model())
-    logits, truths = torch.randn(2, 3, 8, 8), torch.rand(2, 3, 8, 8) > 0.7
-    truths[0, 1] = False  # an absent target counts like any other
-    focal, dice = stage.published_losses(list(logits), list(truths))
-    alone = [stage.published_losses([logits[n, t : t + 1]], [truths[n, t : t + 1]]) for n in range(2) for t in range(3)]
+    logits, masks = torch.randn(2, 3, 8, 8), torch.rand(2, 3, 8, 8) > 0.7
+    masks[0, 1] = False  # a frame without the target has the same weight
+    focal, dice = stage.published_losses(list(logits), list(masks))
+    alone = [stage.published_losses([logits[n, t : t + 1]], [masks[n, t : t + 1]]) for n in range(2) for t in range(3)]
     assert torch.allclose(focal, torch.stack([f for f, _ in alone]).mean())
     assert torch.allclose(dice, torch.stack([d for _, d in alone]).mean())
 
 
-def test_checkpointed_blocks_have_the_same_gradients() -> None:
+def test_gradient_checkpointing_does_not_change_the_gradients() -> None:
     found = []
     for gradient_checkpointing in (False, True):
         stage = RefSamStage(settings(), tiny_model())
@@ -147,34 +147,34 @@ def test_checkpointed_blocks_have_the_same_gradients() -> None:
         assert torch.equal(plain, again)
 
 
-def test_learnt_parts_are_taken_over_as_far_as_there_are_any(trained: Path) -> None:
+def test_trained_parts_are_copied_as_far_as_the_configuration_has_them(trained: Path) -> None:
     earlier = trained / "clips" / "model"
     smaller = build_refsam(dataclasses.replace(TINY, tracking="none", dense="attention"), {"model": earlier}, seed=1)
     assert smaller.tracking is None
     theirs = loaded(earlier).cross_modal.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in smaller.cross_modal.state_dict().items())
-    anew = build_refsam(TINY, {"frozen": earlier}, seed=1)
-    assert not torch.equal(anew.cross_modal.state_dict()["layers.0.weight"], theirs["layers.0.weight"])
+    fresh = build_refsam(TINY, {"frozen": earlier}, seed=1)
+    assert not torch.equal(fresh.cross_modal.state_dict()["layers.0.weight"], theirs["layers.0.weight"])
 
 
-def test_parts_that_are_missing_are_named(trained: Path) -> None:
+def test_missing_and_wrong_initial_models_are_refused() -> None:
     with pytest.raises(TrainingError, match="from 'sam' and 'text', from 'frozen', or from 'model'"):
         build_refsam(TINY, {}, seed=1)
     with pytest.raises(TrainingError, match="is no RefSam; this stage starts from one"):
         build_refsam(TINY, {"model": Path(load.__code__.co_filename).parent / "assets" / "miniature"}, seed=1)
 
 
-def test_sam_learns_from_images_alone() -> None:
-    with pytest.raises(ConfigError, match=r"frames is \[2\]; SAM looks at single images"):
+def test_the_sam_stage_refuses_clips() -> None:
+    with pytest.raises(ConfigError, match=r"frames is \[2\]; SAM takes single images"):
         SamSettings(model=TINY.sam, frames=(2,))
 
 
-def test_the_candidate_that_fits_best_learns() -> None:
-    truth = torch.zeros(2, 4, 4, dtype=torch.bool)
-    truth[:, :2] = True
-    right = torch.where(truth, 5.0, -5.0)
+def test_the_best_candidate_has_the_lowest_cross_entropy() -> None:
+    mask = torch.zeros(2, 4, 4, dtype=torch.bool)
+    mask[:, :2] = True
+    right = torch.where(mask, 5.0, -5.0)
     candidates = torch.stack(
         [torch.stack([-right[0], right[0], 0 * right[0]]), torch.stack([right[1], *2 * [-right[1]]])]
     )
-    assert best_candidate(candidates, truth).tolist() == [1, 0]
-    assert best_candidate(candidates[:, :1], truth).tolist() == [0, 0]
+    assert best_candidate(candidates, mask).tolist() == [1, 0]
+    assert best_candidate(candidates[:, :1], mask).tolist() == [0, 0]

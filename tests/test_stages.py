@@ -1,4 +1,4 @@
-"""What the stages learn from, and that they learn."""
+"""Training stages: simulated prompts, drawn clips, initial weights, losses, and the smallest recipe."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from refervos.text.pretrained import load_text
 from refervos.training.plan import make_plans
 from refervos.training.recipe import read_recipe
 from refervos.training.stages.prompt_stage import PromptedSettings, PromptedSource
-from refervos.training.stages.referring import fill
+from refervos.training.stages.referring import copy_weights
 from refervos.training.stages.refsam import RefSamSettings, RefSamStage
 from refervos.training.stages.samwise import ImagesSettings, VideoSettings, VideoStage, build_samwise
-from refervos.training.stages.simulated_prompts import PADDING, AskedShares, ask, roughen
+from refervos.training.stages.simulated_prompts import PADDING, PromptShares, roughen, simulate_prompts
 from refervos.training.stages.track import TrackSettings, TrackStage
 from refervos.training.trainer import train
 from refervos.worlds import WorldConfig, draw_clip
@@ -35,7 +35,7 @@ SIDE = 64
 
 
 def two_objects(frames: int) -> np.ndarray:
-    """A square that walks to the right, and one that is there from the middle of the clip on; bool (2, T, S, S)."""
+    """Draw a square that moves right, and one that appears in the middle of the clip; bool (2, T, S, S)."""
     masks = np.zeros((2, frames, SIDE, SIDE), bool)
     for time in range(frames):
         masks[0, time, 10:22, 4 + 2 * time : 16 + 2 * time] = True
@@ -46,65 +46,66 @@ def two_objects(frames: int) -> np.ndarray:
 ONLY = dict.fromkeys(("click", "clicks", "box", "mask", "background", "again", "switch"), 0.0)
 
 
-def shares(**given: float) -> AskedShares:
-    return AskedShares(**{**ONLY, **given})
+def shares(**given: float) -> PromptShares:
+    return PromptShares(**{**ONLY, **given})
 
 
 @pytest.mark.parametrize("kind", ["click", "clicks", "box", "mask"])
-def test_a_question_is_asked_where_its_object_first_shows(kind: str) -> None:
+def test_an_object_is_prompted_in_its_first_visible_frame(kind: str) -> None:
     masks = two_objects(8)
     for seed in range(20):
-        asked = ask(masks, shares(**{kind: 1.0}), 3, np.random.default_rng(seed), least_area=12)
-        target = 0 if (asked.truth[0]).any() else 1
+        prompts = simulate_prompts(masks, shares(**{kind: 1.0}), 3, np.random.default_rng(seed), least_area=12)
+        target = 0 if prompts.ground_truth[0].any() else 1
         first = 0 if target == 0 else 4
-        assert (asked.truth == masks[target]).all()
-        assert not (asked.labels[:first] != PADDING).any()
-        assert asked.rough[first].any() == (kind == "mask")
-        assert asked.rough.any(axis=(1, 2)).sum() == int(kind == "mask")
-        for (x, y), label in zip(asked.points[first], asked.labels[first], strict=True):
+        assert (prompts.ground_truth == masks[target]).all()
+        assert not (prompts.labels[:first] != PADDING).any()
+        assert prompts.masks[first].any() == (kind == "mask")
+        assert prompts.masks.any(axis=(1, 2)).sum() == int(kind == "mask")
+        for (x, y), label in zip(prompts.points[first], prompts.labels[first], strict=True):
             if label in (0, 1):
                 assert masks[target, first, int(y), int(x)] == bool(label)
         if kind == "box":
-            assert asked.labels[first].tolist() == [2, 3, PADDING]
+            assert prompts.labels[first].tolist() == [2, 3, PADDING]
             rows, columns = np.nonzero(masks[target, first])
             corners = [[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]]
-            assert np.abs(asked.points[first, :2] - corners).max() < 5
-        assert (asked.labels[first + 1 :] == PADDING).all()
+            assert np.abs(prompts.points[first, :2] - corners).max() < 5
+        assert (prompts.labels[first + 1 :] == PADDING).all()
 
 
-def test_a_click_on_the_background_means_nothing() -> None:
+def test_a_click_on_the_background_has_an_empty_ground_truth() -> None:
     masks = two_objects(4)
-    asked = ask(masks, shares(background=1.0), 2, np.random.default_rng(0), least_area=12)
-    x, y = asked.points[0, 0].astype(int)
-    assert asked.labels[0, 0] == 1
+    prompts = simulate_prompts(masks, shares(background=1.0), 2, np.random.default_rng(0), least_area=12)
+    x, y = prompts.points[0, 0].astype(int)
+    assert prompts.labels[0, 0] == 1
     assert not masks[:, 0, y, x].any()
-    assert not asked.truth.any()
+    assert not prompts.ground_truth.any()
 
 
-def test_a_clip_may_turn_to_another_object() -> None:
+def test_the_prompts_of_a_clip_may_switch_to_another_object() -> None:
     masks = two_objects(8)
     turned = 0
     for seed in range(40):
-        asked = ask(masks, shares(click=1.0, switch=1.0), 2, np.random.default_rng(seed), least_area=12)
+        prompts = simulate_prompts(masks, shares(click=1.0, switch=1.0), 2, np.random.default_rng(seed), least_area=12)
         owners = [
-            [bool((frame == masks[k, t]).all() and frame.any()) for k in (0, 1)] for t, frame in enumerate(asked.truth)
+            [bool((frame == masks[k, t]).all() and frame.any()) for k in (0, 1)]
+            for t, frame in enumerate(prompts.ground_truth)
         ]
         if owners[0] == [True, False] and owners[-1] == [False, True]:
             turn = owners.index([False, True])
-            assert asked.labels[turn, 0] == 1
+            assert prompts.labels[turn, 0] == 1
             turned += 1
     assert turned > 3
 
 
 def test_later_clicks_are_on_the_same_object() -> None:
     masks = two_objects(8)
-    asked = ask(masks[:1], shares(click=1.0, again=1.0), 2, np.random.default_rng(0), least_area=12)
+    prompts = simulate_prompts(masks[:1], shares(click=1.0, again=1.0), 2, np.random.default_rng(0), least_area=12)
     for time in range(8):
-        x, y = asked.points[time, 0].astype(int)
+        x, y = prompts.points[time, 0].astype(int)
         assert masks[0, time, y, x]
 
 
-def test_rough_masks_are_near_the_true_ones() -> None:
+def test_rough_masks_overlap_the_exact_ones() -> None:
     mask = two_objects(1)[0, 0]
     ious = []
     for seed in range(50):
@@ -115,7 +116,7 @@ def test_rough_masks_are_near_the_true_ones() -> None:
 
 
 def samwise_stage(blind: bool = False) -> VideoStage:
-    """A stage over a model that shows every mask, or none because it takes nothing to be present."""
+    """Make a stage over a model that shows every mask or, ``blind``, none because no object passes the gate."""
     model = micro_model(cme=False, presence_shift=-100.0 if blind else 100.0)
     model.tokenizer = HashedWords(100, start=(0,), end=(2,))
     stage = VideoStage(VideoSettings(world=WorldConfig(objects=(2, 3)), frames=(2,), sentences=2), model)
@@ -124,7 +125,7 @@ def samwise_stage(blind: bool = False) -> VideoStage:
 
 
 def refsam_stage(blind: bool = False) -> RefSamStage:
-    """The same over a model without an object score, which shows pixels above a threshold."""
+    """Make the same over a model without an object score, which gates pixels by a threshold."""
     torch.manual_seed(0)
     model = tiny_model(mask_threshold=1000.0 if blind else -1000.0)
     stage = RefSamStage(RefSamSettings(world=WorldConfig(objects=(2, 3)), frames=(2,), sentences=2), model)
@@ -137,8 +138,8 @@ def losses_of(folder: Path) -> list[float]:
     return [row["train"]["loss"] for row in rows if "train" in row]
 
 
-def test_the_smallest_recipe(tmp_path: Path) -> None:
-    """Every stage learns, what is frozen stays as it was, and a model comes out that can be asked."""
+def test_every_stage_of_the_smallest_recipe_learns_and_its_model_segments(tmp_path: Path) -> None:
+    """Frozen parts stay bit-equal."""
     recipe = read_recipe(ROOT / "recipes" / "smallest.yaml")
     reports = train(recipe, tmp_path, show_progress=False)
     assert [report.stage for report in reports] == [stage.name for stage in recipe.stages]
@@ -157,63 +158,70 @@ def test_the_smallest_recipe(tmp_path: Path) -> None:
     images, video = (load(tmp_path / name / "model", device="cpu").state_dict() for name in ("images", "video"))
     changed = {key.split(".")[0] for key in images if not torch.equal(images[key], video[key])}
     assert changed == {"adapters", "text_prompt", "cme"}
-    answer = model.open("the red circle").step(np.zeros((48, 64, 3), np.uint8))
-    assert answer.masks.shape == (1, 48, 64)
+    segmentation = model.open("the red circle").step(np.zeros((48, 64, 3), np.uint8))
+    assert segmentation.masks.shape == (1, 48, 64)
 
 
-def test_new_adapters_over_the_frozen_parts_of_the_packaged_model() -> None:
+def test_new_adapters_are_built_over_the_frozen_parts_of_the_packaged_model() -> None:
     packaged = load(device="cpu")
     assert isinstance(packaged, Samwise)
     config = SamwiseConfig(adapter_width=32, adapter_heads=2, short_side=128)
     model = build_samwise(config, {"frozen": MINIATURE_FOLDER}, seed=1)
     for part in ("tracker", "text"):
-        mine, theirs = getattr(model, part).state_dict(), getattr(packaged, part).state_dict()
-        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+        copied, original = getattr(model, part).state_dict(), getattr(packaged, part).state_dict()
+        assert all(torch.equal(copied[name], original[name]) for name in original)
     assert model.config.adapter_width == 32
     again = build_samwise(config, {"frozen": MINIATURE_FOLDER}, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
-def test_what_image_training_has_not_learnt_begins_anew() -> None:
-    """Published: image checkpoints have neither object score nor HSA; the video stage takes what there is."""
+def test_the_video_stage_copies_the_adapters_of_an_image_model_and_draws_what_it_lacks(tmp_path: Path) -> None:
+    """Published image checkpoints have neither object score nor HSA."""
+    shape = SamwiseConfig(adapter_width=32, adapter_heads=2, short_side=128)
     images = build_samwise(
-        SamwiseConfig(adapter_width=32, adapter_heads=2, short_side=128, hsa=False),
-        {"frozen": MINIATURE_FOLDER},
-        seed=1,
-        object_score=False,
-        cme=False,
+        replace(shape, hsa=False), {"frozen": MINIATURE_FOLDER}, seed=1, object_score=False, cme=False
     )
     assert not images.config.sam2.object_score
     assert images.adapters[0].hsa is None
+    images.save_pretrained(tmp_path / "images")
+    video = build_samwise(shape, {"frozen": MINIATURE_FOLDER, "adapters": tmp_path / "images"}, seed=2)
+    assert video.config.sam2.object_score
+    own, copied = video.adapters.state_dict(), images.adapters.state_dict()
+    assert {name.split(".")[1] for name in own.keys() - copied.keys()} == {"hsa"}
+    assert all(torch.equal(own[name], value) for name, value in copied.items())
+    other = build_samwise(shape, {"frozen": MINIATURE_FOLDER}, seed=2).adapters.state_dict()
+    assert not all(torch.equal(own[name], other[name]) for name in copied)
+
+
+def test_a_samwise_without_frozen_parts_is_refused() -> None:
     with pytest.raises(TrainingError, match="'tracker' and 'text', from 'frozen', or from 'model'"):
         build_samwise(SamwiseConfig(), {}, seed=1)
 
 
-def test_an_unknown_family_is_named() -> None:
+def test_an_unknown_family_of_sentences_is_refused() -> None:
     with pytest.raises(TrainingError, match="no family 'shape'"):
         ImagesSettings(families={"shape": 1.0})
 
 
-def test_frames_of_a_training_clip_may_be_far_apart() -> None:
-    """Neighbours are what they were without gaps; with gaps the same clip is drawn longer and thinned out."""
+def test_frames_of_a_training_clip_are_apart_by_the_gap() -> None:
     near, far = (
         PromptedSource(PromptedSettings(frames=(4,), gap=gap), image_size=64, cell=16) for gap in ((1, 1), (3, 6))
     )
     rng = np.random.default_rng(0)
-    assert near._times(4, rng).tolist() == [0, 1, 2, 3]
-    gaps = [np.diff(far._times(4, rng)) for _ in range(50)]
+    assert near.draw_times(4, rng).tolist() == [0, 1, 2, 3]
+    gaps = [np.diff(far.draw_times(4, rng)) for _ in range(50)]
     assert {int(gap) for each in gaps for gap in each} == {3, 4, 5, 6}
     sample = far.draw(0, 0, (1, 2, 0))
     assert sample["pixels"].shape == (4, 3, 64, 64)
-    assert sample["truth"].shape[1] == sample["names"].shape[0] == 4
+    assert sample["ground_truth"].shape[1] == sample["cell_labels"].shape[0] == 4
     mixed = PromptedSource(PromptedSettings(frames=(4,), gap=(3, 6), gapped=0.5), image_size=64, cell=16)
-    neighbours = [mixed._times(4, rng).tolist() == [0, 1, 2, 3] for _ in range(60)]
-    assert 15 < sum(neighbours) < 45
+    adjacent = [mixed.draw_times(4, rng).tolist() == [0, 1, 2, 3] for _ in range(60)]
+    assert 15 < sum(adjacent) < 45
     with pytest.raises(ConfigError, match=r"gap is \(0, 3\); a least and a greatest number"):
         PromptedSettings(gap=(0, 3))
 
 
-def test_frames_of_a_clip_keep_what_belongs_to_them() -> None:
+def test_selected_frames_of_a_clip_keep_their_masks_and_facts() -> None:
     clip = draw_clip(3, WorldConfig(frames=9, height=48, width=64))
     some = clip.at(np.array([1, 4, 8]))
     assert np.array_equal(some.frames, clip.frames[[1, 4, 8]])
@@ -222,7 +230,7 @@ def test_frames_of_a_clip_keep_what_belongs_to_them() -> None:
     assert some.centres.shape[1] == some.radii.shape[1] == some.angles.shape[1] == len(some.camera) == 3
 
 
-def test_a_tracker_goes_on_from_the_one_inside_a_model() -> None:
+def test_the_track_stage_starts_from_the_tracker_of_a_model() -> None:
     packaged = load(device="cpu")
     assert isinstance(packaged, Samwise)
     stage = TrackStage.build(TrackSettings(), {"model": MINIATURE_FOLDER}, 1)
@@ -231,30 +239,29 @@ def test_a_tracker_goes_on_from_the_one_inside_a_model() -> None:
     assert all(parameter.requires_grad for parameter in stage.tracker.parameters())
 
 
-def test_a_tracker_learns_with_dropout_and_without_choosing_the_steadiest_mask() -> None:
+def test_a_tracker_is_trained_with_dropout_and_without_choosing_the_most_stable_mask() -> None:
     model = replace(MICRO_SAM2, multimask_stability=True)
     stage = TrackStage.build(TrackSettings(frames=(3,), model=model, multimask=0.0), {}, 1)
     batch = stage.source().collate([stage.source().draw(0, 0, (1, 0, 0))])
 
-    def answers(mode: bool) -> list[torch.Tensor]:
+    def predictions(mode: bool) -> list[torch.Tensor]:
         stage.train(mode)
         with torch.no_grad():
-            return [stage.answer(batch).mask_logits for _ in range(2)]
+            return [stage.predict(batch).mask_logits for _ in range(2)]
 
-    learning, watching = answers(True), answers(False)
-    assert torch.equal(*watching)
-    assert torch.equal(learning[0][:, 0], learning[1][:, 0])  # nothing is remembered yet, so nothing can drop out
-    assert not torch.equal(learning[0][:, 1:], learning[1][:, 1:])
-    # Untrained masks are unsteady: in evaluation another one takes the place of the one that is asked for.
-    assert not torch.equal(learning[0][:, 0], watching[0][:, 0])
-    single = stage.tracker.sam.mask_decoder
-    single.stability = False
-    assert torch.equal(learning[0][:, 0], answers(False)[0][:, 0])
+    trained, evaluated = predictions(True), predictions(False)
+    assert torch.equal(*evaluated)
+    assert torch.equal(trained[0][:, 0], trained[1][:, 0])  # without memory there is no dropout
+    assert not torch.equal(trained[0][:, 1:], trained[1][:, 1:])
+    # Untrained masks are unstable: in evaluation another one replaces the single mask.
+    assert not torch.equal(trained[0][:, 0], evaluated[0][:, 0])
+    stage.tracker.sam.mask_decoder.stability = False
+    assert torch.equal(trained[0][:, 0], predictions(False)[0][:, 0])
 
 
 @pytest.mark.parametrize("stage_of", [samwise_stage, refsam_stage])
-def test_validation_measures_losses_before_the_gate_and_masks_behind_it(stage_of: Any) -> None:
-    """A frame that is missed costs what it costs in training; the IoUs are those of the masks that a session shows."""
+def test_validation_computes_losses_before_gating_and_ious_after_it(stage_of: Any) -> None:
+    """A missed frame costs as much as in training; the IoUs are those of the masks that a session returns."""
     plain = stage_of()
     batch = plain.source().collate([plain.source().draw(0, index, (1, 0, 1)) for index in range(2)])
     with torch.no_grad():
@@ -274,34 +281,34 @@ def test_validation_measures_losses_before_the_gate_and_masks_behind_it(stage_of
 
 @pytest.mark.parametrize("published", [False, True])
 @pytest.mark.parametrize("stage_of", [samwise_stage, refsam_stage])
-def test_void_pixels_are_left_out_of_losses_and_validation(stage_of: Any, published: bool) -> None:
+def test_void_pixels_are_ignored_in_losses_and_validation(stage_of: Any, published: bool) -> None:
     stage = stage_of()
     stage.settings = replace(stage.settings, published_losses=published)
     source = stage.source()
     plain = [source.draw(0, index, (1, 0, 0)) for index in range(2)]
-    void = torch.zeros_like(plain[1]["truth"])
+    void = torch.zeros_like(plain[1]["ground_truth"])
     void[..., ::3, :] = True
     without = source.collate(plain)
     assert "void" not in without  # drawn worlds have none
-    told = []
-    for truth in (plain[1]["truth"] & ~void, plain[1]["truth"] | void):  # whatever is told of void pixels
-        batch = source.collate([plain[0], {**plain[1], "truth": truth, "void": void}])
+    results = []
+    for masks in (plain[1]["ground_truth"] & ~void, plain[1]["ground_truth"] | void):
+        batch = source.collate([plain[0], {**plain[1], "ground_truth": masks, "void": void}])
         assert not batch["void"][: len(void)].any()
         assert torch.equal(batch["void"][len(void) :], void)
         with torch.no_grad():
-            told.append([stage.train()(batch), stage.eval().validate([batch])])
-    (learnt, validated), (again, validated_again) = told
-    for name, value in learnt.items():
+            results.append([stage.train()(batch), stage.eval().validate([batch])])
+    (losses, validated), (again, validated_again) = results
+    for name, value in losses.items():
         torch.testing.assert_close(again[name], value, msg=name)
     assert validated_again == pytest.approx(validated)
-    assert learnt["focal"] != stage.train()(without)["focal"]
+    assert losses["focal"] != stage.train()(without)["focal"]
 
 
-def test_what_was_not_measured_of_the_cme_is_not_told() -> None:
-    """It is taught in training, from the sixth frame on; neither short clips nor validation tell that it never errs."""
+def test_scalars_of_the_cme_are_left_out_without_labelled_decisions() -> None:
+    """It is trained from the sixth frame on; a zero in short clips or validation would look like a perfect CME."""
     model = micro_model(cme=True)
     model.tokenizer = HashedWords(100, start=(0,), end=(2,))
-    told = {}
+    losses = {}
     for frames in (2, 7):
         settings = VideoSettings(world=WorldConfig(objects=(2, 3)), frames=(frames,), sentences=2)
         stage = VideoStage(settings, model)
@@ -311,17 +318,15 @@ def test_what_was_not_measured_of_the_cme_is_not_told() -> None:
         assert {"loss", "focal", "dice", "presence", "iou"} <= set(validation)
         assert not {"cme", "switches"} & set(validation)
         assert all(np.isfinite(value) for value in validation.values())
-        told[frames] = stage.train()(batch)
-        assert told[frames]["loss"].isfinite()
-    assert {name for name, value in told[2].items() if value.isnan()} == {"cme", "switches"}
-    assert told[7]["cme"] > 0
-    assert 0 <= told[7]["switches"] <= 1
+        losses[frames] = stage.train()(batch)
+        assert losses[frames]["loss"].isfinite()
+    assert {name for name, value in losses[2].items() if value.isnan()} == {"cme", "switches"}
+    assert losses[7]["cme"] > 0
+    assert 0 <= losses[7]["switches"] <= 1
 
 
-def test_the_recipe_of_the_second_generation_is_one_that_the_trainer_takes(
-    tmp_path: Path,
-) -> None:
-    """Every stage's settings are known, and every stage begins from an earlier one or from the model in the package."""
+def test_the_recipe_of_the_second_generation_is_valid(tmp_path: Path) -> None:
+    """All settings are valid, and every stage starts from an earlier one or from the packaged model."""
     recipe = read_recipe(ROOT / "recipes" / "miniature-2.yaml")
     plans = make_plans(recipe, tmp_path)
     assert [plan.stage.name for plan in plans][:2] == ["track-gap", "track-hidden-2"]
@@ -330,11 +335,11 @@ def test_the_recipe_of_the_second_generation_is_one_that_the_trainer_takes(
             assert folder == MINIATURE_FOLDER or folder.is_relative_to(tmp_path), plan.stage.name
 
 
-def test_weights_of_another_shape_begin_anew_or_are_refused() -> None:
+def test_weights_of_another_shape_are_refused_or_keep_their_initial_values() -> None:
     target, source = torch.nn.Linear(4, 2), torch.nn.Linear(3, 2)
     before = target.weight.detach().clone()
     with pytest.raises(TrainingError, match=r"have \(2, 3\) for weight and the model \(2, 4\)"):
-        fill(target, source.state_dict())
-    fill(target, source.state_dict(), partly=True)
+        copy_weights(target, source.state_dict())
+    copy_weights(target, source.state_dict(), partial=True)
     assert torch.equal(target.weight, before)
     assert torch.equal(target.bias, source.bias)

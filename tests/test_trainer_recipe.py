@@ -279,8 +279,8 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], sentence: s
                 ),
             )
         ),
-        ("track", {"frames": [8, 100], "gap": [1, 12]}, "clips of up to 1200 frames would be drawn, and at most 1000"),
-        ("sam", {"frames": [2]}, "frames is .2.; SAM looks at single images"),
+        ("track", {"frames": [8, 100], "gap": [1, 12]}, "clips would have up to 1200 frames, and at most 1000"),
+        ("sam", {"frames": [2]}, "frames is .2.; SAM takes single images"),
         ("language", {"vocabulary": -1}, "vocabulary is -1; it must be from 261 to 1000000"),
         ("language", {"vocabulary": 260}, "vocabulary is 260"),
         ("language", {"vocabulary": 2**40}, "vocabulary is 1099511627776"),

@@ -18,7 +18,7 @@ from refervos.training.losses import visible
 from refervos.training.stages.language import LanguageSettings, LanguageStage
 from refervos.training.stages.referring import NO_TARGET, ReferringStage
 from refervos.training.stages.refsam import RefSamSettings, RefSamStage
-from refervos.training.stages.simulated_prompts import AskedShares
+from refervos.training.stages.simulated_prompts import PromptShares
 from refervos.training.stages.track import TrackSettings, TrackStage
 from refsam_models import tiny_model
 from scenes import MICRO_SAM2
@@ -78,7 +78,7 @@ def test_validation_of_sentences_reads_each_batch_once() -> None:
     generator, sparsity = torch.Generator().manual_seed(0), torch.tensor([0.5, 0.95, 1.0, 1.0])
     batches: list[dict[str, Any]] = [
         {
-            "truth": torch.rand(4, 5, 8, 8, generator=generator) > sparsity[:, None, None, None],
+            "ground_truth": torch.rand(4, 5, 8, 8, generator=generator) > sparsity[:, None, None, None],
             "ious": torch.rand(4, 5, generator=generator),
             "families": ["colour", "size", NO_TARGET, "colour"],
         }
@@ -88,7 +88,7 @@ def test_validation_of_sentences_reads_each_batch_once() -> None:
         found = ReferringStage.validate(stage, batches)
     assert reads.sizes == [1 + 2 * 4 * 5] * 3
     assert reads.sized == []
-    seen = [visible(batch["truth"], 3) for batch in batches]
+    seen = [visible(batch["ground_truth"], 3) for batch in batches]
     expected = [float(batch["ious"][0][mask[0]].mean()) for batch, mask in zip(batches, seen, strict=True)]
     assert found["iou colour"] == sum(expected) / 3  # the fourth sentence's object is never visible
     assert found[f"iou {NO_TARGET}"] == sum(float(batch["ious"][2].mean()) for batch in batches) / 3
@@ -96,16 +96,16 @@ def test_validation_of_sentences_reads_each_batch_once() -> None:
 
 
 def test_the_device_is_not_queried_for_given_masks() -> None:
-    settings = TrackSettings(frames=(3,), model=MICRO_SAM2, asked=AskedShares(mask=1.0, click=0.0, box=0.0))
+    settings = TrackSettings(frames=(3,), model=MICRO_SAM2, asked=PromptShares(mask=1.0, click=0.0, box=0.0))
     stage = TrackStage.build(settings, {}, 1)
     batch = stage.source().collate([stage.source().draw(0, index, (1, 0, 0)) for index in range(2)])
-    assert batch["given"] == [bool(rough.any()) for rough in batch["rough"].unbind(1)]
-    assert batch["given"][0]
+    assert batch["has_mask_prompt"] == [bool(masks.any()) for masks in batch["mask_prompts"].unbind(1)]
+    assert batch["has_mask_prompt"][0]
     with torch.no_grad(), HostReads() as reads:
-        found = stage.answer(batch).mask_logits
-        everywhere = stage.answer({**batch, "given": [True] * 3}).mask_logits
+        logits = stage.predict(batch).mask_logits
+        with_empty_masks = stage.predict({**batch, "has_mask_prompt": [True] * 3}).mask_logits
     assert reads.sizes == []
-    torch.testing.assert_close(found, everywhere)
+    torch.testing.assert_close(logits, with_empty_masks)
 
 
 def test_a_step_of_a_prompted_stage_never_waits_for_the_device() -> None:

@@ -550,7 +550,7 @@ def test_pairs_come_as_often_as_is_said_and_change_nothing_when_off() -> None:
 
 
 def test_training_asks_pairs() -> None:
-    clips = WorldClips(WorldConfig(), (1.0,), {"colour+kind": 1.0, "kind": 1.0}, side=64, pairs=1.0)
+    clips = WorldClips(WorldConfig(), (1.0,), {"colour+kind": 1.0, "kind": 1.0}, image_size=64, pairs=1.0)
     families = [clips.draw(0, index, (1, 2, 0), 1, 3).families for index in range(8)]
     assert sum(each.count("none") for each in families) >= 8
     masks = clips.draw(0, 0, (1, 2, 0), 1, 3).masks

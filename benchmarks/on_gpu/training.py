@@ -177,14 +177,14 @@ def random_batch(stage: Any, clips: int) -> Any:
     settings, model = stage.settings, stage.model
     frames, side = max(settings.frames), model.image_size
     height, width = model.placement(FRAME).resized
-    truth = torch.zeros(settings.sentences, frames, side, side, dtype=torch.bool)
-    truth[..., height // 4 : height // 2, width // 4 : width // 2] = True
+    ground_truth = torch.zeros(settings.sentences, frames, side, side, dtype=torch.bool)
+    ground_truth[..., height // 4 : height // 2, width // 4 : width // 2] = True
     ids, verbs = model.read("the large dog on the left that jumps over the fence")
     sample = {
         "ids": [torch.tensor(ids)] * settings.sentences,
         "verbs": [torch.tensor(verbs)] * settings.sentences,
-        "truth": truth,  # (M, T, S, S)
-        "inside": [(height, width)] * settings.sentences,
+        "ground_truth": ground_truth,  # (M, T, S, S)
+        "frame_sizes": [(height, width)] * settings.sentences,
         "families": ["random"] * settings.sentences,
         "decidable": torch.zeros(settings.sentences, dtype=torch.long),
         "chunk": None,

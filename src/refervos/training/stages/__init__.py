@@ -1,1 +1,1 @@
-"""What the trainer can train: the tracker, the text encoder, and SAMWISE's adapters over both."""
+"""Stages of training: SAM and SAM2 on prompts, text encoders on sentences, SAMWISE and RefSAM on both."""

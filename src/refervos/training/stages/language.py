@@ -1,7 +1,7 @@
-"""Stage ``language``: a small RoBERTa or T5 encoder and its tokenizer, trained on sentences alone.
+"""Stage ``language``: a small RoBERTa or T5 encoder and its tokenizer, trained on text only.
 
-Masked-language training as in RoBERTa (Liu et al. 2019): new masks at each step, no next-sentence task. A T5 encoder
-learns the same way here, with its first sentinel as the mask; T5's own training needs the decoder that we do not have.
+Masked language modelling as in RoBERTa (Liu et al. 2019): dynamic masking, no next-sentence task. A T5 encoder learns
+the same way, with its first sentinel as the mask token; T5's own objective needs a decoder, which we do not have.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from refervos.training.distributed import mean_over_processes
 from refervos.training.initialisation import initialise
 from refervos.training.stage import SampleSource, Stage
 from refervos.training.stages.ranges import SHARE, WEIGHT
-from refervos.training.stages.word_meanings import MeaningHeads, WordMeanings, begin_with_meanings, word_sample
+from refervos.training.stages.word_meanings import MeaningHeads, WordMeanings, draw_word_sample, initialise_embeddings
 from refervos.typed_config import check_range
 from refervos.worlds import all_sentences
 from refervos.worlds.nouns import everyday_nouns
 
-SELDOM = -5.0
-"""The logit that a token is in a sentence, to begin with: of some thousand tokens a few are."""
+RARE_TOKEN_LOGIT = -5.0
+"""Initial logit of a token's presence in a sentence, which has only a few of some thousand tokens."""
 
 ROBERTA_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 T5_TOKENS = ("<pad>", "</s>", "<unk>", "<extra_id_0>")
-"""The special tokens of a new tokenizer in the published order of ids (T5's sentinels come after the words); the last
-hides words."""
+"""Special tokens of a new tokenizer in the published order of ids (T5's sentinels come after the words); the last is
+the mask token."""
 
-MOST_TOKENS = 1_000_000
-"""That a new tokenizer may be told to learn: it takes room for all of them before it begins."""
+MAX_TOKENS = 1_000_000
+"""Largest vocabulary of a new tokenizer, which allocates memory for all tokens in advance."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,19 @@ class LanguageSettings:
     """Settings of the stage.
 
     Attributes:
-        kind: Which encoder: SAMWISE reads with a RoBERTa, RefSAM with a T5.
-        model: Shape of a RoBERTa; its vocabulary becomes what the tokenizer has.
-        t5: Shape of a T5 encoder; likewise.
-        vocabulary: Most tokens that the tokenizer may learn; of a T5 every letter is one in any case.
-        sentences: A text file with one sentence a line; default those of the worlds.
-        nouns: Whether the worlds' sentences speak of everyday nouns and their synonyms as well as of shapes.
-        teacher: Folder of a sentence encoder whose vectors of words are learnt as well; see ``WordMeanings``.
-        words: A text file with more words to learn the meaning of, one a line.
-        meaning: Weight of learning these.
-        about_words: Share of the sentences that are made about one of these words.
-        hidden: Share of the words that are to be guessed.
-        summary: Weight of a second task: the vector from which prompts are made (a RoBERTa's first token, the mean of
-            a T5's tokens) tells which tokens the sentence has.
+        kind: Kind of encoder: SAMWISE uses a RoBERTa, RefSAM a T5.
+        model: Shape of a RoBERTa; its vocabulary is replaced by the tokenizer's.
+        t5: Shape of a T5 encoder; its vocabulary is replaced by the tokenizer's.
+        vocabulary: Largest vocabulary of the tokenizer; a T5's always includes every character.
+        sentences: A text file with one sentence a line; default the sentences of the worlds.
+        nouns: Include everyday nouns and their synonyms in the worlds' sentences besides shapes.
+        teacher: Folder of a sentence encoder whose word vectors are distilled; see ``WordMeanings``.
+        words: A text file with more words to distil, one a line.
+        meaning: Weight of the distillation loss.
+        about_words: Share of the sentences that are about one of the distilled words.
+        hidden: Share of the words that are masked.
+        summary: Weight of a second task: to predict the sentence's tokens from the vector that prompts are made from
+            (a RoBERTa's first token, the mean of a T5's tokens).
     """
 
     kind: Literal["roberta", "t5"] = "roberta"
@@ -83,7 +83,7 @@ class LanguageSettings:
     def __post_init__(self) -> None:
         check_range(
             self,
-            vocabulary=(KINDS[self.kind].least_tokens, MOST_TOKENS),
+            vocabulary=(KINDS[self.kind].least_tokens, MAX_TOKENS),
             hidden=SHARE,
             about_words=SHARE,
             meaning=WEIGHT,
@@ -93,18 +93,18 @@ class LanguageSettings:
 
 @dataclass(frozen=True)
 class SentenceSource(SampleSource):
-    """Sentences with hidden words.
+    """Source of sentences with masked words.
 
     Attributes:
-        sentences: What is read.
-        tokenizer: Makes tokens of it.
-        words: Ids of the tokens that may be hidden, and stand for others.
-        mask: Id of what hides a word.
-        pad: Id of padding.
-        max_tokens: The longest sequence that the encoder takes.
-        hidden: Share of the words that are to be guessed.
-        taught: Words whose meaning is learnt, if any.
-        about_words: Share of the sentences that are made about one of them.
+        sentences: Sentences to draw from.
+        tokenizer: The encoder's tokenizer.
+        words: Ids of the tokens that may be masked, or drawn as random replacements.
+        mask: Id of the mask token.
+        pad: Id of the padding token.
+        max_tokens: Longest sequence of the encoder.
+        hidden: Share of the words to mask.
+        taught: Words whose meaning is distilled, if any.
+        about_words: Share of the sentences that are about one of them.
     """
 
     sentences: Sequence[str]
@@ -118,54 +118,60 @@ class SentenceSource(SampleSource):
     about_words: float = 0.0
 
     def draw(self, step: int, index: int, key: Sequence[int]) -> Any:
-        """One sentence: its tokens with some hidden, what these are, the tokens themselves, int64 (L,) each; where the
-        word is whose meaning is learnt, bool (L,), and which it is, -1 for none.
+        """Draw a sentence.
+
+        Returns:
+            Input ids with some masked, the masked ids (-100 elsewhere) and the original ids, int64 (L,) each; the
+            tokens of the distilled word, bool (L,), and the word's index, -1 for none.
         """
         rng = np.random.default_rng([*key, step, index])
         if self.taught and rng.random() < self.about_words:
-            ids, inside, which = word_sample(self.taught, self.tokenizer, self.max_tokens, rng)
+            ids, in_word, word = draw_word_sample(self.taught, self.tokenizer, self.max_tokens, rng)
         else:
             text = self.sentences[int(rng.integers(len(self.sentences)))]
             ids = np.array(self.tokenizer.encode(text, limit=self.max_tokens)[0])
-            inside, which = np.zeros(len(ids), np.bool_), -1
-        word = np.isin(ids, self.words) & ~inside  # what is to be understood must be seen
-        chosen = word & (rng.random(len(ids)) < self.hidden)
-        if not chosen.any() and word.any():
-            chosen[rng.choice(np.nonzero(word)[0])] = True
-        shown = ids.copy()
-        luck = rng.random(len(ids))  # RoBERTa's 80 % hidden, 10 % another word, 10 % left
-        shown[chosen & (luck < 0.8)] = self.mask
-        other = chosen & (luck >= 0.8) & (luck < 0.9)
-        shown[other] = self.words[rng.integers(len(self.words), size=other.sum())]
-        hidden = np.where(chosen, ids, -100)
-        return *(torch.from_numpy(array) for array in (shown, hidden, ids, inside)), which
+            in_word, word = np.zeros(len(ids), np.bool_), -1
+        maskable = np.isin(ids, self.words) & ~in_word  # the distilled word must be visible
+        chosen = maskable & (rng.random(len(ids)) < self.hidden)
+        if not chosen.any() and maskable.any():
+            chosen[rng.choice(np.nonzero(maskable)[0])] = True
+        inputs = ids.copy()
+        chance = rng.random(len(ids))  # RoBERTa's 80 % mask token, 10 % random token, 10 % unchanged
+        inputs[chosen & (chance < 0.8)] = self.mask
+        random = chosen & (chance >= 0.8) & (chance < 0.9)
+        inputs[random] = self.words[rng.integers(len(self.words), size=random.sum())]
+        labels = np.where(chosen, ids, -100)
+        return *(torch.from_numpy(array) for array in (inputs, labels, ids, in_word)), word
 
     def collate(self, samples: list[Any]) -> dict[str, Tensor]:
-        """Pad to the longest sentence: ``shown``, ``ids``, ``inside`` (the tokens of the word whose meaning is learnt);
-        ``places``, where something is to be guessed, and ``hidden``, what (-100 for padding); ``word``, whose meaning.
+        """Pad to the longest sentence.
+
+        Returns:
+            ``inputs`` and ``ids`` (N, L), ``in_word`` bool (N, L) and ``word`` (N,) as drawn; ``positions`` of the
+            masked tokens and their ``labels`` (-100 for padding), (N, H) each.
         """
-        shown, every, ids, inside, which = (list(part) for part in zip(*samples, strict=True))
-        places = [(row != -100).nonzero()[:, 0] for row in every]
-        hidden = [row[place] for row, place in zip(every, places, strict=True)]
+        inputs, masked, ids, in_word, word = (list(part) for part in zip(*samples, strict=True))
+        positions = [(row != -100).nonzero()[:, 0] for row in masked]
+        labels = [row[chosen] for row, chosen in zip(masked, positions, strict=True)]
         return {
-            "shown": pad_tokens(shown, self.pad),
-            "places": pad_tokens(places, 0),
-            "hidden": pad_tokens(hidden, -100),
+            "inputs": pad_tokens(inputs, self.pad),
+            "positions": pad_tokens(positions, 0),
+            "labels": pad_tokens(labels, -100),
             "ids": pad_tokens(ids, self.pad),
-            "inside": nn.utils.rnn.pad_sequence(inside, batch_first=True),
-            "word": torch.tensor(which),
+            "in_word": nn.utils.rnn.pad_sequence(in_word, batch_first=True),
+            "word": torch.tensor(word),
         }
 
 
 class LanguageStage(Stage):
-    """Train a text encoder.
+    """Training of a text encoder.
 
     Args:
-        settings: See there.
-        encoder: The weights to start from.
-        tokenizer: Its tokenizer.
-        sentences: What to read.
-        meanings: What words mean to a teacher, if any.
+        settings: Settings of the stage.
+        encoder: The encoder with its initial weights.
+        tokenizer: The encoder's tokenizer.
+        sentences: Sentences to train on.
+        meanings: Word vectors of a teacher, if any.
     """
 
     name: ClassVar[str] = "language"
@@ -190,38 +196,38 @@ class LanguageStage(Stage):
             nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width), nn.Linear(width, vocabulary)
         )
         self.summary = nn.Linear(width, vocabulary)
-        nn.init.constant_(self.summary.bias, SELDOM)  # else thousands of absent words drown all else at first
+        nn.init.constant_(self.summary.bias, RARE_TOKEN_LOGIT)  # else thousands of absent words dominate at first
         self.taught = () if meanings is None else meanings.words
         self.meaning = None if meanings is None else MeaningHeads(width, meanings)
         self.kind = KINDS[settings.kind]
         self.mask = tokenizer.id_of(self.kind.special_tokens[-1])
-        # On the CPU, for the processes that draw samples.
+        # On the CPU, for the data workers.
         self.words = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.special_ids)
-        # And where the model is, so that no step has to bring them there.
+        # And on the model's device, so that no step has to copy them.
         self.word_ids: Tensor
         self.register_buffer("word_ids", torch.from_numpy(self.words), persistent=False)
 
     @classmethod
     def build(cls, settings: LanguageSettings, init: Mapping[str, Path], seed: int) -> LanguageStage:
-        """From an earlier language stage (``model``), otherwise from random weights and a new tokenizer."""
+        """Build the stage from an earlier language stage (``model``), or from random weights and a new tokenizer."""
         torch.manual_seed(seed)
         sentences, kind = read_sentences(settings.sentences, nouns=settings.nouns), KINDS[settings.kind]
         meanings: WordMeanings | None = None
         if settings.teacher is not None:
             words = None if settings.words is None else Path(settings.words).expanduser()
-            meanings = WordMeanings.of(Path(settings.teacher).expanduser(), words)
+            meanings = WordMeanings.from_teacher(Path(settings.teacher).expanduser(), words)
         if "model" in init:
             return cls(settings, *kind.load(init["model"]), sentences, meanings)
         known = [] if meanings is None else [f"the {word}" for word in meanings.words for _ in range(2)]
         tokenizer = kind.train_tokenizer([*sentences, *known], settings.vocabulary)
         torch.manual_seed(seed)
-        encoder = kind.begin(settings, len(tokenizer))
+        encoder = kind.new_encoder(settings, len(tokenizer))
         if meanings is not None and isinstance(encoder, TextEncoder):
-            begin_with_meanings(encoder.roberta.embeddings.word_embeddings, tokenizer, meanings)
+            initialise_embeddings(encoder.roberta.embeddings.word_embeddings, tokenizer, meanings)
         return cls(settings, encoder, tokenizer, sentences, meanings)
 
     def source(self) -> SentenceSource:
-        """Sentences with hidden words."""
+        """Return the source of sentences with masked words."""
         shape = self.model.config
         return SentenceSource(
             sentences=self.sentences,
@@ -236,20 +242,20 @@ class LanguageStage(Stage):
         )
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Cross-entropy of the hidden words, and of what the summary tells about the sentence."""
-        states = self.model(batch["shown"])  # (N, L, width)
-        hidden = batch["hidden"]  # (N, H)
-        known = hidden != -100
-        places = batch["places"].unsqueeze(-1).expand(-1, -1, states.shape[-1])
-        answers = self.guess(states.gather(1, places))  # (N, H, vocabulary); of all tokens it would be the dearest part
-        wrong = F.cross_entropy(answers.flatten(0, 1), hidden.flatten(), ignore_index=-100, reduction="sum")
-        present = torch.zeros(answers.shape[0], answers.shape[2], device=states.device)
+        """Compute the cross-entropy of the masked words, and of the sentence's tokens predicted from its summary."""
+        states = self.model(batch["inputs"])  # (N, L, width)
+        labels = batch["labels"]  # (N, H)
+        known = labels != -100
+        positions = batch["positions"].unsqueeze(-1).expand(-1, -1, states.shape[-1])
+        logits = self.guess(states.gather(1, positions))  # (N, H, vocabulary); costly for all tokens
+        entropy = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+        present = torch.zeros(logits.shape[0], logits.shape[2], device=states.device)
         present = present.scatter(1, batch["ids"], 1.0)[:, self.word_ids]
-        summary = self.kind.summarise(states, batch["shown"] != self.model.config.pad)  # (N, width)
-        told = F.binary_cross_entropy_with_logits(self.summary(summary)[:, self.word_ids], present, reduction="none")
-        guess_loss = mean_over_processes(wrong, known.sum())
-        summary_loss = told.sum(1).mean()
-        right = ((answers.argmax(-1) == hidden) & known).sum() / known.sum().clamp(min=1)
+        summary = self.kind.summarise(states, batch["inputs"] != self.model.config.pad)  # (N, width)
+        in_summary = self.summary(summary)[:, self.word_ids]
+        guess_loss = mean_over_processes(entropy, known.sum())
+        summary_loss = F.binary_cross_entropy_with_logits(in_summary, present, reduction="none").sum(1).mean()
+        right = ((logits.argmax(-1) == labels) & known).sum() / known.sum().clamp(min=1)
         losses = {
             "loss": guess_loss + self.settings.summary * summary_loss,
             "guess": guess_loss,
@@ -257,7 +263,7 @@ class LanguageStage(Stage):
             "right": right,
         }
         if self.meaning is not None:
-            losses |= self.meaning(states, summary, batch["inside"], batch["word"])
+            losses |= self.meaning(states, summary, batch["in_word"], batch["word"])
             losses["loss"] = losses["loss"] + self.settings.meaning * losses["meaning"]
         return losses
 
@@ -267,11 +273,11 @@ class LanguageStage(Stage):
 
 
 def read_sentences(file: str | None, *, nouns: bool = False) -> list[str]:
-    """The sentences of a text file, one a line, or of the worlds.
+    """Read the sentences of a text file, one a line, or list those of the worlds.
 
     Args:
-        file: Path, or None.
-        nouns: Whether the worlds' sentences speak of everyday nouns too; half of them then still speak of shapes.
+        file: Path of the file; None for the worlds' sentences.
+        nouns: Include everyday nouns in the worlds' sentences; half of them are still about shapes.
 
     Returns:
         At least one sentence.
@@ -290,11 +296,11 @@ def read_sentences(file: str | None, *, nouns: bool = False) -> list[str]:
 
 
 def train_byte_level(sentences: Sequence[str], vocabulary: int) -> Tokenizer:
-    """Train a byte-level BPE and dress it as RoBERTa's tokenizer.
+    """Train a byte-level BPE tokenizer in RoBERTa's format.
 
     Args:
-        sentences: What to learn words from.
-        vocabulary: Most tokens.
+        sentences: Sentences to train on.
+        vocabulary: Largest number of tokens.
 
     Returns:
         The tokenizer.
@@ -311,14 +317,14 @@ def train_byte_level(sentences: Sequence[str], vocabulary: int) -> Tokenizer:
 
 
 def train_unigram(sentences: Sequence[str], vocabulary: int) -> Tokenizer:
-    """Make a Unigram from sentences and dress it as T5's tokenizer, with one sentinel.
+    """Make a Unigram tokenizer in T5's format, with one sentinel.
 
-    The pieces are those of a BPE and as likely as they are frequent. The trainer for Unigrams that is at hand finds no
-    piece that occurs in a single word, which most words of a small language do, and no two of its runs are alike.
+    The pieces are those of a BPE, with their frequencies as probabilities. The Unigram trainer of ``tokenizers`` finds
+    no piece that occurs in a single word only, as most of a small language do, and is not deterministic.
 
     Args:
-        sentences: What to learn words from.
-        vocabulary: Most tokens.
+        sentences: Sentences to train on.
+        vocabulary: Largest number of tokens.
 
     Returns:
         The tokenizer.
@@ -340,52 +346,54 @@ def train_unigram(sentences: Sequence[str], vocabulary: int) -> Tokenizer:
         return Tokenizer.from_pretrained(folder)
 
 
-def begin_roberta(settings: LanguageSettings, vocabulary: int) -> TextEncoder:
-    """A RoBERTa with random weights from which narrow layers learn."""
+def new_roberta(settings: LanguageSettings, vocabulary: int) -> TextEncoder:
+    """Make a RoBERTa with random weights that suit narrow layers."""
     encoder = TextEncoder(replace(settings.model, vocabulary=vocabulary))
     initialise(encoder)
     return encoder
 
 
-def begin_t5(settings: LanguageSettings, vocabulary: int) -> T5TextEncoder:
-    """A T5 encoder with T5's own random weights, which look at the width already."""
+def new_t5(settings: LanguageSettings, vocabulary: int) -> T5TextEncoder:
+    """Make a T5 encoder with T5's own random weights, which depend on the width."""
     return T5TextEncoder(replace(settings.t5, vocabulary=vocabulary))
 
 
 def first_token(states: Tensor, keep: Tensor) -> Tensor:
-    """What SAMWISE makes its prompts of: the state of ``<s>``, (N, L, width) to (N, width)."""
+    """Return the state of ``<s>``, from which SAMWISE makes its prompts: (N, L, width) -> (N, width)."""
     return states[:, 0]
 
 
 def mean_token(states: Tensor, keep: Tensor) -> Tensor:
-    """What RefSAM makes its sentence vector of: the mean over the tokens with ``</s>``, (N, L, width) to (N, width)."""
+    """Average the tokens, ``</s>`` included, into RefSAM's sentence vector: (N, L, width) -> (N, width)."""
     shares = keep / keep.sum(1, keepdim=True)  # (N, L)
     return torch.einsum("nl,nlc->nc", shares.to(states.dtype), states)
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What tells the kinds of encoder apart.
+class EncoderKind:
+    """Functions and constants of one kind of text encoder.
 
     Attributes:
-        special_tokens: Of a new tokenizer; the last hides words.
-        least_tokens: Of a new tokenizer: those, and what it has beside them whatever it is trained on.
-        train_tokenizer: From sentences and the most tokens.
-        begin: An encoder with random weights, from the settings and the number of tokens.
-        load: An encoder and its tokenizer from a folder.
-        summarise: The vector that stands for a sentence, (N, width), from the states of its tokens (N, L, width) and
-            where there is a token and not padding, bool (N, L).
+        special_tokens: Special tokens of a new tokenizer; the last is the mask token.
+        least_tokens: Smallest vocabulary of a new tokenizer: the special tokens, and the alphabet if it is fixed.
+        train_tokenizer: Trains a tokenizer on sentences, given the largest number of tokens.
+        new_encoder: Makes an encoder with random weights, given the settings and the number of tokens.
+        load: Loads an encoder and its tokenizer from a folder.
+        summarise: Reduces the states of a sentence's tokens (N, L, width) to one vector (N, width), given the tokens
+            that are no padding, bool (N, L).
     """
 
     special_tokens: tuple[str, ...]
     least_tokens: int
     train_tokenizer: Callable[[Sequence[str], int], Tokenizer]
-    begin: Callable[[LanguageSettings, int], TextEncoder | T5TextEncoder]
+    new_encoder: Callable[[LanguageSettings, int], TextEncoder | T5TextEncoder]
     load: Callable[[Path], tuple[TextEncoder | T5TextEncoder, Tokenizer]]
     summarise: Callable[[Tensor, Tensor], Tensor]
 
 
-KINDS: Mapping[str, Kind] = {
-    "roberta": Kind(ROBERTA_TOKENS, len(ROBERTA_TOKENS) + 256, train_byte_level, begin_roberta, load_text, first_token),
-    "t5": Kind(T5_TOKENS, len(T5_TOKENS), train_unigram, begin_t5, load_t5, mean_token),
+KINDS: Mapping[str, EncoderKind] = {
+    "roberta": EncoderKind(
+        ROBERTA_TOKENS, len(ROBERTA_TOKENS) + 256, train_byte_level, new_roberta, load_text, first_token
+    ),
+    "t5": EncoderKind(T5_TOKENS, len(T5_TOKENS), train_unigram, new_t5, load_t5, mean_token),
 }

@@ -1,8 +1,8 @@
-"""An auxiliary task for the adapters: tell how what fills each cell moves.
+"""Auxiliary task of the adapters: predict the movement of the contents of each cell.
 
-A sentence about movement says which object is meant once in a clip; that is little to learn seeing movement from. These
-heads read displacement, growth and turning from what Hierarchical Selective Attention leaves of a frame, and are thrown
-away afterwards. The idea is that of auxiliary dense prediction; the published training has no such loss.
+A sentence about movement gives one label a clip, too little to learn to perceive movement from. These heads predict
+displacement, growth and rotation from the output of Hierarchical Selective Attention and are discarded after training.
+The idea is that of auxiliary dense prediction; the published training has no such loss.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from refervos.samwise.cmt import (
     out_of_patches,
 )
 from refervos.training.distributed import mean_over_processes
-from refervos.training.stages.pictures import MOVEMENTS
+from refervos.training.stages.world_tensors import MOVEMENT_CHANNELS
 
 
 class MovementHeads(nn.Module):
-    """A small network for each of some adapters over its image tokens after HSA.
+    """Small networks over the image tokens of adapters after HSA, one for each adapter.
 
     Args:
         adapters: The adapters; each must have HSA.
-        width: Channels A inside them.
+        width: Channels A inside the adapters.
     """
 
     def __init__(self, adapters: Sequence[CrossModalTemporalAdapter], width: int) -> None:
         super().__init__()
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, MOVEMENTS))
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, MOVEMENT_CHANNELS))
             for _ in adapters
         )
         self._seen: list[list[Tensor]] = [[] for _ in adapters]
@@ -55,13 +55,13 @@ class MovementHeads(nn.Module):
         return hook
 
     def forward(self, movements: Tensor) -> Tensor:
-        """Compare what the heads read from the last pass through the adapters with what moved.
+        """Compute the loss of the movements predicted from the adapters' last forward pass, and clear its tokens.
 
         Args:
-            movements: (V, T, n, n, 6), NaN where nothing is taught, see ``cell_movements``.
+            movements: Targets (V, T, n, n, 6), NaN where there is none, see ``cell_movements``.
 
         Returns:
-            A scalar: the smooth L1 loss, summed over the adapters. What was kept of the pass is dropped.
+            A scalar: the smooth L1 loss, summed over the adapters.
         """
         videos, _, cells = movements.shape[:3]
         total = movements.new_zeros(())
@@ -72,9 +72,9 @@ class MovementHeads(nn.Module):
             grid = round((patches * side * side) ** 0.5)
             tokens = out_of_patches(tokens.transpose(1, 2).flatten(0, 1), side, grid, grid)  # (N*T, g, g, A)
             tokens = F.avg_pool2d(tokens.permute(0, 3, 1, 2), grid // cells).permute(0, 2, 3, 1)  # (N*T, n, n, A)
-            read = head(tokens).unflatten(0, (count, frames))  # (N, T, n, n, 6)
-            true = for_each_sentence(movements, count)[:, -frames:] if count > videos else movements[:, -frames:]
-            known = ~true.isnan()
-            wrong = F.smooth_l1_loss(read, torch.where(known, true, read.detach()), reduction="none")
-            total = total + mean_over_processes((wrong * known).sum(), known.sum())
+            predicted = head(tokens).unflatten(0, (count, frames))  # (N, T, n, n, 6)
+            target = for_each_sentence(movements, count)[:, -frames:] if count > videos else movements[:, -frames:]
+            known = ~target.isnan()
+            error = F.smooth_l1_loss(predicted, torch.where(known, target, predicted.detach()), reduction="none")
+            total = total + mean_over_processes((error * known).sum(), known.sum())
         return total

@@ -1,21 +1,21 @@
-"""What the settings of stages may be, as far as several stages have the same."""
+"""Valid ranges of settings that several stages share."""
 
 from __future__ import annotations
 
 FRAMES = (1, 1000)
-"""How long clips may be."""
+"""Frames in a clip."""
 
 ASPECTS = (0.1, 10)
-"""How wide clips may be for their height."""
+"""Width over height of a clip."""
 
 COUNT = (1, 1000)
-"""How many sentences or questions may be asked about a clip."""
+"""Sentences or prompted objects of a clip."""
 
 AREA = (1, 10**9)
-"""From how many pixels on an object may count as visible."""
+"""Least pixels of a visible object."""
 
 SHARE = (0, 1)
-"""A share, or the chance that something is done."""
+"""A share or a probability."""
 
 WEIGHT = (0, 1e6)
-"""What a share, a rate or a loss may be multiplied by."""
+"""A factor of a share, a rate or a loss."""

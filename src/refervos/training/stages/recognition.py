@@ -1,8 +1,8 @@
-"""An auxiliary task for the image encoder: name what fills each cell.
+"""Auxiliary task of the image encoder: classify the contents of each cell.
 
-The published encoders of SAM and SAM2 were pretrained on images before they ever saw a click. So small an encoder that
-learns from clicks alone tells objects apart but hardly sees what they are, and sentences over its frozen features then
-stay at chance for shapes. This head stands for that pretraining; it is thrown away afterwards.
+The published encoders of SAM and SAM2 were pretrained on images before they were trained on clicks. A small encoder
+trained on clicks alone separates objects but hardly recognises them, and sentences over its frozen features then stay
+at chance for shapes. This head replaces that pretraining; it is discarded afterwards.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.training.distributed import mean_over_processes
-from refervos.training.stages.pictures import COLOUR_NAMES, TEXTURE_NAMES, UNCLEAR
+from refervos.training.stages.world_tensors import COLOUR_NAMES, TEXTURE_NAMES, UNLABELLED
 from refervos.worlds import KINDS
 
 GROUP_WEIGHTS = (1.0, 0.3, 0.3)
 BACKGROUND_WEIGHT = 0.1
-"""There is much background, so it counts little."""
+"""Class weight of the background, which fills most cells."""
 
 
 class RecognitionHead(nn.Module):
-    """One linear layer over the tokens of an image encoder.
+    """Linear classifiers over the tokens of an image encoder.
 
     Args:
         width: Channels of a token.
-        kinds: How many kinds of things there are to name.
+        kinds: Number of kinds of objects.
     """
 
     def __init__(self, width: int, kinds: int = len(KINDS)) -> None:
@@ -34,26 +34,26 @@ class RecognitionHead(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.names = nn.Linear(width, sum(self.groups))
 
-    def forward(self, tokens: Tensor, names: Tensor) -> Tensor:
-        """Cross-entropy of kind, colour and texture of each cell.
+    def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """Compute the cross-entropy of kind, colour and texture of each cell.
 
         Args:
             tokens: (N, g, g, width).
-            names: int64 (N, g, g, 3), see ``cell_names``.
+            labels: int64 (N, g, g, 3), see ``cell_labels``.
 
         Returns:
             A scalar.
         """
-        answers = self.names(self.norm(tokens)).flatten(0, -2)  # (N*g*g, sum of groups)
-        labels = names.flatten(0, -2)  # (N*g*g, 3)
+        all_logits = self.names(self.norm(tokens)).flatten(0, -2)  # (N*g*g, sum of groups)
+        labels = labels.flatten(0, -2)  # (N*g*g, 3)
         total = tokens.new_zeros(())
-        for group, (answer, weight) in enumerate(zip(answers.split(self.groups, dim=1), GROUP_WEIGHTS, strict=True)):
-            classes = torch.ones(self.groups[group], device=tokens.device)
+        for group, (logits, weight) in enumerate(zip(all_logits.split(self.groups, dim=1), GROUP_WEIGHTS, strict=True)):
+            class_weights = torch.ones(self.groups[group], device=tokens.device)
             if group == 0:
-                classes[-1] = BACKGROUND_WEIGHT
+                class_weights[-1] = BACKGROUND_WEIGHT
             label = labels[:, group]
-            known = label != UNCLEAR
-            wrong = F.cross_entropy(answer, label, classes, ignore_index=UNCLEAR, reduction="sum")
-            weights = classes[label.clamp(min=0)] * known  # of all: how many are known a GPU would have to be asked
-            total = total + weight * mean_over_processes(wrong, weights.sum())
+            entropy = F.cross_entropy(logits, label, class_weights, ignore_index=UNLABELLED, reduction="sum")
+            # Computed for all cells: the number of labelled ones would have to be read back from a GPU.
+            weights = class_weights[label.clamp(min=0)] * (label != UNLABELLED)
+            total = total + weight * mean_over_processes(entropy, weights.sum())
         return total

@@ -1,4 +1,4 @@
-"""What stages have in common in which a model learns sentences about clips, whichever model it is."""
+"""Base of the stages that train a model, of any family, on sentences about clips."""
 
 from __future__ import annotations
 
@@ -23,45 +23,45 @@ from refervos.training.devices import read_back
 from refervos.training.losses import frame_losses, visible
 from refervos.training.stage import TRAIN, VALIDATION, Key, SampleSource, Stage
 from refervos.training.stages.clip_sources import BenchmarkClips, BenchmarkSource, ClipSource, Sampling, WorldClips
-from refervos.training.stages.pictures import open_sprites
 from refervos.training.stages.ranges import ASPECTS, COUNT, FRAMES, SHARE, WEIGHT
+from refervos.training.stages.world_tensors import open_sprites
 from refervos.typed_config import check_not_empty, check_range
 from refervos.worlds import FAMILIES, WorldConfig, known_words
 
 Model = TypeVar("Model")
 
 NO_TARGET = "none"
-"""The family of sentences that are true of nothing."""
+"""Family of the sentences without a target."""
 
 
 @dataclass(frozen=True)
 class ReferringSettings:
-    """Settings of these stages.
+    """Settings of the referring stages.
 
     Attributes:
-        world: What scenes are like.
+        world: Distribution of scenes.
         frames: Lengths of the clips; one is drawn for each step.
         chunks: Frames that the adapters see at once; one is drawn for each step, None for the whole clip.
         aspects: Width over height of the worlds' clips; one is drawn for each clip.
-        data: Benchmarks to learn from, instead of worlds.
-        validation: Benchmarks to validate on, where ``data`` is given.
-        sampling: Which frames of a benchmark's video make up a clip (see ``BenchmarkClips``).
+        data: Benchmarks to train on, instead of worlds.
+        validation: Benchmarks to validate on, if ``data`` is given.
+        sampling: Choice of the frames of a clip from a benchmark's video (see ``BenchmarkClips``).
         flip: Share of the benchmarks' clips that are mirrored.
-        sentences: Sentences asked about each clip, about different objects where possible: over the same pixels,
-            nothing but the words tells the masks apart.
-        families: How often each family of the worlds' sentences is asked, by name; default all alike.
+        sentences: Sentences about each clip, about different objects if possible: with the same pixels, only the words
+            distinguish the masks.
+        families: Relative frequency of each family of the worlds' sentences, by name; default all equal.
         pairs: Share of the worlds' sentences about one object that are followed by their near miss, the same sentence
-            with one thing changed so that it is true of nothing.
+            with one word changed so that it has no target.
         stride: Share of the worlds' clips in which every second frame is left out.
-        from_decidable: Teach the mask of a sentence about motion only from the first frame on from which what was seen
-            settles which object is meant; before it, the object score alone. Not with ``published_losses``.
-        published_losses: Focal and dice loss as published for the model, with weights 1 and nothing else. Otherwise
-            every frame counts alike and the object score, if any, learns to say "not there" (see ``frame_losses``).
-        least_area: Pixels (of the square) from which on an object counts as visible.
+        from_decidable: Train the mask of a sentence about motion only from the first frame from which the frames so far
+            determine its target; before it, only the object score. Not with ``published_losses``.
+        published_losses: Use the model's published focal and dice loss, with weights 1 and nothing else. Otherwise all
+            frames have equal weight and the object score, if any, learns absence (see ``frame_losses``).
+        least_area: Least number of pixels (of the square) of a visible object.
         focal: Weight of the focal loss.
         dice: Weight of the dice loss.
         presence: Weight of the object score's cross-entropy.
-        rates: What the learning rate is multiplied by in some of the model's trained parts, by their names.
+        rates: Factors of the learning rate of some of the model's trained parts, by their names.
     """
 
     world: WorldConfig = field(default_factory=WorldConfig)
@@ -106,36 +106,36 @@ class ReferringSettings:
 
 @dataclass(frozen=True)
 class ReferringSource(SampleSource):
-    """Clips and the sentences asked about them.
+    """Source of clips with sentences as tensors.
 
     Attributes:
-        settings: See there.
-        clips: What is asked in training and in validation.
-        reader: Makes token ids of sentences, see ``reader_of``.
+        settings: Settings of the stage.
+        clips: Sources of clips for ``TRAIN`` and ``VALIDATION``.
+        preprocessor: Tokenizes sentences, see ``preprocessor_of``.
     """
 
     settings: ReferringSettings
     clips: Mapping[int, ClipSource]
-    reader: TrainableModel
+    preprocessor: TrainableModel
 
     def draw(self, step: int, index: int, key: Key) -> dict[str, Any]:
-        """One clip with the sentences asked about it."""
+        """Draw a clip with its sentences."""
         settings = self.settings
         shape = np.random.default_rng([*key, step])  # what all clips of the step share
         frames, chunk = int(shape.choice(settings.frames)), settings.chunks[int(shape.integers(len(settings.chunks)))]
-        asked = self.clips[key[-1]].draw(step, index, key, frames, settings.sentences)
-        tokens = [self.reader.read(text, verbs) for text, verbs in zip(asked.expressions, asked.verbs, strict=True)]
-        known = {"movements": asked.movements, "void": asked.void}  # (T, n, n, 6) and (M, T, S, S), where there are any
+        clip = self.clips[key[-1]].draw(step, index, key, frames, settings.sentences)
+        tokens = [self.preprocessor.read(text, verbs) for text, verbs in zip(clip.expressions, clip.verbs, strict=True)]
+        optional = {"movements": clip.movements, "void": clip.void}  # (T, n, n, 6) and (M, T, S, S)
         return {
-            "pixels": asked.pixels,  # (T, 3, S, S)
+            "pixels": clip.pixels,  # (T, 3, S, S)
             "ids": [torch.tensor(ids) for ids, _ in tokens],
             "verbs": [torch.tensor(verbs) for _, verbs in tokens],
-            "truth": asked.masks,  # (M, T, S, S)
-            "inside": [asked.inside] * settings.sentences,
-            "families": asked.families,
-            "decidable": torch.tensor(asked.decidable),  # (M,)
+            "ground_truth": clip.masks,  # (M, T, S, S)
+            "frame_sizes": [clip.frame_size] * settings.sentences,
+            "families": clip.families,
+            "decidable": torch.tensor(clip.decidable),  # (M,)
             "chunk": chunk,
-        } | {name: tensor for name, tensor in known.items() if tensor is not None}
+        } | {name: tensor for name, tensor in optional.items() if tensor is not None}
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Stack clips; the sentences of all clips, M each, become one axis."""
@@ -143,16 +143,16 @@ class ReferringSource(SampleSource):
         verbs = [row for sample in samples for row in sample["verbs"]]
         batch = {
             "pixels": torch.stack([sample["pixels"] for sample in samples]),  # (B, T, 3, S, S)
-            "ids": pad_tokens(ids, self.reader.pad),  # (B*M, L)
+            "ids": pad_tokens(ids, self.preprocessor.pad),  # (B*M, L)
             "verbs": nn.utils.rnn.pad_sequence(verbs, batch_first=True),  # (B*M, L)
-            "truth": torch.cat([sample["truth"] for sample in samples]),  # (B*M, T, S, S)
-            "inside": [size for sample in samples for size in sample["inside"]],  # (B*M) heights and widths
+            "ground_truth": torch.cat([sample["ground_truth"] for sample in samples]),  # (B*M, T, S, S)
+            "frame_sizes": [size for sample in samples for size in sample["frame_sizes"]],  # (B*M) heights and widths
             "families": [family for sample in samples for family in sample["families"]],
             "decidable": torch.cat([sample["decidable"] for sample in samples]),  # (B*M,)
             "chunk": samples[0]["chunk"],
         }
         if any("void" in sample for sample in samples):
-            voids = [sample.get("void", torch.zeros_like(sample["truth"])) for sample in samples]
+            voids = [sample.get("void", torch.zeros_like(sample["ground_truth"])) for sample in samples]
             batch["void"] = torch.cat(voids)  # (B*M, T, S, S)
         if "movements" in samples[0]:
             batch["movements"] = torch.stack([sample["movements"] for sample in samples])  # (B, T, n, n, 6)
@@ -160,11 +160,11 @@ class ReferringSource(SampleSource):
 
 
 class ReferringStage(Stage):
-    """Train a model on sentences about clips.
+    """Training of a model on sentences about clips.
 
     Args:
-        settings: See there.
-        model: The weights to start from.
+        settings: Settings of the stage.
+        model: The model with its initial weights.
     """
 
     model: TrainableModel
@@ -177,20 +177,20 @@ class ReferringStage(Stage):
         if unknown:
             known = ", ".join(model.trained_parts())
             raise TrainingError(
-                f"rates names {unknown[0]!r}, which is no trained part of the model; these are {known}."
+                f"rates names {unknown[0]!r}, which is no trained part of the model; its trained parts are {known}."
             )
         self.settings = settings
         self.model = model
-        if not settings.data:  # what is learnt from drawn worlds has a closed vocabulary, and says so
+        if not settings.data:  # a model trained on drawn worlds has a closed vocabulary, noted in its configuration
             sprites = open_sprites(settings.world)
             model.config = replace(model.config, words=known_words(() if sprites is None else sprites.subjects))
 
     def frozen_parts(self) -> Sequence[nn.Module]:
-        """What the model says never trains."""
+        """Return the model's frozen parts."""
         return self.model.frozen_parts()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """One group for each trained part, at its own rate."""
+        """Return one group for each trained part, with its own rate."""
         rates = self.settings.rates
         return [
             {"params": [p for p in part.parameters() if p.requires_grad], "rate_scale": rates.get(name, 1.0)}
@@ -200,7 +200,7 @@ class ReferringStage(Stage):
     # Data.
 
     def prepare_data(self, batch: int, validation_batches: int) -> int | None:
-        """Open the benchmarks, if any."""
+        """Open the benchmarks, if any, and check their sentences."""
         settings = self.settings
         if not settings.data:
             worlds = WorldClips(
@@ -209,7 +209,7 @@ class ReferringStage(Stage):
                 settings.families,
                 self.model.image_size,
                 settings.pairs,
-                movements=self.movements(),
+                movements=self.movement_cells(),
                 stride=settings.stride,
                 decidable=settings.from_decidable,
                 sprites=open_sprites(settings.world),
@@ -225,7 +225,7 @@ class ReferringStage(Stage):
             BenchmarkClips,
             batch=batch,
             stride=max(settings.frames),
-            placement=reader_of(self.model).placement,
+            placement=preprocessor_of(self.model).placement,
             sampling=settings.sampling,
         )
         train = benchmarks([source.open() for source in settings.data], flip=settings.flip)
@@ -238,42 +238,43 @@ class ReferringStage(Stage):
         return len(train)
 
     def _tokens(self, sentence: str) -> object:
-        """Read a sentence; which of its words tell motion is found when it is drawn."""
+        """Tokenize a sentence; its motion words are detected only when it is drawn."""
         return self.model.read(sentence, ())
 
-    def movements(self) -> tuple[int, int] | None:
-        """Side in pixels of the cells whose movement the stage teaches, and frames in a window; None for none."""
+    def movement_cells(self) -> tuple[int, int] | None:
+        """Return side in pixels and window in frames of the cells whose movement is trained. Default None, for none."""
         return None
 
     def source(self) -> ReferringSource:
-        """Clips and the sentences asked about them."""
-        return ReferringSource(self.settings, self.clips, reader_of(self.model))
+        """Return the source of clips with sentences."""
+        return ReferringSource(self.settings, self.clips, preprocessor_of(self.model))
 
     # Losses.
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """The losses of a batch of clips, and the mean IoU over the frames in which the target is visible."""
+        """Compute the losses of a batch of clips, and the mean IoU over the frames in which the target is visible."""
         return self.losses_and_ious(batch)[0]
 
     def losses_and_ious(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
         """Compute the losses of a batch, and the IoU of each sentence in each predicted frame (N, T)."""
         settings = self.settings
-        output = self.answer(batch)
+        output = self.predict(batch)
         logits = self.model.upsample(output.mask_logits)  # (N, T, S, S)
-        first = batch["truth"].shape[1] - logits.shape[1]
-        truth = batch["truth"][:, first:]
+        frames = batch["ground_truth"].shape[1]
+        first = frames - logits.shape[1]
+        ground_truth = batch["ground_truth"][:, first:]
         void = batch["void"][:, first:] if "void" in batch else None
         weight: Tensor | None = None
         if settings.from_decidable:
-            times = torch.arange(first, batch["truth"].shape[1], device=truth.device)
+            times = torch.arange(first, frames, device=ground_truth.device)
             weight = (times >= batch["decidable"].unsqueeze(1)).to(logits.dtype)  # (N, T)
         gated = None if output.gated_logits is None else self.model.upsample(output.gated_logits)
-        losses = frame_losses(logits, output.score, truth, settings.least_area, weight, gated, void)
+        losses = frame_losses(logits, output.score, ground_truth, settings.least_area, weight, gated, void)
         ious = losses.pop("ious")  # (N, T)
         if settings.published_losses:
             cropped = [
-                [clip[..., :h, :w] for clip, (h, w) in zip(clips, batch["inside"], strict=True)]
-                for clips in ((logits, truth) if void is None else (logits, truth, void))
+                [clip[..., :h, :w] for clip, (h, w) in zip(clips, batch["frame_sizes"], strict=True)]
+                for clips in ((logits, ground_truth) if void is None else (logits, ground_truth, void))
             ]
             losses["focal"], losses["dice"] = self.published_losses(*cropped)
             losses["loss"] = losses["focal"] + losses["dice"]
@@ -286,83 +287,81 @@ class ReferringStage(Stage):
         self.add_losses(losses, output, batch)
         return losses, ious
 
-    def answer(self, batch: dict[str, Any]) -> ClipOutput:
-        """Answer a batch, see ``ReferringSource``: all frames of the clips, or the last ones."""
+    def predict(self, batch: dict[str, Any]) -> ClipOutput:
+        """Run the model on a batch, see ``ReferringSource``; return all frames of the clips, or the last ones."""
         output: ClipOutput = self.model(batch["pixels"], batch["ids"], batch["verbs"], chunk=batch["chunk"])
         return output
 
     @abstractmethod
     def published_losses(
-        self, logits: Sequence[Tensor], truths: Sequence[Tensor], voids: Sequence[Tensor] | None = None
+        self, logits: Sequence[Tensor], ground_truth: Sequence[Tensor], voids: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Focal and dice loss as the model's paper has them.
+        """Compute focal and dice loss as in the model's paper.
 
         Args:
-            logits: Of each sentence, cropped to the frame (T, H, W).
-            truths: The masks, bool (T, H, W).
-            voids: Pixels that do not count, bool (T, H, W), default none.
+            logits: Mask logits of each sentence, cropped to the frame (T, H, W).
+            ground_truth: Masks of each sentence, bool (T, H, W).
+            voids: Pixels of each sentence to ignore, bool (T, H, W), default none.
         """
 
     def add_losses(self, losses: dict[str, Tensor], output: ClipOutput, batch: dict[str, Any]) -> None:
-        """Add what the model learns besides masks to the losses, and to ``loss``. Default nothing.
+        """Add the model's losses besides masks to the scalars, and to ``loss``. Default none.
 
-        What is not a number was not measured, and is left out of what is told.
+        A scalar that could not be computed is NaN, and is left out of the averages.
         """
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Any]) -> dict[str, float]:
-        """Besides the losses, the IoU of each family as at inference: gated by the presence, the CME at work.
+        """Compute the losses, and the IoU of each family as at inference, with gating by presence and with the CME.
 
-        The losses are those of training, before any gate: behind it a frame that was missed would cost hundreds of
-        times what it costs there.
-
-        For sentences true of nothing it is the share of frames that are rightly left empty.
+        The losses are those of training, before gating: after it, a missed frame would cost hundreds of times as much.
+        The IoU of sentences without a target is the share of frames that are correctly left empty.
         """
         scalars: dict[str, list[float]] = defaultdict(list)
-        found: dict[str, list[float]] = defaultdict(list)
+        by_family: dict[str, list[float]] = defaultdict(list)
         for batch in batches:
             losses, ious = self.losses_and_ious(batch)
-            counted = visible(batch["truth"], self.settings.least_area)[:, -ious.shape[1] :]
-            *values_of_losses, ious, counted = read_back([*losses.values(), ious, counted])
-            for name, value in zip(losses, values_of_losses, strict=True):
+            seen = visible(batch["ground_truth"], self.settings.least_area)[:, -ious.shape[1] :]
+            *loss_values, ious, seen = read_back([*losses.values(), ious, seen])
+            for name, value in zip(losses, loss_values, strict=True):
                 if name == "loss" or not value.isnan():
                     scalars[name].append(float(value))
-            for family, row, seen in zip(batch["families"], ious, counted.bool(), strict=True):
-                values = row if family == NO_TARGET else row[seen]
+            for family, row, row_seen in zip(batch["families"], ious, seen.bool(), strict=True):
+                values = row if family == NO_TARGET else row[row_seen]
                 if len(values):
-                    found[family].append(float(values.mean()))
-        measured = scalars | {f"iou {name}": found[name] for name in sorted(found, key=_place_in_tables)}
-        return {name: sum(values) / len(values) for name, values in measured.items()}
+                    by_family[family].append(float(values.mean()))
+        scalars |= {f"iou {name}": by_family[name] for name in sorted(by_family, key=_table_order)}
+        return {name: sum(values) / len(values) for name, values in scalars.items()}
 
 
-def _place_in_tables(family: str) -> tuple[int, str]:
-    """The worlds' families in their own order, those of benchmarks after them by name."""
+def _table_order(family: str) -> tuple[int, str]:
+    """Return a sort key: the worlds' families in their own order, then those of benchmarks by name."""
     return (FAMILIES.index(family) if family in FAMILIES else len(FAMILIES), family)
 
 
-def reader_of(model: TrainableModel) -> TrainableModel:
-    """The same model without its modules, for the processes that draw samples.
+def preprocessor_of(model: TrainableModel) -> TrainableModel:
+    """Return the model without its modules, for data workers.
 
-    It can place frames and read sentences, for which models ask their configuration and their tokenizer alone.
+    It can place frames and tokenize sentences, for which models need only their configuration and tokenizer.
 
     Args:
         model: A model with weights.
 
     Returns:
-        An instance of its class without any.
+        An instance of its class without weights.
     """
-    reader: TrainableModel = object.__new__(type(model))
-    nn.Module.__init__(reader)
-    reader.config, reader.tokenizer = model.config, model.tokenizer
-    return reader
+    preprocessor: TrainableModel = object.__new__(type(model))
+    nn.Module.__init__(preprocessor)
+    preprocessor.config, preprocessor.tokenizer = model.config, model.tokenizer
+    return preprocessor
 
 
-def loaded_as(kind: type[Model], folder: Path) -> Model:
-    """Load a model that a stage begins from.
+def load_as(kind: type[Model], folder: Path) -> Model:
+    """Load the initial model of a stage.
 
     Args:
         kind: The class that it must have.
-        folder: Where it is.
+        folder: Folder of the model.
 
     Raises:
         TrainingError: When it is another model.
@@ -373,26 +372,26 @@ def loaded_as(kind: type[Model], folder: Path) -> Model:
     return loaded
 
 
-def fill(target: nn.Module, state: Mapping[str, Tensor], *, partly: bool = False) -> None:
-    """Copy weights into a module as far as it has a place for them.
+def copy_weights(target: nn.Module, state: Mapping[str, Tensor], *, partial: bool = False) -> None:
+    """Copy the weights that a module has in common with a state dict.
 
     Args:
-        target: Filled in place.
-        state: Another module's weights; what the target has no place for is left out (a score head, a level less).
-        partly: Whether the target may have more, or tensors of other shapes: beside another text encoder the layers
-            that read its states begin anew.
+        target: Changed in place.
+        state: Another module's weights; names that the target lacks are ignored (a score head, a level).
+        partial: Allow the target to have more weights, or other shapes, which keep their initial values: with another
+            text encoder, the layers that read its states are trained from scratch.
 
     Raises:
-        TrainingError: When the target has more and must not, or a tensor has another shape.
+        TrainingError: When the target has more weights, or other shapes, and ``partial`` is False.
     """
-    known = target.state_dict()
-    taken = {name: value for name, value in state.items() if name in known}
-    other = [name for name, value in taken.items() if value.shape != known[name].shape]
-    if other and not partly:
+    own = target.state_dict()
+    common = {name: value for name, value in state.items() if name in own}
+    other = [name for name, value in common.items() if value.shape != own[name].shape]
+    if other and not partial:
         raise TrainingError(
-            f"the loaded weights have {tuple(taken[other[0]].shape)} for {other[0]} and the model "
-            f"{tuple(known[other[0]].shape)}; they belong to another model."
+            f"the loaded weights have {tuple(common[other[0]].shape)} for {other[0]} and the model "
+            f"{tuple(own[other[0]].shape)}; they belong to another model."
         )
-    result = target.load_state_dict({name: taken[name] for name in taken.keys() - set(other)}, strict=False)
-    if result.missing_keys and not partly:
+    result = target.load_state_dict({name: common[name] for name in common.keys() - set(other)}, strict=False)
+    if result.missing_keys and not partial:
         raise TrainingError(f"the loaded weights lack {result.missing_keys[0]}; they belong to another model.")

@@ -1,7 +1,7 @@
-"""Stage ``refsam``: adapters, Cross-Modal MLP, dense attention, mask decoder and tracking learn sentences.
+"""Stage ``refsam``: RefSAM's adapters, Cross-Modal MLP, dense attention, mask decoder and tracking learn sentences.
 
 As published: single images first (``frames: [1]``), then clips of three frames, with gradients through the track tokens
-of the whole clip. SAM's image encoder and T5 stay as they are.
+of the whole clip. SAM's image encoder and T5 stay frozen.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from refervos.sam.checkpoints import load_sam
 from refervos.text.pretrained import load_t5
 from refervos.text.tokenizer import Tokenizer
 from refervos.training.losses import mask_losses
-from refervos.training.stages.referring import ReferringSettings, ReferringStage, fill, loaded_as
+from refervos.training.stages.referring import ReferringSettings, ReferringStage, copy_weights, load_as
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class RefSamSettings(ReferringSettings):
     """Settings of the stage.
 
     Attributes:
-        model: Shape of what is trained; SAM and text encoder bring their own.
+        model: Shape of the trained parts; the shapes of SAM and text encoder come with their weights.
         gradient_checkpointing: Recompute the adapted blocks in the backward pass, which saves memory and costs time.
     """
 
@@ -38,11 +38,11 @@ class RefSamSettings(ReferringSettings):
 
 
 class RefSamStage(ReferringStage):
-    """RefSAM on images or clips.
+    """Training of RefSAM on images or clips.
 
     Args:
-        settings: See there.
-        model: The weights to start from.
+        settings: Settings of the stage.
+        model: The model with its initial weights.
     """
 
     name: ClassVar[str] = "refsam"
@@ -50,47 +50,47 @@ class RefSamStage(ReferringStage):
 
     @classmethod
     def build(cls, settings: RefSamSettings, init: Mapping[str, Path], seed: int) -> RefSamStage:
-        """From ``sam`` and ``text``, or from an earlier stage (``model``); see ``build_refsam``."""
+        """Build the stage from ``sam`` and ``text``, or from an earlier stage (``model``); see ``build_refsam``."""
         model = build_refsam(settings.model, init, seed)
         model.gradient_checkpointing = settings.gradient_checkpointing
         return cls(settings, model)
 
     def published_losses(
-        self, logits: Sequence[Tensor], truths: Sequence[Tensor], voids: Sequence[Tensor] | None = None
+        self, logits: Sequence[Tensor], ground_truth: Sequence[Tensor], voids: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Every frame by itself, those in which the object is absent too."""
+        """Average the losses of single frames, including those without the object."""
 
         def frames(clips: Sequence[Tensor]) -> list[Tensor]:
             return [frame for clip in clips for frame in clip.split(1)]  # (1, H, W) each
 
-        return mask_losses(frames(logits), frames(truths), None if voids is None else frames(voids))
+        return mask_losses(frames(logits), frames(ground_truth), None if voids is None else frames(voids))
 
 
 def build_refsam(config: RefSamConfig, init: Mapping[str, Path], seed: int) -> RefSam:
-    """Put a RefSAM together.
+    """Build a RefSAM from frozen parts and, optionally, an earlier RefSAM.
 
     Args:
-        config: Adapters, dense attention, tracking; ``sam`` and ``text`` are replaced by what is loaded.
-        init: Where the frozen parts and the mask decoder's first weights come from: ``sam`` (a SAM, such as Meta's
-            ``sam_vit_b_01ec64.pth``) and ``text`` (a T5), or ``frozen`` (any RefSAM, whose decoder has learnt).
-            ``model`` or ``trained``: an earlier RefSAM whose trained parts are taken as far as the configuration has
-            them; ``model`` may bring the frozen parts as well.
-        seed: New weights are drawn from it.
+        config: Adapters, dense attention, tracking; ``sam`` and ``text`` are replaced by the loaded configurations.
+        init: Sources of the frozen parts and of the mask decoder's initial weights: ``sam`` (a SAM, such as Meta's
+            ``sam_vit_b_01ec64.pth``) and ``text`` (a T5), or ``frozen`` (any RefSAM, with its trained decoder).
+            ``model`` or ``trained``: an earlier RefSAM whose trained parts are copied as far as the configuration has
+            them; ``model`` may provide the frozen parts as well.
+        seed: Seed of new weights.
 
     Returns:
-        The model, image encoder and text encoder frozen.
+        The model, with frozen image encoder and text encoder.
 
     Raises:
-        TrainingError: When a part is missing or is not what its role says.
+        TrainingError: When a part is missing or does not match its role.
     """
     roles = [role for role in ("model", "trained") if role in init]
-    earlier = loaded_as(RefSam, init[roles[0]]) if roles else None
+    earlier = load_as(RefSam, init[roles[0]]) if roles else None
     tokenizer: Tokenizer | None
     if "sam" in init and "text" in init:
         sam = load_sam(init["sam"])
         text, tokenizer = load_t5(init["text"])
     else:
-        donor = loaded_as(RefSam, init["frozen"]) if "frozen" in init else earlier
+        donor = load_as(RefSam, init["frozen"]) if "frozen" in init else earlier
         if donor is None:
             raise TrainingError(
                 "RefSAM starts from 'sam' and 'text', from 'frozen', or from 'model'; give one of these under init."
@@ -98,11 +98,11 @@ def build_refsam(config: RefSamConfig, init: Mapping[str, Path], seed: int) -> R
         sam, text, tokenizer = donor.sam, donor.text, donor.tokenizer
     torch.manual_seed(seed)
     model = RefSam(replace(config, sam=sam.config, text=text.config), tokenizer)
-    fill(model.sam, sam.state_dict())
-    fill(model.text, text.state_dict())
+    copy_weights(model.sam, sam.state_dict())
+    copy_weights(model.text, text.state_dict())
     if earlier is not None:
-        learnt = earlier.trained_parts()
+        trained = earlier.trained_parts()
         for name, part in model.trained_parts().items():
-            if name in learnt:
-                fill(part, learnt[name].state_dict(), partly=True)
+            if name in trained:
+                copy_weights(part, trained[name].state_dict(), partial=True)
     return model

@@ -26,7 +26,7 @@ from refervos.training.distributed import mean_over_processes
 from refervos.training.losses import mask_losses
 from refervos.training.stages.movement import MovementHeads
 from refervos.training.stages.ranges import SHARE, WEIGHT
-from refervos.training.stages.referring import ReferringSettings, ReferringStage, fill, loaded_as
+from refervos.training.stages.referring import ReferringSettings, ReferringStage, copy_weights, load_as
 from refervos.typed_config import check_range
 
 
@@ -35,13 +35,13 @@ class SamwiseSettings(ReferringSettings):
     """Settings of both stages.
 
     Attributes:
-        model: Shape of the adapters and the CME; tracker and text encoder bring their own.
+        model: Shape of the adapters and the CME; the shapes of tracker and text encoder come with their weights.
         cme_weight: Weight of the CME's cross-entropy.
         freeze_norms: Keep the running statistics of the adapters' batch norms.
-        norm_momentum: How fast these follow; small batches want a longer average.
+        norm_momentum: Momentum of these statistics; small batches need a smaller one.
         movement: Weight of the auxiliary movement loss over the first two adapters, which must have HSA.
-        answered: Frames at the end of each clip that are answered, each by itself and without memory, which is cheap;
-            default all, each with what is remembered of those before.
+        answered: Number of frames at the end of each clip to predict, each without memory, which is cheap; default all
+            frames, each with the memory of those before.
     """
 
     model: SamwiseConfig = field(default_factory=SamwiseConfig)
@@ -55,7 +55,7 @@ class SamwiseSettings(ReferringSettings):
         super().__post_init__()
         check_range(self, cme_weight=WEIGHT, norm_momentum=SHARE, movement=WEIGHT)
         if self.movement and (self.data or not self.model.hsa):
-            raise TrainingError("movement is taught on drawn worlds, to adapters with HSA; set movement to 0.")
+            raise TrainingError("movement is trained on drawn worlds, in adapters with HSA; set movement to 0.")
         if self.answered is not None and not 1 <= self.answered <= min(self.frames):
             raise TrainingError(
                 f"answered is {self.answered}; it must be between 1 and the shortest clip's {min(self.frames)}."
@@ -75,17 +75,17 @@ class ImagesSettings(SamwiseSettings):
 
 @dataclass(frozen=True)
 class VideoSettings(SamwiseSettings):
-    """Settings of the video stage: clips of eight frames unless it says otherwise."""
+    """Settings of the video stage, by default with clips of eight frames."""
 
     frames: tuple[int, ...] = (8,)
 
 
 class _SamwiseStage(ReferringStage):
-    """What both stages share.
+    """Base of both stages.
 
     Args:
-        settings: See there.
-        model: The weights to start from.
+        settings: Settings of the stage.
+        model: The model with its initial weights.
     """
 
     settings: SamwiseSettings
@@ -95,32 +95,32 @@ class _SamwiseStage(ReferringStage):
         super().__init__(settings, model)
         for module in self._norms():
             module.momentum = settings.norm_momentum
-        some: Any = model.adapters[:2]
-        self.mover = MovementHeads(some, model.config.adapter_width) if settings.movement else None
+        early: Any = model.adapters[:2]
+        self.mover = MovementHeads(early, model.config.adapter_width) if settings.movement else None
 
-    def movements(self) -> tuple[int, int] | None:
-        """Cells as large as a token of the second adapter."""
+    def movement_cells(self) -> tuple[int, int] | None:
+        """Return cells of the size of the second adapter's tokens, and the model's window."""
         if self.mover is None:
             return None
         return 16, self.model.config.clip_length
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The movement heads learn as well."""
+        """Return the groups of the trained parts, and one of the movement heads."""
         heads = [] if self.mover is None else [{"params": list(self.mover.parameters()), "rate_scale": 1.0}]
         return [*super().parameter_groups(), *heads]
 
-    def answer(self, batch: dict[str, Any]) -> SamwiseOutput:
-        """The last frames alone where the settings say so."""
+    def predict(self, batch: dict[str, Any]) -> SamwiseOutput:
+        """Run the model on a batch; return only the last frames if the settings say so."""
         return self.model(
             batch["pixels"], batch["ids"], batch["verbs"], chunk=batch["chunk"], answered=self.settings.answered
         )
 
     def _norms(self) -> list[Any]:
-        # Also those that take their statistics from all processes, of which torch's own is no BatchNorm2d.
+        # _BatchNorm includes torch's SyncBatchNorm, which is no BatchNorm2d.
         return [module for module in self.model.adapters.modules() if isinstance(module, _BatchNorm)]
 
     def train(self, mode: bool = True) -> _SamwiseStage:
-        """Training mode, but for the frozen parts and, where wanted, the batch norms."""
+        """Set training mode except for the frozen parts and, with ``freeze_norms``, the batch norms."""
         super().train(mode)
         if self.settings.freeze_norms:
             for module in self._norms():
@@ -128,15 +128,15 @@ class _SamwiseStage(ReferringStage):
         return self
 
     def published_losses(
-        self, logits: Sequence[Tensor], truths: Sequence[Tensor], voids: Sequence[Tensor] | None = None
+        self, logits: Sequence[Tensor], ground_truth: Sequence[Tensor], voids: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """All frames of a clip together."""
-        return mask_losses(logits, truths, voids)
+        """Compute the losses with all frames of a clip in one row."""
+        return mask_losses(logits, ground_truth, voids)
 
     def add_losses(self, losses: dict[str, Tensor], output: Any, batch: dict[str, Any]) -> None:
-        """The movement loss; the CME's cross-entropy, and how often it should have switched.
+        """Add the movement loss, the CME's cross-entropy, and the share of decisions labelled as switches.
 
-        These two are not a number where no decision has a label: in short clips, and in validation.
+        The last two are NaN without labelled decisions: in short clips, and in validation.
         """
         if self.mover is not None and self.training:
             losses["movement"] = self.mover(batch["movements"])
@@ -144,65 +144,65 @@ class _SamwiseStage(ReferringStage):
         if not self.model.config.cme:
             return
         logits, labels = output.cme_logits, output.cme_labels
-        wrong = cme_loss(logits, labels, mean_over_processes)
-        losses["loss"] = losses["loss"] + self.settings.cme_weight * wrong
+        cme = cme_loss(logits, labels, mean_over_processes)
+        losses["loss"] = losses["loss"] + self.settings.cme_weight * cme
         labelled = (labels != IGNORED_LABEL).sum()
-        losses["cme"] = torch.where(labelled > 0, wrong.detach(), torch.nan)
+        losses["cme"] = torch.where(labelled > 0, cme.detach(), torch.nan)
         losses["switches"] = (labels == 1).sum() / labelled
 
 
 class ImagesStage(_SamwiseStage):
-    """Adapters on single images."""
+    """Training of the adapters on single images."""
 
     name: ClassVar[str] = "images"
     Settings: ClassVar[type] = ImagesSettings
 
     @classmethod
     def build(cls, settings: ImagesSettings, init: Mapping[str, Path], seed: int) -> ImagesStage:
-        """From ``tracker`` (SAM2) and ``text``, or from an earlier image stage (``model``)."""
+        """Build the stage from ``tracker`` (SAM2) and ``text``, or from an earlier image stage (``model``)."""
         return cls(settings, build_samwise(settings.model, init, seed, object_score=settings.object_score, cme=False))
 
 
 class VideoStage(_SamwiseStage):
-    """Adapters and CME on clips."""
+    """Training of adapters and CME on clips."""
 
     name: ClassVar[str] = "video"
     Settings: ClassVar[type] = VideoSettings
 
     @classmethod
     def build(cls, settings: VideoSettings, init: Mapping[str, Path], seed: int) -> VideoStage:
-        """From ``tracker`` and ``text``, with ``adapters`` of an image stage; or from an earlier stage (``model``)."""
+        """Build the stage from ``tracker``, ``text`` and an image stage's ``adapters``, or an earlier ``model``."""
         return cls(settings, build_samwise(settings.model, init, seed))
 
 
 def build_samwise(
     config: SamwiseConfig, init: Mapping[str, Path], seed: int, *, object_score: bool = True, cme: bool | None = None
 ) -> Samwise:
-    """Put a SAMWISE together.
+    """Build a SAMWISE from frozen parts and, optionally, an earlier SAMWISE.
 
     Args:
-        config: Adapters, CME and protocol; ``sam2`` and ``text`` are replaced by what is loaded.
-        init: Where the frozen parts come from: ``tracker`` (a SAM2) and ``text`` (of a language stage), or ``frozen``
-            (any SAMWISE, of which nothing else is taken). ``model`` or ``adapters``: an earlier SAMWISE whose trained
-            parts are taken as far as the configuration has them; ``model`` may bring the frozen parts as well.
-        seed: New weights are drawn from it.
-        object_score: Whether SAM2's object score head is kept.
+        config: Adapters, CME and protocol; ``sam2`` and ``text`` are replaced by the loaded configurations.
+        init: Sources of the frozen parts: ``tracker`` (a SAM2) and ``text`` (of a language stage), or ``frozen`` (any
+            SAMWISE, of which nothing else is used). ``model`` or ``adapters``: an earlier SAMWISE whose trained parts
+            are copied as far as the configuration has them; ``model`` may provide the frozen parts as well.
+        seed: Seed of new weights.
+        object_score: Keep SAM2's object score head.
         cme: Overrides ``config.cme``.
 
     Returns:
-        The model, tracker and text encoder frozen.
+        The model, with frozen tracker and text encoder.
 
     Raises:
-        TrainingError: When a part is missing or is not what its role says.
+        TrainingError: When a part is missing or does not match its role.
     """
     roles = [role for role in ("model", "adapters") if role in init]
-    earlier = loaded_as(Samwise, init[roles[0]]) if roles else None
+    earlier = load_as(Samwise, init[roles[0]]) if roles else None
     tokenizer: Tokenizer | None = None
     if "tracker" in init and "text" in init:
-        tracker = loaded_as(Sam2Segmenter, init["tracker"]).tracker
+        tracker = load_as(Sam2Segmenter, init["tracker"]).tracker
         text, tokenizer = load_text(init["text"])
     elif "frozen" in init:
-        donor = loaded_as(Samwise, init["frozen"])
+        donor = load_as(Samwise, init["frozen"])
         tracker, text, tokenizer = donor.tracker, donor.text, donor.tokenizer
     elif earlier is not None:
         tracker, text, tokenizer = earlier.tracker, earlier.text, earlier.tokenizer
@@ -221,11 +221,11 @@ def build_samwise(
         ),
         tokenizer,
     )
-    fill(model.tracker, tracker.state_dict())
-    fill(model.text, text.state_dict())
+    copy_weights(model.tracker, tracker.state_dict())
+    copy_weights(model.text, text.state_dict())
     if earlier is not None:
         for part in ("adapters", "motion_features", "text_prompt", "motion_prompt", "cme"):
             source, target = getattr(earlier, part), getattr(model, part)
             if source is not None and target is not None:
-                fill(target, source.state_dict(), partly=True)
+                copy_weights(target, source.state_dict(), partial=True)
     return model

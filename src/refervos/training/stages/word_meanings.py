@@ -1,7 +1,7 @@
-"""What words mean, from a sentence encoder that has read much: the teacher of a small text encoder.
+"""Distillation of word vectors from a large sentence encoder, the teacher, into a small text encoder.
 
-A small encoder that reads drawn worlds alone knows the words of those worlds. From the vectors of a large one for many
-everyday words it learns which words are near each other, so that it understands a synonym which no scene came with.
+A small encoder trained on drawn worlds alone knows only their words. From the teacher's vectors of many everyday words
+it learns which words are similar, so that it understands synonyms that occur in no scene.
 """
 
 from __future__ import annotations
@@ -24,49 +24,49 @@ from refervos.worlds.nouns import everyday_nouns
 from refervos.worlds.shapes import COLOURS, KINDS
 from refervos.worlds.wording import PHRASES
 
-_AT_ONCE = 256  # words that the teacher reads together
+_BATCH = 256  # words in a batch of the teacher
 
 
 @dataclass(frozen=True)
 class WordMeanings:
-    """Words and what a teacher makes of them.
+    """Words and a teacher's vectors of them.
 
     Attributes:
         words: Words, some of several parts.
-        vectors: float32 (W, D), of length one, without what all words share.
+        vectors: Centred unit vectors, float32 (W, D).
     """
 
     words: tuple[str, ...]
     vectors: Tensor
 
     @classmethod
-    def of(cls, teacher: Path, words_file: Path | None) -> WordMeanings:
-        """Ask a teacher for the words of the worlds, and for those of a file.
+    def from_teacher(cls, teacher: Path, words_file: Path | None) -> WordMeanings:
+        """Compute a teacher's vectors of the worlds' words and of those in a file.
 
         Args:
             teacher: Folder of a BERT-like sentence encoder, such as all-MiniLM-L6-v2, with its tokenizer.
             words_file: A text file with one word a line, or None.
 
         Raises:
-            MissingDependencyError: When transformers is not installed, which reads the teacher.
+            MissingDependencyError: When transformers, which loads the teacher, is not installed.
             TrainingError: When the teacher or the file cannot be read.
         """
-        words = words_of(words_file)
+        words = taught_words(words_file)
         try:
             from transformers import AutoModel, AutoTokenizer
         except ModuleNotFoundError as error:
             raise MissingDependencyError(
-                "a teacher is read by transformers; install refervos[transformers]."
+                "a teacher is loaded with transformers; install refervos[transformers]."
             ) from error
         try:
             tokenizer = AutoTokenizer.from_pretrained(teacher)
             model = AutoModel.from_pretrained(teacher).eval()
         except (OSError, ValueError) as error:
-            raise TrainingError(f"{teacher} is no sentence encoder that transformers reads: {error}") from error
+            raise TrainingError(f"{teacher} is no sentence encoder that transformers can load: {error}") from error
         parts = []
         with torch.no_grad():
-            for start in range(0, len(words), _AT_ONCE):
-                batch = tokenizer(list(words[start : start + _AT_ONCE]), return_tensors="pt", padding=True)
+            for start in range(0, len(words), _BATCH):
+                batch = tokenizer(list(words[start : start + _BATCH]), return_tensors="pt", padding=True)
                 states = model(**batch).last_hidden_state  # (w, L, D)
                 keep = batch["attention_mask"].unsqueeze(-1)
                 parts.append((states * keep).sum(1) / keep.sum(1))
@@ -74,8 +74,8 @@ class WordMeanings:
         return cls(words, F.normalize(vectors - vectors.mean(dim=0), dim=-1))
 
 
-def words_of(file: Path | None) -> tuple[str, ...]:
-    """The words whose meaning is taught: shapes, colours, the nouns of the worlds with their synonyms, and a file's.
+def taught_words(file: Path | None) -> tuple[str, ...]:
+    """List the words to distil: shapes, colours, the nouns of the worlds with their synonyms, and those of a file.
 
     Args:
         file: A text file with one word a line, or None.
@@ -95,20 +95,20 @@ def sentence_about(word: str, rng: np.random.Generator) -> str:
     phrases = PHRASES[list(PHRASES)[int(rng.integers(len(PHRASES)))]]
     phrase = phrases[int(rng.integers(len(phrases)))]
     colour = [*COLOURS, "", "", "", ""][int(rng.integers(len(COLOURS) + 4))]
-    luck = rng.random()
-    if luck < 0.3:
+    chance = rng.random()
+    if chance < 0.3:
         return f"the {colour} {word}".replace("  ", " ")
-    if "{ref}" in phrase and luck < 0.65:
+    if "{ref}" in phrase and chance < 0.65:
         return "the " + phrase.format("thing", ref=f"the {word}")
     return "the " + phrase.format(f"{colour} {word}".strip(), ref="the circle")
 
 
 class MeaningHeads(nn.Module):
-    """Two linear layers from the states of a word and of the first token to the teacher's vector of the word.
+    """Linear layers from the states of a word, and from the sentence's summary, to the teacher's vector of the word.
 
     Args:
         width: Channels of the text encoder.
-        meanings: The vectors to learn.
+        meanings: The vectors to distil.
     """
 
     def __init__(self, width: int, meanings: WordMeanings) -> None:
@@ -118,64 +118,65 @@ class MeaningHeads(nn.Module):
         self.vectors: Tensor
         self.register_buffer("vectors", meanings.vectors, persistent=False)
 
-    def forward(self, states: Tensor, summary: Tensor, inside: Tensor, word: Tensor) -> dict[str, Tensor]:
-        """How far the words' vectors are from the teacher's.
+    def forward(self, states: Tensor, summary: Tensor, in_word: Tensor, word: Tensor) -> dict[str, Tensor]:
+        """Compute the cosine distance between the predicted word vectors and the teacher's.
 
         Args:
-            states: Of the tokens (N, L, width).
-            summary: The vector that stands for each sentence (N, width).
-            inside: bool (N, L), the tokens of the word.
-            word: int64 (N,), which word it is; -1 where nothing is taught.
+            states: States of the tokens (N, L, width).
+            summary: Summary vector of each sentence (N, width).
+            in_word: Tokens of the word, bool (N, L).
+            word: Index of the word, int64 (N,); -1 for none.
 
         Returns:
-            ``meaning``, one minus the cosine, for the word's tokens and half for the summary; ``nearest``, the share of
-            the words whose own vector is the nearest of all.
+            ``meaning``, one minus the cosine, for the word's tokens plus half of that for the summary; ``nearest``, the
+            share of the words whose own vector is the nearest of all.
         """
-        share = inside / inside.sum(1, keepdim=True).clamp(min=1)
+        share = in_word / in_word.sum(1, keepdim=True).clamp(min=1)
         own = torch.einsum("nl,nlc->nc", share.to(states.dtype), states)
         taught = (word >= 0).to(states.dtype)
-        wanted = self.vectors[word.clamp(min=0)]
-        read = F.normalize(self.word(own), dim=-1)
-        wrong = 1 - (read * wanted).sum(-1) + 0.5 * (1 - F.cosine_similarity(self.summary(summary), wanted, dim=-1))
+        target = self.vectors[word.clamp(min=0)]
+        predicted = F.normalize(self.word(own), dim=-1)
+        in_summary = F.cosine_similarity(self.summary(summary), target, dim=-1)
+        distance = 1 - (predicted * target).sum(-1) + 0.5 * (1 - in_summary)
         with torch.no_grad():
-            right = ((read @ self.vectors.T).argmax(-1) == word).to(states.dtype)
+            right = ((predicted @ self.vectors.T).argmax(-1) == word).to(states.dtype)
         count = taught.sum()
         return {
-            "meaning": mean_over_processes((wrong * taught).sum(), count),
+            "meaning": mean_over_processes((distance * taught).sum(), count),
             "nearest": (right * taught).sum() / count.clamp(min=1),
         }
 
 
-def begin_with_meanings(embeddings: nn.Embedding, tokenizer: Tokenizer, meanings: WordMeanings) -> int:
-    """Let the embeddings of tokens that are whole words begin as what the words mean, in as many dimensions as fit.
+def initialise_embeddings(embeddings: nn.Embedding, tokenizer: Tokenizer, meanings: WordMeanings) -> int:
+    """Initialise the embeddings of tokens that are whole words with the teacher's vectors, reduced to their width.
 
     Args:
-        embeddings: Of the tokens (V, C), changed in place.
-        tokenizer: Makes tokens of words.
-        meanings: The words' vectors (W, D); where D is less than C the rest stays random.
+        embeddings: Embeddings of the tokens (V, C), changed in place.
+        tokenizer: The encoder's tokenizer.
+        meanings: The words' vectors (W, D); if D is less than C, the remaining dimensions stay random.
 
     Returns:
-        How many words are one token.
+        Number of words that are one token.
     """
     width = embeddings.weight.shape[1]
     _, _, axes = torch.linalg.svd(meanings.vectors, full_matrices=False)
-    least = meanings.vectors @ axes[:width].T  # (W, C): what tells the words apart most
+    reduced = meanings.vectors @ axes[:width].T  # (W, C): the principal components
     with torch.no_grad():
-        least *= embeddings.weight.std() / least.std()
+        reduced *= embeddings.weight.std() / reduced.std()
         count = 0
-        for word, vector in zip(meanings.words, least, strict=True):
-            for spelled in (word, f"the {word}"):  # at the start of a sentence and inside it are two tokens
-                ids, inside = tokenizer.encode(spelled, [word])
-                own = [token for token, within in zip(ids, inside, strict=True) if within]
+        for word, vector in zip(meanings.words, reduced, strict=True):
+            for text in (word, f"the {word}"):  # a word has different tokens at the start of a sentence and inside it
+                ids, in_word = tokenizer.encode(text, [word])
+                own = [token for token, within in zip(ids, in_word, strict=True) if within]
                 if len(own) == 1:
                     embeddings.weight[own[0], : len(vector)] = vector
-                    count += spelled != word
+                    count += text != word
     return count
 
 
-def word_sample(words: Sequence[str], tokenizer: Tokenizer, limit: int, rng: np.random.Generator) -> Any:
-    """A sentence about one of the words: token ids (L,), bool (L,) for the word's own, and which word it is."""
-    which = int(rng.integers(len(words)))
-    word = words[which]
-    ids, inside = tokenizer.encode(sentence_about(word, rng), [word], limit=limit)
-    return np.array(ids), np.array(inside), which
+def draw_word_sample(words: Sequence[str], tokenizer: Tokenizer, limit: int, rng: np.random.Generator) -> Any:
+    """Draw a sentence about one of the words: its token ids (L,), the word's own tokens bool (L,), the word's index."""
+    index = int(rng.integers(len(words)))
+    word = words[index]
+    ids, in_word = tokenizer.encode(sentence_about(word, rng), [word], limit=limit)
+    return np.array(ids), np.array(in_word), index

@@ -1,4 +1,4 @@
-"""Clips and sentences that the referring stages take from benchmarks."""
+"""Clips and sentences that the referring stages draw from benchmarks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 from refervos.data.sample import Dataset, ImageArray, Mask, Sample, Video
 from refervos.errors import DataError, TrainingError
 from refervos.placement import letterbox
-from refervos.training.stages.clip_sources import AskedClip, BenchmarkClips, mirrored, sample_times
+from refervos.training.stages.clip_sources import BenchmarkClips, ReferringClip, mirror_expression, sample_times
 
 SIDE = 64
 
 
 @dataclass(frozen=True)
-class Painted:
-    """Frames whose grey level tells their number, 48 pixels wide and 32 high."""
+class NumberedFrames:
+    """Frames whose grey level encodes their index, 48 pixels wide and 32 high."""
 
     count: int
     height: int = 32
@@ -36,15 +36,15 @@ class Painted:
 
 @dataclass(frozen=True)
 class Column:
-    """A target that fills the columns from ``left`` on, eight wide, in the annotated frames of ``seen``.
+    """Ground truth of eight full columns from ``left`` on in the frames of ``seen``.
 
-    In the frames of ``holes`` the rows from 20 on of the left half do not count.
+    In the frames of ``voids`` the rows from 20 on of the left half are void.
     """
 
     left: int
     annotated: tuple[int, ...]
     seen: tuple[int, ...]
-    holes: tuple[int, ...] | None = None
+    voids: tuple[int, ...] | None = None
 
     def mask(self, index: int) -> Mask:
         assert index in self.annotated
@@ -53,17 +53,17 @@ class Column:
         return mask
 
     def void(self, index: int) -> Mask | None:
-        if self.holes is None:
+        if self.voids is None:
             return None
         void = np.zeros((32, 48), bool)
-        void[20:, :24] = index in self.holes
+        void[20:, :24] = index in self.voids
         return void
 
 
 def dataset(frames: int = 20, videos: int = 3, height: int = 32) -> Dataset:
     samples = []
     for number in range(videos):
-        video = Video(f"v{number}", Painted(frames, height))
+        video = Video(f"v{number}", NumberedFrames(frames, height))
         everywhere = tuple(range(frames))
         samples += [
             Sample(video, "0", "the left one", Column(0, everywhere, everywhere), has_target=True, kind="place"),
@@ -83,8 +83,8 @@ def clips(data: Dataset, batch: int = 4, stride: int = 8, **settings: object) ->
     )
 
 
-def times(clip: AskedClip) -> list[int]:
-    """Which frames a clip shows, read from their grey level."""
+def times(clip: ReferringClip) -> list[int]:
+    """Read the indices of a clip's frames from their grey level."""
     grey = (clip.pixels[:, 0, 0, 0] * 0.229 + 0.485) * 63.75
     return [round(value) for value in grey.tolist()]
 
@@ -99,14 +99,14 @@ def times(clip: AskedClip) -> list[int]:
         ("righteous man who left", "righteous man who right"),
     ],
 )
-def test_left_and_right_change_places_as_whole_words(sentence: str, other: str) -> None:
-    assert mirrored(sentence) == other
-    assert mirrored(other) == sentence
+def test_left_and_right_are_swapped_as_whole_words(sentence: str, other: str) -> None:
+    assert mirror_expression(sentence) == other
+    assert mirror_expression(other) == sentence
 
 
 @pytest.mark.parametrize("sampling", ["neighbours", "mixed"])
 @pytest.mark.parametrize("length", [1, 5, 8, 9, 30])
-def test_a_clip_holds_its_anchor(sampling: str, length: int) -> None:
+def test_a_clip_contains_its_anchor(sampling: str, length: int) -> None:
     rng = np.random.default_rng(3)
     seen: Counter[int] = Counter()
     for anchor in list(range(length)) * 20:
@@ -128,33 +128,33 @@ def test_a_clip_holds_its_anchor(sampling: str, length: int) -> None:
     assert sample_times(3, 9, 1, sampling, rng) == [3]  # type: ignore[arg-type]
 
 
-def test_mixed_clips_reach_far() -> None:
+def test_mixed_clips_contain_distant_frames() -> None:
     rng = np.random.default_rng(0)
     reach = {time for _ in range(200) for time in sample_times(50, 101, 8, "mixed", rng)}
     assert min(reach) < 10
     assert max(reach) > 90
 
 
-def test_an_epoch_has_every_sentence_at_every_anchor_once() -> None:
+def test_an_epoch_contains_every_sentence_at_every_anchor_once() -> None:
     """20 frames have 3 anchors for clips of 8: 3 videos x 3 sentences x 3 anchors."""
     source = clips(dataset(), batch=4)
     assert len(source) == 27
     orders = []
     for epoch in range(2):
-        entries = [divmod(place, 4) for place in range(27 * epoch, 27 * (epoch + 1))]
+        entries = [divmod(position, 4) for position in range(27 * epoch, 27 * (epoch + 1))]
         drawn = [source.draw(step, index, (0, 0, 0), 1, 1) for step, index in entries]
-        asked = [(clip.expressions[0].replace("left", "right"), times(clip)[0]) for clip in drawn]
-        # "left" and "right", whichever is mirrored, count alike here
-        assert Counter(asked) == {
+        contents = [(clip.expressions[0].replace("left", "right"), times(clip)[0]) for clip in drawn]
+        # "left" and "right", count alike here, whichever is mirrored
+        assert Counter(contents) == {
             (sentence, time): 6 if "right" in sentence else 3
             for sentence in ("the right one", "the pink one")
             for time in (0, 8, 16)
         }
-        orders.append(asked)
+        orders.append(contents)
     assert orders[0] != orders[1]
 
 
-def test_samples_follow_from_their_number_alone() -> None:
+def test_samples_depend_on_step_index_and_key_only() -> None:
     one, other = clips(dataset()), clips(dataset())
     for step, index in ((3, 1), (0, 0), (11, 3)):
         a, b = (source.draw(step, index, (5, 0, 0), 4, 2) for source in (one, other))
@@ -163,16 +163,16 @@ def test_samples_follow_from_their_number_alone() -> None:
         assert torch.equal(a.masks, b.masks)
 
 
-def test_mirroring_turns_pixels_masks_and_words() -> None:
+def test_mirroring_flips_pixels_masks_and_words() -> None:
     straight, turned = (clips(dataset(), flip=flip).draw(0, 0, (1, 0, 0), 2, 2) for flip in (0.0, 1.0))
-    assert {straight.inside, turned.inside} == {(42, 64)}
+    assert {straight.frame_size, turned.frame_size} == {(42, 64)}
     for clip in (straight, turned):
         assert clip.masks.shape == (2, 2, SIDE, SIDE)
         assert not clip.masks[..., 42:, :].any()  # nothing in the padding
         for expression, masks in zip(clip.expressions, clip.masks, strict=True):
             side = {"left": masks[:, :42, :10], "right": masks[:, :42, 54:]}.get(expression.split()[1])
             assert side is None or side.all()
-    assert list(map(mirrored, straight.expressions)) == list(turned.expressions)
+    assert list(map(mirror_expression, straight.expressions)) == list(turned.expressions)
     assert torch.equal(straight.masks.any(-1), turned.masks.any(-1))
 
 
@@ -187,27 +187,27 @@ def test_other_sentences_are_about_the_same_video_and_frames() -> None:
     assert again.expressions[:2] == again.expressions[3:]
 
 
-def test_the_target_is_visible_somewhere_in_the_clip() -> None:
-    video = Video("v", Painted(60))
+def test_the_target_is_visible_in_nearly_every_clip() -> None:
+    video = Video("v", NumberedFrames(60))
     rare = Sample(video, "0", "it", Column(0, tuple(range(60)), tuple(range(12))), has_target=True)
     source = clips(Dataset("rare", "train", (rare,)), sampling="neighbours")
     drawn = [source.draw(step, 0, (1, 0, 0), 8, 1) for step in range(40)]
     assert sum(bool(clip.masks.any()) for clip in drawn) > 30
 
 
-def test_only_annotated_frames_are_shown() -> None:
-    video = Video("v", Painted(20))
+def test_only_annotated_frames_are_drawn() -> None:
+    video = Video("v", NumberedFrames(20))
     sparse = Sample(video, "0", "it", Column(0, (0, 5, 10, 15), (0, 5, 10, 15)), has_target=True)
     clip = clips(Dataset("sparse", "train", (sparse,))).draw(0, 0, (1, 0, 0), 3, 1)
     assert set(times(clip)) <= {0, 5, 10, 15}
 
 
-def test_secret_expressions_are_left_out() -> None:
-    secret = Sample(Video("v", Painted(4)), "0", "it")
-    both = Dataset("both", "train", (secret, *dataset(frames=4, videos=1).samples))
+def test_expressions_without_masks_are_left_out() -> None:
+    hidden = Sample(Video("v", NumberedFrames(4)), "0", "it")
+    both = Dataset("both", "train", (hidden, *dataset(frames=4, videos=1).samples))
     assert len(clips(both)) == 3
-    with pytest.raises(TrainingError, match="secret test has no masks"):
-        clips(Dataset("secret", "test", (secret,)))
+    with pytest.raises(TrainingError, match="hidden test has no masks to train on"):
+        clips(Dataset("hidden", "test", (hidden,)))
 
 
 def test_masks_of_another_size_are_refused() -> None:
@@ -215,22 +215,22 @@ def test_masks_of_another_size_are_refused() -> None:
         clips(dataset(videos=1, height=40)).draw(0, 0, (1, 0, 0), 2, 1)
 
 
-def holed(*holes: int) -> Dataset:
+def with_voids(*voids: int) -> Dataset:
     """One video of four frames, in some of which pixels are void for one of two sentences."""
-    video, all_ = Video("v", Painted(4)), (0, 1, 2, 3)
+    video, all_ = Video("v", NumberedFrames(4)), (0, 1, 2, 3)
     return Dataset(
         "painted",
         "train",
         (
-            Sample(video, "0", "the left one", Column(0, all_, all_, holes), has_target=True),
+            Sample(video, "0", "the left one", Column(0, all_, all_, voids), has_target=True),
             Sample(video, "1", "the right one", Column(40, all_, all_), has_target=True),
         ),
     )
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_void_pixels_are_placed_and_mirrored_as_masks_are(flip: float) -> None:
-    source = clips(holed(1, 3), batch=2, stride=4, flip=flip)
+def test_void_pixels_are_placed_and_mirrored_like_masks(flip: float) -> None:
+    source = clips(with_voids(1, 3), batch=2, stride=4, flip=flip)
     for index in range(2):
         clip = source.draw(0, index, (1, 0, 0), 4, 2)
         void, masks = clip.void, clip.masks
@@ -238,11 +238,11 @@ def test_void_pixels_are_placed_and_mirrored_as_masks_are(flip: float) -> None:
         assert void.shape == masks.shape == (2, 4, SIDE, SIDE)
         assert void.dtype == torch.bool
         (row,) = void.flatten(1).any(1).nonzero()[:, 0].tolist()
-        assert clip.expressions[row] == (mirrored("the left one") if flip else "the left one")
+        assert clip.expressions[row] == (mirror_expression("the left one") if flip else "the left one")
         assert void[row].flatten(1).any(1).tolist() == [False, True, False, True]
         half = void[row, 1]
         rows, columns = (half.any(axis).nonzero()[:, 0] for axis in (1, 0))
-        # 20 to 31 of 32, which are 42 in the square; nothing is in the padding below.
+        # Rows 20 to 31 of 32, scaled to 42 in the square; the padding below has none.
         assert (int(rows[0]), int(rows[-1])) == (26, 41)
         assert (int(columns[0]), int(columns[-1])) == ((32, 63) if flip else (0, 31))
         assert half.sum() == len(rows) * len(columns)
@@ -250,18 +250,18 @@ def test_void_pixels_are_placed_and_mirrored_as_masks_are(flip: float) -> None:
         assert masks[row, 0].sum() > masks[row, 1].sum() > 0
 
 
-def test_data_without_void_pixels_draws_none() -> None:
-    for data in (dataset(), holed()):
+def test_clips_without_void_pixels_have_no_void_mask() -> None:
+    for data in (dataset(), with_voids()):
         assert clips(data, flip=0.0).draw(0, 0, (1, 0, 0), 2, 2).void is None
 
 
 def test_void_pixels_of_another_size_are_refused() -> None:
     @dataclass(frozen=True)
-    class Wrong(Column):
+    class SmallVoid(Column):
         def void(self, index: int) -> Mask | None:
             return np.ones((16, 24), bool)
 
-    video, all_ = Video("v", Painted(4)), (0, 1, 2, 3)
-    data = Dataset("painted", "train", (Sample(video, "0", "it", Wrong(0, all_, all_), has_target=True),))
+    video, all_ = Video("v", NumberedFrames(4)), (0, 1, 2, 3)
+    data = Dataset("painted", "train", (Sample(video, "0", "it", SmallVoid(0, all_, all_), has_target=True),))
     with pytest.raises(DataError, match="frames and masks are 24x16 and 48x32"):
         clips(data).draw(0, 0, (1, 0, 0), 2, 1)

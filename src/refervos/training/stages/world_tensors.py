@@ -1,4 +1,4 @@
-"""World clips as a model in training sees them: sizes, pixels, masks, and what fills each cell."""
+"""World clips as training tensors: sizes, pixels, masks, and labels of cells."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from torch import Tensor
 from refervos.placement import letterbox
 from refervos.worlds import COLOURS, KINDS, TEXTURES, Clip, Sprites, WorldConfig, draw_clip
 
-UNCLEAR = -100
-"""Label of a cell whose content is no clear case (``cross_entropy`` ignores it)."""
+UNLABELLED = -100
+"""Label of a cell without clear contents (``cross_entropy`` ignores it)."""
 
 COLOUR_NAMES, TEXTURE_NAMES = tuple(COLOURS), tuple(TEXTURES)
 
 
 def open_sprites(world: WorldConfig) -> Sprites | None:
-    """Read the cut-outs of a world once for a whole stage; None where it has none."""
+    """Read the cut-outs of a world once for a whole stage; return None if it has none."""
     return None if world.sprites is None else Sprites.open(world.sprites, world.designs)
 
 
 def kind_names(sprites: Sprites | None) -> tuple[str, ...]:
-    """Every kind of thing that a world may show: the shapes, then what the cut-outs show."""
+    """List all kinds of objects in a world: the shapes, then the subjects of the cut-outs."""
     return (*KINDS, *(() if sprites is None else sprites.subjects))
 
 
 def frame_size(image_size: int, aspect: float) -> tuple[int, int]:
-    """Height and width of a frame whose long side fills the model's square.
+    """Compute height and width of a frame whose long side fills the model's square.
 
     Args:
         image_size: Side of the square.
@@ -54,10 +54,10 @@ def draw_framed(
     """Draw a clip in one of several aspect ratios.
 
     Args:
-        seed: The clip and its size follow from it.
-        world: What scenes are like; its size and length are replaced.
-        frames: Length.
-        aspects: Width over height, one is chosen.
+        seed: Seed of the clip and its size.
+        world: Distribution of scenes; its size and length are replaced.
+        frames: Number of frames.
+        aspects: Width over height; one is chosen at random.
         image_size: Side of the model's square, the clip's long side.
         sprites: The world's cut-outs, see ``open_sprites``.
 
@@ -69,13 +69,13 @@ def draw_framed(
     return draw_clip([*seed, 0], replace(world, height=height, width=width, frames=frames), sprites)
 
 
-def recoloured(frames: npt.NDArray[np.uint8], strength: float, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Mix the colour channels of a clip a little, and make it brighter or darker.
+def jitter_colours(frames: npt.NDArray[np.uint8], strength: float, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Jitter the colours of a clip: mix the channels and change the brightness.
 
     Args:
         frames: RGB (T, H, W, 3).
-        strength: Standard deviation of what each channel gets of each other and of itself; 0 leaves all as it is.
-        rng: Chooses; the same for all frames.
+        strength: Standard deviation of the change of each entry of the mixing matrix; 0 for no change.
+        rng: Random generator; all frames get the same change.
 
     Returns:
         RGB (T, H, W, 3).
@@ -83,29 +83,29 @@ def recoloured(frames: npt.NDArray[np.uint8], strength: float, rng: np.random.Ge
     if not strength:
         return frames
     mixed = np.eye(3, dtype=np.float32) + strength * rng.standard_normal((3, 3)).astype(np.float32)
-    lighter = np.float32(100 * strength * rng.standard_normal())
-    return (frames.astype(np.float32) @ mixed + lighter).clip(0, 255).astype(np.uint8)
+    brightness = np.float32(100 * strength * rng.standard_normal())
+    return (frames.astype(np.float32) @ mixed + brightness).clip(0, 255).astype(np.uint8)
 
 
 def place_frames(frames: npt.NDArray[np.uint8], image_size: int) -> Tensor:
-    """Frames (T, H, W, 3) letterboxed and normalised, float32 (T, 3, S, S)."""
+    """Letterbox and normalise frames: (T, H, W, 3) -> float32 (T, 3, S, S)."""
     height, width = frames.shape[1:3]
     placement = letterbox((height, width), image_size, image_size)
     return torch.stack([placement.place(torch.from_numpy(frame).permute(2, 0, 1)) for frame in frames])
 
 
 def place_masks(masks: npt.NDArray[np.bool_], image_size: int) -> Tensor:
-    """Masks (..., H, W) of frames that fill the square's long side, padded to bool (..., S, S)."""
+    """Pad masks of frames whose long side fills the square: (..., H, W) -> bool (..., S, S)."""
     height, width = masks.shape[-2:]
     return F.pad(torch.from_numpy(masks), (0, image_size - width, 0, image_size - height))
 
 
-MOVEMENTS = 6
-"""Numbers that tell how what fills a cell moves, see ``cell_movements``."""
+MOVEMENT_CHANNELS = 6
+"""Numbers that describe the movement in a cell, see ``cell_movements``."""
 
 
 def cell_movements(clip: Clip, image_size: int, cell: int, reach: int) -> Tensor:
-    """Tell how what fills each square cell moves.
+    """Compute the movement of the object that fills each square cell.
 
     Args:
         clip: The clip.
@@ -114,15 +114,15 @@ def cell_movements(clip: Clip, image_size: int, cell: int, reach: int) -> Tensor
         reach: Frames in a window, the frame itself included.
 
     Returns:
-        float32 (T, S/cell, S/cell, 6), each of them around one for what moves clearly: the way over the window along x
-        and y, the last step along x and y, growth over the window, and the last turn. NaN where the background or the
-        border of an object is, and in the first frame.
+        float32 (T, S/cell, S/cell, 6), each number about one for clear movement: displacement over the window along x
+        and y, displacement since the last frame along x and y, growth over the window, and rotation since the last
+        frame. NaN for background, for borders of objects, and in the first frame.
     """
     cover = F.avg_pool2d(place_masks(clip.masks, image_size).float(), cell)  # (K, T, n, n)
     most, which = cover.max(dim=0)  # (T, n, n)
     times = np.arange(len(clip.frames))
     first, before = np.maximum(times - reach + 1, 0), np.maximum(times - 1, 0)
-    moved = np.concatenate(
+    movement = np.concatenate(
         [
             4 * (clip.centres - clip.centres[:, first]),
             30 * (clip.centres - clip.centres[:, before]),
@@ -131,25 +131,24 @@ def cell_movements(clip: Clip, image_size: int, cell: int, reach: int) -> Tensor
         ],
         axis=-1,
     )  # (K, T, 6)
-    movements = torch.from_numpy(moved.astype(np.float32))[which, torch.arange(len(times))[:, None, None]]
+    movements = torch.from_numpy(movement.astype(np.float32))[which, torch.arange(len(times))[:, None, None]]
     movements[most <= 0.4] = torch.nan
     movements[0] = torch.nan
     return movements
 
 
-def cell_names(clip: Clip, image_size: int, cell: int, kinds: Sequence[str] = tuple(KINDS)) -> Tensor:
-    """What fills each of the square cells that the recognition loss names.
+def cell_labels(clip: Clip, image_size: int, cell: int, kinds: Sequence[str] = tuple(KINDS)) -> Tensor:
+    """Label the contents of square cells for the recognition loss.
 
     Args:
         clip: The clip.
         image_size: Side S of the model's square.
         cell: Side of a cell in pixels.
-        kinds: The kinds that are named, see ``kind_names``.
+        kinds: Classes of kinds, see ``kind_names``.
 
     Returns:
-        int64 (T, S/cell, S/cell, 3): position of the kind in ``kinds`` (their count for background), of the
-        colour in ``COLOUR_NAMES`` and of the texture in ``TEXTURE_NAMES``; ``UNCLEAR`` where there is none or it is
-        unclear.
+        int64 (T, S/cell, S/cell, 3): index of the kind in ``kinds`` (their count for background), of the colour in
+        ``COLOUR_NAMES`` and of the texture in ``TEXTURE_NAMES``; ``UNLABELLED`` if there is none or it is unclear.
     """
     cover = F.avg_pool2d(place_masks(clip.masks, image_size).float(), cell)  # (K, T, S/cell, S/cell)
     most, which = cover.max(dim=0)
@@ -161,7 +160,7 @@ def cell_names(clip: Clip, image_size: int, cell: int, kinds: Sequence[str] = tu
         (COLOUR_NAMES, [thing.colour for thing in objects]),
         (TEXTURE_NAMES, [thing.texture for thing in objects]),
     ):
-        known = torch.tensor([list(names).index(word) if word in names else UNCLEAR for word in words])
-        labels.append(torch.where(clear, known[which], UNCLEAR))
+        known = torch.tensor([list(names).index(word) if word in names else UNLABELLED for word in words])
+        labels.append(torch.where(clear, known[which], UNLABELLED))
     labels[0] = torch.where(cover.sum(0) < 0.02, len(kinds), labels[0])
     return torch.stack(labels, dim=-1)
