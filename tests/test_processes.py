@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from refervos.processes import run_in_processes
+
 SCRIPT = """
 import signal, time
 from refervos.processes import run_in_processes
@@ -48,6 +50,18 @@ def run_and_end(folder: Path, seconds: str, end: Callable[[int], None]) -> tuple
             os.killpg(process.pid, signal.SIGKILL)
             raise
     return process.returncode, errors
+
+
+def test_one_process_runs_the_tasks_in_order_after_a_single_setup() -> None:
+    processes: list[int] = []
+
+    def setup() -> Callable[[int], list[int]]:
+        processes.append(os.getpid())
+        return lambda task: [task, 10 * task]
+
+    assert list(run_in_processes([setup], [3, 1, 2], 1)) == [3, 30, 1, 10, 2, 20]
+    assert list(run_in_processes([setup], [], 4)) == []
+    assert processes == [os.getpid()]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups to signal")

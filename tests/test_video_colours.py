@@ -113,7 +113,7 @@ def write_coded(path: Path, frames: Sequence[av.VideoFrame], *, rate: int = 10, 
     return path
 
 
-def seen(path: Path, **options: Any) -> tuple[np.ndarray, list[str]]:
+def first_frame(path: Path, **options: Any) -> tuple[np.ndarray, list[str]]:
     """Read the first frame and the notes of a source."""
     with open_source(path, **options) as source:
         images = [frame.image for frame in source]
@@ -136,7 +136,7 @@ def test_hdr_and_wide_gamuts_are_converted_to_bt709(
     rest = {"colorspace": BT2020, "color_primaries": BT2020} if tagged or transfer == SRGB else {}
     frames = [coded(encode(chart()), BT2020)] * 2
     path = write_coded(tmp_path / "v.mkv", frames, color_trc=transfer, color_range=1, **rest)
-    image, notes = seen(path)
+    image, notes = first_frame(path)
     # Only white and colours near it are dimmed a little, to leave range for highlights.
     assert np.abs(inner(image) - inner(chart())).max() <= 8
     assert len(notes) == 1
@@ -155,7 +155,7 @@ def test_hdr_highlights_stay_distinct_up_to_1000_cd_per_m2(tmp_path: Path) -> No
         color_trc=PQ,
         color_range=1,
     )
-    row = seen(path)[0][24, 5:60:10].astype(int)
+    row = first_frame(path)[0][24, 5:60:10].astype(int)
     assert (np.diff(row[:, 0]) >= 1).all()
     assert row[-1].min() >= 253
     assert np.ptp(row, axis=1).max() <= 1  # gray stays gray
@@ -165,7 +165,7 @@ def test_colours_of_sdr_video_are_unchanged(tmp_path: Path) -> None:
     path = write_coded(
         tmp_path / "v.mkv", [coded(chart() / 255, BT709)], colorspace=BT709, color_primaries=BT709, color_trc=1
     )
-    image, notes = seen(path)
+    image, notes = first_frame(path)
     assert np.abs(inner(image) - inner(chart())).max() <= 2
     assert notes == []
 
@@ -254,7 +254,7 @@ def test_colour_matrix_of_an_untagged_video_depends_on_its_size(
 ) -> None:
     image = np.tile(np.array([RED, BLUE], np.uint8)[:, None].repeat(width // 2, 1).reshape(1, -1, 3), (height, 1, 1))
     path = write_coded(tmp_path / "v.mkv", [coded(image / 255, matrix, bits=8)])
-    found, notes = seen(path)
+    found, notes = first_frame(path)
     assert np.abs(found[5, 5].astype(int) - RED).max() <= 3
     assert np.abs(found[5, -5].astype(int) - BLUE).max() <= 3
     assert notes == []
@@ -271,7 +271,7 @@ def test_colour_matrix_of_an_untagged_video_depends_on_its_size(
 def test_a_tagged_colour_matrix_overrides_the_size(tmp_path: Path) -> None:
     image = np.full((720, 1280, 3), RED, np.uint8)
     path = write_coded(tmp_path / "v.mkv", [coded(image / 255, BT601, bits=8)], colorspace=BT601)
-    assert np.abs(seen(path)[0][5, 5].astype(int) - RED).max() <= 3
+    assert np.abs(first_frame(path)[0][5, 5].astype(int) - RED).max() <= 3
 
 
 @pytest.mark.parametrize("name", ["colorspace", "color_trc", "color_primaries", "color_range"])
@@ -297,7 +297,7 @@ def test_frames_with_any_colour_metadata_are_converted(name: str, value: int, hd
 @pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.ts"])
 def test_frames_have_square_pixels(tmp_path: Path, name: str, aspect: Fraction, width: int, height: int) -> None:
     path = write_anamorphic(tmp_path / name, aspect)
-    image, notes = seen(path)
+    image, notes = first_frame(path)
     assert image.shape == (height, width, 3)
     third = np.abs(image[3, : width // 5].astype(int) - RED).max()
     assert third < 60
@@ -308,7 +308,7 @@ def test_frames_have_square_pixels(tmp_path: Path, name: str, aspect: Fraction, 
             f"'{path}' has non-square pixels; its frames and masks are {width}x{height}, "
             "as displayed, not 64x48, as stored."
         ]
-    stored, notes = seen(path, square_pixels=False)
+    stored, notes = first_frame(path, square_pixels=False)
     assert stored.shape == (48, 64, 3)
     assert notes == []
 
@@ -339,7 +339,7 @@ def test_overlay_of_an_anamorphic_video_has_square_pixels(tmp_path: Path) -> Non
 
 def test_an_anamorphic_video_can_be_rotated(tmp_path: Path) -> None:
     path = rotate(write_anamorphic(tmp_path / "v.mp4", Fraction(2)), 90)
-    assert seen(path)[0].shape == (128, 48, 3)
+    assert first_frame(path)[0].shape == (128, 48, 3)
 
 
 def test_pixel_aspect_may_change_in_a_broadcast(tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ def test_pixel_aspect_may_change_in_a_broadcast(tmp_path: Path) -> None:
 
 
 def test_an_implausible_pixel_aspect_is_ignored(tmp_path: Path) -> None:
-    assert seen(write_anamorphic(tmp_path / "v.mp4", Fraction(100)))[0].shape == (48, 64, 3)
+    assert first_frame(write_anamorphic(tmp_path / "v.mp4", Fraction(100)))[0].shape == (48, 64, 3)
 
 
 # Interlaced video
@@ -410,7 +410,7 @@ def test_interlaced_video_is_deinterlaced(tmp_path: Path, name: str) -> None:
 
 def test_unmarked_interlaced_video_is_deinterlaced_on_request(tmp_path: Path) -> None:
     path = write_interlaced(tmp_path / "v.mp4", flagged=False)
-    assert comb(seen(path)[0]) > 8
+    assert comb(first_frame(path)[0]) > 8
     with open_source(path, deinterlace=True) as source:
         frames = list(source)
     assert max(comb(frame.image) for frame in frames[1:]) < 2

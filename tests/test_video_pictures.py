@@ -97,8 +97,8 @@ def test_frames_of_a_folder_share_a_white_level(tmp_path: Path) -> None:
     for k, top in enumerate((200, 900, 4000, 200)):
         Image.fromarray(np.full((8, 8), top, np.uint16)).save(tmp_path / f"{k}.png")
     with open_source(tmp_path) as source:
-        seen = [int(frame.image[0, 0, 0]) for frame in source]
-    assert seen == [round(top / 4095 * 255) for top in (200, 900, 4000, 200)]
+        values = [int(frame.image[0, 0, 0]) for frame in source]
+    assert values == [round(top / 4095 * 255) for top in (200, 900, 4000, 200)]
     assert source.notes == [f"'{tmp_path}' has more than 8 bits per channel; 4095 is used as white."]
 
 
@@ -106,8 +106,8 @@ def test_a_frame_brighter_than_all_samples_is_reported(tmp_path: Path) -> None:
     for k in range(40):
         Image.fromarray(np.full((4, 4), 60000 if k == 4 else 1000, np.uint16)).save(tmp_path / f"{k}.png")
     with open_source(tmp_path) as source:
-        seen = [int(frame.image[0, 0, 0]) for frame in source]
-    assert seen[:5] == [round(1000 / 1023 * 255)] * 4 + [round(60000 / 65535 * 255)]
+        values = [int(frame.image[0, 0, 0]) for frame in source]
+    assert values[:5] == [round(1000 / 1023 * 255)] * 4 + [round(60000 / 65535 * 255)]
     assert f"'{tmp_path}' has larger values in frame 4 than before" in source.notes[1]
     assert len(source.notes) == 2
 
@@ -137,11 +137,11 @@ def test_transparent_pixels_are_blended_with_white(tmp_path: Path) -> None:
         ("la.png", (40, 40, 40)),
         ("palette.png", (10, 200, 10)),
     ):
-        seen = only_frame(tmp_path / name)
-        assert seen[4, 4].tolist() == list(inside), name
-        assert seen[7, 7].tolist() == [255, 255, 255], name
+        image = only_frame(tmp_path / name)
+        assert image[4, 4].tolist() == list(inside), name
+        assert image[7, 7].tolist() == [255, 255, 255], name
         if name.startswith("rgba"):
-            assert np.abs(seen[0, 0] - (np.array(inside) * 0.2 + 255 * 0.8)).max() <= 1
+            assert np.abs(image[0, 0] - (np.array(inside) * 0.2 + 255 * 0.8)).max() <= 1
     # The same image as an array, as a PIL image, and as one frame of a folder.
     with open_source([hidden, Image.fromarray(hidden)]) as source:
         assert all(np.array_equal(frame.image, only_frame(tmp_path / "rgba.png")) for frame in source)
@@ -163,9 +163,9 @@ def test_transparent_pixels_of_a_video_are_blended_with_white(
         tmp_path / name, 2, width=16, height=16, codec=codec, pix_fmt=pix_fmt, options={}, images=[image] * 2
     )
     with open_source(path) as source:
-        seen = next(iter(source)).image
-    assert seen[0, 0].tolist() == [255, 255, 255]
-    assert np.abs(seen[8, 8].astype(int) - (220, 30, 30)).max() < 6
+        image = next(iter(source)).image
+    assert image[0, 0].tolist() == [255, 255, 255]
+    assert np.abs(image[8, 8].astype(int) - (220, 30, 30)).max() < 6
 
 
 # EXIF
@@ -201,13 +201,13 @@ def test_every_exif_orientation_is_applied(tmp_path: Path, name: str, orientatio
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(numbered_frame(0)).save(tmp_path / name, exif=exif, quality=95)
-    seen = only_frame(tmp_path / name)
-    assert seen.shape[:2] == image_file_size(tmp_path / name) == ((64, 48) if orientation > 4 else (48, 64))
+    image = only_frame(tmp_path / name)
+    assert image.shape[:2] == image_file_size(tmp_path / name) == ((64, 48) if orientation > 4 else (48, 64))
     # Position of the red upper left corner of the stored image.
     row, column = {1: (3, 3), 2: (3, -4), 3: (-4, -4), 4: (-4, 3), 5: (3, 3), 6: (3, -4), 7: (-4, -4), 8: (-4, 3)}[
         orientation
     ]
-    assert np.abs(seen[row, column].astype(int) - (220, 30, 30)).max() < 40
+    assert np.abs(image[row, column].astype(int) - (220, 30, 30)).max() < 40
 
 
 # Untrusted files
@@ -367,10 +367,10 @@ def test_a_truncated_stack_gives_its_complete_frames(tmp_path: Path) -> None:
         image.seek(4)
         offset = image.tag_v2[273][0]  # type: ignore[attr-defined]
     (tmp_path / "a.tif").write_bytes(data[: offset + 10])
-    seen: list[int] = []
+    indices: list[int] = []
     with (
         pytest.raises(VideoError, match=r"a\.tif' cannot be read as an image"),
         open_source(tmp_path / "a.tif") as source,
     ):
-        seen.extend(frame.index for frame in source)
-    assert len(seen) <= 4
+        indices.extend(frame.index for frame in source)
+    assert len(indices) <= 4

@@ -88,7 +88,7 @@ class Prompt:
 
     @property
     def geometric(self) -> bool:
-        """Whether there are points, a box or a mask."""
+        """True if there are points, a box or a mask."""
         return self.points is not None or self.box is not None or self.mask is not None
 
     @property
