@@ -185,6 +185,6 @@ def test_what_cannot_be_is_refused() -> None:
         Session(model, borders="sharp")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"border_cells is 4; it must be odd, such as 3\."):
         Session(model, border_cells=4)
-    with pytest.raises(ConfigError, match="borders is 'frame', which the published protocol does not know"):
+    with pytest.raises(ConfigError, match="borders is 'frame', which the published protocol does not have"):
         replace(SamwiseConfig(), borders="frame", protocol="published")
     assert load(device="cpu", protocol="published", time="clip").open(SENTENCE).borders == "bilinear"

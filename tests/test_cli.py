@@ -325,7 +325,7 @@ def test_a_source_without_video_is_refused_in_one_sentence(
         (("--point", "a,b"), "--point is 'a,b'; give 2 or 3 numbers"),
         (("--point", "10,20,0.5"), "--point is '10,20,0.5'; its third number is 0.5 and must be 0 or 1"),
         (("--point", "nan,20"), "--point is 'nan,20'; give 2 or 3 numbers"),
-        (("--box", "1,2,30,40"), "SAMWISE is asked with a sentence, not with box alone"),
+        (("--box", "1,2,30,40"), "SAMWISE needs a sentence and was given box alone"),
         (("the dog", "--protocol", "odd"), "protocol is 'odd' where one of 'default', 'published' is expected"),
         (("the dog", "--verb", "runs"), "the verb 'runs' is in no sentence"),
     ],

@@ -156,7 +156,7 @@ def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no state dict under the key 'model'"):
         load_official(tmp_path / "epoch.pth")
     torch.save({"model": {"layer.weight": torch.zeros(2)}}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match=r"has no cmt_adapters.\*; it is no SAMWISE checkpoint"):
+    with pytest.raises(CheckpointError, match=r"has no cmt_adapters.\*; it is not a SAMWISE checkpoint"):
         load_official(tmp_path / "other.pth")
 
 

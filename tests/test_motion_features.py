@@ -18,13 +18,13 @@ from refervos.samwise.model import Samwise
 from refervos.samwise.motion import MotionFeatures, small_frames
 from refervos.session.session import Session
 from refervos.training.stages.samwise import build_samwise
-from scenes import CAPTION, SHORT_CAPTION, micro_model, scene, session_of
+from scenes import CAPTION, SHORT_CAPTION, micro_model, prompt_of, scene, session_of
 
 FRAMES = 7
 
 
 def moving_model(**changes: Any) -> Samwise:
-    """A small model whose movement features are not zero, in double precision."""
+    """Make a small model with non-zero movement features, in double precision."""
     model = micro_model(motion_features=True, time="online", clip_length=3, **changes)
     assert model.motion_features is not None
     torch.manual_seed(0)
@@ -39,14 +39,14 @@ def placed(model: Samwise, seed: int = 0) -> Tensor:
 
 
 def logits_of(model: Samwise, pixels: Tensor, at_once: int = 1) -> Tensor:
-    """Mask logits (T, N, h, w), frames given ``at_once`` at a time."""
+    """Segment frames ``at_once`` at a time; return mask logits (T, N, h, w)."""
     tracks = [model.begin_tokens(caption) for caption in (CAPTION, SHORT_CAPTION)]
     place = model.placement((96, 128))
-    parts = [model.segment_clip(some, tracks, [place] * len(some)) for some in pixels.split(at_once)]
-    return torch.stack([answer.mask_logits for part in parts for answer in part])
+    parts = [model.segment_clip(clip, tracks, [place] * len(clip)) for clip in pixels.split(at_once)]
+    return torch.stack([prediction.mask_logits for part in parts for prediction in part])
 
 
-def test_a_frame_is_compared_with_three_before_it() -> None:
+def test_a_frame_is_compared_with_three_earlier_frames() -> None:
     features = MotionFeatures(8).double()
     torch.nn.init.normal_(features.third.weight)
     pixels = torch.rand(1, 6, 3, 32, 32, dtype=torch.float64)
@@ -62,7 +62,7 @@ def test_a_frame_is_compared_with_three_before_it() -> None:
     torch.testing.assert_close(features(small[:, 4:], small[:, :4]), found[4:])
 
 
-def test_an_adapter_goes_on_as_it_was_until_they_are_trained() -> None:
+def test_untrained_movement_features_do_not_change_the_masks() -> None:
     shipped = load(device="cpu")
     assert isinstance(shipped, Samwise)
     config = replace(shipped.config, motion_features=True)
@@ -80,13 +80,13 @@ def test_an_adapter_goes_on_as_it_was_until_they_are_trained() -> None:
 
 
 @pytest.mark.parametrize("at_once", [2, FRAMES])
-def test_frames_given_together_are_frames_given_one_by_one(at_once: int) -> None:
+def test_frames_in_clips_give_the_results_of_frames_one_by_one(at_once: int) -> None:
     model = moving_model()
     pixels = placed(model)
     torch.testing.assert_close(logits_of(model, pixels, at_once), logits_of(model, pixels), atol=1e-8, rtol=1e-8)
 
 
-def test_they_look_back_and_never_ahead() -> None:
+def test_movement_features_depend_on_earlier_frames_and_never_on_later_ones() -> None:
     model = moving_model()
     pixels = placed(model)
     before = logits_of(model, pixels)
@@ -96,42 +96,41 @@ def test_they_look_back_and_never_ahead() -> None:
     changed = (logits_of(model, later) - before).abs().amax(dim=(1, 2, 3))
     assert changed[:4].max() == 0
     assert changed[4] > 1e-3
-    shows = (logits_of(model, earlier) - before).abs().amax(dim=(1, 2, 3))
-    assert shows[4] > 1e-6  # four frames later
+    changed = (logits_of(model, earlier) - before).abs().amax(dim=(1, 2, 3))
+    assert changed[4] > 1e-6  # four frames later
 
 
-def test_sentences_added_later_and_cuts() -> None:
-    """A new track knows no earlier frames, and after a gap nobody does."""
+def test_a_new_track_has_no_earlier_frames_and_a_gap_clears_those_of_all() -> None:
     model = moving_model().float()
     session = session_of(model, [CAPTION])
-    film = scene(6)
-    for frame in film[:3]:
+    frames = scene(6)
+    for frame in frames[:3]:
         session.step(frame)
-    session._tracks[1] = replace(session._tracks[0], state=model.begin_tokens(SHORT_CAPTION))
-    for frame in film[3:]:
+    session.add(prompt_of(SHORT_CAPTION))
+    for frame in frames[3:]:
         assert session.step(frame).masks.shape[0] == 2
     lengths = [len(track.state.windows.pictures) for track in session._tracks.values()]
     assert lengths == [4, 3]
     session.mark_gap()
     assert [len(track.state.windows.pictures) for track in session._tracks.values()] == [0, 0]
-    session.step(film[0])
+    session.step(frames[0])
 
 
-def test_a_session_goes_on_from_a_file(tmp_path: Path) -> None:
+def test_a_restored_session_gives_identical_masks(tmp_path: Path) -> None:
     model = moving_model().float()
     session = session_of(model, [CAPTION, SHORT_CAPTION])
-    film = scene(4)
-    for frame in film[:3]:
+    frames = scene(4)
+    for frame in frames[:3]:
         session.step(frame)
     session.save(tmp_path / "session")
     other = Session.restore(tmp_path / "session", model)
-    mine, theirs = session.step(film[3]).logits, other.step(film[3]).logits
+    mine, theirs = session.step(frames[3]).logits, other.step(frames[3]).logits
     assert mine is not None
     assert theirs is not None
     assert np.array_equal(mine, theirs)
 
 
-def test_training_reaches_them() -> None:
+def test_training_reaches_the_movement_features() -> None:
     model = moving_model().float().train()
     output = model(torch.rand(2, 3, 3, model.image_size, model.image_size), torch.tensor([CAPTION, CAPTION]))
     output.mask_logits.square().mean().backward()
@@ -141,7 +140,7 @@ def test_training_reaches_them() -> None:
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_saved_and_loaded(tmp_path: Path) -> None:
+def test_movement_features_are_saved_and_loaded(tmp_path: Path) -> None:
     model = moving_model().float()
     model.save_pretrained(tmp_path / "model")
     loaded = load(tmp_path / "model", device="cpu")
@@ -151,13 +150,13 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
-def test_the_published_protocol_has_none() -> None:
-    with pytest.raises(ConfigError, match="motion_features are on, which the published protocol does not know"):
+def test_the_published_protocol_has_no_movement_features() -> None:
+    with pytest.raises(ConfigError, match="motion_features are on, which the published protocol does not have"):
         SamwiseConfig(motion_features=True, protocol="published")
     assert not any(name.startswith("motion_features") for name in micro_model().state_dict())
 
 
-def test_movement_features_in_bfloat16() -> None:
+def test_movement_features_in_bfloat16_agree_with_float32() -> None:
     exact, rounded = (moving_model().float() for _ in range(2))
     rounded.to(torch.bfloat16)
     assert exact.motion_features is not None

@@ -113,10 +113,10 @@ def test_answered_frames_are_the_last_ones_each_without_memory() -> None:
     batch = batch_of(stage)
     model: Samwise = stage.model
     model.eval()
-    answered = model(batch["pixels"], batch["ids"], batch["verbs"], answered=2)
+    answered = model(batch["pixels"], batch["ids"], batch["verbs"], final_frames=2)
     assert answered.mask_logits.shape[:2] == (4, 2)
     # Each frame is predicted alone: one frame gives the mask of the last of two.
-    last = model(batch["pixels"], batch["ids"], batch["verbs"], answered=1)
+    last = model(batch["pixels"], batch["ids"], batch["verbs"], final_frames=1)
     torch.testing.assert_close(last.mask_logits[:, 0], answered.mask_logits[:, 1])
     whole = model(batch["pixels"], batch["ids"], batch["verbs"])
     assert whole.mask_logits.shape[1] == 5

@@ -1,4 +1,4 @@
-"""Online: each frame looks back through the adapters' windows, never forward, and costs one frame's work."""
+"""Online mode: each frame attends to earlier frames in the adapters' windows, never to later ones."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ FRAMES = 6
 
 
 def placed(model: Samwise, frames: int = FRAMES, seed: int = 0) -> torch.Tensor:
-    """Frames of one video in the square (T, 3, S, S)."""
+    """Place the frames of one video in the square (T, 3, S, S)."""
     place = model.placement((96, 128))
     return torch.stack([place.place(torch.from_numpy(f).permute(2, 0, 1)) for f in scene(frames, seed=seed)]).double()
 
 
 def logits_of(model: Samwise, pixels: torch.Tensor, captions: list[list[int]], at_once: int = 1) -> torch.Tensor:
-    """Mask logits (T, N, h, w), frames given ``at_once`` at a time."""
+    """Segment frames ``at_once`` at a time; return mask logits (T, N, h, w)."""
     tracks = [model.begin_tokens(caption) for caption in captions]
     place = model.placement((96, 128))
-    answers = [
-        answer.mask_logits
-        for some in pixels.split(at_once)
-        for answer in model.segment_clip(some, tracks, [place] * len(some))
+    predictions = [
+        prediction.mask_logits
+        for clip in pixels.split(at_once)
+        for prediction in model.segment_clip(clip, tracks, [place] * len(clip))
     ]
-    return torch.stack(answers)
+    return torch.stack(predictions)
 
 
 def online_model() -> Samwise:
-    """In double precision, in which other orders of summation cannot be told apart."""
+    """Make an online model in double precision, where the order of summation does not matter."""
     return micro_model(time="online", clip_length=3).double()
 
 
-def test_the_first_frame_is_a_clip_of_one() -> None:
+def test_the_first_frame_equals_a_clip_of_one_frame() -> None:
     online, clips = online_model(), micro_model(clip_length=3).double()
     pixels = placed(online, 1)
     torch.testing.assert_close(logits_of(online, pixels, [CAPTION]), logits_of(clips, pixels, [CAPTION]))
 
 
-def test_frames_given_together_are_frames_given_one_by_one() -> None:
+def test_frames_in_clips_give_the_results_of_frames_one_by_one() -> None:
     model = online_model()
     pixels = placed(model)
     alone = logits_of(model, pixels, [CAPTION])
@@ -55,7 +55,7 @@ def test_frames_given_together_are_frames_given_one_by_one() -> None:
         torch.testing.assert_close(logits_of(model, pixels, [CAPTION], at_once), alone, atol=1e-8, rtol=1e-8)
 
 
-def test_no_frame_looks_ahead() -> None:
+def test_no_frame_depends_on_later_frames() -> None:
     model = online_model()
     pixels = placed(model)
     changed = pixels.clone()
@@ -65,8 +65,8 @@ def test_no_frame_looks_ahead() -> None:
     assert not torch.allclose(after[4], before[4])
 
 
-def test_a_frame_looks_back_as_far_as_its_window_and_not_farther() -> None:
-    """Seen at the first adapter alone: the next ones, and the memory, reach farther."""
+def test_a_frame_attends_to_the_frames_of_its_window_and_no_earlier_ones() -> None:
+    """Tested at the first adapter only: the later ones, and the memory, reach further back."""
     model = online_model()
     pixels = placed(model)
     ids = torch.tensor([CAPTION])
@@ -81,8 +81,8 @@ def test_a_frame_looks_back_as_far_as_its_window_and_not_farther() -> None:
     assert differs == [False, True, True, True, False, False]
 
 
-def test_the_window_is_that_of_a_clip_which_ends_with_the_frame() -> None:
-    """Where only the first adapter changes the image, the last of three frames is that of a clip of three."""
+def test_a_window_equals_a_clip_that_ends_with_the_frame() -> None:
+    """If only the first adapter changes the image, the last of three frames equals that of a clip of three."""
     online, clips = online_model(), micro_model(clip_length=3).double()
     for model in (online, clips):
         for adapter in model.adapters[1:]:
@@ -98,24 +98,24 @@ def test_the_window_is_that_of_a_clip_which_ends_with_the_frame() -> None:
     assert not torch.allclose(causal[0], whole[0])
 
 
-def test_sentences_that_come_later_have_shorter_windows() -> None:
-    """A sentence added in mid-stream is answered as if the stream began with it; the others do not notice."""
+def test_a_sentence_added_later_starts_with_an_empty_window() -> None:
+    """It gives the results of a stream that starts there, and does not affect the other sentence."""
     model = online_model()
     pixels, place = placed(model), model.placement((96, 128))
     old, new = model.begin_tokens(CAPTION), model.begin_tokens(SHORT_CAPTION)
-    answers = []
+    predictions = []
     for time in range(FRAMES):
         tracks = [new, old] if time >= 2 else [old]
-        (answer,) = model.segment_clip(pixels[time : time + 1], tracks, [place])
-        answers.append(answer.mask_logits)
+        (prediction,) = model.segment_clip(pixels[time : time + 1], tracks, [place])
+        predictions.append(prediction.mask_logits)
     torch.testing.assert_close(
-        torch.stack([answer[-1] for answer in answers]),
+        torch.stack([prediction[-1] for prediction in predictions]),
         logits_of(model, pixels, [CAPTION])[:, 0],
         atol=1e-8,
         rtol=1e-8,
     )
     torch.testing.assert_close(
-        torch.stack([answer[0] for answer in answers[2:]]),
+        torch.stack([prediction[0] for prediction in predictions[2:]]),
         logits_of(model, pixels[2:], [SHORT_CAPTION])[:, 0],
         atol=1e-8,
         rtol=1e-8,
@@ -123,7 +123,7 @@ def test_sentences_that_come_later_have_shorter_windows() -> None:
 
 
 @pytest.mark.parametrize("time", ["clip", "online"])
-def test_a_small_memory_budget_cuts_the_batch_and_changes_nothing(time: str) -> None:
+def test_a_small_memory_budget_splits_the_batch_and_changes_no_result(time: str) -> None:
     model = micro_model(time=time, clip_length=3).double()
     pixels = placed(model)
     captions = [CAPTION, SHORT_CAPTION, CAPTION[:4] + CAPTION[-1:]]
@@ -134,9 +134,9 @@ def test_a_small_memory_budget_cuts_the_batch_and_changes_nothing(time: str) -> 
     torch.testing.assert_close(logits_of(model, pixels, captions, at_once), whole, atol=1e-8, rtol=1e-8)
 
 
-def test_a_loop_over_frames_without_its_parts_cannot_be_made() -> None:
+def test_a_streamer_without_its_parts_cannot_be_instantiated() -> None:
     class Nothing(SamwiseStreamer):
-        """Neither encoders nor a CME."""
+        """Streamer without encoders and CME."""
 
     with pytest.raises(TypeError, match=r"correct.*device.*encode_shared.*encode_tracks.*switch_logits"):
         Nothing()  # type: ignore[abstract]
@@ -151,11 +151,11 @@ def test_windows_are_bounded() -> None:
     assert [len(kept) for kept in track.windows.frames] == [2, 2, 2]
 
 
-def test_training_is_causal_too_and_its_gradients_reach_back() -> None:
+def test_training_is_causal_and_gradients_reach_the_whole_window() -> None:
     model = online_model().train()
     for module in model.adapters.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.eval()  # the statistics of a batch would join all frames
+            module.eval()  # batch statistics would mix all frames
     pixels = placed(model).unsqueeze(0).requires_grad_()
     ids = torch.tensor([CAPTION])
     stages, _ = model.encode_stages(model.encode_shared(pixels)[1], ids)
@@ -163,13 +163,13 @@ def test_training_is_causal_too_and_its_gradients_reach_back() -> None:
     assert [bool(frame.abs().max() > 0) for frame in gradient[0]] == [False, True, True, True, False, False]
 
 
-def test_the_published_protocol_knows_clips_only() -> None:
+def test_the_published_protocol_has_no_online_mode() -> None:
     with pytest.raises(ConfigError, match="online"):
         replace(micro_model().config, time="online", protocol="published")
 
 
 @pytest.mark.parametrize("time", ["clip", "online"])
-def test_a_cpu_adapts_large_images_in_pieces(time: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_adapts_large_images_a_few_patches_at_a_time(time: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = micro_model(time=time, clip_length=3).double()
     pixels = placed(model, 4)
     whole = logits_of(model, pixels, [CAPTION, SHORT_CAPTION], model.clip_length)

@@ -1,7 +1,7 @@
 """Numerical parity with the released SAMWISE code, on goldens that ship with the project.
 
-Where rounding feeds back through the memory the model runs in float64, so that what is left is the goldens' own float32
-rounding and no kernel of this machine decides. Measured differences stand beside the bounds, which are about three
+Where rounding feeds back through the memory, the model runs in float64, so that only the goldens' own float32 rounding
+remains, whatever the kernels of this machine. Measured differences are given beside the bounds, which are about three
 times as large.
 """
 
@@ -38,7 +38,7 @@ CLIPS = ((0, 8), (8, 16), (16, 17))
 OBJECT_SCORE = "mem.object_score_logits"
 
 
-def test_formula_gives_the_published_test_vector() -> None:
+def test_the_weight_formula_gives_the_published_test_vector() -> None:
     name = "sam.no_mem_embed"
     assert zlib.crc32(name.encode()) == 2050606986
     draw = noise(name, (2,))
@@ -64,7 +64,7 @@ def absent(golden_model: Callable[..., Samwise]) -> tuple[Samwise, Golden]:
     return golden_model("tiny_hsa_cme", golden.meta["overrides"], image_size=256), golden
 
 
-def test_video_with_three_switches(switching: tuple[Samwise, Golden]) -> None:
+def test_a_video_with_three_switches_matches_the_golden(switching: tuple[Samwise, Golden]) -> None:
     model, golden = switching
     rows = follow_golden(model.double(), golden, synthetic_frame, CLIPS)
     assert worst(rows, ["switch"]) == 0
@@ -81,7 +81,7 @@ def test_video_with_three_switches(switching: tuple[Samwise, Golden]) -> None:
     assert worst(rows, ["maskmem_features"]) < 6e-2  # 2.0e-2
 
 
-def test_video_where_the_object_is_mostly_absent(absent: tuple[Samwise, Golden]) -> None:
+def test_a_video_with_a_mostly_absent_object_matches_the_golden(absent: tuple[Samwise, Golden]) -> None:
     model, golden = absent
     rows = follow_golden(model.double(), golden, synthetic_frame, (*CLIPS[:1], (8, 12)))
     assert worst(rows, ["switch"]) == 0
@@ -92,7 +92,7 @@ def test_video_where_the_object_is_mostly_absent(absent: tuple[Samwise, Golden])
     assert worst(rows, ["maskmem_features"]) < 1e-3  # 2.3e-4
 
 
-def test_float32_takes_the_same_decisions(switching: tuple[Samwise, Golden]) -> None:
+def test_float32_makes_the_same_decisions(switching: tuple[Samwise, Golden]) -> None:
     model, golden = switching
     rows = follow_golden(model, golden, synthetic_frame, CLIPS)
     assert worst(rows, ["switch"]) == 0
@@ -101,7 +101,7 @@ def test_float32_takes_the_same_decisions(switching: tuple[Samwise, Golden]) -> 
 
 
 def patches_in_float64(embed: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Patch embeddings without rounding to speak of, and for each the sum of the sizes of what it is a sum of."""
+    """Compute patch embeddings in float64, and for each the sum of the absolute values of its terms."""
     exact = copy.deepcopy(embed).double()
     sizes = copy.deepcopy(exact)
     for parameter in sizes.parameters():
@@ -109,7 +109,7 @@ def patches_in_float64(embed: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor
     return exact(pixels.double()), sizes(pixels.double().abs())
 
 
-def test_early_fusion(switching: tuple[Samwise, Golden]) -> None:
+def test_early_fusion_matches_the_golden(switching: tuple[Samwise, Golden]) -> None:
     model, golden = switching
     images = [torch.from_numpy(synthetic_frame(t)).permute(2, 0, 1) for t in range(8)]
     place = model.placement((144, 256))
@@ -123,8 +123,8 @@ def test_early_fusion(switching: tuple[Samwise, Golden]) -> None:
         adapted, _ = model.encode_stages(second, ids)
         stages = [first, *adapted]
         features = model.tracker.pyramid([stage.flatten(0, 1) for stage in stages])
-    # The order in which a kernel adds up is its own, so bits are one machine's. In float64 none shows: what is left is
-    # the golden's rounding, 7.8e-7 by measurement. Ours is bounded for every order by the sizes of what is added.
+    # The order of summation depends on the kernel, so bits depend on the machine. In float64 it does not show: only the
+    # golden's rounding remains, 7.8e-7 as measured. In float32 the error is bounded for any order by the magnitudes.
     assert deviation(golden, "clip0/patch_embed", exact) < 2.4e-6
     terms, unit = embed.projection.weight[0].numel() + 1, 2.0**-24
     assert bool(((patches - exact).abs() <= terms * unit / (1 - terms * unit) * magnitudes).all())
@@ -142,7 +142,7 @@ MODULES = Golden(DATA / "modules.npz")
 
 
 def fill_adapter(index: int, adapter: CrossModalTemporalAdapter) -> None:
-    """Give an adapter the goldens' weights."""
+    """Load the goldens' weights into an adapter."""
     entries = {entry["name"]: entry for entry in manifest("tiny_hsa_cme")["entries"]}
     state = {}
     for name, value in adapter.state_dict().items():
@@ -154,7 +154,7 @@ def fill_adapter(index: int, adapter: CrossModalTemporalAdapter) -> None:
 @pytest.mark.parametrize("hsa", ["hsa", "nohsa"])
 @pytest.mark.parametrize("index", [0, 1, 2])
 @pytest.mark.parametrize("frames", [3, 1])
-def test_adapter(index: int, hsa: str, frames: int) -> None:
+def test_adapters_match_the_goldens(index: int, hsa: str, frames: int) -> None:
     channels, height, width, patch = ((192, 16, 24, 8), (384, 8, 12, 4), (768, 4, 6, 2))[index]
     adapter = CrossModalTemporalAdapter(channels, 768, 256, 8, patch if hsa == "hsa" else None).eval()
     fill_adapter(index, adapter)
@@ -187,11 +187,11 @@ def test_adapter_in_training_mode_uses_and_updates_batch_statistics() -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 3, 4, 8])
-def test_time_embedding(frames: int) -> None:
+def test_time_embeddings_match_the_goldens(frames: int) -> None:
     assert deviation(MODULES, f"time_embed_T{frames}", time_embedding(frames, 256)) < 1e-6
 
 
-def test_cme_decision() -> None:
+def test_cme_decisions_match_the_golden() -> None:
     cme = ConditionalMemoryEncoder(256)
     entries = {entry["name"]: entry for entry in manifest("tiny_hsa_cme")["entries"]}
     cme.load_state_dict(
@@ -206,12 +206,12 @@ def test_cme_decision() -> None:
 
 
 @pytest.mark.parametrize("mode", ["reweight", "all_mask", "avg"])
-def test_memory_rewriting(mode: str) -> None:
+def test_memory_rewriting_matches_the_goldens_exactly(mode: str) -> None:
     tracked, unbiased = (torch.from_numpy(MODULES[f"apply_decision.{name}"]) for name in ("mem", "nomem"))
     assert deviation(MODULES, f"apply_decision.{mode}", rewrite_memory_mask(tracked, unbiased, mode)) == 0  # type: ignore[arg-type]
 
 
-def test_cme_labels() -> None:
+def test_cme_labels_match_the_released_ones_and_differ_by_default_for_one_empty_mask() -> None:
     shape = MODULES.meta["cme_label_shape"]
     tracked, unbiased = (
         torch.from_numpy(np.unpackbits(MODULES[f"cme_label.{name}"], axis=1).reshape(-1, *shape)).bool()
@@ -220,7 +220,7 @@ def test_cme_labels() -> None:
     score = torch.from_numpy(MODULES["cme_label.logit"])
     released = cme_labels(tracked, unbiased, score, published=True)
     assert released.tolist() == MODULES["cme_label.label"].tolist()
-    # Ours also says "another object" when exactly one of the masks is empty, as the released comment does.
+    # By default, exactly one empty mask also counts as another object, as the released comment says.
     changed = (cme_labels(tracked, unbiased, score) != released).nonzero().flatten().tolist()
     assert changed == [5]
     assert not unbiased[5].any()
@@ -231,7 +231,7 @@ LOSSES = Golden(DATA / "losses.npz")
 
 @pytest.mark.parametrize("count", ["3.0", "1.5"])
 @pytest.mark.parametrize("kind", ["dice", "focal"])
-def test_loss_and_gradient(kind: str, count: str) -> None:
+def test_losses_and_gradients_match_the_goldens(kind: str, count: str) -> None:
     logits = torch.from_numpy(LOSSES["basic.x"]).requires_grad_()
     function = dice_loss if kind == "dice" else sigmoid_focal_loss
     loss = function(logits, torch.from_numpy(LOSSES["basic.y"]).float(), float(count))
@@ -241,7 +241,7 @@ def test_loss_and_gradient(kind: str, count: str) -> None:
     assert deviation(LOSSES, f"basic.{kind}_grad_nb{count}", logits.grad) < 1e-9
 
 
-def test_focal_loss_without_alpha() -> None:
+def test_the_focal_loss_without_alpha_matches_the_golden() -> None:
     logits, targets = torch.from_numpy(LOSSES["basic.x"]), torch.from_numpy(LOSSES["basic.y"]).float()
     assert sigmoid_focal_loss(logits, targets, 3.0, alpha=None).item() == pytest.approx(
         LOSSES["basic.focal_noalpha"].item()
@@ -249,7 +249,7 @@ def test_focal_loss_without_alpha() -> None:
 
 
 @pytest.mark.parametrize("case", ["div32", "upsample", "notdiv32", "T1_B1", "T1_B2", "B1_T4"])
-def test_mask_losses_and_gradient(case: str) -> None:
+def test_mask_losses_and_gradients_match_the_goldens(case: str) -> None:
     clips, frames, height, width, tall, wide = LOSSES[f"loss_masks.{case}.shape"].tolist()
     packed = np.unpackbits(LOSSES[f"loss_masks.{case}.target_packed"], axis=1)[:, : frames * tall * wide]
     targets = [torch.from_numpy(row).reshape(frames, tall, wide) for row in packed]
@@ -260,11 +260,11 @@ def test_mask_losses_and_gradient(case: str) -> None:
     assert dice.item() == pytest.approx(LOSSES[f"loss_masks.{case}.loss_dice"].item(), abs=1e-6)
     assert logits.grad is not None
     assert deviation(LOSSES, f"loss_masks.{case}.grad", logits.grad) < 1e-9
-    if case != "notdiv32":  # nothing is padded, so ours is the same
+    if case != "notdiv32":  # nothing is padded, so both agree
         assert [loss.item() for loss in mask_losses(logits, targets)] == pytest.approx([focal.item(), dice.item()])
 
 
-def test_mask_losses_of_clips_of_different_sizes() -> None:
+def test_mask_losses_of_clips_of_different_sizes_match_the_golden() -> None:
     targets = [torch.from_numpy(LOSSES[f"loss_masks.mixed.t{index}"]) for index in range(2)]
     logits = torch.from_numpy(LOSSES["loss_masks.mixed.out"]).reshape(2, 2, 32, 64)
     focal, dice = mask_losses(logits, targets, published=True)
@@ -272,7 +272,7 @@ def test_mask_losses_of_clips_of_different_sizes() -> None:
     assert dice.item() == pytest.approx(LOSSES["loss_masks.mixed.loss_dice"].item(), abs=1e-6)
 
 
-def test_cme_loss() -> None:
+def test_the_cme_loss_matches_the_golden_and_is_zero_without_labels() -> None:
     loss = cme_loss(torch.from_numpy(LOSSES["cme_loss.logits"]), torch.from_numpy(LOSSES["cme_loss.labels"]))
     assert loss.item() == pytest.approx(LOSSES["cme_loss.value"].item(), abs=1e-6)
     nothing = cme_loss(torch.zeros(2, 2, requires_grad=True), torch.tensor([-1, -1]))

@@ -1,9 +1,9 @@
 """Numerical parity with the released SAMWISE code on filmed frames.
 
-The frames are third-party and not part of the project, so these tests run only where they lie beside the checkout. The
-bounds are about three times the differences that a change of attention kernel makes to the released code itself. At
-image size 256 the model runs in float64, so that what is left is the goldens' own rounding; at full size in float32
-with attention as plain matrix products, as in the released code. ``make parity`` runs all and shows what is reached.
+The frames are third-party and not part of the project, so these tests run only where the frames are available. The
+bounds are about three times the differences that another attention kernel makes in the released code itself. At
+image size 256 the model runs in float64, so that only the goldens' own rounding remains; at full size in float32 with
+attention as plain matrix products, as in the released code. ``make parity`` runs all tests and prints the differences.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MASKS, SCORE = "mem.low_res_masks", "mem.object_score_logits"
 
 
 def filmed(folder: str) -> Callable[[int], np.ndarray]:
-    """Frame reader of one of the golden folders."""
+    """Return a frame reader for one of the golden folders."""
     from PIL import Image
 
     def frame(t: int) -> np.ndarray:
@@ -44,12 +44,12 @@ def golden(name: str) -> Golden:
 
 
 def report(name: str, rows: list[dict[str, float]]) -> None:
-    """Show what was reached (pytest -s)."""
+    """Print the differences (pytest -s)."""
     names = sorted({key for row in rows for key in row})
     print(f"\n{name}: " + ", ".join(f"{key} {worst(rows, [key]):.1e}" for key in names))
 
 
-def test_fast_video(golden_model: Callable[..., Samwise]) -> None:
+def test_a_fast_video_matches_the_golden(golden_model: Callable[..., Samwise]) -> None:
     g = golden("fast256_video")
     model = golden_model("tiny_hsa_cme", g.meta["overrides"], image_size=256).double()
     rows = follow_golden(model, g, filmed("frames256"), ((0, 8), (8, 16), (16, 17)), ids=CAPTION)
@@ -66,7 +66,9 @@ def test_fast_video(golden_model: Callable[..., Samwise]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("window", [4, 16, 1])
-def test_clip_windows(window: int, golden_model: Callable[..., Samwise], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_of_several_lengths_match_the_goldens(
+    window: int, golden_model: Callable[..., Samwise], monkeypatch: pytest.MonkeyPatch
+) -> None:
     g = golden("fast256_windows")
     model = golden_model("tiny_hsa_cme", g.meta["overrides"], image_size=256).double()
     clips = [(start, start + window) for start in range(0, 16, window)]
@@ -87,10 +89,10 @@ def test_clip_windows(window: int, golden_model: Callable[..., Samwise], monkeyp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["reweight", "all_mask", "avg", "off"])
-def test_switch_modes(mode: str, golden_model: Callable[..., Samwise]) -> None:
+def test_switch_modes_match_the_goldens(mode: str, golden_model: Callable[..., Samwise]) -> None:
     g = golden("fast256_switch_modes")
-    how = {"cme": False} if mode == "off" else {"switch_memory": mode}
-    model = golden_model("tiny_hsa_cme", g.meta["overrides"], image_size=256, **how).double()
+    options = {"cme": False} if mode == "off" else {"switch_memory": mode}
+    model = golden_model("tiny_hsa_cme", g.meta["overrides"], image_size=256, **options).double()
     rows = follow_golden(model, g, filmed("frames256"), ((0, 8), (8, 12)), prefix=f"{mode}/", ids=CAPTION)
     report(f"fast256_switch_modes {mode}", rows)
     assert worst(rows, ["switch"], 5) == 0
@@ -103,7 +105,7 @@ def test_switch_modes(mode: str, golden_model: Callable[..., Samwise]) -> None:
     ("prefix", "clips", "tokens"),
     [pytest.param("", ((0, 8),), (3, 5), marks=pytest.mark.slow), ("noverb/", ((0, 3),), ())],
 )
-def test_fast_motion(
+def test_the_motion_prompt_matches_the_golden(
     prefix: str, clips: tuple[tuple[int, int], ...], tokens: tuple[int, ...], golden_model: Callable[..., Samwise]
 ) -> None:
     g = golden("fast256_motion")
@@ -117,7 +119,7 @@ def test_fast_motion(
 
 
 @pytest.mark.slow
-def test_without_hsa_and_cme(golden_model: Callable[..., Samwise]) -> None:
+def test_a_model_without_hsa_and_cme_matches_the_golden(golden_model: Callable[..., Samwise]) -> None:
     g = golden("fast256_nohsa")
     model = golden_model("tiny_hsa_cme", g.meta["overrides"], image_size=256, cme=False).double()
     adapters: list[Any] = list(model.adapters)
@@ -135,7 +137,7 @@ def test_without_hsa_and_cme(golden_model: Callable[..., Samwise]) -> None:
 
 
 def batch(model: Samwise, frames: list[np.ndarray], captions: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Referring images: several pictures, a caption each, one frame a clip. Placed pixels and padded ids."""
+    """Make a batch of images with a caption each; return placed pixels and padded ids."""
     images = [torch.from_numpy(frame).permute(2, 0, 1) for frame in frames]
     place = model.placement((images[0].shape[1], images[0].shape[2]))
     pixels = torch.stack([place.place(image) for image in images]).unsqueeze(1)  # (N, 1, 3, S, S)
@@ -143,7 +145,7 @@ def batch(model: Samwise, frames: list[np.ndarray], captions: list[list[int]]) -
     return pixels, ids
 
 
-def test_fast_images_as_a_batch(golden_model: Callable[..., Samwise]) -> None:
+def test_a_batch_of_images_matches_the_golden(golden_model: Callable[..., Samwise]) -> None:
     g = golden("fast256_ris")
     model = golden_model("tiny_ris", {}, image_size=256)
     assert (model.config.hsa, model.config.cme, model.config.sam2.object_score) == (False, False, False)
@@ -160,7 +162,7 @@ def test_fast_images_as_a_batch(golden_model: Callable[..., Samwise]) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("plain_kernels")
 @pytest.mark.parametrize("case", ["ris_A", "ris_B", "ris_AB"])
-def test_images_at_full_size(case: str, golden_model: Callable[..., Samwise]) -> None:
+def test_images_at_full_size_match_the_goldens(case: str, golden_model: Callable[..., Samwise]) -> None:
     g = golden("image_tiny")
     model = golden_model("tiny_ris", {})
     frame = filmed("frames")
@@ -175,7 +177,9 @@ def test_images_at_full_size(case: str, golden_model: Callable[..., Samwise]) ->
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("plain_kernels")
-def test_one_frame_with_temporal_attention_at_full_size(golden_model: Callable[..., Samwise]) -> None:
+def test_one_frame_with_temporal_attention_at_full_size_matches_the_golden(
+    golden_model: Callable[..., Samwise],
+) -> None:
     g = golden("image_tiny")
     model = golden_model("tiny_hsa_cme", g.meta["overrides_hsa_T1"])
     rows = follow_golden(model, g, filmed("frames"), ((0, 1),), prefix="hsa_T1/", ids=CAPTION)
@@ -184,7 +188,7 @@ def test_one_frame_with_temporal_attention_at_full_size(golden_model: Callable[.
 
 
 @pytest.mark.slow
-def test_video_at_full_size(golden_model: Callable[..., Samwise]) -> None:
+def test_a_video_at_full_size_matches_the_golden(golden_model: Callable[..., Samwise]) -> None:
     g = golden("video_tiny")
     model = golden_model("tiny_hsa_cme", g.meta["overrides"]).double()
     assert letterbox((480, 854), 1024, 1020).resized == (575, 1024)
@@ -205,7 +209,7 @@ def test_video_at_full_size(golden_model: Callable[..., Samwise]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("plain_kernels")
-def test_motion_at_full_size(golden_model: Callable[..., Samwise]) -> None:
+def test_the_motion_prompt_at_full_size_matches_the_golden(golden_model: Callable[..., Samwise]) -> None:
     g = golden("motion_tiny")
     model = golden_model("tiny_hsa_cme_motion", g.meta["overrides"])
     verbs = [index in (3, 5) for index in range(len(CAPTION))]
@@ -222,8 +226,8 @@ TRAINING = {"video_T2": 2, "video_T3": 3, "video_T8": 8, "pretrain": 1}
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=pytest.mark.slow if frames == 8 else ()) for case, frames in TRAINING.items()]
 )
-def test_training_step(case: str, golden_model: Callable[..., Samwise]) -> None:
-    """Losses, the CME's decisions and labels, gradients and batch statistics of one step, two clips in a batch."""
+def test_a_training_step_matches_the_golden(case: str, golden_model: Callable[..., Samwise]) -> None:
+    """Compares losses, CME decisions and labels, gradients and batch statistics for a batch of two clips."""
     g = golden("fast256_train")
     frames = TRAINING[case]
     model = (
@@ -270,7 +274,7 @@ def test_training_step(case: str, golden_model: Callable[..., Samwise]) -> None:
 
 
 def check_gradients(model: Samwise, g: Golden, case: str) -> None:
-    """Norms of the gradients against the golden's, relative."""
+    """Compare the norms of the gradients with the golden's."""
     from refervos.samwise.checkpoints import official_names
 
     mine = {official_names(name)[0]: p.grad for name, p in model.named_parameters() if p.requires_grad}

@@ -277,7 +277,7 @@ def test_invalid_calls_are_refused(model: Samwise) -> None:
         next(model.open().stream(scene(1), clip_length=0))
     with pytest.raises(PromptError, match="no tokenizer files"):
         micro_model().open("the dog")
-    with pytest.raises(PromptError, match="asked with a sentence, not with box alone"):
+    with pytest.raises(PromptError, match="SAMWISE needs a sentence and was given box alone"):
         model.open([Prompt(box=(1, 2, 3, 4))])
     with pytest.raises(PromptError, match="is a int"):
         model.open([3])  # type: ignore[list-item]

@@ -1,1 +1,1 @@
-"""SAMWISE (Cuttano et al., CVPR 2025, arXiv 2411.17646): SAM2 made wise by small adapters."""
+"""SAMWISE (Cuttano et al., CVPR 2025, arXiv 2411.17646): text adapters for a frozen SAM2."""

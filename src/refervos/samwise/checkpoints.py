@@ -1,4 +1,4 @@
-"""Official SAMWISE checkpoints (``.pth`` of the released code) into our model."""
+"""Loading official SAMWISE checkpoints (``.pth`` of the released code)."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ _UNUSED = (
 
 
 def official_names(name: str) -> tuple[str, ...]:
-    """The released code's names for one of our tensors.
+    """Convert the name of one of our tensors to the released code's names.
 
     Args:
         name: A name of ``Samwise``'s state dict.
 
     Returns:
-        The names in an official checkpoint: one, several to be concatenated, or none (RoBERTa's single token type,
-        which fairseq does not have and which stays zero).
+        The names in an official checkpoint: one, several to concatenate, or none (RoBERTa's single token type, which
+        fairseq does not have and which stays zero).
     """
     if name.startswith("tracker.sam."):
         return tuple(f"sam.{part}" for part in meta_names(name.removeprefix("tracker.sam.")))
@@ -90,32 +90,32 @@ def official_names(name: str) -> tuple[str, ...]:
 
 
 def infer_samwise_config(source: Mapping[str, Tensor], args: Namespace | None, where: str) -> SamwiseConfig:
-    """Which SAMWISE this is, from its weights; what weights cannot tell comes from ``args`` when it is there.
+    """Infer the configuration from the weights and, for settings that weights do not reveal, from ``args``.
 
     Args:
         source: An official state dict.
-        args: The training arguments that the released code stores beside it.
+        args: The training arguments that the released code stores with the weights, if any.
         where: The checkpoint, for error messages.
 
     Returns:
         The model's configuration.
 
     Raises:
-        CheckpointError: When it is no SAMWISE checkpoint.
+        CheckpointError: When it is not a SAMWISE checkpoint.
     """
     if not any(name.startswith(_ADAPTERS) for name in source):
-        raise CheckpointError(f"{where} has no cmt_adapters.*; it is no SAMWISE checkpoint.")
+        raise CheckpointError(f"{where} has no cmt_adapters.*; it is not a SAMWISE checkpoint.")
     sam2 = infer_sam2_config({n.removeprefix("sam."): t for n, t in source.items() if n.startswith("sam.")}, where)
     adapter = require_shape(source, "cmt_adapters.0.proj_text_down.0.weight", 2, where, "SAMWISE checkpoint")
     known: dict[str, Any] = {} if args is None else vars(args)
-    told: dict[str, Any] = {}
+    inferred: dict[str, Any] = {}
     if isinstance(known.get("cme_decision_window"), int):
-        told["cme_window"] = known["cme_decision_window"]
+        inferred["cme_window"] = known["cme_decision_window"]
     if known.get("switch_mem") in ("reweight", "all_mask", "avg"):
-        told["switch_memory"] = known["switch_mem"]
+        inferred["switch_memory"] = known["switch_mem"]
     if hsa := "cmt_adapters.0.hsa.linear.weight" in source:
         patches = (_cells(source, f"cmt_adapters.{index}.spatial_pos_embed", where) for index in range(3))
-        told["hsa_patches"] = tuple(round(cells**0.5) for cells in patches)
+        inferred["hsa_patches"] = tuple(round(cells**0.5) for cells in patches)
     try:
         return SamwiseConfig(
             sam2=sam2,
@@ -125,16 +125,16 @@ def infer_samwise_config(source: Mapping[str, Tensor], args: Namespace | None, w
             motion_prompt="sam.sam_prompt_encoder.project_motion_prompts.layers.0.weight" in source,
             # Without an object score the model was trained on single images, where the CME never runs.
             cme=bool(known.get("use_cme_head", sam2.object_score)),
-            **told,
+            **inferred,
         )
     except ConfigError as error:
         raise CheckpointError(f"{where} does not fit: {error}") from error
 
 
 def _cells(source: Mapping[str, Tensor], name: str, where: str) -> int:
-    """How many cells a patch of an adapter's temporal attention has."""
+    """Return the number of cells in a patch of an adapter's temporal attention."""
     if name not in source or source[name].ndim < 2:
-        raise CheckpointError(f"{where} has no {name} with cells; it is no SAMWISE checkpoint.")
+        raise CheckpointError(f"{where} has no {name} with cells; it is not a SAMWISE checkpoint.")
     return source[name].shape[-2]
 
 
@@ -152,10 +152,10 @@ def _infer_text(source: Mapping[str, Tensor], where: str) -> TextConfig:
 
 
 def is_official(path: Path) -> bool:
-    """Whether a file holds an official SAMWISE checkpoint.
+    """Return True if a file contains an official SAMWISE checkpoint.
 
     Raises:
-        CheckpointError: When it is no file of weights.
+        CheckpointError: When it is not a file of weights.
     """
     return any(name.startswith(_ADAPTERS) for name in read_weights(path))
 
@@ -166,15 +166,15 @@ def load_official(path: Path, tokenizer: Tokenizer | None = None, **overrides: A
     Args:
         path: A ``.pth`` of the released code: ``{"model": state_dict, "args": Namespace, ...}``, with or without
             ``module.`` prefixes.
-        tokenizer: For asking with sentences.
-        **overrides: Fields of ``SamwiseConfig`` that weights cannot tell, such as ``protocol`` or ``cme``;
+        tokenizer: Tokenizer for sentences.
+        **overrides: Fields of ``SamwiseConfig`` that weights do not reveal, such as ``protocol`` or ``cme``;
             ``image_size`` is accepted too.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        CheckpointError: When the file is unreadable or does not fit; the names that are wrong are listed.
+        CheckpointError: When the file is unreadable or does not fit; names that do not match are listed.
     """
     with as_checkpoint_error(path):
         return _load_official(path, tokenizer, overrides)
@@ -189,7 +189,7 @@ def _load_official(path: Path, tokenizer: Tokenizer | None, overrides: dict[str,
         size = overrides.pop("image_size")
         overrides["sam2"] = replace(config.sam2, image_size=size)
         overrides.setdefault("short_side", round(config.short_side * size / config.sam2.image_size))
-    asked = replace(config, **overrides)
+    config = replace(config, **overrides)
     return build_from_weights(
-        lambda: Samwise(asked, tokenizer), source, official_names, unused=_UNUSED, where=str(path)
+        lambda: Samwise(config, tokenizer), source, official_names, unused=_UNUSED, where=str(path)
     ).eval()

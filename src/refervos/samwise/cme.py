@@ -1,7 +1,7 @@
-"""CME, the Conditional Memory Encoder: it decides when the tracked object is no longer the one that the sentence means.
+"""CME, the Conditional Memory Encoder: detects when the sentence no longer refers to the tracked object.
 
-SAMWISE paper, section 3.3: a memory-free look at the frame tells what the sentence points at now; when that differs
-from what the tracker follows, the frame's memory is rewritten so that the tracker can change its mind.
+SAMWISE paper, section 3.3: a memory-free pass finds the object that the sentence refers to now; when it differs from
+the tracked object, the memory of the frame is rewritten so that the tracker can switch.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from refervos.ops.multihead_attention import MultiheadAttention
 SwitchMode = Literal["reweight", "all_mask", "avg"]
 
 IGNORED_LABEL = -1
-"""CME label of a frame that teaches nothing."""
+"""CME label of a frame that is left out of the loss."""
 
 MIN_VISIBLE_PIXELS = 50
-"""A predicted mask of at most this many pixels shows no object."""
+"""A predicted mask of at most this many pixels counts as empty."""
 
 MIN_OVERLAP = 0.1
-"""Two masks whose intersection is below this share of the smaller one show different objects."""
+"""Two masks show different objects when they share less than this fraction of the smaller one."""
 
 
 class ConditionalMemoryEncoder(nn.Module):
-    """A decision token looks at the memory-aware and the memory-free object and says whether to switch.
+    """Decision token that attends to the memory-aware and the memory-free object and predicts whether to switch.
 
     Args:
         width: Channels of a pointer.
@@ -41,7 +41,7 @@ class ConditionalMemoryEncoder(nn.Module):
         self.decision_token = nn.Parameter(torch.empty(1, width).normal_())
         self.attention = MultiheadAttention(width, heads)
         self.norm1 = nn.LayerNorm(width)
-        # Never read, in the released code either; kept so that checkpoints and parameter counts stay complete.
+        # Never used, not even in the released code; kept so that checkpoints and parameter counts stay complete.
         self.norm2 = nn.LayerNorm(width)
         self.linear1 = nn.Linear(width, feedforward)
         self.linear2 = nn.Linear(feedforward, width)
@@ -49,14 +49,14 @@ class ConditionalMemoryEncoder(nn.Module):
         self.head = nn.Linear(width, 2)
 
     def forward(self, tracked: Tensor, unbiased: Tensor) -> Tensor:
-        """Decide.
+        """Predict whether to switch.
 
         Args:
             tracked: Object pointer of the memory-aware mask (N, width).
             unbiased: Early mask token of the memory-free pass (N, width).
 
         Returns:
-            Logits (N, 2); class 1 means that the sentence now points at another object.
+            Logits (N, 2); class 1 means that the sentence now refers to another object.
         """
         decision = self.decision_token.expand(tracked.shape[0], -1)
         tokens = torch.stack([decision, tracked, unbiased], dim=1)  # (N, 3, width)
@@ -66,7 +66,7 @@ class ConditionalMemoryEncoder(nn.Module):
 
 
 def rewrite_memory_mask(tracked: Tensor, unbiased: Tensor, mode: SwitchMode) -> Tensor:
-    """The mask logits that go into memory after a switch.
+    """Compute the mask logits that are stored in memory on a switch.
 
     Args:
         tracked: Memory-aware mask logits, any shape.
@@ -85,17 +85,17 @@ def rewrite_memory_mask(tracked: Tensor, unbiased: Tensor, mode: SwitchMode) -> 
 
 
 def cme_labels(tracked: Tensor, unbiased: Tensor, score: Tensor | None, *, published: bool = False) -> Tensor:
-    """What the CME should have decided.
+    """Compute the target labels of the CME's decisions.
 
     Args:
         tracked: Memory-aware predicted masks, bool (K, H, W).
         unbiased: Memory-free predicted masks, bool (K, H, W).
         score: Object score logits of the memory-free pass (K,), or None.
-        published: When exactly one mask is empty the released code says 0 although its comment says 1.
+        published: Use label 0 when exactly one mask is empty, as the released code does although its comment says 1.
 
     Returns:
         int64 (K,): 1 where the two masks show different objects, 0 where they show the same, ``IGNORED_LABEL`` where
-        neither shows anything or the memory-free pass sees no object.
+        both are empty or the memory-free pass sees no object.
     """
     areas = tracked.flatten(1).sum(1), unbiased.flatten(1).sum(1)  # (K,) each
     smaller = torch.minimum(*areas)
@@ -114,13 +114,13 @@ def _own_mean(total: Tensor, weight: Tensor) -> Tensor:
 
 
 def cme_loss(logits: Tensor, labels: Tensor, mean: Callable[[Tensor, Tensor], Tensor] = _own_mean) -> Tensor:
-    """Compute the cross-entropy of the CME's decisions, of which a switch counts twice.
+    """Compute the cross-entropy of the CME's decisions, with weight 2 for switches.
 
     Args:
         logits: (K, 2).
-        labels: int64 (K,), ``IGNORED_LABEL`` where there is nothing to learn.
-        mean: How a weighted sum and the sum of the weights, both scalars, become a mean: with those of other processes
-            where there are some.
+        labels: int64 (K,), ``IGNORED_LABEL`` for rows to leave out.
+        mean: Divides a weighted sum by the sum of the weights, both scalars, in distributed training over all
+            processes.
 
     Returns:
         A scalar, zero (with a gradient path) when every label is ignored.

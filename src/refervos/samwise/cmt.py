@@ -1,10 +1,10 @@
 """CMT, the Cross-Modal Temporal adapter: language and time inside the frozen encoders (SAMWISE paper, section 3.2).
 
-Inside an adapter the image tokens lie in the order of HSA's patches, so that they are moved once on the way in and once
-on the way out.
+Inside an adapter the image tokens are in the order of HSA's patches, so that they are moved only on the way in and on
+the way out.
 
-Shapes: N tracks about V videos; T frames; W frames in a window of time; H x B image tokens of C channels a frame, in P
-patches of S tokens; R texts of L tokens of D channels; A channels inside the adapter.
+Shapes: N tracks about V videos; T frames; W frames in a temporal window; H x B image tokens of C channels per frame, in
+P patches of S tokens; R texts of L tokens of D channels; A channels inside the adapter.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from refervos.ops.parts import in_parts
 from refervos.ops.precision import BatchNorm2d
 
 CPU_CHUNK = 16 * 2**20
-"""Bytes of image tokens that a CPU adapts at once: more would cost memory and save no time."""
+"""Bytes of image tokens processed at once on a CPU: more would cost memory and save no time."""
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """What an adapter says.
+    """Output of an adapter.
 
     Attributes:
-        vision: To be added to the image tokens (N*T, H, B, C).
-        text: To be added to the text tokens (R, L, D).
-        inside: The image tokens inside the adapter (V, T, P, S, A): what later frames may look back at.
+        vision: Change of the image tokens, to be added (N*T, H, B, C).
+        text: Change of the text tokens, to be added (R, L, D).
+        inside: The image tokens inside the adapter (V, T, P, S, A), which later frames may attend to.
     """
 
     vision: Tensor
@@ -43,16 +43,16 @@ class Adapted:
 
 
 class CrossModalTemporalAdapter(nn.Module):
-    """One adapter, placed after a Hiera stage and the text layers that run beside it.
+    """CMT adapter, placed after a Hiera stage and the text layers that run in parallel with it.
 
     Args:
         vision_width: Channels C of the image stage.
         text_width: Channels D of the text encoder.
         width: Channels A inside the adapter.
         heads: Attention heads.
-        patch: Side of the patches of Hierarchical Selective Attention, or None to leave it out.
-        text_to_visual: Whether the image tokens change; without, HSA has no effect either.
-        visual_to_text: Whether the text tokens change.
+        patch: Side of the patches of Hierarchical Selective Attention, or None to omit it.
+        text_to_visual: Change the image tokens; when off, HSA has no effect either.
+        visual_to_text: Change the text tokens.
     """
 
     def __init__(
@@ -90,21 +90,20 @@ class CrossModalTemporalAdapter(nn.Module):
         reach: int | None = None,
         motion: Tensor | None = None,
     ) -> Adapted:
-        """What to add to the image tokens and to the text tokens.
+        """Compute the changes of the image tokens and of the text tokens.
 
-        In clips (``reach`` is None) all frames see each other, and there is one text for them all: R = N. Online, each
-        frame sees itself and up to ``reach - 1`` frames before it, and has a text of its own: R = N*T. Where image
-        tokens have not met a sentence yet there are those of V videos, N / V neighbouring tracks about each: what does
-        not depend on the sentence is then computed once.
+        In clips (``reach`` is None) all frames attend to each other and share one text: R = N. Online, each frame
+        attends to itself and up to ``reach - 1`` earlier frames, and has a text of its own: R = N*T. Image tokens that
+        do not depend on a sentence yet are those of V videos, each with N / V adjacent tracks, so that all
+        sentence-independent work is done once per video.
 
         Args:
             vision: Image tokens, channels last (V*T, H, B, C).
             text: Text tokens (R, L, D).
             frames: T.
-            keep: bool (R, L), True where there is a text token; default: padding is looked at like text, as the
-                released code does.
-            past: Online, what this adapter left of the frames before (V, P, W, S, A), W < ``reach``, default none.
-            reach: Online, how many frames a frame sees, itself included.
+            keep: bool (R, L), False for padding; default: attend to padding like text, as the released code does.
+            past: Online, this adapter's ``inside`` of earlier frames (V, P, W, S, A), W < ``reach``, default none.
+            reach: Online, number of frames that a frame attends to, itself included.
             motion: Movement features to be added inside (V*T, H, B, A), default none.
 
         Returns:
@@ -117,16 +116,16 @@ class CrossModalTemporalAdapter(nn.Module):
         inside = into_patches(inside, side).unflatten(0, (-1, frames))  # (V, T, P, S, A)
         x = inside.transpose(1, 2)  # (V, P, T, S, A)
         t = linear(text, self.text_down)  # (R, L, A)
-        # Online the windows are those of clips that end with the frame which asks.
+        # Online, each frame queries the window that ends with it.
         windows = [x] if reach is None else windows_before(x, past, reach)  # (V, P, W, S, A) each
-        asking = frames if reach is None else 1
+        querying = frames if reach is None else 1
         tracks = t.shape[0] // len(windows)
 
         if self.changes_text:
-            seen = torch.stack([window.mean(dim=2) for window in windows], dim=1).flatten(2, 3)  # (V, R/N, P*S, A)
+            visible = torch.stack([window.mean(dim=2) for window in windows], dim=1).flatten(2, 3)  # (V, R/N, P*S, A)
             key, value = (
                 for_each_sentence(part, tracks).flatten(0, 1)  # (R, P*S, A) each
-                for part in self.text_to_vision.keys_and_values(seen)
+                for part in self.text_to_vision.keys_and_values(visible)
             )
             attended = self.text_to_vision.attend(self.text_to_vision.queries(t), key, value)
             text_delta = linear(t * attended, self.text_up)
@@ -135,28 +134,28 @@ class CrossModalTemporalAdapter(nn.Module):
         if not self.changes_vision:
             return Adapted(vision.new_zeros(tracks * frames, *vision.shape[1:]), text_delta, inside)
         mask = None if keep is None else keep[:, None, None, :]  # (R, 1, 1, L)
-        columns = width // side  # of patches; some rows of them at a time
-        some = max(1, patches_at_once(windows[-1]) // columns)
-        if some * columns >= x.shape[1]:
-            change = self._change_vision(x, windows, asking, t, mask)  # (N*T, P, S, C)
+        columns = width // side  # of patches
+        patch_rows = max(1, patches_at_once(windows[-1]) // columns)
+        if patch_rows * columns >= x.shape[1]:
+            change = self._change_vision(x, windows, querying, t, mask)  # (N*T, P, S, C)
             return Adapted(out_of_patches(change, side, height, width), text_delta, inside)
         vision_delta = vision.new_empty(tracks * frames, *vision.shape[1:])  # (N*T, H, B, C)
-        for top in range(0, height // side, some):
-            part = slice(top * columns, (top + some) * columns)
-            around = [window[:, part] for window in windows]
-            change = self._change_vision(x[:, part], around, asking, t, mask)
-            rows = vision_delta[:, top * side : (top + some) * side]
+        for top in range(0, height // side, patch_rows):
+            part = slice(top * columns, (top + patch_rows) * columns)
+            window_parts = [window[:, part] for window in windows]
+            change = self._change_vision(x[:, part], window_parts, querying, t, mask)
+            rows = vision_delta[:, top * side : (top + patch_rows) * side]
             rows.copy_(out_of_patches(change, side, rows.shape[1], width))
         return Adapted(vision_delta, text_delta, inside)
 
     def _change_vision(
-        self, x: Tensor, windows: Sequence[Tensor], asking: int, t: Tensor, mask: Tensor | None
+        self, x: Tensor, windows: Sequence[Tensor], querying: int, t: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """Adapt some patches of the image, (V, p, T, S, A): what to add to them, (N*T, p, S, C)."""
+        """Compute the change of some patches of the image, (V, p, T, S, A) -> (N*T, p, S, C)."""
         if self.hsa is not None:
-            looked = [self.hsa(window, asking) for window in windows]
-            x = x + (looked[0] if len(looked) == 1 else torch.cat(looked, dim=2))
-        texts = len(windows)  # of a track
+            attended = [self.hsa(window, querying) for window in windows]
+            x = x + (attended[0] if len(attended) == 1 else torch.cat(attended, dim=2))
+        texts = len(windows)  # per track
         tokens = x.transpose(1, 2).reshape(x.shape[0], texts, -1, x.shape[-1])  # (V, R/N, N*T/R*p*S, A)
         queries, tokens = (
             for_each_sentence(part, t.shape[0] // texts).flatten(0, 1)  # (R, N*T/R*p*S, A) each
@@ -168,20 +167,20 @@ class CrossModalTemporalAdapter(nn.Module):
 
 
 def for_each_sentence(videos: Tensor, count: int) -> Tensor:
-    """Repeat what belongs to V videos for their sentences: (V, ...) -> (count, ...), without copying for V = 1."""
+    """Repeat tensors of V videos for their sentences: (V, ...) -> (count, ...), without copying for V = 1."""
     repeats = count // videos.shape[0]
     return videos.unsqueeze(1).expand(-1, repeats, *videos.shape[1:]).flatten(0, 1)
 
 
 class HierarchicalSelectiveAttention(nn.Module):
-    """HSA: self-attention over time inside patches, whose size in the image halves from adapter to adapter.
+    """HSA: temporal self-attention within patches, whose size in the image halves from adapter to adapter.
 
-    Every patch, over all frames of the window, is one sequence of W*S tokens.
+    Each patch, over all frames of the window, is one sequence of W*S tokens.
 
     Args:
         width: Channels A.
         heads: Attention heads.
-        side: Of a patch, which must divide the grid.
+        side: Side of a patch; must divide the grid.
     """
 
     def __init__(self, width: int, heads: int, side: int) -> None:
@@ -198,18 +197,18 @@ class HierarchicalSelectiveAttention(nn.Module):
 
         Args:
             window: (V, P, W, S, A).
-            frames: T, how many of the window's last frames ask; the earlier ones are only looked at.
+            frames: T, number of the window's last frames that are queries; the earlier ones are only keys and values.
 
         Returns:
-            What to add to the last T frames, (V, P, T, S, A).
+            Change of the last T frames, to be added (V, P, T, S, A).
         """
         tokens = self.norm(window + self._positions(window)).flatten(0, 1)  # (V*P, W, S, A)
-        asking = tokens[:, -frames:].flatten(1, 2)  # (V*P, T*S, A)
-        looked = linear(self.attention(asking, tokens.flatten(1, 2)), self.linear)  # (V*P, T*S, A)
-        return looked.reshape(*window.shape[:2], frames, *window.shape[3:])
+        queries = tokens[:, -frames:].flatten(1, 2)  # (V*P, T*S, A)
+        attended = linear(self.attention(queries, tokens.flatten(1, 2)), self.linear)  # (V*P, T*S, A)
+        return attended.reshape(*window.shape[:2], frames, *window.shape[3:])
 
     def _positions(self, window: Tensor) -> Tensor:
-        """Embedding of a token's place in its patch and of its time in the window, (W, S, A)."""
+        """Compute the embedding of a token's position in its patch and of its time in the window, (W, S, A)."""
         length = window.shape[2]
 
         def compute() -> Tensor:
@@ -220,32 +219,32 @@ class HierarchicalSelectiveAttention(nn.Module):
 
 
 def into_patches(image: Tensor, side: int) -> Tensor:
-    """Put image tokens into the order of square patches: (n, height, width, A) -> (n, P, side * side, A)."""
+    """Reorder image tokens into square patches: (n, height, width, A) -> (n, P, side * side, A)."""
     batch, height, width, channels = image.shape
     cut = image.reshape(batch, height // side, side, width // side, side, channels)
     return cut.transpose(2, 3).reshape(batch, -1, side * side, channels)
 
 
 def out_of_patches(patches: Tensor, side: int, height: int, width: int) -> Tensor:
-    """Put them back into rows and columns: (n, P, side * side, C) -> (n, height, width, C)."""
+    """Reorder patches back into rows and columns: (n, P, side * side, C) -> (n, height, width, C)."""
     batch, channels = patches.shape[0], patches.shape[-1]
     cut = patches.reshape(batch, height // side, width // side, side, side, channels)
     return cut.transpose(2, 3).reshape(batch, height, width, channels)
 
 
 def windows_before(x: Tensor, past: Tensor | None, reach: int) -> list[Tensor]:
-    """What each frame sees online: itself, last, and up to ``reach - 1`` frames before it.
+    """Collect the window of each frame online: up to ``reach - 1`` earlier frames, then itself.
 
     Args:
         x: The frames (V, P, T, ...).
-        past: The frames before them (V, P, W, ...), W < ``reach``, or None.
-        reach: Longest window.
+        past: Earlier frames (V, P, W, ...), W < ``reach``, or None.
+        reach: Length of the longest window.
 
     Returns:
         T windows (V, P, W, ...), W from 1 to ``reach``.
     """
     known = x if past is None else torch.cat([past, x], dim=2)  # (N, P, W + T, ...)
-    if x.shape[2] == 1:  # sees all of it: no size is needed as a number, so that W stays open in a graph
+    if x.shape[2] == 1:  # no size is read, so that W stays open in an exported graph
         return [known]
     ends = range(known.shape[2] - x.shape[2] + 1, known.shape[2] + 1)
     return [known[:, :, max(0, end - reach) : end] for end in ends]
@@ -254,15 +253,15 @@ def windows_before(x: Tensor, past: Tensor | None, reach: int) -> list[Tensor]:
 def conv_norm_relu(
     x: Tensor, convolution: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d, derived: Derived
 ) -> Tensor:
-    """A 1x1 convolution, batch norm and ReLU, channels last.
+    """Apply a 1x1 convolution, batch norm and ReLU, channels last.
 
-    With fixed statistics the norm is folded into the convolution, which is then one linear layer.
+    With fixed statistics the norm is folded into the convolution, which becomes a single linear layer.
 
     Args:
         x: (n, H, B, in).
         convolution: Without bias.
         norm: The batch norm; in training mode its statistics are the batch's.
-        derived: Keeps the folded weights.
+        derived: Cache for the folded weights.
 
     Returns:
         (n, H, B, out).
@@ -287,9 +286,7 @@ def conv_norm_relu(
 
 
 def patches_at_once(window: Tensor) -> int:
-    """How many of the P patches of image tokens (V, P, W, S, A) are adapted at once: all, but on a CPU only so many as
-    fill ``CPU_CHUNK``.
-    """
+    """Choose how many of the P patches of (V, P, W, S, A) to process at once: all, or on a CPU ``CPU_CHUNK`` bytes."""
     patches = window.shape[1]
     if not in_parts(window):
         return patches
@@ -297,7 +294,7 @@ def patches_at_once(window: Tensor) -> int:
 
 
 def time_embedding(frames: int, width: int) -> Tensor:
-    """Sine embedding of the frames 1..W of a window, normalised to a full turn at the last one (temperature 10000).
+    """Compute the sine embedding of frames 1 to W, normalised to a full turn at the last one (temperature 10000).
 
     Args:
         frames: W.

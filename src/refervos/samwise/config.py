@@ -1,4 +1,4 @@
-"""Every published hyper-parameter of SAMWISE in one typed configuration, and the published sizes."""
+"""Configuration of SAMWISE with all its hyper-parameters, and the published sizes."""
 
 from __future__ import annotations
 
@@ -28,37 +28,38 @@ class SamwiseConfig:
         text: Shape of the frozen text encoder.
         adapter_width: Channels inside the CMT adapters.
         adapter_heads: Attention heads inside them.
-        text_to_visual: Whether the adapters tell the image tokens about the sentence.
-        visual_to_text: Whether they tell the text tokens about the image.
+        text_to_visual: Whether the adapters change the image tokens by the text.
+        visual_to_text: Whether the adapters change the text tokens by the image.
         hsa: Whether the adapters attend over time (Hierarchical Selective Attention); off in image pre-training.
         hsa_patches: Patch side of each adapter's temporal attention.
-        motion_prompt: Whether the verbs of the sentence give a second prompt token (off in the released checkpoints).
+        motion_prompt: Whether the sentence's verbs give a second prompt token (off in the released checkpoints).
         cme: Whether the Conditional Memory Encoder runs.
         cme_decision: ``learned``, or ``always`` to switch whenever it runs (the paper's ablation).
-        cme_window: ``cme_decision_window``: it first runs after this many frames and pauses one less after a switch.
+        cme_window: ``cme_decision_window``: the CME first runs after this many frames and pauses for one fewer after a
+            switch.
         cme_feedforward: Width of its feed-forward network.
-        switch_memory: What is written to memory on a switch, with the memory policies ``published`` and ``gated``.
-        presence_scale: The object score times this ...
-        presence_shift: ... plus this is the logit of the presence: the probability that the object is visible, fitted
-            on clips whose answers are known.
-        presence_threshold: No mask is shown where the presence is below this.
-        memory_policy: ``published`` remembers every frame, whether the object was seen or not, and a switch adds the
-            other object to what is remembered. ``gated`` remembers no frame in which it was not seen. ``switch`` does
-            that too, and a switch answers the frame anew and forgets what was remembered before. All go by the sign of
-            the object score as it is: memory that was held to the presence lost objects that it was unsure of.
-        time: How the adapters look over time. ``clip``: all frames of a clip see each other (published). ``online``:
-            each frame sees itself and the ``clip_length - 1`` frames before it, of which the track keeps what it needs;
-            a frame is answered before the next one is known, and costs one frame's work.
-        clip_length: Frames that the adapters see at once: of the clip, or of the window.
+        switch_memory: How the stored mask is computed on a switch, with memory policies ``published`` and ``gated``.
+        presence_scale: Scale of the object score in the presence logit.
+        presence_shift: Shift added after scaling. Presence is the probability that the object is visible; scale and
+            shift are fitted on clips with ground truth.
+        presence_threshold: Masks are emptied where the presence is below this.
+        memory_policy: ``published`` stores every frame, whether the object was seen or not, and a switch adds the other
+            object to the stored mask. ``gated`` stores no frames in which the object was not seen. ``switch`` is like
+            ``gated``, but a switch replaces the frame's mask and clears the earlier memory. All use the sign of the
+            raw object score: gating memory by the presence lost objects with uncertain scores.
+        time: How the adapters attend over time. ``clip``: all frames of a clip attend to each other (published).
+            ``online``: each frame attends to itself and the ``clip_length - 1`` frames before it, which are cached in
+            the track; each frame is segmented before the next one is known, at the cost of one frame.
+        clip_length: Frames that the adapters process at once: of the clip, or of the window.
         short_side: Frames are resized so that the short side has at most this many pixels and the long side at most
             ``sam2.image_size``.
-        protocol: ``default`` does the right thing; ``published`` also reproduces the released code's accidents (a
-            one-frame clip wipes the memory, padding leaks into the adapters, only the first verb counts and the
-            memory-free pass ignores it, a switch to nothing still pauses the CME), for comparing numbers.
-        motion_features: Not published. Whether the first adapter also sees how the frame differs from earlier ones
+        protocol: ``default`` fixes the released code's bugs; ``published`` reproduces them, for comparing numbers (a
+            one-frame clip clears the memory, padding leaks into the adapters, only the first verb counts and the
+            memory-free pass ignores it, a switch to an empty mask still pauses the CME).
+        motion_features: Not published. The first adapter also reads differences to earlier frames
             (``samwise.motion``).
-        borders: Not published. ``frame`` has the borders of masks follow the frame's edges (``refervos.ops.borders``).
-        words: The words that a model of drawn worlds was trained on; empty where the vocabulary is open.
+        borders: Not published. With ``frame``, mask borders follow the frame's edges (``refervos.ops.borders``).
+        words: The words that a model of synthetic worlds was trained on; empty for an open vocabulary.
     """
 
     sam2: Sam2Config = field(default_factory=Sam2Config)
@@ -110,11 +111,11 @@ class SamwiseConfig:
         if self.clip_length < 1:
             raise ConfigError(f"clip_length is {self.clip_length}; it must be at least 1.")
         if self.borders == "frame" and self.protocol == "published":
-            raise ConfigError("borders is 'frame', which the published protocol does not know; it takes 'bilinear'.")
+            raise ConfigError("borders is 'frame', which the published protocol does not have; use 'bilinear'.")
         if self.motion_features and self.protocol == "published":
-            raise ConfigError("motion_features are on, which the published protocol does not know; leave them off.")
+            raise ConfigError("motion_features are on, which the published protocol does not have; leave them off.")
         if self.time == "online" and self.protocol == "published":
-            raise ConfigError("time is 'online', which the published protocol does not know; it takes clips.")
+            raise ConfigError("time is 'online', which the published protocol does not have; use 'clip'.")
         if not 0 < self.presence_threshold < 1:
             raise ConfigError(f"presence_threshold is {self.presence_threshold}; it must lie between 0 and 1.")
         if self.cme_window < 1:
@@ -123,7 +124,7 @@ class SamwiseConfig:
 
     @property
     def window_patches(self) -> tuple[tuple[int, int], ...]:
-        """How many patches the image tokens at each adapter are in, and how many tokens a patch has."""
+        """Number of patches at each adapter, and number of tokens per patch."""
         sizes = []
         for index, patch in enumerate(self.hsa_patches):
             cells, side = 2 * self.sam2.grid >> index, patch if self.hsa else 1
@@ -139,7 +140,7 @@ AS_PUBLISHED: dict[str, str | float] = {
     "presence_shift": 0.0,
     "presence_threshold": 0.5,
 }
-"""What the published protocol asks of a model that was made for streams."""
+"""Settings of the published protocol, for a model that was trained for streams."""
 
 
 SAMWISE_PRESETS: dict[str, SamwiseConfig] = {

@@ -1,6 +1,6 @@
-"""SAMWISE's parts: text and image encoders in step, SAM2, and the CME; ``streamer.py`` has the loop over frames.
+"""The SAMWISE model: interleaved text and image encoders, SAM2, and the CME; ``streamer.py`` has the loop over frames.
 
-The model keeps nothing between calls: what a sentence needs remembered lives in a ``SamwiseTrack`` held by the caller.
+The model keeps no state between calls: all state of a sentence is in a ``SamwiseTrack`` held by the caller.
 Shapes: N tracks, T frames, L text tokens, D text width, C = SAM2's hidden width, g = grid, S = image size.
 """
 
@@ -34,19 +34,19 @@ from refervos.text.encoder import TextEncoder
 from refervos.text.tokenizer import Tokenizer
 
 FIRST_ADAPTED_STAGE = 1
-"""Adapters stand after Hiera stages 2, 3 and 4 (counted from 1), so stages 1 and 2 do not depend on the sentence."""
+"""First Hiera stage (from 0) with an adapter after it; this stage and the one before do not depend on the sentence."""
 
 CPU_ACTIVATIONS = 128 * 2**20
-"""Bytes of activations that a CPU works on at once: larger ones cost page faults and save nothing."""
+"""Bytes of activations processed at once on a CPU: larger ones cause page faults and save no time."""
 
 
 @dataclass
 class SamwiseOutput(ClipOutput):
-    """A training clip's predictions, with what the CME decided.
+    """Predictions of a training clip, with the CME's decisions.
 
     Attributes:
-        cme_logits: The CME's decisions (K, 2), track by track, frame by frame within each.
-        cme_labels: int64 (K,), the class each should have, ``IGNORED_LABEL`` where there is none.
+        cme_logits: Decision logits of the CME (K, 2), by track, then by frame.
+        cme_labels: int64 (K,), target classes, ``IGNORED_LABEL`` for decisions without one.
     """
 
     cme_logits: Tensor
@@ -54,14 +54,14 @@ class SamwiseOutput(ClipOutput):
 
 
 class PromptMLP(nn.Module):
-    """Three linear layers that turn a text state into a prompt token (text_width -> C)."""
+    """MLP of three linear layers from a text state to a prompt token (text_width -> C)."""
 
     def __init__(self, text_width: int, width: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(text_width, width), nn.Linear(width, width), nn.Linear(width, width)])
 
     def forward(self, state: Tensor) -> Tensor:
-        """(N, text_width) -> (N, C)."""
+        """Project text states: (N, text_width) -> (N, C)."""
         state = torch.relu(self.layers[0](state))
         return self.layers[2](torch.relu(self.layers[1](state)))
 
@@ -70,8 +70,8 @@ class Samwise(SamwiseStreamer, TrainableModel):
     """SAMWISE over a frozen SAM2 and a frozen RoBERTa.
 
     Args:
-        config: Every hyper-parameter.
-        tokenizer: Turns sentences into token ids; may be left out where ids are given.
+        config: All hyper-parameters.
+        tokenizer: Tokenizer for sentences; not needed when token ids are passed.
     """
 
     model_type = "samwise"
@@ -103,11 +103,11 @@ class Samwise(SamwiseStreamer, TrainableModel):
         self.eval()
 
     def frozen_parts(self) -> tuple[nn.Module, ...]:
-        """The parts that never train: SAM2 and the text encoder."""
+        """Return the parts that are never trained: SAM2 and the text encoder."""
         return self.tracker, self.text
 
     def trained_parts(self) -> dict[str, nn.Module]:
-        """The parts that train, by name."""
+        """Return the trained parts by name."""
         parts = {
             "adapters": self.adapters,
             "motion features": self.motion_features,
@@ -117,11 +117,11 @@ class Samwise(SamwiseStreamer, TrainableModel):
         }
         return {name: part for name, part in parts.items() if part is not None}
 
-    # What a session asks.
+    # The ``Segmenter`` contract.
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.text_prompt.parameters()).device
 
     @property
@@ -130,44 +130,44 @@ class Samwise(SamwiseStreamer, TrainableModel):
         return next(self.text_prompt.parameters()).dtype
 
     def segment_clips(self, pixels: Tensor, tracks: Sequence[SamwiseTrack]) -> Iterator[FramePrediction]:
-        """Segment a clip for each track in one batch, or in as many as ``memory_budget`` asks for.
+        """Segment one clip for each track, in batches that fit ``memory_budget`` (see ``BatchSegmenter``).
 
-        What starting an operation costs is shared among the clips: on one CPU core the miniature needs a fifth less
-        time a frame in clips of eight, and half online (see ``BatchSegmenter``).
+        Batching shares the overhead of starting operations: on one CPU core the miniature needs a fifth less time per
+        frame in clips of eight, and half the time online.
 
         Raises:
             PromptError: When a new track has clicks, a box or a mask.
         """
         if any(track.first_frame_prompt is not None for track in tracks):
-            raise PromptError("clips are one batch for sentences alone; open a session for clicks, a box or a mask.")
+            raise PromptError("batches of clips take sentences only; open a session for clicks, a box or a mask.")
         return self._segment(pixels, tracks)
 
     def correct(self, track: SamwiseTrack, prompt: Prompt, placement: Placement) -> FramePrediction:
-        """Answer the last frame again by clicks, a box or a mask (see ``sam2.correction``).
+        """Segment the last frame again from clicks, a box or a mask (see ``sam2.correction``).
 
-        From then on the image is encoded without the adapters, and the sentence guides as a prompt: on drawn clips
-        whose sentence had been misread, that kept a mean IoU of 0.70 with the clicked object over the next ten frames,
-        and with the adapters 0.28.
+        From then on the image is encoded without the adapters, and the sentence still acts as a prompt token: on
+        synthetic clips whose sentence had been misread, that kept a mean IoU of 0.70 with the clicked object over the
+        next ten frames, against 0.28 with the adapters.
         """
         with self.inference():
             return correct(self.tracker, track, prompt, placement, self.calibrated)
 
     def switch_logits(self, tracked: Tensor, unbiased: Tensor) -> Tensor:
-        """Let the CME decide."""
+        """Run the CME."""
         logits: Tensor = self.cme(tracked, unbiased)
         return logits
 
-    # Early fusion: video and text, in step.
+    # Early fusion of video and text.
 
     def encode(self, pixels: Tensor, ids: Tensor, verbs: Tensor, tracks: Sequence[SamwiseTrack] = ()) -> ClipFeatures:
-        """Run image and text encoders in step, each adapting the other (SAMWISE paper, section 3.2).
+        """Run the image and text encoders interleaved, each adapting the other (SAMWISE paper, section 3.2).
 
         Args:
-            pixels: Placed frames (V, T, 3, S, S); V divides N, and the N / V sentences about a video are neighbours.
+            pixels: Placed frames (V, T, 3, S, S); V divides N, and the N / V sentences about a video are adjacent.
             ids: Token ids (N, L), padded on the right.
-            verbs: bool (N, L), tokens that tell motion.
-            tracks: Online, the N tracks, all with windows of the same length; these move on by T frames. Not read in
-                clips.
+            verbs: bool (N, L), tokens of motion words.
+            tracks: Online, the N tracks, all with windows of the same length; the windows advance by T frames. Unused
+                in clips.
 
         Returns:
             The clip's features and the tracks' prompt tokens.
@@ -175,30 +175,30 @@ class Samwise(SamwiseStreamer, TrainableModel):
         return self.encode_tracks(self.encode_shared(pixels), ids, verbs, tracks)
 
     def encode_shared(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """See ``SamwiseStreamer``; few frames at a time, of which only what is needed is kept."""
+        """See ``SamwiseStreamer``; runs a few frames at a time and keeps only the required outputs."""
         videos, frames = pixels.shape[:2]
         fine, second = [], []
-        for some in pixels.flatten(0, 1).split(self._frames_at_once(0)):
-            first = self.tracker.encode_stage(0, self.tracker.embed_patches(some))
+        for frames_part in pixels.flatten(0, 1).split(self._frames_at_once(0)):
+            first = self.tracker.encode_stage(0, self.tracker.embed_patches(frames_part))
             fine.append(self.tracker.fine_level(first))
             second.append(self.tracker.encode_stage(1, first))
-        shared = [together(part).unflatten(0, (videos, frames)) for part in (fine, second)]
+        shared = [cat_if_several(part).unflatten(0, (videos, frames)) for part in (fine, second)]
         return (*shared, small_frames(pixels)) if self.motion_features is not None else tuple(shared)
 
     def encode_tracks(
         self, shared: Sequence[Tensor], ids: Tensor, verbs: Tensor, tracks: Sequence[SamwiseTrack] = ()
     ) -> ClipFeatures:
-        """The rest of ``encode``, from what is shared on (see ``SamwiseStreamer``)."""
-        fine, second, *pictures = shared
+        """Run the sentence-dependent rest of ``encode`` (see ``SamwiseStreamer``)."""
+        fine, second, *small = shared
         frames, count = fine.shape[1], len(ids)
         padded = self._padded(ids, tracks)
         stages, text = self.encode_stages(
             second,
             ids,
             padded=padded,
-            text=self._before_any_frame(ids, padded, tracks),
+            text=self._initial_text(ids, padded, tracks),
             windows=TrackWindows(tracks, len(second)) if tracks and self.config.time == "online" else None,
-            motion=self._motion_of(pictures[0], tracks) if pictures else None,
+            motion=self._motion_of(small[0], tracks) if small else None,
             unadapted=[row for row, track in enumerate(tracks) if track.manually_corrected],
         )
         features = [
@@ -229,33 +229,33 @@ class Samwise(SamwiseStreamer, TrainableModel):
         motion: Tensor | None = None,
         unadapted: Sequence[int] = (),
     ) -> tuple[list[Tensor], Tensor]:
-        """Run image stages and text layers, each adapting the other.
+        """Run the later image stages and text layers, each adapting the other.
 
         Args:
             second: Output of the second image stage (V, T, ...), see ``encode_shared``.
             ids: Token ids (N, L), padded on the right.
-            padded: Whether there may be padding; where there is none, to say so is quicker.
-            text: Text states as the first adapter meets them (N, L, D); default computed from the token ids.
-            windows: Online, what the adapters look back at; what they leave of these frames goes into it, too. Default
-                no frames came before, and nothing is kept.
-            motion: Movement features (V*T, 2g, 2g, A), where the model has them.
-            unadapted: Rows of sentences whose image the adapters leave as it is.
+            padded: Whether the ids may contain padding; False is faster.
+            text: Text states at the input of the first adapter (N, L, D); default computed from the token ids.
+            windows: Online, the earlier frames for the adapters, to which these frames are added; default no earlier
+                frames, and nothing is stored.
+            motion: Movement features (V*T, 2g, 2g, A), if the model has them.
+            unadapted: Rows of sentences for which the adapters do not change the image.
 
         Returns:
-            The three adapted stages, channels last (N, T, ...); and the last text state (N, L, D), online (N*T, L, D).
+            The three adapted stages, channels last (N, T, ...), and the final text state (N, L, D), online (N*T, L, D).
         """
         frames, count = second.shape[1], ids.shape[0]
         online = self.config.time == "online"
-        keep = self._kept(ids, padded)  # (N, L)
-        text = self._read_alone(ids, keep) if text is None else text  # (N, L, D)
+        keep = self._keep_mask(ids, padded)  # (N, L)
+        text = self._encode_text(ids, keep) if text is None else text  # (N, L, D)
         vision = second.flatten(0, 1)  # (V*T, 2g, 2g, w)
         stages = []
         for stage in range(FIRST_ADAPTED_STAGE, 4):
             if stage > FIRST_ADAPTED_STAGE:
                 text = self.text.run_segment(stage, text, keep)
-                rows = vision.split(self._frames_at_once(stage))
-                vision = together([self.tracker.encode_stage(stage, some) for some in rows])
-            elif online:  # from here on the sentence sees the frame
+                parts = vision.split(self._frames_at_once(stage))
+                vision = cat_if_several([self.tracker.encode_stage(stage, part) for part in parts])
+            elif online:  # from here on the text depends on the frame
                 text = text.repeat_interleave(frames, dim=0)
                 keep = None if keep is None else keep.repeat_interleave(frames, dim=0)
             adapted = self._adapt(stage - FIRST_ADAPTED_STAGE, vision, text, frames, keep, windows, motion)
@@ -264,7 +264,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
                 adapted.vision.unflatten(0, (count, frames))[row] = 0
             if stage == FIRST_ADAPTED_STAGE:  # from here on the image depends on the sentence
                 vision = for_each_sentence(second, count).flatten(0, 1)  # (N*T, 2g, 2g, w)
-            # In place where nobody looks back: the changes are as large as the frames themselves.
+            # In place without gradients: the changes are as large as the frames themselves.
             vision = vision + adapted.vision if torch.is_grad_enabled() else adapted.vision.add_(vision)
             text = text + adapted.text
             del adapted
@@ -281,9 +281,9 @@ class Samwise(SamwiseStreamer, TrainableModel):
         windows: Lookback | None,
         motion: Tensor | None,
     ) -> Adapted:
-        """Run one adapter; online it looks back at windows, and what it leaves goes into them."""
+        """Run one adapter; online it attends to the windows and adds its tokens to them."""
         adapter = self.adapters[index]
-        if self.config.protocol == "published":  # reads padding like text
+        if self.config.protocol == "published":  # attends to padding like text
             return adapter(vision, text, frames)
         if self.config.time == "clip":
             return adapter(vision, text, frames, keep, motion=motion)
@@ -293,50 +293,50 @@ class Samwise(SamwiseStreamer, TrainableModel):
             windows.keep(index, adapted.inside)
         return adapted
 
-    def _motion_of(self, pictures: Tensor, tracks: Sequence[SamwiseTrack]) -> Tensor:
-        """Movement features of small frames (V, T, 3, s, s); online the tracks' windows know those before, and keep
-        these.
-        """
+    def _motion_of(self, small: Tensor, tracks: Sequence[SamwiseTrack]) -> Tensor:
+        """Compute movement features of small frames (V, T, 3, s, s); earlier ones are in the tracks' windows."""
         assert self.motion_features is not None
         past = None
         if tracks and self.config.time == "online":
-            sharing = len(tracks) // len(pictures)
+            sharing = len(tracks) // len(small)
             known = [torch.stack(list(track.windows.pictures)) for track in tracks[::sharing] if track.windows.pictures]
             past = torch.stack(known) if known else None  # (V, P, 3, s, s)
             for number, track in enumerate(tracks):
-                track.windows.pictures.extend(pictures[number // sharing])
-        moved: Tensor = self.motion_features(pictures, past)
-        return moved
+                track.windows.pictures.extend(small[number // sharing])
+        motion: Tensor = self.motion_features(small, past)
+        return motion
 
     def _padded(self, ids: Tensor, tracks: Sequence[SamwiseTrack]) -> bool:
-        """Whether token ids (N, L) may have padding, as far as that is known without reading from a device."""
+        """Return False if token ids (N, L) are known, without a transfer from the device, to contain no padding."""
         pad = self.config.text.pad
         return not tracks or any(len(track.ids) != ids.shape[1] or pad in track.ids.tolist() for track in tracks)
 
-    def _kept(self, ids: Tensor, padded: bool) -> Tensor | None:
-        """Where there are text tokens and no padding, bool (N, L); None where that is everywhere, which is quicker."""
+    def _keep_mask(self, ids: Tensor, padded: bool) -> Tensor | None:
+        """Return a mask that is False on padding, bool (N, L); None without padding, which is faster."""
         return ids != self.config.text.pad if padded else None
 
-    def _before_any_frame(self, ids: Tensor, padded: bool, tracks: Sequence[SamwiseTrack]) -> Tensor:
-        """Text states as the first adapter meets them (N, L, D); for running tracks they are computed once."""
-        # As published, padding is read like text, so that other sentences' lengths matter.
+    def _initial_text(self, ids: Tensor, padded: bool, tracks: Sequence[SamwiseTrack]) -> Tensor:
+        """Compute text states at the input of the first adapter (N, L, D), cached in running tracks."""
+        # As published, padding is attended to like text, so that the lengths of other sentences matter.
         if torch.is_grad_enabled() or not tracks or (self.mixes_sentences and len(tracks) > 1):
-            return self._read_alone(ids, self._kept(ids, padded))
+            return self._encode_text(ids, self._keep_mask(ids, padded))
         for track in tracks:
             if track.text is None:
                 own = track.ids.to(self.device).unsqueeze(0)  # (1, L)
-                track.text = self._read_alone(own, self._kept(own, self._padded(own, [track])))[0]
+                track.text = self._encode_text(own, self._keep_mask(own, self._padded(own, [track])))[0]
         states = [track.text for track in tracks if track.text is not None]
         return states[0].unsqueeze(0) if len(states) == 1 else pad_sequence(states, batch_first=True)
 
-    def _read_alone(self, ids: Tensor, keep: Tensor | None) -> Tensor:
-        """The text segments that stand before the first adapter: (N, L) -> (N, L, D)."""
+    def _encode_text(self, ids: Tensor, keep: Tensor | None) -> Tensor:
+        """Run the text segments before the first adapter: (N, L) -> (N, L, D)."""
         text = self.text.run_segment(0, self.text.embed(ids), keep)
         return self.text.run_segment(FIRST_ADAPTED_STAGE, text, keep)
 
     def _frames_at_once(self, stage: int) -> int:
-        """How many frames go through an image stage together: all where gradients are wanted or a graph is traced; on a
-        GPU as many as the memory budget allows; on a CPU so few that their activations stay near the cache.
+        """Choose how many frames to run through an image stage at once.
+
+        All, with gradients or while a graph is traced; otherwise on a GPU as many as the memory budget allows, and on a
+        CPU so few that their activations fit the cache.
         """
         if undivided():
             return 2**31
@@ -345,11 +345,11 @@ class Samwise(SamwiseStreamer, TrainableModel):
         one = widest * self.compute_dtype.itemsize
         if self.device.type == "cpu":
             return max(1, CPU_ACTIVATIONS // one)
-        # Beside the widest activations: their activated copy, queries, keys and values, and the tokens themselves.
+        # Besides the widest activations: their activated copy, queries, keys and values, and the tokens themselves.
         return max(1, batch_budget(self.device, self.memory_budget) // (3 * one))
 
     def _prompt_tokens(self, text: Tensor, verbs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Contextual and motion prompts from the final text state (SAMWISE paper, section 3.1)."""
+        """Compute contextual and motion prompts from the final text state (SAMWISE paper, section 3.1)."""
         padding = self.tracker.padding_points(text.shape[0])  # (N, 2, C)
         contextual = self.text_prompt(text[:, 0]).unsqueeze(1)  # (N, 1, C)
         plain = list(torch.cat([padding, contextual], dim=1))  # (3, C) each
@@ -369,35 +369,35 @@ class Samwise(SamwiseStreamer, TrainableModel):
 
     @property
     def image_size(self) -> int:
-        """Side of the square."""
+        """Side of the model's square input."""
         return self.config.sam2.image_size
 
     def upsample(self, mask_logits: Tensor) -> Tensor:
-        """Low-resolution mask logits (N, M, 4g, 4g) to the square (N, M, S, S)."""
+        """Upsample low-resolution mask logits (N, M, 4g, 4g) to the square (N, M, S, S)."""
         return self.tracker.upsample(mask_logits)
 
     def _decide(self, groups: Sequence[TrackGroup]) -> None:
-        """In training nothing is rewritten: the CME's decisions are collected with what they should have been."""
+        """Apply the CME; in training, collect its decisions and their labels instead."""
         if not self.training:
             super()._decide(groups)
             return
         for group in groups:
-            self._teach_cme(group)
+            self._collect_cme(group)
 
-    def _teach_cme(self, group: TrackGroup) -> None:
-        """Collect the CME's decisions and what they should have been."""
+    def _collect_cme(self, group: TrackGroup) -> None:
+        """Collect the CME's decisions and their labels, for training."""
         frame, rows = group.frame, group.cme_rows
         if group.unbiased is None:
             return
-        with torch.no_grad():  # only the CME learns from its decision
-            again = self.tracker.decode(group.unbiased, group.features.take(rows), group.unbiased_prompts[rows])
+        with torch.no_grad():  # only the CME is trained by its decisions
+            memory_free = self.tracker.decode(group.unbiased, group.features.take(rows), group.unbiased_prompts[rows])
             labels = cme_labels(
                 frame.memory_logits[rows, 0] > 0,
-                self.tracker.upsample(again.mask_logits)[:, 0] > 0,
-                again.score,
+                self.tracker.upsample(memory_free.mask_logits)[:, 0] > 0,
+                memory_free.score,
                 published=self.config.protocol == "published",
             )
-        logits = self.cme(frame.pointer[rows].detach(), again.early_tokens[:, 0])
+        logits = self.cme(frame.pointer[rows].detach(), memory_free.early_tokens[:, 0])
         frame.cme_logits = dict(zip(rows, logits, strict=True))
         frame.cme_labels = dict(zip(rows, labels, strict=True))
 
@@ -408,17 +408,17 @@ class Samwise(SamwiseStreamer, TrainableModel):
         verbs: Tensor | None = None,
         *,
         chunk: int | None = None,
-        answered: int | None = None,
+        final_frames: int | None = None,
     ) -> SamwiseOutput:
-        """A training clip for each of N sentences; memory starts empty (SAMWISE paper, section 4.1).
+        """Segment a training clip for each of N sentences, starting with empty memory (SAMWISE paper, section 4.1).
 
         Args:
             pixels: Placed frames (V, T, 3, S, S), see ``encode``.
             ids: Token ids (N, L), padded on the right.
-            verbs: bool (N, L), tokens that tell motion, default none.
-            chunk: Frames that the adapters see at once, with one memory throughout; default all T.
-            answered: Only so many frames at the end are answered, each by itself and without memory; default all, each
-                with what is remembered of those before.
+            verbs: bool (N, L), tokens of motion words, default none.
+            chunk: Frames that the adapters process at once, with one memory throughout; default all T.
+            final_frames: Predict only this many frames at the end, each by itself and without memory; default all, each
+                with the memory of the earlier ones.
 
         Returns:
             Masks, object scores, and the CME's decisions with their labels.
@@ -432,8 +432,8 @@ class Samwise(SamwiseStreamer, TrainableModel):
             clip = self.encode(part, ids, verbs, tracks)
             for time in range(part.shape[1]):
                 number += 1
-                if answered is None or length - number < answered:
-                    remember = answered is None and number < length
+                if final_frames is None or length - number < final_frames:
+                    remember = final_frames is None and number < length
                     frames.append(self.track_frame(clip, time, tracks, remember=remember))
         decisions = [
             (frame.cme_logits[row], frame.cme_labels[row])
@@ -451,10 +451,10 @@ class Samwise(SamwiseStreamer, TrainableModel):
             cme_labels=torch.stack([label for _, label in decisions]) if decisions else none[:, 0].long(),
         )
 
-    # What it is.
+    # Description.
 
     def stages_to_compile(self) -> Sequence[Stage]:
-        """Those of the tracker, and where a GPU would wait for launches: text layers, adapters and small heads."""
+        """List the tracker's stages, and those bound by kernel launches on a GPU: text, adapters and small heads."""
         small = [*self.adapters, self.text_prompt, self.motion_prompt, self.cme]
         return (
             *self.tracker.stages_to_compile(),
@@ -464,7 +464,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
         )
 
     def describe(self) -> dict[str, Any]:
-        """Parts and parameter counts."""
+        """Describe the model: parts, parameter counts and settings."""
         parts = {
             "SAM2 (frozen)": self.tracker,
             "text encoder (frozen)": self.text,
@@ -481,7 +481,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
             "trained": sum(p.numel() for p in self.parameters() if p.requires_grad),
             "settings": {
                 "image size": self.config.sam2.image_size,
-                "looks over time": f"{self.config.time}, {self.config.clip_length} frames",
+                "temporal window": f"{self.config.time}, {self.config.clip_length} frames",
                 "temporal attention (HSA)": self.config.hsa,
                 "motion prompt": self.config.motion_prompt,
                 "object score": self.config.sam2.object_score,
@@ -492,6 +492,6 @@ class Samwise(SamwiseStreamer, TrainableModel):
         }
 
 
-def together(parts: Sequence[Tensor]) -> Tensor:
-    """Join along the first axis, without copying a single part."""
+def cat_if_several(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate along the first axis; a single part is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -1,10 +1,10 @@
-"""Movement features, an option of this project: what changed in the small frame, as an input of the first adapter.
+"""Movement features, an extension of this project: frame differences as an input of the first adapter.
 
-HSA's tokens carry no velocity: places in a patch and times in a window are too quiet beside what is seen. Differences
-between frames show it at once (on drawn clips a linear probe reads a third to half of the velocity's variance from
-them, and nothing from HSA's tokens).
+HSA's tokens carry no velocity: the position and time embeddings are too weak beside the appearance. Frame differences
+carry it directly (on synthetic clips a linear probe explains a third to half of the velocity's variance from them, and
+none from HSA's tokens).
 
-Shapes: V videos, T frames, P frames before them, s = half the model's image size, A channels inside the adapter.
+Shapes: V videos, T frames, P earlier frames, s = half the model's image size, A channels inside the adapter.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LAGS = (1, 2, 4)
-"""How many frames before it a frame is compared with."""
+"""Distances in frames to the earlier frames that a frame is compared with."""
 
 
 def small_frames(pixels: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def small_frames(pixels: Tensor) -> Tensor:
 class MotionFeatures(nn.Module):
     """A small convolutional network over a frame and its differences to earlier ones.
 
-    Its last layer starts at zero, so that an adapter which was trained without it goes on as it was.
+    Its last layer starts at zero, so that it does not change an adapter trained without it.
 
     Args:
         width: Channels A of the first adapter.
@@ -45,8 +45,8 @@ class MotionFeatures(nn.Module):
 
         Args:
             frames: Small frames (V, T, 3, s, s).
-            past: Those before them, oldest first (V, P, 3, s, s); default none. Where a frame reaches back further
-                than that, it is compared with the oldest one there is.
+            past: Earlier small frames, oldest first (V, P, 3, s, s); default none. A frame with too few earlier frames
+                is compared with the oldest available.
 
         Returns:
             Channels last (V*T, s/4, s/4, A).

@@ -1,7 +1,7 @@
-"""SAMWISE's loop over frames: condition, decode, decide, remember; the tracks hold all that has to be remembered.
+"""SAMWISE's loop over frames: condition, decode, decide, remember. All state is in the tracks.
 
-The loop does not care what computes its parts: PyTorch modules (``model.py``) or exported graphs.
-Shapes: N tracks of which n are in one group, T frames, C = SAM2's hidden width, g = grid, S = image size.
+The parts can be PyTorch modules (``model.py``) or exported graphs.
+Shapes: N tracks, n of them in one group, T frames, C = SAM2's hidden width, g = grid, S = image size.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from refervos.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class ClipFeatures:
-    """A clip after early fusion.
+    """Clip after early fusion.
 
     Attributes:
         features: The feature pyramid of each frame for all N tracks.
-        prompts: For each frame, the prompt tokens of each track (P, C): two padding points, the sentence, perhaps its
-            motion. In clips they are the same for every frame.
-        unbiased_prompts: The same for the memory-free pass.
+        prompts: For each frame, the prompt tokens of each track (P, C): two padding points, the contextual prompt and,
+            if any, the motion prompt. In clips they are the same for every frame.
+        unbiased_prompts: Likewise for the memory-free pass.
     """
 
     features: list[FrameFeatures]
@@ -51,18 +51,18 @@ class ClipFeatures:
 
 @dataclass
 class TrackedFrame:
-    """One frame of n tracks.
+    """Prediction of one frame for n tracks.
 
     Attributes:
         mask_logits: (n, 1, 4g, 4g), gated by the presence at inference.
-        ungated: The same before the gate.
-        score: Object score logits (n,), or None; at inference calibrated: the logit of the presence.
-        object_score: The object score as it is (n,), or None: by its sign the memory takes the object to be there.
-        pointer: What the object looks like (n, C).
-        memory_logits: The mask that is remembered (n, 1, S, S).
-        switched: bool (n,), where the CME changed what is remembered.
-        cme_logits: The CME's decision (2,) for each row in which it ran.
-        cme_labels: What it should have been (), in training.
+        ungated: Mask logits before gating.
+        score: Object score logits (n,), or None; calibrated at inference, so that they are presence logits.
+        object_score: Raw object score logits (n,), or None; memory is gated by their sign.
+        pointer: Object pointers (n, C).
+        memory_logits: Mask logits to be stored in memory (n, 1, S, S).
+        switched: bool (n,), True where the CME changed the stored memory.
+        cme_logits: Decision logits of the CME (2,) for each row in which it ran.
+        cme_labels: Their target labels (), in training.
     """
 
     mask_logits: Tensor
@@ -78,17 +78,17 @@ class TrackedFrame:
 
 @dataclass
 class TrackGroup:
-    """The n tracks that go through one frame as one batch, because they remember equally many frames.
+    """Group of n tracks processed as one batch, because their memories have the same layout.
 
     Attributes:
         tracks: The tracks.
         features: The frame's features (n, ...).
         unbiased_prompts: Prompt tokens of the memory-free pass (n, P, C).
         cme_rows: Rows in which the CME runs.
-        unbiased: Their features without memory (K, C, g, g), None where there are none.
-        early: Their mask token as it leaves the decoder's first layer without memory (K, C), None in training.
-        frame: What became of the frame.
-        remembered: For each track, whether the frame goes into its memory.
+        unbiased: Their features without memory (K, C, g, g), None when there are no such rows.
+        early: Their mask tokens after the decoder's first layer, without memory (K, C), None in training.
+        frame: Prediction of the frame.
+        remembered: For each track, whether to store the frame in its memory.
     """
 
     tracks: list[SamwiseTrack]
@@ -102,7 +102,7 @@ class TrackGroup:
 
 
 class StreamedTracker(Protocol):
-    """The functions of ``Sam2Tracker`` that the loop over frames calls."""
+    """Functions of ``Sam2Tracker`` that the loop over frames calls."""
 
     def condition(self, top: Tensor, memory: MemoryReading) -> Tensor:
         """See ``Sam2Tracker.condition``."""
@@ -137,14 +137,14 @@ class StreamedTracker(Protocol):
 
 
 class SamwiseStreamer(ABC):
-    """What a session asks of SAMWISE; the parts come from the class that inherits this.
+    """SAMWISE's implementation of ``Segmenter``; subclasses provide the parts.
 
     Attributes:
-        config: Every hyper-parameter.
-        tokenizer: Turns sentences into token ids; None where there is none.
+        config: All hyper-parameters.
+        tokenizer: Tokenizer for sentences, or None.
         tracker: SAM2, from conditioning to remembering.
-        training: Whether gradients are wanted of what it answers.
-        memory_budget: Bytes that one batch may take; None for what the device has room for.
+        training: Whether the model is in training mode.
+        memory_budget: Memory budget of one batch in bytes; None to derive it from the device's free memory.
     """
 
     config: SamwiseConfig
@@ -153,12 +153,12 @@ class SamwiseStreamer(ABC):
     training: bool
     memory_budget: int | None
 
-    # The other parts.
+    # The parts.
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the computation."""
 
     @property
     @abstractmethod
@@ -167,80 +167,80 @@ class SamwiseStreamer(ABC):
 
     @abstractmethod
     def encode_shared(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """What does not depend on the sentence: patch embedding and the first two image stages.
+        """Run the sentence-independent part: patch embedding and the first two image stages.
 
         Args:
             pixels: Placed frames (V, T, 3, S, S).
 
         Returns:
-            The finest level of the feature pyramid (V, T, C/8, 4g, 4g), which is the first stage's; the output of the
-            second stage, channels last and not adapted yet (V, T, 2g, 2g, w); and small frames (V, T, 3, S/2, S/2)
-            where the model has movement features.
+            The finest level of the feature pyramid (V, T, C/8, 4g, 4g); the output of the second stage, channels last,
+            before its adapter (V, T, 2g, 2g, w); and small frames (V, T, 3, S/2, S/2) if the model has movement
+            features.
         """
 
     @abstractmethod
     def encode_tracks(
         self, shared: Sequence[Tensor], ids: Tensor, verbs: Tensor, tracks: Sequence[SamwiseTrack] = ()
     ) -> ClipFeatures:
-        """The rest of early fusion, for N sentences.
+        """Run the rest of early fusion, for N sentences.
 
         Args:
-            shared: From ``encode_shared``; V divides N, and the N / V sentences about a video are neighbours.
+            shared: Output of ``encode_shared``; V divides N, and the N / V sentences about a video are adjacent.
             ids: Token ids (N, L), padded on the right.
-            verbs: bool (N, L), tokens that tell motion.
-            tracks: Online, the N tracks, all with windows of the same length; these move on by T frames.
+            verbs: bool (N, L), tokens of motion words.
+            tracks: Online, the N tracks, all with windows of the same length; the windows advance by T frames.
         """
 
     @abstractmethod
     def switch_logits(self, tracked: Tensor, unbiased: Tensor) -> Tensor:
-        """Decide whether the sentence now points at another object, see ``ConditionalMemoryEncoder.forward``."""
+        """Predict whether the sentence now refers to another object, see ``ConditionalMemoryEncoder.forward``."""
 
     @abstractmethod
     def correct(self, track: SamwiseTrack, prompt: Prompt, placement: Placement) -> FramePrediction:
-        """Answer the track's last frame again, by clicks, a box or a mask on it (see ``Segmenter``)."""
+        """Segment the track's last frame again from clicks, a box or a mask (see ``Segmenter``)."""
 
-    # What a session asks.
+    # The ``Segmenter`` contract.
 
     def inference(self) -> AbstractContextManager[None]:
-        """No gradients."""
+        """Return a context that disables gradients."""
         return torch.inference_mode()
 
     @property
     def clip_length(self) -> int:
-        """Frames that the adapters see at once; online each frame is answered by itself."""
+        """Frames that the adapters process at once; 1 online."""
         return 1 if self.config.time == "online" else self.config.clip_length
 
     def placement(self, frame_size: tuple[int, int]) -> Placement:
-        """Letterbox: the aspect ratio is kept, zeros to the right and below."""
+        """Letterbox the frame: keep its aspect ratio, pad with zeros on the right and below."""
         return letterbox(frame_size, self.config.sam2.image_size, self.config.short_side)
 
     def begin(self, prompt: Prompt) -> SamwiseTrack:
-        """Start a track for a sentence, perhaps with clicks, a box or a mask on the first frame that it is given.
+        """Start a track for a sentence, optionally with clicks, a box or a mask on its first frame.
 
         Raises:
             PromptError: When the prompt has no expression, or the tokenizer is missing.
         """
-        track = self.begin_tokens(*self._read(prompt))
+        track = self.begin_tokens(*self._read_prompt(prompt))
         if prompt.geometric:
             check_geometry(prompt)
             track.first_frame_prompt = prompt
         return track
 
-    def _read(self, prompt: Prompt) -> tuple[list[int], list[bool]]:
-        """A prompt's sentence as token ids and verb marks."""
+    def _read_prompt(self, prompt: Prompt) -> tuple[list[int], list[bool]]:
+        """Encode a prompt's sentence as token ids and motion flags."""
         if prompt.expression is None:
             raise PromptError(
-                f"SAMWISE is asked with a sentence, not with {prompt.description} alone; "
-                "for clicks, boxes and masks without one load a SAM2 checkpoint."
+                f"SAMWISE needs a sentence and was given {prompt.description} alone; "
+                "for clicks, boxes and masks without a sentence load a SAM2 checkpoint."
             )
         return self.read(prompt.expression, prompt.verbs)
 
     def read(self, expression: str, verbs: Sequence[str] | None = None) -> tuple[list[int], list[bool]]:
-        """A sentence as token ids, and for each whether it tells motion.
+        """Encode a sentence as token ids and a motion flag per token.
 
         Args:
             expression: The sentence.
-            verbs: Its words that tell motion; found by spaCy when not given and the model wants them.
+            verbs: Its motion words; found by spaCy when not given, if the model uses them.
 
         Raises:
             PromptError: When the sentence is too long, a verb is not in it, or the tokenizer is missing.
@@ -259,7 +259,7 @@ class SamwiseStreamer(ABC):
 
         Args:
             ids: Token ids with start and end tokens, without padding.
-            verbs: Which tokens tell motion, default none.
+            verbs: Motion flag of each token, default all False.
         """
         sam2 = self.config.sam2
         return SamwiseTrack(
@@ -270,49 +270,47 @@ class SamwiseStreamer(ABC):
         )
 
     def set_prompt(self, track: SamwiseTrack, prompt: Prompt) -> None:
-        """Ask a running track for something else; what it remembers stays until the CME decides otherwise.
+        """Replace the sentence of a running track; its memory stays until the CME switches.
 
         Raises:
-            PromptError: When the prompt is no sentence.
+            PromptError: When the prompt is not a sentence.
         """
         if prompt.geometric:
             raise PromptError("the new prompt of a track must be a sentence; use correct for clicks, boxes and masks.")
-        named = self.begin_tokens(*self._read(prompt))
-        track.ids, track.verbs, track.text, track.manually_corrected = named.ids, named.verbs, None, False
+        new = self.begin_tokens(*self._read_prompt(prompt))
+        track.ids, track.verbs, track.text, track.manually_corrected = new.ids, new.verbs, None, False
 
     def restart(self, track: SamwiseTrack) -> None:
-        """Forget all that was seen; the sentence stays."""
+        """Reset the track, keeping only its sentence."""
         track.restart()
 
     def mark_gap(self, track: SamwiseTrack) -> None:
-        """Frames are missing before the next one: the adapters must not take it for the neighbour of the last."""
+        """Clear the adapters' windows, because the next frame does not follow the last one."""
         track.windows.clear()
 
     def undo(self, track: SamwiseTrack) -> FramePrediction | None:
-        """Take the last correction back (see ``sam2.correction.undo``)."""
+        """Undo the last correction (see ``sam2.correction.undo``)."""
         return undo(track)
 
     @property
     def mixes_sentences(self) -> bool:
-        """As published: the padding of shorter sentences leaks into the adapters, and the released scripts ask one
-        sentence at a time.
-        """
+        """True in the published protocol, where the padding of shorter sentences leaks into the adapters."""
         return self.config.protocol == "published"
 
     def check_restored(self, track: SamwiseTrack) -> None:
-        """Check that a track that was read from a file can go on (see ``Segmenter``)."""
+        """Check a track read from a file (see ``Segmenter``)."""
         text, dtype = self.config.text, self.compute_dtype
         check_tensor(track.ids, "a sentence", (None,), torch.int64)
         known = bool(((track.ids >= 0) & (track.ids < text.vocabulary)).all())
-        check_state(known and 0 < len(track.ids) <= text.max_tokens, "a sentence has words that nobody can read")
-        check_tensor(track.verbs, "the marks of verbs", (len(track.ids),), torch.bool)
+        check_state(known and 0 < len(track.ids) <= text.max_tokens, "a sentence has invalid token ids or length")
+        check_tensor(track.verbs, "the motion flags", (len(track.ids),), torch.bool)
         if track.text is not None:
-            check_tensor(track.text, "a sentence that was read", (len(track.ids), text.width), dtype)
-        check_state(0 <= track.last_switch <= track.frame, "a switch is of a frame that was not seen")
+            check_tensor(track.text, "the text states of a sentence", (len(track.ids), text.width), dtype)
+        check_state(0 <= track.last_switch <= track.frame, "a switch belongs to a frame that the track has not seen")
         if track.first_frame_prompt is not None:
             check_state(
                 track.first_frame_prompt.geometric and track.frame == 0,
-                "a track waits for clicks that it does not have",
+                "a track has an invalid prompt for its first frame",
             )
             track.first_frame_prompt.check()
             check_geometry(track.first_frame_prompt)
@@ -321,18 +319,18 @@ class SamwiseStreamer(ABC):
 
     @property
     def state_types(self) -> tuple[type, ...]:
-        """The classes that a track is made of."""
+        """The classes that make up a track."""
         return (SamwiseTrack, AdapterWindows, *STATE_TYPES)
 
     def segment_clip(
         self, pixels: Tensor, tracks: Sequence[SamwiseTrack], placements: Sequence[Placement]
     ) -> Iterator[FramePrediction]:
-        """Segment consecutive frames of one video; in clips the adapters see them together (see ``Segmenter``).
+        """Segment consecutive frames of one video, which in clips the adapters process jointly (see ``Segmenter``).
 
-        Tracks go through in batches that fit ``memory_budget``; a single batch is answered frame by frame.
+        Tracks are processed in batches that fit ``memory_budget``; a single batch is segmented frame by frame.
 
         Raises:
-            PromptError: At once, before any track has moved, when a new track's click or box lies outside the first
+            PromptError: Immediately, before any track changes, when a new track's click or box lies outside the first
                 frame or its mask has another size.
         """
         for track in tracks:
@@ -340,7 +338,7 @@ class SamwiseStreamer(ABC):
         return self._segment(pixels.unsqueeze(0), tracks, placements)
 
     def check(self, track: SamwiseTrack, frame_size: tuple[int, int]) -> None:
-        """Check that what a track waits to ask about its first frame fits it (see ``Segmenter``)."""
+        """Check that the prompt for a track's first frame fits that frame (see ``Segmenter``)."""
         if track.first_frame_prompt is not None:
             check_within(track.first_frame_prompt, frame_size)
 
@@ -349,12 +347,12 @@ class SamwiseStreamer(ABC):
     ) -> Iterator[FramePrediction]:
         """Segment one clip for all N tracks, or a clip for each (V, T, 3, S, S), in batches of tracks.
 
-        The placements are read for tracks that begin with clicks, a box or a mask.
+        The placements are used for tracks that start with clicks, a box or a mask.
         """
         length = clips.shape[1]
         with self.inference():
             if self.config.protocol == "published" and length == 1:
-                for track in tracks:  # the released loop takes a one-frame clip for an image
+                for track in tracks:  # the released loop treats a one-frame clip as an image
                     track.restart()
             shared = self.encode_shared(clips)
         batches = self._batches(tracks, length)
@@ -371,8 +369,8 @@ class SamwiseStreamer(ABC):
         if len(batches) == 1:
             yield from next(runs)
             return
-        answers = [list(run) for run in runs]  # one batch after the other, so that one at a time takes memory
-        for parts in zip(*answers, strict=True):
+        predictions = [list(run) for run in runs]  # one batch after the other, to save memory
+        for parts in zip(*predictions, strict=True):
             yield merge_predictions(batches, parts)
 
     def _segment_batch(
@@ -385,24 +383,24 @@ class SamwiseStreamer(ABC):
         with self.inference():
             clip = self.encode_tracks(shared, *self.text_batch(tracks), tracks)
         for time in range(clips.shape[1]):
-            with self.inference():  # not around the yield: it would stay on in the caller's code
+            with self.inference():  # not around the yield, or it would stay active in the caller's code
                 frame = self.track_frame(clip, time, tracks)
                 prediction = FramePrediction(frame.mask_logits[:, 0], frame.score, frame.switched)
                 keep_last(tracks, clips[:, time], prediction)
                 for row, track in enumerate(tracks):
                     if track.first_frame_prompt is not None:
-                        answer = self.correct(track, track.first_frame_prompt, placements[time])
+                        corrected = self.correct(track, track.first_frame_prompt, placements[time])
                         track.first_frame_prompt = track.before = None
-                        prediction.mask_logits[row] = answer.mask_logits[0]
-                        if prediction.score is not None and answer.score is not None:
-                            prediction.score[row] = answer.score[0]
+                        prediction.mask_logits[row] = corrected.mask_logits[0]
+                        if prediction.score is not None and corrected.score is not None:
+                            prediction.score[row] = corrected.score[0]
             yield prediction
 
     def _batches(self, tracks: Sequence[SamwiseTrack], frames: int) -> list[list[int]]:
-        """Cut the tracks into batches that fit the memory budget; online, each of tracks with equal windows."""
+        """Split the tracks into batches that fit the memory budget; online, by the length of their windows."""
         sam2 = self.config.sam2
         cells = (sam2.image_size // 8) ** 2
-        # At the first adapter: the image tokens, what is added to them, and what the adapter makes of them.
+        # At the first adapter: the image tokens, their change, and the tokens inside the adapter.
         channels = 3 * sam2.stage_widths[1] + 2 * self.config.adapter_width
         one = frames * cells * channels * self.compute_dtype.itemsize
         size = max(1, batch_budget(self.device, self.memory_budget) // one) if len(tracks) > 1 else 1
@@ -412,8 +410,9 @@ class SamwiseStreamer(ABC):
         return [members[start : start + size] for members in groups.values() for start in range(0, len(members), size)]
 
     def text_batch(self, tracks: Sequence[SamwiseTrack]) -> tuple[Tensor, Tensor]:
-        """Token ids (N, L) of N tracks on the model's device, padded on the right, and in main memory their verb marks
-        (N, L), which decide how many prompt tokens there are.
+        """Stack token ids (N, L) on the model's device, padded on the right, and motion flags (N, L) in main memory.
+
+        The flags stay in main memory because they determine the number of prompt tokens.
         """
         ids = pad_tokens([track.ids for track in tracks], self.config.text.pad)
         verbs = torch.nn.utils.rnn.pad_sequence([track.verbs for track in tracks], batch_first=True)
@@ -424,46 +423,48 @@ class SamwiseStreamer(ABC):
     def track_frame(
         self, clip: ClipFeatures, time: int, tracks: Sequence[SamwiseTrack], *, remember: bool = True
     ) -> TrackedFrame:
-        """Condition, decode, decide and remember one frame; the tracks move on by one.
+        """Condition, decode, decide and remember one frame; the tracks advance by one.
 
-        Tracks that remember equally many frames are one batch. At inference, one decision for all tracks is read back
-        from the device, and a second where the CME fires.
+        Tracks with the same memory layout are one batch. At inference there is one synchronising read from the device
+        for all tracks, and a second when the CME switches.
 
         Args:
             clip: The clip's features.
-            time: Which frame of the clip.
+            time: Index of the frame in the clip.
             tracks: The N tracks.
-            remember: Whether the frame goes into memory; it need not where no frame comes after it.
+            remember: Store the frame in memory; unnecessary when no frame follows.
 
         Returns:
-            The frame for all N tracks, in their order.
+            The prediction for all N tracks, in their order.
         """
         features = clip.features[time]
         readings = [track.memory.read(track.frame) for track in tracks]
         members = group_by_layout(readings, [len(prompt) for prompt in clip.prompts[time]])
         groups = []
         for indices in members:
-            mine = features if len(indices) == len(tracks) else features.take(indices)
-            asked, unbiased_prompts = (
+            group_features = features if len(indices) == len(tracks) else features.take(indices)
+            prompts, unbiased_prompts = (
                 torch.stack([each[index] for index in indices])
                 for each in (clip.prompts[time], clip.unbiased_prompts[time])
             )  # (n, P, C) each
             cme_rows = [row for row, index in enumerate(indices) if self.cme_applies(tracks[index])]
             rows = _rows(cme_rows, len(indices))
-            unbiased = self.tracker.without_memory(mine.top[rows]) if cme_rows else None
-            conditioned = self.tracker.condition(mine.top, stack_readings([readings[index] for index in indices]))
-            # The memory-free pass stops after the decoder's first layer, which both passes go through together.
+            unbiased = self.tracker.without_memory(group_features.top[rows]) if cme_rows else None
+            conditioned = self.tracker.condition(
+                group_features.top, stack_readings([readings[index] for index in indices])
+            )
+            # The memory-free pass stops after the decoder's first layer, which runs once for both passes.
             extra = None if unbiased is None or self.training else (unbiased, unbiased_prompts[rows])
-            decoded = self.tracker.decode(conditioned, mine, asked, extra=extra)
+            decoded = self.tracker.decode(conditioned, group_features, prompts, extra=extra)
             groups.append(
                 TrackGroup(
                     tracks=[tracks[index] for index in indices],
-                    features=mine,
+                    features=group_features,
                     unbiased_prompts=unbiased_prompts,
                     cme_rows=cme_rows,
                     unbiased=unbiased,
                     early=decoded.extra_early_token,
-                    frame=self._answer(decoded),
+                    frame=self._tracked_frame(decoded),
                     remembered=[True] * len(indices),
                 )
             )
@@ -473,9 +474,9 @@ class SamwiseStreamer(ABC):
         frames = [group.frame for group in groups]
         return frames[0] if len(frames) == 1 else _merge(members, frames)
 
-    def _answer(self, decoded: Decoded) -> TrackedFrame:
-        """What the decoder's answer says of the frame."""
-        # Calibrated and gated at inference only, so that training sees where an object was missed.
+    def _tracked_frame(self, decoded: Decoded) -> TrackedFrame:
+        """Gate, calibrate and upsample the decoder's output."""
+        # Only at inference, so that training losses are computed on ungated logits.
         score = object_score = decoded.score
         gated_logits = remembered = decoded.mask_logits
         if not self.training:
@@ -492,10 +493,10 @@ class SamwiseStreamer(ABC):
         )
 
     def calibrated(self, score: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """What object scores (n,) say of presence.
+        """Calibrate object scores (n,).
 
         Returns:
-            The logit of the presence, and by how much that is above the threshold's, (n,) each.
+            Presence logits and their margins over the threshold, (n,) each.
         """
         if score is None:
             return None, None
@@ -505,35 +506,35 @@ class SamwiseStreamer(ABC):
         return presence, presence - math.log(threshold / (1 - threshold))
 
     def cme_applies(self, track: SamwiseTrack) -> bool:
-        """Whether the CME looks at this track's current frame."""
+        """Return whether the CME runs on this track's current frame."""
         window = self.config.cme_window
         return self.config.cme and track.frame > window and track.frame - track.last_switch >= window - 1
 
     def _decide(self, groups: Sequence[TrackGroup]) -> None:
-        """Where the sentence now points elsewhere, change what is remembered (SAMWISE paper, 3.3).
+        """Change the stored memory where the sentence now refers to another object (SAMWISE paper, 3.3).
 
-        The memory-free pass stops after the decoder's first layer unless it is needed. As published, the mask and the
-        pointer of this frame stay, and the other object is added to the mask that goes into memory. With the memory
-        policy ``switch`` the frame's answer becomes the memory-free one, and what was remembered is forgotten. With
-        the other policies than the published one, frames in which nothing is seen are not remembered.
+        The memory-free pass is completed only for tracks that switch. As published, the mask and the pointer of this
+        frame stay, and the other object is added to the stored mask. With the memory policy ``switch`` the prediction
+        is replaced by the memory-free one, and the earlier memory is cleared. With policies other than ``published``,
+        frames in which no object is seen are not stored.
         """
-        doubts = []
+        candidates = []
         for group in groups:
             if group.early is not None and group.unbiased is not None:
                 tracked = group.frame.pointer[_rows(group.cme_rows, len(group.tracks))]  # (K, C)
                 logits = self.switch_logits(tracked, group.early)  # (K, 2)
                 group.frame.cme_logits = dict(zip(group.cme_rows, logits, strict=True))
-                doubts.append((group, group.cme_rows, group.unbiased, logits))
+                candidates.append((group, group.cme_rows, group.unbiased, logits))
         gating = self.config.memory_policy != "published"
         gated = [group for group in groups if gating and group.frame.object_score is not None]
         always = self.config.cme_decision == "always"
         flags = [group.frame.object_score > 0 for group in gated if group.frame.object_score is not None]
-        flags += [] if always else [logits[:, 1] > logits[:, 0] for *_, logits in doubts]
+        flags += [] if always else [logits[:, 1] > logits[:, 0] for *_, logits in candidates]
         decisions = _read_back(flags)
         for group, seen in zip(gated, decisions, strict=False):
             group.remembered = seen
         fired = []
-        for index, (group, cme_rows, unbiased, _) in enumerate(doubts):
+        for index, (group, cme_rows, unbiased, _) in enumerate(candidates):
             fires = [True] * len(cme_rows) if always else decisions[len(gated) + index]
             places = [place for place, fire in enumerate(fires) if fire]
             if places:
@@ -541,23 +542,23 @@ class SamwiseStreamer(ABC):
         self._switch(fired)
 
     def _switch(self, fired: Sequence[tuple[TrackGroup, list[int], Tensor]]) -> None:
-        """Change what is remembered of the rows in which the CME fired, given their features without memory."""
+        """Apply the switches of rows in which the CME fired, given their features without memory."""
         if not fired:
             return
-        again = [
-            self._answer(self.tracker.decode(unbiased, group.features.take(rows), group.unbiased_prompts[rows]))
+        memory_free = [
+            self._tracked_frame(self.tracker.decode(unbiased, group.features.take(rows), group.unbiased_prompts[rows]))
             for group, rows, unbiased in fired
         ]
         seen: list[list[bool]] = [[True] * len(rows) for _, rows, _ in fired]
         if self.config.protocol != "published" and self.config.sam2.object_score:
-            seen = _read_back([each.object_score > 0 for each in again if each.object_score is not None])
-        for (group, rows, _), other, visible in zip(fired, again, seen, strict=True):
+            seen = _read_back([each.object_score > 0 for each in memory_free if each.object_score is not None])
+        for (group, rows, _), other, visible in zip(fired, memory_free, seen, strict=True):
             for index, (row, is_seen) in enumerate(zip(rows, visible, strict=True)):
                 if is_seen:  # otherwise there is nothing to switch to
                     self._switch_track(group, row, other, index)
 
     def _switch_track(self, group: TrackGroup, row: int, other: TrackedFrame, index: int) -> None:
-        """Change what is remembered of one track, by a row of the memory-free answer."""
+        """Apply the switch of one track, from a row of the memory-free prediction."""
         frame, track = group.frame, group.tracks[row]
         if self.config.memory_policy == "switch":
             track.memory.clear()
@@ -577,7 +578,7 @@ class SamwiseStreamer(ABC):
         track.last_switch = track.frame
 
     def _remember(self, group: TrackGroup, remember: bool) -> None:
-        """Write the frame into the memories of the tracks that are to remember it, if any; the tracks move on."""
+        """Store the frame in the memories of the tracks that should remember it; all tracks advance by one."""
         frame = group.frame
         if remember:
             maps = self.tracker.remember(group.features.top, frame.memory_logits, frame.object_score)  # (n, 64, g, g)
@@ -589,28 +590,28 @@ class SamwiseStreamer(ABC):
 
 
 def _rows(rows: list[int], count: int) -> list[int] | slice:
-    """An index of some of ``count`` rows; of all, one that neither copies nor sends numbers to the device."""
+    """Return an index of some of ``count`` rows; for all rows, one that avoids a copy and a transfer to the device."""
     return slice(None) if len(rows) == count else rows
 
 
 def _read_back(flags: Sequence[Tensor]) -> list[list[bool]]:
-    """Bring bool tensors (n,) of one device into main memory, for which it is waited for once."""
+    """Copy bool tensors (n,) of one device to main memory with a single synchronisation."""
     if not flags:
         return []
-    together: list[bool] = torch.cat(list(flags)).tolist()
-    rest = iter(together)
+    joined: list[bool] = torch.cat(list(flags)).tolist()
+    rest = iter(joined)
     return [[next(rest) for _ in range(len(each))] for each in flags]
 
 
 def _merge(groups: Sequence[Sequence[int]], frames: Sequence[TrackedFrame]) -> TrackedFrame:
-    """Put the frames of groups of tracks back together, in the tracks' order.
+    """Merge the predictions of groups of tracks, in the order of the tracks.
 
     Args:
-        groups: The tracks of each group.
-        frames: Each group's frame, its rows in that order.
+        groups: Indices of each group's tracks.
+        frames: Each group's prediction, its rows in that order.
 
     Returns:
-        One frame.
+        One prediction.
     """
 
     def in_order(tensors: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What SAMWISE has to remember for one sentence, held by the caller and not by the model."""
+"""State of a SAMWISE track, held by the caller and not by the model."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from refervos.session.state_files import IN_MAIN_MEMORY, check_state, check_tens
 
 @dataclass
 class AdapterWindows:
-    """Online, what each adapter left of the last frames, for later ones to look back at.
+    """Cached adapter tokens of the last frames, which later frames attend to online.
 
     Attributes:
-        adapters: How many adapters there are.
-        limit: How many frames are kept.
-        frames: For each adapter, the image tokens inside it in patches (P, S, A), oldest first.
-        pictures: The last small frames (3, s, s), oldest first, where the model has movement features.
+        adapters: Number of adapters.
+        limit: Number of frames kept.
+        frames: For each adapter, its image tokens in patches (P, S, A), oldest frame first.
+        pictures: The last small frames (3, s, s), oldest first, if the model has movement features.
     """
 
     adapters: int
@@ -40,69 +40,71 @@ class AdapterWindows:
 
     @property
     def length(self) -> int:
-        """Frames kept."""
+        """Number of frames in the windows."""
         return len(self.frames[-1])
 
     def append(self, adapter: int, inside: Tensor) -> None:
-        """Keep what an adapter left of T frames, (T, P, S, A)."""
+        """Append an adapter's tokens of T frames, (T, P, S, A)."""
         self.frames[adapter].extend(inside)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Empty the windows."""
         for kept in (*self.frames, self.pictures):
             kept.clear()
 
     def check_restored(self, config: SamwiseConfig, dtype: torch.dtype) -> None:
-        """Check that windows that were read from a file are those of a model.
+        """Check that windows read from a file fit a model.
 
         Args:
-            config: The model's shape.
-            dtype: What it computes in.
+            config: Configuration of the model.
+            dtype: Type of its weights and activations.
 
         Raises:
-            StateError: When they are not.
+            StateError: When they do not.
         """
         limit, online = config.clip_length - 1, config.time == "online"
         shapes = config.window_patches
-        told = (self.adapters, self.limit, len(self.frames)) == (len(shapes), limit, len(shapes))
-        check_state(told and all(kept.maxlen == limit for kept in self.frames), "a window has another length")
-        check_state(len({len(kept) for kept in self.frames}) == 1, "windows are of different lengths")
-        check_state(online or not (self.length or self.pictures), "a model that looks at clips has windows")
+        fits = (self.adapters, self.limit, len(self.frames)) == (len(shapes), limit, len(shapes))
+        check_state(fits and all(kept.maxlen == limit for kept in self.frames), "a window has another length")
+        check_state(len({len(kept) for kept in self.frames}) == 1, "windows have different lengths")
+        check_state(online or not (self.length or self.pictures), "a model that processes clips has windows")
         for kept, (patches, tokens) in zip(self.frames, shapes, strict=True):
             for inside in kept:
                 check_tensor(inside, "a window", (patches, tokens, config.adapter_width), dtype)
-        check_state(self.pictures.maxlen == max(LAGS), "a window of pictures has another length")
-        check_state(config.motion_features or not self.pictures, "a window has pictures that the model does not know")
+        check_state(self.pictures.maxlen == max(LAGS), "a window of small frames has another length")
+        check_state(
+            config.motion_features or not self.pictures, "a window has small frames, which the model does not use"
+        )
         for picture in self.pictures:
-            check_tensor(picture, "a picture", (3, config.sam2.image_size // 2, config.sam2.image_size // 2))
+            check_tensor(picture, "a small frame", (3, config.sam2.image_size // 2, config.sam2.image_size // 2))
 
 
 class Lookback(Protocol):
-    """Online, what the adapters look back at, for a batch of N sentences about V videos."""
+    """Earlier frames that the adapters attend to online, for a batch of N sentences about V videos."""
 
     def before(self, adapter: int) -> Tensor | None:
-        """What an adapter left of the frames before: (V, P, W, S, A), after the first adapter (N, P, W, S, A).
+        """Return an adapter's tokens of earlier frames, or None without any.
 
-        None where there is nothing.
+        They are (V, P, W, S, A) for the first adapter, (N, P, W, S, A) for later ones.
         """
         ...
 
     def keep(self, adapter: int, inside: Tensor) -> None:
-        """Keep what an adapter leaves of T frames, (V, T, P, S, A), after the first adapter (N, T, P, S, A)."""
+        """Store an adapter's tokens of T frames, (V, T, P, S, A), after the first adapter (N, T, P, S, A)."""
         ...
 
 
 @dataclass(kw_only=True)
 class SamwiseTrack(CorrectableTrack):
-    """One sentence and what has to be remembered for it.
+    """State of one tracked sentence.
 
     Attributes:
-        ids: Token ids int64 (L,), without padding; always in main memory, as the verb marks are.
-        verbs: bool (L,), the tokens that tell motion.
-        windows: Online, what the adapters look back at; empty in clips.
-        text: Text states (L, D) as the first adapter meets them, which no frame changes; None until they are needed.
-        last_switch: Frame at which the CME last fired, 0 before.
-        first_frame_prompt: Clicks, a box or a mask on the first frame, which is still to come.
+        ids: Token ids int64 (L,), without padding; always in main memory, like ``verbs``.
+        verbs: bool (L,), tokens of motion words.
+        windows: Online, earlier frames for the adapters; empty in clips.
+        text: Text states (L, D) at the input of the first adapter, which do not depend on frames; None until needed.
+        last_switch: Frame of the last CME switch, 0 without one.
+        first_frame_prompt: Clicks, a box or a mask on the first frame; None once that frame has been seen.
     """
 
     ids: Tensor = field(metadata=IN_MAIN_MEMORY)
@@ -113,7 +115,7 @@ class SamwiseTrack(CorrectableTrack):
     first_frame_prompt: Prompt | None = None
 
     def restart(self) -> None:
-        """Forget everything but the sentence."""
+        """Reset everything but the sentence."""
         self.memory.clear()
         self.windows.clear()
         self.frame = self.last_switch = 0
@@ -123,11 +125,11 @@ class SamwiseTrack(CorrectableTrack):
 
 @dataclass(frozen=True)
 class TrackWindows:
-    """The windows of N tracks, stacked where an adapter looks back; a ``Lookback``.
+    """``Lookback`` over the windows of N tracks.
 
     Attributes:
-        tracks: All with windows of the same length; N / V neighbours are about the same video.
-        videos: V.
+        tracks: The tracks, all with windows of the same length; N / V adjacent tracks belong to the same video.
+        videos: Number of videos V.
     """
 
     tracks: Sequence[SamwiseTrack]
@@ -137,21 +139,23 @@ class TrackWindows:
         """See ``Lookback``.
 
         Raises:
-            ConfigError: When the tracks look back at different numbers of frames.
+            ConfigError: When the tracks have windows of different lengths.
         """
-        # Where no sentence has changed the image yet, tracks about the same video have the same windows.
+        # Before the first adapter, tracks of the same video have the same windows.
         sharing = 1 if adapter else len(self.tracks) // self.videos
         windows = [track.windows.frames[adapter] for track in self.tracks]
         lengths = {len(window) for window in windows}
         if len(lengths) != 1:
-            raise ConfigError(f"the tracks look back at {sorted(lengths)} frames; online, a batch needs equal windows.")
+            raise ConfigError(
+                f"the tracks have windows of {sorted(lengths)} frames; online, a batch needs windows of equal length."
+            )
         if lengths == {0}:
             return None
-        each = [torch.stack(list(window), dim=1) for window in windows[::sharing]]  # (P, W, S, A)
-        return each[0].unsqueeze(0) if len(each) == 1 else torch.stack(each)
+        stacked = [torch.stack(list(window), dim=1) for window in windows[::sharing]]  # (P, W, S, A) each
+        return stacked[0].unsqueeze(0) if len(stacked) == 1 else torch.stack(stacked)
 
     def keep(self, adapter: int, inside: Tensor) -> None:
-        """See ``Lookback``; frames that fall out of a window are dropped."""
+        """See ``Lookback``; frames beyond the window are dropped."""
         sharing = len(self.tracks) // len(inside)
         for number, track in enumerate(self.tracks):
             track.windows.append(adapter, inside[number // sharing])

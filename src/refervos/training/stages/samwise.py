@@ -112,7 +112,7 @@ class _SamwiseStage(ReferringStage):
     def predict(self, batch: dict[str, Any]) -> SamwiseOutput:
         """Run the model on a batch; return only the last frames if the settings say so."""
         return self.model(
-            batch["pixels"], batch["ids"], batch["verbs"], chunk=batch["chunk"], answered=self.settings.answered
+            batch["pixels"], batch["ids"], batch["verbs"], chunk=batch["chunk"], final_frames=self.settings.answered
         )
 
     def _norms(self) -> list[Any]:
