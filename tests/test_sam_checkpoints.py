@@ -1,4 +1,4 @@
-"""SAM checkpoints in Meta's, in Hugging Face's and in our own format: read completely, or refused with a reason."""
+"""SAM checkpoints in Meta's, Hugging Face's and our own format: loaded completely, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from refervos.sam.config import SAM_PRESETS, SamConfig
 from refervos.sam.model import Sam
 from transformers_sam import hf_config
 
-# Meta's files do not tell the decoder's heads, so theirs is as published; folders do.
+# Meta's files do not contain the number of decoder heads, so the published decoder is used for them; folders do.
 MICRO = SamConfig(
     image_size=64, patch=8, vit_width=32, vit_layers=4, vit_heads=2, vit_global_blocks=(1, 3), vit_window=5
 )
@@ -40,7 +40,7 @@ def _forget(one_thread: None) -> Iterator[None]:
 
 @cache
 def published_model(name: str) -> SamModel:
-    """A SAM of transformers whose tensors all differ."""
+    """Make a SAM of transformers with distinct random tensors."""
     model = SamModel(hf_config(CONFIGS[name])).eval()
     generator = torch.Generator().manual_seed(len(name))
     for parameter in model.parameters():
@@ -49,7 +49,7 @@ def published_model(name: str) -> SamModel:
 
 
 def hf_names_by_meta(config: SamConfig) -> dict[str, str]:
-    """Meta's name of every tensor of a SAM, and what transformers calls it."""
+    """Map Meta's name of every tensor of a SAM to transformers'."""
     modules = {
         "image_encoder.patch_embed.proj": "vision_encoder.patch_embed.projection",
         "image_encoder.neck.1": "vision_encoder.neck.layer_norm1",
@@ -100,7 +100,7 @@ def hf_names_by_meta(config: SamConfig) -> dict[str, str]:
 
 
 def meta_state(model: SamModel, config: SamConfig) -> dict[str, Tensor]:
-    """A model's weights as Meta names them."""
+    """Return a model's weights under Meta's names."""
     state = model.state_dict()
     return {meta: state[hf].clone() for meta, hf in hf_names_by_meta(config).items()}
 
@@ -110,13 +110,13 @@ def micro_state() -> dict[str, Tensor]:
 
 
 def hf_folder(folder: Path, name: str = "narrow") -> Path:
-    """What transformers writes."""
+    """Save a model with transformers."""
     published_model(name).save_pretrained(folder)
     return folder
 
 
 def change_config(folder: Path, changes: dict[str, Any]) -> None:
-    """Change ``config.json``; names may be dotted, None takes a setting away."""
+    """Change ``config.json``; names may be dotted, None removes a setting."""
     file = folder / "config.json"
     config = json.loads(file.read_text())
     for name, value in changes.items():
@@ -131,10 +131,10 @@ def change_config(folder: Path, changes: dict[str, Any]) -> None:
 
 
 def assert_computes_as(sam: Sam, model: SamModel) -> None:
-    """Weights are the same to the bit; what follows from them is, up to the order of additions."""
-    state, wanted = sam.sam.state_dict(), model.state_dict()
-    assert state.keys() == wanted.keys()
-    assert [name for name in state if not torch.equal(state[name], wanted[name])] == []
+    """Check that weights are bit-identical and outputs equal up to the order of summation."""
+    state, expected = sam.sam.state_dict(), model.state_dict()
+    assert state.keys() == expected.keys()
+    assert [name for name in state if not torch.equal(state[name], expected[name])] == []
     assert not sam.training
     size = sam.config.image_size
     pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
@@ -154,7 +154,7 @@ def assert_computes_as(sam: Sam, model: SamModel) -> None:
 
 
 def refusal(path: Path) -> str:
-    """Why a checkpoint is refused: one sentence."""
+    """Return the one-sentence reason why a checkpoint is refused."""
     with pytest.raises(CheckpointError) as caught:
         load_sam(path)
     message = str(caught.value)
@@ -173,14 +173,14 @@ def refusal_of(state: object, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_names_as_meta_has_them(name: str) -> None:
+def test_names_are_converted_to_metas(name: str) -> None:
     table = hf_names_by_meta(CONFIGS[name])
     assert {meta_name(hf): hf for hf in table.values()} == table
     assert {*table.values(), TWIN} == set(published_model(name).state_dict())
 
 
 @pytest.mark.parametrize(("preset", "count"), [("vit-b", 93_735_472), ("vit-l", 312_342_832), ("vit-h", 641_090_608)])
-def test_parameters_as_published(preset: str, count: int) -> None:
+def test_presets_have_as_many_parameters_as_published(preset: str, count: int) -> None:
     with torch.device("meta"):
         sam = Sam(SAM_PRESETS[preset])
     # For Meta the Fourier table of 2 x 128 numbers is a buffer, for transformers a parameter that is not trained.
@@ -195,7 +195,7 @@ def test_parameters_as_published(preset: str, count: int) -> None:
         ({"decoder_heads": 3}, "hidden is 256; it must be a multiple of 8 and of decoder_heads x decoder_downsample"),
     ],
 )
-def test_shapes_that_no_sam_has(changes: dict[str, Any], words: str) -> None:
+def test_invalid_configurations_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         SamConfig(**changes)
     assert words in str(caught.value)
@@ -204,7 +204,7 @@ def test_shapes_that_no_sam_has(changes: dict[str, Any], words: str) -> None:
 # Meta's files.
 
 
-def test_meta_file_computes_as_transformers(tmp_path: Path) -> None:
+def test_a_meta_file_computes_the_same_as_transformers(tmp_path: Path) -> None:
     torch.save(micro_state(), tmp_path / "sam.pth")
     loaded = load_sam(tmp_path / "sam.pth")
     (tmp_path / "sam.pth").unlink()
@@ -212,13 +212,13 @@ def test_meta_file_computes_as_transformers(tmp_path: Path) -> None:
     assert_computes_as(loaded, published_model("micro"))
 
 
-def test_meta_file_of_a_parallel_run(tmp_path: Path) -> None:
+def test_a_meta_file_of_a_data_parallel_run_is_loaded(tmp_path: Path) -> None:
     state = {f"module.{name}": tensor for name, tensor in micro_state().items()}
     torch.save({"model": state, "epoch": 3}, tmp_path / "sam.pth")
     assert_computes_as(load_sam(tmp_path / "sam.pth"), published_model("micro"))
 
 
-def test_every_wrong_tensor_is_listed(tmp_path: Path) -> None:
+def test_every_tensor_that_does_not_match_is_listed(tmp_path: Path) -> None:
     state = micro_state()
     del state["prompt_encoder.point_embeddings.2.weight"], state["mask_decoder.iou_prediction_head.layers.1.bias"]
     state["text.weight"] = torch.zeros(3)
@@ -231,7 +231,7 @@ def test_every_wrong_tensor_is_listed(tmp_path: Path) -> None:
 
 
 def _with_reach(state: dict[str, Tensor], reach: dict[int, int]) -> None:
-    """Let blocks attend over so many tokens a side."""
+    """Set the number of tokens a side that blocks attend over."""
     for block, tokens in reach.items():
         for axis in "hw":
             state[f"image_encoder.blocks.{block}.attn.rel_pos_{axis}"] = torch.zeros(2 * tokens - 1, 16)
@@ -240,27 +240,27 @@ def _with_reach(state: dict[str, Tensor], reach: dict[int, int]) -> None:
 @pytest.mark.parametrize(
     ("reach", "words"),
     [
-        ({0: 8, 2: 8}, r"a map of 8 tokens a side and blocks that attend over [8];"),
-        ({0: 4}, "a map of 8 tokens a side and blocks that attend over [4, 5, 8];"),
+        ({0: 8, 2: 8}, r"a map of 8 tokens a side and attention over [8];"),
+        ({0: 4}, "a map of 8 tokens a side and attention over [4, 5, 8];"),
         ({3: 5}, "vit_global_blocks is (1,); it must ascend and end with the last block, 3"),
     ],
 )
-def test_windows_that_cannot_be_told(reach: dict[int, int], words: str, tmp_path: Path) -> None:
+def test_ambiguous_windows_are_refused(reach: dict[int, int], words: str, tmp_path: Path) -> None:
     state = micro_state()
     _with_reach(state, reach)
     assert words in refusal_of(state, tmp_path)
 
 
-def test_window_larger_than_the_map(tmp_path: Path) -> None:
+def test_a_window_may_be_larger_than_the_map(tmp_path: Path) -> None:
     state = micro_state()
     _with_reach(state, {0: 14, 2: 14})
     torch.save(state, tmp_path / "sam.pth")
     assert load_sam(tmp_path / "sam.pth").config == replace(MICRO, vit_window=14)
 
 
-def test_decoder_whose_heads_cannot_be_told(tmp_path: Path) -> None:
+def test_a_decoder_of_unpublished_width_is_refused(tmp_path: Path) -> None:
     message = refusal_of(meta_state(published_model("narrow"), NARROW), tmp_path)
-    assert "a mask decoder of width 32 with attention 8 wide; its number of heads is not in the file" in message
+    assert "a mask decoder of width 32 with attention of width 8; only widths 256 and 128 are supported" in message
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,9 @@ def test_decoder_whose_heads_cannot_be_told(tmp_path: Path) -> None:
         ("mask_decoder.transformer.layers.0.mlp.lin1.weight", torch.zeros(4)),
     ],
 )
-def test_tensors_that_tell_the_shape(name: str, changed: Tensor | None, tmp_path: Path) -> None:
+def test_tensors_needed_to_infer_the_configuration_must_be_valid(
+    name: str, changed: Tensor | None, tmp_path: Path
+) -> None:
     state = micro_state()
     del state[name]
     if changed is not None:
@@ -292,12 +294,12 @@ def test_tensors_that_tell_the_shape(name: str, changed: Tensor | None, tmp_path
         ({"model": {"image_encoder.trunk.patch_embed.proj.weight": torch.zeros(3)}}, "it is no SAM checkpoint"),
     ],
 )
-def test_files_of_something_else(content: object, words: str, tmp_path: Path) -> None:
+def test_files_without_a_sam_are_refused(content: object, words: str, tmp_path: Path) -> None:
     assert words in refusal_of(content, tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
-def test_truncated_meta_file(kept: float, tmp_path: Path) -> None:
+def test_a_truncated_meta_file_is_refused(kept: float, tmp_path: Path) -> None:
     path = tmp_path / "sam.pth"
     torch.save(micro_state(), path)
     whole = path.read_bytes()
@@ -305,12 +307,12 @@ def test_truncated_meta_file(kept: float, tmp_path: Path) -> None:
     assert "cannot be read as weights: " in refusal(path)
 
 
-def test_absent_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "absent.pth")
 
 
 @pytest.mark.slow
-def test_meta_file_of_the_published_size(tmp_path: Path) -> None:
+def test_a_meta_file_of_the_published_size_is_loaded_exactly(tmp_path: Path) -> None:
     config = SAM_PRESETS["vit-b"]
     sam = Sam(config)
     state = meta_state(sam.sam, config)
@@ -318,22 +320,24 @@ def test_meta_file_of_the_published_size(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "sam_vit_b_01ec64.pth")
     loaded = load_sam(tmp_path / "sam_vit_b_01ec64.pth")
     assert loaded.config == config
-    wanted = sam.state_dict()
-    assert all(torch.equal(tensor, wanted[name]) for name, tensor in loaded.state_dict().items())
+    expected = sam.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
 
 
 # Hugging Face folders.
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_hf_folder_computes_as_transformers(name: str, tmp_path: Path) -> None:
+def test_a_hugging_face_folder_computes_the_same_as_transformers(name: str, tmp_path: Path) -> None:
     loaded = load_sam(hf_folder(tmp_path / "sam", name))
     assert loaded.config == CONFIGS[name]
     assert_computes_as(loaded, published_model(name))
 
 
 @pytest.mark.parametrize("tables", [(TABLE,), (TWIN,), (TABLE, TWIN)])
-def test_hf_folder_names_the_table_once_or_twice(tables: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_hugging_face_folder_may_store_the_shared_table_once_or_twice(
+    tables: tuple[str, ...], tmp_path: Path
+) -> None:
     folder = hf_folder(tmp_path / "sam")
     weights = load_file(folder / "model.safetensors")
     table = weights[TABLE if TABLE in weights else TWIN]
@@ -342,8 +346,8 @@ def test_hf_folder_names_the_table_once_or_twice(tables: tuple[str, ...], tmp_pa
     assert_computes_as(load_sam(folder), published_model("narrow"))
 
 
-def test_hf_folder_of_an_older_release(tmp_path: Path) -> None:
-    """What is left out has transformers' defaults; settings that mean nothing any more are no obstacle."""
+def test_a_hugging_face_folder_of_an_older_release_is_loaded(tmp_path: Path) -> None:
+    """Omitted settings have transformers' defaults, and obsolete settings are ignored."""
     folder = hf_folder(tmp_path / "sam", "micro")
     change_config(
         folder,
@@ -362,7 +366,7 @@ def test_hf_folder_of_an_older_release(tmp_path: Path) -> None:
     assert load_sam(folder).config == MICRO
 
 
-def test_hf_folder_in_half_precision(tmp_path: Path) -> None:
+def test_a_hugging_face_folder_in_half_precision_is_loaded_in_float32(tmp_path: Path) -> None:
     folder = hf_folder(tmp_path / "sam")
     halves = {name: tensor.half() for name, tensor in load_file(folder / "model.safetensors").items()}
     save_file(halves, folder / "model.safetensors")
@@ -372,7 +376,7 @@ def test_hf_folder_in_half_precision(tmp_path: Path) -> None:
     assert loaded.dtype == torch.float32
 
 
-def test_hf_folder_with_wrong_tensors(tmp_path: Path) -> None:
+def test_tensors_of_a_hugging_face_folder_that_do_not_match_are_listed(tmp_path: Path) -> None:
     folder = hf_folder(tmp_path / "sam")
     weights = load_file(folder / "model.safetensors")
     del weights["mask_decoder.mask_tokens.weight"]
@@ -387,34 +391,36 @@ def test_hf_folder_with_wrong_tensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_type": "sam2"}, "is of a model of type sam2; give a SAM"),
-        ({"model_type": None}, "is of a model of type None; give a SAM"),
+        ({"model_type": "sam2"}, "has model_type sam2; give a SAM"),
+        ({"model_type": None}, "has model_type None; give a SAM"),
         ({"vision_config.num_hidden_layers": "four"}, "vit_layers is 'four' where int is expected"),
         ({"vision_config.image_size": [64, 64]}, "image_size is (64, 64) where int is expected"),
         ({"vision_config.image_size": 60}, "image_size is 60; it must be a multiple of patch 8"),
         ({"vision_config.num_attention_heads": 3}, "it must be a multiple of vit_heads 3"),
         ({"vision_config.global_attn_indexes": [1]}, "must ascend and end with the last block, 3"),
-        ({"vision_config.use_rel_pos": False}, "it has vision_config.use_rel_pos False; only True is supported"),
-        ({"vision_config.hidden_act": "relu"}, "it has vision_config.hidden_act relu; only gelu is supported"),
-        ({"vision_config.mlp_dim": 64}, "it has vision_config.mlp_dim 64; only 128 is supported"),
+        ({"vision_config.use_rel_pos": False}, "vision_config.use_rel_pos is False; only True is supported"),
+        ({"vision_config.hidden_act": "relu"}, "vision_config.hidden_act is relu; only gelu is supported"),
+        ({"vision_config.mlp_dim": 64}, "vision_config.mlp_dim is 64; only 128 is supported"),
         (
             {"prompt_encoder_config.image_size": 128},
-            "has prompt_encoder_config.image_size 128; only 64 is supported",
+            "prompt_encoder_config.image_size is 128; only 64 is supported",
         ),
-        ({"mask_decoder_config.num_multimask_outputs": 5}, "num_multimask_outputs 5; only 3 is supported"),
-        ({"mask_decoder_config.hidden_size": 64}, "it has mask_decoder_config.hidden_size 64; only 32 is supported"),
+        ({"mask_decoder_config.num_multimask_outputs": 5}, "num_multimask_outputs is 5; only 3 is supported"),
+        ({"mask_decoder_config.hidden_size": 64}, "mask_decoder_config.hidden_size is 64; only 32 is supported"),
     ],
 )
-def test_hf_folder_of_another_model(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_hugging_face_folders_with_unsupported_settings_are_refused(
+    changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
     folder = hf_folder(tmp_path / "sam")
     change_config(folder, changes)
     assert words in refusal(folder)
 
 
-# Folders of our own, and damaged ones.
+# Our own folders, and damaged folders.
 
 
-def test_own_folder_there_and_back(tmp_path: Path) -> None:
+def test_our_own_folder_is_saved_and_loaded(tmp_path: Path) -> None:
     sam = Sam(NARROW)
     sam.sam.load_state_dict(published_model("narrow").state_dict())
     save_sam(sam, tmp_path / "sam")
@@ -424,7 +430,7 @@ def test_own_folder_there_and_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["own", "hf"])
-def test_folder_with_a_part_lost(kind: str, tmp_path: Path) -> None:
+def test_folders_with_truncated_or_missing_files_are_refused(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "sam"
     if kind == "own":
         save_sam(Sam(NARROW), folder)
@@ -433,8 +439,8 @@ def test_folder_with_a_part_lost(kind: str, tmp_path: Path) -> None:
     whole = (folder / "model.safetensors").read_bytes()
     for kept in (0, 1000, len(whole) // 2):
         (folder / "model.safetensors").write_bytes(whole[:kept])
-        told = "it is cut off" if kept else "it is empty"
-        assert f"model.safetensors cannot be read as weights: {told}" in refusal(folder)
+        reason = "it is cut off" if kept else "it is empty"
+        assert f"model.safetensors cannot be read as weights: {reason}" in refusal(folder)
     (folder / "model.safetensors").unlink()
     assert "model.safetensors is missing" in refusal(folder)
     (folder / "config.json").write_text('{"model_type": ')

@@ -1,1 +1,1 @@
-"""SAM, the image model (Kirillov et al. 2023): image encoder, prompt encoder and mask decoder as tensor functions."""
+"""SAM (Kirillov et al. 2023): image encoder, prompt encoder and mask decoder as tensor functions."""

@@ -1,4 +1,4 @@
-"""SAM as files: Meta's ``.pth``, Hugging Face folders, and folders of our own."""
+"""Loading and saving SAM: Meta's ``.pth`` files, Hugging Face folders and refervos folders."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ _TO_META: Rules = (
 
 
 def save_sam(sam: Sam, folder: Path) -> None:
-    """Write a folder that ``load_sam`` reads.
+    """Save a SAM to a folder that ``load_sam`` reads.
 
     Args:
         sam: The weights.
-        folder: Created when absent; files that exist are replaced.
+        folder: Created when absent; existing files are replaced.
 
     Raises:
-        CheckpointError: When it cannot be written; nothing is half-written.
+        CheckpointError: When it cannot be written; no partial model is left.
     """
     with model_folder(folder, overwrite=True) as staged:
         write_model(staged, sam, MODEL_TYPE, sam.config)
 
 
 def load_sam(path: Path) -> Sam:
-    """Read a SAM.
+    """Load a SAM.
 
     Args:
         path: Meta's ``sam_vit_{b,l,h}_*.pth``, a Hugging Face folder such as ``facebook/sam-vit-base``, or a folder
@@ -74,8 +74,8 @@ def load_sam(path: Path) -> Sam:
         The model, in evaluation mode.
 
     Raises:
-        CheckpointError: When it is unreadable or does not fit, with the names that are wrong.
-        ConfigError: When the configuration in a folder of our own is not one of a SAM.
+        CheckpointError: When it is unreadable or does not fit, with the names that do not match.
+        ConfigError: When a refervos folder has an invalid configuration.
     """
     if not path.is_dir():
         return _load_meta_file(path)
@@ -85,13 +85,13 @@ def load_sam(path: Path) -> Sam:
     if kind == HF_MODEL_TYPE:
         return _load_hf_folder(path)
     if kind != MODEL_TYPE:
-        raise CheckpointError(f"{path / CONFIG} is of a model of type {kind}; {advice}.")
+        raise CheckpointError(f"{path / CONFIG} has model_type {kind}; {advice}.")
     config = config_from_mapping(SamConfig, header.get("config", {}), str(path / CONFIG))
     return build_from_weights(lambda: Sam(config), read_tensors(path), lambda name: (name,), where=str(path)).eval()
 
 
 def meta_name(name: str) -> str:
-    """Meta's name for one of transformers' ``SamModel`` tensors.
+    """Convert the name of a tensor of transformers' ``SamModel`` to Meta's.
 
     Args:
         name: A name of the model's state dict, such as ``vision_encoder.layers.0.layer_norm1.weight``.
@@ -100,20 +100,20 @@ def meta_name(name: str) -> str:
 
 
 def infer_sam_config(names_to_tensors: Mapping[str, Tensor], where: str) -> SamConfig:
-    """Read the shape of a SAM off its weights, published or not.
+    """Infer the configuration of a SAM from the shapes of its weights.
 
-    The number of heads in the mask decoder leaves no trace in its weights. It is known for the published decoder, which
-    is 256 wide with attention 128 wide and has 8, so no other is accepted.
+    The number of heads in the mask decoder cannot be inferred from weights. Only the published decoder is accepted, of
+    width 256 with attention of width 128 and 8 heads.
 
     Args:
         names_to_tensors: A Meta-format state dict.
         where: The checkpoint, for error messages.
 
     Returns:
-        The model's shape. Sizes that are not asked for here are checked when the weights are filled in.
+        The model's configuration. Sizes not inferred here are checked when the weights are loaded.
 
     Raises:
-        CheckpointError: When it is no SAM, or its shape cannot be told from the tensors.
+        CheckpointError: When it is not a SAM, or its shape cannot be inferred from the tensors.
     """
 
     def shape(name: str, axes: int) -> tuple[int, ...]:
@@ -126,21 +126,21 @@ def infer_sam_config(names_to_tensors: Mapping[str, Tensor], where: str) -> SamC
     _, grid, _, _ = shape("image_encoder.pos_embed", 4)
     _, head_width = shape("image_encoder.blocks.0.attn.rel_pos_h", 2)
     layers = count("image_encoder.blocks.")
-    # A map n tokens wide has 2n - 1 distances, from -(n - 1) to n - 1.
+    # A map of n tokens a side has 2n - 1 relative positions, from -(n - 1) to n - 1.
     reach = [(shape(f"image_encoder.blocks.{index}.attn.rel_pos_h", 2)[0] + 1) // 2 for index in range(layers)]
     windows = sorted(set(reach) - {grid})
     if len(windows) != 1:
         raise CheckpointError(
-            f"{where} has a map of {grid} tokens a side and blocks that attend over {sorted(set(reach))}; its shape "
-            "can be told when some attend over the whole map and all others over one other size."
+            f"{where} has a map of {grid} tokens a side and attention over {sorted(set(reach))}; its configuration "
+            "can be inferred only if some blocks attend over the whole map and all others over one window size."
         )
     hidden = shape("image_encoder.neck.0.weight", 4)[0]
     attention = shape("mask_decoder.transformer.final_attn_token_to_image.q_proj.weight", 2)[0]
     published = SamConfig()
     if (hidden, attention) != (published.hidden, published.hidden // published.decoder_downsample):
         raise CheckpointError(
-            f"{where} has a mask decoder of width {hidden} with attention {attention} wide; its number of heads is not "
-            "in the file and is known for widths 256 and 128 only."
+            f"{where} has a mask decoder of width {hidden} with attention of width {attention}; only widths 256 and "
+            "128 are supported, because the number of heads is not in the file."
         )
     try:
         return SamConfig(
@@ -180,7 +180,7 @@ def _load_hf_folder(folder: Path) -> Sam:
 
 
 def _read_hf_config(folder: Path) -> SamConfig:
-    """Our configuration of a folder that transformers wrote."""
+    """Read the configuration of a Hugging Face folder."""
     file = folder / CONFIG
     try:
         return config_from_folder(read_header(folder, "give a SAM folder"), str(file))

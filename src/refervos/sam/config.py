@@ -1,4 +1,4 @@
-"""The shape of a SAM: one typed configuration and the three published sizes."""
+"""Configuration of SAM and the three published sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refervos.errors import ConfigError
 from refervos.typed_config import LAYERS, WIDTH, check_range, config_from_mapping, nested_value
 
 LARGEST_IMAGE = 4096
-"""Side of the largest square."""
+"""Largest input side in pixels."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class SamConfig:
         image_size: Side of the square input in pixels, a multiple of ``patch``.
         patch: Side of a patch.
         vit_width: Channels of the image encoder.
-        vit_layers: Its blocks.
-        vit_heads: Its attention heads.
+        vit_layers: Blocks of the image encoder.
+        vit_heads: Attention heads of the image encoder.
         vit_global_blocks: Blocks (from 0) that attend globally; the last block is one of them.
-        vit_window: Attention window of the others, in tokens.
+        vit_window: Attention window of the other blocks, in tokens.
         hidden: Width of everything after the image encoder.
         decoder_layers: Layers of the mask decoder's two-way transformer.
         decoder_heads: Attention heads in it.
@@ -58,11 +58,13 @@ class SamConfig:
             raise ConfigError(f"image_size is {self.image_size}; it must be a multiple of patch {self.patch}.")
         if self.vit_width % self.vit_heads:
             raise ConfigError(f"vit_width is {self.vit_width}; it must be a multiple of vit_heads {self.vit_heads}.")
-        unit = math.lcm(8, self.decoder_heads * self.decoder_downsample)  # 8: the upscaled map is an eighth as wide
+        unit = math.lcm(
+            8, self.decoder_heads * self.decoder_downsample
+        )  # 8: the upscaled map has an eighth of the channels
         if self.hidden % unit:
             raise ConfigError(
-                f"hidden is {self.hidden}; it must be a multiple of 8 and of decoder_heads x decoder_downsample, so of "
-                f"{unit}."
+                f"hidden is {self.hidden}; it must be a multiple of 8 and of decoder_heads x decoder_downsample, "
+                f"that is of {unit}."
             )
         ends = self.vit_global_blocks
         if not ends or list(ends) != sorted(set(ends)) or ends[0] < 0 or ends[-1] != self.vit_layers - 1:
@@ -103,34 +105,34 @@ FIELDS_IN_FOLDERS: dict[str, str] = {
     "decoder_feedforward": "mask_decoder_config.mlp_dim",
     "decoder_downsample": "mask_decoder_config.attention_downsample_rate",
 }
-"""For each field of ours, its name in the ``config.json`` of a Hugging Face folder. What such a file leaves out is as
-in ViT-B, which is what our own defaults are too."""
+"""For each of our fields, its name in the ``config.json`` of a Hugging Face folder. Omitted fields have the values of
+ViT-B, our defaults."""
 
 
 def config_from_folder(header: Mapping[str, Any], where: str) -> SamConfig:
-    """Read our configuration off the ``config.json`` of a Hugging Face SAM folder.
+    """Convert the ``config.json`` of a Hugging Face SAM folder to our configuration.
 
     Args:
-        header: What the file holds.
+        header: Contents of the file.
         where: The file, for error messages.
 
     Returns:
-        The shape.
+        The configuration.
 
     Raises:
-        ConfigError: When a value has the wrong type, or says that the model computes in a way that we do not know.
+        ConfigError: When a value has the wrong type, or a setting has an unsupported value.
     """
     found = {ours: nested_value(header, theirs, None) for ours, theirs in FIELDS_IN_FOLDERS.items()}
     config = config_from_mapping(SamConfig, {n: v for n, v in found.items() if v is not None}, where)
-    for name, wanted in _behaviour(config).items():
-        value = nested_value(header, name, wanted)
-        if value != wanted:
-            raise ConfigError(f"it has {name} {value}; only {wanted} is supported.")
+    for name, expected in _behaviour(config).items():
+        value = nested_value(header, name, expected)
+        if value != expected:
+            raise ConfigError(f"{name} is {value}; only {expected} is supported.")
     return config
 
 
 def _behaviour(config: SamConfig) -> dict[str, Any]:
-    """What must stand in ``config.json`` where it stands there at all, for a model of this shape."""
+    """Return the required values of other fields of ``config.json``, if present, for a model of this shape."""
     vision, prompts, decoder = "vision_config", "prompt_encoder_config", "mask_decoder_config"
     return {
         f"{vision}.num_channels": 3,

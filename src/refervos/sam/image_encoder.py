@@ -1,4 +1,4 @@
-"""SAM's image encoder, a ViT, block by block, so that adapters can stand inside a block and maps be read between them.
+"""SAM's image encoder, a ViT with optional adapters inside its blocks.
 
 Shapes: N frames or windows, g = grid, D channels.
 """
@@ -17,23 +17,23 @@ from refervos.sam.config import SamConfig
 from refervos.sam.layers import NORM_EPSILON, channels_first, channels_last, pointwise
 
 BIAS_BYTES = 128 * 2**20
-"""Bytes of position biases that exist at once at inference: a global block of the published size would need 800 MB."""
+"""Memory budget for position biases at inference in bytes; one global block at the published size would need 800 MB."""
 
 
 class BlockAdapters(Protocol):
-    """What may change a block: see ``VitBlock``."""
+    """Adapters of one block, see ``VitBlock``."""
 
     def after_attention(self, attended: Tensor) -> Tensor:
-        """What replaces the attention's output, same shape."""
+        """Replace the output of the attention, same shape."""
         ...
 
     def beside_feedforward(self, normed: Tensor) -> Tensor:
-        """What is added to the feed-forward network's output, from the same input."""
+        """Compute a term to add to the feed-forward network's output, from the same input."""
         ...
 
 
 class PatchEmbedding(nn.Module):
-    """Patches without overlap.
+    """Embedding of non-overlapping patches.
 
     Args:
         width: Channels D.
@@ -45,12 +45,12 @@ class PatchEmbedding(nn.Module):
         self.projection = nn.Conv2d(3, width, kernel_size=patch, stride=patch)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(N, 3, S, S) -> (N, g, g, D)."""
+        """Embed the patches: (N, 3, S, S) -> (N, g, g, D)."""
         return channels_last(self.projection(pixels.to(self.projection.weight.dtype)))
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with GELU between, four times as wide inside.
+    """Two linear layers with a GELU between them, four times as wide inside.
 
     Args:
         width: Channels D.
@@ -62,7 +62,7 @@ class FeedForward(nn.Module):
         self.lin2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """Apply the network: (..., D) -> (..., D)."""
         return linear(linear(x, self.lin1, "gelu"), self.lin2)
 
 
@@ -72,7 +72,7 @@ class RelativeAttention(nn.Module):
     Args:
         width: Channels D.
         heads: Attention heads.
-        side: Side of the maps that it is given.
+        side: Side of the input maps.
     """
 
     def __init__(self, width: int, heads: int, side: int) -> None:
@@ -84,7 +84,7 @@ class RelativeAttention(nn.Module):
         self.derived = Derived()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Windows or whole maps (N, h, w, D) -> the same shape."""
+        """Attend within windows or whole maps: (N, h, w, D) -> same shape."""
         count, height, width, _ = tokens.shape
         packed = linear(tokens, self.qkv).reshape(count, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = packed.flatten(1, 2)  # (N*heads, h*w, d) each
@@ -92,34 +92,36 @@ class RelativeAttention(nn.Module):
         if not torch.is_grad_enabled():
             step = max(1, BIAS_BYTES // ((height * width) ** 2 * query.element_size()))
         parts = []
-        for some in range(0, len(query), step):
-            rows = slice(some, some + step)
+        for start in range(0, len(query), step):
+            rows = slice(start, start + step)
             bias = self._bias(query[rows], height, width)  # (n, h*w, h*w)
-            # As heads of one image: torch has a kernel for that on a CPU, and none for three axes.
+            # As heads of a single image, because torch's CPU kernel needs four axes.
             q, k, v = (tensor[None, rows] for tensor in (query, key, value))  # (1, n, h*w, d)
             parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])[0])  # (n, h*w, d)
         attended = parts[0] if len(parts) == 1 else torch.cat(parts)
         return linear(attended.unflatten(0, (count, self.heads)).transpose(1, 2).reshape(tokens.shape), self.proj)
 
     def _bias(self, query: Tensor, height: int, width: int) -> Tensor:
-        """What distances down and across add to the scores of queries (n, h*w, d): (n, h*w, h*w)."""
+        """Compute the position bias of the scores of queries (n, h*w, d): (n, h*w, h*w)."""
         maps = query.unflatten(1, (height, width))  # (n, h, w, d)
-        down = self.derived.get(("down", height), [self.rel_pos_h], lambda: by_distance(self.rel_pos_h, height))
-        across = self.derived.get(("across", width), [self.rel_pos_w], lambda: by_distance(self.rel_pos_w, width))
+        down = self.derived.get(("down", height), [self.rel_pos_h], lambda: relative_embeddings(self.rel_pos_h, height))
+        across = self.derived.get(
+            ("across", width), [self.rel_pos_w], lambda: relative_embeddings(self.rel_pos_w, width)
+        )
         rows = torch.einsum("nhwd,hkd->nhwk", maps, down)  # (n, h, w, h)
         columns = torch.einsum("nhwd,wkd->nhwk", maps, across)  # (n, h, w, w)
         return (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(3).flatten(1, 2)
 
 
-def by_distance(table: Tensor, side: int) -> Tensor:
-    """Look embeddings up for every pair of places on a line.
+def relative_embeddings(table: Tensor, side: int) -> Tensor:
+    """Look up the embedding of the relative position of every pair of positions along one axis.
 
     Args:
-        table: For the distances from -(n - 1) to n - 1 (2n - 1, d); enlarged where ``side`` is not n.
-        side: Places on the line.
+        table: Embeddings of relative positions from -(n - 1) to n - 1 (2n - 1, d), interpolated if ``side`` is not n.
+        side: Number of positions.
 
     Returns:
-        (side, side, d): for each query place, the embedding of each key place.
+        (side, side, d): for each query position, the embedding of each key position.
     """
     distances = 2 * side - 1
     if len(table) != distances:
@@ -129,10 +131,10 @@ def by_distance(table: Tensor, side: int) -> Tensor:
 
 
 class VitBlock(nn.Module):
-    """Attention within windows or over the whole map, then a feed-forward network.
+    """ViT block: attention within windows or over the whole map, then a feed-forward network.
 
     Args:
-        config: The shape.
+        config: The model's shape.
         window: Side of the windows, 0 for the whole map.
     """
 
@@ -149,8 +151,7 @@ class VitBlock(nn.Module):
 
         Args:
             tokens: (N, g, g, D).
-            adapters: What changes it; they work on single tokens, so it does not matter that windows are closed
-                already.
+            adapters: Adapters of the block; they act on single tokens, so they can run after windows are merged.
 
         Returns:
             Same shape.
@@ -173,7 +174,7 @@ class VitBlock(nn.Module):
         count, height, width, _ = tokens.shape
         side = self.window
         down, across = -height % side, -width % side
-        padded = F.pad(tokens, (0, 0, 0, across, 0, down))  # zeros, which are keys like others
+        padded = F.pad(tokens, (0, 0, 0, across, 0, down))  # zeros, which take part as keys
         rows, columns = padded.shape[1] // side, padded.shape[2] // side
         windows = padded.reshape(count, rows, side, columns, side, -1).transpose(2, 3).flatten(0, 2)
         attended = self.attn(windows).reshape(count, rows, columns, side, side, -1)
@@ -181,7 +182,7 @@ class VitBlock(nn.Module):
 
 
 class Neck(nn.Module):
-    """From the ViT's channels to the hidden width.
+    """Neck from the ViT's channels to the hidden width.
 
     Args:
         inputs: Channels D.
@@ -196,16 +197,16 @@ class Neck(nn.Module):
         self.layer_norm2 = nn.LayerNorm(outputs, NORM_EPSILON)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(N, g, g, D) -> (N, C, g, g)."""
+        """Project the features: (N, g, g, D) -> (N, C, g, g)."""
         x = self.layer_norm1(pointwise(tokens, self.conv1))
         return channels_first(self.layer_norm2(channels_last(self.conv2(channels_first(x)))))
 
 
 class ImageEncoder(nn.Module):
-    """Patches, blocks and neck; ``Sam.encode`` runs them.
+    """Patch embedding, blocks and neck, which ``Sam.encode`` runs.
 
     Args:
-        config: The shape.
+        config: The model's shape.
     """
 
     def __init__(self, config: SamConfig) -> None:

@@ -1,4 +1,4 @@
-"""Small layers that SAM and SAM2 share; parameters are named as in the files of transformers."""
+"""Layers shared by SAM and SAM2, with parameter names as in transformers' files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NORM_EPSILON = 1e-6
 
 
 class Mlp(nn.Module):
-    """Linear layers with ReLU between: the heads of the mask decoder and the projection of object pointers.
+    """MLP with ReLU, for the heads of the mask decoder and the projection of object pointers.
 
     Args:
-        width: Channels in.
+        width: Input channels.
         inner: Channels between the layers.
-        output: Channels out.
-        layers: Linear layers, at least 2.
+        output: Output channels.
+        layers: Number of linear layers, at least 2.
     """
 
     def __init__(self, width: int, inner: int, output: int, layers: int = 3) -> None:
@@ -32,7 +32,7 @@ class Mlp(nn.Module):
         self.layers: Any = nn.ModuleList(nn.Linear(inner, inner) for _ in range(layers - 2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., output)."""
+        """Apply the MLP: (..., width) -> (..., output)."""
         x = linear(x, self.proj_in, "relu")
         for layer in self.layers:
             x = linear(x, layer, "relu")
@@ -40,11 +40,11 @@ class Mlp(nn.Module):
 
 
 class FourierPositions(KeepsPrecision):
-    """Random Fourier features of places (SAM paper, appendix A; Tancik et al. 2020), always in float32.
+    """Random Fourier features of positions (SAM paper, appendix A; Tancik et al. 2020), always in float32.
 
     Args:
         width: Channels.
-        parameter: Whether the table counts as a parameter, as in SAM, or as a buffer, as in SAM2.
+        parameter: Store the table as a parameter, as in SAM, instead of a buffer, as in SAM2.
     """
 
     positional_embedding: Tensor
@@ -59,10 +59,10 @@ class FourierPositions(KeepsPrecision):
             self.register_buffer("positional_embedding", table)
 
     def forward(self, places: Tensor) -> Tensor:
-        """Encode places.
+        """Encode positions.
 
         Args:
-            places: x, y over the square's side, so from 0 to 1 (..., 2).
+            places: x, y as fractions of the square's side, from 0 to 1 (..., 2).
 
         Returns:
             (..., width), in the table's type.
@@ -73,7 +73,7 @@ class FourierPositions(KeepsPrecision):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
     def grid(self, side: int) -> Tensor:
-        """Encode the centres of the cells of a grid, row by row: (side * side, width)."""
+        """Encode the centres of the cells of a grid, row-major: (side * side, width)."""
         table = self.positional_embedding
         centres = (torch.arange(side, dtype=table.dtype, device=table.device) + 0.5) / side
         y, x = torch.meshgrid(centres, centres, indexing="ij")
@@ -81,10 +81,10 @@ class FourierPositions(KeepsPrecision):
 
 
 class MaskEmbedding(nn.Module):
-    """Mask prompts to dense embeddings, in two steps of 2 x 2 pixels (SAM paper, appendix A, "prompt encoder").
+    """Embedding of mask prompts, downsampled by 4 (SAM paper, appendix A, "prompt encoder").
 
     Args:
-        width: Channels C out.
+        width: Output channels C.
         inner: Channels before the last convolution.
     """
 
@@ -97,7 +97,7 @@ class MaskEmbedding(nn.Module):
         self.layer_norm2 = nn.LayerNorm(inner, NORM_EPSILON)
 
     def forward(self, mask_logits: Tensor) -> Tensor:
-        """(N, 1, 4g, 4g) -> (N, C, g, g)."""
+        """Embed masks: (N, 1, 4g, 4g) -> (N, C, g, g)."""
         x = channels_last(self.conv1(mask_logits))  # (N, 2g, 2g, inner/4)
         x = channels_first(torch.nn.functional.gelu(self.layer_norm1(x)))
         x = channels_last(self.conv2(x))  # (N, g, g, inner)
@@ -107,13 +107,13 @@ class MaskEmbedding(nn.Module):
 
 
 class PromptEncoder(nn.Module):
-    """Clicks, corners of boxes and masks to prompt tokens and dense embeddings.
+    """Encoder of clicks, box corners and masks into prompt tokens and dense embeddings.
 
     Args:
         width: Channels C.
         image_size: Side S of the square.
-        positions: What encodes places, shared with the image's own positions.
-        stacked: Whether the embeddings of the four kinds of points are one table, as in SAM2's files, or four.
+        positions: Position encoding, shared with the image.
+        stacked: Store the embeddings of the four kinds of points in one table, as in SAM2's files, instead of four.
     """
 
     def __init__(self, width: int, image_size: int, positions: FourierPositions, *, stacked: bool) -> None:
@@ -143,34 +143,34 @@ class PromptEncoder(nn.Module):
         return torch.where(labels.unsqueeze(-1) < 0, self.not_a_point_embed.weight, known)
 
     def padding(self, count: int) -> Tensor:
-        """The "not a point" token, ``count`` times (1, count, C)."""
+        """Return the "not a point" token, ``count`` times (1, count, C)."""
         return self.not_a_point_embed.weight.expand(1, count, -1)
 
     def no_mask(self) -> Tensor:
-        """The dense embedding where there is no mask (1, C, 1, 1)."""
+        """Return the dense embedding for the absence of a mask (1, C, 1, 1)."""
         return self.no_mask_embed.weight.reshape(1, -1, 1, 1)
 
 
 def channels_last(image: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, H, W, C), a view."""
+    """Permute (N, C, H, W) to (N, H, W, C), a view."""
     return image.permute(0, 2, 3, 1)
 
 
 def channels_first(image: Tensor) -> Tensor:
-    """(N, H, W, C) -> (N, C, H, W), a view."""
+    """Permute (N, H, W, C) to (N, C, H, W), a view."""
     return image.permute(0, 3, 1, 2)
 
 
 def pointwise(image: Tensor, convolution: nn.Conv2d) -> Tensor:
-    """Apply a 1 x 1 convolution, which is a linear layer at each place: (N, H, W, C) -> (N, H, W, D)."""
+    """Apply a 1 x 1 convolution as a linear layer: (N, H, W, C) -> (N, H, W, D)."""
     return product(image, convolution.weight.flatten(1), convolution.bias)
 
 
 def draw_weights(module: nn.Module) -> None:
-    """Draw a layer's weights as the published models' were drawn before training: normal with deviation 0.02, no bias.
+    """Initialise a layer as in the published models: normal weights of standard deviation 0.02, zero biases.
 
     Args:
-        module: Changed in place where it is a linear layer, a convolution or an embedding; for ``nn.Module.apply``.
+        module: Changed in place if it is a linear layer, a convolution or an embedding; for ``nn.Module.apply``.
     """
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, std=0.02)

@@ -1,6 +1,6 @@
-"""SAM's mask decoder with any tokens beside its own, some of which may be padding; it also tells what became of them.
+"""SAM's mask decoder, for any number of prompt tokens, some of which may be padding.
 
-Shapes: N rows, P prompt tokens, K = 5 + P tokens in all, C = ``hidden``, g = ``grid``.
+Shapes: N rows, P prompt tokens, K = 5 + P tokens in total, C = ``hidden``, g = ``grid``.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ OWN_TOKENS = 5
 """The decoder's own tokens: one for the predicted IoU, one for the single mask, three for the ambiguity masks."""
 
 BLOCK_DOWNSAMPLE = 2
-"""By how much the blocks' attention between tokens and image is narrower than ``hidden``, in every published folder."""
+"""Factor by which the blocks' cross-attention is narrower than ``hidden``, in every published model."""
 
 QUALITY_WIDTH = 256
-"""Channels inside the head that predicts the IoU, likewise."""
+"""Channels inside the IoU prediction head, likewise."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the mask decoder says, for M candidate masks (one, or three with ``multimask``).
+    """Output of the mask decoder, for M candidate masks (one, or three with ``multimask``).
 
     Attributes:
-        mask_logits: (N, M, 4g, 4g), in float32 at least.
+        mask_logits: (N, M, 4g, 4g), in float32 or wider.
         ious: Predicted quality of each candidate, (N, M).
         tokens: Output mask tokens of the candidates (N, M, C).
     """
@@ -43,10 +43,10 @@ class Decoded:
 
 
 class MaskDecoder(nn.Module):
-    """The mask decoder.
+    """SAM's mask decoder.
 
     Args:
-        config: The shape.
+        config: The model's shape.
     """
 
     def __init__(self, config: SamConfig) -> None:
@@ -80,29 +80,29 @@ class MaskDecoder(nn.Module):
         multimask: bool = False,
         shift: Tensor | None = None,
     ) -> Decoded:
-        """Turn features and prompt tokens into masks (SAM paper, appendix A, "lightweight mask decoder").
+        """Predict masks from features and prompt tokens (SAM paper, appendix A, "lightweight mask decoder").
 
         Args:
             image: Features with the dense prompt added (N, C, g, g).
-            positions: Of the image (g*g, C).
-            prompts: Tokens (N, P, C); their order does not matter.
-            keep: bool (N, P), False where a token is padding; default no padding.
+            positions: Position encoding of the image (g*g, C).
+            prompts: Prompt tokens (N, P, C), in any order.
+            keep: bool (N, P), False for padding; default no padding.
             multimask: Return the three ambiguity masks instead of the single one.
-            shift: What is added to the single mask's token (N, C); default nothing.
+            shift: Added to the token of the single mask (N, C); default nothing.
 
         Returns:
-            The decoder's answer.
+            The masks and tokens.
         """
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(len(prompts), -1, -1)  # (N, 5, C)
         if shift is not None:
             own = torch.cat([own[:, :1], own[:, 1:2] + shift.unsqueeze(1), own[:, 2:]], dim=1)
         tokens = torch.cat([own, prompts.to(own.dtype)], dim=1)  # (N, K, C)
-        seen = None if keep is None else F.pad(keep, (OWN_TOKENS, 0), value=True)[:, None, None]  # (N, 1, 1, K)
-        queries, left, _ = self.transformer(tokens, image.flatten(2).transpose(1, 2), positions, seen)
+        mask = None if keep is None else F.pad(keep, (OWN_TOKENS, 0), value=True)[:, None, None]  # (N, 1, 1, K)
+        queries, updated, _ = self.transformer(tokens, image.flatten(2).transpose(1, 2), positions, mask)
         wanted = range(1, 4) if multimask else range(1)
         mask_tokens = queries[:, 1:OWN_TOKENS]  # (N, 4, C)
         return Decoded(
-            mask_logits=predict_masks(self, left.unflatten(1, image.shape[2:]), mask_tokens, wanted),
+            mask_logits=predict_masks(self, updated.unflatten(1, image.shape[2:]), mask_tokens, wanted),
             ious=self.iou_prediction_head(queries[:, 0])[:, wanted.start : wanted.stop],
             tokens=mask_tokens[:, wanted.start : wanted.stop],
         )

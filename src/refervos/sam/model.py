@@ -1,4 +1,4 @@
-"""SAM as pure tensor functions: encode, embed prompts, decode. Nothing here keeps state between calls.
+"""SAM as pure tensor functions: encode, embed prompts, decode. No function keeps state between calls.
 
 Shapes: N rows, V frames, C = ``hidden``, D = ``vit_width``, g = ``grid``, S = ``image_size``.
 """
@@ -22,27 +22,27 @@ from refervos.sam.mask_decoder import Decoded, MaskDecoder
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What the image encoder says of V frames.
+    """Output of the image encoder for V frames.
 
     Attributes:
         top: Output of the neck (V, C, g, g).
-        between: Outputs of the blocks that attend globally, channels last (V, g, g, D), without the last one.
+        between: Outputs of the global-attention blocks except the last, channels last (V, g, g, D).
     """
 
     top: Tensor
     between: tuple[Tensor, ...]
 
 
-class SamBoxes(nn.Module):
-    """SAM's boxes, named as in the files of transformers; random weights are drawn as before training.
+class SamModules(nn.Module):
+    """SAM's modules, with parameter names as in transformers' files; initialised as before training.
 
     Args:
-        config: The shape.
+        config: The model's shape.
     """
 
     def __init__(self, config: SamConfig) -> None:
         super().__init__()
-        # One Fourier table serves the image's positions and the clicks'.
+        # Image positions and clicks share one Fourier table.
         self.shared_image_embedding = FourierPositions(config.hidden, parameter=True)
         self.vision_encoder = ImageEncoder(config)
         self.prompt_encoder = PromptEncoder(
@@ -53,16 +53,16 @@ class SamBoxes(nn.Module):
 
 
 class Sam(nn.Module):
-    """SAM behind tensor functions.
+    """SAM as pure tensor functions.
 
     Args:
-        config: The shape.
+        config: The model's shape.
     """
 
     def __init__(self, config: SamConfig) -> None:
         super().__init__()
         self.config = config
-        self.sam = SamBoxes(config)
+        self.sam = SamModules(config)
         self.derived = Derived()
 
     @property
@@ -72,7 +72,7 @@ class Sam(nn.Module):
 
     @property
     def prompt_encoder(self) -> PromptEncoder:
-        """Clicks, boxes and masks to tokens and maps."""
+        """Encoder of clicks, boxes and masks."""
         return self.sam.prompt_encoder
 
     @property
@@ -96,7 +96,7 @@ class Sam(nn.Module):
 
         Args:
             pixels: Placed frames (V, 3, S, S).
-            adapters: By position of the block, what changes it.
+            adapters: Adapters by index of the block.
             gradient_checkpointing: Recompute the adapted blocks in the backward pass, which saves memory.
 
         Returns:
@@ -108,7 +108,7 @@ class Sam(nn.Module):
         learns = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in encoder.parameters())
         for index, block in enumerate(encoder.layers):
             changed = None if adapters is None else adapters.get(index)
-            learns = learns or changed is not None  # before that, gradients would only cost time
+            learns = learns or changed is not None  # before the first adapter, gradients would only cost time
             with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
                 if gradient_checkpointing and changed is not None and torch.is_grad_enabled():
                     tokens = checkpoint(block, tokens, changed, use_reentrant=False)
@@ -119,10 +119,10 @@ class Sam(nn.Module):
         return ImageFeatures(encoder.neck(tokens), tuple(between))
 
     def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
-        """Prompt tokens of clicks and box corners.
+        """Embed clicks and box corners as prompt tokens.
 
         Args:
-            points: Pixel positions x, y in the placed image (N, P, 2).
+            points: Pixel positions x, y in the square (N, P, 2).
             labels: 1 on the object, 0 off it, 2 and 3 the corners of a box, -1 padding; (N, P).
 
         Returns:
@@ -131,12 +131,12 @@ class Sam(nn.Module):
         return self.sam.prompt_encoder.embed_points(points, labels)
 
     def embed_mask(self, mask_logits: Tensor) -> Tensor:
-        """Dense prompt of low-resolution mask logits, (N, 1, 4g, 4g) -> (N, C, g, g)."""
+        """Embed low-resolution mask logits as a dense prompt, (N, 1, 4g, 4g) -> (N, C, g, g)."""
         dense: Tensor = self.sam.prompt_encoder.mask_embed(mask_logits.to(self.dtype))
         return dense
 
     def no_mask(self) -> Tensor:
-        """The dense prompt where there is no mask, (1, C, 1, 1)."""
+        """Return the dense prompt for the absence of a mask, (1, C, 1, 1)."""
         return self.sam.prompt_encoder.no_mask()
 
     def decode(
@@ -148,12 +148,12 @@ class Sam(nn.Module):
         multimask: bool = False,
         shift: Tensor | None = None,
     ) -> Decoded:
-        """Turn features with a dense prompt added (N, C, g, g) and tokens (N, P, C) into masks, see ``decode``."""
+        """Predict masks from features plus a dense prompt (N, C, g, g) and tokens (N, P, C); see ``MaskDecoder``."""
         positions, side = self.sam.shared_image_embedding, self.config.grid
         places = self.derived.get("positions", [positions.positional_embedding], lambda: positions.grid(side))
         decoded: Decoded = self.sam.mask_decoder(image, places, prompts, keep, multimask=multimask, shift=shift)
         return decoded
 
     def upsample(self, mask_logits: Tensor) -> Tensor:
-        """Low-resolution mask logits (N, M, 4g, 4g) to the placed image (N, M, S, S), bilinear."""
+        """Upsample low-resolution mask logits (N, M, 4g, 4g) to the square (N, M, S, S), bilinear."""
         return enlarge(mask_logits, self.config.image_size)

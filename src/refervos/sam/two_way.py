@@ -1,9 +1,9 @@
-"""The two-way transformer of the mask decoder: tokens and image look at each other (SAM paper, appendix A).
+"""Two-way transformer of the mask decoder: tokens and image attend to each other (SAM paper, appendix A).
 
-What is projected from the same input is projected in one product, and as places never change, what the projections
-make of them is computed once: (image + places) W = image W + (places W).
+Projections of the same input are computed in one product, and projections of the constant position encodings are
+computed once: (image + positions) W = image W + (positions W).
 
-Shapes: N rows, K tokens, P = g * g places of the image, C channels, D channels inside attention.
+Shapes: N rows, K tokens, P = g * g cells of the image, C channels, D channels inside attention.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from refervos.ops.linear import laid_out, linear, product
 
 @dataclass(frozen=True)
 class ParameterNames:
-    """What the files of a model call some parameters.
+    """Names of some parameters in the files of a model.
 
     Attributes:
-        attention_output: The output projection of an attention.
-        mlp: The two layers of the feed-forward network.
+        attention_output: Output projection of an attention.
+        mlp: Both layers of the feed-forward network.
     """
 
     attention_output: str
@@ -38,12 +38,12 @@ SAM2_NAMES = ParameterNames("o_proj", ("proj_in", "proj_out"))
 
 
 class Attention(nn.Module):
-    """Multi-head attention, narrower inside than outside where ``downsample`` says so.
+    """Multi-head attention, narrower inside by ``downsample``.
 
     Args:
         width: Channels C.
         heads: Attention heads.
-        names: What files call its output projection.
+        names: Parameter names.
         downsample: C / D.
     """
 
@@ -56,13 +56,13 @@ class Attention(nn.Module):
         self._output = names.attention_output
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Attend with what is projected already.
+        """Attend, given projected queries, keys and values.
 
         Args:
             query: (N, Q, D).
             key: (N, K, D).
             value: (N, K, D).
-            keep: bool (N, 1, 1, K), which keys may be looked at; default all.
+            keep: bool (N, 1, 1, K), False for keys to ignore; default none.
 
         Returns:
             (N, Q, C).
@@ -74,12 +74,12 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with ReLU between.
+    """Two linear layers with a ReLU between them.
 
     Args:
-        width: Channels in and out.
+        width: Input and output channels.
         inner: Channels between.
-        names: What files call the layers.
+        names: Parameter names.
     """
 
     def __init__(self, width: int, inner: int, names: ParameterNames) -> None:
@@ -89,20 +89,20 @@ class FeedForward(nn.Module):
         self.add_module(self._second, nn.Linear(inner, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., width)."""
+        """Apply the network: (..., width) -> (..., width)."""
         return linear(linear(x, getattr(self, self._first), "relu"), getattr(self, self._second))
 
 
 class TwoWayBlock(nn.Module):
-    """Tokens look at each other, then at the image, go through a feed-forward network; then the image looks at them.
+    """Block of token self-attention, attention to the image, feed-forward network, and attention of image to tokens.
 
     Args:
         width: Channels C.
         heads: Attention heads.
         feedforward: Channels inside the feed-forward network.
         downsample: C / D in the attention between tokens and image.
-        names: What files call parameters.
-        epsilon: Of the layer norms.
+        names: Parameter names.
+        epsilon: Epsilon of the layer norms.
     """
 
     def __init__(
@@ -125,15 +125,15 @@ class TwoWayBlock(nn.Module):
         """Run all but the last step of the block.
 
         Args:
-            queries: The tokens as the block before left them (N, K, C).
-            tokens: The tokens as they came in, which serve as their own positions (N, K, C).
+            queries: Tokens from the previous block (N, K, C).
+            tokens: Input tokens, which serve as their position encodings (N, K, C).
             image: (N, P, C).
-            positions: Of the image (P, C).
-            keep: bool (N, 1, 1, K), which tokens may be looked at.
-            first: Whether this is the first block, in which tokens know no positions and nothing is skipped.
+            positions: Position encoding of the image (P, C).
+            keep: bool (N, 1, 1, K), False for tokens to ignore.
+            first: True for the first block, whose self-attention has neither positions nor a residual connection.
 
         Returns:
-            Tokens (N, K, C), and what the image asks of them in the last step (N, P, D).
+            Tokens (N, K, C), and the image's queries for the last step (N, P, D).
         """
         own = self.self_attn
         if first:
@@ -144,34 +144,34 @@ class TwoWayBlock(nn.Module):
             queries = self.layer_norm1(queries + own.attend(q, k, linear(queries, own.v_proj), keep))
 
         across, back = self.cross_attn_token_to_image, self.cross_attn_image_to_token
-        key, value, asking = project_image(
+        key, value, image_queries = project_image(
             self.derived, image, positions, placed=[across.k_proj, back.q_proj], plain=[across.v_proj]
         )
         attended = across.attend(linear(queries + tokens, across.q_proj), key, value)
         queries = self.layer_norm2(queries + attended)
-        return self.layer_norm3(queries + self.mlp(queries)), asking
+        return self.layer_norm3(queries + self.mlp(queries)), image_queries
 
     def update_image(
-        self, queries: Tensor, tokens: Tensor, image: Tensor, asking: Tensor, keep: Tensor | None
+        self, queries: Tensor, tokens: Tensor, image: Tensor, image_queries: Tensor, keep: Tensor | None
     ) -> Tensor:
-        """Run the last step of the block: what the image (N, P, C) becomes by looking at the tokens."""
+        """Run the last step of the block, in which the image (N, P, C) attends to the tokens."""
         back = self.cross_attn_image_to_token
-        answered = back.attend(asking, linear(queries + tokens, back.k_proj), linear(queries, back.v_proj), keep)
-        updated: Tensor = self.layer_norm4(image + answered)
+        key, value = linear(queries + tokens, back.k_proj), linear(queries, back.v_proj)
+        updated: Tensor = self.layer_norm4(image + back.attend(image_queries, key, value, keep))
         return updated
 
 
 class TwoWayTransformer(nn.Module):
-    """The blocks, and a last look of the tokens at the image.
+    """Two-way blocks and a final attention of the tokens to the image.
 
     Args:
         width: Channels C.
         layers: Blocks.
         heads: Attention heads.
         feedforward: Channels inside the feed-forward networks.
-        downsample: C / D in the attention between tokens and image, in the blocks and in the last look.
-        names: What files call parameters.
-        epsilon: Of the blocks' layer norms.
+        downsample: C / D in the cross-attention of the blocks and of the final attention.
+        names: Parameter names.
+        epsilon: Epsilon of the blocks' layer norms.
     """
 
     def __init__(
@@ -206,41 +206,42 @@ class TwoWayTransformer(nn.Module):
         Args:
             tokens: (N, K, C).
             image: (N, P, C).
-            positions: Of the image (P, C).
-            keep: bool (N, 1, 1, K), which tokens may be looked at; default all.
-            first_block_only: How many of the N rows, the last ones, stop after the first block.
+            positions: Position encoding of the image (P, C).
+            keep: bool (N, 1, 1, K), False for tokens to ignore; default none.
+            first_block_only: Number of rows, the last of the N, that stop after the first block.
 
         Returns:
-            Tokens (n, K, C) and the image (n, P, C) of the other rows, and the tokens of all rows as they leave the
-            first block (N, K, C).
+            Tokens (n, K, C) and image (n, P, C) of the other rows, and the tokens of all rows after the first block
+            (N, K, C).
         """
         queries, early = tokens, tokens
         rows = tokens.shape[0] - first_block_only
         for depth, block in enumerate(self.layers):
-            queries, asking = block.update_tokens(queries, tokens, image, positions, keep, first=depth == 0)
+            queries, image_queries = block.update_tokens(queries, tokens, image, positions, keep, first=depth == 0)
             if depth == 0:
                 early = queries
                 if first_block_only:
-                    queries, tokens, image, asking = queries[:rows], tokens[:rows], image[:rows], asking[:rows]
+                    queries, tokens = queries[:rows], tokens[:rows]
+                    image, image_queries = image[:rows], image_queries[:rows]
                     keep = None if keep is None else keep[:rows]
-            image = block.update_image(queries, tokens, image, asking, keep)
+            image = block.update_image(queries, tokens, image, image_queries, keep)
         last = self.final_attn_token_to_image
         key, value = project_image(self.derived, image, positions, placed=[last.k_proj], plain=[last.v_proj])
         attended = last.attend(linear(queries + tokens, last.q_proj), key, value)
         return self.layer_norm_final_attn(queries + attended), image, early
 
     def first_block(self, tokens: Tensor, image: Tensor, positions: Tensor) -> Tensor:
-        """The tokens (N, K, C) as they leave the first block, without anything else."""
+        """Run only the token update of the first block: return the tokens (N, K, C)."""
         queries, _ = self.layers[0].update_tokens(tokens, tokens, image, positions, None, first=True)
-        left: Tensor = queries
-        return left
+        first: Tensor = queries
+        return first
 
 
 def project(derived: Derived, x: Tensor, layers: Sequence[nn.Linear]) -> tuple[Tensor, ...]:
     """Apply several linear layers to the same input in one product.
 
     Args:
-        derived: Keeps the joined weights.
+        derived: Cache for the joined weights.
         x: (..., C).
         layers: C -> D each.
 
@@ -264,17 +265,17 @@ def project_image(
     placed: Sequence[nn.Linear],
     plain: Sequence[nn.Linear],
 ) -> tuple[Tensor, ...]:
-    """Apply linear layers to an image in one product: some to the image with its positions, others to it alone.
+    """Apply linear layers to an image in one product, some of them with its positions added.
 
     Args:
-        derived: Keeps what does not depend on the image.
+        derived: Cache for tensors that do not depend on the image.
         image: (N, P, C).
         positions: (P, C).
-        placed: Layers C -> D that see the positions.
-        plain: Layers C -> D that do not.
+        placed: Layers C -> D applied to the image plus positions.
+        plain: Layers C -> D applied to the image alone.
 
     Returns:
-        (N, P, D) for each layer: the first that sees positions, those that do not, the others that see them.
+        (N, P, D) for each layer: the first of ``placed``, all of ``plain``, the rest of ``placed``.
     """
     layers = [placed[0], *plain, *placed[1:]]
 

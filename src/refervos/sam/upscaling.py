@@ -1,4 +1,4 @@
-"""From the image that the two-way transformer leaves to mask logits, four times as fine (SAM paper, appendix A)."""
+"""Upscaling of the two-way transformer's image to mask logits at four times its resolution (SAM paper, appendix A)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from refervos.ops.precision import without_autocast
 
 
 def upscale(image: Tensor, convolution: nn.ConvTranspose2d, derived: Derived) -> Tensor:
-    """Apply a transposed convolution of 2 x 2 with stride 2: each place becomes four, so it is one matrix product.
+    """Apply a 2 x 2 transposed convolution of stride 2 as one matrix product.
 
     Args:
         image: (N, H, W, C).
         convolution: C -> D.
-        derived: Keeps the rearranged weights.
+        derived: Cache for the rearranged weights.
 
     Returns:
         (N, 2H, 2W, D).
@@ -39,7 +39,7 @@ def upscale(image: Tensor, convolution: nn.ConvTranspose2d, derived: Derived) ->
 
 
 class UpscalingParts(Protocol):
-    """The parts of a mask decoder that make masks of what its transformer leaves, named as in published files."""
+    """Parts of a mask decoder that compute masks from the transformer's output, with published parameter names."""
 
     upscale_conv1: nn.ConvTranspose2d
     upscale_layer_norm: nn.LayerNorm
@@ -51,17 +51,16 @@ class UpscalingParts(Protocol):
 def predict_masks(
     decoder: UpscalingParts, image: Tensor, tokens: Tensor, wanted: range, finer: Sequence[Tensor] = ()
 ) -> Tensor:
-    """Upscale the image twice and compare each of its pixels with mask tokens.
+    """Upscale the image twice and multiply each pixel with the mask tokens.
 
-    What is compared with a threshold is not rounded: the products are in float32 at least, whatever is computed in.
+    The products are in float32 or wider, even in mixed precision, because they are compared with a threshold.
 
     Args:
         decoder: The weights.
         image: (N, g, g, C).
         tokens: All K mask tokens (N, K, C).
-        wanted: Of which tokens masks are wanted, M of them.
-        finer: Features of the image encoder that SAM2 adds at each step (N, 2g, 2g, C/4) and (N, 4g, 4g, C/8), or
-            nothing.
+        wanted: Indices of the M tokens whose masks to compute.
+        finer: High-resolution features that SAM2 adds at each step (N, 2g, 2g, C/4) and (N, 4g, 4g, C/8), or none.
 
     Returns:
         Mask logits (N, M, 4g, 4g).
