@@ -340,7 +340,7 @@ def test_weights_are_read_for_a_fingerprint_only_when_they_changed(
 def test_a_device_that_is_not_there_is_one_sentence(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=rf"device is '{device}'(, which is not available here|; it must be cpu)"):
+    with pytest.raises(ConfigError, match=rf"device is '{device}'(, which is not available|; it must be cpu)"):
         load(device=device)
 
 

@@ -150,7 +150,7 @@ def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read as weights: "):
         load_official(tmp_path / "text.pth")
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="holds a list; a dict with the key 'model' is expected"):
+    with pytest.raises(CheckpointError, match="contains a list; expected a dict with the key 'model'"):
         load_official(tmp_path / "list.pth")
     torch.save({"epoch": 3}, tmp_path / "epoch.pth")
     with pytest.raises(CheckpointError, match="has no state dict under the key 'model'"):

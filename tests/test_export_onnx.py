@@ -219,7 +219,7 @@ def test_what_cannot_be_asked_of_an_exported_model(folders: tuple[Path, Path]) -
 
 @pytest.mark.slow
 def test_what_an_exported_model_cannot_be_loaded_with(folders: tuple[Path, Path]) -> None:
-    with pytest.raises(CheckpointError, match="is no exported model; run 'refervos export"):
+    with pytest.raises(CheckpointError, match="is not an exported model; run 'refervos export"):
         load(folders[0], backend="onnx")
     with pytest.raises(CheckpointError, match="is an exported model; give the folder that it was exported from"):
         load(folders[1], backend="torch")

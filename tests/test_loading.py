@@ -230,7 +230,7 @@ def test_broken_folders(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config.json.sam2: hiera_width is 'wide' where int is expected"):
         load(folder)
     edit(folder, lambda header: header.update(model_type="resnet"))
-    with pytest.raises(CheckpointError, match="has model_type 'resnet'; known are samwise"):
+    with pytest.raises(CheckpointError, match="has model_type 'resnet'; supported are samwise"):
         load(folder)
     (folder / "config.json").write_text("{,}")
     with pytest.raises(CheckpointError, match=r"config.json is not valid JSON"):
@@ -252,7 +252,9 @@ def test_weights_that_do_not_fit(folder: Path) -> None:
     assert "1 unexpected: extra" in sentence
     assert "1 misshapen: text_prompt.layers.0.bias is (3,), (64,) expected" in sentence
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"model.safetensors cannot be read as weights: it is cut off; download"):
+    with pytest.raises(
+        CheckpointError, match=r"model.safetensors cannot be read as weights: it is truncated; download"
+    ):
         load(folder)
     file.unlink()
     with pytest.raises(CheckpointError, match=r"model.safetensors is missing"):
@@ -265,7 +267,9 @@ def test_names_that_are_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(CheckpointError, match="does not exist"):
         load(tmp_path / "nowhere")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="someone/something is no folder here and cannot be had from the hub"):
+    with pytest.raises(
+        CheckpointError, match="someone/something is not a local folder and cannot be downloaded from the hub"
+    ):
         load("someone/something")
 
 
@@ -324,7 +328,7 @@ def test_importing_the_package_is_light() -> None:
 
 def test_a_memory_budget_is_kept(folder: Path, tmp_path: Path) -> None:
     assert load(folder, device="cpu", memory_budget=2**20).memory_budget == 2**20
-    with pytest.raises(ConfigError, match="memory_budget is 0; it must be a number of bytes above 0"):
+    with pytest.raises(ConfigError, match="memory_budget is 0; it must be a positive number of bytes"):
         load(folder, memory_budget=0)
     Sam2Segmenter(Sam2Tracker(micro_model().config.sam2)).save_pretrained(tmp_path / "sam2")
     with pytest.raises(ConfigError, match="SAM2 has no memory_budget"):
@@ -342,7 +346,7 @@ def test_stages_are_compiled_when_asked_for(folder: Path, monkeypatch: pytest.Mo
 
 def test_backends(folder: Path) -> None:
     assert isinstance(load(folder, device="cpu", backend="torch"), Samwise)
-    with pytest.raises(CheckpointError, match=r"is no exported model; run 'refervos export .* --out FOLDER' first"):
+    with pytest.raises(CheckpointError, match=r"is not an exported model; run 'refervos export .* --out FOLDER' first"):
         load(folder, backend="onnx")
     with pytest.raises(ConfigError, match="backend is 'jax'; it must be 'torch' or 'onnx'"):
         load(folder, backend="jax")  # type: ignore[call-overload]

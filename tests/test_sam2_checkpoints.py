@@ -228,9 +228,9 @@ def test_truncated_meta_file(kept: float, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ([1, 2], "holds a list"),
+        ([1, 2], "contains a list"),
         ({"epoch": 3}, "no state dict under the key 'model'"),
-        ({"model": {"conv.weight": torch.zeros(3)}}, "it is no SAM2 checkpoint"),
+        ({"model": {"conv.weight": torch.zeros(3)}}, "it is not a SAM2 checkpoint"),
     ],
 )
 def test_files_of_something_else(content: object, words: str, tmp_path: Path) -> None:

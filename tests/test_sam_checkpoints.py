@@ -283,15 +283,15 @@ def test_tensors_needed_to_infer_the_configuration_must_be_valid(
         state[name] = changed
     message = refusal_of(state, tmp_path)
     assert f"has no {name} with " in message
-    assert "it is no SAM checkpoint" in message
+    assert "it is not a SAM checkpoint" in message
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ([1, 2], "holds a list"),
+        ([1, 2], "contains a list"),
         ({"epoch": 3}, "no state dict under the key 'model'"),
-        ({"model": {"image_encoder.trunk.patch_embed.proj.weight": torch.zeros(3)}}, "it is no SAM checkpoint"),
+        ({"model": {"image_encoder.trunk.patch_embed.proj.weight": torch.zeros(3)}}, "it is not a SAM checkpoint"),
     ],
 )
 def test_files_without_a_sam_are_refused(content: object, words: str, tmp_path: Path) -> None:
@@ -439,7 +439,7 @@ def test_folders_with_truncated_or_missing_files_are_refused(kind: str, tmp_path
     whole = (folder / "model.safetensors").read_bytes()
     for kept in (0, 1000, len(whole) // 2):
         (folder / "model.safetensors").write_bytes(whole[:kept])
-        reason = "it is cut off" if kept else "it is empty"
+        reason = "it is truncated" if kept else "it is empty"
         assert f"model.safetensors cannot be read as weights: {reason}" in refusal(folder)
     (folder / "model.safetensors").unlink()
     assert "model.safetensors is missing" in refusal(folder)

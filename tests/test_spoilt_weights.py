@@ -43,7 +43,7 @@ def spoilt(value: float) -> Any:
 @pytest.mark.parametrize("name", [WEIGHT, "adapters.0.vision_up_norm.running_var", "tracker.sam.mask_downsample.bias"])
 def test_weights_that_are_no_numbers_are_refused_by_name(folder: Path, value: float, name: str) -> None:
     change(folder, name, spoilt(value))
-    with pytest.raises(CheckpointError, match=rf"model.safetensors has NaN or infinity in {name}; its numbers"):
+    with pytest.raises(CheckpointError, match=rf"model.safetensors has NaN or infinity in {name}; its weights"):
         load(folder, device="cpu")
 
 
@@ -97,10 +97,10 @@ def test_a_model_that_is_no_numbers_is_not_saved(tmp_path: Path) -> None:
     model: Any = micro_model()
     model.text_prompt.layers[0].weight.data[0, 0] = 1e6
     model.save_pretrained(tmp_path / "fits")
-    with pytest.raises(CheckpointError, match=rf"not written: {WEIGHT} would hold NaN or infinity in float16"):
+    with pytest.raises(CheckpointError, match=rf"not written: {WEIGHT} would have NaN or infinity in float16"):
         model.save_pretrained(tmp_path / "half", dtype=torch.float16)
     model.text_prompt.layers[0].weight.data[0, 0] = float("nan")
-    with pytest.raises(CheckpointError, match=rf"not written: {WEIGHT} would hold NaN or infinity; "):
+    with pytest.raises(CheckpointError, match=rf"not written: {WEIGHT} would have NaN or infinity; "):
         model.save_pretrained(tmp_path / "broken")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fits"]
 

@@ -218,7 +218,7 @@ def test_weights_in_shards_or_pickled_are_read_alike(tmp_path: Path, tokenizer: 
         load_t5(tmp_path)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text("[]")
-    with pytest.raises(CheckpointError, match="is no index of weight files"):
+    with pytest.raises(CheckpointError, match="is not an index of weight files"):
         load_t5(tmp_path)
     index.unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")

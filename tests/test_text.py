@@ -63,7 +63,9 @@ def test_tokenizers_that_are_not_there(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(CheckpointError, match=r"has no tokenizer.json or vocab.json"):
         Tokenizer.from_pretrained(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="nobody/nothing is no folder here and cannot be had from the hub"):
+    with pytest.raises(
+        CheckpointError, match="nobody/nothing is not a local folder and cannot be downloaded from the hub"
+    ):
         Tokenizer.from_pretrained("nobody/nothing")
 
 

@@ -1,4 +1,4 @@
-"""Turn an official checkpoint into a folder that ``refervos.load`` reads."""
+"""Convert an official checkpoint to a folder for ``refervos.load``."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def convert(
 
     Args:
         checkpoint: The file.
-        folder: Where ``config.json``, ``model.safetensors`` and the tokenizer's files go.
-        tokenizer: A folder or hub id of a RoBERTa tokenizer, or None to write none.
-        overwrite: Whether a folder that has files may be written to.
+        folder: Output folder for ``config.json``, ``model.safetensors`` and the tokenizer's files.
+        tokenizer: Folder or hub id of a RoBERTa tokenizer, or None to write none.
+        overwrite: Whether to write to a folder that is not empty.
 
     Returns:
-        The model that was written.
+        The converted model.
 
     Raises:
-        CheckpointError: When the checkpoint is unreadable or does not fit, the tokenizer cannot be had, or the folder
-            cannot be written.
+        CheckpointError: When the checkpoint is unreadable or does not match, the tokenizer cannot be read, or the
+            folder cannot be written.
     """
     target = Path(folder)
-    if target.is_dir() and any(target.iterdir()) and not overwrite:  # before minutes of reading
+    if target.is_dir() and any(target.iterdir()) and not overwrite:  # before reading for minutes
         raise CheckpointError(f"{target} is not empty; give a new folder, or allow overwriting.")
-    words = None if tokenizer is None else Tokenizer.from_pretrained(tokenizer)
-    model = load_official(Path(checkpoint), words)
+    text_tokenizer = None if tokenizer is None else Tokenizer.from_pretrained(tokenizer)
+    model = load_official(Path(checkpoint), text_tokenizer)
     model.save_pretrained(target, overwrite=overwrite)
     return model

@@ -1,4 +1,4 @@
-"""Find a model by folder, file, hub id or name, and load it."""
+"""Load a model by folder, file, hub id or name."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ Family = TypeVar("Family", bound="TrainableModel")
 Backend = Literal["torch", "onnx"]
 
 MINIATURE = "miniature"
-"""Name under which ``load`` finds its default model, a small one."""
+"""Name of the small default model of ``load``."""
 
 ASSETS = Path(__file__).parent / "assets"
-"""Where the package keeps its models."""
+"""Folder of the bundled models."""
 
 MINIATURE_FOLDER = ASSETS / MINIATURE
-"""Where ``miniature`` is, which is a SAMWISE."""
+"""Folder of ``miniature``, a SAMWISE model."""
 
 BUNDLED = (MINIATURE, "refsam-miniature")
-"""Names of the models inside the package."""
+"""Names of the bundled models."""
 
 UNPUBLISHED = ("refsam-vit-b", "refsam-vit-l", "refsam-vit-h")
 """Names of published systems whose weights were never released."""
 
 
 def bundled_folder(name: str | os.PathLike[str]) -> Path | None:
-    """The folder of a model inside the package, None when there is none of that name."""
+    """Return the folder of a bundled model; None for other names."""
     return ASSETS / str(name) if str(name) in BUNDLED else None
 
 
@@ -100,46 +100,47 @@ def load(
     Args:
         model: A folder written by ``save_pretrained``, ``refervos train`` or ``refervos convert``; a Hugging Face SAM2
             folder or Meta ``.pt`` file (for clicks, boxes and masks); a folder written by ``refervos export``; a hub id
-            ``owner/name``; or a small model inside the package: ``miniature`` (SAMWISE) or ``refsam-miniature``.
-        device: Where to compute, such as ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; default a GPU when there is one.
-        dtype: What to compute in: ``torch.bfloat16``, ``torch.float16`` or their names; default float32.
-        backend: ``onnx`` for exported folders, ``torch`` for all others; default what the model is made for.
-        compile: Whether the stages are compiled with ``torch.compile``, which makes the first frames slow.
-        memory_budget: Bytes that one batch of sentences may take; default 1 GiB on a CPU and half of what is free on a
-            GPU.
+            ``owner/name``; or a bundled model: ``miniature`` (SAMWISE) or ``refsam-miniature``.
+        device: Device such as ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; default a GPU if available.
+        dtype: Data type of the computation: ``torch.bfloat16``, ``torch.float16`` or their names; default float32.
+        backend: ``onnx`` for exported folders, ``torch`` for all others; default the one that fits the model.
+        compile: Whether to compile the stages with ``torch.compile``, which makes the first frames slow.
+        memory_budget: Maximum size in bytes of one batch of expressions; default 1 GiB on a CPU and half of the free
+            memory on a GPU.
         **overrides: Fields of the model's configuration to change, such as ``protocol="published"``.
 
     Returns:
-        The model in evaluation mode, on the device. An exported folder gives an ``OnnxSamwise`` without a backend too.
+        The model in evaluation mode, on the device; ``OnnxSamwise`` for an exported folder.
 
     Raises:
-        CheckpointError: When there is no such model, or its files do not fit, or it is not made for the backend.
-        ConfigError: When an override, the type or the backend is unknown, or the model cannot be loaded that way.
+        CheckpointError: When the model is missing, its files do not match, or it does not fit the backend.
+        ConfigError: When an override, the data type or the backend is unknown, or cannot be used with the model.
         MissingDependencyError: When an exported folder is given and ONNX Runtime is not installed.
     """
-    compute_dtype = _dtype(dtype)  # before anything large is read
+    compute_dtype = _dtype(dtype)  # before reading large files
     if backend not in (None, *get_args(Backend)):
         raise ConfigError(f"backend is {backend!r}; it must be 'torch' or 'onnx'.")
     if memory_budget is not None and memory_budget <= 0:
-        raise ConfigError(f"memory_budget is {memory_budget}; it must be a number of bytes above 0.")
+        raise ConfigError(f"memory_budget is {memory_budget}; it must be a positive number of bytes.")
     with as_checkpoint_error(model):
         path = _locate(model)
         exported = _is_exported(path)
         if backend == "onnx" and not exported:
-            raise CheckpointError(f"{path} is no exported model; run 'refervos export {model} --out FOLDER' first.")
+            raise CheckpointError(f"{path} is not an exported model; run 'refervos export {model} --out FOLDER' first.")
         if backend == "torch" and exported:
-            raise CheckpointError(f"{path} is an exported model; give the folder that it was exported from.")
+            raise CheckpointError(f"{path} is an exported model; give the folder from which it was exported.")
         if exported:
             if compile or compute_dtype != torch.float32 or str(device or "cpu") != "cpu":
                 raise ConfigError(
-                    f"{path} is an exported model, which computes in float32 on the CPU and is not compiled."
+                    f"{path} is an exported model, which runs only in float32 on the CPU, without compilation."
                 )
             return _within(_read_exported(path, overrides), memory_budget)
         target = find_device(device)
         loaded: Samwise | Sam2Segmenter | RefSam = _within(_read(path, overrides), memory_budget).to(compute_dtype)
         if compute_dtype != torch.float32:
             name = str(compute_dtype).removeprefix("torch.")
-            check_finite(loaded, f"{path}, in {name},", "its weights are too large for that type, load it in float32")
+            advice = "its weights exceed the range of that data type, load it in float32"
+            check_finite(loaded, f"{path}, in {name},", advice)
         loaded = loaded.to(target).eval()
         lay_out(loaded)
         if compile:
@@ -148,7 +149,7 @@ def load(
 
 
 def load_to_describe(model: str | os.PathLike[str]) -> Samwise | Sam2Segmenter | RefSam | OnnxSamwise:
-    """Load a model to tell what it is: besides what ``load`` takes, an official SAMWISE checkpoint.
+    """Load a model to describe it; accepts official SAMWISE checkpoints in addition to the inputs of ``load``.
 
     Args:
         model: See ``load``.
@@ -170,10 +171,10 @@ def load_to_describe(model: str | os.PathLike[str]) -> Samwise | Sam2Segmenter |
 
 
 def _within(model: Model, memory_budget: int | None) -> Model:
-    """Give a model its memory budget."""
+    """Set the memory budget of a model."""
     if memory_budget is not None:
         if not hasattr(model, "memory_budget"):
-            raise ConfigError("SAM2 has no memory_budget: its image encoder runs once, however much is followed.")
+            raise ConfigError("SAM2 has no memory_budget: its image encoder runs once for any number of objects.")
         model.memory_budget = memory_budget
     return model
 
@@ -192,16 +193,16 @@ def find_device(device: str | torch.device | None) -> torch.device:
     """Check the requested device, or choose the best available one.
 
     Args:
-        device: Such as ``cpu``, ``cuda:1`` or ``mps``; None for a GPU when there is one.
+        device: Device such as ``cpu``, ``cuda:1`` or ``mps``; None for a GPU if available.
 
     Returns:
         The device.
 
     Raises:
-        ConfigError: When there is no such device here.
+        ConfigError: When the device is not available.
     """
     if device is None:
-        found = [kind for kind, there in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if there.is_available()]
+        found = [kind for kind, module in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if module.is_available()]
         return torch.device(found[0] if found else "cpu")
     try:
         chosen = torch.device(device)
@@ -215,14 +216,15 @@ def find_device(device: str | torch.device | None) -> torch.device:
     if other is not None and other.type not in ("cuda", "mps"):
         available += [f"{other.type}:{index}" for index in range(torch.accelerator.device_count())]
     name = "mps" if chosen.type == "mps" else f"{chosen.type}:{chosen.index or 0}"
-    known = chosen.type in ("cuda", "mps") or not isinstance(device, torch.device)  # who makes one knows what it is
+    # A ``torch.device`` of another type, such as an accelerator's, is the caller's choice.
+    known = chosen.type in ("cuda", "mps") or not isinstance(device, torch.device)
     if known and name not in available:
-        raise ConfigError(f"device is {str(device)!r}, which is not available here; available: {', '.join(available)}.")
+        raise ConfigError(f"device is {str(device)!r}, which is not available; available are {', '.join(available)}.")
     return chosen
 
 
 def _locate(model: str | os.PathLike[str]) -> Path:
-    """The folder or file of a model, downloaded from the hub when it is a hub id."""
+    """Return the folder or file of a model; a hub id is downloaded."""
     inside = bundled_folder(model)
     if inside is not None:
         return inside
@@ -233,8 +235,8 @@ def _locate(model: str | os.PathLike[str]) -> Path:
         return path
     if str(model) in UNPUBLISHED:
         raise CheckpointError(
-            f"{model} has no published weights; train it by recipes/refsam-refcoco.yaml and give the folder, "
-            "or take the small one, refsam-miniature."
+            f"{model} has no published weights; train it with recipes/refsam-refcoco.yaml and give the folder, "
+            "or use the bundled refsam-miniature."
         )
     if str(model).count("/") != 1 or str(model).startswith((".", "/", "~")):
         raise CheckpointError(
@@ -269,7 +271,7 @@ def _read(path: Path, overrides: dict[str, Any]) -> Samwise | Sam2Segmenter | Re
     if kind == "refervos-sam2":
         return _read_own_sam2(path, header, overrides)
     raise CheckpointError(
-        f"{path / CONFIG} has model_type {kind!r}; known are samwise, refsam, refervos-sam2 and sam2_video."
+        f"{path / CONFIG} has model_type {kind!r}; supported are samwise, refsam, refervos-sam2 and sam2_video."
     )
 
 
@@ -312,7 +314,7 @@ def _read_refsam(path: Path, header: dict[str, Any], overrides: dict[str, Any]) 
 
 
 def _read_family(family: type[Family], config_class: type, path: Path, values: dict[str, Any]) -> Family:
-    """A model that reads sentences: configuration, tokenizer, weights."""
+    """Read a model with text prompts: configuration, tokenizer, weights."""
     from refervos.text.tokenizer import Tokenizer, has_tokenizer
 
     config: Any = config_from_mapping(config_class, values, str(path / CONFIG))
@@ -325,5 +327,5 @@ def _read_family(family: type[Family], config_class: type, path: Path, values: d
 def _config_of(header: dict[str, Any], path: Path) -> dict[str, Any]:
     values = header.get("config")
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path / CONFIG} has no config; it was not written by refervos.")
+        raise CheckpointError(f"{path / CONFIG} has no field 'config'; it was not written by refervos.")
     return values

@@ -1,1 +1,1 @@
-"""Files of models: strict and safe reading and writing, names of released weights, the hub."""
+"""Model files: strict and safe reading and writing, tensor names of released checkpoints, the Hugging Face hub."""

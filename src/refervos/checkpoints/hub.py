@@ -1,4 +1,4 @@
-"""Files from the Hugging Face hub."""
+"""Download files from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from refervos.errors import CheckpointError
 
 
 def fetch(repository: str, patterns: Sequence[str], advice: str) -> Path:
-    """Download some files of a repository, or find them in the local cache.
+    """Download files of a repository, or find them in the local cache.
 
     Args:
         repository: ``owner/name``.
-        patterns: Which files.
-        advice: What would be right, for the error message.
+        patterns: Glob patterns of the files.
+        advice: Remedy for the error message.
 
     Returns:
-        The folder with the files.
+        The folder of the files.
 
     Raises:
-        CheckpointError: When they cannot be had.
+        CheckpointError: When they cannot be downloaded.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -30,5 +30,5 @@ def fetch(repository: str, patterns: Sequence[str], advice: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(
-            f"{repository} is no folder here and cannot be had from the hub ({reason}); {advice}."
+            f"{repository} is not a local folder and cannot be downloaded from the hub ({reason}); {advice}."
         ) from error

@@ -1,4 +1,4 @@
-"""What SAM and SAM2 have in common as files: the tensor names of their prompt encoders and mask decoders."""
+"""Tensor names shared by SAM and SAM2: prompt encoder and mask decoder."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from refervos.checkpoints.weights import Rules
 
 _SHARED_TABLE = "shared_image_embedding.positional_embedding"
-_SHARED_TABLE_AGAIN = "prompt_encoder.shared_embedding.positional_embedding"
+_SHARED_TABLE_ALIAS = "prompt_encoder.shared_embedding.positional_embedding"
 
 PROMPT_ENCODER_TO_META: Rules = (
     (
-        rf"^({re.escape(_SHARED_TABLE)}|{re.escape(_SHARED_TABLE_AGAIN)})$",
+        rf"^({re.escape(_SHARED_TABLE)}|{re.escape(_SHARED_TABLE_ALIAS)})$",
         "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
     ),
     (r"\.point_embed\.(\d+)\.", r".point_embeddings.\1."),
@@ -24,7 +24,7 @@ PROMPT_ENCODER_TO_META: Rules = (
     (r"\.mask_embed\.layer_norm2\.", ".mask_downscaling.4."),
     (r"\.mask_embed\.conv3\.", ".mask_downscaling.6."),
 )
-"""From transformers' names of the prompt encoder's tensors, and of the Fourier table, to Meta's."""
+"""Rules from transformers' tensor names of the prompt encoder and the Fourier table to Meta's."""
 
 MASK_DECODER_TO_META: Rules = (
     (r"\.upscale_conv1\.", ".output_upscaling.0."),
@@ -32,14 +32,14 @@ MASK_DECODER_TO_META: Rules = (
     (r"\.upscale_conv2\.", ".output_upscaling.3."),
     (r"^(mask_decoder\.transformer\..*)\blayer_norm", r"\1norm"),
 )
-"""The same for the mask decoder, without its heads."""
+"""Rules for the mask decoder without its heads."""
 
 
 def heads_to_meta(heads: str) -> Rules:
-    """The same for heads of three layers, whose middle one is ``layers.0`` for transformers and ``layers.1`` for Meta.
+    """Return the rules for three-layer heads; the middle one is ``layers.0`` in transformers, ``layers.1`` at Meta.
 
     Args:
-        heads: A regular expression of their names, without groups.
+        heads: Regular expression of their names, without groups.
     """
     return (
         (rf"({heads})\.layers\.0\.", r"\1.layers.1."),
@@ -48,19 +48,19 @@ def heads_to_meta(heads: str) -> Rules:
     )
 
 
-HF_UNUSED = (re.escape(_SHARED_TABLE_AGAIN),)
-"""What a Hugging Face folder may hold besides: the Fourier table has two names, of which folders hold one or both."""
+HF_UNUSED = (re.escape(_SHARED_TABLE_ALIAS),)
+"""Names that a Hugging Face folder may also have: the Fourier table has two names, of which one or both are stored."""
 
 
 def hf_names(source: Mapping[str, Tensor]) -> Callable[[str], Sequence[str]]:
-    """Where a Hugging Face folder has the tensors of a SAM or a SAM2.
+    """Return the mapping from transformers' tensor names to those in a Hugging Face folder of SAM or SAM2.
 
     Args:
         source: The folder's names and tensors.
 
     Returns:
-        From a name of transformers' model to the folder's, see ``weights.load_renamed``.
+        The mapping; see ``sources_of`` of ``weights.load_renamed``.
     """
-    tables = (_SHARED_TABLE, _SHARED_TABLE_AGAIN)
-    held = next((name for name in tables if name in source), _SHARED_TABLE)
-    return lambda name: (held,) if name in tables else (name,)
+    tables = (_SHARED_TABLE, _SHARED_TABLE_ALIAS)
+    stored = next((name for name in tables if name in source), _SHARED_TABLE)
+    return lambda name: (stored,) if name in tables else (name,)

@@ -1,4 +1,4 @@
-"""Reading and checking weight files: nothing is executed, nothing is skipped in silence."""
+"""Read and check weight files: no code is executed, and no tensor is skipped silently."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ PICKLED_WEIGHTS = "pytorch_model.bin"
 CONFIG = "config.json"
 
 NUMBERS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
-"""Types in which weights are stored. Narrower ones mean something only together with scales that stand elsewhere."""
+"""Data types accepted for weights; narrower types need scales that are stored elsewhere."""
 
 _NAMED = 20
-"""How many tensors an error names, of each kind of fault."""
+"""Maximum number of tensors listed in an error, per kind of fault."""
 
 Model = TypeVar("Model", bound=nn.Module)
 
 Rules = Sequence[tuple[str, str]]
-"""Regular expressions and what each is replaced by, applied in order."""
+"""Regular expressions and their replacements, applied in order."""
 
 
 def rename(name: str, rules: Rules) -> str:
@@ -46,17 +46,17 @@ def rename(name: str, rules: Rules) -> str:
 
 
 def read_torch_file(path: Path) -> dict[str, Any]:
-    """Read a ``.pt`` or ``.pth`` file without executing anything in it.
+    """Read a ``.pt`` or ``.pth`` file without executing code in it.
 
     Args:
         path: The file.
 
     Returns:
-        What it holds, a dict.
+        Its content, a dict.
 
     Raises:
-        CheckpointError: When torch is too old to do this safely, or the file is missing, unreadable, or holds objects
-            other than tensors, plain values and ``argparse.Namespace``.
+        CheckpointError: When torch is too old to do this safely, or the file is missing, unreadable, or contains
+            objects other than tensors, plain values and ``argparse.Namespace``.
     """
     if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < (2, 6):
         raise CheckpointError(f"torch {torch.__version__} cannot load weights safely; install torch 2.6 or newer.")
@@ -70,7 +70,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
                 warnings.catch_warnings(action="ignore"),
                 path.open("rb") as file,
             ):
-                named = path.suffix == ".safetensors"  # torch would go by that
+                named = path.suffix == ".safetensors"  # torch would parse it by that suffix
                 whole, mapped = (file, False) if named else (path, _can_map(path))
                 loaded = torch.load(whole, map_location="cpu", weights_only=True, mmap=mapped)
         except Exception as error:
@@ -78,78 +78,78 @@ def read_torch_file(path: Path) -> dict[str, Any]:
                 raise
             raise unreadable_error(path, error) from error
     if not isinstance(loaded, dict):
-        raise CheckpointError(f"{path} holds a {type(loaded).__name__}; a dict with the key 'model' is expected.")
+        raise CheckpointError(f"{path} contains a {type(loaded).__name__}; expected a dict with the key 'model'.")
     return loaded
 
 
 @contextmanager
-def as_checkpoint_error(what: str | os.PathLike[str]) -> Iterator[None]:
-    """Say in a sentence that the system does not let a model be read, or has no memory for it.
+def as_checkpoint_error(model: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn read errors of the system and lack of memory inside the block into a ``CheckpointError``.
 
     Args:
-        what: The model, as the user named it.
+        model: The model, as named by the user.
 
     Raises:
-        CheckpointError: When that happens inside.
+        CheckpointError: When such an error occurs.
     """
     try:
         yield
     except (OSError, MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise CheckpointError(
-                f"there is too little memory to load {what}; end other programs, or take a smaller model."
+                f"not enough memory to load {model}; close other programs, or use a smaller model."
             ) from error
         if not isinstance(error, OSError):
             raise
-        raise CheckpointError(f"{what} cannot be read ({error.strerror or error}).") from error
+        raise CheckpointError(f"{model} cannot be read ({error.strerror or error}).") from error
 
 
 def _can_map(path: Path) -> bool:
-    """Only the zip format of torch 1.6 and later can be mapped into memory."""
+    """Return whether a file has the zip format of torch 1.6 and later, which can be memory-mapped."""
     with path.open("rb") as file:
         return file.read(2) == b"PK"
 
 
-_UNDER = ("model", "state_dict", "model_state_dict", "module")
-"""Keys under which training programs keep a state dict."""
+_STATE_KEYS = ("model", "state_dict", "model_state_dict", "module")
+"""Keys under which training code stores a state dict."""
 
 
 def model_tensors(loaded: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint, by the names that its tensors have in the model.
+    """Return the state dict in a checkpoint, with the model's tensor names.
 
     Args:
-        loaded: What the file holds: ``{"model": state_dict, ...}``, or a state dict itself.
+        loaded: Content of the file: ``{"model": state_dict, ...}``, or a state dict itself.
         path: The file, for error messages.
 
     Returns:
-        Names, without what data parallelism and compilation put before them, and tensors.
+        Names, without the prefixes of data parallelism and compilation, and tensors.
 
     Raises:
-        CheckpointError: When there is no state dict, or a tensor in it is not as large as it says.
+        CheckpointError: When there is no state dict, or a tensor does not store all of its values.
     """
-    state = next((loaded[key] for key in _UNDER if isinstance(loaded.get(key), Mapping)), loaded)
+    state = next((loaded[key] for key in _STATE_KEYS if isinstance(loaded.get(key), Mapping)), loaded)
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(
-            f"{path} has no state dict under the key 'model'; it holds {sorted(map(str, loaded))[:5]}."
+            f"{path} has no state dict under the key 'model'; its keys are {sorted(map(str, loaded))[:5]}."
         )
     for name, value in state.items():
         plain = value.layout is torch.strided and not value.is_quantized and value.device.type == "cpu"
         if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise CheckpointError(
-                f"{path} has {name} as a sparse, quantised or repeating tensor; save it with all of its numbers."
+                f"{path} has {name} as a sparse, quantised or expanded tensor; save it with all of its values."
             )
     return plain_names(state, path)
 
 
 def plain_names(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Tensors without what data parallelism (``module.``) and compilation (``_orig_mod.``) put before their names.
+    """Strip the prefixes of data parallelism (``module.``) and compilation (``_orig_mod.``) from tensor names.
 
     Args:
         state: Names and tensors.
         path: Their file, for error messages.
 
     Raises:
-        CheckpointError: When two names become one.
+        CheckpointError: When two names become equal.
     """
     plain: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -157,32 +157,32 @@ def plain_names(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         while short.startswith("module."):
             short = short.removeprefix("module.")
         if short in plain:
-            raise CheckpointError(f"{path} has {short} twice, once as {name}; give one that has each tensor once.")
+            raise CheckpointError(f"{path} has {short} twice, once as {name}; each tensor must be stored once.")
         plain[short] = value
     return plain
 
 
-def require_shape(source: Mapping[str, Tensor], name: str, axes: int, where: str, what: str) -> tuple[int, ...]:
-    """The shape of a tensor from which a model's shape is told.
+def require_shape(source: Mapping[str, Tensor], name: str, axes: int, where: str, kind: str) -> tuple[int, ...]:
+    """Return the shape of a tensor from which the model's configuration is inferred.
 
     Args:
         source: Names and tensors.
-        name: Of the tensor.
-        axes: How many it must have.
+        name: Name of the tensor.
+        axes: Required number of axes.
         where: The checkpoint, for the error.
-        what: What the checkpoint should be, such as ``SAM checkpoint``.
+        kind: Expected kind of checkpoint, such as ``SAM checkpoint``.
 
     Raises:
-        CheckpointError: When there is no such tensor, or it is empty or has other axes.
+        CheckpointError: When the tensor is missing, empty, or has another number of axes.
     """
     sizes = tuple(source[name].shape) if name in source else ()
     if len(sizes) != axes or 0 in sizes:
-        raise CheckpointError(f"{where} has no {name} with {axes} axes; it is no {what}.")
+        raise CheckpointError(f"{where} has no {name} with {axes} axes; it is not a {kind}.")
     return sizes
 
 
 def weights_digest(model: nn.Module) -> str:
-    """A number that tells a model's weights from any others: SHA-256 of their names and values."""
+    """Return the SHA-256 of a model's tensor names and values."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -191,23 +191,23 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def fingerprint(model: nn.Module, config: Any) -> str:
-    """SHA-256 of a configuration and of the weights.
+    """Return the SHA-256 of a model's configuration and weights.
 
     Args:
-        model: The weights.
-        config: A dataclass.
+        model: The model.
+        config: Its configuration, a dataclass.
     """
     settings = json.dumps(dataclasses.asdict(config), sort_keys=True)
     return hashlib.sha256(f"{settings} {weights_digest(model)}".encode()).hexdigest()
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of parameters, each counted once."""
+    """Return the number of parameters; shared ones count once."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def short_message(error: Exception) -> str:
-    """What went wrong in another package, short enough to stand inside a sentence."""
+    """Return the first line of another package's error, shortened to fit into a sentence."""
     return str(error).strip().split("\n")[0][:200].rstrip(".:")
 
 
@@ -220,13 +220,13 @@ def build_from_weights(
     unused: Iterable[str] = (),
     where: str,
 ) -> Model:
-    """Build a model and fill it, after its shape was compared with the weights: before that no memory is taken for it.
+    """Build a model and load its weights; shapes are compared before any memory is allocated.
 
     Args:
-        build: Makes the model, whose random weights are not drawn.
-        source: See ``load_renamed``, like ``sources_of`` and ``unused``.
+        build: Function that builds the model; random initialisation is skipped.
+        source: See ``load_renamed``.
         sources_of: See ``load_renamed``.
-        inside: The part of the model that is filled; default all of it.
+        inside: Returns the part of the model to load; default the whole model.
         unused: See ``load_renamed``.
         where: The checkpoint, for error messages.
 
@@ -234,7 +234,7 @@ def build_from_weights(
         The model.
 
     Raises:
-        CheckpointError: As ``load_renamed``, and when such a model cannot be built.
+        CheckpointError: See ``load_renamed``; also when the model cannot be built.
     """
     patterns = list(unused)
     part: Callable[[Model], nn.Module] = inside or (lambda model: model)
@@ -242,7 +242,7 @@ def build_from_weights(
         with torch.device("meta"), SkipRandomInit(), torch.random.fork_rng(devices=[]):
             outline = build()
     except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as error:
-        raise CheckpointError(f"no model can be built as {where} says ({short_message(error)}).") from error
+        raise CheckpointError(f"the model of {where} cannot be built ({short_message(error)}).") from error
     check_fit(part(outline), source, sources_of, unused=patterns, where=where)
     with SkipRandomInit():
         model = build()
@@ -258,34 +258,34 @@ def load_renamed(
     unused: Iterable[str] = (),
     where: str,
 ) -> None:
-    """Fill every tensor of a model from differently named ones; every mismatch is an error.
+    """Load every tensor of a model from a checkpoint with other names; any mismatch is an error.
 
     Args:
         model: The model, filled in place.
         source: Names and tensors of the checkpoint.
-        sources_of: For a name of the model, the checkpoint's names that hold it: one, several to be concatenated along
-            the first axis, or none for a tensor that the published model does not have: it becomes zero.
-        unused: Regular expressions of checkpoint names that the model has no place for, by design.
+        sources_of: Maps a name of the model to names of the checkpoint: one, several to concatenate along the first
+            axis, or none for a tensor that the published model lacks, which becomes zero.
+        unused: Regular expressions of checkpoint names that the model does not use, by design.
         where: The checkpoint, for error messages.
 
     Raises:
-        CheckpointError: Lists what does not fit (see ``check_fit``), or the tensors with numbers that are not finite.
+        CheckpointError: Lists the mismatches (see ``check_fit``), or the tensors with NaN or infinity.
     """
     check_fit(model, source, sources_of, unused=unused, where=where)
     filled: dict[str, Tensor] = {}
-    made: dict[int, Tensor] = {}  # what two names share they go on sharing
+    made: dict[int, Tensor] = {}  # by id, so that shared tensors stay shared
     infinite: list[str] = []
     for name, target in model.state_dict(keep_vars=True).items():
         names = sources_of(name)
         if id(target) not in made:
             parts = [source[part] for part in names]
             value = torch.cat(parts) if len(parts) > 1 else parts[0] if parts else torch.zeros_like(target)
-            made[id(target)] = _in_place_of(target, value.reshape(target.shape))
+            made[id(target)] = _replacement(target, value.reshape(target.shape))
             if not is_finite(made[id(target)]):
                 infinite.append(" + ".join(names))
         filled[name] = made[id(target)]
     if infinite:
-        raise CheckpointError(f"{where} has NaN or infinity in {_listed(infinite)}; its numbers are damaged.")
+        raise CheckpointError(f"{where} has NaN or infinity in {_listed(infinite)}; its weights are damaged.")
     model.load_state_dict(filled, strict=False, assign=True)
 
 
@@ -297,17 +297,17 @@ def check_fit(
     unused: Iterable[str] = (),
     where: str,
 ) -> None:
-    """Check that a checkpoint has what a model needs, by names, shapes and types; no numbers are looked at.
+    """Check that names, shapes and data types of a checkpoint match a model; values are not read.
 
     Args:
-        model: The model, perhaps without memory (on the device ``meta``).
-        source: See ``load_renamed``, like the other arguments.
+        model: The model, possibly on the device ``meta``.
+        source: See ``load_renamed``.
         sources_of: See ``load_renamed``.
         unused: See ``load_renamed``.
         where: See ``load_renamed``.
 
     Raises:
-        CheckpointError: Lists missing, unexpected and misshapen tensors, and those of a type that holds no weights.
+        CheckpointError: Lists missing, unexpected and misshapen tensors, and those of a wrong data type.
     """
     used: set[str] = set()
     found: dict[str, list[str]] = {"missing": [], "unexpected": [], "misshapen": [], "of another type": []}
@@ -333,7 +333,7 @@ def check_fit(
 
 
 def _joined(shapes: Sequence[tuple[int, ...]]) -> list[int] | None:
-    """The shape of tensors that are put together along their first axis, without axes of length one; None if none."""
+    """Return the shape of tensors concatenated along axis 0, without axes of length one; None if impossible."""
     if len(shapes) == 1:
         return _squeezed(shapes[0])
     if not all(shapes) or len({shape[1:] for shape in shapes}) > 1:
@@ -346,22 +346,22 @@ def _squeezed(shape: Iterable[int]) -> list[int]:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinity."""
+    """Return whether a tensor has neither NaN nor infinity."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
-    return all(bool(bound.isfinite()) for bound in tensor.detach().aminmax())  # one pass that takes no memory
+    return all(bool(bound.isfinite()) for bound in tensor.detach().aminmax())  # one pass without a copy
 
 
 def check_finite(model: nn.Module, where: str, advice: str) -> None:
-    """Check that a model's weights are numbers, after they were converted to another type.
+    """Check that a model's weights are finite after a conversion to another data type.
 
     Args:
         model: The model.
-        where: What holds them, for the error.
-        advice: What would be right.
+        where: Name of the model in the error.
+        advice: Remedy for the error.
 
     Raises:
-        CheckpointError: Names the tensors that hold NaN or infinity.
+        CheckpointError: Lists the tensors with NaN or infinity.
     """
     infinite = [name for name, tensor in model.state_dict().items() if not is_finite(tensor)]
     if infinite:
@@ -369,7 +369,7 @@ def check_finite(model: nn.Module, where: str, advice: str) -> None:
 
 
 def _right_type(value: Tensor, target: Tensor) -> bool:
-    """Whether a stored tensor can fill a model's: any type of weights for weights, and its own for anything else."""
+    """Return whether a stored data type is accepted: any floating-point type for weights, otherwise the same type."""
     return value.dtype in NUMBERS if target.is_floating_point() else value.dtype == target.dtype
 
 
@@ -378,26 +378,26 @@ def _type_name(tensor: Tensor) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Names in order, the first of many."""
+    """List names in order, shortened when there are many."""
     every = sorted(set(names))
     return ", ".join(every[:_NAMED]) + (f" and {len(every) - _NAMED} more" if len(every) > _NAMED else "")
 
 
-def _in_place_of(target: Tensor, value: Tensor) -> Tensor:
-    """A value to be assigned instead of a model's tensor: its type and device, and memory apart from any file."""
+def _replacement(target: Tensor, value: Tensor) -> Tensor:
+    """Return a copy of a value with the data type and device of a model's tensor, independent of any mapped file."""
     copied = value.detach().to(target.device, target.dtype, copy=True, memory_format=torch.contiguous_format)
     return nn.Parameter(copied, target.requires_grad) if isinstance(target, nn.Parameter) else copied
 
 
 class SkipRandomInit(TorchFunctionMode):
-    """Build a model without drawing its random weights, because a checkpoint is about to replace them all.
+    """Context in which a model is built without random initialisation, as a checkpoint replaces all weights.
 
-    Drawing the 210 million of base-plus takes seconds. Inside this context memory is allocated for them and not
-    touched; whatever else a model computes when it is built, such as position tables, is computed as ever.
+    Initialising the 210 million weights of base-plus takes seconds. In this context their memory is allocated, but not
+    written; other values, such as position tables, are computed as usual.
     """
 
-    # Of ``nn.init`` those that torch hands over as a whole; the others come down to the tensors' own methods.
-    _DRAWING = (
+    # The functions of ``nn.init`` that torch dispatches as a whole; the others call the tensors' own methods.
+    _RANDOM = (
         *(Tensor.uniform_, Tensor.normal_, Tensor.erfinv_),
         *(nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_),
     )
@@ -405,29 +405,29 @@ class SkipRandomInit(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Leave tensors that are to be filled with random numbers as they are."""
+        """Skip functions that fill a tensor with random values."""
         given = kwargs or {}
-        if func in self._DRAWING:
+        if func in self._RANDOM:
             return args[0] if args else given["tensor"]
         return func(*args, **given)
 
 
 def model_folder(folder: Path, *, overwrite: bool = False) -> AbstractContextManager[Path]:
-    """Write a model's folder in one step.
+    """Write a model folder atomically.
 
-    Killed at any moment, the target is what it was or what it becomes. Where a file system cannot exchange two folders,
-    an old one is without its ``config.json``, and so no model, while its files are replaced.
+    If the process is killed, the target is either the old or the new model. On file systems that cannot exchange two
+    folders, an old one lacks its ``config.json``, and so is not a model, while its files are replaced.
 
     Args:
-        folder: The target, created when absent. Files in it that are not written anew stay.
-        overwrite: Whether files that exist may be replaced.
+        folder: The target, created if missing. Other files in it are kept.
+        overwrite: Whether existing files may be replaced.
 
     Returns:
-        A context that gives an empty folder to fill, which then takes the target's place.
+        Context manager that yields an empty folder to fill, which then replaces the target.
 
     Raises:
-        CheckpointError: When the folder has files and ``overwrite`` is off, another process is writing it, or it cannot
-            be written.
+        CheckpointError: When the folder has files and ``overwrite`` is False, another process is writing it, or it
+            cannot be written.
     """
     return atomic_folder(folder, overwrite=overwrite, keep=True, marker=CONFIG, error=CheckpointError)
 
@@ -436,14 +436,14 @@ def write_model(folder: Path, model: nn.Module, model_type: str, config: Any, dt
     """Write ``config.json`` and ``model.safetensors``.
 
     Args:
-        folder: Exists; see ``model_folder``.
-        model: Its state dict is written.
-        model_type: What ``config.json`` says that it is.
-        config: A dataclass, the model's shape.
-        dtype: Round the weights to this type; default as they are.
+        folder: An existing folder; see ``model_folder``.
+        model: The model, whose state dict is written.
+        model_type: Value of ``model_type`` in ``config.json``.
+        config: Its configuration, a dataclass.
+        dtype: Data type to round the weights to; default none.
 
     Raises:
-        CheckpointError: When a weight is NaN or infinite, perhaps only once it is rounded.
+        CheckpointError: When a weight is NaN or infinite, perhaps only after rounding.
     """
     from safetensors.torch import save_file
 
@@ -460,16 +460,16 @@ def write_model(folder: Path, model: nn.Module, model_type: str, config: Any, dt
     if infinite:
         kind = "" if dtype is None else f" in {str(dtype).removeprefix('torch.')}"
         raise CheckpointError(
-            f"the weights are not written: {_listed(infinite)} would hold NaN or infinity{kind}; a model that answers "
-            "with numbers can be saved, in a type that holds them."
+            f"the weights are not written: {_listed(infinite)} would have NaN or infinity{kind}; save a model with "
+            "finite weights, in a data type with enough range."
         )
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    # safetensors makes files that only their owner can read; this one is as public as its neighbour.
+    # safetensors creates files that only their owner can read; give this one the mode of its neighbour.
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
 
 
 def _rounded(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A copy of its own (safetensors refuses shared storage), floats in the wanted type."""
+    """Return an independent copy (safetensors refuses shared storage), with floats in the requested data type."""
     rounded = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
     return rounded.detach().cpu().contiguous().clone()
 
@@ -479,24 +479,24 @@ def read_header(folder: Path, advice: str) -> dict[str, Any]:
 
     Args:
         folder: The folder.
-        advice: What would be right, for error messages.
+        advice: Remedy for error messages.
 
     Raises:
-        CheckpointError: When it is missing or no JSON object.
+        CheckpointError: When it is missing or not a JSON object.
     """
     with as_checkpoint_error(folder):
         if not folder.is_dir():
-            raise CheckpointError(f"{folder} is no folder; {advice}.")
+            raise CheckpointError(f"{folder} is not a folder; {advice}.")
         if not (folder / CONFIG).exists():
             raise CheckpointError(f"{folder} has no {CONFIG}; {advice}.")
         header = read_settings(folder / CONFIG)
     if not isinstance(header, dict):
-        raise CheckpointError(f"{folder / CONFIG} holds no JSON object; {advice}.")
+        raise CheckpointError(f"{folder / CONFIG} is not a JSON object; {advice}.")
     return header
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read a model folder's weights: ``model.safetensors``, or else ``pytorch_model.bin``, either whole or in shards.
+    """Read the weights in a model folder: ``model.safetensors`` or else ``pytorch_model.bin``, single or sharded.
 
     Raises:
         CheckpointError: When they are missing or unreadable.
@@ -512,34 +512,34 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _shards(index: Path) -> list[str]:
-    """The files that an index names, each once; they are beside it."""
+    """List the files in an index of shards, without duplicates; they must be beside it."""
     content = read_settings(index)
     files = content.get("weight_map") if isinstance(content, Mapping) else None
     if not isinstance(files, Mapping):
-        raise CheckpointError(f"{index} is no index of weight files; it has no 'weight_map'.")
+        raise CheckpointError(f"{index} is not an index of weight files; it has no 'weight_map'.")
     names = sorted({str(name) for name in files.values()})
     for name in names:
         if name in ("", ".", "..") or "/" in name or "\\" in name:
-            raise CheckpointError(f"{index} names {name!r}, which is not in its folder.")
+            raise CheckpointError(f"{index} lists {name!r}, which is not in its folder.")
     return names
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read one file of weights, safetensors or torch's, whichever it is; of the first, what nobody uses stays on disk.
+    """Read one weight file, safetensors or torch; unused tensors of a safetensors file stay on disk.
 
     Raises:
-        CheckpointError: When it is missing, unreadable or something else.
+        CheckpointError: When it is missing, unreadable, or not a weight file.
     """
     from safetensors.torch import load_file
 
     with as_checkpoint_error(path):
         if not path.is_file():
-            raise CheckpointError(f"{path} does not exist or is not a file; give a file of weights.")
+            raise CheckpointError(f"{path} does not exist or is not a file; give a weight file.")
         if is_torch_file(path):
             return model_tensors(read_torch_file(path), path)
         try:
             return plain_names(load_file(path), path)
-        except Exception as error:  # besides the library's own, KeyError for a type that torch does not know
+        except Exception as error:  # also KeyError for a data type unknown to torch
             if isinstance(error, OSError) or is_out_of_memory(error):
                 raise
             raise unreadable_error(path, error) from error
