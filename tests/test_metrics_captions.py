@@ -1,4 +1,4 @@
-"""CIDEr and METEOR: cleaning, the published scorers, and their stand-in without Java."""
+"""CIDEr and METEOR: cleaning of texts, the published scorers, and their replacement without Java."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ TEXTS = ["A dog is running over a field.", "A child plays with the ball.", "The 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="no Java here")
 
 
-def test_tags_and_segmentation_tokens_are_no_text() -> None:
+def test_tags_and_segmentation_tokens_are_removed() -> None:
     assert cleaned("<p> A dog </p> [SEG] runs,\n<p> it </p>[SEG] barks.<|end|>") == "A dog runs, it barks."
     assert cleaned("'quoted'") == "quoted"
     assert len(cleaned("word " * 1000)) == 2000
 
 
-def ciders_by_hand(references: list[str], texts: list[str]) -> list[float]:
-    """CIDEr-D of Vedantam et al. 2015: weighted n-grams, clipped, with a Gaussian penalty on the length, times 10."""
+def expected_ciders(references: list[str], texts: list[str]) -> list[float]:
+    """Return CIDEr-D of Vedantam et al. 2015: weighted n-grams, clipped, with a Gaussian length penalty, times 10."""
 
     def grams(text: str, n: int) -> Counter[tuple[str, ...]]:
         words = text.split()
@@ -53,10 +53,10 @@ def ciders_by_hand(references: list[str], texts: list[str]) -> list[float]:
     return scores
 
 
-def test_cider_is_the_formula() -> None:
+def test_cider_follows_the_formula_of_the_paper() -> None:
     scores = caption_scores(REFERENCES, TEXTS, published=False)
     plain = [[text.lower().replace(",", "").replace(".", "") for text in texts] for texts in (REFERENCES, TEXTS)]
-    np.testing.assert_allclose(scores.ciders, ciders_by_hand(*plain), atol=1e-9)
+    np.testing.assert_allclose(scores.ciders, expected_ciders(*plain), atol=1e-9)
     assert scores.cider == pytest.approx(np.mean(scores.ciders))
     assert scores.ciders[2] == max(scores.ciders)
 
@@ -67,8 +67,8 @@ def test_cider_of_a_single_text_is_undefined() -> None:
     assert scores.ciders == ()
 
 
-def test_the_stand_in_for_meteor_is_its_formula() -> None:
-    """One chunk of six words, of which one matches by its stem alone."""
+def test_meteor_without_java_follows_its_formula() -> None:
+    """The texts share one chunk of six words, one of which matches only by its stem."""
     scores = caption_scores(
         ["a small dog runs over grass", "x"], ["a small dog running over grass", "y"], published=False
     )
@@ -91,10 +91,10 @@ def test_the_published_scorers_are_those_of_pycocoevalcap() -> None:
     assert 0 < scores.meteors[0] < 1
     sides = [{number: [{"caption": text}] for number, text in enumerate(side)} for side in (references, texts)]
     tokens = [[line for (line,) in PTBTokenizer().tokenize(side).values()] for side in sides]
-    np.testing.assert_allclose(scores.ciders, ciders_by_hand(*tokens), atol=1e-9)
+    np.testing.assert_allclose(scores.ciders, expected_ciders(*tokens), atol=1e-9)
 
 
-def test_mistakes_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unpaired_texts_and_failures_of_java_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EvaluationError, match="1 texts and 2 references"):
         caption_scores(["a", "b"], ["a"])
     with pytest.raises(EvaluationError, match="0 texts"):
@@ -108,7 +108,7 @@ def test_mistakes_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
         caption_scores(["a"], ["a"], published=True)
 
 
-def test_missing_packages_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
     known = importlib.util.find_spec

@@ -1,4 +1,4 @@
-"""Metrics of grounded conversations: the released code's numbers, and what the formulas say."""
+"""Metrics of grounded conversations: the numbers of the released code, and the formulas."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CASES = json.loads(str(GOLDENS["meta"]))["cases"]
 
 
 def volumes(case: str, side: str) -> list[np.ndarray]:
-    """The masks of a golden case, bool (T, H, W) for each phrase."""
+    """Return the masks of a golden case, bool (T, H, W) for each phrase."""
     ground_truth, predicted, *shape = GOLDENS[f"{case}/shape"]
     count = ground_truth if side == "gt" else predicted
     bits = np.unpackbits(GOLDENS[f"{case}/{side}"], count=int(count * np.prod(shape)))
@@ -36,7 +36,7 @@ def volumes(case: str, side: str) -> list[np.ndarray]:
 
 
 def golden_iou(case: str) -> np.ndarray:
-    """IoU of the masks of a golden case, by our own counting."""
+    """Return the IoU of the masks of a golden case by our own code."""
     return iou_matrix(volumes(case, "gt"), volumes(case, "pred"))
 
 
@@ -97,7 +97,7 @@ def test_the_set_miou_is_the_ospa_similarity_of_all_matchings() -> None:
         assert set_miou(iou) == pytest.approx(best / larger)
 
 
-def test_nothing_to_ground_and_nothing_grounded_is_right() -> None:
+def test_an_answer_without_phrases_is_correct_if_the_ground_truth_has_none() -> None:
     assert set_miou(np.zeros((0, 0))) == 1.0
     assert set_miou(np.zeros((0, 2))) == set_miou(np.zeros((2, 0))) == 0.0
     assert published_miou(np.zeros((0, 0))) == 0.0
@@ -110,7 +110,7 @@ def test_two_empty_volumes_agree_in_the_set_miou_and_stop_the_published_one() ->
     assert (published_miou(iou), set_miou(iou)) == (0.0, 1.0)
 
 
-def test_found_phrases_are_counted_whatever_their_order_and_text() -> None:
+def test_found_phrases_are_counted_regardless_of_order_and_text() -> None:
     iou = np.array([[0.9, 0.6], [0.6, 0.1], [0.49, 0.0]])
     assert found_phrases(iou) == 2  # 0 with 1 and 1 with 0; greedily it would be one
     assert len(published_matches(iou, np.ones((3, 2)))) == 1
@@ -136,7 +136,7 @@ def test_frames_may_be_added_one_by_one() -> None:
             assert counter.iou()[i, j] == pytest.approx((one & other).sum() / (one | other).sum())
 
 
-def test_mistakes_are_said() -> None:
+def test_volumes_that_do_not_fit_together_are_refused() -> None:
     one, other = np.zeros((2, 4, 4), bool), np.zeros((3, 4, 4), bool)
     with pytest.raises(EvaluationError, match=r"\(2, 4, 4\), \(3, 4, 4\)"):
         iou_matrix([one], [other])
@@ -148,7 +148,7 @@ def test_mistakes_are_said() -> None:
         published_matches(np.zeros((1, 2)), np.zeros((2, 1)))
 
 
-def test_missing_scipy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scipy_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'refervos\[eval\]'"):
         set_miou(np.ones((1, 1)))
@@ -192,6 +192,6 @@ def test_bert_similarity_is_the_cosine_of_mean_last_hidden_states(tmp_path: Path
     assert BertSimilarity(str(tmp_path))([], ["dog"]).shape == (0, 1)
 
 
-def test_a_missing_bert_is_said(tmp_path: Path) -> None:
+def test_a_missing_bert_model_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="compare phrases by their words"):
         BertSimilarity(str(tmp_path / "nowhere"))(["a"], ["b"])

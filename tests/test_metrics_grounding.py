@@ -1,4 +1,4 @@
-"""Visual grounding: boxes from masks, their IoU, and what is counted where there are several objects."""
+"""Visual grounding: boxes around masks, their IoU, and predictions with several objects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from refervos.metrics.visual_grounding import (
 
 
 def mask(left: int, top: int, right: int, bottom: int) -> np.ndarray:
-    """A filled box, bool (20, 30)."""
+    """Return the mask of a filled box, bool (20, 30)."""
     filled = np.zeros((20, 30), bool)
     filled[top:bottom, left:right] = True
     return filled
@@ -60,13 +60,13 @@ def test_the_score_of_a_video_is_the_mean_over_annotated_frames() -> None:
     assert grounding_iou(truth, predicted) == pytest.approx((1 + 0.5 + 0 + 0) / 4)
 
 
-def test_the_share_above_a_threshold_excludes_the_threshold() -> None:
+def test_scores_equal_to_the_threshold_do_not_count() -> None:
     assert share_above([0.3, 0.31, 0.9], 0.3) == pytest.approx(2 / 3)
     with pytest.raises(EvaluationError, match="no scores"):
         share_above([], 0.5)
 
 
-def test_with_several_objects_the_last_overwrites_even_where_it_is_not_seen() -> None:
+def test_with_several_objects_the_last_box_counts_even_if_it_is_missing() -> None:
     first, last = np.stack([mask(0, 0, 5, 5)] * 2), np.stack([mask(10, 10, 20, 20), mask(0, 0, 0, 0)])
     masks = np.stack([first, last])  # (N, T, H, W)
     np.testing.assert_array_equal(chosen_boxes(masks)[1], [0, 0, 5, 5])
@@ -76,7 +76,7 @@ def test_with_several_objects_the_last_overwrites_even_where_it_is_not_seen() ->
     assert np.isnan(chosen_boxes(masks[:0])).all()
 
 
-def test_small_blobs_go_as_scikit_image_removes_them() -> None:
+def test_small_blobs_are_removed_as_by_scikit_image() -> None:
     generator = np.random.default_rng(3)
     for smallest in (1, 4, 20):
         noise = generator.random((40, 50)) < 0.45
@@ -85,8 +85,8 @@ def test_small_blobs_go_as_scikit_image_removes_them() -> None:
     assert not without_small_blobs(np.zeros((4, 4), bool)).any()
 
 
-def test_mistakes_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EvaluationError, match="ground-truth boxes of shape"):
+def test_invalid_boxes_and_masks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EvaluationError, match="ground-truth boxes have shape"):
         grounding_iou(np.zeros((2, 4)), np.zeros((3, 4)))
     with pytest.raises(EvaluationError, match="at least one"):
         grounding_iou(np.zeros((0, 4)), np.zeros((0, 4)))

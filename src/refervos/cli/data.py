@@ -96,9 +96,9 @@ def _counts(split: SplitCheck) -> str:
     return f"{contents} ({', '.join(f'{count:,} {name}' for name, count in targets.items() if count)})"
 
 
-def _some(names: Sequence[str], one: str, several: str, what: str) -> Iterator[str]:
+def _some(names: Sequence[str], one: str, several: str, problem: str) -> Iterator[str]:
     """Yield a line with the number of items and the name of the first, or none without items."""
     if len(names) == 1:
-        yield f"1 {one} {what}: {names[0]}"
+        yield f"1 {one} {problem}: {names[0]}"
     elif names:
-        yield f"{len(names):,} {several} {what}, such as {names[0]}"
+        yield f"{len(names):,} {several} {problem}, such as {names[0]}"

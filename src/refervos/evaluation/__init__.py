@@ -1,1 +1,1 @@
-"""How good a model is, and at what: diagnosis on drawn clips, controls, intervals and ablation tables."""
+"""Evaluation on data sets: inference, scoring, tables, reports, comparisons and submissions."""

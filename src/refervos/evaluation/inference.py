@@ -27,7 +27,7 @@ BORDER_CELLS = 7
 
 
 Mode: TypeAlias = Literal["clips", "online"] | int
-"""How frames are grouped: into clips of the model's own length, one by one, or into clips of this many frames."""
+"""Grouping of frames: into clips of the model's own length, one by one, or into clips of this many frames."""
 
 
 @dataclass(frozen=True)

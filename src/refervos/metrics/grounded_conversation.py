@@ -1,10 +1,10 @@
-"""Metrics of grounded conversation generation (GCG): how well the phrases of a text are segmented in the video.
+"""Metrics of grounded conversation generation (GCG): segmentation of the phrases of a text in a video.
 
 Munasinghe et al. 2024 (VideoGLaMM, arXiv 2411.04923); `eval_gcg_metrics.py` of mbzuai-oryx/VideoGLaMM. A text has
 G ground-truth phrases and P predicted phrases, each with a volume of masks (T, H, W); IoU(i, j) is that of two volumes.
 
-- Published mIoU (``published_miou``): pairs are taken greedily by IoU, and the mean is over those pairs alone. Phrases
-  that no pair has cost nothing: with ground truth {A, B} and prediction {A} it is 1.
+- Published mIoU (``published_miou``): pairs are taken greedily by IoU, and the mean is over those pairs alone, so
+  that unmatched phrases cost nothing: with ground truth {A, B} and prediction {A} it is 1.
 - Set mIoU (``set_miou``, ours): the best one-to-one matching m maximises the sum of IoU, and
 
       set mIoU = sum over (i, j) in m of IoU(i, j) / max(G, P)
@@ -12,7 +12,7 @@ G ground-truth phrases and P predicted phrases, each with a volume of masks (T, 
   so that each missing and each surplus phrase counts as 0. In the same example it is 0.5. One minus it is the OSPA
   distance of order 1 with cut-off 1 (Schuhmacher et al. 2008), a metric on sets, over the distance 1 - IoU.
 
-Both are of one answer; reports take the mean over answers. Indices are in the order (ground truth, prediction).
+Both score one generated answer; reports average over answers. Indices are in the order (ground truth, prediction).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Pairs = list[tuple[int, int]]
 """Matched phrases, each as (ground truth, prediction)."""
 
 THRESHOLD = 0.5
-"""IoU, and similarity of the texts, from which on a phrase counts as found."""
+"""Minimum IoU and text similarity of a found phrase."""
 
 
 class IouCounter:
-    """Counts the pixels of volumes frame by frame, so that no volume need be in memory whole.
+    """Pixel counts of volumes, added frame by frame, so that no whole volume has to be in memory.
 
     Args:
         ground_truth: Number of ground-truth phrases G.
@@ -58,17 +58,17 @@ class IouCounter:
             predicted: P masks, bool (H, W).
 
         Raises:
-            EvaluationError: When there are more or fewer masks than phrases, or they are not bool or not of one size.
+            EvaluationError: When the numbers of masks and phrases differ, or masks are not bool or differ in size.
         """
         masks = [*ground_truth, *predicted]
         if len(ground_truth) != len(self._ground_truth) or len(predicted) != len(self._predicted):
             raise EvaluationError(
-                f"a frame has {len(ground_truth)} and {len(predicted)} masks, where there are "
-                f"{len(self._ground_truth)} ground-truth and {len(self._predicted)} predicted phrases; each needs one."
+                f"a frame has {len(ground_truth)} and {len(predicted)} masks for {len(self._ground_truth)} "
+                f"ground-truth and {len(self._predicted)} predicted phrases; each phrase needs one."
             )
         if any(mask.dtype != np.bool_ or mask.shape != masks[0].shape for mask in masks):
             found = ", ".join(sorted({f"{mask.dtype} {mask.shape}" for mask in masks}))
-            raise EvaluationError(f"the masks of a frame are {found}; all must be bool and of one size.")
+            raise EvaluationError(f"the masks of a frame are {found}; all must be bool and have one size.")
         self._ground_truth += np.array([np.count_nonzero(mask) for mask in ground_truth], dtype=np.int64)
         self._predicted += np.array([np.count_nonzero(mask) for mask in predicted], dtype=np.int64)
         for i, one in enumerate(ground_truth):
@@ -93,12 +93,12 @@ def iou_matrix(ground_truth: Sequence[Volume], predicted: Sequence[Volume]) -> M
         float64 (G, P) in [0, 1]; NaN where both volumes are empty.
 
     Raises:
-        EvaluationError: When the volumes are not bool or not of one shape.
+        EvaluationError: When the volumes are not bool or differ in shape.
     """
     volumes = [*ground_truth, *predicted]
     if any(volume.shape != volumes[0].shape or volume.ndim != 3 for volume in volumes):
         found = ", ".join(sorted({str(volume.shape) for volume in volumes}))
-        raise EvaluationError(f"the volumes have shapes {found}; all must have the same, (T, H, W).")
+        raise EvaluationError(f"the volumes have shapes {found}; all must have the same shape (T, H, W).")
     counter = IouCounter(len(ground_truth), len(predicted))
     for index in range(len(volumes[0]) if volumes else 0):
         counter.add([volume[index] for volume in ground_truth], [volume[index] for volume in predicted])
@@ -108,8 +108,8 @@ def iou_matrix(ground_truth: Sequence[Volume], predicted: Sequence[Volume]) -> M
 def published_miou(iou: Matrix) -> float:
     """Return the mIoU of one answer as published: the mean over greedily matched pairs, unmatched phrases ignored.
 
-    The pair with the largest IoU is taken until no pair with IoU above 0 is left. A pair of empty volumes (NaN) stops
-    the matching before anything is taken, as it does in the released code, so that such an answer scores 0.
+    Pairs are taken in order of IoU until no pair with IoU above 0 is left. As in the released code, a pair of empty
+    volumes (NaN) ends the matching before it starts, so that such an answer scores 0.
 
     Args:
         iou: float64 (G, P), NaN where both volumes are empty (``iou_matrix``).
@@ -117,29 +117,29 @@ def published_miou(iou: Matrix) -> float:
     Returns:
         In [0, 1]; 0 where nothing is matched.
     """
-    left = np.array(iou.T, dtype=np.float64)  # the released code has predictions as rows, which decides between equals
+    remaining = np.array(iou.T, dtype=np.float64)  # predictions as rows, as in the released code, which breaks ties
     taken = []
-    while left.size and left.max() > 0:  # False where the maximum is NaN
-        row, column = np.unravel_index(left.argmax(), left.shape)
-        taken.append(left[row, column])
-        left = np.delete(np.delete(left, row, axis=0), column, axis=1)
+    while remaining.size and remaining.max() > 0:  # False where the maximum is NaN
+        row, column = np.unravel_index(remaining.argmax(), remaining.shape)
+        taken.append(remaining[row, column])
+        remaining = np.delete(np.delete(remaining, row, axis=0), column, axis=1)
     return float(np.mean(taken)) if taken else 0.0
 
 
 def published_matches(
     iou: Matrix, similarity: Matrix, *, iou_threshold: float = THRESHOLD, similarity_threshold: float = THRESHOLD
 ) -> Pairs:
-    """Match phrases as the published recall does; the recall is their number over G.
+    """Match phrases as the published recall does, which is the number of pairs over G.
 
-    The pair with the largest IoU is taken as long as both its IoU and the similarity of its texts reach their
-    thresholds; the first pair that does not ends the matching, even if a later one would. A pair of empty volumes (NaN)
-    comes first, and counts where its texts are similar.
+    Pairs are taken in order of IoU while both the IoU and the text similarity reach their thresholds; the first pair
+    below a threshold ends the matching, even if later pairs would qualify. A pair of empty volumes (NaN) comes
+    first and counts if its texts are similar.
 
     Args:
         iou: float64 (G, P), NaN where both volumes are empty.
         similarity: float64 (G, P), similarity of the phrases' texts (``refervos.metrics.phrase_similarity``).
-        iou_threshold: IoU from which on a pair is admissible.
-        similarity_threshold: Similarity from which on a pair is admissible.
+        iou_threshold: Minimum IoU of a pair.
+        similarity_threshold: Minimum text similarity of a pair.
 
     Returns:
         The pairs in the order in which they were matched.
@@ -149,8 +149,8 @@ def published_matches(
     """
     if iou.shape != similarity.shape:
         raise EvaluationError(
-            f"there are IoUs of shape {iou.shape} and similarities of shape {similarity.shape}; both must be of the "
-            "same ground-truth and predicted phrases."
+            f"the IoUs have shape {iou.shape} and the similarities {similarity.shape}; both must be of the same "
+            "ground-truth and predicted phrases."
         )
     iou, similarity = np.array(iou, dtype=np.float64), np.array(similarity, dtype=np.float64)
     matches: Pairs = []
@@ -169,10 +169,10 @@ def best_matches(iou: Matrix) -> Pairs:
     """Match phrases one to one so that the sum of IoU is largest (Hungarian matching).
 
     Args:
-        iou: float64 (G, P); a pair of empty volumes (NaN) counts as IoU 1, since nothing is to be seen of the phrase.
+        iou: float64 (G, P); a pair of empty volumes (NaN) counts as IoU 1.
 
     Returns:
-        min(G, P) pairs in ascending order of the ground truth, those of IoU 0 among them.
+        min(G, P) pairs in ascending order of the ground truth, including those of IoU 0.
 
     Raises:
         MissingDependencyError: When SciPy is not installed.
@@ -182,13 +182,13 @@ def best_matches(iou: Matrix) -> Pairs:
 
 
 def set_miou(iou: Matrix) -> float:
-    """Return the mIoU of one answer over all phrases, those without a partner counted as 0 (see the module's formula).
+    """Return the mIoU of one answer over all phrases; unmatched ones count as 0 (see the module's formula).
 
     Args:
         iou: float64 (G, P), NaN where both volumes are empty, which counts as IoU 1.
 
     Returns:
-        In [0, 1]; 1 where there is no phrase on either side.
+        In [0, 1]; 1 if there are no phrases.
 
     Raises:
         MissingDependencyError: When SciPy is not installed.
@@ -200,13 +200,13 @@ def set_miou(iou: Matrix) -> float:
 
 
 def found_phrases(iou: Matrix, *, threshold: float = THRESHOLD) -> int:
-    """Count the ground-truth phrases that have a predicted phrase of their own with enough IoU, whatever its text.
+    """Count the ground-truth phrases with a predicted phrase of their own at this IoU, regardless of its text.
 
-    Divided by G it is the recall of phrases at this IoU, divided by P their precision.
+    Divided by G, it is the recall of phrases; divided by P, their precision.
 
     Args:
         iou: float64 (G, P), NaN where both volumes are empty, which counts as IoU 1.
-        threshold: The least IoU.
+        threshold: Minimum IoU.
 
     Returns:
         The size of the largest one-to-one matching among the pairs that reach the threshold.
@@ -214,9 +214,9 @@ def found_phrases(iou: Matrix, *, threshold: float = THRESHOLD) -> int:
     Raises:
         MissingDependencyError: When SciPy is not installed.
     """
-    enough = _defined(iou) >= threshold
-    rows, columns = _assign(enough.astype(np.float64))
-    return int(np.count_nonzero(enough[rows, columns]))
+    admissible = _defined(iou) >= threshold
+    rows, columns = _assign(admissible.astype(np.float64))
+    return int(np.count_nonzero(admissible[rows, columns]))
 
 
 def _defined(iou: Matrix) -> Matrix:

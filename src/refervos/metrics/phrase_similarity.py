@@ -1,7 +1,7 @@
-"""How similar two phrases are, for recalls that compare a phrase's text as well as its masks.
+"""Similarity of phrases, for recalls that compare both texts and masks.
 
 The published recall of VideoGLaMM compares embeddings of ``bert-base-uncased`` (``BertSimilarity``), which must be
-downloaded. ``word_similarity`` needs nothing but the words, and gives other numbers: a synonym is another word.
+downloaded. ``word_similarity`` needs no model and gives different numbers: synonyms are different words.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from refervos.errors import CheckpointError, require_installed
 Matrix = npt.NDArray[np.float64]
 
 ARTICLES = frozenset(("a", "an", "the"))
-"""Words that say nothing about which object is meant."""
+"""Words that do not help to identify an object."""
 
 BERT = "bert-base-uncased"
 """The model of the published recall, at ``google-bert/bert-base-uncased`` on the hub."""
 
 MOST_TOKENS = 512
-"""How much of a phrase the model reads."""
+"""Maximum length of a phrase for BERT."""
 
 
 class TextSimilarity(Protocol):
@@ -45,9 +45,9 @@ class TextSimilarity(Protocol):
 
 
 def word_similarity(ground_truth: Sequence[str], predicted: Sequence[str]) -> Matrix:
-    """Return the share of words that two phrases have in common (Dice), without case, punctuation and articles.
+    """Return the fraction of common words (Dice), ignoring case, punctuation and articles.
 
-    A stand-in for ``BertSimilarity`` where nothing can be downloaded; the two numbers are not to be compared.
+    It replaces ``BertSimilarity`` where nothing can be downloaded; the two are not comparable.
 
     Args:
         ground_truth: G phrases.
@@ -75,11 +75,11 @@ class BertSimilarity:
     """The published similarity: cosine of the mean of BERT's last hidden states, over all tokens of a phrase.
 
     The mean includes the tokens [CLS] and [SEP], and each phrase goes through the model alone, as in the released code.
-    The model is loaded at the first comparison; embeddings of phrases that were seen are kept.
+    The model is loaded at the first comparison, and embeddings are cached.
 
     Args:
-        model: Folder or hub id of a BERT model with its tokenizer.
-        device: Where it computes.
+        model: Folder or Hugging Face id of a BERT model with its tokenizer.
+        device: Device of the model.
     """
 
     def __init__(self, model: str = BERT, device: str = "cpu") -> None:
@@ -100,7 +100,7 @@ class BertSimilarity:
 
         Raises:
             MissingDependencyError: When transformers is not installed.
-            CheckpointError: When the model is neither there nor to be had.
+            CheckpointError: When the model cannot be loaded or downloaded.
         """
         if not ground_truth or not predicted:
             return np.zeros((len(ground_truth), len(predicted)), dtype=np.float64)
@@ -132,8 +132,8 @@ class BertSimilarity:
                 model = AutoModel.from_pretrained(self.model).eval().to(self.device)
             except (OSError, ValueError) as error:
                 raise CheckpointError(
-                    f"{self.model} is neither a folder of a BERT model nor one that the hub gives ({error}); give such "
-                    "a folder, or compare phrases by their words."
+                    f"{self.model} is neither the folder of a BERT model nor one on the hub ({error}); give the folder "
+                    "of a BERT model, or compare phrases by their words."
                 ) from error
             self._loaded = tokenizer, model
         return self._loaded

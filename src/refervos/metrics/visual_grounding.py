@@ -2,7 +2,7 @@
 
 VidSTG (Zhang et al. 2020) and HC-STVG (Tang et al. 2021) annotate the box of one object in each frame of a moment. The
 score of a video is the mean IoU of boxes over its annotated frames; that of a benchmark is the mean over videos (mIoU,
-``gt_vIoU`` in TubeDETR's and VideoGLaMM's scripts), and the share of videos whose score is greater than 0.3 and 0.5.
+``gt_vIoU`` in TubeDETR's and VideoGLaMM's scripts), and the fraction of videos whose score is greater than 0.3 and 0.5.
 Boxes are ``(left, top, right, bottom)`` in pixels, where pixel (x, y) covers x to x + 1 and y to y + 1.
 """
 
@@ -17,16 +17,16 @@ import numpy.typing as npt
 from refervos.errors import EvaluationError, MissingDependencyError
 
 Boxes = npt.NDArray[np.float64]
-"""float64 (..., 4): left, top, right, bottom; NaN where there is no box."""
+"""float64 (..., 4): left, top, right, bottom; NaN for a missing box."""
 
 Choice = Literal["first", "last", "union"]
-"""Which box counts where a prediction has several objects: that of the first or last one, or that around all."""
+"""Box of a prediction with several objects: that of the first or last one, or that around all."""
 
 THRESHOLDS = (0.3, 0.5)
-"""The R of @R."""
+"""Thresholds R of @R."""
 
 SMALLEST_BLOB = 20
-"""The least number of connected pixels that the released scripts keep in a prediction before they score it."""
+"""Minimum number of connected pixels that the released scripts keep in a prediction."""
 
 
 def boxes_around(masks: npt.NDArray[np.bool_], *, published: bool = False) -> Boxes:
@@ -42,10 +42,10 @@ def boxes_around(masks: npt.NDArray[np.bool_], *, published: bool = False) -> Bo
     """
     edge = 0 if published else 1
     boxes = np.full((*masks.shape[:-2], 4), np.nan)
-    for place in np.ndindex(masks.shape[:-2]):
-        rows, columns = np.flatnonzero(masks[place].any(axis=1)), np.flatnonzero(masks[place].any(axis=0))
+    for index in np.ndindex(masks.shape[:-2]):
+        rows, columns = np.flatnonzero(masks[index].any(axis=1)), np.flatnonzero(masks[index].any(axis=0))
         if rows.size:
-            boxes[place] = columns[0], rows[0], columns[-1] + edge, rows[-1] + edge
+            boxes[index] = columns[0], rows[0], columns[-1] + edge, rows[-1] + edge
     return boxes
 
 
@@ -67,22 +67,22 @@ def box_iou(one: Boxes, other: Boxes) -> npt.NDArray[np.float64]:
 
 
 def chosen_boxes(masks: npt.NDArray[np.bool_], choice: Choice = "first", *, published: bool = False) -> Boxes:
-    """Return the one box of each frame that counts where a prediction has several objects.
+    """Return one box per frame for a prediction with several objects.
 
     Args:
         masks: bool (N, T, H, W), objects in the order in which they were predicted.
-        choice: ``last`` is what the released script of VideoGLaMM scores: each object's box overwrites that of the one
-            before, in every frame, even where the last object is not seen.
+        choice: ``last`` reproduces the released script of VideoGLaMM, where each object's box overwrites the previous
+            one in every frame, even if the last object is not visible.
         published: See ``boxes_around``.
 
     Returns:
         float64 (T, 4), NaN in frames without a box.
 
     Raises:
-        EvaluationError: When the masks have another number of dimensions.
+        EvaluationError: When the masks do not have four dimensions.
     """
     if masks.ndim != 4:
-        raise EvaluationError(f"there are masks of shape {masks.shape}; give them as (objects, frames, height, width).")
+        raise EvaluationError(f"the masks have shape {masks.shape}; give (objects, frames, height, width).")
     if not len(masks):
         return np.full((masks.shape[1], 4), np.nan)
     chosen = np.any(masks, axis=0) if choice == "union" else masks[0 if choice == "first" else -1]  # (T, H, W)
@@ -94,24 +94,24 @@ def grounding_iou(ground_truth: Boxes, predicted: Boxes) -> float:
 
     Args:
         ground_truth: float64 (T, 4), a box in each annotated frame.
-        predicted: float64 (T, 4), NaN where there is none, which counts 0.
+        predicted: float64 (T, 4), NaN for a missing box, which counts 0.
 
     Returns:
         In [0, 1].
 
     Raises:
-        EvaluationError: When the two have different shapes or no frames.
+        EvaluationError: When the shapes differ or there are no frames.
     """
     if ground_truth.shape != predicted.shape or ground_truth.ndim != 2 or not len(ground_truth):
         raise EvaluationError(
-            f"there are ground-truth boxes of shape {ground_truth.shape} and predicted ones of {predicted.shape}; give "
-            "one of each for every annotated frame, at least one."
+            f"the ground-truth boxes have shape {ground_truth.shape} and the predicted ones {predicted.shape}; give "
+            "one of each for every annotated frame, and at least one."
         )
     return float(box_iou(ground_truth, predicted).mean())
 
 
 def share_above(scores: Sequence[float], threshold: float) -> float:
-    """Return the share of videos whose score is greater than a threshold, as @0.3 and @0.5 count them.
+    """Return the fraction of videos whose score is greater than a threshold, as in @0.3 and @0.5.
 
     Args:
         scores: ``grounding_iou`` of each video, at least one.
@@ -121,16 +121,16 @@ def share_above(scores: Sequence[float], threshold: float) -> float:
         EvaluationError: When there are no scores.
     """
     if not scores:
-        raise EvaluationError("there are no scores; at least one is needed for a share.")
+        raise EvaluationError("there are no scores; at least one is needed.")
     return sum(score > threshold for score in scores) / len(scores)
 
 
 def without_small_blobs(mask: npt.NDArray[np.bool_], smallest: int = SMALLEST_BLOB) -> npt.NDArray[np.bool_]:
-    """Remove connected areas of few pixels from a predicted mask, as the released scripts do before they score it.
+    """Remove small connected areas from a predicted mask, as the released scripts do before scoring.
 
     Args:
         mask: bool (H, W).
-        smallest: Pixels that an area must have to stay; pixels are connected by their edges, not by corners.
+        smallest: Minimum number of pixels of an area, connected by edges and not by corners.
 
     Returns:
         bool (H, W).
