@@ -26,6 +26,8 @@ from refervos.errors import ConfigError
 from refervos.safe_text import printable
 
 if TYPE_CHECKING:
+    from refervos.evaluation.conversation_scores import Similarity
+    from refervos.evaluation.datasets import Part
     from refervos.evaluation.report import Evaluation
 
 DatasetArgument = Annotated[
@@ -92,7 +94,10 @@ def evaluate(
 
 def score(
     predictions: Annotated[
-        Path, typer.Argument(help="Folder of VIDEO/EXPRESSION/FRAME.png or anno_0/VIDEO/FRAME.png.")
+        Path,
+        typer.Argument(
+            help="Folder of VIDEO/EXPRESSION/FRAME.png, anno_0/VIDEO/FRAME.png or VIDEO/CONVERSATION-TURN/answer.json."
+        ),
     ],
     dataset: DatasetArgument,
     path: PathArgument = None,
@@ -104,22 +109,49 @@ def score(
         typer.Option("--out", "-o", help="Folder for the tables and the report; default only print the tables."),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
+    similarity: Annotated[
+        str, typer.Option(help="Of answers: compare phrases by their 'words', or by 'bert' as published.")
+    ] = "words",
+    captions: Annotated[bool, typer.Option("--captions", help="Of answers: also report CIDEr and METEOR.")] = False,
     allow_outside: AllowOutsideOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Score the masks of any system as eval does; missing masks score 0.
+    """Score the masks of any system as eval does, or its answers in conversations; what is missing scores 0.
 
     Example: `refervos score theirs mevis data/mevis --split valid_u`
     """
     from refervos.evaluation.datasets import Part
+    from refervos.evaluation.grounded_answers import holds_answers
     from refervos.evaluation.report import require_packages
     from refervos.evaluation.scoring import score as run
 
+    part = Part(dataset, path, split, count, allow_outside)
+    if similarity not in ("words", "bert"):
+        raise ConfigError(f"--similarity is {similarity!r}; choose 'words' or 'bert'.")
+    if holds_answers(predictions):
+        _score_answers(predictions, part, "bert" if similarity == "bert" else "words", captions, quiet, out)
+        return
     if out is not None:
         require_packages()
     with _stoppable("nothing was written"):
-        part = Part(dataset, path, split, count, allow_outside)
         _report(run(predictions, part, processes=processes, show_progress=False if quiet else None), out)
+
+
+def _score_answers(
+    predictions: Path, part: Part, similarity: Similarity, captions: bool, quiet: bool, out: Path | None
+) -> None:
+    """Score answers in conversations, and write the tables if wanted."""
+    from refervos.evaluation.conversation_scores import score_conversations
+
+    with _stoppable("nothing was written"):
+        summary = score_conversations(
+            predictions, part, similarity=similarity, captions=captions, show_progress=False if quiet else None
+        )
+        typer.echo(printable(summary.markdown()))
+        if out is not None:
+            typer.echo("")
+            for file in summary.write(out):
+                typer.echo(f"wrote {file}")
 
 
 def submit(

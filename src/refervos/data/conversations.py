@@ -24,9 +24,10 @@ SEGMENTATION_TOKEN = "[SEG]"
 LONGEST_ANSWER = 100_000
 """Maximum number of characters of an annotated answer; published ones have some hundreds."""
 
-# Neither pattern begins anew inside of what it reads, so that no text makes either slow.
+# No pattern begins anew inside of what it reads, so that no text makes either slow.
 _MARKED = re.compile(r"\[([^\[\]]+)\]\(([^()]+)\)")
-_TAGGED = re.compile(r"<p>([^<>]*)</p>\s*\[SEG:(\d{1,9})\]")
+_NUMBERED = re.compile(r"<p>([^<>]*)</p>\s*\[SEG:(\d{1,9})\]")
+_TAGGED = re.compile(r"<p>([^<>]*)</p>\s*\[SEG\]|\s?\[SEG\]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ class GroundedPhrase:
 
     Attributes:
         start: Index of its first character in the answer.
-        end: Index after its last character.
+        end: Index after its last character; the same index in "It is [SEG].", which has a mask without a phrase.
         object_ids: The data set's ids of the objects, if known.
         ground_truth: Their masks; None if they are not public.
     """
@@ -55,12 +56,14 @@ class Turn:
         answer: The answer as plain text, without tags.
         phrases: Its grounded phrases, in the order of the text, none inside another; none where nothing is named.
         kind: Kind of question, if the data set defines kinds.
+        is_true: Function that decides whether a tagged text is a true answer, if the data set can decide that.
     """
 
     question: str
     answer: str
     phrases: tuple[GroundedPhrase, ...] = ()
     kind: str | None = None
+    is_true: Callable[[str], bool] | None = None
 
     def text_of(self, phrase: GroundedPhrase) -> str:
         """Return the words of a phrase."""
@@ -68,12 +71,8 @@ class Turn:
 
     @property
     def tagged(self) -> str:
-        """The answer as models are trained to write it: ``<p> phrase </p> [SEG]``, one token a phrase."""
-        parts, position = [], 0
-        for phrase in self.phrases:
-            parts += [self.answer[position : phrase.start], f"<p> {self.text_of(phrase)} </p> {SEGMENTATION_TOKEN}"]
-            position = phrase.end
-        return "".join((*parts, self.answer[position:]))
+        """The answer as models are trained to write it, see ``tagged``."""
+        return tagged(self.answer, [(phrase.start, phrase.end) for phrase in self.phrases])
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +95,22 @@ class Conversation:
         return self.video.id, self.id
 
 
+def tagged(text: str, phrases: Sequence[tuple[int, int]]) -> str:
+    """Return a text as models write it: ``<p> phrase </p> [SEG]``, and ``[SEG]`` alone for an empty phrase.
+
+    Args:
+        text: The text without tags.
+        phrases: Start and end of each phrase, in the order of the text, none inside another.
+    """
+    parts, position = [], 0
+    for start, end in phrases:
+        words = text[start:end]
+        parts.append(text[position:start])
+        parts.append(f"<p> {words} </p> {SEGMENTATION_TOKEN}" if words else f" {SEGMENTATION_TOKEN}")
+        position = end
+    return "".join((*parts, text[position:])).lstrip(" ")
+
+
 def with_conversations(name: str, split: str, conversations: Sequence[Conversation]) -> Dataset:
     """Make a data set of conversations, whose samples are their phrases.
 
@@ -105,7 +120,8 @@ def with_conversations(name: str, split: str, conversations: Sequence[Conversati
         conversations: All of the split, those about one video next to each other.
 
     Returns:
-        The data set. The expression id of a phrase is ``<conversation>-<turn>-<phrase>``, counted from 0.
+        The data set. The expression id of a phrase is ``<conversation>-<turn>-<phrase>``, counted from 0; masks without
+        a phrase are no samples.
     """
     return Dataset(name, split, tuple(_phrases(conversations)), tuple(conversations))
 
@@ -114,6 +130,8 @@ def _phrases(conversations: Iterable[Conversation]) -> Iterator[Sample]:
     for conversation in conversations:
         for number, turn in enumerate(conversation.turns):
             for place, phrase in enumerate(turn.phrases):
+                if phrase.start == phrase.end:
+                    continue
                 yield Sample(
                     conversation.video,
                     f"{conversation.id}-{number}-{place}",
@@ -152,6 +170,18 @@ def parse_marked(text: str) -> tuple[str, tuple[MarkedPhrase, ...]]:
     return _parse(text, _MARKED, lambda match: (match[1], tuple(id.strip() for id in match[2].split(","))))
 
 
+def parse_tagged(text: str) -> tuple[str, tuple[MarkedPhrase, ...]]:
+    """Read an answer as models write it: ``<p> phrase </p> [SEG]``, or ``[SEG]`` alone.
+
+    Args:
+        text: The answer.
+
+    Returns:
+        The text without tags, and the phrases without ids; an empty one for each ``[SEG]`` alone.
+    """
+    return _parse(text, _TAGGED, lambda match: ((match[1] or "").strip(), ()))
+
+
 def parse_numbered_tags(text: str) -> tuple[str, tuple[MarkedPhrase, ...]]:
     """Read a caption in which phrases are marked as ``<p> phrase </p> [SEG:0]``, as ActivityNet-Entities-GCG does it.
 
@@ -161,7 +191,7 @@ def parse_numbered_tags(text: str) -> tuple[str, tuple[MarkedPhrase, ...]]:
     Returns:
         The text without marks, and the phrases with their ids.
     """
-    return _parse(text, _TAGGED, lambda match: (match[1].strip(), (match[2],)))
+    return _parse(text, _NUMBERED, lambda match: (match[1].strip(), (match[2],)))
 
 
 def _parse(

@@ -10,6 +10,7 @@ from typing import Literal
 
 from refervos.data import catalogue
 from refervos.data.files import Problems
+from refervos.data.layouts import world_conversations
 from refervos.data.layouts import worlds as worlds_benchmark
 from refervos.data.sample import Dataset, Sample, Video
 from refervos.errors import ConfigError
@@ -23,8 +24,8 @@ class Part:
     """A split of a data set, or its first videos.
 
     Attributes:
-        name: Name of the benchmark, such as ``mevis``, or ``worlds``.
-        folder: Folder of the data set; ``worlds`` needs none.
+        name: Name of the benchmark, such as ``mevis``, or ``worlds`` or ``world-conversations``.
+        folder: Folder of the data set; these two need none.
         split: The split; default the benchmark's.
         videos: Number of videos, from the first; default all.
         allow_outside: Also read files outside the folder, if annotations name them.
@@ -39,6 +40,8 @@ class Part:
     @property
     def scoring(self) -> Scoring:
         """Scoring of the benchmark; ConfigError when it is unknown."""
+        if self.name == world_conversations.NAME:
+            return "video"
         return "worlds" if self.name == worlds_benchmark.NAME else catalogue.find_benchmark(self.name).scoring
 
     def open(self) -> OpenPart:
@@ -50,6 +53,9 @@ class Part:
         """
         if self.name == worlds_benchmark.NAME:
             dataset = worlds_benchmark.read_worlds(self.folder, self.split or worlds_benchmark.ALL, Problems())
+        elif self.name == world_conversations.NAME:
+            split = self.split or world_conversations.CAPTIONS
+            dataset = world_conversations.read_world_conversations(self.folder, split, Problems())
         elif self.folder is None:
             title = catalogue.find_benchmark(self.name).title
             raise ConfigError(f"{title} needs the folder of the data set; give it after the name {self.name}.")

@@ -179,7 +179,10 @@ def _nltk_meteor(references: Sequence[str], texts: Sequence[str]) -> tuple[float
     from nltk.translate.meteor_score import single_meteor_score
 
     scores = tuple(
-        float(single_meteor_score(reference.split(), text.split(), wordnet=_NoSynonyms(), **METEOR_WEIGHTS))
+        # Version 1.5 takes a text that equals its reference for one without fragments, NLTK for one of one fragment.
+        1.0
+        if reference and reference == text
+        else float(single_meteor_score(reference.split(), text.split(), wordnet=_NoSynonyms(), **METEOR_WEIGHTS))
         for reference, text in zip(references, texts, strict=True)
     )
     return float(np.mean(scores)), scores
