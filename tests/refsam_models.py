@@ -1,4 +1,4 @@
-"""A RefSAM with random weights that reads sentences, for tests that need no training."""
+"""A small RefSAM with random weights and a tokenizer, for tests that need no training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TINY = RefSamConfig(
     ),
     text=T5Config(vocabulary=120, width=24, head_width=8, heads=4, layers=2, feedforward=48),
 )
-"""Adapters in blocks 4 to 7, so that two of the three maps between the blocks come before them, as published."""
+"""Has adapters in blocks 4 to 7, so that two of the three intermediate maps come before them, as published."""
 
 SENTENCES = ("the red circle", "the big blue square that moves to the left", "a green disc behind the square")
 CAPTION, SHORT_CAPTION = [17, 23, 42, 61, 5, 1], [33, 1]
@@ -41,12 +41,12 @@ CAPTION, SHORT_CAPTION = [17, 23, 42, 61, 5, 1], [33, 1]
 
 @cache
 def tokenizer() -> Tokenizer:
-    """One for a few sentences."""
+    """Make a tokenizer for a few sentences."""
     return train_unigram(2 * SENTENCES, TINY.text.vocabulary)
 
 
 def tiny_model(**changes: Any) -> RefSam:
-    """A model of 0.3 M parameters whose weights depend on their names, so that outputs are neither flat nor chaotic."""
+    """Make a model of 0.3 M parameters whose weights depend on their names and give varied masks."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = RefSam(replace(TINY, **changes), tokenizer())
@@ -59,7 +59,7 @@ def tiny_model(**changes: Any) -> RefSam:
 
 @torch.no_grad()
 def draw_weights(part: nn.Module) -> None:
-    """Draw weights by their names and shapes, all of a size that matters; T5 draws its own well enough."""
+    """Draw weights by their names and shapes, all large enough to matter; T5's own initialisation is kept."""
     for name, value in part.named_parameters():
         draw = torch.from_numpy(noise(name, value.shape)).float()
         if value.ndim >= 2 and "embed" not in name and "pos" not in name and "token" not in name:
@@ -73,12 +73,12 @@ def draw_weights(part: nn.Module) -> None:
 
 
 def placed(model: RefSam, count: int, seed: int = 0) -> Tensor:
-    """Frames of one video in the square (T, 3, S, S), of the model's type."""
+    """Place the frames of one video in the square (T, 3, S, S), in the model's type."""
     place = model.placement((48, 64))
     frames = [place.place(torch.from_numpy(frame).permute(2, 0, 1)) for frame in scene(count, 48, 64, seed)]
     return torch.stack(frames).to(model.sam.dtype)
 
 
 def padded(captions: list[list[int]]) -> Tensor:
-    """Token ids as one tensor (N, L)."""
+    """Stack token ids (N, L)."""
     return nn.utils.rnn.pad_sequence([torch.tensor(caption) for caption in captions], batch_first=True)

@@ -1,4 +1,4 @@
-"""RefSAM in sessions: sentences that do not disturb each other, one token of memory, folders and files."""
+"""RefSAM in sessions: independent sentences, one track token of memory, saving and loading."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ SIZE = (48, 64)
 
 @pytest.fixture(scope="module")
 def model() -> RefSam:
-    """In double precision, in which other orders of summation cannot be told apart; not to be changed."""
+    """Make a model in double precision, where the order of summation does not matter; do not modify it."""
     return tiny_model().double()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model in single precision, saved."""
+    """Save the model in single precision."""
     path = tmp_path_factory.mktemp("refsam") / "model"
     tiny_model().save_pretrained(path)
     return path
 
 
-def logits(answers: list[Segmentation]) -> np.ndarray:
-    """(T, N, H, W)."""
-    return np.stack([answer.logits for answer in answers if answer.logits is not None])
+def logits(results: list[Segmentation]) -> np.ndarray:
+    """Stack mask logits (T, N, H, W)."""
+    return np.stack([result.logits for result in results if result.logits is not None])
 
 
-def followed(model: RefSam, sentences: tuple[str, ...], frames: list[np.ndarray]) -> np.ndarray:
-    """Logits of sentences that are asked from the first frame on."""
+def segment(model: RefSam, sentences: tuple[str, ...], frames: list[np.ndarray]) -> np.ndarray:
+    """Follow sentences from the first frame on; return mask logits."""
     session = model.open(list(sentences), keep_logits=True)
     return logits([session.step(frame) for frame in frames])
 
 
 def assert_same(one: np.ndarray, other: np.ndarray) -> None:
-    """Equal up to the single precision in which sessions answer."""
+    """Check equality up to single precision, in which sessions return logits."""
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
-def test_sentences_together_are_each_alone(model: RefSam) -> None:
+def test_several_sentences_give_the_results_of_each_alone(model: RefSam) -> None:
     frames = scene(4, *SIZE)
-    together = followed(model, SENTENCES, frames)
+    joint = segment(model, SENTENCES, frames)
     assert len({len(model.read(sentence)[0]) for sentence in SENTENCES}) == len(SENTENCES)
     for index, sentence in enumerate(SENTENCES):
-        assert_same(followed(model, (sentence,), frames)[:, 0], together[:, index])
-    assert np.abs(together[:, 0] - together[:, 1]).max() > 0.1
+        assert_same(segment(model, (sentence,), frames)[:, 0], joint[:, index])
+    assert np.abs(joint[:, 0] - joint[:, 1]).max() > 0.1
 
 
 def test_tracks_added_and_dropped_between_frames(model: RefSam) -> None:
@@ -72,38 +72,38 @@ def test_tracks_added_and_dropped_between_frames(model: RefSam) -> None:
     late = [session.step(frame) for frame in frames[2:4]]
     session.drop(0)
     last = [session.step(frame) for frame in frames[4:]]
-    assert [answers[0].track_ids for answers in (first, late, last)] == [(0,), (0, 1, 2), (1, 2)]
-    old = followed(model, SENTENCES[:1], frames[:4])
+    assert [results[0].track_ids for results in (first, late, last)] == [(0,), (0, 1, 2), (1, 2)]
+    old = segment(model, SENTENCES[:1], frames[:4])
     assert_same(np.concatenate([logits(first), logits(late)[:, :1]]), old)
-    new = followed(model, SENTENCES[1:], frames[2:])
+    new = segment(model, SENTENCES[1:], frames[2:])
     assert_same(np.concatenate([logits(late)[:, 1:], logits(last)]), new)
 
 
-def test_frames_given_together_are_frames_given_one_by_one(model: RefSam) -> None:
+def test_frames_in_clips_give_the_results_of_frames_one_by_one(model: RefSam) -> None:
     frames = scene(4, *SIZE)
-    together = model.open(list(SENTENCES), keep_logits=True).clip(frames)
-    assert_same(logits(together), followed(model, SENTENCES, frames))
+    joint = model.open(list(SENTENCES), keep_logits=True).clip(frames)
+    assert_same(logits(joint), segment(model, SENTENCES, frames))
     assert model.clip_length == 1
 
 
-def test_clips_of_several_videos_are_each_alone(model: RefSam) -> None:
+def test_a_batch_of_videos_gives_the_results_of_each_alone(model: RefSam) -> None:
     assert isinstance(model, BatchSegmenter)
     videos = torch.stack([placed(model, 3, seed) for seed in (0, 1, 2)])
     place = model.placement(SIZE)
-    together = [model.begin(Prompt(sentence)) for sentence in SENTENCES]
-    answers = torch.stack(
-        [answer.mask_logits for answer in model.segment_clips(videos, together)], dim=1
-    )  # (N, T, ...)
+    joint = [model.begin(Prompt(sentence)) for sentence in SENTENCES]
+    results = torch.stack([result.mask_logits for result in model.segment_clips(videos, joint)], dim=1)  # (N, T, ...)
     for row, sentence in enumerate(SENTENCES):
         track = model.begin(Prompt(sentence))
-        alone = [answer.mask_logits[0] for answer in model.segment_clip(videos[row], [track], [place] * 3)]
-        torch.testing.assert_close(answers[row], torch.stack(alone), atol=1e-9, rtol=1e-9)
+        alone = [result.mask_logits[0] for result in model.segment_clip(videos[row], [track], [place] * 3)]
+        torch.testing.assert_close(results[row], torch.stack(alone), atol=1e-9, rtol=1e-9)
         assert track.token is not None
-        torch.testing.assert_close(together[row].token, track.token, atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(joint[row].token, track.token, atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize("videos", [1, 3])
-def test_a_small_memory_budget_cuts_the_batch_and_changes_nothing(videos: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_memory_budget_splits_the_batch_and_changes_no_result(
+    videos: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny_model().double()
     pixels = torch.stack([placed(model, 2, seed) for seed in range(videos)])
     batches: list[int] = []
@@ -113,25 +113,25 @@ def test_a_small_memory_budget_cuts_the_batch_and_changes_nothing(videos: int, m
         batches.append(len(sentences.words))
         return decode(features, sentences, *others)
 
-    def answers() -> Tensor:
+    def results() -> Tensor:
         batches.clear()
         tracks = [model.begin(Prompt(sentence)) for sentence in SENTENCES]
         several = model.segment_clips(pixels, tracks)
         one = model.segment_clip(pixels[0], tracks, [model.placement(SIZE)] * 2)
-        return torch.stack([answer.mask_logits for answer in (one if videos == 1 else several)])
+        return torch.stack([result.mask_logits for result in (one if videos == 1 else several)])
 
     monkeypatch.setattr(model, "decode", counted)
-    whole = answers()
+    whole = results()
     assert batches == [3, 3]
     one_track = CPU_BUDGET // model._tracks_at_once(3, frames_too=videos > 1)
     for budget, expected in ((1, [1] * 6), (2 * one_track, [2, 1] * 2)):
         model.memory_budget = budget
-        torch.testing.assert_close(answers(), whole, atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(results(), whole, atol=1e-9, rtol=1e-9)
         assert batches == expected
 
 
 def reachable(value: Any) -> Iterator[Tensor]:
-    """Every tensor in a session's state, arrays among them."""
+    """Yield every tensor and array in a session's state."""
     if isinstance(value, (Tensor, np.ndarray)):
         yield torch.as_tensor(value)
     elif dataclasses.is_dataclass(value):
@@ -147,14 +147,14 @@ def reachable(value: Any) -> Iterator[Tensor]:
         assert value is None or isinstance(value, (bool, int, float, str)), type(value)
 
 
-def kept(session: Session) -> tuple[int, int]:
-    """How many tensors a session keeps, and the bytes of the storages behind them."""
+def memory_of(session: Session) -> tuple[int, int]:
+    """Count the tensors that a session keeps, and the bytes of the storages behind them."""
     tensors = list(reachable(session._state))
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return len(tensors), sum(storages.values())
 
 
-def test_a_session_keeps_no_more_after_two_thousand_frames() -> None:
+def test_the_memory_of_a_session_stays_constant() -> None:
     smallest = replace(TINY.sam, image_size=32, vit_width=16, vit_layers=1, vit_global_blocks=(0,), decoder_layers=1)
     session = tiny_model(sam=smallest, dense="attention").open(list(SENTENCES[:2]))
     frames = scene(8, 32, 32)
@@ -162,14 +162,14 @@ def test_a_session_keeps_no_more_after_two_thousand_frames() -> None:
     for index in range(2000):
         session.step(frames[index % 8])
         if index in (1, 100, 1999):
-            sizes[index] = kept(session)
+            sizes[index] = memory_of(session)
     assert session.frame_index == 2000
     assert sizes[1] == sizes[100] == sizes[1999]
     for track in session._tracks.values():
         assert [tensor.shape for tensor in reachable(track.state)][1:] == [(32,), (32,)]  # the sentence and one token
 
 
-def test_a_session_goes_on_from_a_file_with_identical_masks(tmp_path: Path) -> None:
+def test_a_restored_session_gives_identical_masks(tmp_path: Path) -> None:
     model, frames = tiny_model(), scene(6, *SIZE)
     session = model.open(list(SENTENCES[:2]), keep_logits=True)
     for frame in frames[:3]:
@@ -180,7 +180,7 @@ def test_a_session_goes_on_from_a_file_with_identical_masks(tmp_path: Path) -> N
     assert restored.expressions == session.expressions
     on = logits([session.step(frame) for frame in frames[3:]])
     assert np.array_equal(logits([restored.step(frame) for frame in frames[3:]]), on)
-    assert [answer.masks.shape for answer in restored.clip(frames[:1])] == [(3, *SIZE)]
+    assert [result.masks.shape for result in restored.clip(frames[:1])] == [(3, *SIZE)]
 
 
 def test_a_session_is_not_restored_on_another_model(tmp_path: Path) -> None:
@@ -189,28 +189,28 @@ def test_a_session_is_not_restored_on_another_model(tmp_path: Path) -> None:
         tiny_model(mask_threshold=0.1).restore(tmp_path / "session")
 
 
-def test_after_a_cut_sentences_are_asked_anew(model: RefSam) -> None:
+def test_after_a_cut_the_results_are_those_of_a_new_session(model: RefSam) -> None:
     before = scene(3, *SIZE)
     after = [255 - frame[::-1] for frame in scene(3, *SIZE, seed=4)]
     forgetting = model.open(list(SENTENCES), keep_logits=True, on_cut="forget")
-    answers = [forgetting.step(frame) for frame in before + after]
-    assert [answer.cut for answer in answers] == [False, False, False, True, False, False]
-    assert_same(logits(answers[:3]), followed(model, SENTENCES, before))
-    assert_same(logits(answers[3:]), followed(model, SENTENCES, after))
-    through = followed(model, SENTENCES, before + after)
-    assert np.abs(through[3:] - logits(answers[3:])).max() > 1e-2
+    results = [forgetting.step(frame) for frame in before + after]
+    assert [result.cut for result in results] == [False, False, False, True, False, False]
+    assert_same(logits(results[:3]), segment(model, SENTENCES, before))
+    assert_same(logits(results[3:]), segment(model, SENTENCES, after))
+    through = segment(model, SENTENCES, before + after)
+    assert np.abs(through[3:] - logits(results[3:])).max() > 1e-2
 
 
-def test_frames_that_are_missing_do_not_matter_to_the_token(model: RefSam) -> None:
+def test_a_gap_does_not_change_the_results(model: RefSam) -> None:
     frames = scene(4, *SIZE)
     session = model.open(SENTENCES[0], keep_logits=True)
-    answers = [session.step(frame) for frame in frames[:2]]
+    results = [session.step(frame) for frame in frames[:2]]
     session.mark_gap()
-    answers += [session.step(frame) for frame in frames[2:]]
-    assert_same(logits(answers), followed(model, SENTENCES[:1], frames))
+    results += [session.step(frame) for frame in frames[2:]]
+    assert_same(logits(results), segment(model, SENTENCES[:1], frames))
 
 
-def test_a_renamed_track_keeps_its_token(model: RefSam) -> None:
+def test_a_track_with_a_new_prompt_keeps_its_track_token(model: RefSam) -> None:
     frames = scene(3, *SIZE)
     session = model.open(SENTENCES[0], keep_logits=True)
     session.step(frames[0])
@@ -223,30 +223,30 @@ def test_a_renamed_track_keeps_its_token(model: RefSam) -> None:
     expected = next(model.segment_clip(placed(model, 3)[1:2], [track], [model.placement(SIZE)]))
     renamed = logits([session.step(frames[1])])[0]
     assert_same(renamed, model.placement(SIZE).restore(expected.mask_logits).numpy())
-    assert np.abs(renamed - followed(model, SENTENCES[:1], frames[:2])[1]).max() > 1e-2
+    assert np.abs(renamed - segment(model, SENTENCES[:1], frames[:2])[1]).max() > 1e-2
 
 
-def test_a_track_is_asked_with_a_sentence_alone(model: RefSam) -> None:
+def test_only_sentences_are_accepted_as_prompts(model: RefSam) -> None:
     for prompt in (Prompt(box=(1, 2, 30, 40)), Prompt(SENTENCES[0], points=[(3, 4)])):
-        with pytest.raises(
-            PromptError, match=r"RefSAM is asked with a sentence alone, not with .*; for clicks[^.]*\.$"
-        ):
+        with pytest.raises(PromptError, match=r"RefSAM takes sentences only and was given .*; for clicks[^.]*\.$"):
             model.open([prompt])
     session = model.open(SENTENCES[0])
-    with pytest.raises(PromptError, match="sentence alone, not with points;"):
+    with pytest.raises(PromptError, match="sentences only and was given points;"):
         model.begin(Prompt(SENTENCES[0], points=[(3, 4)]))
-    with pytest.raises(PromptError, match="sentence alone, not with box"):
+    with pytest.raises(PromptError, match="sentences only and was given box"):
         session.set_prompt(0, Prompt(box=(1, 2, 30, 40)))
-    answer = session.step(scene(1, *SIZE)[0])
-    with pytest.raises(PromptError, match=r"^RefSAM cannot be corrected by clicks, a box or a mask; ask [^.]*\.$"):
+    result = session.step(scene(1, *SIZE)[0])
+    with pytest.raises(
+        PromptError, match=r"^RefSAM cannot be corrected by clicks, a box or a mask; use set_prompt [^.]*\.$"
+    ):
         session.correct(0, points=[(3, 4)])
     with pytest.raises(PromptError, match=r"^there is no correction to undo\.$"):
         session.undo(0)
     assert session.expressions == {0: SENTENCES[0]}
-    assert np.array_equal(session._state.last.masks, answer.masks)  # type: ignore[union-attr]
+    assert np.array_equal(session._state.last.masks, result.masks)  # type: ignore[union-attr]
 
 
-def test_sentences_that_cannot_be_read(model: RefSam) -> None:
+def test_sentences_without_tokenizer_or_too_long_are_refused(model: RefSam) -> None:
     with pytest.raises(PromptError, match="has no tokenizer files, so it cannot read sentences"):
         RefSam(TINY).open(SENTENCES[0])
     short = tiny_model(text=replace(TINY.text, max_tokens=4))
@@ -254,8 +254,7 @@ def test_sentences_that_cannot_be_read(model: RefSam) -> None:
         short.open(SENTENCES[1])
 
 
-def test_presence_is_told_by_the_mask_alone(model: RefSam) -> None:
-    """There is no object score: an object is there where its mask has a pixel."""
+def test_presence_is_one_for_a_mask_and_zero_for_an_empty_one(model: RefSam) -> None:
     frame = scene(1, *SIZE)[0]
     seen = model.open(SENTENCES[0]).step(frame)
     blind = tiny_model(mask_threshold=1e6).open(SENTENCES[0]).step(frame)
@@ -267,54 +266,54 @@ def test_presence_is_told_by_the_mask_alone(model: RefSam) -> None:
 # Folders.
 
 
-def test_a_saved_model_is_loaded_back_with_identical_masks(folder: Path) -> None:
+def test_a_saved_model_is_loaded_with_identical_masks(folder: Path) -> None:
     model, loaded, frames = tiny_model(), load(folder, device="cpu"), scene(3, *SIZE)
     assert isinstance(loaded, RefSam)
     assert loaded.config == model.config
     assert loaded.fingerprint() == model.fingerprint()
-    lay_out(model)  # as load does; products of weights that lie otherwise differ in rounding on some processors
-    expected = followed(model, SENTENCES, frames)
+    lay_out(model)  # as load does; with another memory layout, products differ in rounding on some processors
+    expected = segment(model, SENTENCES, frames)
     assert expected.std() > 0.1
-    assert np.array_equal(followed(loaded, SENTENCES, frames), expected)
+    assert np.array_equal(segment(loaded, SENTENCES, frames), expected)
 
 
 @pytest.mark.parametrize("options", [{"tracking": "none"}, {"dense": "attention"}, {"adapters": False}], ids=str)
-def test_a_model_is_not_loaded_without_a_part_that_it_has(folder: Path, options: dict[str, Any]) -> None:
+def test_options_that_drop_a_saved_part_are_refused(folder: Path, options: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match=r"does not fit the model; .*unexpected: "):
         load(folder, device="cpu", **options)
 
 
-def test_fields_without_weights_may_be_changed_at_loading(folder: Path) -> None:
+def test_settings_without_weights_can_be_changed_at_loading(folder: Path) -> None:
     changed = load(folder, device="cpu", mask_threshold=0.51, first_short_side=24)
     assert changed.placement(SIZE).first == (24, 32)
     changed = load(folder, device="cpu", mask_threshold=0.51)
     frames = scene(1, *SIZE)
-    expected = followed(tiny_model(), SENTENCES, frames) - 0.5
-    assert_same(followed(changed, SENTENCES, frames), expected)  # type: ignore[arg-type]
+    expected = segment(tiny_model(), SENTENCES, frames) - 0.5
+    assert_same(segment(changed, SENTENCES, frames), expected)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="unknown field protocol"):
         load(folder, device="cpu", protocol="published")
     with pytest.raises(ConfigError, match="dense is 'both' where one of"):
         load(folder, device="cpu", dense="both")
 
 
-def test_a_model_is_loaded_with_a_memory_budget(folder: Path) -> None:
+def test_a_memory_budget_can_be_set_at_loading(folder: Path) -> None:
     assert load(folder, device="cpu", memory_budget=12345).memory_budget == 12345
 
 
-def test_mixed_precision_agrees_with_float32(folder: Path) -> None:
+def test_bfloat16_agrees_with_float32(folder: Path) -> None:
     frames = scene(3, *SIZE)
-    exact = followed(tiny_model(), SENTENCES, frames)
+    exact = segment(tiny_model(), SENTENCES, frames)
     rounded = load(folder, device="cpu", dtype="bfloat16")
     assert isinstance(rounded, RefSam)
     types = {parameter.dtype for part in rounded.children() for parameter in part.parameters()}
     table = rounded.sam.sam.shared_image_embedding.positional_embedding
     assert types == {torch.bfloat16, torch.float32}
     assert [own for own in rounded.parameters() if own.dtype == torch.float32] == [table]
-    found = followed(rounded, SENTENCES, frames)
+    found = segment(rounded, SENTENCES, frames)
     assert 0 < np.abs(found - exact).mean() < 0.1 * exact.std()
 
 
-def test_models_that_would_answer_differently_have_other_fingerprints() -> None:
+def test_models_that_give_different_results_have_different_fingerprints() -> None:
     changes: list[dict[str, Any]] = [{}, {"mask_threshold": 0.1}, {"sparse": False}, {"tracking": "none"}]
     prints = [tiny_model(**change).fingerprint() for change in changes]
     assert len(set(prints)) == len(prints)

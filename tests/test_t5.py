@@ -1,4 +1,4 @@
-"""T5's encoder and tokenizer: as transformers has them, from any folder, and trained small from sentences."""
+"""T5's encoder and tokenizer: equal to transformers', loaded from any folder, and trained from sentences."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from refervos.training.recipe import read_recipe
 from refervos.training.stages.language import KINDS, LanguageSettings, LanguageStage, train_unigram
 from refervos.training.trainer import train
 from refervos.worlds import all_sentences
-from text_oracles import SENTENCES, assert_named_and_drawn_alike
+from text_oracles import SENTENCES, assert_same_names_and_initialisation
 
 TINY = T5Config(vocabulary=500, width=24, head_width=8, heads=4, layers=2, feedforward=32)
 IDS = torch.tensor([[5, 9, 7, 30, 1], [8, 6, 1, 0, 0]])
@@ -34,7 +34,7 @@ def tokenizer() -> Tokenizer:
 
 
 def published_shape(**changed: Any) -> Any:
-    """A tiny T5 as transformers describes it."""
+    """Make the configuration of a tiny T5 of transformers."""
     from transformers import T5Config as Published
 
     shape = {"vocab_size": 500, "d_model": 24, "d_kv": 8, "num_heads": 4, "num_layers": 2, "d_ff": 32}
@@ -60,7 +60,7 @@ def test_presets_have_as_many_parameters_as_published(name: str, parameters: int
         assert count_parameters(T5TextEncoder(T5_PRESETS[name])) == parameters
 
 
-def test_a_sentence_reads_the_same_alone_and_padded() -> None:
+def test_a_sentence_gives_the_same_states_alone_and_padded() -> None:
     encoder = T5TextEncoder(TINY).eval()
     with torch.no_grad():
         alone, padded = encoder(IDS[1:, :3]), encoder(IDS)
@@ -69,8 +69,8 @@ def test_a_sentence_reads_the_same_alone_and_padded() -> None:
 
 
 @pytest.mark.parametrize("feed_forward", ["relu", "gated-gelu"])
-def test_the_encoder_is_the_published_one(feed_forward: str) -> None:
-    """Also where sentences are long enough for distances to share a bias."""
+def test_the_encoder_equals_transformers(feed_forward: str) -> None:
+    """Includes sentences long enough for distances to share a bias."""
     from transformers import T5EncoderModel
 
     gated = feed_forward != "relu"
@@ -85,24 +85,24 @@ def test_the_encoder_is_the_published_one(feed_forward: str) -> None:
     torch.testing.assert_close(states[ids != 0], published_states(published, ids)[ids != 0], atol=1e-6, rtol=0)
 
 
-def test_gradients_are_the_published_ones() -> None:
+def test_gradients_equal_those_of_transformers() -> None:
     from transformers import T5EncoderModel
 
     published = T5EncoderModel(published_shape()).encoder.eval()
     encoder = T5TextEncoder(TINY)
     encoder.t5.load_state_dict(published.state_dict())
     kept = IDS != 0
-    told = torch.randn(2, 5, 24) * kept[..., None]
-    (encoder(IDS) * told).sum().backward()
-    (published(input_ids=IDS, attention_mask=kept.long()).last_hidden_state * told).sum().backward()
-    wanted = dict(published.named_parameters())
+    weights = torch.randn(2, 5, 24) * kept[..., None]
+    (encoder(IDS) * weights).sum().backward()
+    (published(input_ids=IDS, attention_mask=kept.long()).last_hidden_state * weights).sum().backward()
+    expected = dict(published.named_parameters())
     for name, parameter in encoder.t5.named_parameters():
         assert parameter.grad is not None
-        torch.testing.assert_close(parameter.grad, wanted[name].grad, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(parameter.grad, expected[name].grad, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("feed_forward", ["relu", "gated-gelu"])
-def test_names_and_new_weights_are_the_published_ones(feed_forward: str) -> None:
+def test_names_and_initialisation_equal_those_of_transformers(feed_forward: str) -> None:
     from transformers import T5EncoderModel
 
     torch.manual_seed(0)
@@ -110,11 +110,11 @@ def test_names_and_new_weights_are_the_published_ones(feed_forward: str) -> None
         published_shape(feed_forward_proj=feed_forward, d_model=128, d_kv=32, num_heads=64, d_ff=256)
     )
     shape = replace(TINY, gated=feed_forward != "relu", width=128, head_width=32, heads=64, feedforward=256)
-    assert_named_and_drawn_alike(T5TextEncoder(shape).t5, published.encoder)
+    assert_same_names_and_initialisation(T5TextEncoder(shape).t5, published.encoder)
 
 
 @pytest.mark.parametrize(("buckets", "farthest"), [(32, 128), (64, 512), (8, 20), (33, 100), (4, 2)])
-def test_distances_share_biases_as_published(buckets: int, farthest: int) -> None:
+def test_distance_buckets_equal_those_of_transformers(buckets: int, farthest: int) -> None:
     from transformers.models.t5.modeling_t5 import T5Attention
 
     distance = torch.arange(-1000, 1001)
@@ -123,16 +123,16 @@ def test_distances_share_biases_as_published(buckets: int, farthest: int) -> Non
 
 
 def beyond_float16(gated: bool) -> T5TextEncoder:
-    """An encoder whose feed-forward networks exceed float16 though no weight does, as the large T5s' do."""
+    """Make an encoder whose feed-forward networks exceed float16 although no weight does, like the large T5s."""
     torch.manual_seed(0)
     encoder = T5TextEncoder(replace(TINY, gated=gated)).eval()
     for name, parameter in encoder.named_parameters():
         if ".wi" in name:
-            parameter.data.mul_(300 if gated else 10)  # gated, their product is beyond it already
+            parameter.data.mul_(300 if gated else 10)  # gated, their product exceeds it already
         elif ".wo." in name and not gated:
             parameter.data.mul_(3e4)
         elif "embed_tokens" in name:
-            parameter.data.mul_(400)  # beyond it squared
+            parameter.data.mul_(400)  # exceeds it when squared
     return encoder.half().float()
 
 
@@ -155,7 +155,7 @@ def test_float16_does_not_overflow(gated: bool, autocast: bool) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.no_grad()
-def test_padding_changes_nothing_in_half_precision(dtype: torch.dtype) -> None:
+def test_padding_does_not_change_results_in_half_precision(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     encoder = T5TextEncoder(TINY).eval()
     exact = encoder(IDS)
@@ -170,12 +170,12 @@ def test_padding_changes_nothing_in_half_precision(dtype: torch.dtype) -> None:
         torch.testing.assert_close(close[IDS != 0].float(), exact[IDS != 0], atol=bound, rtol=0)
 
 
-def test_nothing_is_dropped_in_training() -> None:
+def test_there_is_no_dropout_in_training() -> None:
     encoder = T5TextEncoder(TINY).train()
     assert torch.equal(encoder(IDS), encoder(IDS))
 
 
-def test_a_shape_that_cannot_be() -> None:
+def test_invalid_configurations_are_refused() -> None:
     with pytest.raises(ConfigError, match="layers is 0; a T5 encoder needs at least 1"):
         T5Config(layers=0)
     with pytest.raises(
@@ -190,10 +190,10 @@ def test_a_shape_that_cannot_be() -> None:
 
 @pytest.mark.parametrize("decoder", [True, False])
 @pytest.mark.parametrize("feed_forward", ["relu", "gated-gelu"])
-def test_a_hugging_face_t5_is_read(tmp_path: Path, tokenizer: Tokenizer, decoder: bool, feed_forward: str) -> None:
+def test_a_hugging_face_t5_is_loaded(tmp_path: Path, tokenizer: Tokenizer, decoder: bool, feed_forward: str) -> None:
     from transformers import T5EncoderModel, T5ForConditionalGeneration
 
-    # T5 v1.1 does not tie its output to its embedding.
+    # T5 v1.1 does not tie its output layer to its embedding.
     shape = published_shape(feed_forward_proj=feed_forward, tie_word_embeddings=feed_forward == "relu")
     model = (T5ForConditionalGeneration if decoder else T5EncoderModel)(shape)
     model.save_pretrained(tmp_path)
@@ -204,7 +204,7 @@ def test_a_hugging_face_t5_is_read(tmp_path: Path, tokenizer: Tokenizer, decoder
     assert_same_states(encoder, model)
 
 
-def test_weights_in_shards_or_pickled_are_read_alike(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_sharded_and_pickled_weights_are_loaded(tmp_path: Path, tokenizer: Tokenizer) -> None:
     from transformers import T5ForConditionalGeneration
 
     model = T5ForConditionalGeneration(published_shape())
@@ -225,7 +225,7 @@ def test_weights_in_shards_or_pickled_are_read_alike(tmp_path: Path, tokenizer: 
     assert_same_states(load_t5(tmp_path)[0], model)
 
 
-def test_our_own_folder_is_read_back(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_our_own_folder_is_saved_and_loaded(tmp_path: Path, tokenizer: Tokenizer) -> None:
     encoder = T5TextEncoder(TINY).eval()
     save_text(encoder, tokenizer, tmp_path)
     again, own = load_t5(tmp_path)
@@ -236,7 +236,7 @@ def test_our_own_folder_is_read_back(tmp_path: Path, tokenizer: Tokenizer) -> No
     assert own.encode("the square that moves", ["moves"]) == tokenizer.encode("the square that moves", ["moves"])
 
 
-def test_each_kind_of_encoder_has_its_own_reader(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_each_kind_of_encoder_is_loaded_only_by_its_own_function(tmp_path: Path, tokenizer: Tokenizer) -> None:
     roberta = TextEncoder(TextConfig(vocabulary=50, width=8, layers=4, heads=2, feedforward=8, positions=20,
                                      segment_ends=(1, 2, 3, 4)))  # fmt: skip
     save_text(roberta, tokenizer, tmp_path / "roberta")
@@ -250,13 +250,13 @@ def test_each_kind_of_encoder_has_its_own_reader(tmp_path: Path, tokenizer: Toke
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"d_kv": None}, "does not tell d_kv; give the folder of a T5"),
-        ({"feed_forward_proj": "silu"}, "feed_forward_proj is 'silu', not 'relu' or 'gated-gelu'"),
-        ({"layer_norm_epsilon": 1e-5}, "layer_norm_epsilon is 1e-05, not 1e-06"),
+        ({"d_kv": None}, "has no d_kv; give the folder of a T5"),
+        ({"feed_forward_proj": "silu"}, "feed_forward_proj is 'silu'; it must be 'relu' or 'gated-gelu'"),
+        ({"layer_norm_epsilon": 1e-5}, "layer_norm_epsilon is 1e-05; it must be 1e-06"),
         ({"num_layers": 3}, "does not fit the model"),
     ],
 )
-def test_a_folder_that_is_no_such_t5(tmp_path: Path, changed: dict[str, Any], sentence: str) -> None:
+def test_unsupported_t5_folders_are_refused(tmp_path: Path, changed: dict[str, Any], sentence: str) -> None:
     from transformers import T5EncoderModel
 
     T5EncoderModel(published_shape()).save_pretrained(tmp_path)
@@ -267,7 +267,7 @@ def test_a_folder_that_is_no_such_t5(tmp_path: Path, changed: dict[str, Any], se
         load_t5(tmp_path)
 
 
-def test_an_old_header_without_what_has_a_usual_value(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_an_old_config_without_optional_fields_is_loaded(tmp_path: Path, tokenizer: Tokenizer) -> None:
     from transformers import T5EncoderModel
 
     model = T5EncoderModel(published_shape())
@@ -282,7 +282,7 @@ def test_an_old_header_without_what_has_a_usual_value(tmp_path: Path, tokenizer:
     assert_same_states(encoder, model)
 
 
-def test_sentences_end_but_do_not_start_with_a_token(tokenizer: Tokenizer) -> None:
+def test_sentences_have_an_end_token_and_no_start_token(tokenizer: Tokenizer) -> None:
     ids, flags = tokenizer.encode("  The RED \n circle ")
     assert tokenizer.tokens(ids) == ["▁the", "▁red", "▁circle", "</s>"]
     assert not any(flags)
@@ -294,7 +294,7 @@ def test_sentences_end_but_do_not_start_with_a_token(tokenizer: Tokenizer) -> No
     ]
 
 
-def test_given_verbs_mark_their_pieces(tokenizer: Tokenizer) -> None:
+def test_given_verbs_flag_their_pieces(tokenizer: Tokenizer) -> None:
     ids, flags = tokenizer.encode("the yak moving to the right", ["moving", "yak"])
     marked = [piece for piece, flag in zip(tokenizer.tokens(ids), flags, strict=True) if flag]
     assert "".join(marked).replace("▁", " ").split() == ["yak", "moving"]
@@ -302,26 +302,28 @@ def test_given_verbs_mark_their_pieces(tokenizer: Tokenizer) -> None:
         tokenizer.encode("the square", ["jumps"])
 
 
-def test_the_same_sentences_make_the_same_tokenizer(tokenizer: Tokenizer) -> None:
+def test_training_a_tokenizer_is_deterministic(tokenizer: Tokenizer) -> None:
     again = train_unigram(all_sentences(), 1000)
     assert again.model.to_str() == tokenizer.model.to_str()
     assert len(train_unigram(all_sentences(), 100)) <= 100
 
 
-def test_a_tokenizer_as_sentencepiece_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """T5 as published has ``spiece.model``, and a hundred sentinels that it does not list."""
+def test_a_sentencepiece_file_is_loaded_with_its_unlisted_sentinels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published T5s have a ``spiece.model`` that does not list their hundred sentinels."""
     sentencepiece = pytest.importorskip("sentencepiece")
     pytest.importorskip("google.protobuf")
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(all_sentences()), model_prefix=str(tmp_path / "spiece"), vocab_size=150,
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
     )  # fmt: skip
-    written = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
     (tmp_path / "spiece.vocab").unlink()
     assert has_tokenizer(tmp_path)
     own = Tokenizer.from_pretrained(tmp_path)
     for sentence in all_sentences()[::500]:
-        assert own.encode(sentence)[0] == [*written.encode(sentence), 1]
+        assert own.encode(sentence)[0] == [*processor.encode(sentence), 1]
     assert own.id_of("<extra_id_0>") == 249
     (tmp_path / "fast").mkdir()
     own.save_pretrained(tmp_path / "fast")
@@ -333,25 +335,25 @@ def test_a_tokenizer_as_sentencepiece_writes_it(tmp_path: Path, monkeypatch: pyt
         Tokenizer.from_pretrained(tmp_path)
 
 
-def sentencepiece_file(folder: Path, **how: Any) -> None:
+def sentencepiece_file(folder: Path, **options: Any) -> None:
     sentencepiece = pytest.importorskip("sentencepiece")
     pytest.importorskip("google.protobuf")
-    kind = {"vocab_size": 250, "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2, **how}
+    kind = {"vocab_size": 250, "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2, **options}
     sentences = iter([*all_sentences(), *SENTENCES * 5])
     sentencepiece.SentencePieceTrainer.train(sentence_iterator=sentences, model_prefix=str(folder / "spiece"), **kind)
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [{}, {"normalization_rule_name": "identity"}, {"user_defined_symbols": ["circle", "qq"], "control_symbols": "<c>"}],
 )
-def test_a_sentencepiece_file_reads_as_transformers(tmp_path: Path, how: dict[str, Any]) -> None:
+def test_sentencepiece_files_give_the_same_tokenizer_as_transformers(tmp_path: Path, options: dict[str, Any]) -> None:
     import transformers
     from transformers import T5TokenizerFast
 
-    if how.get("normalization_rule_name") and transformers.__version__ < "5.20":
+    if options.get("normalization_rule_name") and transformers.__version__ < "5.20":
         pytest.skip("transformers before 5.20 cannot read a file without normalisation itself")
-    sentencepiece_file(tmp_path, **how)
+    sentencepiece_file(tmp_path, **options)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"extra_ids": 7}))
     own, published = Tokenizer.from_pretrained(tmp_path), T5TokenizerFast.from_pretrained(tmp_path)
     assert len(own) == 257
@@ -363,16 +365,21 @@ def test_a_sentencepiece_file_reads_as_transformers(tmp_path: Path, how: dict[st
 
 
 @pytest.mark.parametrize(
-    ("how", "sentence"),
-    [({"model_type": "bpe"}, "spiece.model is no Unigram"), ({"pad_id": -1, "unk_id": 0}, "there is no token <pad>")],
+    ("options", "sentence"),
+    [
+        ({"model_type": "bpe"}, "spiece.model is not a Unigram model"),
+        ({"pad_id": -1, "unk_id": 0}, "there is no token <pad>"),
+    ],
 )
-def test_a_sentencepiece_file_of_another_model(tmp_path: Path, how: dict[str, Any], sentence: str) -> None:
-    sentencepiece_file(tmp_path, **how)
+def test_sentencepiece_files_of_other_models_are_refused(
+    tmp_path: Path, options: dict[str, Any], sentence: str
+) -> None:
+    sentencepiece_file(tmp_path, **options)
     with pytest.raises(CheckpointError, match=sentence):
         Tokenizer.from_pretrained(tmp_path)
 
 
-def test_a_broken_sentencepiece_file(tmp_path: Path) -> None:
+def test_a_damaged_sentencepiece_file_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("sentencepiece")
     (tmp_path / "spiece.model").write_bytes(b"nothing of the kind")
     with pytest.raises(CheckpointError, match="are not readable"):
@@ -396,7 +403,7 @@ stages:
 """
 
 
-def test_a_small_t5_learns_to_guess_hidden_words(tmp_path: Path) -> None:
+def test_a_small_t5_learns_to_predict_masked_words(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(RECIPE)
     train(read_recipe(tmp_path / "small.yaml"), tmp_path, show_progress=False)
     rows = [json.loads(line) for line in (tmp_path / "language" / "history.jsonl").read_text().splitlines()]
@@ -417,7 +424,7 @@ def stage() -> LanguageStage:
     return LanguageStage.build(LanguageSettings(kind="t5", t5=shape), {}, seed=1)
 
 
-def test_only_words_are_hidden(stage: LanguageStage) -> None:
+def test_only_words_are_masked(stage: LanguageStage) -> None:
     special = set(stage.tokenizer.special_ids)
     sentinel = stage.tokenizer.id_of("<extra_id_0>")
     hidden = 0
@@ -431,7 +438,7 @@ def test_only_words_are_hidden(stage: LanguageStage) -> None:
     assert hidden > 200
 
 
-def test_the_summary_of_a_t5_is_the_mean_without_padding() -> None:
+def test_the_summary_of_a_t5_is_its_mean_without_padding_and_of_roberta_its_first_token() -> None:
     states = torch.randn(2, 4, 3)
     keep = torch.tensor([[True, True, True, True], [True, True, False, False]])
     mean = KINDS["t5"].summarise(states, keep)

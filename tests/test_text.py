@@ -1,4 +1,4 @@
-"""Sentences to tokens, verbs for the motion prompt, and prompts that make no sense."""
+"""RoBERTa: its tokenizer and encoder, and verbs for the motion prompt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -23,7 +22,7 @@ from refervos.text.pretrained import load_text
 from refervos.text.tokenizer import Tokenizer
 from refervos.text.verbs import find_verbs
 from scenes import MICRO, micro_model
-from text_oracles import assert_named_and_drawn_alike, assert_reads_as
+from text_oracles import assert_same_names_and_initialisation, assert_same_tokenizer
 
 ASSETS = Path(refervos.__file__).parent / "assets"
 
@@ -33,7 +32,7 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.from_pretrained(ASSETS / "miniature")
 
 
-def test_sentences_are_lower_cased_and_their_spaces_single(tokenizer: Tokenizer) -> None:
+def test_sentences_are_lower_cased_and_their_spaces_normalised(tokenizer: Tokenizer) -> None:
     ids, _ = tokenizer.encode("the red circle")
     assert tokenizer.encode("  The RED \n circle ")[0] == ids
     assert ids[0] == 0
@@ -41,7 +40,7 @@ def test_sentences_are_lower_cased_and_their_spaces_single(tokenizer: Tokenizer)
     assert tokenizer.encode("the blue circle")[0] != ids
 
 
-def test_given_verbs_mark_their_tokens(tokenizer: Tokenizer) -> None:
+def test_given_verbs_flag_their_tokens(tokenizer: Tokenizer) -> None:
     ids, plain = tokenizer.encode("the square moving to the right")
     assert not any(plain)
     marked = tokenizer.encode("the square moving to the right", ["moving"])[1]
@@ -59,7 +58,7 @@ def test_too_long_sentences_are_refused(tokenizer: Tokenizer) -> None:
         tokenizer.encode("the red circle " * 20, limit=10)
 
 
-def test_tokenizers_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tokenizers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointError, match=r"has no tokenizer.json or vocab.json"):
         Tokenizer.from_pretrained(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -74,37 +73,37 @@ def test_a_tokenizer_of_another_model_is_refused(tokenizer: Tokenizer) -> None:
         Samwise(MICRO, tokenizer)
 
 
-def test_a_broken_tokenizer_file(tmp_path: Path) -> None:
+def test_a_damaged_tokenizer_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="are not readable"):
         Tokenizer.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["miniature", "refsam-miniature"])
-def test_the_bundled_tokenizers_read_as_transformers(name: str) -> None:
+def test_the_bundled_tokenizers_agree_with_transformers(name: str) -> None:
     from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
 
     published = RobertaTokenizerFast if name == "miniature" else PreTrainedTokenizerFast
-    assert_reads_as(Tokenizer.from_pretrained(ASSETS / name), published.from_pretrained(ASSETS / name))
+    assert_same_tokenizer(Tokenizer.from_pretrained(ASSETS / name), published.from_pretrained(ASSETS / name))
 
 
 @pytest.mark.parametrize("name", ["miniature", "refsam-miniature"])
-def test_transformers_reads_what_is_saved(tmp_path: Path, name: str) -> None:
+def test_transformers_loads_saved_tokenizers(tmp_path: Path, name: str) -> None:
     from transformers import AutoTokenizer
 
     own = Tokenizer.from_pretrained(ASSETS / name)
     own.save_pretrained(tmp_path)
     assert (tmp_path / "tokenizer.json").read_text() == (ASSETS / name / "tokenizer.json").read_text()
-    (tmp_path / "config.json").write_text((ASSETS / name / "config.json").read_text())  # of a type it does not know
+    (tmp_path / "config.json").write_text((ASSETS / name / "config.json").read_text())  # with an unknown model_type
     published = AutoTokenizer.from_pretrained(tmp_path)
-    assert_reads_as(own, published)
+    assert_same_tokenizer(own, published)
     assert published.pad_token_id == own.id_of("<pad>")
     assert published.mask_token == ("<mask>" if name == "miniature" else None)
-    assert_reads_as(Tokenizer.from_pretrained(tmp_path), published)
+    assert_same_tokenizer(Tokenizer.from_pretrained(tmp_path), published)
 
 
 def byte_level_files(folder: Path, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Write a tokenizer as the first RoBERTas came, ``vocab.json`` and ``merges.txt``; returns ``tokenizer.json``."""
+    """Save a tokenizer as ``vocab.json`` and ``merges.txt``, like the first RoBERTas; return its ``tokenizer.json``."""
     written: dict[str, Any] = json.loads(tokenizer.model.to_str())
     (folder / "vocab.json").write_text(json.dumps(written["model"]["vocab"]))
     merges = [" ".join(pair) for pair in written["model"]["merges"]]
@@ -112,17 +111,19 @@ def byte_level_files(folder: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     return written
 
 
-def test_words_and_merges_make_a_roberta_tokenizer(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_vocabulary_and_merges_give_a_roberta_tokenizer(tmp_path: Path, tokenizer: Tokenizer) -> None:
     from transformers import RobertaTokenizerFast
 
     byte_level_files(tmp_path, tokenizer)
     own, published = Tokenizer.from_pretrained(tmp_path), RobertaTokenizerFast.from_pretrained(tmp_path)
     assert own.model.to_str() == published.backend_tokenizer.to_str() == tokenizer.model.to_str()
-    assert_reads_as(own, published)
+    assert_same_tokenizer(own, published)
 
 
-def test_a_tokenizer_file_as_published_years_ago(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """Merges as strings, spaces before the mask taken off, and a length that it cuts and pads to."""
+def test_an_old_tokenizer_file_is_loaded_without_its_truncation_and_padding(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    """It has merges as strings, and a length to truncate and pad to."""
     from transformers import RobertaTokenizerFast
 
     written = byte_level_files(tmp_path, tokenizer)
@@ -137,15 +138,15 @@ def test_a_tokenizer_file_as_published_years_ago(tmp_path: Path, tokenizer: Toke
     own = Tokenizer.from_pretrained(tmp_path)
     assert own.encode("a") == tokenizer.encode("a")
     assert own.encode("the red circle " * 20) == tokenizer.encode("the red circle " * 20)
-    assert_reads_as(own, RobertaTokenizerFast.from_pretrained(tmp_path))
+    assert_same_tokenizer(own, RobertaTokenizerFast.from_pretrained(tmp_path))
 
 
-def test_tokenizers_of_no_kind_that_is_read(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_tokenizers_of_other_kinds_or_without_special_tokens_are_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
     from tokenizers import Tokenizer as Any_
     from tokenizers.models import WordLevel
 
     Any_(WordLevel({"the": 0, "<unk>": 1}, "<unk>")).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(CheckpointError, match="is neither a BPE nor a Unigram but a WordLevel; give the folder"):
+    with pytest.raises(CheckpointError, match="is a WordLevel, neither a BPE nor a Unigram; give the folder"):
         Tokenizer.from_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     byte_level_files(tmp_path, tokenizer)
@@ -156,7 +157,7 @@ def test_tokenizers_of_no_kind_that_is_read(tmp_path: Path, tokenizer: Tokenizer
         Tokenizer.from_pretrained(tmp_path)
 
 
-def test_tokens_and_ids_that_are_not_there(tokenizer: Tokenizer) -> None:
+def test_unknown_tokens_and_ids_are_refused(tokenizer: Tokenizer) -> None:
     assert tokenizer.tokens([tokenizer.id_of("<mask>"), 0]) == ["<mask>", "<s>"]
     with pytest.raises(ConfigError, match="the tokenizer has no token '<extra_id_0>'"):
         tokenizer.id_of("<extra_id_0>")
@@ -165,17 +166,17 @@ def test_tokens_and_ids_that_are_not_there(tokenizer: Tokenizer) -> None:
             tokenizer.tokens([0, index])
 
 
-def test_an_expression_that_is_no_unicode(tokenizer: Tokenizer) -> None:
-    """Such come from a command line in another encoding."""
-    with pytest.raises(PromptError, match=r"'the \\udce9' is no text in Unicode"):
+def test_an_expression_that_is_not_unicode_is_refused(tokenizer: Tokenizer) -> None:
+    """Command lines in another encoding give such strings."""
+    with pytest.raises(PromptError, match=r"'the \\udce9' is not valid Unicode \(it has a lone surrogate\)"):
         tokenizer.encode("the \udce9")
 
 
-def test_a_tokenizer_can_be_sent_to_other_processes(tokenizer: Tokenizer) -> None:
+def test_a_tokenizer_can_be_pickled(tokenizer: Tokenizer) -> None:
     assert pickle.loads(pickle.dumps(tokenizer)).encode("the red ball") == tokenizer.encode("the red ball")
 
 
-def test_verbs_without_spacy(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:
+def test_without_spacy_verbs_must_be_given(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(MissingDependencyError, match=r"pass them as Prompt\(verbs=\[...\]\)"):
         find_verbs("the dog that jumps")
@@ -187,8 +188,8 @@ def test_verbs_without_spacy(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokeniz
     assert not model.begin(Prompt("the red circle", verbs=[])).verbs.any()
 
 
-def test_verbs_with_spacy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With spaCy's interface, since its English model is not on the package registries."""
+def test_spacy_finds_verbs_if_its_english_model_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uses a stand-in for spaCy, whose English model is not on the package registries."""
     from types import SimpleNamespace
 
     from refervos.text import verbs
@@ -214,7 +215,7 @@ def test_verbs_with_spacy(monkeypatch: pytest.MonkeyPatch) -> None:
     verbs._english.cache_clear()
 
 
-def test_motion_prompt_takes_the_mean_of_the_verbs_and_the_first_in_the_published_protocol() -> None:
+def test_the_motion_prompt_uses_the_mean_of_the_verbs_or_as_published_the_first() -> None:
     text = torch.randn(2, 5, 32)
     flags = torch.tensor([[False, True, False, True, False], [False] * 5])
     model = micro_model(motion_prompt=True)
@@ -236,7 +237,7 @@ KEEP = IDS != 1
 
 
 def published_roberta(**changed: Any) -> Any:
-    """``SHAPE`` as transformers makes it."""
+    """Make the RoBERTa of ``SHAPE`` with transformers."""
     from transformers import RobertaConfig, RobertaModel
 
     shape = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
@@ -246,7 +247,7 @@ def published_roberta(**changed: Any) -> Any:
 
 
 def same_weights(published: Any, dtype: torch.dtype = torch.float64) -> TextEncoder:
-    """An encoder with the weights of transformers' model, both in one type."""
+    """Make an encoder with the weights of transformers' model, and convert both to one type."""
     encoder = TextEncoder(SHAPE).eval()
     encoder.roberta.load_state_dict(published.state_dict())
     published.to(dtype)
@@ -254,7 +255,7 @@ def same_weights(published: Any, dtype: torch.dtype = torch.float64) -> TextEnco
 
 
 @torch.no_grad()
-def test_the_encoder_is_the_published_one_also_in_segments() -> None:
+def test_the_encoder_equals_transformers_also_in_segments() -> None:
     published = published_roberta()
     encoder = same_weights(published)
     tokens = encoder.embed(IDS)
@@ -266,19 +267,19 @@ def test_the_encoder_is_the_published_one_also_in_segments() -> None:
     torch.testing.assert_close(tokens[KEEP], whole[KEEP], atol=1e-6, rtol=0)
 
 
-def test_gradients_are_the_published_ones() -> None:
+def test_gradients_equal_those_of_transformers() -> None:
     published = published_roberta()
     encoder = same_weights(published, torch.float32)
-    told = torch.randn(2, 5, 32) * KEEP[..., None]
-    (encoder(IDS) * told).sum().backward()
-    (published(input_ids=IDS, attention_mask=KEEP.long()).last_hidden_state * told).sum().backward()
-    wanted = dict(published.named_parameters())
+    weights = torch.randn(2, 5, 32) * KEEP[..., None]
+    (encoder(IDS) * weights).sum().backward()
+    (published(input_ids=IDS, attention_mask=KEEP.long()).last_hidden_state * weights).sum().backward()
+    expected = dict(published.named_parameters())
     for name, parameter in encoder.roberta.named_parameters():
         assert parameter.grad is not None
-        torch.testing.assert_close(parameter.grad, wanted[name].grad, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(parameter.grad, expected[name].grad, atol=1e-4, rtol=1e-4)
 
 
-def test_the_same_is_dropped_in_training() -> None:
+def test_dropout_in_training_equals_that_of_transformers() -> None:
     published = published_roberta()
     encoder = same_weights(published)
     assert torch.equal(encoder(IDS), encoder(IDS))
@@ -292,19 +293,19 @@ def test_the_same_is_dropped_in_training() -> None:
     assert (encoder.embed(IDS)[KEEP] == 0).any()
 
 
-def test_names_and_new_weights_are_the_published_ones() -> None:
+def test_names_and_initialisation_equal_those_of_transformers() -> None:
     torch.manual_seed(0)
-    shape = replace(SHAPE, vocabulary=500, width=512, positions=100)  # wide enough for deviations to be told
+    shape = replace(SHAPE, vocabulary=500, width=512, positions=100)  # large enough for reliable standard deviations
     encoder = TextEncoder(shape)
     published = published_roberta(vocab_size=500, hidden_size=512, max_position_embeddings=100)
-    assert_named_and_drawn_alike(encoder.roberta, published)
+    assert_same_names_and_initialisation(encoder.roberta, published)
     for table in (encoder.roberta.embeddings.word_embeddings, encoder.roberta.embeddings.position_embeddings):
         assert not table.weight[1].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @torch.no_grad()
-def test_padding_changes_nothing_in_any_precision(dtype: torch.dtype) -> None:
+def test_padding_does_not_change_results_in_any_precision(dtype: torch.dtype) -> None:
     encoder = TextEncoder(SHAPE).eval()
     exact = encoder(IDS)
     encoder.to(dtype)
@@ -321,20 +322,20 @@ def test_padding_changes_nothing_in_any_precision(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.no_grad()
-def test_autocast_changes_little(dtype: torch.dtype) -> None:
+def test_autocast_agrees_with_float32(dtype: torch.dtype) -> None:
     encoder = TextEncoder(SHAPE).eval()
     with torch.autocast("cpu", dtype):
         cast = encoder(IDS)
     torch.testing.assert_close(cast[KEEP].float(), encoder(IDS)[KEEP], atol=8e-2, rtol=0)
 
 
-def test_heads_that_do_not_divide_the_width() -> None:
+def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ConfigError, match="heads is 5; it must divide width = 32"):
         replace(SHAPE, heads=5)
 
 
 def test_transformers_is_not_imported() -> None:
-    """It takes seconds, and a sentence needs nothing of it."""
+    """Importing it takes seconds."""
     program = f"""
 import sys, torch
 from refervos.text.encoder import TextConfig, TextEncoder
@@ -350,7 +351,7 @@ assert "transformers" not in sys.modules
 
 
 @pytest.mark.parametrize("head", [True, False])
-def test_a_hugging_face_roberta_is_read(tmp_path: Path, tokenizer: Tokenizer, head: bool) -> None:
+def test_a_hugging_face_roberta_is_loaded(tmp_path: Path, tokenizer: Tokenizer, head: bool) -> None:
     from transformers import RobertaConfig, RobertaForMaskedLM, RobertaModel
 
     shape = RobertaConfig(
@@ -377,32 +378,11 @@ def test_a_hugging_face_roberta_is_read(tmp_path: Path, tokenizer: Tokenizer, he
     torch.testing.assert_close(tokens, whole, atol=1e-5, rtol=1e-5)
 
 
-def test_no_other_model_is_taken_for_a_roberta(tmp_path: Path) -> None:
+def test_other_models_are_not_loaded_as_a_roberta(tmp_path: Path) -> None:
     for header, sentence in (
-        ({"model_type": "bert"}, "no text encoder"),
-        ({"model_type": "roberta"}, "does not tell vocab_size"),
+        ({"model_type": "bert"}, "has model_type 'bert'; give the result of a language stage, or a RoBERTa"),
+        ({"model_type": "roberta"}, "has no vocab_size; give the folder of a RoBERTa"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(header))
         with pytest.raises(CheckpointError, match=sentence):
             load_text(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ({}, "the prompt is empty"),
-        ({"expression": "  "}, "the expression is empty"),
-        ({"points": []}, "non-empty list of x, y pairs"),
-        ({"points": [(1, 2, 3)]}, "non-empty list of x, y pairs"),
-        ({"points": [(1, 2)], "labels": [1, 0]}, r"there are 1 points and labels \[1, 0\]"),
-        ({"points": [(1, 2)], "labels": [2]}, "give a 0 or 1 for each point"),
-        ({"expression": "a", "labels": [1]}, "labels are given without points"),
-        ({"box": (1, 2, 3)}, "the box has 3 numbers"),
-        ({"box": (3, 2, 1, 4)}, "is empty; x0 < x1"),
-        ({"mask": np.zeros((2, 2, 2), bool)}, r"the mask has shape \(2, 2, 2\)"),
-        ({"mask": np.zeros((2, 2), bool), "box": (1, 2, 3, 4)}, "a mask prompt stands alone"),
-    ],
-)
-def test_prompts_that_make_no_sense(arguments: dict[str, object], sentence: str) -> None:
-    with pytest.raises(PromptError, match=sentence):
-        Prompt(**arguments)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What the text encoders and tokenizers are compared with: transformers' own."""
+"""Comparison of text encoders and tokenizers with transformers'."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SENTENCES = [
 ]
 
 
-def assert_reads_as(own: Tokenizer, published: Any) -> None:
-    """The same ids for the same characters as transformers' tokenizer."""
+def assert_same_tokenizer(own: Tokenizer, published: Any) -> None:
+    """Check that ids and character offsets equal those of transformers' tokenizer."""
     assert len(own) == len(published)
     assert own.special_ids == sorted(published.all_special_ids)
     for sentence in SENTENCES:
@@ -39,14 +39,14 @@ def assert_reads_as(own: Tokenizer, published: Any) -> None:
         assert own.encode(sentence, limit=10_000)[0] == published(normalise(sentence))["input_ids"]
 
 
-def assert_named_and_drawn_alike(ours: nn.Module, published: nn.Module) -> None:
-    """The same names, shapes and types, and weights of the same deviations."""
-    own, wanted = ours.state_dict(), published.state_dict()
-    assert own.keys() == wanted.keys()
+def assert_same_names_and_initialisation(ours: nn.Module, published: nn.Module) -> None:
+    """Check that names, shapes and types are equal, and standard deviations of weights similar."""
+    own, expected = ours.state_dict(), published.state_dict()
+    assert own.keys() == expected.keys()
     for name, value in own.items():
-        assert (value.shape, value.dtype) == (wanted[name].shape, wanted[name].dtype), name
+        assert (value.shape, value.dtype) == (expected[name].shape, expected[name].dtype), name
         if value.dim() == 1:
-            assert value.equal(wanted[name]), name  # biases and norms are drawn by nobody
+            assert value.equal(expected[name]), name  # biases and norms are not random
         else:
             assert value.mean().abs() < 0.1 * value.std(), name
-            assert value.std().item() == pytest.approx(wanted[name].std().item(), rel=0.1), name
+            assert value.std().item() == pytest.approx(expected[name].std().item(), rel=0.1), name

@@ -7,16 +7,16 @@ from torch import Tensor, nn
 from refervos.ops.linear import linear
 
 FEEDFORWARD_SCALE = 0.5
-"""What the adapter beside the feed-forward network is multiplied by."""
+"""Scale of the adapter parallel to the feed-forward network."""
 
 
 class Adapter(nn.Module):
-    """Down, GELU, up.
+    """Bottleneck adapter: down projection, GELU, up projection.
 
     Args:
-        width: Channels outside.
+        width: Input and output channels.
         inner: Channels inside.
-        zero: Whether it starts as zero.
+        zero: Initialise the output to zero.
     """
 
     def __init__(self, width: int, inner: int, *, zero: bool = False) -> None:
@@ -28,17 +28,17 @@ class Adapter(nn.Module):
             nn.init.zeros_(self.up.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(..., width) -> (..., width)."""
+        """Apply the adapter: (..., width) -> (..., width)."""
         return linear(linear(tokens, self.down, "gelu"), self.up)
 
 
 class BlockAdapter(nn.Module):
-    """The two adapters of one block: one after its attention, one beside its feed-forward network.
+    """The two adapters of one block: after its attention, and parallel to its feed-forward network.
 
     Args:
         width: Channels of the image encoder.
         inner: Channels inside the adapters.
-        zero: Whether they start as zero.
+        zero: Initialise their outputs to zero.
     """
 
     def __init__(self, width: int, inner: int, *, zero: bool = False) -> None:
@@ -47,10 +47,10 @@ class BlockAdapter(nn.Module):
         self.mlp = Adapter(width, inner, zero=zero)
 
     def after_attention(self, attended: Tensor) -> Tensor:
-        """The attention's output with a skip around the adapter, before the block's own skip."""
+        """Adapt the attention's output, with a residual connection inside the block's own."""
         return attended + self.space(attended)
 
     def beside_feedforward(self, normed: Tensor) -> Tensor:
-        """Half of what the adapter makes of the feed-forward network's input, without a skip."""
+        """Adapt the feed-forward network's input and halve the result, without a residual connection."""
         scaled: Tensor = FEEDFORWARD_SCALE * self.mlp(normed)
         return scaled

@@ -1,8 +1,8 @@
-"""Every hyper-parameter of RefSAM in one typed configuration, and the published sizes.
+"""Configuration of RefSAM with all its hyper-parameters, and the published sizes.
 
-The model class of the published RefSAM (Li et al. 2024, arXiv 2307.00997, version 3) was never released. What is known
-of it exactly, and what is a reconstruction from its figures, its parameter counts and the names of its parts, is told
-field by field in ``docs/refsam.md``.
+The model class of the published RefSAM (Li et al. 2024, arXiv 2307.00997, version 3) was never released. For each
+field, ``docs/refsam.md`` says whether it is known exactly or reconstructed from the paper's figures, its parameter
+counts and the names of its parts.
 """
 
 from __future__ import annotations
@@ -30,31 +30,30 @@ class RefSamConfig:
     Attributes:
         sam: Shape of SAM.
         text: Shape of the frozen text encoder.
-        adapters: Whether the last half of the image encoder's blocks have adapters.
-        adapter_ratio: Width inside an adapter over the image encoder's.
-        zero_adapters: Start the adapters at zero, so that an untrained image encoder equals SAM's. The released code
-            starts them with random weights.
+        adapters: Whether the second half of the image encoder's blocks have adapters.
+        adapter_ratio: Width inside an adapter relative to the image encoder's.
+        zero_adapters: Initialise the adapters to zero, so that an untrained image encoder equals SAM's. The released
+            code initialises them randomly.
         mlp_layers: Hidden layers of the Cross-Modal MLP; 0 for a single linear layer.
         sparse: Whether the decoder reads the words; otherwise their tokens are zero, as in the released ablation.
-        dense: What is added to the image features. ``hierarchical``: Hierarchical Dense Attention; ``attention``: Dense
-            Attention over the last features alone; ``sentence``: the image features and the sentence vector, with no
+        dense: Embedding added to the image features. ``hierarchical``: Hierarchical Dense Attention; ``attention``:
+            Dense Attention on the last features only; ``sentence``: the image features and the sentence vector, with no
             parameters; ``none``: SAM's "no mask" embedding.
-        dense_sentence: Whether Dense Attention sees the sentence vector as one more word (the released code does; the
-            paper's ablation prefers the words alone).
-        lateral_norm: Reconstruction. Whether the features from between the blocks are brought to unit length, as the
-            last ones are.
-        fusion: Reconstruction. How the dense embeddings of both levels become one: ``weighted`` by one learnt number,
+        dense_sentence: Whether Dense Attention uses the sentence vector as one more word (released code; the paper's
+            ablation favours words alone).
+        lateral_norm: Reconstruction. Whether the intermediate features are normalised to unit length, like the last.
+        fusion: Reconstruction. How the dense embeddings of both levels are merged: ``weighted`` by one learned number,
             ``sum``, or ``concatenated`` with a 1 x 1 convolution.
-        tracking: What turns a frame's mask token into the next frame's track token: an ``mlp`` (published), the
-            ``interaction`` layer of an earlier generation, or ``none``.
-        tracking_layers: Reconstruction. Linear layers of that MLP.
-        tracking_token: Reconstruction. Whether the track token is a token of its own; otherwise it is added to the
-            mask token.
-        mask_threshold: A pixel is on the object where its mask logit is above this (released Ref-YouTube-VOS script).
-        first_short_side: Bring the short side of frames to this many pixels before they are brought to SAM's size, as
-            the released Ref-YouTube-VOS script does with 360; None to leave that out.
-        borders: Not in the paper. ``frame`` has masks follow the edges of the frame (``refervos.ops.borders``).
-        words: The words that a model of drawn worlds was trained on; empty where the vocabulary is open.
+        tracking: Module from a frame's mask token to the next frame's track token: an ``mlp`` (published), the
+            ``interaction`` layer of an earlier version, or ``none``.
+        tracking_layers: Reconstruction. Number of linear layers of that MLP.
+        tracking_token: Reconstruction. Whether the track token is a separate token; otherwise it is added to the mask
+            token.
+        mask_threshold: Mask logits above this are on the object (released Ref-YouTube-VOS script).
+        first_short_side: Resize frames to this short side before resizing them to SAM's size, as the released
+            Ref-YouTube-VOS script does with 360; None for no such resize.
+        borders: Not in the paper. With ``frame``, mask borders follow the frame's edges (``refervos.ops.borders``).
+        words: The words that a model of synthetic worlds was trained on; empty for an open vocabulary.
     """
 
     sam: SamConfig = field(default_factory=SamConfig)
@@ -89,16 +88,16 @@ class RefSamConfig:
         if self.first_short_side is not None:
             check_range(self, first_short_side=(1, 2**14))
         if self.adapters and int(self.adapter_ratio * self.sam.vit_width) < 1:
-            raise ConfigError(f"adapter_ratio is {self.adapter_ratio}; it leaves adapters no channel.")
+            raise ConfigError(f"adapter_ratio is {self.adapter_ratio}; it leaves the adapters no channels.")
         if self.dense == "hierarchical" and len(self.sam.vit_global_blocks) < 2:
             raise ConfigError(
-                f"dense is 'hierarchical', which needs a global block before the last; vit_global_blocks is "
+                f"dense is 'hierarchical', which needs a global-attention block before the last; vit_global_blocks is "
                 f"{self.sam.vit_global_blocks}."
             )
 
     @property
     def adapted_blocks(self) -> range:
-        """Positions of the blocks that have adapters."""
+        """Indices of the blocks that have adapters."""
         layers = self.sam.vit_layers
         return range(layers // 2, layers) if self.adapters else range(0)
 

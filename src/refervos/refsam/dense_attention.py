@@ -1,6 +1,6 @@
-"""Dense Attention: every pixel looks at the words. Hierarchical Dense Attention does that at two levels of the encoder.
+"""Dense Attention from pixels to words, and Hierarchical Dense Attention at two levels of the encoder.
 
-Shapes: V frames, N sentences (V divides N, the sentences about a frame are neighbours), P rows of a sentence,
+Shapes: V frames, N sentences (V divides N, the sentences about a frame are adjacent), P rows of a sentence,
 C = SAM's hidden width, D = the image encoder's, g = grid.
 """
 
@@ -20,27 +20,27 @@ from refervos.sam.layers import pointwise
 
 
 def attention_over_words(visual: Tensor, rows: Tensor, keep: Tensor) -> Tensor:
-    """How much each pixel looks at each word: a softmax over scaled products, without projections.
+    """Compute attention weights of pixels over words: a softmax of scaled dot products, without projections.
 
-    Both sides have length 1, so that no weight is more than exp(1/8) = 1.133 times another (with C = 256).
+    All vectors have length 1, so that no weight is more than exp(1/8) = 1.133 times another (with C = 256).
 
     Args:
         visual: Pixels (N, g*g, C).
         rows: Words (N, P, C).
-        keep: bool (N, P), False where there is padding.
+        keep: bool (N, P), False for padding.
 
     Returns:
-        Weights (N, g*g, P), each pixel's adding up to 1.
+        Weights (N, g*g, P) that sum to 1 for each pixel.
     """
     scores = visual @ rows.transpose(1, 2) / math.sqrt(visual.shape[-1])
     return scores.masked_fill(~keep.unsqueeze(1), -math.inf).softmax(dim=-1)
 
 
 class DenseAttention(nn.Module):
-    """Each pixel, and beside it the mean of the words that it looks at, through one 1 x 1 convolution (2C -> C).
+    """Dense Attention: a 1 x 1 convolution (2C -> C) over each pixel and its attention-weighted mean of the words.
 
     Args:
-        width: C.
+        width: Channels C.
     """
 
     def __init__(self, width: int) -> None:
@@ -48,14 +48,14 @@ class DenseAttention(nn.Module):
         self.conv = nn.Conv2d(2 * width, width, kernel_size=1)
 
     def forward(self, visual: Tensor, rows: Tensor, keep: Tensor) -> Tensor:
-        """Fuse.
+        """Compute dense embeddings.
 
-        The convolution is linear: its image half is computed once a frame, its language half once a word.
+        The convolution is linear: its image half is computed once per frame, its language half once per word.
 
         Args:
             visual: Image features of length 1 at each pixel (V, C, g, g).
             rows: Word vectors of length 1 (N, P, C).
-            keep: bool (N, P), False where there is padding.
+            keep: bool (N, P), False for padding.
 
         Returns:
             Dense embeddings (N, C, g, g).
@@ -71,13 +71,13 @@ class DenseAttention(nn.Module):
 
 
 class Laterals(nn.Module):
-    """Brings what the image encoder holds between its blocks to one map; reconstructed, see ``docs/refsam.md``.
+    """Merging of the image encoder's intermediate maps into one; reconstructed, see ``docs/refsam.md``.
 
     Args:
-        count: How many maps there are.
-        vision_width: D.
-        width: C.
-        norm: Whether every pixel of the result has length 1.
+        count: Number of maps.
+        vision_width: Channels D.
+        width: Channels C.
+        norm: Normalise every pixel of the result to length 1.
     """
 
     def __init__(self, count: int, vision_width: int, width: int, *, norm: bool) -> None:
@@ -87,18 +87,18 @@ class Laterals(nn.Module):
         self.norm = norm
 
     def forward(self, between: Sequence[Tensor]) -> Tensor:
-        """Maps (V, g, g, D), channels last -> (V, C, g, g)."""
+        """Merge maps (V, g, g, D), channels last, into one (V, C, g, g)."""
         levels = [pointwise(tokens, lateral) for lateral, tokens in zip(self.levels, between, strict=True)]
         merged: Tensor = self.smooth(torch.stack(levels).sum(0).permute(0, 3, 1, 2))
         return F.normalize(merged, dim=1) if self.norm else merged
 
 
 class HierarchicalDenseAttention(nn.Module):
-    """Dense Attention on the last features and on those between the blocks, made one.
+    """Dense Attention on the last and on the intermediate features, merged.
 
     Args:
-        width: C.
-        fusion: How they are made one, see ``RefSamConfig``.
+        width: Channels C.
+        fusion: How they are merged, see ``RefSamConfig``.
     """
 
     def __init__(self, width: int, fusion: Fusion) -> None:
@@ -109,11 +109,11 @@ class HierarchicalDenseAttention(nn.Module):
         self.join = nn.Conv2d(2 * width, width, kernel_size=1) if fusion == "concatenated" else None
 
     def forward(self, visual: Tensor, merged: Tensor, rows: Tensor, keep: Tensor) -> Tensor:
-        """Fuse.
+        """Compute dense embeddings.
 
         Args:
             visual: Image features of length 1 at each pixel (V, C, g, g).
-            merged: From ``Laterals`` (V, C, g, g).
+            merged: Output of ``Laterals`` (V, C, g, g).
             rows: Word vectors (N, P, C).
             keep: bool (N, P).
 

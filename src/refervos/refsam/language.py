@@ -1,6 +1,6 @@
-"""From the text encoder's states to vectors in the mask decoder's space: the Cross-Modal MLP.
+"""The Cross-Modal MLP, from the text encoder's states to vectors in the mask decoder's space.
 
-Shapes: N sentences, L tokens of which some are padding, E = text width, C = SAM's hidden width.
+Shapes: N sentences, L tokens, some of them padding, E = text width, C = SAM's hidden width.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class SentenceVectors:
-    """What a sentence is in the mask decoder's space, all of length 1.
+    """Vectors of sentences in the mask decoder's space, all of length 1.
 
     Attributes:
-        words: One for each token (N, L, C).
-        sentence: One for the whole (N, C).
-        keep: bool (N, L), False where there is padding.
+        words: A vector for each token (N, L, C).
+        sentence: A vector for the whole sentence (N, C).
+        keep: bool (N, L), False for padding.
     """
 
     words: Tensor
@@ -28,21 +28,21 @@ class SentenceVectors:
     keep: Tensor
 
     def rows(self, with_sentence: bool) -> tuple[Tensor, Tensor]:
-        """What Dense Attention looks at, (N, P, C) and bool (N, P): the words, perhaps the sentence after them."""
+        """Return the rows for Dense Attention, (N, P, C), and bool (N, P): the words and optionally the sentence."""
         if not with_sentence:
             return self.words, self.keep
         return torch.cat([self.words, self.sentence.unsqueeze(1)], dim=1), F.pad(self.keep, (0, 1), value=True)
 
 
 class CrossModalMlp(nn.Module):
-    """The Cross-Modal MLP: one network for words and sentences.
+    """The Cross-Modal MLP, shared by words and sentences.
 
-    With one hidden layer (published): E -> E/2 -> C, ReLU between.
+    With one hidden layer (published): E -> E/2 -> C, with ReLU.
 
     Args:
-        text_width: E.
-        width: C.
-        layers: Hidden layers, all E/2 wide; 0 for a single linear layer.
+        text_width: Channels E.
+        width: Channels C.
+        layers: Number of hidden layers of width E/2; 0 for a single linear layer.
     """
 
     def __init__(self, text_width: int, width: int, layers: int = 1) -> None:
@@ -51,14 +51,14 @@ class CrossModalMlp(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
 
     def forward(self, states: Tensor, keep: Tensor) -> SentenceVectors:
-        """Project a text encoder's output.
+        """Project the output of the text encoder.
 
-        The mean over the sentence is taken before the MLP. The released code takes it over padding too, which changes
-        nothing where one sentence is asked at a time.
+        The mean over the sentence is taken before the MLP. The released code includes padding in it, which makes no
+        difference for single sentences.
 
         Args:
             states: (N, L, E).
-            keep: bool (N, L), False where there is padding.
+            keep: bool (N, L), False for padding.
         """
         weights = keep.to(states.dtype).unsqueeze(-1)  # (N, L, 1)
         mean = (states * weights).sum(1) / weights.sum(1)  # (N, E)

@@ -1,8 +1,8 @@
-"""RefSAM: SAM with adapters in its image encoder, words in its mask decoder, and a token that carries the object on.
+"""The RefSAM model: SAM with adapters in its image encoder, words in its mask decoder, and a track token.
 
-The model keeps nothing between calls: what a sentence needs remembered lives in a ``RefSamTrack`` held by the caller.
-Vision never reads the sentence, so that all sentences about a frame share the whole image encoder.
-Shapes: V videos, T frames, N sentences (V divides N, those about a video are neighbours), L tokens, P decoder tokens,
+The model keeps no state between calls: all state of a sentence is in a ``RefSamTrack`` held by the caller. The image
+encoder does not depend on the sentence, so that all sentences about a frame share it.
+Shapes: V videos, T frames, N sentences (V divides N, those about a video are adjacent), L tokens, P decoder tokens,
 C = SAM's hidden width, g = grid, S = image size.
 """
 
@@ -36,11 +36,11 @@ from refervos.text.tokenizer import Tokenizer
 
 @dataclass
 class RefSamTrack:
-    """One sentence and what has to be remembered for it: one token.
+    """State of one tracked sentence.
 
     Attributes:
-        words: The sentence's words in the decoder's space (L, C), read once.
-        sentence: The sentence as a whole in that space (C,).
+        words: The sentence's words in the decoder's space (L, C), encoded once.
+        sentence: The whole sentence in that space (C,).
         token: The track token for the next frame (C,), None before the first frame.
     """
 
@@ -51,11 +51,11 @@ class RefSamTrack:
 
 @dataclass(frozen=True)
 class FrameFeatures:
-    """What is said of V frames without any sentence.
+    """Sentence-independent features of V frames.
 
     Attributes:
         visual: Image features of length 1 at each pixel (V, C, g, g).
-        merged: What the encoder holds between its blocks, as one map (V, C, g, g); None where it is not used.
+        merged: Merged intermediate features of the encoder (V, C, g, g); None if unused.
     """
 
     visual: Tensor
@@ -64,11 +64,11 @@ class FrameFeatures:
 
 @dataclass(frozen=True)
 class DecodedFrame:
-    """One frame of N sentences.
+    """Prediction of one frame for N sentences.
 
     Attributes:
         mask_logits: (N, 4g, 4g).
-        tokens: Track tokens for the next frame (N, C), or None where nothing is tracked.
+        tokens: Track tokens for the next frame (N, C), or None without tracking.
     """
 
     mask_logits: Tensor
@@ -79,8 +79,8 @@ class RefSam(TrainableModel):
     """RefSAM over a frozen SAM image encoder and a frozen T5 (Li et al. 2024, arXiv 2307.00997).
 
     Args:
-        config: Every hyper-parameter.
-        tokenizer: Turns sentences into token ids; may be left out where ids are given.
+        config: All hyper-parameters.
+        tokenizer: Tokenizer for sentences; not needed when token ids are passed.
     """
 
     model_type = "refsam"
@@ -119,11 +119,11 @@ class RefSam(TrainableModel):
         self.eval()
 
     def frozen_parts(self) -> tuple[nn.Module, ...]:
-        """The parts that never train: SAM's image and prompt encoders, and the text encoder."""
+        """Return the parts that are never trained: SAM's image and prompt encoders, and the text encoder."""
         return self.sam.vision_encoder, self.sam.prompt_encoder, self.text
 
     def trained_parts(self) -> dict[str, nn.Module]:
-        """The parts that train, by name."""
+        """Return the trained parts by name."""
         parts = {
             "mask decoder": self.sam.mask_decoder,
             "adapters": self.adapters,
@@ -137,19 +137,19 @@ class RefSam(TrainableModel):
     # Parts.
 
     def encode_frames(self, pixels: Tensor) -> FrameFeatures:
-        """Everything that does not depend on the sentence.
+        """Run the sentence-independent part of the model.
 
         Args:
             pixels: Placed frames (V, 3, S, S).
         """
         adapters: Mapping[int, BlockAdapters] = {int(name): part for name, part in self.adapters.items()}  # type: ignore[misc]
         features = self.sam.encode(pixels, adapters, gradient_checkpointing=self.gradient_checkpointing)
-        # The decoder sees directions alone, which plain SAM's decoder does not.
+        # Unlike in plain SAM, the decoder's image features have unit length.
         visual = features.top / features.top.norm(dim=1, keepdim=True)
         return FrameFeatures(visual, None if self.laterals is None else self.laterals(features.between))
 
     def read_sentences(self, ids: Tensor) -> SentenceVectors:
-        """Text encoder and Cross-Modal MLP.
+        """Run the text encoder and the Cross-Modal MLP.
 
         Args:
             ids: Token ids (N, L), padded on the right.
@@ -159,13 +159,13 @@ class RefSam(TrainableModel):
     def decode(
         self, features: FrameFeatures, sentences: SentenceVectors, tokens: Tensor | None, seen: Tensor | None = None
     ) -> DecodedFrame:
-        """Masks of a frame, and the tokens for the next one.
+        """Predict the masks of a frame and the track tokens for the next one.
 
         Args:
-            features: Of V frames.
+            features: Features of V frames.
             sentences: N sentences.
-            tokens: Track tokens from the frame before (N, C), zero where there is none; None where no track has one.
-            seen: bool (N,), which of the tracks have one; default all.
+            tokens: Track tokens from the previous frame (N, C), zero for tracks without one; None if no track has one.
+            seen: bool (N,), True for tracks that have one; default all.
         """
         visual = features.visual.repeat_interleave(len(sentences.words) // len(features.visual), dim=0)
         prompts = sentences.words if self.config.sparse else torch.zeros_like(sentences.words)  # (N, L, C)
@@ -177,11 +177,11 @@ class RefSam(TrainableModel):
         elif tokens is not None:
             shift = tokens
         decoded = self.sam.decode(visual + self._dense(visual, features, sentences), prompts, keep, shift=shift)
-        following = None if self.tracking is None else self.tracking(decoded.tokens[:, 0], tokens)
-        return DecodedFrame(decoded.mask_logits[:, 0], following)
+        next_tokens = None if self.tracking is None else self.tracking(decoded.tokens[:, 0], tokens)
+        return DecodedFrame(decoded.mask_logits[:, 0], next_tokens)
 
     def _dense(self, visual: Tensor, features: FrameFeatures, sentences: SentenceVectors) -> Tensor:
-        """What is added to the image features of each sentence (N, C, g, g), of that shape or (1, C, 1, 1)."""
+        """Compute the embedding added to the image features (N, C, g, g), of that shape or (1, C, 1, 1)."""
         if self.config.dense == "none":
             return self.sam.no_mask()
         if self.config.dense == "sentence":
@@ -194,21 +194,21 @@ class RefSam(TrainableModel):
         dense: Tensor = self.dense(features.visual, rows, keep)
         return dense
 
-    # What a session asks.
+    # The ``Segmenter`` contract.
 
     @property
     def clip_length(self) -> int:
-        """RefSAM looks at single frames."""
+        """1: RefSAM processes single frames."""
         return 1
 
     @property
     def mixes_sentences(self) -> bool:
-        """What a sentence is answered never depends on the others."""
+        """False: sentences never affect each other."""
         return False
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.cross_modal.parameters()).device
 
     @property
@@ -217,24 +217,24 @@ class RefSam(TrainableModel):
         return next(self.cross_modal.parameters()).dtype
 
     def placement(self, frame_size: tuple[int, int]) -> Placement:
-        """The long side fills the square, zeros to the right and below."""
+        """Resize the long side to the square and pad with zeros on the right and below."""
         return place_for_sam(frame_size, self.config.sam.image_size, self.config.first_short_side)
 
     def begin(self, prompt: Prompt) -> RefSamTrack:
-        """Start a track for a sentence, which is read here and never again.
+        """Start a track for a sentence, which is encoded here, once.
 
         Raises:
-            PromptError: When the prompt is no sentence alone, or the tokenizer is missing.
+            PromptError: When the prompt is not just a sentence, or the tokenizer is missing.
         """
         if prompt.expression is None or prompt.geometric:
             raise PromptError(
-                f"RefSAM is asked with a sentence alone, not with {replace(prompt, expression=None).description}; "
+                f"RefSAM takes sentences only and was given {replace(prompt, expression=None).description}; "
                 "for clicks, boxes and masks load a SAM2 or SAMWISE model."
             )
         return self.begin_tokens(self.read(prompt.expression)[0])
 
     def read(self, expression: str, verbs: Sequence[str] | None = None) -> tuple[list[int], list[bool]]:
-        """A sentence as token ids, and for each whether it tells motion, which RefSAM does not ask.
+        """Encode a sentence as token ids and motion flags, which RefSAM does not use.
 
         Raises:
             PromptError: When the sentence is too long, or the tokenizer is missing.
@@ -257,37 +257,37 @@ class RefSam(TrainableModel):
             yield self._segment_frame(frame.unsqueeze(0), tracks)
 
     def segment_clips(self, pixels: Tensor, tracks: Sequence[RefSamTrack]) -> Iterator[FramePrediction]:
-        """Segment N clips of one shape, each for its own track (see ``BatchSegmenter``).
+        """Segment N clips of equal length, each with its own track (see ``BatchSegmenter``).
 
         Args:
             pixels: Placed frames (N, T, 3, S, S).
-            tracks: One for each clip; they move on by T frames.
+            tracks: One track per clip; they advance by T frames.
         """
         for frames in pixels.unbind(1):
             yield self._segment_frame(frames, tracks)
 
     def _segment_frame(self, frames: Tensor, tracks: Sequence[RefSamTrack]) -> FramePrediction:
-        """Answer one frame for all tracks (1, 3, S, S), or one frame for each (N, 3, S, S)."""
+        """Segment one frame for all tracks (1, 3, S, S), or one frame for each (N, 3, S, S)."""
         with torch.inference_mode():
             shared = self.encode_frames(frames) if len(frames) == 1 else None
             logits = []
             size = self._tracks_at_once(len(tracks), frames_too=shared is None)
             for start in range(0, len(tracks), size):
                 rows = slice(start, start + size)
-                logits.append(self._answer(shared or self.encode_frames(frames[rows]), tracks[rows]))
+                logits.append(self._predict(shared or self.encode_frames(frames[rows]), tracks[rows]))
         mask_logits = torch.cat(logits) - self.config.mask_threshold  # a pixel is on the object above zero
         return FramePrediction(mask_logits, None, torch.zeros(len(tracks), dtype=torch.bool, device=mask_logits.device))
 
-    def _answer(self, features: FrameFeatures, tracks: Sequence[RefSamTrack]) -> Tensor:
-        """Mask logits (n, 4g, 4g) of a batch of tracks, which move on."""
+    def _predict(self, features: FrameFeatures, tracks: Sequence[RefSamTrack]) -> Tensor:
+        """Predict mask logits (n, 4g, 4g) of a batch of tracks, which advance by one frame."""
         words = nn.utils.rnn.pad_sequence([track.words for track in tracks], batch_first=True)  # (n, L, C)
         lengths = torch.tensor([len(track.words) for track in tracks], device=words.device)
         keep = torch.arange(words.shape[1], device=words.device) < lengths.unsqueeze(1)
         sentences = SentenceVectors(words, torch.stack([track.sentence for track in tracks]), keep)
         tokens = seen = None
         if any(track.token is not None for track in tracks):
-            nothing = torch.zeros_like(sentences.sentence[0])
-            tokens = torch.stack([nothing if track.token is None else track.token for track in tracks])
+            zero = torch.zeros_like(sentences.sentence[0])
+            tokens = torch.stack([zero if track.token is None else track.token for track in tracks])
             seen = torch.tensor([track.token is not None for track in tracks], device=words.device)
         decoded = self.decode(features, sentences, tokens, seen)
         if decoded.tokens is not None:
@@ -296,11 +296,11 @@ class RefSam(TrainableModel):
         return decoded.mask_logits
 
     def _tracks_at_once(self, count: int, *, frames_too: bool) -> int:
-        """How many of some tracks the memory budget lets go through together.
+        """Choose how many tracks to process at once within the memory budget.
 
         Args:
-            count: How many there are.
-            frames_too: Whether each has a frame of its own, which is encoded with it.
+            count: Number of tracks.
+            frames_too: Whether each track has a frame of its own, which is encoded in the same batch.
         """
         if count == 1:
             return 1
@@ -308,23 +308,25 @@ class RefSam(TrainableModel):
         # Dense maps, keys with and without positions and their projections: 8 maps; then 4 times as many pixels with a
         # quarter of the channels and 16 times as many with an eighth, each before and after its activation: 6 more.
         numbers = 14 * sam.grid**2 * sam.hidden
-        if frames_too:  # inside a block: the tokens, the hidden layer of the feed-forward network twice, and as a sum
+        if frames_too:  # inside a block: the tokens, the hidden layer of the feed-forward network twice, and the sum
             numbers = max(numbers, 10 * sam.grid**2 * sam.vit_width)
         return max(1, batch_budget(self.device, self.memory_budget) // (numbers * self.compute_dtype.itemsize))
 
     def check(self, track: RefSamTrack, frame_size: tuple[int, int]) -> None:
-        """Sentences fit every frame."""
+        """Do nothing: a sentence fits every frame."""
 
     def correct(self, track: RefSamTrack, prompt: Prompt, placement: Placement) -> FramePrediction:
-        """RefSAM knows sentences alone.
+        """Refuse: RefSAM takes sentences only.
 
         Raises:
             PromptError: Always.
         """
-        raise PromptError("RefSAM cannot be corrected by clicks, a box or a mask; ask the track for something else.")
+        raise PromptError(
+            "RefSAM cannot be corrected by clicks, a box or a mask; use set_prompt to change the sentence."
+        )
 
     def undo(self, track: RefSamTrack) -> FramePrediction | None:
-        """There is never a correction.
+        """Refuse: there are no corrections.
 
         Raises:
             PromptError: Always.
@@ -332,60 +334,60 @@ class RefSam(TrainableModel):
         raise PromptError("there is no correction to undo.")
 
     def set_prompt(self, track: RefSamTrack, prompt: Prompt) -> None:
-        """Ask a running track for something else; its token stays.
+        """Replace the sentence of a running track; its track token is kept.
 
         Raises:
-            PromptError: When the prompt is no sentence.
+            PromptError: When the prompt is not just a sentence.
         """
-        named = self.begin(prompt)
-        track.words, track.sentence = named.words, named.sentence
+        new = self.begin(prompt)
+        track.words, track.sentence = new.words, new.sentence
 
     def restart(self, track: RefSamTrack) -> None:
-        """Forget the object; the sentence stays."""
+        """Reset the track token; the sentence is kept."""
         track.token = None
 
     def mark_gap(self, track: RefSamTrack) -> None:
-        """Nothing depends on frames being neighbours."""
+        """Do nothing: no computation assumes that frames are adjacent."""
 
     @property
     def state_types(self) -> tuple[type, ...]:
-        """The classes that a track is made of."""
+        """The classes that make up a track."""
         return (RefSamTrack,)
 
     def check_restored(self, track: RefSamTrack) -> None:
-        """Check that a track that was read from a file can go on (see ``Segmenter``)."""
+        """Check a track read from a file (see ``Segmenter``)."""
         width, dtype = self.config.sam.hidden, self.compute_dtype
         check_tensor(track.words, "a sentence", (None, width), dtype)
-        check_state(0 < len(track.words) <= self.config.text.max_tokens, "a sentence is too long, or has no word")
+        check_state(0 < len(track.words) <= self.config.text.max_tokens, "a sentence is too long or empty")
         check_tensor(track.sentence, "a sentence", (width,), dtype)
         if track.token is not None:
-            check_state(self.tracking is not None, "a track has a token that this model does not know")
+            check_state(self.tracking is not None, "a track has a track token, which this model does not use")
             check_tensor(track.token, "a track token", (width,), dtype)
 
     # Training.
 
     @property
     def image_size(self) -> int:
-        """Side of the square."""
+        """Side of the model's square input."""
         return self.config.sam.image_size
 
     def upsample(self, mask_logits: Tensor) -> Tensor:
-        """Low-resolution mask logits (N, M, 4g, 4g) to the square (N, M, S, S)."""
+        """Upsample low-resolution mask logits (N, M, 4g, 4g) to the square (N, M, S, S)."""
         return self.sam.upsample(mask_logits)
 
     def forward(
         self, pixels: Tensor, ids: Tensor, verbs: Tensor | None = None, *, chunk: int | None = None
     ) -> ClipOutput:
-        """A training clip for each of N sentences; gradients flow through the track tokens over the whole clip.
+        """Segment a training clip for each of N sentences; gradients flow through the track tokens over the whole clip.
 
         Args:
             pixels: Placed frames (V, T, 3, S, S).
             ids: Token ids (N, L), padded on the right.
-            verbs: Not read.
-            chunk: Not read: every frame is seen by itself.
+            verbs: Ignored.
+            chunk: Ignored: frames are processed one by one.
 
         Returns:
-            Masks; there is no object score.
+            Masks, without object scores.
         """
         frames = pixels.shape[1]
         features = self.encode_frames(pixels.flatten(0, 1))  # V*T
@@ -403,14 +405,14 @@ class RefSam(TrainableModel):
             gated_logits=None if self.training else stacked - self.config.mask_threshold,
         )
 
-    # What it is.
+    # Description.
 
     def stages_to_compile(self) -> Sequence[Stage]:
-        """SAM's image encoder and mask decoder."""
+        """List the stages: SAM's image encoder and mask decoder."""
         return Stage(self.sam, "encode"), Stage(self.sam, "decode")
 
     def describe(self) -> dict[str, Any]:
-        """Parts and parameter counts."""
+        """Describe the model: parts, parameter counts and settings."""
         frozen = {
             "image encoder": self.sam.vision_encoder,
             "prompt encoder": self.sam.prompt_encoder,
@@ -433,5 +435,5 @@ class RefSam(TrainableModel):
 
 
 def _take(features: FrameFeatures, rows: slice) -> FrameFeatures:
-    """The features of some of the frames."""
+    """Select the features of some of the frames."""
     return FrameFeatures(features.visual[rows], None if features.merged is None else features.merged[rows])

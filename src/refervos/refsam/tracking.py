@@ -1,4 +1,4 @@
-"""The Implicit Tracking Module: what a frame's mask token says to the next frame.
+"""The Implicit Tracking Module, from a frame's mask token to the next frame's track token.
 
 Shapes: N tracks, C = SAM's hidden width.
 """
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 
 class TrackTokenMlp(nn.Module):
-    """The published module: an MLP over the mask token; its depth is a reconstruction.
+    """The published module, an MLP over the mask token; its depth is a reconstruction.
 
     Args:
-        width: C.
-        layers: Linear layers, ReLU between.
+        width: Channels C.
+        layers: Number of linear layers, with ReLU between them.
     """
 
     def __init__(self, width: int, layers: int) -> None:
@@ -22,7 +22,7 @@ class TrackTokenMlp(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
 
     def forward(self, mask_token: Tensor, track_token: Tensor | None) -> Tensor:
-        """Output mask token (N, C), and the track token that was used (not read) -> the next track token (N, C)."""
+        """Compute the next track token (N, C) from the output mask token (N, C); the last track token is ignored."""
         state = mask_token
         for layer in self.layers[:-1]:
             state = torch.relu(layer(state))
@@ -31,12 +31,12 @@ class TrackTokenMlp(nn.Module):
 
 
 class TrackTokenInteraction(nn.Module):
-    """The layer of the generation before, after MOTR's query interaction: both tokens, attention, two networks.
+    """The module of an earlier version, after MOTR's query interaction: both tokens, attention, two networks.
 
-    Its attention only ever sees one token, so that it comes to two linear maps; parameters are named as released.
+    Its attention has a single token, so that it amounts to two linear maps; parameters are named as released.
 
     Args:
-        width: C.
+        width: Channels C.
         heads: Attention heads.
     """
 
@@ -48,7 +48,7 @@ class TrackTokenInteraction(nn.Module):
         self.norm1, self.norm2, self.norm_feat = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, mask_token: Tensor, track_token: Tensor | None) -> Tensor:
-        """Output mask token (N, C), and the track token that was used -> the next track token (N, C)."""
+        """Compute the next track token (N, C) from the output mask token and the last track token, (N, C) each."""
         both = mask_token if track_token is None else mask_token + track_token
         one = both.unsqueeze(1)  # (N, 1, C)
         attended, _ = self.self_attn(one, one, one, need_weights=False)

@@ -1,1 +1,1 @@
-"""Sentences: tokens, a text encoder that runs layer by layer, and verbs for the motion prompt."""
+"""Tokenizers, text encoders (RoBERTa in segments, T5), and verbs for the motion prompt."""

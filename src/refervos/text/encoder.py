@@ -1,4 +1,4 @@
-"""RoBERTa, run in segments so that image stages and text layers can adapt each other in between."""
+"""RoBERTa, run in segments, between which image stages and text layers can adapt each other."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from refervos.ops.linear import linear
 from refervos.typed_config import LAYERS, WIDTH, check_range
 
 VOCABULARY = (1, 10**7)
-"""How many tokens a text encoder may know."""
+"""Allowed vocabulary sizes."""
 
 DROPOUT = 0.1
-"""Of every sub-layer's result and of the attention weights, in training (Liu et al. 2019, table 9)."""
+"""Dropout probability of sub-layer outputs and attention weights in training (Liu et al. 2019, table 9)."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class TextConfig:
         layers: Transformer layers.
         heads: Attention heads.
         feedforward: Width of the feed-forward networks.
-        positions: Longest sequence plus two (position 0 and the padding's are never used).
+        positions: Length of the longest sequence plus two (position 0 and that of padding are never used).
         pad: Id of the padding token.
-        segment_ends: The layer after which each of the four segments ends; the last is ``layers``.
+        segment_ends: Number of layers up to the end of each of the four segments; the last is ``layers``.
     """
 
     vocabulary: int = 50265
@@ -63,7 +63,7 @@ class TextConfig:
 
     @property
     def max_tokens(self) -> int:
-        """The longest sequence that has positions."""
+        """Length of the longest sequence."""
         return self.positions - 2
 
 
@@ -71,7 +71,7 @@ class Embeddings(nn.Module):
     """Token, position and segment embeddings, summed and normalised (Devlin et al. 2019, figure 2).
 
     Args:
-        config: The encoder's shape. A RoBERTa has one segment.
+        config: The encoder's shape. RoBERTa has one token type.
     """
 
     def __init__(self, config: TextConfig) -> None:
@@ -92,7 +92,7 @@ class Embeddings(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017, section 3.2) up to the concatenated heads.
+    """Multi-head self-attention (Vaswani et al. 2017, section 3.2) without the output projection.
 
     Args:
         config: The encoder's shape.
@@ -107,7 +107,7 @@ class SelfAttention(nn.Module):
         self.dropout_p = DROPOUT
 
     def forward(self, states: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Attend: states (N, L, width), bool (N, L) where there is a token, or None; returns (N, L, width)."""
+        """Attend: states (N, L, width), bool (N, L) False for padding, or None; return (N, L, width)."""
         query, key, value = (
             linear(states, layer).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, L, width / heads)
             for layer in (self.query, self.key, self.value)
@@ -119,10 +119,10 @@ class SelfAttention(nn.Module):
 
 
 class AddAndNorm(nn.Module):
-    """The end of a sub-layer: its last linear layer, the residual connection, layer normalisation.
+    """End of a sub-layer: its last linear layer, the residual connection, layer normalisation.
 
     Args:
-        channels: Channels of what the sub-layer computed.
+        channels: Input channels.
         width: Channels of a token.
     """
 
@@ -133,7 +133,7 @@ class AddAndNorm(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, computed: Tensor, states: Tensor) -> Tensor:
-        """Add what was computed, (N, L, channels), to the states (N, L, width)."""
+        """Project the input (N, L, channels), add it to the states (N, L, width) and normalise."""
         normed: Tensor = self.LayerNorm(self.dropout(linear(computed, self.dense)) + states)
         return normed
 
@@ -151,13 +151,13 @@ class Attention(nn.Module):
         self.output = AddAndNorm(config.width, config.width)
 
     def forward(self, states: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Run the sub-layer: states (N, L, width), bool (N, L) where there is a token, or None; gives (N, L, width)."""
+        """Run the sub-layer: states (N, L, width), bool (N, L) False for padding, or None; return (N, L, width)."""
         out: Tensor = self.output(self.self(states, keep), states)
         return out
 
 
 class Intermediate(nn.Module):
-    """The first linear layer of the feed-forward sub-layer and its GELU.
+    """First linear layer of the feed-forward sub-layer, with its GELU.
 
     Args:
         config: The encoder's shape.
@@ -168,12 +168,12 @@ class Intermediate(nn.Module):
         self.dense = nn.Linear(config.width, config.feedforward)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Compute (N, L, feedforward) from (N, L, width)."""
+        """Run the layer: (N, L, width) -> (N, L, feedforward)."""
         return linear(states, self.dense, "gelu")
 
 
 class Layer(nn.Module):
-    """A layer of the encoder: self-attention, then a feed-forward network.
+    """Encoder layer: self-attention, then a feed-forward network.
 
     Args:
         config: The encoder's shape.
@@ -186,14 +186,14 @@ class Layer(nn.Module):
         self.output = AddAndNorm(config.feedforward, config.width)
 
     def forward(self, states: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Run the layer: states (N, L, width), bool (N, L) where there is a token, or None; returns (N, L, width)."""
+        """Run the layer: states (N, L, width), bool (N, L) False for padding, or None; return (N, L, width)."""
         states = self.attention(states, keep)
         out: Tensor = self.output(self.intermediate(states), states)
         return out
 
 
 class Layers(nn.Module):
-    """The layers, of which some are run at a time.
+    """Stack of layers, of which some are run at a time.
 
     Args:
         config: The encoder's shape.
@@ -204,14 +204,14 @@ class Layers(nn.Module):
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.layers))
 
     def forward(self, states: Tensor, keep: Tensor | None, start: int, stop: int) -> Tensor:
-        """Run the layers from ``start`` to before ``stop``; see ``Layer``."""
+        """Run the layers from ``start`` up to, but not including, ``stop``; see ``Layer``."""
         for layer in self.layer[start:stop]:
             states = layer(states, keep)
         return states
 
 
 class Roberta(nn.Module):
-    """The encoder's parts with the names of published weights; ``TextEncoder`` runs them.
+    """Parts of the encoder under the names of published weights; ``TextEncoder`` runs them.
 
     Args:
         config: The encoder's shape.
@@ -226,7 +226,7 @@ class Roberta(nn.Module):
 
 @torch.no_grad()
 def _draw(module: nn.Module) -> None:
-    """Draw a module's own weights as RoBERTa's are before training."""
+    """Initialise a module's own weights as in RoBERTa."""
     if isinstance(module, nn.Linear | nn.Embedding):
         module.weight.normal_(std=0.02)
     if isinstance(module, nn.Linear):
@@ -236,7 +236,7 @@ def _draw(module: nn.Module) -> None:
 
 
 class TextEncoder(nn.Module):
-    """RoBERTa without pooling or language-model head. New weights are drawn as RoBERTa's are.
+    """RoBERTa without pooling or language-model head, initialised as RoBERTa.
 
     Args:
         config: The encoder's shape.
@@ -248,7 +248,7 @@ class TextEncoder(nn.Module):
         self.roberta = Roberta(config)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Read sentences, all layers at once; padding is neither looked at nor meaningful in the result.
+        """Encode sentences with all layers. Padding is not attended to, and its states are meaningless.
 
         Args:
             ids: Token ids, int64 (N, L), padded with ``config.pad``.
@@ -262,7 +262,7 @@ class TextEncoder(nn.Module):
         return tokens
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Embed tokens; padding becomes zero, as fairseq does it.
+        """Embed tokens; padding becomes zero, as in fairseq.
 
         Args:
             ids: Token ids, int64 (N, L).
@@ -279,7 +279,7 @@ class TextEncoder(nn.Module):
         Args:
             segment: 0 to 3.
             tokens: (N, L, width).
-            keep: bool (N, L), True where there is a token and not padding; default everywhere.
+            keep: bool (N, L), False for padding; default no padding.
 
         Returns:
             (N, L, width).

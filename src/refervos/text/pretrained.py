@@ -1,4 +1,4 @@
-"""A text encoder with its tokenizer as a folder: ``config.json``, ``model.safetensors``, tokenizer files."""
+"""Text encoders with their tokenizers as folders: ``config.json``, ``model.safetensors``, tokenizer files."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ Encoder = TypeVar("Encoder", TextEncoder, T5TextEncoder)
 
 @dataclass(frozen=True)
 class _Format(Generic[Encoder]):
-    """How the folders of one kind of encoder look.
+    """Folder format of one kind of encoder.
 
     Attributes:
-        name: What the kind is called.
-        encoder: Its class.
-        config: The class of its configuration.
-        own_type: What ``config.json`` says when we wrote the folder.
-        published_type: What it says when transformers wrote it.
-        fields: Our names of what every published ``config.json`` tells.
-        derived: What else follows from one, by our names.
-        fixed: What it must say where it says it.
-        sources: Where the published weights of a name of ours are, given all the published names.
-        unused: Regular expressions of what published weights hold besides the encoder.
+        name: Name of the kind.
+        encoder: Class of the encoder.
+        config: Class of its configuration.
+        own_type: ``model_type`` in our folders.
+        published_type: ``model_type`` in transformers' folders.
+        fields: Required fields of a published ``config.json``, by our names.
+        derived: Computes our other fields from a published ``config.json``.
+        fixed: Supported values of further published fields.
+        sources: Maps our name of a weight to its published names, given all published weights.
+        unused: Regular expressions of published weights that are not part of the encoder.
     """
 
     name: str
@@ -54,7 +54,7 @@ class _Format(Generic[Encoder]):
 
 
 def _roberta_sources(name: str, published: Mapping[str, Any]) -> tuple[str, ...]:
-    headless = not any(other.startswith("roberta.") for other in published)  # saved without its language-model head
+    headless = not any(other.startswith("roberta.") for other in published)  # saved without the language-model head
     return (name.removeprefix("roberta.") if headless else name,)
 
 
@@ -64,7 +64,7 @@ def _t5_sources(name: str, published: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _t5_from_recent_headers(header: Mapping[str, Any]) -> dict[str, Any]:
-    """What the first T5's headers leave out, for there was no other value."""
+    """Read the fields that the ``config.json`` of the first T5s omits, because they had only one value."""
     return {
         "position_distance": header.get("relative_attention_max_distance", T5Config.position_distance),
         "gated": header.get("feed_forward_proj") == "gated-gelu",
@@ -116,15 +116,15 @@ _T5 = _Format(
 
 
 def save_text(encoder: TextEncoder | T5TextEncoder, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a folder that ``load_text`` or ``load_t5`` reads.
+    """Save a text encoder and its tokenizer to a folder that ``load_text`` or ``load_t5`` reads.
 
     Args:
         encoder: The encoder.
         tokenizer: Its tokenizer.
-        folder: Created when absent; files that exist are replaced.
+        folder: Created when absent; existing files are replaced.
 
     Raises:
-        CheckpointError: When it cannot be written; nothing is half-written.
+        CheckpointError: When it cannot be written; no partial folder is left.
     """
     model_type = (_T5 if isinstance(encoder, T5TextEncoder) else _ROBERTA).own_type
     with model_folder(folder, overwrite=True) as staged:
@@ -143,13 +143,13 @@ def load_text(folder: Path) -> tuple[TextEncoder, Tokenizer]:
 
     Raises:
         CheckpointError: When it is not such a folder, or its files do not fit.
-        ConfigError: When it has another shape than this encoder can have.
+        ConfigError: When its configuration is invalid.
     """
     return _load(folder, _ROBERTA)
 
 
 def load_t5(folder: Path) -> tuple[T5TextEncoder, Tokenizer]:
-    """Read the encoder of a T5.
+    """Load the encoder of a T5.
 
     Args:
         folder: Written by ``save_text``, or a Hugging Face T5, T5 v1.1 or Flan-T5 such as ``google-t5/t5-3b``, with or
@@ -160,8 +160,8 @@ def load_t5(folder: Path) -> tuple[T5TextEncoder, Tokenizer]:
 
     Raises:
         CheckpointError: When it is not such a folder, or its files do not fit.
-        ConfigError: When it has another shape than this encoder can have.
-        MissingDependencyError: When its tokenizer takes a package that is not installed.
+        ConfigError: When its configuration is invalid.
+        MissingDependencyError: When reading its tokenizer needs a package that is not installed.
     """
     return _load(folder, _T5)
 
@@ -171,7 +171,7 @@ def _load(folder: Path, form: _Format[Encoder]) -> tuple[Encoder, Tokenizer]:
     header = read_header(folder, advice)
     kind, where = header.get("model_type"), str(folder / CONFIG)
     if kind not in (form.own_type, form.published_type):
-        raise CheckpointError(f"{folder} is no text encoder of this kind (model_type is {kind!r}); {advice}.")
+        raise CheckpointError(f"{folder} has model_type {kind!r}; {advice}.")
     published = kind == form.published_type
     values = _from_published(header, form, where) if published else header.get("config", {})
     config: Any = config_from_mapping(form.config, values, where)
@@ -187,14 +187,14 @@ def _load(folder: Path, form: _Format[Encoder]) -> tuple[Encoder, Tokenizer]:
 
 
 def _from_published(header: Mapping[str, Any], form: _Format[Any], where: str) -> dict[str, Any]:
-    """Our configuration of a folder that transformers wrote."""
+    """Convert a published ``config.json`` to our configuration."""
     missing = [name for name in form.fields.values() if name not in header]
     if missing:
-        raise CheckpointError(f"{where} does not tell {missing[0]}; give the folder of a {form.name}.")
+        raise CheckpointError(f"{where} has no {missing[0]}; give the folder of a {form.name}.")
     for name, known in form.fixed.items():
         if header.get(name, known[0]) not in known:
             raise CheckpointError(
-                f"{where} is no {form.name} of the usual kind: {name} is {header[name]!r}, not "
+                f"{where} is an unsupported variant of {form.name}: {name} is {header[name]!r}; it must be "
                 f"{' or '.join(map(repr, known))}."
             )
     return {**{ours: header[theirs] for ours, theirs in form.fields.items()}, **form.derived(header)}

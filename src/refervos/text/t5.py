@@ -1,4 +1,4 @@
-"""T5's encoder: a sentence's tokens, each in the light of the others (Raffel et al. 2020, arXiv 1910.10683)."""
+"""T5's text encoder (Raffel et al. 2020, arXiv 1910.10683)."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class T5Config:
     """Shape of a T5 encoder. Defaults: t5-3b, whose encoder has 1,240,909,824 parameters.
 
     Attributes:
-        vocabulary: Number of tokens that have an embedding; the tokenizer may have fewer.
+        vocabulary: Number of token embeddings; the tokenizer may have fewer tokens.
         width: Channels of a token (``d_model``).
-        head_width: Channels of a query, key or value of one head (``d_kv``); T5 does not tie it to ``width``.
+        head_width: Channels of a query, key or value of one head (``d_kv``), independent of ``width``.
         heads: Attention heads.
         layers: Transformer layers.
         feedforward: Width of the feed-forward networks.
-        position_buckets: Number of learnt biases for the distance between two tokens.
-        position_distance: Distances from here on share the last bucket.
+        position_buckets: Number of learned biases for the distance between two tokens.
+        position_distance: Distances from this one on share the last bucket.
         gated: Whether the feed-forward networks are gated GELU (T5 v1.1, Flan-T5) and not ReLU (T5).
         pad: Id of the padding token.
-        max_tokens: The longest sentence. Distances need no limit; it is the length that T5 was trained with.
+        max_tokens: Length of the longest sentence. The model has no limit; this is the length that T5 was trained with.
     """
 
     vocabulary: int = 32128
@@ -81,7 +81,7 @@ T5_PRESETS: dict[str, T5Config] = {
     "t5-3b": _T5_3B,
     "t5-11b": replace(_T5_3B, heads=128, feedforward=65536),
 }
-"""The published sizes by their names on the hub (arXiv 1910.10683, section 3.7)."""
+"""The published sizes by their names on the Hugging Face Hub (arXiv 1910.10683, section 3.7)."""
 
 
 class RmsNorm(nn.Module):
@@ -96,17 +96,17 @@ class RmsNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, states: Tensor) -> Tensor:
-        """Normalise (..., width), float32 or float64; the result has the weight's type."""
+        """Normalise (..., width), in float32 or float64; the result has the weight's type."""
         normed = states * torch.rsqrt(states.square().mean(-1, keepdim=True) + 1e-6)
         return normed.to(self.weight.dtype) * self.weight
 
 
 class RelativeSelfAttention(nn.Module):
-    """Multi-head self-attention, unscaled, with a learnt bias for each distance (T5 paper, section 2.1).
+    """Multi-head self-attention, unscaled, with a learned bias for each distance (T5 paper, section 2.1).
 
     Args:
         config: The encoder's shape.
-        has_bias: Whether it has the biases, which the first layer has for all.
+        has_bias: Whether this layer holds the biases; only the first one does, for all layers.
     """
 
     def __init__(self, config: T5Config, has_bias: bool) -> None:
@@ -122,7 +122,7 @@ class RelativeSelfAttention(nn.Module):
             nn.init.normal_(self.relative_attention_bias.weight, std=width**-0.5)
 
     def forward(self, states: Tensor, bias: Tensor) -> Tensor:
-        """Attend: states (N, L, width), bias of the scores (N, heads, L, L); returns (N, L, width)."""
+        """Attend: states (N, L, width), bias of the scores (N, heads, L, L); return (N, L, width)."""
         query, key, value = (
             linear(states, layer).unflatten(-1, (self.config.heads, -1)).transpose(1, 2)  # (N, heads, L, head_width)
             for layer in (self.q, self.k, self.v)
@@ -131,7 +131,7 @@ class RelativeSelfAttention(nn.Module):
         return linear(attended.transpose(1, 2).flatten(2), self.o)
 
     def distance_bias(self, length: int) -> Tensor:
-        """What a distance adds to the scores, (1, heads, L, L)."""
+        """Compute the bias of the scores by distance, (1, heads, L, L)."""
         weight = self.relative_attention_bias.weight  # (position_buckets, heads)
         at = torch.arange(length, device=weight.device)
         buckets = distance_bucket(at - at[:, None], self.config.position_buckets, self.config.position_distance)
@@ -139,26 +139,26 @@ class RelativeSelfAttention(nn.Module):
 
 
 def distance_bucket(distance: Tensor, buckets: int, farthest: int) -> Tensor:
-    """Which of the learnt biases a distance has: a half for each direction, of which half for one distance each.
+    """Map distances to buckets: half of them per direction, of which half for a single distance each.
 
     Args:
-        distance: The key's position less the query's, int64.
-        buckets: How many biases there are.
-        farthest: Distances from here on share their direction's last bucket.
+        distance: Position of the key minus that of the query, int64.
+        buckets: Number of buckets.
+        farthest: Distances from this one on share the last bucket of their direction.
 
     Returns:
-        Numbers of biases, int64 of the same shape.
+        Bucket indices, int64 of the same shape.
     """
     half = buckets // 2
     exact = half // 2
     far = distance.abs()
-    # In float32 whatever the weights' type: rounding decides between neighbouring buckets.
+    # In float32 whatever the weights' type, because rounding decides between adjacent buckets.
     shared = exact + (torch.log(far.float() / exact) / math.log(farthest / exact) * (half - exact)).long()
     return torch.where(far < exact, far, shared.clamp(max=half - 1)) + half * (distance > 0)
 
 
 class FeedForward(nn.Module):
-    """The position-wise feed-forward network: ReLU, or gated GELU (Shazeer 2020, arXiv 2002.05202).
+    """Position-wise feed-forward network: ReLU, or gated GELU (Shazeer 2020, arXiv 2002.05202).
 
     Args:
         config: The encoder's shape.
@@ -176,22 +176,22 @@ class FeedForward(nn.Module):
         self.wo = _linear(inner, width, inner**-0.5)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Compute what is added to the states (N, L, width); float32 where it would be float16."""
+        """Run the network on states (N, L, width); float16 becomes float32."""
         if self.gated:
             inner = _widen(F.gelu(linear(states, self.wi_0), approximate="tanh")) * linear(states, self.wi_1)
         else:
             inner = _widen(linear(states, self.wi, "relu"))  # (N, L, feedforward)
-        with without_autocast(inner):  # which would return to float16
+        with without_autocast(inner):  # autocast would go back to float16
             return product(inner, self.wo.weight.to(inner.dtype))
 
 
 def _widen(states: Tensor) -> Tensor:
-    """From float16 to float32: trained T5s exceed 65504 in their feed-forward networks."""
+    """Convert float16 to float32: trained T5s exceed 65504 in their feed-forward networks."""
     return states.float() if states.dtype == torch.float16 else states
 
 
 class AttentionSublayer(nn.Module):
-    """Self-attention of normalised states, added to them.
+    """Self-attention sub-layer with pre-normalisation and residual connection.
 
     Args:
         config: The encoder's shape.
@@ -209,7 +209,7 @@ class AttentionSublayer(nn.Module):
 
 
 class FeedForwardSublayer(nn.Module):
-    """The feed-forward network of normalised states, added to them.
+    """Feed-forward sub-layer with pre-normalisation and residual connection.
 
     Args:
         config: The encoder's shape.
@@ -221,12 +221,12 @@ class FeedForwardSublayer(nn.Module):
         self.layer_norm = RmsNorm(config.width)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Compute and add: states (N, L, width)."""
+        """Run the sub-layer: states (N, L, width)."""
         return states + self.DenseReluDense(self.layer_norm(states))
 
 
 class Block(nn.Module):
-    """A layer of the encoder.
+    """Encoder layer.
 
     Args:
         config: The encoder's shape.
@@ -245,7 +245,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """The encoder with the names of published weights.
+    """Encoder under the names of published weights.
 
     Args:
         config: The encoder's shape.
@@ -254,14 +254,16 @@ class Stack(nn.Module):
     def __init__(self, config: T5Config) -> None:
         super().__init__()
         self.pad = config.pad
-        self.embed_tokens = nn.Embedding(config.vocabulary, config.width)  # drawn with deviation 1, as T5's
+        self.embed_tokens = nn.Embedding(
+            config.vocabulary, config.width
+        )  # initialised with standard deviation 1, as in T5
         self.block = nn.ModuleList(Block(config, has_bias=index == 0) for index in range(config.layers))
         self.final_layer_norm = RmsNorm(config.width)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Read sentences: token ids int64 (N, L) to states (N, L, width)."""
+        """Encode sentences: token ids int64 (N, L) -> states (N, L, width)."""
         states = self.embed_tokens(ids)
-        # What the layers add up is beyond float16 and worth more digits than bfloat16 has.
+        # The sums over layers exceed float16 and need more precision than bfloat16.
         states = states.to(torch.promote_types(states.dtype, torch.float32))
         blocks: Any = self.block
         bias = blocks[0].layer[0].SelfAttention.distance_bias(ids.shape[1])  # (1, heads, L, L)
@@ -274,17 +276,16 @@ class Stack(nn.Module):
 
 
 def _linear(width: int, out: int, deviation: float) -> nn.Linear:
-    """Make a linear layer without bias whose weights are drawn with a standard deviation."""
+    """Make a linear layer without bias, initialised with a given standard deviation."""
     layer = nn.Linear(width, out, bias=False)
     nn.init.normal_(layer.weight, std=deviation)
     return layer
 
 
 class T5TextEncoder(nn.Module):
-    """T5 without its decoder, and without dropout: T5 v1.1 was trained without, and RefSAM keeps it frozen.
+    """T5 encoder without dropout: T5 v1.1 was trained without it, and RefSAM keeps the encoder frozen.
 
-    New weights are drawn as T5 draws them (its attention does not divide by the root of the head's width, the queries'
-    weights are that much smaller instead).
+    New weights are initialised as in T5, whose attention scores are unscaled, with smaller query weights instead.
 
     Args:
         config: The encoder's shape.
@@ -296,7 +297,7 @@ class T5TextEncoder(nn.Module):
         self.t5 = Stack(config)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Read sentences; padding is neither looked at nor meaningful in the result.
+        """Encode sentences. Padding is not attended to, and its states are meaningless.
 
         Args:
             ids: Token ids, int64 (N, L), padded with ``config.pad``.

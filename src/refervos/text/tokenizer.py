@@ -1,4 +1,4 @@
-"""Sentences to token ids: RoBERTa's byte-level BPE or T5's Unigram, from a local folder or the hub."""
+"""Tokenizers: RoBERTa's byte-level BPE and T5's Unigram, from a local folder or the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from refervos.prompts import normalise
 from refervos.text.verbs import find_verbs
 
 FAST, BYTE_LEVEL, SENTENCE_PIECE = ("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",)
-"""Any of these sets of files makes a tokenizer: a fast one of either model, RoBERTa's and T5's."""
+"""Sets of files, any of which is enough for a tokenizer: a fast tokenizer of either kind, RoBERTa's, T5's."""
 
 SETTINGS = "tokenizer_config.json"
-"""What transformers wants beside them: the class to read them with, and which token has which role."""
+"""Settings for transformers: the tokenizer class and the roles of special tokens."""
 
 TOKENIZER_FILES = (*FAST, *BYTE_LEVEL, *SENTENCE_PIECE, SETTINGS)
 
@@ -34,11 +34,11 @@ ROBERTA_ROLES = {
     "mask_token": "<mask>",
 }
 T5_ROLES = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-"""The special tokens of each kind by transformers' names of their roles."""
+"""Special tokens of each kind, by transformers' names for their roles."""
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder has ``tokenizer.json``, ``vocab.json`` with ``merges.txt``, or ``spiece.model``."""
+    """Return True if a folder has ``tokenizer.json``, ``vocab.json`` and ``merges.txt``, or ``spiece.model``."""
     return any(_has(folder, files) for files in (FAST, BYTE_LEVEL, SENTENCE_PIECE))
 
 
@@ -47,10 +47,10 @@ def _has(folder: Path, files: Sequence[str]) -> bool:
 
 
 class Tokenizer:
-    """A tokenizer of RoBERTa or T5 and the marks for words that tell motion.
+    """Tokenizer of RoBERTa or T5, which also flags motion words.
 
     Args:
-        model: What splits sentences into tokens.
+        model: The underlying tokenizer.
     """
 
     def __init__(self, model: tokenizers.Tokenizer) -> None:
@@ -58,11 +58,11 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str]) -> Tokenizer:
-        """Read the tokenizer of a RoBERTa or a T5 from a folder or the hub; see ``has_tokenizer`` for its files.
+        """Load the tokenizer of a RoBERTa or T5 from a folder or the Hub; see ``has_tokenizer`` for its files.
 
         Raises:
             CheckpointError: When there are no such files, or they are not readable.
-            MissingDependencyError: When there is only ``spiece.model`` and no package to read it.
+            MissingDependencyError: When there is only ``spiece.model``, and the packages to read it are missing.
         """
         folder = Path(name_or_path)
         advice = "give the folder of a RoBERTa or T5 tokenizer"
@@ -79,8 +79,8 @@ class Tokenizer:
             raise CheckpointError(f"the tokenizer files in {folder} are not readable ({reason}).") from error
         if not isinstance(model.model, models.BPE | models.Unigram):
             kind = type(model.model).__name__
-            raise CheckpointError(f"the tokenizer in {folder} is neither a BPE nor a Unigram but a {kind}; {advice}.")
-        model.no_truncation()  # a file may say so; here too long a sentence is an error
+            raise CheckpointError(f"the tokenizer in {folder} is a {kind}, neither a BPE nor a Unigram; {advice}.")
+        model.no_truncation()  # even if the file asks for it: too long a sentence is an error
         model.no_padding()
         return cls(model)
 
@@ -90,22 +90,22 @@ class Tokenizer:
 
     @property
     def special_ids(self) -> list[int]:
-        """Ids of the tokens that stand for no text, ascending."""
+        """Ids of the special tokens, ascending."""
         return sorted(index for index, token in self.model.get_added_tokens_decoder().items() if token.special)
 
     def id_of(self, token: str) -> int:
-        """The id of a token.
+        """Return the id of a token.
 
         Raises:
             ConfigError: When there is no such token.
         """
         index = self.model.token_to_id(token)
         if index is None:
-            raise ConfigError(f"the tokenizer has no token {token!r}; give one of the text encoder's kind.")
+            raise ConfigError(f"the tokenizer has no token {token!r}; give the tokenizer of the text encoder.")
         return index
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
-        """The tokens with some ids, as the vocabulary spells them.
+        """Return the tokens with given ids, as spelled in the vocabulary.
 
         Raises:
             ConfigError: When an id is not in the vocabulary.
@@ -117,7 +117,7 @@ class Tokenizer:
         return known
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write ``tokenizer.json``, and what transformers takes to read it too, into a folder."""
+        """Save ``tokenizer.json`` and the settings with which transformers can read it too."""
         roles = ROBERTA_ROLES if isinstance(self.model.model, models.BPE) else T5_ROLES
         known = {role: token for role, token in roles.items() if self.model.token_to_id(token) is not None}
         others = [token for token in self.tokens(self.special_ids) if token not in known.values()]
@@ -133,26 +133,26 @@ class Tokenizer:
         find_motion: bool = False,
         limit: int = 512,
     ) -> tuple[list[int], list[bool]]:
-        """Token ids of a sentence, lower-cased, with the start and end tokens that its kind has.
+        """Encode a sentence, lower-cased, with the start and end tokens of this tokenizer.
 
         Args:
             expression: The sentence.
-            verbs: The words that tell motion; when None and ``find_motion`` is set, spaCy finds them.
-            find_motion: Whether verbs are wanted at all.
-            limit: The longest sequence that the text encoder has positions for.
+            verbs: Its motion words; when None and ``find_motion`` is set, spaCy finds them.
+            find_motion: Find motion words when none are given.
+            limit: Length of the longest sequence that the text encoder takes.
 
         Returns:
-            Ids, and for each whether it belongs to a word that tells motion.
+            Token ids, and for each whether it belongs to a motion word.
 
         Raises:
-            PromptError: When the sentence is too long or no Unicode, or a given verb is not in it.
+            PromptError: When the sentence is too long or not Unicode, or a given verb is not in it.
             MissingDependencyError: When verbs must be found and spaCy or its English model is missing.
         """
         sentence = normalise(expression)
         try:
             encoded = self.model.encode(sentence)
         except TypeError as error:
-            raise PromptError(f"the expression {sentence!r} is no text in Unicode (a lone surrogate).") from error
+            raise PromptError(f"the expression {sentence!r} is not valid Unicode (it has a lone surrogate).") from error
         ids = encoded.ids
         if len(ids) > limit:
             raise PromptError(f"the expression has {len(ids)} tokens; this model reads at most {limit}.")
@@ -177,39 +177,39 @@ def _read(folder: Path) -> tokenizers.Tokenizer:
 
 
 def _read_sentence_piece(folder: Path) -> tokenizers.Tokenizer:
-    """T5's tokenizer as published: sentencepiece's file, which lists no sentinels."""
+    """Read T5's published tokenizer, a sentencepiece file, which does not list the sentinel tokens."""
     try:
         for needed in ("sentencepiece", "google.protobuf"):
             importlib.import_module(needed)
         format_ = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
     except ImportError as error:
         raise MissingDependencyError(
-            f"{folder} has its tokenizer only as spiece.model, which takes sentencepiece and protobuf to read: "
+            f"{folder} has its tokenizer only as spiece.model, which needs sentencepiece and protobuf: "
             "pip install 'refervos[t5]', or give a folder with tokenizer.json."
         ) from error
-    written = format_.ModelProto()
-    written.ParseFromString((folder / SENTENCE_PIECE[0]).read_bytes())
-    if written.trainer_spec.model_type != written.trainer_spec.UNIGRAM:
-        raise ValueError("spiece.model is no Unigram, as T5's is")
+    proto = format_.ModelProto()
+    proto.ParseFromString((folder / SENTENCE_PIECE[0]).read_bytes())
+    if proto.trainer_spec.model_type != proto.trainer_spec.UNIGRAM:
+        raise ValueError("spiece.model is not a Unigram model, as T5's is")
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8")) if _has(folder, (SETTINGS,)) else {}
     sentinels = [f"<extra_id_{index}>" for index in reversed(range(settings.get("extra_ids", 100)))]
-    control = [piece.piece for piece in written.pieces if piece.type == piece.CONTROL]
-    pieces = [*((piece.piece, piece.score) for piece in written.pieces), *((token, 0.0) for token in sentinels)]
-    model = unigram(pieces, [*control, *sentinels], written.normalizer_spec.precompiled_charsmap)
-    whole = [piece.piece for piece in written.pieces if piece.type == piece.USER_DEFINED]  # words, never split
+    control = [piece.piece for piece in proto.pieces if piece.type == piece.CONTROL]
+    pieces = [*((piece.piece, piece.score) for piece in proto.pieces), *((token, 0.0) for token in sentinels)]
+    model = unigram(pieces, [*control, *sentinels], proto.normalizer_spec.precompiled_charsmap)
+    whole = [piece.piece for piece in proto.pieces if piece.type == piece.USER_DEFINED]  # never split
     model.add_tokens([tokenizers.AddedToken(piece, normalized=False) for piece in whole])
     return model
 
 
 def byte_level_bpe(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
-    """Make RoBERTa's tokenizer (Liu et al. 2019, section 4.4) of files.
+    """Make RoBERTa's tokenizer (Liu et al. 2019, section 4.4) from its files.
 
     Args:
-        vocabulary: The id of each token, JSON.
-        merges: Pairs of tokens, one a line, in the order in which they are merged.
+        vocabulary: JSON file with the id of each token.
+        merges: Pairs of tokens, one per line, in the order in which they are merged.
 
     Returns:
-        It puts a sentence between ``<s>`` and ``</s>``.
+        A tokenizer that puts sentences between ``<s>`` and ``</s>``.
 
     Raises:
         ValueError: When a special token of RoBERTa is missing.
@@ -230,15 +230,15 @@ def byte_level_bpe(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
 def unigram(
     pieces: Sequence[tuple[str, float]], special: Sequence[str] = (), charsmap: bytes = b""
 ) -> tokenizers.Tokenizer:
-    """Make T5's tokenizer (Kudo 2018, arXiv 1804.10959) of pieces of words.
+    """Make T5's tokenizer (Kudo 2018, arXiv 1804.10959) from word pieces.
 
     Args:
-        pieces: Every token with the logarithm of its likelihood, in the order of the ids; ``▁`` is a space.
-        special: Those that stand for no text, besides T5's own.
-        charsmap: What normalises characters first, as sentencepiece has compiled it.
+        pieces: Every token with its log-likelihood, in the order of the ids; ``▁`` is a space.
+        special: Special tokens besides T5's own.
+        charsmap: Character normalisation as compiled by sentencepiece.
 
     Returns:
-        It ends a sentence with ``</s>``.
+        A tokenizer that ends sentences with ``</s>``.
 
     Raises:
         ValueError: When a special token of T5 is missing.
@@ -258,7 +258,7 @@ def unigram(
 
 
 def _mark_special(model: tokenizers.Tokenizer, special: Sequence[str]) -> dict[str, int]:
-    """Have tokens of the vocabulary recognised as they stand and left out of decoded text; returns their ids."""
+    """Mark tokens of the vocabulary as special, so that they are never split or decoded; return their ids."""
     ids = {token: model.token_to_id(token) for token in special}
     known = {token: index for token, index in ids.items() if index is not None}
     if len(known) < len(ids):
@@ -268,7 +268,7 @@ def _mark_special(model: tokenizers.Tokenizer, special: Sequence[str]) -> dict[s
 
 
 def _span(sentence: str, word: str) -> tuple[int, int]:
-    """Where a word stands in a sentence, as a whole word."""
+    """Find the span of a whole word in a sentence."""
     padded = f" {sentence} "
     for end in (" ", ",", ".", ";", ":", "!", "?"):
         start = padded.find(f" {word}{end}")

@@ -1,4 +1,4 @@
-"""Which words of a sentence tell motion, for the motion prompt (SAMWISE paper, section 3.1)."""
+"""Motion words of a sentence, for the motion prompt (SAMWISE paper, section 3.1)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SPACY_MODEL = "en_core_web_sm"
 
 
 def find_verbs(sentence: str) -> list[tuple[int, int]]:
-    """Character spans of the verbs of an English sentence.
+    """Find the character spans of the verbs of an English sentence.
 
     Args:
         sentence: The sentence, normalised.

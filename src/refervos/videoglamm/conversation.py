@@ -139,7 +139,7 @@ def check_question(question: str) -> str:
     try:
         question.encode()
     except UnicodeEncodeError as error:
-        raise PromptError("the question is no text in Unicode (a lone surrogate).") from error
+        raise PromptError("the question is not valid Unicode (it has a lone surrogate).") from error
     if not question.strip():
         raise PromptError("the question is empty; ask something about the video.")
     if len(question) > LONGEST_QUESTION:
