@@ -30,8 +30,8 @@ from refervos.worlds import (
     referring_expressions,
 )
 from refervos.worlds.descriptions import Description
-from refervos.worlds.motion import CAMERA_REACH, camera_path, follow
-from refervos.worlds.shapes import distance_to
+from refervos.worlds.motion import CAMERA_REACH, camera_path, simulate
+from refervos.worlds.shapes import signed_distance
 from refervos.worlds.sprites import subject_of
 from refervos.worlds.wording import plural, with_article
 
@@ -119,7 +119,7 @@ def test_a_mask_is_where_the_coverage_is_a_half() -> None:
 
 def test_silhouettes_are_distinct_and_inside_their_circle() -> None:
     y, x = (np.mgrid[:81, :81] - 40.0).astype(np.float32)
-    shapes = {kind: distance_to(kind, x, y, 36.0) <= 0 for kind in KINDS}
+    shapes = {kind: signed_distance(kind, x, y, 36.0) <= 0 for kind in KINDS}
     for kind, inside in shapes.items():
         assert 0.2 < inside.sum() / (np.pi * 36**2) < 1, kind
         assert not (inside & (np.hypot(x, y) > 37)).any(), kind
@@ -169,7 +169,7 @@ def test_target_masks_are_the_union_of_the_targets() -> None:
 
 
 def play(motion: Motion, frames: int = 12, radius: float = 0.1) -> np.ndarray:
-    return follow(motion, radius, frames, (1.0, 1.0), np.zeros((frames, 2))).centres
+    return simulate(motion, radius, frames, (1.0, 1.0), np.zeros((frames, 2))).centres
 
 
 def test_movements_do_what_they_say() -> None:
@@ -193,7 +193,7 @@ def test_a_mover_stays_inside_for_long() -> None:
 
 
 def test_growth_ends() -> None:
-    track = follow(Motion((0.5, 0.5), growth=1.1), 0.1, 200, (1.0, 1.0), np.zeros((200, 2)))
+    track = simulate(Motion((0.5, 0.5), growth=1.1), 0.1, 200, (1.0, 1.0), np.zeros((200, 2)))
     assert track.radii.max() == pytest.approx(0.2)
 
 
@@ -242,10 +242,10 @@ def test_a_config_comes_from_a_mapping() -> None:
         ({"frames": 0}, "frames is 0"),
         ({"height": 8}, "height is 8"),
         ({"objects": (0, 2)}, "between 1 and 16"),
-        ({"objects": (4, 2)}, "a least and a greatest"),
+        ({"objects": (4, 2)}, "a minimum and a maximum are needed"),
         ({"radius": (0.1, 0.9)}, "at most 0.5"),
-        ({"late": 1.5}, "late is 1.5; a share lies between 0 and 1"),
-        ({"still": 0.9, "curve": 0.5}, "add up to"),
+        ({"late": 1.5}, "late is 1.5; a probability lies between 0 and 1"),
+        ({"still": 0.9, "curve": 0.5}, "add up to .*; they exclude each other"),
         ({"grow": 0.8}, "as many objects shrink"),
         ({"backgrounds": ("lava",)}, "choose from gradient"),
     ],
@@ -306,7 +306,7 @@ def test_file_names_say_what_sprites_show(cut_outs: Path) -> None:
 
 @pytest.mark.parametrize("angle", [0.0, 0.4, np.pi / 2])
 def test_a_sprites_mask_is_its_cut_out(cut_outs: Path, angle: float) -> None:
-    bar = Sprites.open(cut_outs).pictures[1]
+    bar = Sprites.open(cut_outs).cutouts[1]
     assert bar.subject == "bar"
     # The cut-out is 60 x 20 pixels, so its radius of 31.6 pixels at 1:1 is half the diagonal.
     radius = 0.5 * np.hypot(60, 20) / 128
@@ -321,7 +321,7 @@ def test_a_sprites_mask_is_its_cut_out(cut_outs: Path, angle: float) -> None:
 
 
 def test_a_mirrored_sprite_is_the_mirror_image(cut_outs: Path) -> None:
-    corner = next(picture for picture in Sprites.open(cut_outs).pictures if picture.subject == "iron angle")
+    corner = next(picture for picture in Sprites.open(cut_outs).cutouts if picture.subject == "iron angle")
     plain, mirrored = (
         draw_scene(
             Scene(
@@ -340,7 +340,7 @@ def test_a_mirrored_sprite_is_the_mirror_image(cut_outs: Path) -> None:
 
 @pytest.mark.parametrize("scale", [0.2, 0.5, 1.0, 3.0])
 def test_sprites_scale(cut_outs: Path, scale: float) -> None:
-    bar = Sprites.open(cut_outs).pictures[1]
+    bar = Sprites.open(cut_outs).cutouts[1]
     radius = scale * 0.5 * np.hypot(60, 20) / 256
     thing = Thing("bar", "", float(radius), Motion((0.5, 0.5)), texture="", sprite=bar)
     clip = draw_scene(Scene((thing,), shadows=False), 1, (256, 256))
@@ -352,7 +352,7 @@ def test_sprites_are_asked_by_subject_and_by_colour_where_it_is_clear(cut_outs: 
     ImageDraw.Draw(stripes).rectangle((0, 0, 59, 29), fill=(40, 60, 220, 255))
     stripes.save(cut_outs / "flag.png")
     sprites = Sprites.open(cut_outs)
-    named = {picture.subject: picture.colour for picture in sprites.pictures}
+    named = {picture.subject: picture.colour for picture in sprites.cutouts}
     assert named == {"bar": "red", "blue coin": "blue", "iron angle": "green", "flag": ""}
     config = WorldConfig(height=64, width=64, sprites=str(cut_outs), sprite_share=0.6)
     assert digest(draw_clip(2, config)) == digest(draw_clip(2, config, sprites))
@@ -376,7 +376,7 @@ def test_sprites_are_asked_by_subject_and_by_colour_where_it_is_clear(cut_outs: 
 
 def test_a_sprite_that_is_called_like_a_shape_makes_the_noun_unclear(cut_outs: Path) -> None:
     (cut_outs / "bar.png").rename(cut_outs / "ball.png")
-    picture = next(picture for picture in Sprites.open(cut_outs).pictures if picture.subject == "ball")
+    picture = next(picture for picture in Sprites.open(cut_outs).cutouts if picture.subject == "ball")
     things = (
         Thing("circle", "red", 0.15, Motion((0.25, 0.5))),
         Thing("ball", "", 0.15, Motion((0.7, 0.5)), texture="", sprite=picture),
@@ -398,7 +398,7 @@ def test_sprites_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     cases = {
         "opaque.png": (Image.new("RGB", (8, 8)), "no alpha channel"),
         "nothing.png": (Image.new("RGBA", (8, 8)), "transparent everywhere"),
-        "12.png": (Image.new("RGBA", (8, 8), (1, 2, 3, 255)), "does not say what it shows"),
+        "12.png": (Image.new("RGBA", (8, 8), (1, 2, 3, 255)), "its name has no subject"),
     }
     for name, (image, words) in cases.items():
         image.save(tmp_path / name)

@@ -44,7 +44,7 @@ from refervos.worlds.benchmark import NOUN_SPLITS, BenchmarkDrawings, diagnostic
 from refervos.worlds.drawings import DESIGNS, PHOTOGRAPHS, UNSEEN_DESIGN, Design, main, make_drawings, make_photographs
 from refervos.worlds.facts import FALSE, TRUE, UNCLEAR
 from refervos.worlds.nouns import everyday_nouns, may_be, names_of, plural
-from refervos.worlds.sprites import GROUNDS, Sprite
+from refervos.worlds.sprites import PHOTOGRAPH_FOLDER, Sprite
 from refervos.worlds.wording import PHRASES, Lexicon, word_description
 
 NOUNS = everyday_nouns()
@@ -121,18 +121,18 @@ def drawn(tmp_path: Path) -> Path:
     for design in ("one", "two"):
         for index, word in enumerate(("car", "dog", "cup of tea", "scissors")):
             cut_out(tmp_path / design / word / "0.png", (220, 30, 30) if index % 2 else (30, 60, 230))
-    (tmp_path / GROUNDS).mkdir()
+    (tmp_path / PHOTOGRAPH_FOLDER).mkdir()
     rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 255, (90, 160, 3), dtype=np.uint8)).save(tmp_path / GROUNDS / "wood.jpg")
+    Image.fromarray(rng.integers(0, 255, (90, 160, 3), dtype=np.uint8)).save(tmp_path / PHOTOGRAPH_FOLDER / "wood.jpg")
     return tmp_path
 
 
 def test_designs_are_chosen_by_name(drawn: Path) -> None:
     everything, one = Sprites.open(drawn), Sprites.open(drawn, ["one"])
-    assert len(everything.pictures) == 8
-    assert len(one.pictures) == 4
+    assert len(everything.cutouts) == 8
+    assert len(one.cutouts) == 4
     assert everything.subjects == one.subjects == ("car", "cup of tea", "dog", "scissors")
-    assert len(one.grounds) == 1
+    assert len(one.photographs) == 1
     with pytest.raises(ConfigError, match="has no sub-folder 'three'; its sub-folders are grounds, one, two"):
         Sprites.open(drawn, ["three"])
 
@@ -144,8 +144,8 @@ def test_photographs_become_backgrounds(drawn: Path) -> None:
     clips = [draw_clip(seed, config, sprites) for seed in range(6)]
     plain = [draw_clip(seed, replace(config, photographs=0.0), sprites) for seed in range(6)]
     for clip, other in zip(clips, plain, strict=True):
-        assert clip.scene.ground is not None
-        assert other.scene.ground is None
+        assert clip.scene.photograph is not None
+        assert other.scene.photograph is None
         ground = clip.frames[0][~clip.masks[:, 0].any(axis=0)].astype(int)
         smooth = other.frames[0][~other.masks[:, 0].any(axis=0)].astype(int)
         assert (
@@ -231,16 +231,16 @@ def test_drawings_are_made_of_archives(tmp_path: Path) -> None:
         # This one lists no code points: its drawings are found by the names that others give them, or their aliases.
         published("silent", "@a/silent", icons({"autocar": "#1010e0"}, {}, {"car": {"parent": "autocar"}})),
     ]
-    by_address = {design.address: data for design, data in pairs}
+    by_address = {design.url: data for design, data in pairs}
     assert "https://registry.npmjs.org/@a/listing/-/listing-1.0.0.tgz" in by_address
     few = {word: NOUNS[word] for word in ("car", "dog", "cat")}
-    said: list[str] = []
+    messages: list[str] = []
     counts = make_drawings(
-        tmp_path, size=32, designs=[d for d, _ in pairs], nouns=few, fetch=by_address.__getitem__, say=said.append
+        tmp_path, size=32, designs=[d for d, _ in pairs], nouns=few, fetch=by_address.__getitem__, log=messages.append
     )
     # A car stays a car in another colour: three more of each; the grey dog has no hue to turn, and may not.
     assert counts == {"rendered": 5, "listing": 5, "silent": 4}
-    assert len(said) == 3
+    assert len(messages) == 3
     sprites = Sprites.open(tmp_path)
     assert sprites.subjects == ("car", "dog")
     colours = {picture.colour for picture in Sprites.open(tmp_path, ["listing"]).by_subject["car"]}
@@ -257,18 +257,18 @@ def test_photographs_come_out_of_a_debian_package(tmp_path: Path, monkeypatch: p
         package += (
             f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
         )
-    with pytest.raises(DataError, match="is not the package that was published"):
+    with pytest.raises(DataError, match="differs from the published package"):
         make_photographs(tmp_path, fetch=lambda address: package)
     monkeypatch.setattr("refervos.worlds.drawings.PHOTOGRAPH_DIGEST", hashlib.sha256(package).hexdigest())
     assert make_photographs(tmp_path, fetch=lambda address: package) == len(PHOTOGRAPHS)
     for name, _ in PHOTOGRAPHS:
-        assert (tmp_path / GROUNDS / name).read_text() == name
+        assert (tmp_path / PHOTOGRAPH_FOLDER / name).read_text() == name
         assert name in (tmp_path / "LICENCES.md").read_text()
 
 
 def test_another_archive_than_the_published_one_is_refused(tmp_path: Path) -> None:
     design, data = published("rendered", "@a/rendered", archive({}))
-    with pytest.raises(DataError, match="is not the archive that was published"):
+    with pytest.raises(DataError, match="differs from the published archive"):
         make_drawings(tmp_path, designs=[design], fetch=lambda address: data + b"x")
     assert not list(tmp_path.iterdir())
 
@@ -278,7 +278,7 @@ def test_the_build_step_says_what_is_missing(
 ) -> None:
     monkeypatch.setattr("refervos.worlds.drawings.REGISTRY", "http://127.0.0.1:9")
     assert main([str(tmp_path)]) == 2
-    assert "cannot be fetched" in capsys.readouterr().err
+    assert "cannot be downloaded" in capsys.readouterr().err
 
 
 def test_the_design_for_testing_is_one_of_six() -> None:
@@ -315,7 +315,7 @@ def test_splits_of_everyday_things(six_designs: Path) -> None:
             assert isinstance(case.expression.description, Description)
             assert case.expression.description.noun.kind == kind
             assert case.expression.description.claim is None
-            assert all(thing.sprite in shown.pictures for thing in case.clip.scene.objects)
+            assert all(thing.sprite in shown.cutouts for thing in case.clip.scene.objects)
             said = {name for name in unseen if name in case.expression.text.split()}
             assert bool(said) == (split == "synonyms"), case.expression.text
             assert case.other is not None

@@ -1,10 +1,10 @@
-"""Procedural clips with exact masks and sentences that are checked against them: for training and for diagnosis.
+"""Procedural clips with exact masks and verified referring expressions, for training and diagnosis.
 
 >>> import numpy as np
 >>> from refervos.worlds import WorldConfig, draw_clip, referring_expressions
 >>> clip = draw_clip(7, WorldConfig(frames=8))
->>> sentence = referring_expressions(clip, np.random.default_rng(7))[0]
->>> clip.target_masks(sentence).shape
+>>> expression = referring_expressions(clip, np.random.default_rng(7))[0]
+>>> clip.target_masks(expression).shape
 (8, 128, 128)
 """
 

@@ -17,12 +17,12 @@ _DARKEST, _BRIGHTEST = 30.0, 200.0
 def draw_background(
     style: str, seed: int, strength: float, size: tuple[int, int], short: int
 ) -> npt.NDArray[np.float32]:
-    """Paint a canvas: a gradient between two dull colours, with a pattern on top.
+    """Draw a background: a gradient between two dull colours, with a pattern on top.
 
     Args:
         style: One of ``scene.BACKGROUNDS``.
-        seed: Colours and pattern follow from it.
-        strength: Of the pattern, grey levels.
+        seed: Seed of colours and pattern.
+        strength: Amplitude of the pattern, grey levels.
         size: Height and width of the canvas, pixels.
         short: The frame's short side, pixels: the unit of the pattern's sizes.
 
@@ -44,11 +44,11 @@ def draw_background(
 
 
 def crop_photograph(photograph: npt.NDArray[np.uint8], seed: int, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Cut a canvas out of a photograph, at a random place and scale, mirrored or not.
+    """Crop a background from a photograph at a random position and scale, sometimes mirrored.
 
     Args:
         photograph: RGB (h, w, 3).
-        seed: Place and scale follow from it.
+        seed: Seed of position, scale and mirroring.
         size: Height and width of the canvas, pixels.
 
     Returns:
@@ -69,7 +69,7 @@ def crop_photograph(photograph: npt.NDArray[np.uint8], seed: int, size: tuple[in
 
 
 def _noise(rng: np.random.Generator, x: Floats, y: Floats) -> Floats:
-    """Grain, coarse enough to survive a video codec."""
+    """Draw grain that is coarse enough to survive a video codec."""
     cell = 1 / 42  # short sides
     columns, rows = (x[0] / cell).astype(np.intp), (y[:, 0] / cell).astype(np.intp)
     grain = rng.standard_normal((int(rows[-1]) + 1, int(columns[-1]) + 1), dtype=np.float32)
@@ -77,7 +77,7 @@ def _noise(rng: np.random.Generator, x: Floats, y: Floats) -> Floats:
 
 
 def _clouds(rng: np.random.Generator, x: Floats, y: Floats) -> Floats:
-    """A few waves of random direction."""
+    """Draw a few waves of random direction."""
     clouds = np.zeros((y.size, x.size), np.float32)
     for _ in range(5):
         fx, fy, phase = rng.uniform(-9, 9), rng.uniform(-9, 9), rng.uniform(0, 2 * np.pi)
@@ -86,26 +86,26 @@ def _clouds(rng: np.random.Generator, x: Floats, y: Floats) -> Floats:
 
 
 def _stripes(rng: np.random.Generator, x: Floats, y: Floats) -> Floats:
-    """Straight bands of a random direction."""
-    along, _ = _turned(rng, x, y)
+    """Draw straight bands of a random direction."""
+    along, _ = _rotated_grid(rng, x, y)
     return np.clip(3 * np.sin(along), -1, 1)[..., None]
 
 
 def _checks(rng: np.random.Generator, x: Floats, y: Floats) -> Floats:
-    """A board of squares."""
-    along, across = _turned(rng, x, y)
+    """Draw a rotated checkerboard."""
+    along, across = _rotated_grid(rng, x, y)
     return np.clip(3 * np.sin(along) * np.sin(across), -1, 1)[..., None]
 
 
-def _turned(rng: np.random.Generator, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Coordinates of a turned grid, 2 pi a period."""
+def _rotated_grid(rng: np.random.Generator, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Return coordinates of a rotated grid with a period of 2 pi."""
     period, turn = rng.uniform(0.1, 0.3), rng.uniform(0, np.pi)
     cos, sin = (np.float32(v * 2 * np.pi / period) for v in (np.cos(turn), np.sin(turn)))
     return x * cos + y * sin, y * cos - x * sin
 
 
 def _blobs(rng: np.random.Generator, x: Floats, y: Floats) -> Floats:
-    """Soft spots, each a little brighter, darker or of another dull hue."""
+    """Draw soft spots, each a little brighter, darker or of another dull hue."""
     spots = np.zeros((y.size, x.size, 3), np.float32)
     for _ in range(int(10 * float(x[0, -1]) * float(y[-1, 0])) + 1):
         cx, cy = rng.uniform(0, x[0, -1]), rng.uniform(0, y[-1, 0])

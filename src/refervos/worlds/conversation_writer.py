@@ -494,9 +494,9 @@ class ConversationWriter:
         """A question for a number."""
         for _ in range(_TRIES):
             thing = self.things[self._any(self.main)]
-            luck = self.rng.random()
-            noun = Noun(kind=thing.kind) if luck < 0.4 else Noun(colour=thing.colour) if luck < 0.6 else Noun()
-            if luck > 0.8:
+            u = self.rng.random()
+            noun = Noun(kind=thing.kind) if u < 0.4 else Noun(colour=thing.colour) if u < 0.6 else Noun()
+            if u > 0.8:
                 noun = self._any([Noun(kind=str(self._any(list(KINDS)))), Noun(colour=str(self._any(list(COLOURS))))])
             claim = Claim(self._any(_COUNTED)) if self.rng.random() < 0.4 else None
             truths = self.facts.describe(Description(noun, claim))
@@ -598,9 +598,9 @@ class ConversationWriter:
         wanted = self.rng.random() < 0.5
         for _ in range(_TRIES):
             one, other = self.things[self._any(self.main)], self.things[self._any(self.main)]
-            luck = self.rng.random()
-            colour = one.colour if wanted or luck < 0.6 else self._any(list(COLOURS))
-            kind = (one if wanted else other).kind if wanted or luck > 0.3 else self._any(list(KINDS))
+            u = self.rng.random()
+            colour = one.colour if wanted or u < 0.6 else self._any(list(COLOURS))
+            kind = (one if wanted else other).kind if wanted or u > 0.3 else self._any(list(KINDS))
             noun = Noun(colour if self.rng.random() < 0.8 else "", "", kind)
             truths = self.facts.noun(noun)
             objects = np.flatnonzero(truths == TRUE)

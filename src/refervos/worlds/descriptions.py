@@ -1,7 +1,7 @@
-"""What a sentence says, before it is put into words.
+"""Meaning of a referring expression, independent of its wording.
 
 A description is a noun phrase (any of colour, texture and kind) and at most one claim about place, size, relation or
-motion. ``facts.py`` decides of which objects it is true, ``sentences.py`` words it.
+motion. ``facts.py`` decides for which objects it holds; ``wording.py`` puts it into words.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FAMILIES = ("colour+kind", "colour", "kind", "texture", "size", "place", "relation", "motion", "group", "none")
-"""What a sentence tells its targets by: the family that is needed. "group" has several targets and "none" has none."""
-
+"""Families of expressions, by what identifies the target; "group" has several targets and "none" has none."""
 
 MOTION_VERBS = frozenset(
     (
@@ -21,12 +20,12 @@ MOTION_VERBS = frozenset(
         *("passes", "hidden"),
     )
 )
-"""The verbs with which the sentences tell motion."""
+"""Verbs that express motion."""
 
 
 @dataclass(frozen=True)
 class Noun:
-    """A noun phrase; what is empty is left open.
+    """Noun phrase; empty fields are unspecified.
 
     Attributes:
         colour: One of ``COLOURS``, or empty.
@@ -41,11 +40,11 @@ class Noun:
 
 @dataclass(frozen=True)
 class Claim:
-    """Something said about the noun.
+    """Claim about the object of a noun phrase.
 
     Attributes:
-        word: One of ``facts.CLAIMS``, such as "leftmost", "left of" or "turns back".
-        reference: The other object that a relation is about.
+        word: A key of ``facts.CLAIM_FAMILIES``, such as "leftmost", "left of" or "turns back".
+        reference: The other object of a relation.
     """
 
     word: str
@@ -54,7 +53,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Description:
-    """A noun phrase and perhaps a claim; true of one object, of several, or of none."""
+    """Noun phrase with an optional claim; it may hold for one object, for several or for none."""
 
     noun: Noun = Noun()
     claim: Claim | None = None
@@ -70,13 +69,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Expression:
-    """A sentence about a clip.
+    """Referring expression about a clip.
 
     Attributes:
-        text: The sentence, in lower case.
-        targets: Indices of the objects it is true of, in ascending order; empty when there is none.
+        text: The expression, in lower case.
+        targets: Indices of the target objects, in ascending order; empty when there is none.
         family: One of ``FAMILIES``.
-        description: What it was made from.
+        description: Its meaning.
     """
 
     text: str
@@ -86,5 +85,5 @@ class Expression:
 
     @property
     def verbs(self) -> tuple[str, ...]:
-        """The words of the text that tell motion, for models with a motion prompt."""
+        """Motion verbs of the text, for models with a motion prompt."""
         return tuple(dict.fromkeys(word for word in self.text.split() if word in MOTION_VERBS))

@@ -1,12 +1,12 @@
-"""Make the folder of drawn things from which everyday nouns are learnt: python -m refervos.worlds.drawings FOLDER.
+"""Download drawings of everyday objects for training: python -m refervos.worlds.drawings FOLDER.
 
-Free emoji designs are fetched from the npm registry at fixed versions, checked against their digests, and rendered as
-cut-outs named after the nouns of ``nouns.txt``. Nothing of them is part of this package.
+Free emoji designs are downloaded from the npm registry at fixed versions, checked against their digests, and rendered
+as cut-outs named after the nouns of ``nouns.txt``. None of them is part of this package.
 
     pip install 'refervos[drawings]'
     python -m refervos.worlds.drawings out/drawings
 
-makes ``out/drawings/<design>/<noun>/<drawing>.png``, a few photographs for backgrounds in ``out/drawings/grounds``, a
+writes ``out/drawings/<design>/<noun>/<drawing>.png``, a few photographs for backgrounds in ``out/drawings/grounds``, a
 list of words in ``out/drawings/words.txt``, and ``out/drawings/LICENCES.md``.
 """
 
@@ -32,26 +32,26 @@ from PIL import Image
 
 from refervos.errors import DataError, MissingDependencyError, RefervosError
 from refervos.worlds.nouns import EverydayNoun, everyday_nouns
-from refervos.worlds.sprites import GROUNDS, Sprites
+from refervos.worlds.sprites import PHOTOGRAPH_FOLDER, Sprites
 
 REGISTRY = "https://registry.npmjs.org"
-LICENCES = "LICENCES.md"
+LICENCE_FILE = "LICENCES.md"
 
 UNSEEN_DESIGN = "twemoji"
-"""The design that no model of the project is ever trained on: it is the test of drawings never seen."""
+"""The design that no model of the project is trained on; it tests generalisation to unseen drawings."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """One set of drawings.
+    """Set of drawings in one style.
 
     Attributes:
-        name: What its folder is called.
-        package: On the npm registry.
-        version: Of the package.
-        digest: SHA-512 of the archive, base64, as the registry publishes it.
-        licence: Of the drawings.
-        source: Who drew them.
+        name: Name of its folder.
+        package: Package on the npm registry.
+        version: Version of the package.
+        digest: SHA-512 of the archive, base64, as published by the registry.
+        licence: Licence of the drawings.
+        source: Author and address of the drawings.
     """
 
     name: str
@@ -62,8 +62,8 @@ class Design:
     source: str
 
     @property
-    def address(self) -> str:
-        """Where the archive is."""
+    def url(self) -> str:
+        """Address of the archive."""
         return f"{REGISTRY}/{self.package}/-/{self.package.rpartition('/')[2]}-{self.version}.tgz"
 
 
@@ -126,7 +126,7 @@ WORDS = Design(
     "MIT",
     "emojibase, https://github.com/milesj/emojibase",
 )
-"""Names and tags of emoji: some thousand everyday words, from which a text encoder learns what is near to what."""
+"""Names and tags of emoji: some thousand everyday words, from which a text encoder learns which meanings are close."""
 
 PHOTOGRAPHS = (
     ("aitzgorri_by_Aitzol_Berasategi.jpg", "CC-BY-4.0"),
@@ -135,32 +135,32 @@ PHOTOGRAPHS = (
     ("seeding_by_Clements_Engelhardt.jpg", "CC0-1.0"),
     ("sunset_by_Aitzol_Berasategi.jpg", "CC-BY-4.0"),
 )
-"""Landscapes for backgrounds, in which nothing of the table of nouns stands out, and their licences."""
+"""Landscapes for backgrounds and their licences; none shows an object of the table of nouns prominently."""
 
 PHOTOGRAPH_PACKAGE = (
     "http://deb.debian.org/debian/pool/main/l/lomiri-wallpapers/lomiri-wallpapers-16.04_20.04.0-2_all.deb"
 )
 PHOTOGRAPH_DIGEST = "a99ff6a3bfe451e4cc0682ecb3cc82e71740626d59e4845ae34a0a0e45421eab"
-"""The Debian package that has them, and its SHA-256."""
+"""SHA-256 of the Debian package that contains them."""
 
-TURNS = (0.25, 0.5, 0.75)
-"""Parts of the colour circle by which a drawing in one clear colour is turned, where the thing may have any colour."""
+HUE_SHIFTS = (0.25, 0.5, 0.75)
+"""Hue shifts, as fractions of the colour circle, for drawings in one colour of objects that may have any colour."""
 
 
 class _Icons:
-    """Vector drawings of one Iconify package: names to bodies, and code points to names where it lists them."""
+    """Vector drawings of one Iconify package, by name and, if the package lists them, by code point."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self.icons = json.loads(files["package/icons.json"])
         listed = json.loads(files.get("package/chars.json", b"{}"))
-        self.names = {_plain(code): name for code, name in listed.items()}
+        self.names = {_bare_code(code): name for code, name in listed.items()}
         known = (*self.icons["icons"], *self.icons.get("aliases", {}))
-        self.spellings = {_squashed(name): name for name in known}
+        self.spellings = {_simplified(name): name for name in known}
 
     def find(self, code: str, names: Sequence[str]) -> str | None:
-        """The drawing of a code point as SVG; by the names that other designs give it where this lists none."""
-        own = self.names.get(_plain(code))
-        for name in (own, *(self.spellings.get(_squashed(name)) for name in names if not self.names)):
+        """Return the drawing of a code point as SVG; ``names`` from other designs are tried if this one lists none."""
+        own = self.names.get(_bare_code(code))
+        for name in (own, *(self.spellings.get(_simplified(name)) for name in names if not self.names)):
             if name is None:
                 continue
             parent = self.icons.get("aliases", {}).get(name, {}).get("parent", name)
@@ -174,12 +174,12 @@ class _Icons:
         return None
 
 
-def _plain(code: str) -> str:
-    """A code point without the mark that asks for a coloured drawing."""
+def _bare_code(code: str) -> str:
+    """Remove the variation selector for coloured emoji from a code point."""
     return re.sub(r"-fe0f", "", code.lower())
 
 
-def _squashed(name: str) -> str:
+def _simplified(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
@@ -190,29 +190,29 @@ def make_drawings(
     designs: Sequence[Design] = DESIGNS,
     nouns: Mapping[str, EverydayNoun] | None = None,
     fetch: Callable[[str], bytes] | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> dict[str, int]:
-    """Fetch the designs and write their cut-outs.
+    """Download the designs and write their cut-outs.
 
     Args:
-        folder: Where to; what is there already is written anew.
+        folder: Output folder; existing files are overwritten.
         size: Side of a drawing in pixels.
         designs: The designs.
         nouns: The nouns, default those of the table.
-        fetch: Gets an archive's bytes by its address, default over the network.
-        say: Told what is done.
+        fetch: Returns the bytes of an archive by its address, default over the network.
+        log: Receives progress messages.
 
     Returns:
-        How many pictures each design gave.
+        Number of images of each design.
 
     Raises:
         MissingDependencyError: When resvg is not installed.
-        DataError: When an archive cannot be fetched or is not the one that was published.
+        DataError: When an archive cannot be downloaded or differs from the published one.
     """
     nouns = everyday_nouns() if nouns is None else nouns
-    archives = {design.name: _unpacked(design, fetch or _download) for design in designs}
+    archives = {design.name: _unpack(design, fetch or _download) for design in designs}
     icons = {name: _Icons(files) for name, files in archives.items() if "package/icons.json" in files}
-    # Not every package lists its code points: the others tell the names.
+    # Not every package lists its code points; names from the other packages help to find its drawings.
     known: dict[str, list[str]] = {}
     for drawn in icons.values():
         for code, name in drawn.names.items():
@@ -223,114 +223,118 @@ def make_drawings(
         counts[design.name] = 0
         for noun in nouns.values():
             for code in noun.drawings:
-                picture = _picture(files, icons.get(design.name), code, known.get(_plain(code), ()), size)
-                if picture is None or _is_a_scene(picture):
+                image = _render(files, icons.get(design.name), code, known.get(_bare_code(code), ()), size)
+                if image is None or _fills_square(image):
                     continue
-                for suffix, turned in _in_colours(picture, noun):
+                for suffix, variant in _hue_variants(image, noun):
                     path = folder / design.name / noun.word / f"{code}{suffix}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    turned.save(path)
+                    variant.save(path)
                     counts[design.name] += 1
-        say(f"{design.name}: {counts[design.name]} pictures ({design.licence})")
+        log(f"{design.name}: {counts[design.name]} images ({design.licence})")
     lines = [
         f"- `{design.name}`: {design.source}; {design.licence}; npm {design.package} {design.version}"
         for design in designs
     ]
-    (folder / LICENCES).write_text("# Where the drawings come from\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    (folder / LICENCE_FILE).write_text("# Sources of the drawings\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
     return counts
 
 
 def make_words(folder: Path, *, fetch: Callable[[str], bytes] | None = None) -> int:
-    """Fetch a list of everyday words and write it as ``words.txt``, one a line.
+    """Download a list of everyday words and write it as ``words.txt``, one per line.
 
     Args:
-        folder: Of the drawings.
-        fetch: Gets the archive's bytes by its address, default over the network.
+        folder: Folder of the drawings.
+        fetch: Returns the bytes of the archive by its address, default over the network.
 
     Returns:
-        How many there are.
+        Number of words.
 
     Raises:
-        DataError: When the archive cannot be fetched or is not the one that was published.
+        DataError: When the archive cannot be downloaded or differs from the published one.
     """
-    files = _unpacked(WORDS, fetch or _download)
+    files = _unpack(WORDS, fetch or _download)
     entries = json.loads(files["package/en/data.json"])
-    told = {word.lower() for entry in entries for word in (entry["label"], *entry.get("tags", ()))}
-    words = sorted(word for word in told if re.fullmatch(r"[a-z]{2,}( [a-z]{2,})?", word))
+    found = {word.lower() for entry in entries for word in (entry["label"], *entry.get("tags", ()))}
+    words = sorted(word for word in found if re.fullmatch(r"[a-z]{2,}( [a-z]{2,})?", word))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "words.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     return len(words)
 
 
 def make_photographs(folder: Path, *, fetch: Callable[[str], bytes] | None = None) -> int:
-    """Fetch the photographs for backgrounds and write them into the sub-folder ``grounds``.
+    """Download the photographs for backgrounds and write them into the sub-folder ``grounds``.
 
     Args:
-        folder: Of the drawings.
-        fetch: Gets the package's bytes by its address, default over the network.
+        folder: Folder of the drawings.
+        fetch: Returns the bytes of the package by its address, default over the network.
 
     Returns:
-        How many there are.
+        Number of photographs.
 
     Raises:
-        DataError: When the package cannot be fetched or is not the one that was published.
+        DataError: When the package cannot be downloaded or differs from the published one.
     """
     data = (fetch or _download)(PHOTOGRAPH_PACKAGE)
     found = hashlib.sha256(data).hexdigest()
     if found != PHOTOGRAPH_DIGEST:
-        raise DataError(f"{PHOTOGRAPH_PACKAGE} is not the package that was published: its SHA-256 is {found}.")
-    grounds = folder / GROUNDS
-    grounds.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(fileobj=io.BytesIO(_contents(data))) as archive:
+        raise DataError(
+            f"{PHOTOGRAPH_PACKAGE} differs from the published package: its SHA-256 is {found}, not {PHOTOGRAPH_DIGEST}."
+        )
+    photographs = folder / PHOTOGRAPH_FOLDER
+    photographs.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(fileobj=io.BytesIO(_data_archive(data))) as archive:
         for name, _ in PHOTOGRAPHS:
             member = archive.extractfile(f"./usr/share/backgrounds/{name}")
-            assert member is not None  # the digest says so
-            (grounds / name).write_bytes(member.read())
-    lines = [f"- `{GROUNDS}/{name}`: {licence}; Debian lomiri-wallpapers-16.04" for name, licence in PHOTOGRAPHS]
-    with (folder / LICENCES).open("a", encoding="utf-8") as file:
+            assert member is not None  # the digest was checked
+            (photographs / name).write_bytes(member.read())
+    lines = [
+        f"- `{PHOTOGRAPH_FOLDER}/{name}`: {licence}; Debian lomiri-wallpapers-16.04" for name, licence in PHOTOGRAPHS
+    ]
+    with (folder / LICENCE_FILE).open("a", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
     return len(PHOTOGRAPHS)
 
 
-def _contents(package: bytes) -> bytes:
-    """The tar archive of a Debian package's files: one member of an ar archive (deb(5))."""
-    place = len(b"!<arch>\n")
-    while place + 60 <= len(package):
-        name, size = package[place : place + 16].strip(), int(package[place + 48 : place + 58])
+def _data_archive(package: bytes) -> bytes:
+    """Extract the tar archive of a Debian package's files, a member of an ar archive (deb(5))."""
+    offset = len(b"!<arch>\n")
+    while offset + 60 <= len(package):
+        name, size = package[offset : offset + 16].strip(), int(package[offset + 48 : offset + 58])
         if name.startswith(b"data.tar"):
-            return package[place + 60 : place + 60 + size]
-        place += 60 + size + size % 2
+            return package[offset + 60 : offset + 60 + size]
+        offset += 60 + size + size % 2
     raise DataError("the Debian package has no data.tar.")
 
 
-def _download(address: str) -> bytes:
+def _download(url: str) -> bytes:
     try:
-        with urllib.request.urlopen(address, timeout=120) as answer:
-            data: bytes = answer.read()
+        with urllib.request.urlopen(url, timeout=120) as response:
+            data: bytes = response.read()
             return data
     except (urllib.error.URLError, OSError) as error:
         raise DataError(
-            f"{address} cannot be fetched ({error}); a connection to the npm registry is needed."
+            f"{url} cannot be downloaded ({error}); check the network connection and run the command again."
         ) from error
 
 
-def _unpacked(design: Design, fetch: Callable[[str], bytes]) -> dict[str, bytes]:
-    data = fetch(design.address)
+def _unpack(design: Design, fetch: Callable[[str], bytes]) -> dict[str, bytes]:
+    data = fetch(design.url)
     found = base64.b64encode(hashlib.sha512(data).digest()).decode()
     if found != design.digest:
         raise DataError(
-            f"{design.address} is not the archive that was published: SHA-512 {found}, not {design.digest}."
+            f"{design.url} differs from the published archive: its SHA-512 is {found}, not {design.digest}."
         )
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         members = [member for member in archive if member.isfile()]
         return {member.name: archive.extractfile(member).read() for member in members}  # type: ignore[union-attr]
 
 
-def _picture(
+def _render(
     files: Mapping[str, bytes], icons: _Icons | None, code: str, names: Sequence[str], size: int
 ) -> Image.Image | None:
-    if icons is None:  # one picture for each code point
-        for name in (code, _plain(code), f"{code}-fe0f"):
+    if icons is None:  # one image for each code point
+        for name in (code, _bare_code(code), f"{code}-fe0f"):
             data = files.get(f"package/assets/{name}.webp")
             if data is not None:
                 with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
@@ -342,33 +346,33 @@ def _picture(
     try:
         import resvg_py
     except ModuleNotFoundError as error:
-        raise MissingDependencyError("drawing SVG needs resvg; install refervos[drawings].") from error
-    drawn = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size))
-    with Image.open(io.BytesIO(drawn), formats=["PNG"]) as image:
+        raise MissingDependencyError("rendering SVG needs resvg; install refervos[drawings].") from error
+    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size))
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         return image.convert("RGBA")
 
 
-def _in_colours(picture: Image.Image, noun: EverydayNoun) -> Iterator[tuple[str, Image.Image]]:
-    """A drawing, and its turns to other hues where it is of one clear colour and its thing may have any."""
-    yield "", picture
-    if not noun.recolourable or not _of_one_colour(picture):
+def _hue_variants(image: Image.Image, noun: EverydayNoun) -> Iterator[tuple[str, Image.Image]]:
+    """Yield a drawing and, if it has one hue and its noun is recolourable, copies in other hues."""
+    yield "", image
+    if not noun.recolourable or not _has_one_hue(image):
         return
-    hue, saturation, value = picture.convert("RGB").convert("HSV").split()
-    for number, turn in enumerate(TURNS, start=1):
-        turned = hue.point([(level + round(256 * turn)) % 256 for level in range(256)])
-        colours = Image.merge("HSV", (turned, saturation, value)).convert("RGB")
-        colours.putalpha(picture.getchannel("A"))
+    hue, saturation, value = image.convert("RGB").convert("HSV").split()
+    for number, shift in enumerate(HUE_SHIFTS, start=1):
+        shifted = hue.point([(level + round(256 * shift)) % 256 for level in range(256)])
+        colours = Image.merge("HSV", (shifted, saturation, value)).convert("RGB")
+        colours.putalpha(image.getchannel("A"))
         yield f"-{number}", colours
 
 
-def _is_a_scene(picture: Image.Image) -> bool:
-    """Whether a drawing fills its square, so that nothing is cut out."""
-    return bool((np.asarray(picture.getchannel("A")) >= 128).mean() > 0.97)
+def _fills_square(image: Image.Image) -> bool:
+    """Return whether a drawing has no transparent part worth mentioning."""
+    return bool((np.asarray(image.getchannel("A")) >= 128).mean() > 0.97)
 
 
-def _of_one_colour(picture: Image.Image) -> bool:
-    """Whether nearly all that is vivid in a picture has one hue, and enough of it is vivid."""
-    pixels = np.asarray(picture, np.float32)
+def _has_one_hue(image: Image.Image) -> bool:
+    """Return whether enough of an image is vivid and nearly all vivid pixels have one hue."""
+    pixels = np.asarray(image, np.float32)
     vivid = [
         colorsys.rgb_to_hsv(*(pixel[:3] / 255))
         for pixel in pixels[::2, ::2].reshape(-1, 4)
@@ -382,9 +386,9 @@ def _of_one_colour(picture: Image.Image) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the build step from the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m refervos.worlds.drawings", description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, help="where to write the cut-outs")
+    parser.add_argument("folder", type=Path, help="output folder for the cut-outs")
     parser.add_argument("--size", type=int, default=96, help="side of a drawing in pixels (default 96)")
     options = parser.parse_args(arguments)
     try:
@@ -400,7 +404,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in (options.folder / design.name).iterdir():
             by_noun.setdefault(path.name, set()).add(design.name)
     enough = sum(len(found) >= 3 for found in by_noun.values())
-    print(f"{len(sprites.pictures)} pictures of {len(by_noun)} nouns, {enough} of them in at least three designs")
+    print(f"{len(sprites.cutouts)} images of {len(by_noun)} nouns, {enough} of them in at least three designs")
     return 0
 
 

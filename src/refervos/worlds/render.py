@@ -1,4 +1,4 @@
-"""Scenes to frames and exact masks: every object is drawn inside its own box, from the back to the front."""
+"""Rendering of scenes into frames and exact masks, object by object from the back to the front."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy.typing as npt
 from refervos.worlds.backgrounds import crop_photograph, draw_background
 from refervos.worlds.descriptions import Expression
 from refervos.worlds.motion import camera_path
-from refervos.worlds.scene import Scene, Thing, WorldConfig, random_scene, tracks_of
-from refervos.worlds.shapes import COLOURS, distance_to, tone
+from refervos.worlds.scene import Scene, Thing, WorldConfig, random_scene, trajectories
+from refervos.worlds.shapes import COLOURS, signed_distance, tone
 from refervos.worlds.sprites import Sprites
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -27,18 +27,18 @@ _SHADOW_STRENGTH = 0.3
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A drawn scene of K objects and T frames. Lengths are in short sides of the frame, areas in pixels.
+    """Rendered scene of K objects and T frames. Lengths are in short sides of the frame, areas in pixels.
 
     Attributes:
-        scene: What was drawn.
+        scene: The scene.
         frames: RGB (T, H, W, 3).
         masks: The visible part of each object (K, T, H, W); no two overlap.
         centres: Centres x, y of the objects in the frame (K, T, 2), also while they are hidden or outside.
-        radii: Of the circles around the objects (K, T).
-        angles: How far the objects are turned, radians (K, T).
-        camera: Where the frame's corner is over the background (T, 2).
+        radii: Radii of the circles around the objects (K, T).
+        angles: Rotation of the objects, radians (K, T).
+        camera: Offset of the frame's corner over the background (T, 2).
         areas: Pixels of each silhouette inside the frame, hidden ones included (K, T).
-        covered: Pixels of the first object that the second hides (K, K, T).
+        covered: Pixels of object i that object j hides (K, K, T).
     """
 
     scene: Scene
@@ -53,11 +53,11 @@ class Clip:
 
     @property
     def visible(self) -> Ints:
-        """Pixels of each object that can be seen (K, T)."""
+        """Visible pixels of each object (K, T)."""
         return self.areas - self.covered.sum(axis=1)
 
     def at(self, times: npt.NDArray[np.int64]) -> Clip:
-        """Keep some of the frames, int64 (t,) in ascending order."""
+        """Select frames by their indices, int64 (t,) in ascending order."""
         return replace(
             self,
             frames=self.frames[times],
@@ -71,24 +71,24 @@ class Clip:
         )
 
     def target_masks(self, expression: Expression) -> Bools:
-        """What a sentence is about.
+        """Return the ground truth of an expression.
 
         Args:
-            expression: A sentence about this clip.
+            expression: An expression about this clip.
 
         Returns:
-            The union of its targets' visible parts (T, H, W); empty when it has no target.
+            The union of its targets' masks (T, H, W); empty when it has no target.
         """
         return np.any(self.masks[list(expression.targets)], axis=0)
 
 
 def draw_clip(seed: int | Sequence[int], config: WorldConfig, sprites: Sprites | None = None) -> Clip:
-    """Compose and draw a random clip.
+    """Draw a random clip, determined by the seed and the configuration.
 
     Args:
-        seed: The clip follows from it and the configuration.
-        config: What clips are like.
-        sprites: Cut-outs that are open already; without them ``config.sprites`` is opened, which takes a while.
+        seed: Seed of the random number generator.
+        config: Distribution of the clips.
+        sprites: Cut-outs that are loaded already; default ``config.sprites`` is loaded, which takes a while.
 
     Returns:
         The clip.
@@ -100,10 +100,10 @@ def draw_clip(seed: int | Sequence[int], config: WorldConfig, sprites: Sprites |
 
 
 def draw_scene(scene: Scene, frames: int, size: tuple[int, int]) -> Clip:
-    """Draw a scene with smooth edges and exact masks.
+    """Render a scene with smooth edges and exact masks.
 
     Args:
-        scene: What to draw.
+        scene: The scene.
         frames: T.
         size: Height and width in pixels.
 
@@ -112,38 +112,38 @@ def draw_scene(scene: Scene, frames: int, size: tuple[int, int]) -> Clip:
     """
     height, width = size
     short = min(size)
-    centres, radii, angles = tracks_of(scene, frames, (width / short, height / short))
+    centres, radii, angles = trajectories(scene, frames, (width / short, height / short))
     count = len(scene.objects)
     camera = camera_path(scene.pan, frames)
     backgrounds = _backgrounds(scene, camera, size)
-    pictures = np.empty((frames, height, width, 3), np.uint8)
-    labels = np.full((frames, height, width), -1, np.int8)  # the object in front
+    images = np.empty((frames, height, width, 3), np.uint8)
+    labels = np.full((frames, height, width), -1, np.int8)  # index of the frontmost object
     areas = np.zeros((count, frames), np.int64)
     covered = np.zeros((count, count, frames), np.int64)
     for time, canvas in enumerate(backgrounds):
         for index, thing in enumerate(scene.objects):
-            place = (centres[index, time] * short, radii[index, time] * short, angles[index, time])
-            box, hit = _draw(thing, *place, canvas, scene.shadows)
-            if hit is None:
+            pose = (centres[index, time] * short, radii[index, time] * short, angles[index, time])
+            box, mask = _draw(thing, *pose, canvas, scene.shadows)
+            if mask is None:
                 continue
-            below = labels[time][box][hit]
+            below = labels[time][box][mask]
             areas[index, time] = below.size
             covered[:, index, time] = np.bincount(below + 1, minlength=count + 1)[1:]
-            labels[time][box][hit] = index
-        pictures[time] = (canvas + np.float32(0.5)).clip(0, 255)
+            labels[time][box][mask] = index
+        images[time] = (canvas + np.float32(0.5)).clip(0, 255)
     masks = labels == np.arange(count, dtype=np.int8)[:, None, None, None]
-    return Clip(scene, pictures, masks, centres, radii, angles, camera, areas, covered)
+    return Clip(scene, images, masks, centres, radii, angles, camera, areas, covered)
 
 
 def _backgrounds(scene: Scene, camera: Floats, size: tuple[int, int]) -> Iterator[Floats]:
-    """What the camera sees of the background, frame by frame, to be drawn on: RGB in grey levels (H, W, 3)."""
+    """Yield the visible part of the background for each frame, to be drawn on: RGB in grey levels (H, W, 3)."""
     height, width = size
     short = min(size)
     offsets = (camera - camera.min(axis=0)) * short
-    reach = np.ceil(offsets.max(axis=0)).astype(int) + (offsets.max(axis=0) > 0)  # one more to interpolate with
+    reach = np.ceil(offsets.max(axis=0)).astype(int) + (offsets.max(axis=0) > 0)  # one more for interpolation
     extent = (height + int(reach[1]), width + int(reach[0]))
-    if scene.ground is not None:
-        background = crop_photograph(scene.ground, scene.background_seed, extent)
+    if scene.photograph is not None:
+        background = crop_photograph(scene.photograph, scene.background_seed, extent)
     else:
         background = draw_background(scene.background, scene.background_seed, scene.background_strength, extent, short)
     for x, y in offsets:
@@ -151,7 +151,7 @@ def _backgrounds(scene: Scene, camera: Floats, size: tuple[int, int]) -> Iterato
 
 
 def _shifted(canvas: Floats, offset: float, length: int, axis: int) -> Floats:
-    """A window of a canvas at an offset that need not be whole: the mean of the two nearest whole ones."""
+    """Crop a canvas at a fractional offset, by linear interpolation."""
     first = int(offset)
     share = np.float32(offset - first)
     window = canvas[first : first + length] if axis == 0 else canvas[:, first : first + length]
@@ -168,14 +168,14 @@ def _draw(
 
     Args:
         thing: The object.
-        centre: Its x, y in pixels.
-        radius: In pixels.
-        angle: In radians.
+        centre: x, y in pixels.
+        radius: Radius in pixels.
+        angle: Rotation in radians.
         frame: RGB in grey levels (H, W, 3).
-        shadow: Whether it throws a shadow.
+        shadow: Whether it casts a shadow.
 
     Returns:
-        Rows and columns of the box that was drawn, and its mask in there; None when all of it is outside.
+        Rows and columns of the drawn box, and the mask inside it; None when the object is entirely outside.
     """
     height, width = frame.shape[:2]
     cx, cy = float(centre[0]), float(centre[1])
@@ -193,18 +193,18 @@ def _draw(
     if shadow:
         sx, sy = x - np.float32(0.6 * drop), y - np.float32(drop)
         if thing.sprite is not None:
-            shade = thing.sprite.cover(box, (cx + 0.6 * drop, cy + drop), radius, angle, thing.mirrored)
+            shade = thing.sprite.draw_alpha(box, (cx + 0.6 * drop, cy + drop), radius, angle, thing.mirrored)
         else:
             shade = _shade(thing, cos * sx + sin * sy, cos * sy - sin * sx, radius)
         view *= 1 - np.float32(_SHADOW_STRENGTH) * shade[..., None]
     if thing.sprite is not None:
-        picture = thing.sprite.draw(box, (cx, cy), radius, angle, thing.mirrored)
-        alpha = picture[..., 3]
+        rgba = thing.sprite.draw(box, (cx, cy), radius, angle, thing.mirrored)
+        alpha = rgba[..., 3]
         view *= 1 - alpha[..., None]
-        view += picture[..., :3]
+        view += rgba[..., :3]
         return box, alpha >= 0.5
-    u, v = cos * x + sin * y, cos * y - sin * x  # in the object's own frame
-    distance = distance_to(thing.kind, u, v, radius)
+    u, v = cos * x + sin * y, cos * y - sin * x  # in the object's own coordinates
+    distance = signed_distance(thing.kind, u, v, radius)
     cover = np.clip(np.float32(0.5) - distance, 0, 1)
     light = 1 - np.float32(0.14 / radius) * y  # lit from above
     light = light - np.float32(0.18) * np.clip(1 + distance / np.float32(0.1 * radius), 0, 1)  # a darker rim
@@ -215,6 +215,6 @@ def _draw(
 
 
 def _shade(thing: Thing, u: Floats, v: Floats, radius: float) -> Floats:
-    """How dark a shape's shadow is at points of its own frame, in [0, 1]."""
-    distance = distance_to(thing.kind, u, v, radius)
+    """Compute the darkness of a shape's shadow at points of its own coordinates, in [0, 1]."""
+    distance = signed_distance(thing.kind, u, v, radius)
     return np.clip(np.float32(0.5) - distance / np.float32(0.2 * radius), 0, 1)

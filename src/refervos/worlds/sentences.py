@@ -422,20 +422,20 @@ class _Speaker:
         colour, texture = str(rng.choice(list(COLOURS))), str(rng.choice(TEXTURES))
         kinds = (*KINDS, *self.subjects)
         kind = kinds[int(rng.integers(len(kinds)))]
-        luck = rng.random()
-        if luck < 0.1:  # far off
+        u = rng.random()
+        if u < 0.1:  # far off
             return Description(Noun(colour=colour, kind=kind if kind in KINDS else ""))
-        if luck < 0.2:
+        if u < 0.2:
             return Description(self._shuffled([Noun(kind=kind), Noun(colour=colour), Noun(texture=texture)])[0])
-        if luck < 0.35:  # the right colour and another kind
+        if u < 0.35:  # the right colour and another kind
             return Description(Noun(colour=thing.colour or colour, kind=other.kind if rng.random() < 0.5 else kind))
-        if luck < 0.45:  # the right kind and another colour
+        if u < 0.45:  # the right kind and another colour
             return Description(Noun(colour=colour, kind=thing.kind))
-        if luck < 0.55:  # another texture
+        if u < 0.55:  # another texture
             noun = self._shuffled([Noun("", texture, thing.kind), Noun(thing.colour, texture, thing.kind)])[0]
             return Description(noun)
         noun = self._shuffled(noun for noun in self._nouns(thing) if noun != Noun() or rng.random() < 0.3)[0]
-        if luck < 0.62:  # a relation to something that is not there
+        if u < 0.62:  # a relation to something that is not there
             word = str(rng.choice(sorted(WITH_REFERENCE)))
             return Description(noun, Claim(word, Noun(colour=colour, kind=thing.kind)))
         # The right object and a wrong claim.

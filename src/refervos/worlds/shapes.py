@@ -1,8 +1,8 @@
-"""What drawn objects look like: colours, silhouettes as signed distances, and textures.
+"""Appearance of drawn objects: colours, silhouettes as signed distances, and textures.
 
-A signed distance is negative inside the shape, zero on its outline and positive outside, in pixels. From it follow a
-soft edge (coverage falls from 1 to 0 over one pixel), the exact mask (distance below zero), a darker rim and a shadow.
-All functions take points in the object's own frame: x to the right and y down from its centre, before it was turned.
+A signed distance is negative inside the shape, zero on its outline and positive outside, in pixels. It gives a soft
+edge (coverage falls from 1 to 0 over one pixel), the exact mask (distance below zero), a darker rim and a shadow. All
+functions take points in the object's own coordinates: x to the right and y down from its centre, before rotation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "pink": (246, 142, 192),
     "white": (246, 246, 246),
 }
-"""The colour words and their RGB; backgrounds are dull and of middle brightness, so that all stand out."""
+"""Colour words and their RGB values; backgrounds are dull and of medium brightness, so that all of these stand out."""
 
 KINDS: dict[str, tuple[str, ...]] = {
     "circle": ("circle", "circle", "disc", "ball"),
@@ -37,13 +37,13 @@ KINDS: dict[str, tuple[str, ...]] = {
     "heart": ("heart",),
     "crescent": ("crescent", "crescent", "moon"),
 }
-"""The silhouettes and the nouns for each; a noun listed twice is used twice as often."""
+"""Silhouettes and the nouns for each; a noun listed twice is used twice as often."""
 
 TEXTURES = ("plain", "striped", "dotted")
-"""The textures; stripes and dots are a darker tone of the object's own colour."""
+"""Textures; stripes and dots are a darker tone of the object's own colour."""
 
 ROUND_KINDS = frozenset({"circle", "ring"})
-"""Silhouettes that look the same however they are turned."""
+"""Silhouettes that rotation does not change."""
 
 _DARKER = 0.42  # the tone of stripes and dots, as a share of the colour
 
@@ -57,7 +57,7 @@ def _square(x: Floats, y: Floats, r: float) -> Floats:
 
 
 def _triangle(x: Floats, y: Floats, r: float) -> Floats:
-    # The centroid is the centre: it turns about it, and the middle of the bounding box lies above.
+    # The centre is the centroid, about which the triangle rotates; the centre of the bounding box is above it.
     slant = np.abs(x) * np.float32(np.sqrt(0.75)) - 0.5 * y
     return np.maximum(slant, y) - 0.5 * r
 
@@ -96,7 +96,7 @@ def _heart(x: Floats, y: Floats, r: float) -> Floats:
 
 
 def _crescent(x: Floats, y: Floats, r: float) -> Floats:
-    # A disc with a smaller disc bitten out of its right side; moved right so that its centre of mass is near 0.
+    # A disc with a smaller disc cut out of its right side; moved right so that its centre of mass is near 0.
     x = x - 0.05 * r
     return np.maximum(np.hypot(x, y) - 0.95 * r, 0.74 * r - np.hypot(x - 0.5 * r, y))
 
@@ -113,14 +113,14 @@ _SILHOUETTES: dict[str, Callable[[Floats, Floats, float], Floats]] = {
 }
 
 
-def distance_to(kind: str, x: Floats, y: Floats, radius: float) -> Floats:
-    """How far points are from a silhouette's outline.
+def signed_distance(kind: str, x: Floats, y: Floats, radius: float) -> Floats:
+    """Return the signed distance of points from a silhouette's outline.
 
     Args:
         kind: One of ``KINDS``.
-        x: To the right of the centre, pixels; broadcasts with ``y``.
-        y: Below the centre, pixels.
-        radius: Of the circle around the silhouette, pixels.
+        x: Offset to the right of the centre, pixels; broadcasts with ``y``.
+        y: Offset below the centre, pixels.
+        radius: Radius of the circle around the silhouette, pixels.
 
     Returns:
         Signed distances in pixels, negative inside.
@@ -129,16 +129,16 @@ def distance_to(kind: str, x: Floats, y: Floats, radius: float) -> Floats:
 
 
 def tone(texture: str, x: Floats, y: Floats, radius: float) -> Floats | np.float32:
-    """Brightness of a texture, as a factor of the object's colour.
+    """Return the brightness of a texture, as a factor of the object's colour.
 
     Args:
         texture: One of ``TEXTURES``.
-        x: To the right of the centre, pixels; broadcasts with ``y``.
-        y: Below the centre, pixels.
-        radius: Of the circle around the object, pixels.
+        x: Offset to the right of the centre, pixels; broadcasts with ``y``.
+        y: Offset below the centre, pixels.
+        radius: Radius of the circle around the object, pixels.
 
     Returns:
-        1 where the colour is pure and a darker tone on stripes and dots; edges are about a pixel wide.
+        1 for the pure colour, less on stripes and dots; edges are about a pixel wide.
     """
     if texture == "striped":
         period = 0.5 * radius

@@ -172,10 +172,10 @@ def word_group(description: Description, count: int, rng: np.random.Generator, l
         The sentence.
     """
     noun, claim = description.noun, description.claim
-    luck = rng.random()
-    if luck < 0.3 and noun == Noun():
+    u = rng.random()
+    if u < 0.3 and noun == Noun():
         return "everything" if claim is None else _word_claim(PHRASES, claim, "everything", rng, lexicon, tails=True)
-    if luck < 0.45 and noun.kind:
+    if u < 0.45 and noun.kind:
         each = str(rng.choice(("every {}", "each {}"))).format(word_noun(noun, rng))
         return each if claim is None else _word_claim(PHRASES, claim, each, rng, lexicon, tails=True)
     if noun == Noun():
@@ -208,12 +208,12 @@ def _word_look(noun: Noun, rng: np.random.Generator, lexicon: Lexicon) -> str:
         rest = Noun(colour=noun.colour, kind=noun.kind)
         words += [f"{word_noun(rest, rng, lexicon=lexicon)} {TEXTURE_TAILS[noun.texture]}"] * 2
     phrase = str(rng.choice(words))
-    luck = rng.random()
-    if not noun.kind and luck < 0.15 and bool(noun.colour) != bool(noun.texture):
+    u = rng.random()
+    if not noun.kind and u < 0.15 and bool(noun.colour) != bool(noun.texture):
         return f"something {noun.colour or noun.texture}"
-    if luck < 0.65:
+    if u < 0.65:
         return f"the {phrase}"
-    if luck < 0.8:
+    if u < 0.8:
         return with_article(phrase)
     return phrase
 
