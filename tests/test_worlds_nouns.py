@@ -43,7 +43,7 @@ from refervos.worlds import (
 from refervos.worlds.benchmark import NOUN_SPLITS, BenchmarkDrawings, diagnostic_case, diagnostic_cases
 from refervos.worlds.drawings import DESIGNS, PHOTOGRAPHS, UNSEEN_DESIGN, Design, main, make_drawings, make_photographs
 from refervos.worlds.facts import FALSE, TRUE, UNCLEAR
-from refervos.worlds.nouns import everyday_nouns, may_be, names_of, plural
+from refervos.worlds.nouns import everyday_nouns, names_of, nouns_overlap, plural
 from refervos.worlds.sprites import PHOTOGRAPH_FOLDER, Sprite
 from refervos.worlds.wording import PHRASES, Lexicon, word_description
 
@@ -59,7 +59,7 @@ def test_the_table_is_large_and_consistent() -> None:
     assert not shapes & set(names)
     for noun in NOUNS.values():
         assert noun.drawings, noun.word
-        assert noun.like <= set(NOUNS) | set(KINDS), noun.word
+        assert noun.ambiguous_with <= set(NOUNS) | set(KINDS), noun.word
     codes = Counter(code for noun in NOUNS.values() for code in noun.drawings)
     assert not [code for code, count in codes.items() if count > 1]
 
@@ -81,17 +81,17 @@ def test_what_things_are_called() -> None:
 
 def test_a_noun_that_may_mean_another_is_not_denied() -> None:
     for one, other in (("car", "police car"), ("dog", "poodle"), ("circle", "football")):
-        assert may_be(one, other), (one, other)
-        assert may_be(other, one), (one, other)
-    assert not may_be("dog", "cat")
+        assert nouns_overlap(one, other), (one, other)
+        assert nouns_overlap(other, one), (one, other)
+    assert not nouns_overlap("dog", "cat")
     picture = Sprite("police car", "x", (Image.new("RGBa", (12, 12), (9, 9, 9, 255)),))
     things = tuple(
         Thing(kind, "", 0.15, Motion((0.25 + 0.5 * index, 0.5)), texture="", sprite=picture)
         for index, kind in enumerate(("police car", "cat"))
     )
     facts = Facts.of(draw_scene(Scene(things), 4, (64, 64)))
-    assert facts.noun(Noun(kind="car")).tolist() == [UNCLEAR, FALSE]
-    assert facts.noun(Noun(kind="police car")).tolist() == [TRUE, FALSE]
+    assert facts.evaluate_noun(Noun(kind="car")).tolist() == [UNCLEAR, FALSE]
+    assert facts.evaluate_noun(Noun(kind="police car")).tolist() == [TRUE, FALSE]
 
 
 def test_verbs_and_articles_agree_with_scissors() -> None:

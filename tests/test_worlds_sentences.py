@@ -53,7 +53,7 @@ def draw(*things: Thing, pan: tuple[float, float] = (0.0, 0.0), frames: int = FR
 
 def truths(clip: Clip, word: str, noun: Noun = SQUARE) -> list[int]:
     claim = Claim(word, CIRCLE if word in WITH_REFERENCE else None)
-    return [int(truth) for truth in Facts.of(clip).describe(Description(noun, claim))]
+    return [int(truth) for truth in Facts.of(clip).evaluate(Description(noun, claim))]
 
 
 def asked(clip: Clip, seeds: Iterable[int]) -> Iterable[Expression]:
@@ -520,7 +520,7 @@ def test_a_near_miss_follows_its_sentence_and_is_true_of_nothing() -> None:
             assert isinstance(true.description, Description)
             assert isinstance(near.description, Description)
             assert differences(true.description, near.description) == 1
-            assert (facts.describe(near.description) == FALSE).all()
+            assert (facts.evaluate(near.description) == FALSE).all()
             assert near.text != true.text
             found.append((true.family, true.description, near.description))
     assert len(found) > 40

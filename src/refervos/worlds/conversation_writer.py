@@ -99,7 +99,7 @@ class ConversationWriter:
         self.facts, self.rng, self.variety, self.families, self.detail = facts, rng, variety, families, detail
         self.clip = facts.clip
         self.things = self.clip.scene.objects
-        self.main = [int(index) for index in np.flatnonzero(self.facts.target)]
+        self.main = [int(index) for index in np.flatnonzero(self.facts.recognisable)]
         if not self.main:
             raise ConfigError("the clip shows no object well enough to speak of it; draw another one.")
 
@@ -172,7 +172,7 @@ class ConversationWriter:
     def _reference(self, claim: Claim, marked: bool) -> str:
         if claim.reference is None:
             return ""
-        words, index = f"the {self._noun(claim.reference)}", self.facts.reference(claim.reference)
+        words, index = f"the {self._noun(claim.reference)}", self.facts.find_reference(claim.reference)
         return self._mark(words, (index,)) if marked and index is not None and index >= 0 else words
 
     def _turn(self, kind: str, question: str, answer: str, before: Turn | None = None) -> Turn:
@@ -194,7 +194,7 @@ class ConversationWriter:
 
     def _is(self, description: Description, index: int) -> bool:
         """Whether a description is true of one object and clearly false of everything else."""
-        truths = self.facts.describe(description)
+        truths = self.facts.evaluate(description)
         return bool(truths[index] == TRUE) and int((truths != FALSE).sum()) == 1
 
     def _name(self, index: int, avoid: str = "", nouns: Sequence[Noun] | None = None) -> Description | None:
@@ -224,7 +224,7 @@ class ConversationWriter:
     def _group(self, objects: Sequence[int], nouns: Iterable[Noun]) -> str | None:
         """A phrase with tags that names several objects together by one of the nouns."""
         for noun in nouns:
-            truths = self.facts.noun(noun)
+            truths = self.facts.evaluate_noun(noun)
             if tuple(np.flatnonzero(truths == TRUE)) == tuple(objects) and not (truths == UNCLEAR).any():
                 starts = [f"the {NUMBERS[len(objects)]}"] if len(objects) in NUMBERS else ["the"]
                 starts += ["all the", "the", *(["both"] if len(objects) == 2 else [])]
@@ -236,7 +236,7 @@ class ConversationWriter:
         named = []
         for index in self.main:
             for noun in self._looks(index):
-                if self.facts.reference(noun) == index:
+                if self.facts.find_reference(noun) == index:
                     named.append((index, noun))
                     break
         return named
@@ -266,7 +266,7 @@ class ConversationWriter:
         doings = {index: self._doings(index, named)[: 2 if detail else 1] for index in self.main}
         for index in self.main:
             for claim in doings[index]:  # the object in front is described there, unless it moves itself
-                front = None if claim.reference is None else self.facts.reference(claim.reference)
+                front = None if claim.reference is None else self.facts.find_reference(claim.reference)
                 rests = front is not None and all(doing.word == "stays still" for doing in doings.get(front, []))
                 if front is not None and rests and self._name(index) is not None:
                     told.add(front)
@@ -286,7 +286,7 @@ class ConversationWriter:
 
     def _opening(self) -> str:
         """The number of all objects."""
-        everything = np.flatnonzero(self.facts.ever)
+        everything = np.flatnonzero(self.facts.ever_visible)
         if len(everything) not in NUMBERS or len(everything) < 2 or len(everything) != len(self.main):
             return ""
         return f"there are {NUMBERS[len(everything)]} {self._option(['objects', 'shapes', 'things'])}"
@@ -319,7 +319,7 @@ class ConversationWriter:
         """A clause about look-alikes that no claim tells apart; empty when none is certain."""
         thing = self.things[index]
         for noun in (Noun(thing.colour, "", thing.kind), Noun(thing.colour, thing.texture, thing.kind)):
-            objects = [int(i) for i in np.flatnonzero(self.facts.noun(noun) == TRUE)]
+            objects = [int(i) for i in np.flatnonzero(self.facts.evaluate_noun(noun) == TRUE)]
             subject = self._group(objects, [noun]) if set(objects) <= set(self.main) else None
             if subject is None or len(objects) < 2:
                 continue
@@ -341,7 +341,7 @@ class ConversationWriter:
             return None
         thing = self.things[index]
         for noun in self._shuffled([Noun(kind=thing.kind), Noun(colour=thing.colour)]):
-            objects = [int(i) for i in np.flatnonzero(self.facts.noun(noun) == TRUE)]
+            objects = [int(i) for i in np.flatnonzero(self.facts.evaluate_noun(noun) == TRUE)]
             fits = len(objects) > 1 and set(objects) <= set(self.main) and not (set(objects) - {index}) & told
             if fits and all(self._true(doing, each) for each in objects):
                 subject = self._group(objects, [noun])
@@ -365,7 +365,7 @@ class ConversationWriter:
 
     def _true(self, claim: Claim, index: int) -> bool:
         """Whether a claim is true of an object, in comparison with all objects."""
-        return bool(self.facts.claim(claim, self.facts.noun(Noun()))[index] == TRUE)
+        return bool(self.facts.evaluate_claim(claim, self.facts.evaluate_noun(Noun()))[index] == TRUE)
 
     def _doings(self, index: int, named: Sequence[tuple[int, Noun]]) -> list[Claim]:
         """The two most remarkable movements of an object, in the order of the sentence."""
@@ -454,11 +454,11 @@ class ConversationWriter:
         absent = self.rng.random() < _ABSENT
         for claim in (*self._claims(), *self._claims()):
             noun = Noun() if claim.reference is not None or self.rng.random() < 0.6 else self._kind()
-            truths = self.facts.describe(Description(noun, claim))
+            truths = self.facts.evaluate(Description(noun, claim))
             objects = [int(index) for index in np.flatnonzero(truths == TRUE)]
-            if (truths == UNCLEAR).any() or bool(objects) == absent or not self.facts.target[objects].all():
+            if (truths == UNCLEAR).any() or bool(objects) == absent or not self.facts.recognisable[objects].all():
                 continue
-            if noun != Noun() and not (self.facts.noun(noun) == TRUE).any():
+            if noun != Noun() and not (self.facts.evaluate_noun(noun) == TRUE).any():
                 continue
             says = self._say(claim, asked=True)
             openings = ["which one", "which object", "what"] if noun == Noun() else [f"which {self._noun(noun)}"]
@@ -499,9 +499,9 @@ class ConversationWriter:
             if u > 0.8:
                 noun = self._any([Noun(kind=str(self._any(list(KINDS)))), Noun(colour=str(self._any(list(COLOURS))))])
             claim = Claim(self._any(_COUNTED)) if self.rng.random() < 0.4 else None
-            truths = self.facts.describe(Description(noun, claim))
+            truths = self.facts.evaluate(Description(noun, claim))
             objects = [int(index) for index in np.flatnonzero(truths == TRUE)]
-            clear = not (truths == UNCLEAR).any() and self.facts.target[objects].all()
+            clear = not (truths == UNCLEAR).any() and self.facts.recognisable[objects].all()
             if not clear or len(objects) > max(NUMBERS):
                 continue
             many = self._noun(noun, several=True)
@@ -602,7 +602,7 @@ class ConversationWriter:
             colour = one.colour if wanted or u < 0.6 else self._any(list(COLOURS))
             kind = (one if wanted else other).kind if wanted or u > 0.3 else self._any(list(KINDS))
             noun = Noun(colour if self.rng.random() < 0.8 else "", "", kind)
-            truths = self.facts.noun(noun)
+            truths = self.facts.evaluate_noun(noun)
             objects = np.flatnonzero(truths == TRUE)
             words = self._noun(noun)
             question = f"is there {with_article(words)}?"
@@ -610,7 +610,7 @@ class ConversationWriter:
                 return self._turn("whether", question, f"no, there is no {words}."), None
             if wanted and len(objects) == 1 and self._is(Description(noun), int(objects[0])):
                 index = int(objects[0])
-                if self.facts.target[index]:
+                if self.facts.recognisable[index]:
                     phrase = self._mark(with_article(words), (index,))
                     return self._turn("whether", question, f"yes, there is {phrase}."), index
         return None
@@ -620,8 +620,8 @@ class ConversationWriter:
         wanted = TRUE if self.rng.random() < 0.5 else FALSE
         for claim in self._claims():
             phrases = [phrase for phrase in verb_phrases(claim.word) if phrase.askable]
-            truth = self.facts.claim(claim, self.facts.noun(Noun()))[index]
-            own = claim.reference is not None and self.facts.reference(claim.reference) == index
+            truth = self.facts.evaluate_claim(claim, self.facts.evaluate_noun(Noun()))[index]
+            own = claim.reference is not None and self.facts.find_reference(claim.reference) == index
             if truth != wanted or own or not phrases or claim.word in _UNASKED:
                 continue
             phrase = self._asked(phrases)

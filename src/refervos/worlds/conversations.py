@@ -122,7 +122,7 @@ def draw_conversation(
     for attempt in range(1, _CLIPS + 1):
         clip = draw_clip([*start, attempt, 1], config)
         facts = Facts.of(clip)
-        if facts.target.any():
+        if facts.recognisable.any():
             break
     writer = ConversationWriter(facts, np.random.default_rng([*start, attempt, 2]), variety, families, detail)
     return ConversationClip(clip, writer.conversations(count, kinds))
@@ -192,7 +192,7 @@ def held_out_conversation(index: int, config: WorldConfig = CONVERSATION_WORLD) 
         seed = (CONVERSATION_SEED, index + 1, attempt)
         clip = draw_clip((*seed, 1), config)
         facts = Facts.of(clip)
-        if (facts.ever == facts.target).all():
+        if (facts.ever_visible == facts.recognisable).all():
             break
     else:
         raise ConfigError(

@@ -1,11 +1,12 @@
-"""What one object does over a clip: every motion word, clearly true, clearly false, or unclear.
+"""Three-valued motion facts of one object: each motion word is clearly true, clearly false, or unclear.
 
-A person who watches the clip should agree with every clear answer, so the margins are wide and much is unclear. Only
-the frames from the object's first to its last appearance count; what it does outside the frame nobody sees. Movement
-that is hidden behind another object in between does count, for it can be inferred.
+A person who watches the clip should agree with every clear value, so the margins are wide and much is unclear. Only
+the frames from the object's first to its last appearance count. Movement that is hidden behind another object in
+between counts, because it can be inferred; movement outside the frame does not.
 
-Under a moving camera there are two paths, against the frame and against the background. A word is clear only when both
-paths agree: a house that a camera passes does not "move left", and nothing "stays still" before a sliding background.
+Under a moving camera there are two paths, relative to the frame and relative to the background. A word is clear only if
+both paths agree: a house that the camera passes does not "move left", and no object "stays still" in front of a sliding
+background.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ DIRECTIONS: dict[str, tuple[int, int]] = {
     "moves up": (1, -1),
     "moves down": (1, 1),
 }
-"""The axis and the sign of each direction word."""
+"""Axis and sign of each direction word."""
 
 DIAGONALS: dict[str, tuple[int, int]] = {
     "moves up and left": (-1, -1),
@@ -36,10 +37,10 @@ DIAGONALS: dict[str, tuple[int, int]] = {
     "moves down and left": (-1, 1),
     "moves down and right": (1, 1),
 }
-"""The signs along x and y of each diagonal word."""
+"""Signs along x and y of each diagonal word."""
 
 SIDES: dict[str, tuple[int, int]] = {"left": (0, -1), "right": (0, 1), "top": (1, -1), "bottom": (1, 1)}
-"""The axis and the sign of each border of the frame."""
+"""Axis and sign of each border of the frame."""
 
 ENTRIES = tuple(f"enters from the {side}" for side in SIDES)
 
@@ -48,26 +49,27 @@ MOVEMENTS = (
     *("turns back", "bounces", "curves", "grows", "shrinks", "spins", "speeds up", "stops", "starts"),
     *("enters", *ENTRIES, "leaves", "leaves and returns"),
 )
-"""The motion words that concern one object alone."""
+"""Motion words that concern one object alone."""
 
 FEWEST_FRAMES = 4
-"""In fewer frames nothing is said about motion."""
+"""Minimum number of frames for clear motion facts."""
 
-_FAR = 0.1  # short sides: a way that anyone notices
-_TURN_FAR = 0.07  # the least way before and after a turn
-_NEAR = 0.006  # a way that nobody notices
-_BACK = 0.01  # the most that an object may go the other way, over the whole clip, to "not move" that way at all
+# Distances in short sides.
+_FAR = 0.1  # noticed by everyone
+_TURN_FAR = 0.07  # minimum before and after a turn
+_NEAR = 0.006  # noticed by nobody
+_BACK = 0.01  # maximum in a direction, over the whole clip, of an object that does "not move" in it
 
 
 @dataclass(frozen=True, eq=False)
-class Appearance:
-    """One object over the T frames of a clip; lengths in short sides, areas as shares of the silhouette's largest.
+class ObjectTimeline:
+    """Position, size, rotation and visibility of one object over the T frames of a clip; lengths in short sides.
 
     Attributes:
         centres: x, y in the frame (T, 2).
-        radii: Of the circle around it (T,).
+        radii: Radii of the circle around it (T,).
         angles: Radians (T,).
-        turning_shows: Whether its look changes when it is turned.
+        turning_shows: Whether rotation changes its appearance.
         present: Share of its silhouette that is inside the frame, hidden or not (T,).
         seen: Whether enough of it is visible (T,).
         extent: Width and height of the frame.
@@ -84,39 +86,39 @@ class Appearance:
     camera: Floats
 
     def window(self) -> slice:
-        """The frames from the first to the last in which it is seen; empty when it never is."""
+        """Return the range from the first to the last frame in which it is seen; empty if it never is."""
         when = np.flatnonzero(self.seen)
         return slice(int(when[0]), int(when[-1]) + 1) if when.size else slice(0, 0)
 
 
-def movement_facts(object_: Appearance) -> dict[str, int]:
-    """Decide every motion word for one object.
+def movement_facts(timeline: ObjectTimeline) -> dict[str, int]:
+    """Evaluate every motion word for one object.
 
     Args:
-        object_: The object.
+        timeline: The object.
 
     Returns:
         TRUE, FALSE or UNCLEAR for each of ``MOVEMENTS``.
     """
     facts = dict.fromkeys(MOVEMENTS, UNCLEAR)
-    window = object_.window()
+    window = timeline.window()
     if window.stop - window.start < FEWEST_FRAMES:
         return facts
-    radii, turns = object_.radii[window], np.abs(object_.angles[window] - object_.angles[window][0])
+    radii, turns = timeline.radii[window], np.abs(timeline.angles[window] - timeline.angles[window][0])
     rigid = bool(np.ptp(radii) < 1e-6 and (turns[-1] < 1e-6))
-    framed = object_.centres[window]
-    facts |= _path_facts(framed, object_, window, rigid)
-    if np.ptp(object_.camera, axis=0).any():
-        grounded = _path_facts(framed + object_.camera[window], object_, window, rigid)
+    framed = timeline.centres[window]
+    facts |= _path_facts(framed, timeline, window, rigid)
+    if np.ptp(timeline.camera, axis=0).any():
+        grounded = _path_facts(framed + timeline.camera[window], timeline, window, rigid)
         facts |= {word: facts[word] if facts[word] == truth else UNCLEAR for word, truth in grounded.items()}
     facts |= _growth_facts(radii)
-    facts["spins"] = _spins(turns, object_.turning_shows)
-    facts |= _border_facts(object_)
+    facts["spins"] = _spins(turns, timeline.turning_shows)
+    facts |= _border_facts(timeline)
     return facts
 
 
 def path_length(centres: Floats) -> float:
-    """The way along a path (T, 2), in the path's unit."""
+    """Return the length of a path (T, 2), in the path's unit."""
     return float(np.hypot(*np.diff(centres, axis=0).T).sum())
 
 
@@ -124,8 +126,8 @@ def _verdict(clearly: bool, clearly_not: bool) -> int:
     return TRUE if clearly else FALSE if clearly_not else UNCLEAR
 
 
-def _path_facts(path: Floats, object_: Appearance, window: slice, rigid: bool) -> dict[str, int]:
-    """The words about where the centre goes; ``path`` is (n, 2) with n at least ``FEWEST_FRAMES``."""
+def _path_facts(path: Floats, timeline: ObjectTimeline, window: slice, rigid: bool) -> dict[str, int]:
+    """Evaluate the words about the centre's path, (n, 2) with n at least ``FEWEST_FRAMES``."""
     steps = np.diff(path, axis=0)  # (n - 1, 2)
     speeds = np.hypot(*steps.T)
     length = float(speeds.sum())
@@ -136,7 +138,7 @@ def _path_facts(path: Floats, object_: Appearance, window: slice, rigid: bool) -
     }
     forward = {
         word: float(np.maximum(sign * steps[:, axis], 0).sum()) for word, (axis, sign) in DIRECTIONS.items()
-    }  # the way in each direction, without what is taken back
+    }  # distance covered in each direction; movement back is not subtracted
     mostly_moving = float(moving.mean()) >= 0.7
     for word, (axis, sign) in DIRECTIONS.items():
         net, sideways = sign * float(path[-1, axis] - path[0, axis]), float(np.ptp(path[:, 1 - axis]))
@@ -148,52 +150,51 @@ def _path_facts(path: Floats, object_: Appearance, window: slice, rigid: bool) -
         steady = pair[0] - net_x < _NEAR and pair[1] - net_y < _NEAR and mostly_moving
         balanced = 0.55 < (net_x + 1e-9) / (net_y + 1e-9) < 1.8
         facts[word] = _verdict(steady and min(net_x, net_y) > _TURN_FAR and balanced, min(pair) < _BACK)
-    facts |= _turn_facts(path, steps, moving, object_, window)
+    facts |= _turn_facts(path, steps, moving, timeline, window)
     facts |= _pace_facts(speeds, length, rigid)
     return facts
 
 
-def _turn_facts(path: Floats, steps: Floats, moving: Bools, object_: Appearance, window: slice) -> dict[str, int]:
-    """Turning back in the open, bouncing off a border, and moving along a curve."""
+def _turn_facts(path: Floats, steps: Floats, moving: Bools, timeline: ObjectTimeline, window: slice) -> dict[str, int]:
+    """Evaluate turning back away from the borders, bouncing off a border, and moving along a curve."""
     flows = steps[moving]
     if len(flows) < 3:
         return {"turns back": FALSE, "bounces": FALSE, "curves": FALSE}
     # The distance between the object's circle and the nearest border, at the frames where its steps meet.
-    extent = np.asarray(object_.extent)
-    centres, radii = object_.centres[window], object_.radii[window]
+    extent = np.asarray(timeline.extent)
+    centres, radii = timeline.centres[window], timeline.radii[window]
     room = np.minimum(centres, extent - centres).min(axis=1) - radii  # (n,), negative beyond the border
-    # Where an axis changes its sign, for good or not: those are the turns.
-    returns = [
-        _reversal(steps[:, axis], room) for axis in range(2) if np.abs(steps[:, axis]).sum() > _NEAR
-    ]  # (before, after, room at the turn) per turn
-    turns = [turn for axis_turns in returns for turn in axis_turns]
+    # A turn is a change of sign along an axis: (distance before, distance after, room at the turn).
+    axes = [axis for axis in range(2) if np.abs(steps[:, axis]).sum() > _NEAR]
+    turns = [turn for axis in axes for turn in _reversals(steps[:, axis], room)]
     headings = np.unwrap(np.arctan2(flows[:, 1], flows[:, 0]))
     changes = np.abs(np.diff(headings))
     bent, sharpest = float(np.abs(headings[-1] - headings[0])), float(changes.max())
     length = path_length(path)
     smooth = sharpest < np.pi / 3
     straight_back = sharpest > np.pi * 0.9 and float(np.partition(changes, -2)[-2]) < 0.1
-    ways = [turn for turn in turns if min(turn[0], turn[1]) > _TURN_FAR]
-    in_the_open = [turn for turn in ways if turn[2] > 0.03]
+    noticeable = [turn for turn in turns if min(turn[0], turn[1]) > _TURN_FAR]
+    in_the_open = [turn for turn in noticeable if turn[2] > 0.03]
     # A bouncing object overlaps the border a little; one that turns further out has left and comes back.
-    off_the_border = [turn for turn in ways if -0.5 * float(radii.min()) < turn[2] < 0 and not smooth]
+    at_border = [turn for turn in noticeable if -0.5 * float(radii.min()) < turn[2] < 0 and not smooth]
     return {
-        # A bounce is a way of turning back too, but nobody would be surprised to hear it called otherwise: unclear.
+        # A bounce may or may not be called turning back, so it is unclear.
         "turns back": _verdict(len(turns) <= 2 and len(in_the_open) > 0 and straight_back, not turns),
-        "bounces": _verdict(len(off_the_border) > 0, all(turn[2] > 0.06 for turn in turns)),
+        "bounces": _verdict(len(at_border) > 0, all(turn[2] > 0.06 for turn in turns)),
         "curves": _verdict(smooth and bent > 2.0 and length > 1.5 * _FAR, bent < 0.15 and sharpest < 0.15),
     }
 
 
-def _reversal(steps: Floats, room: Floats) -> list[tuple[float, float, float]]:
-    """The turns along one axis.
+def _reversals(steps: Floats, room: Floats) -> list[tuple[float, float, float]]:
+    """Find the turns along one axis.
 
     Args:
         steps: Signed steps along the axis (n - 1,).
-        room: Distance to the nearest border at each of the n places.
+        room: Distance to the nearest border at each of the n positions.
 
     Returns:
-        For each change of sign the way before it and after it, up to the neighbouring turns, and the room there.
+        For each change of sign the distances covered before and after it, up to the neighbouring turns, and the room
+        at the turn.
     """
     signs = np.sign(np.where(np.abs(steps) < 1e-4, 0, steps))
     when = np.flatnonzero(signs)
@@ -210,7 +211,7 @@ def _reversal(steps: Floats, room: Floats) -> list[tuple[float, float, float]]:
 
 
 def _pace_facts(speeds: Floats, length: float, rigid: bool) -> dict[str, int]:
-    """Speeding up, stopping and starting; what spins or grows on the spot has not clearly stopped."""
+    """Evaluate speeding up, stopping and starting; a spinning or growing object has not clearly stopped."""
     if length < _NEAR:
         return {"speeds up": FALSE, "stops": FALSE, "starts": FALSE}
     count = len(speeds)
@@ -234,7 +235,7 @@ def _pace_facts(speeds: Floats, length: float, rigid: bool) -> dict[str, int]:
 
 
 def _growth_facts(radii: Floats) -> dict[str, int]:
-    """Growing and shrinking, whatever the centre does."""
+    """Evaluate growing and shrinking, independent of the path."""
     ratio = float(radii[-1] / radii[0])
     swing = float(radii.max() / radii.min())
     same = swing < 1.05
@@ -245,29 +246,29 @@ def _growth_facts(radii: Floats) -> dict[str, int]:
 
 
 def _spins(turns: Floats, shows: bool) -> int:
-    """Whether the object spins, from how far it has turned since its first frame (n,)."""
+    """Evaluate spinning from the rotation since the first frame (n,)."""
     total = float(turns[-1])
     rate = total / (len(turns) - 1)
     return _verdict(shows and total > 0.7 and rate > 0.04, total < 0.03)
 
 
-def _border_facts(object_: Appearance) -> dict[str, int]:
-    """Coming into the frame and leaving it; areas count whether hidden or not."""
-    present = object_.present
+def _border_facts(timeline: ObjectTimeline) -> dict[str, int]:
+    """Evaluate entering and leaving the frame; hidden parts inside the frame count as present."""
+    present = timeline.present
     facts = dict.fromkeys(("enters", *ENTRIES, "leaves", "leaves and returns"), UNCLEAR)
     inside = present > 0
     when = np.flatnonzero(inside)
     first, last = int(when[0]), int(when[-1])
     away = bool((~inside[first:last]).any())  # outside in between
-    seen_well = float(present.max()) > 0  # shares are of the largest: always 1 somewhere
+    ever_present = float(present.max()) > 0
     well_at_start, well_at_end = present[0] > 0.5, present[-1] > 0.5
-    facts["enters"] = _verdict(first >= 1 and not away and seen_well, bool(well_at_start) and not away)
+    facts["enters"] = _verdict(first >= 1 and not away and ever_present, bool(well_at_start) and not away)
     if first >= 1 and not away:
-        arrival = object_.centres[first]
+        arrival = timeline.centres[first]
         beyond = {
-            side: float(-arrival[axis] if sign < 0 else arrival[axis] - object_.extent[axis])
+            side: float(-arrival[axis] if sign < 0 else arrival[axis] - timeline.extent[axis])
             for side, (axis, sign) in SIDES.items()
-        }  # how far the centre is outside each border
+        }  # distance of the centre beyond each border
         through = max(beyond, key=lambda side: beyond[side])
         others = max(distance for side, distance in beyond.items() if side != through)
         for side in SIDES:

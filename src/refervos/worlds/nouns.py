@@ -1,7 +1,7 @@
-"""Everyday nouns that drawn worlds can show: what they are called, and which may be taken for each other.
+"""Everyday nouns for drawn objects: their synonyms and plurals, and which of them may apply to the same object.
 
-The table is ``nouns.txt``. Pictures for it are made by ``refervos.worlds.drawings``; any other cut-out whose file name
-is one of its nouns is called by it as well.
+The table is ``nouns.txt``. ``refervos.worlds.drawings`` makes images for it; any other cut-out whose subject is one of
+these nouns gets its synonyms, too.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class EverydayNoun:
 
     Attributes:
         word: The noun.
-        synonyms: Other words for the same.
-        unseen: Synonyms that training never uses: with them it is tested whether a model reads words it was not shown.
+        synonyms: Other words with the same meaning.
+        unseen: Synonyms that training never uses; they test whether a model understands unseen words.
         drawings: Code points of its emoji drawings, such as ``1f436`` and ``1f415``; several are joined by ``-``.
-        plural: The noun for several.
-        many: Whether the noun itself is a plural, such as "scissors".
-        recolourable: Whether it stays what it is in another colour.
-        like: Nouns and shapes of which it is not clear whether they are true of it.
+        plural: Its plural.
+        plural_only: Whether the noun itself is a plural, such as "scissors".
+        recolourable: Whether such an object may have any colour.
+        ambiguous_with: Nouns and shapes that may or may not apply to such an object.
     """
 
     word: str
@@ -34,9 +34,9 @@ class EverydayNoun:
     unseen: tuple[str, ...]
     drawings: tuple[str, ...]
     plural: str
-    many: bool
+    plural_only: bool
     recolourable: bool
-    like: frozenset[str]
+    ambiguous_with: frozenset[str]
 
 
 @cache
@@ -55,17 +55,17 @@ def everyday_nouns() -> Mapping[str, EverydayNoun]:
 def _noun(word: str, synonyms: str, drawings: str, notes: str) -> EverydayNoun:
     names = _parts(synonyms, ",")
     marks = _parts(notes, ";")
-    told = {mark.split()[0]: mark.partition(" ")[2] for mark in marks}
-    many = "many" in told
+    values = {mark.split()[0]: mark.partition(" ")[2] for mark in marks}
+    plural_only = "many" in values
     return EverydayNoun(
         word,
         synonyms=tuple(name for name in names if not name.startswith("(")),
         unseen=tuple(name.strip("()") for name in names if name.startswith("(")),
         drawings=tuple(drawings.split()),
-        plural=told.get("pl", word if many else regular_plural(word)),
-        many=many,
-        recolourable="hue" in told,
-        like=frozenset(_parts(told.get("like", ""), ",")),
+        plural=values.get("pl", word if plural_only else regular_plural(word)),
+        plural_only=plural_only,
+        recolourable="hue" in values,
+        ambiguous_with=frozenset(_parts(values.get("like", ""), ",")),
     )
 
 
@@ -74,13 +74,13 @@ def _parts(text: str, separator: str) -> list[str]:
 
 
 def plural(word: str) -> str:
-    """Put a noun into the plural: "crosses", "butterflies", "mice", "cups of tea"."""
+    """Return the plural of a noun: "crosses", "butterflies", "mice", "cups of tea"."""
     known = everyday_nouns().get(word)
     return regular_plural(word) if known is None else known.plural
 
 
 def regular_plural(word: str) -> str:
-    """Put a noun into the plural by the rules alone."""
+    """Return the regular plural of a noun, without the table of irregular ones."""
     for joint in (" of ", " with ", " on "):
         head, found, rest = word.partition(joint)
         if found:
@@ -93,26 +93,26 @@ def regular_plural(word: str) -> str:
 
 
 def is_plural(word: str) -> bool:
-    """Tell whether a noun or one of its synonyms is a plural itself, such as "scissors" or "trousers"."""
+    """Return whether a noun is a plural itself, such as "scissors" or "trousers"."""
     return word in _plurals()
 
 
 @cache
 def _plurals() -> frozenset[str]:
-    counted = [noun for noun in everyday_nouns().values() if noun.many]
+    counted = [noun for noun in everyday_nouns().values() if noun.plural_only]
     names = {name for noun in counted for name in (noun.word, *noun.synonyms, *noun.unseen)}
     return frozenset(name for name in names if name.endswith("s") and " of " not in name)
 
 
 def names_of(kind: str, *, unseen: bool = False) -> Sequence[str]:
-    """Tell what a kind of thing is called.
+    """List the nouns for a kind of object.
 
     Args:
-        kind: A shape, an everyday noun, or what else a sprite shows.
-        unseen: Call it by the synonyms that training never uses, where there are any.
+        kind: A shape, an everyday noun, or another subject of a sprite.
+        unseen: Return the synonyms that training never uses, if there are any.
 
     Returns:
-        The words; one that is there twice is used twice as often.
+        The nouns; one that is listed twice is used twice as often.
     """
     if kind in KINDS:
         return KINDS[kind]
@@ -126,23 +126,24 @@ def names_of(kind: str, *, unseen: bool = False) -> Sequence[str]:
 
 
 @cache
-def may_be(word: str, kind: str) -> bool:
-    """Tell whether people may call something of one kind by the name of another.
+def nouns_overlap(first: str, second: str) -> bool:
+    """Return whether two kinds may apply to the same object.
 
     Args:
-        word: The kind that is asked for.
-        kind: The kind that something is.
+        first: A shape, an everyday noun, or another subject of a sprite.
+        second: Likewise.
 
     Returns:
-        Whether it is unclear that it is none: they share a name, one is the end of the other's name ("car" and "police
-        car"), or the table says that they are alike.
+        True if they share a name, one name ends with the other ("police car" and "car"), or the table marks them as
+        ambiguous.
     """
     nouns = everyday_nouns()
-    one, other = nouns.get(word), nouns.get(kind)
-    if (one is not None and kind in one.like) or (other is not None and word in other.like):
+    one, other = nouns.get(first), nouns.get(second)
+    if (one is not None and second in one.ambiguous_with) or (other is not None and first in other.ambiguous_with):
         return True
-    called, calls = _all_names(kind), _all_names(word)
-    return any(a == b or a.endswith(f" {b}") or b.endswith(f" {a}") for a in called for b in calls)
+    return any(
+        a == b or a.endswith(f" {b}") or b.endswith(f" {a}") for a in _all_names(first) for b in _all_names(second)
+    )
 
 
 def _all_names(kind: str) -> set[str]:

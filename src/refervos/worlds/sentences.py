@@ -26,7 +26,7 @@ from refervos.worlds.scene import Thing
 from refervos.worlds.shapes import COLOURS, KINDS, TEXTURES
 from refervos.worlds.wording import GENERIC, PLURAL_PHRASES, Lexicon, word_description, word_group
 
-Truths = npt.NDArray[np.int8]
+TruthValues = npt.NDArray[np.int8]
 Item = TypeVar("Item")
 
 PER_FAMILY = 2
@@ -65,7 +65,7 @@ def referring_expressions(
     """
     speaker = _Speaker(clip, rng, subjects, unseen=unseen)
     asked: list[Expression] = []
-    for index in np.flatnonzero(speaker.facts.target):
+    for index in np.flatnonzero(speaker.facts.recognisable):
         asked += speaker.about(int(index))
     asked += speaker.groups()
     asked += speaker.absent()
@@ -140,7 +140,7 @@ def decidable_from(clip: Clip, expression: Expression, every: int = 2) -> int:
         return 0
     for length in range(FEWEST_FRAMES, last + 1, every):
         facts = Facts.of(clip.at(np.arange(length)))
-        truths = np.stack([facts.describe(description) for description in descriptions]).max(axis=0)
+        truths = np.stack([facts.evaluate(description) for description in descriptions]).max(axis=0)
         settled = expression.targets or (truths == FALSE).all()
         if settled and tuple(np.flatnonzero(truths == TRUE)) == expression.targets:
             return length - 1
@@ -158,16 +158,16 @@ def family_of(facts: Facts, description: Description) -> str:
         One of ``FAMILIES``.
     """
     noun, claim = description.noun, description.claim
-    if claim is not None and not _settles(facts.noun(noun)):
+    if claim is not None and not _settles(facts.evaluate_noun(noun)):
         return CLAIM_FAMILIES[claim.word]
-    if noun.texture and not _settles(facts.noun(replace(noun, texture=""))):
+    if noun.texture and not _settles(facts.evaluate_noun(replace(noun, texture=""))):
         return "texture"
     if noun.colour and noun.kind:
         return "colour+kind"
     return "colour" if noun.colour else "kind" if noun.kind else "texture"
 
 
-def _settles(truths: Truths) -> bool:
+def _settles(truths: TruthValues) -> bool:
     """Whether a description is true of one object and of nothing else."""
     return int((truths == TRUE).sum()) == 1 and not (truths == UNCLEAR).any()
 
@@ -200,18 +200,20 @@ class _Speaker:
         self.subjects = subjects
         generic = tuple(word for word in GENERIC if not (cut_outs and word == "shape"))
         self.lexicon = Lexicon(generic, unseen)
-        everything = self.facts.noun(Noun())
-        self.claims: dict[Claim, Truths] = {
-            claim: self.facts.claim(claim, everything) for claim in self._all_claims() if claim.word not in _AMONG
+        everything = self.facts.evaluate_noun(Noun())
+        self.claims: dict[Claim, TruthValues] = {
+            claim: self.facts.evaluate_claim(claim, everything)
+            for claim in self._all_claims()
+            if claim.word not in _AMONG
         }
 
     def _all_claims(self) -> Iterator[Claim]:
         """Every claim that can be made with the objects that can be named."""
         named = [
             noun
-            for index in np.flatnonzero(self.facts.target)
+            for index in np.flatnonzero(self.facts.recognisable)
             for noun in self._names(int(index))
-            if _settles(self.facts.noun(noun))
+            if _settles(self.facts.evaluate_noun(noun))
         ]
         for word in CLAIM_FAMILIES:
             if word not in WITH_REFERENCE:
@@ -237,8 +239,8 @@ class _Speaker:
 
     def _contrasts(self, noun: Noun) -> bool:
         """Whether the texture of a noun phrase rules anything out."""
-        without = self.facts.noun(replace(noun, texture=""))
-        return bool(((without != FALSE) & (self.facts.noun(noun) == FALSE)).any())
+        without = self.facts.evaluate_noun(replace(noun, texture=""))
+        return bool(((without != FALSE) & (self.facts.evaluate_noun(noun) == FALSE)).any())
 
     def _shuffled(self, items: Iterable[Item]) -> list[Item]:
         """The items in random order."""
@@ -251,7 +253,7 @@ class _Speaker:
             return [] if () in taken else self.absent()
         if family == "group":
             return [expression for expression in self.groups() if expression.targets not in taken]
-        for index in self._shuffled(np.flatnonzero(self.facts.target)):
+        for index in self._shuffled(np.flatnonzero(self.facts.recognisable)):
             if (int(index),) not in taken:
                 found = [expression for expression in self.about(int(index), family) if expression.family == family]
                 if found:
@@ -291,7 +293,7 @@ class _Speaker:
             assert description.claim is not None
             if description.claim.word in words or self._circular(description):
                 continue
-            needed = not _settles(self.facts.noun(description.noun))
+            needed = not _settles(self.facts.evaluate_noun(description.noun))
             if (needed or redundant) and self._true_of(description, (index,)):
                 chosen.append(description)
                 words.add(description.claim.word)
@@ -300,12 +302,12 @@ class _Speaker:
                 break
         return chosen
 
-    def _answers(self, description: Description) -> Truths:
+    def _answers(self, description: Description) -> TruthValues:
         """Of which objects a description is true; claims that were answered before are looked up."""
         known = self.claims.get(description.claim) if description.claim is not None else None
         if known is None:
-            return self.facts.describe(description)
-        return np.minimum(self.facts.noun(description.noun), known)
+            return self.facts.evaluate(description)
+        return np.minimum(self.facts.evaluate_noun(description.noun), known)
 
     def _true_of(self, description: Description, targets: tuple[int, ...]) -> bool:
         """Whether a description is clearly true of exactly these objects."""
@@ -316,8 +318,8 @@ class _Speaker:
         """Whether the subject of a relation can only be its reference: "the star left of the red star"."""
         if description.claim is None or description.claim.reference is None:
             return False
-        subject = self.facts.noun(description.noun) != FALSE
-        reference = self.facts.noun(description.claim.reference) != FALSE
+        subject = self.facts.evaluate_noun(description.noun) != FALSE
+        reference = self.facts.evaluate_noun(description.claim.reference) != FALSE
         return description.noun == description.claim.reference or (
             bool(subject.any()) and not (subject & ~reference).any()
         )
@@ -336,7 +338,7 @@ class _Speaker:
             targets = tuple(int(i) for i in np.flatnonzero(truths == TRUE))
             if len(targets) < 2 or targets in seen or (truths == UNCLEAR).any() or self._circular(description):
                 continue
-            if not self.facts.target[list(targets)].all():
+            if not self.facts.recognisable[list(targets)].all():
                 continue
             seen.add(targets)
             text = word_group(description, len(targets), self.rng, self.lexicon)
@@ -347,8 +349,12 @@ class _Speaker:
     def _pairs(self) -> list[Expression]:
         """Perhaps a sentence about two objects that are named one by one."""
         named = []
-        for index in np.flatnonzero(self.facts.target):
-            nouns = [noun for noun in self._nouns(self.things[index]) if noun.kind and _settles(self.facts.noun(noun))]
+        for index in np.flatnonzero(self.facts.recognisable):
+            nouns = [
+                noun
+                for noun in self._nouns(self.things[index])
+                if noun.kind and _settles(self.facts.evaluate_noun(noun))
+            ]
             if nouns:
                 named.append((int(index), Description(self._shuffled(nouns)[0])))
         if len(named) < 2:
@@ -373,7 +379,7 @@ class _Speaker:
         while len(asked) < NONE_LEAST:  # with at most 16 objects, most looks are absent
             colour, kind = next(looks)
             description = Description(Noun(colour=colour, kind=kind))
-            if (self.facts.describe(description) == FALSE).all():
+            if (self.facts.evaluate(description) == FALSE).all():
                 text = word_description(description, self.rng, self.lexicon)
                 asked.setdefault(text, Expression(text, (), "none", description))
         return list(asked.values())

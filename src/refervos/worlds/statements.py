@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from refervos.worlds.descriptions import Claim, Description, Noun
-from refervos.worlds.facts import CLAIM_FAMILIES, Facts, Truths
+from refervos.worlds.facts import CLAIM_FAMILIES, Facts, TruthValues
 from refervos.worlds.movement_facts import FALSE, TRUE, UNCLEAR
 
 Objects = tuple[int, ...]
@@ -48,11 +48,11 @@ class Phrase:
         Returns:
             The objects; none where it is clear that nothing fits, and None where it is unclear which are meant.
         """
-        truths = facts.describe(self.description)
+        truths = facts.evaluate(self.description)
         if (truths == FALSE).all():
             return ()
         objects = _indices(truths == TRUE)
-        if (truths == UNCLEAR).any() or not facts.target[list(objects)].all():
+        if (truths == UNCLEAR).any() or not facts.recognisable[list(objects)].all():
             return None
         if self.count is not None and self.count != len(objects):
             return ()
@@ -60,7 +60,7 @@ class Phrase:
             return objects
         return objects if len(objects) == 1 else None
 
-    def truth(self, facts: Facts, holds: Truths) -> int:
+    def truth(self, facts: Facts, holds: TruthValues) -> int:
         """Decide whether something holds of the objects that the phrase names.
 
         Args:
@@ -70,7 +70,7 @@ class Phrase:
         Returns:
             TRUE, FALSE or UNCLEAR.
         """
-        fits = facts.describe(self.description)
+        fits = facts.evaluate(self.description)
         if self.article == "the":
             objects = self.named(facts)
             if objects is not None:
@@ -80,7 +80,7 @@ class Phrase:
         both = np.minimum(fits, holds)
         if self.article == "no":
             return -int(both.max(initial=FALSE))
-        clear = int(((both == TRUE) & facts.target).sum())
+        clear = int(((both == TRUE) & facts.recognisable).sum())
         possible = int((both != FALSE).sum())
         least = self.count if self.count is not None else 2 if self.many else 1
         most = possible if self.count is None else self.count
@@ -105,7 +105,7 @@ class Mention:
         clear = [objects for objects in named if objects is not None]
         return tuple(sorted({i for objects in clear for i in objects})) if len(clear) == len(named) else None
 
-    def truth(self, facts: Facts, holds: Truths, focus: Objects | None) -> int:
+    def truth(self, facts: Facts, holds: TruthValues, focus: Objects | None) -> int:
         """Decide whether something holds of all objects that are meant, see ``Phrase.truth``."""
         if self.phrases:
             return min(phrase.truth(facts, holds) for phrase in self.phrases)
@@ -131,13 +131,13 @@ class Predicate:
         """Its family: "look", "place", "size", "relation" or "motion"."""
         return CLAIM_FAMILIES[self.said.word] if isinstance(self.said, Claim) else "look"
 
-    def truths(self, facts: Facts) -> Truths:
+    def truths(self, facts: Facts) -> TruthValues:
         """Decide of which objects it is true (K,); comparing words compare with everything in the clip."""
         if isinstance(self.said, Noun):
-            truths = facts.noun(self.said)
+            truths = facts.evaluate_noun(self.said)
         else:
-            truths = facts.claim(self.said, facts.noun(Noun()))
-            if self.said.reference is not None and facts.reference(self.said.reference) == -1:
+            truths = facts.evaluate_claim(self.said, facts.evaluate_noun(Noun()))
+            if self.said.reference is not None and facts.find_reference(self.said.reference) == -1:
                 return truths  # nobody says that something is not left of what is not there
         return (-truths).astype(np.int8) if self.negated else truths
 
@@ -165,15 +165,17 @@ class Statement:
         """Find the objects of one of the subject's phrases; after "a", those of which the predicates are true."""
         if phrase.article != "a":
             return phrase.named(facts)
-        both = np.minimum(facts.describe(phrase.description), self._holds(facts))
+        both = np.minimum(facts.evaluate(phrase.description), self._holds(facts))
         objects = _indices(both == TRUE)
-        if (both == UNCLEAR).any() or not facts.target[list(objects)].all():
+        if (both == UNCLEAR).any() or not facts.recognisable[list(objects)].all():
             return None
         return objects if phrase.many or len(objects) <= 1 else None
 
-    def _holds(self, facts: Facts) -> Truths:
+    def _holds(self, facts: Facts) -> TruthValues:
         """Of which objects all predicates are true (K,)."""
-        return np.minimum.reduce([np.full(len(facts.ever), TRUE, np.int8), *(p.truths(facts) for p in self.predicates)])
+        return np.minimum.reduce(
+            [np.full(len(facts.ever_visible), TRUE, np.int8), *(p.truths(facts) for p in self.predicates)]
+        )
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ class Question:
             return self.statement.subject.named(facts, before)
         if self.kind not in ("which", "referring", "count"):
             return self.statement.named(facts, phrases[0])
-        truths = facts.describe(phrases[0].description)
+        truths = facts.evaluate(phrases[0].description)
         return None if (truths == UNCLEAR).any() else _indices(truths == TRUE)
 
     def truth_of(self, said: Said, facts: Facts, before: Objects | None = ()) -> int:
