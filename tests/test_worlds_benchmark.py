@@ -165,7 +165,7 @@ def test_other_sizes_and_wrong_names() -> None:
 
 
 def test_a_condition_that_cannot_be_met_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "_MOST_ATTEMPTS", 2)
+    monkeypatch.setattr(benchmark, "_MAX_ATTEMPTS", 2)
     monkeypatch.setitem(benchmark._SPLITS, "spatial", (WorldConfig(height=32, width=32), lambda *_: False))
     with pytest.raises(ConfigError, match="none of 2 clips of 128x128 meets its condition"):
         next(diagnostic_cases("spatial"))

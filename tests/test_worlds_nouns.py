@@ -324,7 +324,7 @@ def test_splits_of_everyday_things(six_designs: Path) -> None:
         assert one.expression.description == two.expression.description
         (target,) = two.expression.targets
         assert two.clip.scene.objects[target].kind in two.expression.text
-    with pytest.raises(ConfigError, match="split 'nouns' shows drawings of everyday things, and none are given"):
+    with pytest.raises(ConfigError, match="split 'nouns' needs drawings of everyday objects; make them with"):
         diagnostic_case("nouns", 0)
 
 
@@ -349,7 +349,7 @@ def test_the_command_asks_them_where_there_are_drawings(six_designs: Path, tmp_p
     arguments = ["diagnose", "miniature", "--split", "nouns", "--count", "1", "--quiet", "--out", str(out)]
     failed = CliRunner().invoke(app, arguments)
     assert failed.exit_code != 0
-    assert "shows drawings of everyday things" in str(failed.exception)
+    assert "needs drawings of everyday objects" in str(failed.exception)
     done = CliRunner().invoke(app, [*arguments, "--drawings", str(six_designs)])
     assert done.exit_code == 0, done.output
     assert read_diagnosis(out).splits == ("nouns",)

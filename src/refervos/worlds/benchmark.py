@@ -1,7 +1,7 @@
-"""A diagnostic benchmark: ten splits of held-out clips, each with one difficulty, and four of everyday things.
+"""Diagnostic benchmark: ten splits of held-out clips, each with one difficulty, and four of everyday objects.
 
-Every case follows from its split and its index: clips are drawn until one meets the split's condition. The seeds begin
-with a number that training must not begin its seeds with, so no clip of the benchmark is ever trained on.
+Split and index determine a case: clips are drawn until one meets the split's condition. All seeds begin with a number
+that is reserved for the benchmark, so that its clips never occur in training.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ SPLITS = (
     "multi-target",
     "no-target",
 )
-"""The splits, in the order of the tables."""
+"""Splits, in the order of the tables."""
 
 TARGET_SPLITS = tuple(split for split in SPLITS if split != "no-target")
-"""The splits whose sentences are about something that is there."""
+"""Splits whose expressions have a target."""
 
 NOUN_SPLITS = ("nouns", "unseen drawings", "synonyms", "synonyms by noun")
-"""Splits of everyday things, which need their drawings: objects told by their noun; the same in a design that no model
-of the project was trained on; by synonyms that training never uses; and the clips of these by the nouns themselves."""
+"""Splits of everyday objects, which need drawings: objects identified by their noun; the same in a design that no model
+of the project was trained on; by synonyms that training never uses; and the same clips by the nouns themselves."""
 
 ALL_SPLITS = (*SPLITS, *NOUN_SPLITS)
 
 BENCHMARK_SEED = 241117646
-"""The first number of every seed of the benchmark; seeds for training begin with another."""
+"""First number of every seed of the benchmark; training must not use it as a first number."""
 
 CASES, LONG_CASES = 60, 20
 FRAMES, LONG_FRAMES = 24, 200
 
-_MOST_ATTEMPTS = 400
+_MAX_ATTEMPTS = 400
 
 _LOOKS = ("colour+kind", "colour", "kind", "texture")
 
-_WORDS: dict[str, tuple[tuple[str, ...], ...]] = {
+_WORD_GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "place": (
         ("left", "right"),
         ("top", "bottom"),
@@ -83,20 +83,20 @@ _WORDS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("fastest", "passes behind", "passes behind something"),
     ),
 }
-"""The splits of these families go through the groups of words in turn, so that no kind of claim dominates."""
+"""Groups of words by family; the splits of these families take turns over the groups, so that no claim dominates."""
 
 
 @dataclass(frozen=True, eq=False)
 class DiagnosticCase:
-    """One clip and the sentence to ask about it.
+    """Clip and referring expression of the benchmark.
 
     Attributes:
         split: One of ``ALL_SPLITS``.
-        index: From 0, within the split.
+        index: Index within the split.
         clip: The clip.
-        expression: The sentence.
-        other: A sentence about other objects of the clip, none of them a target: a model that segments the same with
-            it does not read. There always is one, except in "no-target", where it may be missing.
+        expression: The expression.
+        other: An expression about other objects of the clip, none of them a target: a model that predicts the same
+            masks for it ignores the text. It may be missing in the split "no-target" only.
     """
 
     split: str
@@ -108,11 +108,11 @@ class DiagnosticCase:
 
 @dataclass(frozen=True, eq=False)
 class BenchmarkDrawings:
-    """The drawings of everyday things that the noun splits show.
+    """Drawings of everyday objects for the noun splits.
 
     Attributes:
-        known: The designs that models may be trained on.
-        unseen: The design that they may not.
+        known: The designs that may be used for training.
+        unseen: The design that is reserved for testing.
     """
 
     known: Sprites
@@ -120,21 +120,21 @@ class BenchmarkDrawings:
 
     @classmethod
     def open(cls, folder: str | Path) -> BenchmarkDrawings:
-        """Read what ``python -m refervos.worlds.drawings`` made.
+        """Read a folder written by ``python -m refervos.worlds.drawings``.
 
         Raises:
-            ConfigError: When the folder is missing, or one of the designs.
+            ConfigError: When the folder or one of the designs is missing.
         """
         known = [design.name for design in DESIGNS if design.name != UNSEEN_DESIGN]
         return cls(Sprites.open(folder, known), Sprites.open(folder, [UNSEEN_DESIGN]))
 
-    def of(self, split: str) -> Sprites:
-        """The drawings of one of the noun splits."""
+    def for_split(self, split: str) -> Sprites:
+        """Return the drawings of one of the noun splits."""
         return self.unseen if split == "unseen drawings" else self.known
 
 
 Condition = Callable[[Clip, Expression, int], bool]
-"""Whether a sentence about a clip belongs into a split as the case of that index."""
+"""Predicate of clip, expression and index: whether they form the case of that index of a split."""
 
 
 def diagnostic_cases(
@@ -149,10 +149,10 @@ def diagnostic_cases(
 
     Args:
         split: One of ``ALL_SPLITS``.
-        count: How many; all 60 (20 of "long") when not given. The first cases are the same for every count.
-        height: Of the frames, pixels. Other sizes are other clips.
-        width: Of the frames, pixels.
-        drawings: What the noun splits show; the others need none.
+        count: Number of cases; default all 60 (20 of "long"). The first cases are the same for every count.
+        height: Height of the frames, pixels. Other sizes give other clips.
+        width: Width of the frames, pixels.
+        drawings: Drawings for the noun splits; the others need none.
 
     Yields:
         The cases.
@@ -165,13 +165,13 @@ def diagnostic_cases(
 
 
 def case_count(split: str) -> int:
-    """How many cases a split has: 60, or 20 of "long"; ConfigError when there is no such split."""
+    """Return the number of cases of a split: 60, or 20 of "long"; ConfigError when there is no such split."""
     _check_split(split)
     return LONG_CASES if split == "long" else CASES
 
 
 def frame_count(split: str) -> int:
-    """How many frames each clip of a split has: 24, or 200 of "long"; ConfigError when there is no such split."""
+    """Return the frames per clip of a split: 24, or 200 of "long"; ConfigError when there is no such split."""
     _check_split(split)
     return LONG_FRAMES if split == "long" else FRAMES
 
@@ -179,14 +179,14 @@ def frame_count(split: str) -> int:
 def diagnostic_case(
     split: str, index: int, *, height: int = 128, width: int = 128, drawings: BenchmarkDrawings | None = None
 ) -> DiagnosticCase:
-    """Draw one case, whatever the others are: clips are drawn until one fits.
+    """Draw one case, independent of the others: clips are drawn until one meets the condition.
 
     Args:
         split: One of ``ALL_SPLITS``.
-        index: From 0.
-        height: Of the frames, pixels. Other sizes are other clips.
-        width: Of the frames, pixels.
-        drawings: What the noun splits show; the others need none.
+        index: Index within the split.
+        height: Height of the frames, pixels. Other sizes give other clips.
+        width: Width of the frames, pixels.
+        drawings: Drawings for the noun splits; the others need none.
 
     Returns:
         The case.
@@ -197,34 +197,36 @@ def diagnostic_case(
     _check_split(split)
     if split == "synonyms by noun":
         case = diagnostic_case("synonyms", index, height=height, width=width, drawings=drawings)
-        return replace(case, split=split, expression=_by_noun(case.expression))
+        return replace(case, split=split, expression=_replace_synonym(case.expression))
     sprites: Sprites | None = None
     if split in NOUN_SPLITS:
         if drawings is None:
             raise ConfigError(
-                f"split {split!r} shows drawings of everyday things, and none are given; make them with "
-                "python -m refervos.worlds.drawings FOLDER, and name the folder."
+                f"split {split!r} needs drawings of everyday objects; make them with "
+                "python -m refervos.worlds.drawings FOLDER and give that folder."
             )
-        sprites = drawings.of(split)
+        sprites = drawings.for_split(split)
     subjects = () if sprites is None else sprites.subjects
     config, condition = _SPLITS[split]
     config = replace(config, height=height, width=width)
-    for attempt in range(_MOST_ATTEMPTS):
-        # Never zero: numpy takes a seed that ends with zeros for a shorter one.
+    for attempt in range(_MAX_ATTEMPTS):
+        # No zeros, because numpy ignores zeros at the end of a seed.
         seed = (BENCHMARK_SEED, ALL_SPLITS.index(split) + 1, index + 1, attempt + 1)
         clip = draw_clip((*seed, 1), config, sprites)
         rng = np.random.default_rng((*seed, 2))
-        asked = referring_expressions(clip, rng, subjects, unseen=split == "synonyms")
-        fitting = [expression for expression in asked if condition(clip, expression, index)]
+        expressions = referring_expressions(clip, rng, subjects, unseen=split == "synonyms")
+        fitting = [expression for expression in expressions if condition(clip, expression, index)]
         rng.shuffle(fitting)
         for expression in fitting:
-            others = [other for other in asked if other.targets and not set(other.targets) & set(expression.targets)]
+            others = [
+                other for other in expressions if other.targets and not set(other.targets) & set(expression.targets)
+            ]
             if others or split == "no-target":
                 other = others[int(rng.integers(len(others)))] if others else None
                 return DiagnosticCase(split, index, clip, expression, other)
     raise ConfigError(
-        f"split {split!r}: none of {_MOST_ATTEMPTS} clips of {config.width}x{config.height} meets its condition; "
-        "use a frame that is larger or nearer to square."
+        f"split {split!r}: none of {_MAX_ATTEMPTS} clips of {config.width}x{config.height} meets its condition; "
+        "use a larger frame or one closer to a square."
     )
 
 
@@ -233,8 +235,8 @@ def _check_split(split: str) -> None:
         raise ConfigError(f"split {split!r} is unknown; the splits are {', '.join(ALL_SPLITS)}.")
 
 
-def _by_looks(expression: Expression) -> bool:
-    """Whether a sentence tells one object by colour, kind and texture and says nothing else."""
+def _is_appearance_only(expression: Expression) -> bool:
+    """Return whether an expression identifies one object by colour, kind and texture and makes no claim."""
     return (
         expression.family in _LOOKS
         and isinstance(expression.description, Description)
@@ -242,63 +244,65 @@ def _by_looks(expression: Expression) -> bool:
     )
 
 
-def _shown(clip: Clip, index: int) -> npt.NDArray[np.floating[Any]]:
-    """The visible part of an object in every frame, as a share of its largest (T,)."""
+def _visible_share(clip: Clip, index: int) -> npt.NDArray[np.floating[Any]]:
+    """Return the visible pixels of an object in every frame, as a share of their maximum (T,)."""
     visible = clip.visible[index]
     return visible / max(1, int(visible.max()))
 
 
-def _enough(clip: Clip) -> npt.NDArray[np.bool_]:
-    """Where objects show as much as a target must (K, T)."""
+def _shown_well(clip: Clip) -> npt.NDArray[np.bool_]:
+    """Return the frames in which objects show as much as a target must (K, T)."""
     unit = (min(clip.frames.shape[1:3]) / 128) ** 2
     return clip.visible >= TARGET_PIXELS * unit
 
 
 def _appearance(clip: Clip, expression: Expression, index: int) -> bool:
-    """All objects are there from the start to the end, and the target is hardly hidden."""
-    if not _by_looks(expression):
+    """Require that all objects are visible at the start and at the end, and that the target is hardly hidden."""
+    if not _is_appearance_only(expression):
         return False
     (target,) = expression.targets
-    return bool(_enough(clip)[:, [0, -1]].all() and (_shown(clip, target) > 0.5).all())
+    return bool(_shown_well(clip)[:, [0, -1]].all() and (_visible_share(clip, target) > 0.5).all())
 
 
-def _told_by(family: str) -> Condition:
-    """Only a claim of this family tells the target, and its word is of the group whose turn it is."""
+def _needs_claim(family: str) -> Condition:
+    """Require that a claim of this family is needed, and that its word is of the group for this index."""
 
     def condition(clip: Clip, expression: Expression, index: int) -> bool:
         if expression.family != family or not isinstance(expression.description, Description):
             return False
         claim = expression.description.claim
-        return claim is not None and claim.word in _WORDS[family][index % len(_WORDS[family])]
+        return claim is not None and claim.word in _WORD_GROUPS[family][index % len(_WORD_GROUPS[family])]
 
     return condition
 
 
 def _group(clip: Clip, expression: Expression, index: int) -> bool:
-    """The sentence has several targets."""
+    """Require several targets."""
     return expression.family == "group"
 
 
 def _late_entry(clip: Clip, expression: Expression, index: int) -> bool:
-    """The target enters after a quarter of the clip; something of its colour or kind is there from the start."""
-    if not _by_looks(expression):
+    """Require that the target enters after a quarter of the clip, and a similar object is visible from the start."""
+    if not _is_appearance_only(expression):
         return False
     (target,) = expression.targets
     frames = len(clip.frames)
     if (clip.areas[target, : frames // 4] > 0).any():
         return False
-    return any(_enough(clip)[other, 0] and _alike(clip, target, other) for other in range(len(clip.masks)))
+    return any(
+        _shown_well(clip)[other, 0] and _shares_appearance(clip, target, other) for other in range(len(clip.masks))
+    )
 
 
 def _occlusion(clip: Clip, expression: Expression, index: int) -> bool:
-    """The target is well visible, then less than a fifth of it is, then it is well visible again.
+    """Require that the target is well visible, then to less than a fifth, then well visible again.
 
     In two of three cases it is hidden behind another object, in the third it leaves the frame.
     """
-    if not _by_looks(expression):
+    if not _is_appearance_only(expression):
         return False
     (target,) = expression.targets
-    shown = _shown(clip, target)
+    shown = _visible_share(clip, target)
     well = np.flatnonzero(shown > 0.6)
     gone = np.flatnonzero(shown < 0.2)
     gone = gone[gone > well[0]]
@@ -307,16 +311,16 @@ def _occlusion(clip: Clip, expression: Expression, index: int) -> bool:
 
 
 def _look_alikes(clip: Clip, expression: Expression, index: int) -> bool:
-    """Everything else shares the target's colour or kind, and no word of the sentence could be left out."""
+    """Require that all other objects share the target's colour or kind, and that no word can be left out."""
     things = clip.scene.objects
     if len(things) < 3 or len(expression.targets) != 1 or not isinstance(expression.description, Description):
         return False
     (target,) = expression.targets
     others = [other for other in range(len(things)) if other != target]
-    if not all(_alike(clip, target, other) for other in others):
+    if not all(_shares_appearance(clip, target, other) for other in others):
         return False
     noun, claim = expression.description.noun, expression.description.claim
-    if claim is not None:  # exact twins, told by size or place
+    if claim is not None:  # identical objects that differ in size or place
         twins = [
             other
             for other in others
@@ -334,24 +338,24 @@ def _look_alikes(clip: Clip, expression: Expression, index: int) -> bool:
     return True
 
 
-def _alike(clip: Clip, target: int, other: int) -> bool:
-    """Whether another object has the target's colour or kind."""
+def _shares_appearance(clip: Clip, target: int, other: int) -> bool:
+    """Return whether another object has the target's colour or kind."""
     one, two = clip.scene.objects[target], clip.scene.objects[other]
     return other != target and (one.colour == two.colour or one.kind == two.kind)
 
 
 def _long(clip: Clip, expression: Expression, index: int) -> bool:
-    """The target moves, and meets other objects at least three times: in front of them or behind."""
-    if not _by_looks(expression):
+    """Require that the target moves and overlaps other objects at least three times, in front of them or behind."""
+    if not _is_appearance_only(expression):
         return False
     (target,) = expression.targets
-    meets = (clip.covered[target] + clip.covered[:, target]).sum(axis=0) > 0.1 * clip.areas[target].max()
-    meetings = int((np.diff(meets.astype(np.int8), prepend=0) == 1).sum())
-    return meetings >= 3 and clip.scene.objects[target].motion.velocity != (0.0, 0.0)
+    overlaps = (clip.covered[target] + clip.covered[:, target]).sum(axis=0) > 0.1 * clip.areas[target].max()
+    count = int((np.diff(overlaps.astype(np.int8), prepend=0) == 1).sum())
+    return count >= 3 and clip.scene.objects[target].motion.velocity != (0.0, 0.0)
 
 
 def _no_target(clip: Clip, expression: Expression, index: int) -> bool:
-    """Two of three are hard: part of the description fits something. The others are easy: no word of them does."""
+    """Require no target: in two of three cases part of the description matches an object, in the third none does."""
     if expression.family != "none" or not isinstance(expression.description, Description):
         return False
     noun, claim = expression.description.noun, expression.description.claim
@@ -363,32 +367,31 @@ def _no_target(clip: Clip, expression: Expression, index: int) -> bool:
 
 
 def _noun(clip: Clip, expression: Expression, index: int) -> bool:
-    """The sentence names what its target is, and the target is there from the start to the end and hardly hidden."""
+    """Require that the expression contains the target's noun, and the same visibility as ``_appearance``."""
     if not isinstance(expression.description, Description) or not expression.description.noun.kind:
         return False
     return _appearance(clip, expression, index)
 
 
 def _synonym(clip: Clip, expression: Expression, index: int) -> bool:
-    """Likewise, and the noun has synonyms that training never uses, one of which is in the sentence."""
-    return _noun(clip, expression, index) and _unseen_in(expression) is not None
+    """Require the same as ``_noun``, by a synonym that training never uses."""
+    return _noun(clip, expression, index) and _find_unseen_synonym(expression) is not None
 
 
-def _unseen_in(expression: Expression) -> tuple[str, str] | None:
-    """The synonym that training never uses in a sentence, and the noun that it stands for."""
+def _find_unseen_synonym(expression: Expression) -> tuple[str, str] | None:
+    """Find a synonym that training never uses in an expression, and the noun that it replaces."""
     if not isinstance(expression.description, Description):
         return None
     noun = everyday_nouns().get(expression.description.noun.kind)
-    said = (
-        [] if noun is None else [name for name in noun.unseen if re.search(rf"\b{re.escape(name)}\b", expression.text)]
-    )
-    return (said[0], expression.description.noun.kind) if said else None
+    synonyms = () if noun is None else noun.unseen
+    found = [name for name in synonyms if re.search(rf"\b{re.escape(name)}\b", expression.text)]
+    return (found[0], expression.description.noun.kind) if found else None
 
 
-def _by_noun(expression: Expression) -> Expression:
-    """The same sentence with the noun itself."""
-    found = _unseen_in(expression)
-    assert found is not None  # or it would not be a case
+def _replace_synonym(expression: Expression) -> Expression:
+    """Replace the unseen synonym of an expression by the noun itself."""
+    found = _find_unseen_synonym(expression)
+    assert found is not None  # a condition of the split "synonyms"
     return replace(expression, text=re.sub(rf"\b{re.escape(found[0])}\b", found[1], expression.text))
 
 
@@ -402,15 +405,15 @@ _STEADY = WorldConfig(
     occlude=0.0,
     twins=0.0,
 )
-"""Clips of average difficulty in which everything stays in sight."""
+"""Clips of average difficulty in which all objects stay in the frame."""
 
-_THINGS = replace(_STEADY, sprite_share=1.0, near_misses=0.0)
-"""Clips of average difficulty of different everyday things."""
+_EVERYDAY = replace(_STEADY, sprite_share=1.0, near_misses=0.0)
+"""Clips of average difficulty of different everyday objects."""
 
 _SPLITS: dict[str, tuple[WorldConfig, Condition]] = {
     "appearance": (_STEADY, _appearance),
-    "spatial": (replace(_STEADY, twins=0.5, still=0.5, speed=(0.006, 0.018)), _told_by("place")),
-    "relation": (replace(_STEADY, twins=0.3, still=0.5, speed=(0.006, 0.018)), _told_by("relation")),
+    "spatial": (replace(_STEADY, twins=0.5, still=0.5, speed=(0.006, 0.018)), _needs_claim("place")),
+    "relation": (replace(_STEADY, twins=0.3, still=0.5, speed=(0.006, 0.018)), _needs_claim("relation")),
     "motion": (
         replace(
             _STEADY,
@@ -427,7 +430,7 @@ _SPLITS: dict[str, tuple[WorldConfig, Condition]] = {
             spin=0.2,
             occlude=0.3,
         ),
-        _told_by("motion"),
+        _needs_claim("motion"),
     ),
     "late entry": (replace(_STEADY, late=0.4, near_misses=1.0), _late_entry),
     "occlusion": (replace(_STEADY, leave_and_return=0.15, occlude=0.7, near_misses=0.6), _occlusion),
@@ -438,8 +441,8 @@ _SPLITS: dict[str, tuple[WorldConfig, Condition]] = {
     ),
     "multi-target": (replace(_STEADY, twins=0.3, alike=0.15, same_kind=0.15), _group),
     "no-target": (replace(_STEADY, twins=0.12, late=0.1, leave=0.05), _no_target),
-    "nouns": (_THINGS, _noun),
-    "unseen drawings": (_THINGS, _noun),
-    "synonyms": (_THINGS, _synonym),
+    "nouns": (_EVERYDAY, _noun),
+    "unseen drawings": (_EVERYDAY, _noun),
+    "synonyms": (_EVERYDAY, _synonym),
 }
-"""What clips of each split are like, and when a sentence belongs into it."""
+"""Distribution of the clips of each split, and the condition for its expressions."""

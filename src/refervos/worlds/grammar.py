@@ -28,7 +28,15 @@ from refervos.worlds.statements import (
     Said,
     Statement,
 )
-from refervos.worlds.wording import COUNTS, GENERIC, PHRASES, PLURAL_PHRASES, TEXTURE_TAILS, verbs_of_many, with_article
+from refervos.worlds.wording import (
+    COUNTS,
+    GENERIC,
+    PHRASES,
+    PLURAL_PHRASES,
+    TEXTURE_TAILS,
+    pluralise_verbs,
+    with_article,
+)
 
 DESCRIPTION_QUESTIONS = (
     "What is happening here?",
@@ -133,7 +141,7 @@ class VerbPhrase:
         verb, _, rest = self.text.partition(" ")
         if verb == "is":
             return " ".join(("are" if many else "is", *(["not"] if negated else []), rest))
-        base = verbs_of_many(self.text)
+        base = pluralise_verbs(self.text)
         if negated:
             return f"{'do' if many else 'does'} not {base}"
         return base if many else self.text
@@ -143,7 +151,7 @@ class VerbPhrase:
         verb, _, rest = self.text.partition(" ")
         if verb == "is":
             return f"{'are' if many else 'is'} {subject} {rest}"
-        return f"{'do' if many else 'does'} {subject} {verbs_of_many(self.text)}"
+        return f"{'do' if many else 'does'} {subject} {pluralise_verbs(self.text)}"
 
 
 @cache

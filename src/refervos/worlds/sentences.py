@@ -1,4 +1,4 @@
-"""Everything that can be asked well about a clip, and some things that are true of nothing in it."""
+"""Referring expressions about a clip, for one object, for several, and for objects that are absent."""
 
 from __future__ import annotations
 
@@ -29,47 +29,47 @@ from refervos.worlds.wording import GENERIC, PLURAL_PHRASES, Lexicon, word_descr
 TruthValues = npt.NDArray[np.int8]
 Item = TypeVar("Item")
 
-PER_FAMILY = 2
-"""The most sentences of one family about one object."""
+MAX_PER_FAMILY = 2
+"""Maximum number of expressions of one family about one object."""
 
-GROUPS = 4
-"""The most sentences about several objects of a clip."""
+MAX_GROUPS = 4
+"""Maximum number of expressions about several objects of a clip."""
 
-NONE_LEAST, NONE_MOST = 2, 6
-"""The least and the most sentences about nothing in a clip."""
+MIN_ABSENT, MAX_ABSENT = 2, 6
+"""Minimum and maximum number of expressions about absent objects of a clip."""
 
-_AMONG = frozenset({*EXTREMES, *SIZES, "fastest", "nearest to"})
-"""The words that compare with what else the noun may mean."""
+_SUPERLATIVES = frozenset({*EXTREMES, *SIZES, "fastest", "nearest to"})
+"""Words that compare with the other objects to which the noun phrase may apply."""
 
 _OTHER_KINDS = 8
-"""Of so many of what sprites show a near miss may speak instead."""
+"""Number of subjects of sprites that are tried in the place of another one for a near miss."""
 
 _REDUNDANT = 0.2
-"""How often a claim is made although the noun phrase tells enough, as people do."""
+"""Probability of a claim that is not needed to identify the object; people add such claims, too."""
 
 
 def referring_expressions(
     clip: Clip, rng: np.random.Generator, subjects: Sequence[str] = (), *, unseen: bool = False
 ) -> list[Expression]:
-    """Sentences about a clip, each checked: clearly true of exactly its targets, clearly false of everything else.
+    """Generate expressions that are clearly true of exactly their targets and clearly false of everything else.
 
     Args:
         clip: The clip.
-        rng: Chooses what is said and how.
-        subjects: Subjects of sprites, from which the nouns of what is absent are chosen as well.
-        unseen: Call things by the synonyms that training never uses, where there are any.
+        rng: Chooses meanings and wordings.
+        subjects: Subjects of sprites, used as nouns for absent objects.
+        unseen: Use the synonyms that training never uses, if there are any.
 
     Returns:
-        About each object that shows enough, at most ``PER_FAMILY`` sentences of each family; then at most ``GROUPS``
-        about several objects, and ``NONE_LEAST`` to ``NONE_MOST`` about nothing that is there.
+        For each recognisable object at most ``MAX_PER_FAMILY`` expressions of each family; then at most ``MAX_GROUPS``
+        about several objects, and ``MIN_ABSENT`` to ``MAX_ABSENT`` about absent objects.
     """
-    speaker = _Speaker(clip, rng, subjects, unseen=unseen)
-    asked: list[Expression] = []
-    for index in np.flatnonzero(speaker.facts.recognisable):
-        asked += speaker.about(int(index))
-    asked += speaker.groups()
-    asked += speaker.absent()
-    return asked
+    finder = _Finder(clip, rng, subjects, unseen=unseen)
+    found: list[Expression] = []
+    for index in np.flatnonzero(finder.facts.recognisable):
+        found += finder.for_object(int(index))
+    found += finder.groups()
+    found += finder.absent()
+    return found
 
 
 def sample_expressions(
@@ -81,23 +81,23 @@ def sample_expressions(
     pairs: float = 0.0,
     facts: Facts | None = None,
 ) -> list[Expression]:
-    """A few sentences about a clip, chosen by family and about different targets; much cheaper than all of them.
+    """Sample a few expressions by family; much cheaper than ``referring_expressions``.
 
     Args:
         clip: The clip.
-        rng: Chooses what is said and how.
-        count: How many sentences.
-        families: Weight of each family, by name; default all alike. A family that the clip has no sentence of is passed
-            over.
+        rng: Chooses meanings and wordings.
+        count: Number of expressions.
+        families: Weight of each family, by name; default equal weights. A family without an expression about the clip
+            is skipped.
         subjects: See ``referring_expressions``.
-        pairs: Share of the sentences about one object that are followed by their near miss: the same sentence with one
-            thing changed, so that it is true of nothing. Who hears both about one picture must tell them apart.
-        facts: Of the clip, where they are known already.
+        pairs: Share of the expressions about one object that are followed by a near miss: the same expression with one
+            word changed, so that it applies to no object. A model must learn to distinguish the two.
+        facts: Facts of the clip, if they are known already.
 
     Returns:
-        At most ``count`` sentences, at least one; but for near misses no two have the same targets.
+        Between one and ``count`` expressions; except for near misses, all have different targets.
     """
-    speaker = _Speaker(clip, rng, subjects, facts=facts)
+    finder = _Finder(clip, rng, subjects, facts=facts)
     weights = families or dict.fromkeys(FAMILIES, 1.0)
     chosen: list[Expression] = []
     for _ in range(count):
@@ -108,26 +108,26 @@ def sample_expressions(
         while left:
             odds = np.array(list(left.values()))
             family = list(left)[int(rng.choice(len(left), p=odds / odds.sum()))]
-            fresh = speaker.of_family(family, taken)
+            fresh = finder.of_family(family, taken)
             if fresh:
                 chosen.append(fresh[int(rng.integers(len(fresh)))])
                 break
             del left[family]
         if pairs and left and len(chosen) < count and rng.random() < pairs:
-            chosen += speaker.near_miss(chosen[-1])
-    return chosen or speaker.absent()[:1]
+            chosen += finder.near_miss(chosen[-1])
+    return chosen or finder.absent()[:1]
 
 
 def decidable_from(clip: Clip, expression: Expression, every: int = 2) -> int:
-    """Find the first frame from which what was seen so far settles which objects a sentence is about.
+    """Find the first frame at which the frames so far determine the targets of an expression.
 
-    Sentences that tell no motion are settled at once. For the others the facts of the clip's beginnings are asked:
-    before, several objects may still turn out to be meant, and no model that sees the frames as they arrive can know.
+    Expressions without motion are decidable at once. For the others the facts of the first frames alone are evaluated:
+    earlier, no online model can know which of several objects is meant.
 
     Args:
         clip: The clip, of T frames.
-        expression: A sentence about it.
-        every: Beginnings whose length is a multiple of this are tried.
+        expression: An expression about it.
+        every: Step between the lengths that are tried.
 
     Returns:
         The frame's index, at most T - 1.
@@ -148,11 +148,11 @@ def decidable_from(clip: Clip, expression: Expression, every: int = 2) -> int:
 
 
 def family_of(facts: Facts, description: Description) -> str:
-    """Which family a description of one object belongs to: the last thing said that is needed.
+    """Determine the family of a description of one object: the last of its parts that is needed.
 
     Args:
-        facts: Of the clip.
-        description: True of exactly one object.
+        facts: Facts of the clip.
+        description: A description that is true of exactly one object.
 
     Returns:
         One of ``FAMILIES``.
@@ -168,20 +168,20 @@ def family_of(facts: Facts, description: Description) -> str:
 
 
 def _settles(truths: TruthValues) -> bool:
-    """Whether a description is true of one object and of nothing else."""
+    """Return whether truth values single out one object."""
     return int((truths == TRUE).sum()) == 1 and not (truths == UNCLEAR).any()
 
 
-class _Speaker:
-    """Finds what can be said about one clip.
+class _Finder:
+    """Finder of true and false expressions about one clip.
 
     Attributes:
-        facts: What is true.
-        rng: Chooses what is said and how.
+        facts: Facts of the clip.
+        rng: Chooses meanings and wordings.
         things: The objects.
-        subjects: What sprites show, from which the nouns of what is absent are chosen as well.
-        lexicon: What things are called.
-        claims: Answers for all claims that do not depend on the noun phrase.
+        subjects: Subjects of sprites, used as nouns for absent objects.
+        lexicon: Nouns for each kind.
+        claims: Truth values of all claims that do not depend on the noun phrase.
     """
 
     def __init__(
@@ -204,12 +204,12 @@ class _Speaker:
         self.claims: dict[Claim, TruthValues] = {
             claim: self.facts.evaluate_claim(claim, everything)
             for claim in self._all_claims()
-            if claim.word not in _AMONG
+            if claim.word not in _SUPERLATIVES
         }
 
     def _all_claims(self) -> Iterator[Claim]:
-        """Every claim that can be made with the objects that can be named."""
-        named = [
+        """Yield every claim, with each reference that a noun phrase identifies."""
+        references = [
             noun
             for index in np.flatnonzero(self.facts.recognisable)
             for noun in self._names(int(index))
@@ -219,77 +219,79 @@ class _Speaker:
             if word not in WITH_REFERENCE:
                 yield Claim(word)
             else:
-                yield from (Claim(word, noun) for noun in named)
+                yield from (Claim(word, noun) for noun in references)
 
     def _names(self, index: int) -> list[Noun]:
-        """The two ways to name an object as the reference of a relation."""
+        """List the noun phrases for an object as the reference of a relation."""
         thing = self.things[index]
         return [Noun(colour=thing.colour, kind=thing.kind), Noun(kind=thing.kind)] if thing.kind else []
 
     def _nouns(self, thing: Thing) -> list[Noun]:
-        """The noun phrases that are true of an object, from "object" to everything about it."""
+        """List the noun phrases that are true of an object, from "object" to the most specific."""
         options = [
             Noun(colour, texture, kind)
             for colour in dict.fromkeys(("", thing.colour))
             for texture in dict.fromkeys(("", thing.texture))
             for kind in dict.fromkeys(("", thing.kind))
         ]
-        # Nobody says "plain" unless something else that might be meant is not.
+        # People say "plain" only in contrast to a similar object that is not plain.
         return [noun for noun in options if noun.texture != "plain" or self._contrasts(noun)]
 
     def _contrasts(self, noun: Noun) -> bool:
-        """Whether the texture of a noun phrase rules anything out."""
+        """Return whether the texture of a noun phrase excludes any object."""
         without = self.facts.evaluate_noun(replace(noun, texture=""))
         return bool(((without != FALSE) & (self.facts.evaluate_noun(noun) == FALSE)).any())
 
     def _shuffled(self, items: Iterable[Item]) -> list[Item]:
-        """The items in random order."""
+        """Return the items in random order."""
         pool = list(items)
         return [pool[i] for i in self.rng.permutation(len(pool))]
 
     def of_family(self, family: str, taken: Collection[tuple[int, ...]]) -> list[Expression]:
-        """Sentences of one family whose targets are not taken yet: all about one object, except for "group"."""
+        """Find expressions of one family whose targets are not taken yet: all of one object, except for "group"."""
         if family == "none":
             return [] if () in taken else self.absent()
         if family == "group":
             return [expression for expression in self.groups() if expression.targets not in taken]
         for index in self._shuffled(np.flatnonzero(self.facts.recognisable)):
             if (int(index),) not in taken:
-                found = [expression for expression in self.about(int(index), family) if expression.family == family]
+                found = [
+                    expression for expression in self.for_object(int(index), family) if expression.family == family
+                ]
                 if found:
                     return found
         return []
 
-    def about(self, index: int, wanted: str | None = None) -> list[Expression]:
-        """Sentences about one object; with ``wanted``, only what may belong to that family is looked for."""
-        asked: dict[str, list[Expression]] = {}
+    def for_object(self, index: int, wanted: str | None = None) -> list[Expression]:
+        """Find expressions about one object; with ``wanted``, only candidates for that family are evaluated."""
+        found: dict[str, list[Expression]] = {}
         thing = self.things[index]
         looks = [Description(noun) for noun in self._nouns(thing) if noun != Noun()]
         true = [claim for claim, truths in self.claims.items() if truths[index] == TRUE]
-        among = [claim for claim in self._all_claims() if claim.word in _AMONG]
+        superlatives = [claim for claim in self._all_claims() if claim.word in _SUPERLATIVES]
         nouns = self._nouns(thing)
-        told = []
+        claimed = []
         for family in ("place", "size", "relation", "motion"):
             if wanted not in (None, family):
                 continue
-            pool = [claim for claim in (*true, *among) if CLAIM_FAMILIES[claim.word] == family]
-            pairs = [Description(noun, claim) for claim in pool for noun in nouns]
-            told += self._chosen(pairs, index)
-        for description in (*self._shuffled(looks), *told):
+            pool = [claim for claim in (*true, *superlatives) if CLAIM_FAMILIES[claim.word] == family]
+            candidates = [Description(noun, claim) for claim in pool for noun in nouns]
+            claimed += self._select(candidates, index)
+        for description in (*self._shuffled(looks), *claimed):
             if not self._true_of(description, (index,)):
                 continue
             family = family_of(self.facts, description)
-            if len(asked.setdefault(family, [])) < PER_FAMILY:
+            if len(found.setdefault(family, [])) < MAX_PER_FAMILY:
                 text = word_description(description, self.rng, self.lexicon)
-                asked[family].append(Expression(text, (index,), family, description))
-        return [expression for family in asked.values() for expression in family]
+                found[family].append(Expression(text, (index,), family, description))
+        return [expression for family in found.values() for expression in family]
 
-    def _chosen(self, pairs: Sequence[Description], index: int) -> list[Description]:
-        """A few descriptions of one family, told by different words when possible."""
+    def _select(self, candidates: Sequence[Description], index: int) -> list[Description]:
+        """Select a few of the descriptions that are true of one object alone, with different claims."""
         chosen: list[Description] = []
         redundant = self.rng.random() < _REDUNDANT
         words: set[str] = set()
-        for description in self._shuffled(pairs):
+        for description in self._shuffled(candidates):
             assert description.claim is not None
             if description.claim.word in words or self._circular(description):
                 continue
@@ -298,24 +300,24 @@ class _Speaker:
                 chosen.append(description)
                 words.add(description.claim.word)
                 redundant = redundant and needed
-            if len(chosen) > PER_FAMILY:
+            if len(chosen) > MAX_PER_FAMILY:
                 break
         return chosen
 
-    def _answers(self, description: Description) -> TruthValues:
-        """Of which objects a description is true; claims that were answered before are looked up."""
+    def _evaluate(self, description: Description) -> TruthValues:
+        """Evaluate a description for every object, with the precomputed claims (K,)."""
         known = self.claims.get(description.claim) if description.claim is not None else None
         if known is None:
             return self.facts.evaluate(description)
         return np.minimum(self.facts.evaluate_noun(description.noun), known)
 
     def _true_of(self, description: Description, targets: tuple[int, ...]) -> bool:
-        """Whether a description is clearly true of exactly these objects."""
-        truths = self._answers(description)
+        """Return whether a description is clearly true of exactly these objects."""
+        truths = self._evaluate(description)
         return tuple(np.flatnonzero(truths == TRUE)) == targets and not (truths == UNCLEAR).any()
 
     def _circular(self, description: Description) -> bool:
-        """Whether the subject of a relation can only be its reference: "the star left of the red star"."""
+        """Return whether the subject of a relation can only be its reference: "the star left of the red star"."""
         if description.claim is None or description.claim.reference is None:
             return False
         subject = self.facts.evaluate_noun(description.noun) != FALSE
@@ -325,16 +327,16 @@ class _Speaker:
         )
 
     def groups(self) -> list[Expression]:
-        """Sentences about several objects: all that fit a description, or two that are named."""
+        """Find expressions about several objects: all that match a description, or two named objects."""
         nouns = list(dict.fromkeys(noun for thing in self.things for noun in self._nouns(thing)))
         claims = [claim for claim in self.claims if claim.word in PLURAL_PHRASES]
         options = [Description(noun) for noun in self._shuffled(nouns)]
-        # Looks first, then what needs a claim: there are many more of those.
-        told = [Description(noun, claim) for claim in self._shuffled(claims)[:12] for noun in nouns]
-        asked: list[Expression] = []
+        # Noun phrases first, because there are many more descriptions with claims.
+        claimed = [Description(noun, claim) for claim in self._shuffled(claims)[:12] for noun in nouns]
+        found: list[Expression] = []
         seen: set[tuple[int, ...]] = set()
-        for description in (*options, *self._shuffled(told)):
-            truths = self._answers(description)
+        for description in (*options, *self._shuffled(claimed)):
+            truths = self._evaluate(description)
             targets = tuple(int(i) for i in np.flatnonzero(truths == TRUE))
             if len(targets) < 2 or targets in seen or (truths == UNCLEAR).any() or self._circular(description):
                 continue
@@ -342,12 +344,12 @@ class _Speaker:
                 continue
             seen.add(targets)
             text = word_group(description, len(targets), self.rng, self.lexicon)
-            asked.append(Expression(text, targets, "group", description))
-        asked = self._shuffled(asked)[: GROUPS - 1]
-        return asked + self._pairs()
+            found.append(Expression(text, targets, "group", description))
+        found = self._shuffled(found)[: MAX_GROUPS - 1]
+        return found + self._pairs()
 
     def _pairs(self) -> list[Expression]:
-        """Perhaps a sentence about two objects that are named one by one."""
+        """Name two objects, joined by "and"; empty if fewer than two can be named without a claim."""
         named = []
         for index in np.flatnonzero(self.facts.recognisable):
             nouns = [
@@ -366,37 +368,37 @@ class _Speaker:
         return [Expression(" and ".join(words), (min(one, two), max(one, two)), "group", pair)]
 
     def absent(self) -> list[Expression]:
-        """Sentences that are clearly false of everything: most are nearly true of something."""
-        asked: dict[str, Expression] = {}
-        for _ in range(8 * NONE_MOST):
-            description = self._nearly()
-            if not self._circular(description) and (self._answers(description) == FALSE).all():
+        """Find expressions that are clearly false of every object; most are almost true of one."""
+        found: dict[str, Expression] = {}
+        for _ in range(8 * MAX_ABSENT):
+            description = self._near_description()
+            if not self._circular(description) and (self._evaluate(description) == FALSE).all():
                 text = word_description(description, self.rng, self.lexicon)
-                asked.setdefault(text, Expression(text, (), "none", description))
-            if len(asked) == NONE_MOST:
+                found.setdefault(text, Expression(text, (), "none", description))
+            if len(found) == MAX_ABSENT:
                 break
         looks = iter(self._shuffled((colour, kind) for colour in COLOURS for kind in KINDS))
-        while len(asked) < NONE_LEAST:  # with at most 16 objects, most looks are absent
+        while len(found) < MIN_ABSENT:  # with at most 16 objects, most pairs of colour and kind are absent
             colour, kind = next(looks)
             description = Description(Noun(colour=colour, kind=kind))
             if (self.facts.evaluate(description) == FALSE).all():
                 text = word_description(description, self.rng, self.lexicon)
-                asked.setdefault(text, Expression(text, (), "none", description))
-        return list(asked.values())
+                found.setdefault(text, Expression(text, (), "none", description))
+        return list(found.values())
 
     def near_miss(self, expression: Expression) -> list[Expression]:
-        """A sentence about one object with one thing changed that makes it false of everything; nothing if none is."""
+        """Change one part of an expression so that it is false of every object; empty if no change does that."""
         description = expression.description
         if len(expression.targets) != 1 or not isinstance(description, Description):
             return []
         for changed in self._shuffled(self._changed(description)):
-            if not self._circular(changed) and (self._answers(changed) == FALSE).all():
+            if not self._circular(changed) and (self._evaluate(changed) == FALSE).all():
                 text = word_description(changed, self.rng, self.lexicon)
                 return [Expression(text, (), "none", changed)]
         return []
 
     def _changed(self, description: Description) -> Iterator[Description]:
-        """Descriptions that differ from one in a single thing."""
+        """Yield the descriptions that differ from one in a single part."""
         noun, claim = description.noun, description.claim
         for other in self._other_nouns(noun):
             yield replace(description, noun=other)
@@ -411,25 +413,25 @@ class _Speaker:
                 yield replace(description, claim=replace(claim, reference=reference))
 
     def _other_nouns(self, noun: Noun) -> Iterator[Noun]:
-        """Noun phrases that say the same but for another colour, texture or kind."""
+        """Yield the noun phrases that differ in colour, texture or kind."""
         kinds: Iterable[str] = KINDS
         if noun.kind not in KINDS and self.subjects:
             kinds = [self.subjects[int(index)] for index in self.rng.integers(len(self.subjects), size=_OTHER_KINDS)]
         for name, words in (("colour", COLOURS), ("texture", TEXTURES), ("kind", kinds)):
-            said = getattr(noun, name)
+            current = getattr(noun, name)
             for word in words:
-                if said and word != said:
+                if current and word != current:
                     yield replace(noun, **{name: word})
 
-    def _nearly(self) -> Description:
-        """A description of something that may or may not be there."""
+    def _near_description(self) -> Description:
+        """Draw a description that may or may not match an object; most are close to one."""
         rng = self.rng
         thing, other = (self.things[int(rng.integers(len(self.things)))] for _ in range(2))
         colour, texture = str(rng.choice(list(COLOURS))), str(rng.choice(TEXTURES))
         kinds = (*KINDS, *self.subjects)
         kind = kinds[int(rng.integers(len(kinds)))]
         u = rng.random()
-        if u < 0.1:  # far off
+        if u < 0.1:  # an unrelated object
             return Description(Noun(colour=colour, kind=kind if kind in KINDS else ""))
         if u < 0.2:
             return Description(self._shuffled([Noun(kind=kind), Noun(colour=colour), Noun(texture=texture)])[0])
@@ -441,7 +443,7 @@ class _Speaker:
             noun = self._shuffled([Noun("", texture, thing.kind), Noun(thing.colour, texture, thing.kind)])[0]
             return Description(noun)
         noun = self._shuffled(noun for noun in self._nouns(thing) if noun != Noun() or rng.random() < 0.3)[0]
-        if u < 0.62:  # a relation to something that is not there
+        if u < 0.62:  # a relation to an absent object
             word = str(rng.choice(sorted(WITH_REFERENCE)))
             return Description(noun, Claim(word, Noun(colour=colour, kind=thing.kind)))
         # The right object and a wrong claim.

@@ -1,6 +1,6 @@
-"""Descriptions in words: nouns, phrases and their paraphrases, all in lower case.
+"""Wording of descriptions: nouns, phrases and their paraphrases, all in lower case.
 
-In ``PHRASES`` a ``{}`` stands for the noun phrase and ``{ref}`` for the other object of a relation with its article.
+In ``PHRASES``, ``{}`` stands for the noun phrase and ``{ref}`` for the other object of a relation with its article.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from refervos.worlds.nouns import is_plural, names_of, plural
 from refervos.worlds.shapes import COLOURS, KINDS, TEXTURES
 
 GENERIC = ("object", "one", "shape", "thing")
-"""Nouns for everything; "shape" is not used where there are sprites."""
+"""Nouns for objects of any kind; "shape" is not used with sprites."""
 
 TEXTURE_TAILS = {"striped": "with stripes", "dotted": "with dots", "plain": "without a pattern"}
 
@@ -73,7 +73,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "passes behind something": ("{} that passes behind something", "{} that goes behind another object"),
     "passes behind": ("{} that passes behind {ref}", "{} going behind {ref}", "{} that is hidden by {ref}"),
 }
-"""The ways to put each claim about one object."""
+"""Paraphrases of each claim about one object."""
 
 PLURAL_PHRASES: dict[str, tuple[str, ...]] = {
     "left": ("{} on the left", "{} on the left side"),
@@ -96,26 +96,26 @@ PLURAL_PHRASES: dict[str, tuple[str, ...]] = {
     "enters": ("{} that enter", "{} entering the frame"),
     "leaves": ("{} that leave", "{} leaving the frame"),
 }
-"""The ways to put each claim about several objects."""
+"""Paraphrases of each claim about several objects."""
 
 COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}
-"""The numbers that sentences spell out."""
+"""Numbers as words."""
 
 
 @dataclass(frozen=True)
 class Lexicon:
-    """What things are called.
+    """Choice of nouns.
 
     Attributes:
-        generic: The nouns to choose from when the kind is left open.
-        unseen: Call things by the synonyms that training never uses, where there are any.
+        generic: Nouns for an unspecified kind.
+        unseen: Use the synonyms that training never uses, if there are any.
     """
 
     generic: Sequence[str] = GENERIC
     unseen: bool = False
 
     def names(self, kind: str) -> Sequence[str]:
-        """The nouns for a kind; for an empty one the generic nouns."""
+        """Return the nouns for a kind, or the generic nouns for an empty one."""
         return names_of(kind, unseen=self.unseen) if kind else self.generic
 
 
@@ -123,13 +123,13 @@ LEXICON = Lexicon()
 
 
 def word_noun(noun: Noun, rng: np.random.Generator, several: bool = False, lexicon: Lexicon = LEXICON) -> str:
-    """A noun phrase without an article, such as "striped red circle".
+    """Word a noun phrase without an article, such as "striped red circle".
 
     Args:
-        noun: What it says.
+        noun: Its meaning.
         rng: Chooses among synonyms and orders.
-        several: Whether it is about several objects.
-        lexicon: What things are called.
+        several: Whether to use the plural.
+        lexicon: Choice of nouns.
 
     Returns:
         The words.
@@ -142,15 +142,15 @@ def word_noun(noun: Noun, rng: np.random.Generator, several: bool = False, lexic
 
 
 def word_description(description: Description, rng: np.random.Generator, lexicon: Lexicon = LEXICON) -> str:
-    """A sentence about one object.
+    """Word a description of one object.
 
     Args:
-        description: What it says.
+        description: Its meaning.
         rng: Chooses among paraphrases.
-        lexicon: What things are called.
+        lexicon: Choice of nouns.
 
     Returns:
-        The sentence.
+        The expression.
     """
     if description.claim is None:
         return _word_look(description.noun, rng, lexicon)
@@ -160,16 +160,16 @@ def word_description(description: Description, rng: np.random.Generator, lexicon
 
 
 def word_group(description: Description, count: int, rng: np.random.Generator, lexicon: Lexicon = LEXICON) -> str:
-    """A sentence about several objects.
+    """Word a description of several objects.
 
     Args:
-        description: What it says; a claim is one of ``PLURAL_PHRASES``.
-        count: How many objects there are, at least 2.
+        description: Its meaning; a claim is one of ``PLURAL_PHRASES``.
+        count: Number of objects, at least 2.
         rng: Chooses among paraphrases.
-        lexicon: What things are called.
+        lexicon: Choice of nouns.
 
     Returns:
-        The sentence.
+        The expression.
     """
     noun, claim = description.noun, description.claim
     u = rng.random()
@@ -179,7 +179,7 @@ def word_group(description: Description, count: int, rng: np.random.Generator, l
         each = str(rng.choice(("every {}", "each {}"))).format(word_noun(noun, rng))
         return each if claim is None else _word_claim(PHRASES, claim, each, rng, lexicon, tails=True)
     if noun == Noun():
-        # "all ones" is no English.
+        # "all ones" is not English.
         lexicon = replace(lexicon, generic=[word for word in lexicon.generic if word != "one"])
     starts = ["the {}", "all the {}", "all {}"]
     if count in COUNTS:
@@ -193,7 +193,7 @@ def word_group(description: Description, count: int, rng: np.random.Generator, l
 
 
 def _word_look(noun: Noun, rng: np.random.Generator, lexicon: Lexicon) -> str:
-    """A sentence from looks alone: "the red circle", "a circle that is red", "something striped"."""
+    """Word a description without a claim: "the red circle", "a circle that is red", "something striped"."""
     words = [word_noun(noun, rng, lexicon=lexicon)] * 3
     rest = Noun(kind=noun.kind)
     if noun.colour:
@@ -219,7 +219,7 @@ def _word_look(noun: Noun, rng: np.random.Generator, lexicon: Lexicon) -> str:
 
 
 def _to_be(noun: str) -> str:
-    return "are" if _of_many(noun) else "is"
+    return "are" if _has_plural_head(noun) else "is"
 
 
 def _word_claim(
@@ -230,65 +230,65 @@ def _word_claim(
     lexicon: Lexicon,
     tails: bool = False,
 ) -> str:
-    """A noun with a claim; with ``tails`` only paraphrases that begin with the noun."""
+    """Word a noun phrase with a claim; with ``tails`` only by paraphrases that begin with the noun."""
     options = [phrase for phrase in phrases[claim.word] if not tails or phrase.startswith("{}")]
     other = "" if claim.reference is None else f"the {word_noun(claim.reference, rng, lexicon=lexicon)}"
     phrase = str(rng.choice(options))
-    return (_for_many(phrase) if _of_many(noun) else phrase).format(noun, ref=other)
+    return (_pluralise_phrase(phrase) if _has_plural_head(noun) else phrase).format(noun, ref=other)
 
 
-def _for_many(phrase: str) -> str:
-    """A phrase about one thing as it is said of "scissors": "{} that move"."""
+def _pluralise_phrase(phrase: str) -> str:
+    """Change a phrase for use with a plural such as "scissors": "{} that move"."""
     start, that, end = phrase.partition(" that ")
-    return start + that + verbs_of_many(end)
+    return start + that + pluralise_verbs(end)
 
 
-def verbs_of_many(words: str) -> str:
-    """The words with the verbs of one thing as they are said of several: "leave and come back", "are on the left"."""
-    return " ".join(_OF_MANY.get(word, word) for word in words.split(" "))
+def pluralise_verbs(words: str) -> str:
+    """Change verbs from the singular to the plural: "leave and come back", "are on the left"."""
+    return " ".join(_PLURAL_VERBS.get(word, word) for word in words.split(" "))
 
 
-_OF_MANY = {"is": "are", "does": "do", "goes": "go", "passes": "pass"} | {
+_PLURAL_VERBS = {"is": "are", "does": "do", "goes": "go", "passes": "pass"} | {
     verb: verb.removesuffix("s")
     for verb in (
         *("moves", "stays", "rises", "falls", "turns", "bounces", "grows", "gets", "shrinks", "spins", "rotates"),
         *("speeds", "accelerates", "stops", "waits", "starts", "sets", "enters", "comes", "leaves", "returns"),
     )
 }
-"""Verbs of the phrases in the third person, of one thing and of several."""
+"""Verbs of the phrases in the third person singular, and their plurals."""
 
 
 def with_article(phrase: str) -> str:
-    """The phrase after "a" or "an"; after "the" where neither will do: with "one" and with "scissors"."""
-    if phrase.split()[0] == "one" or _of_many(re.split(r" (?:that|which|with|without) ", phrase)[0]):
+    """Put "a" or "an" before a phrase, or "the" before "one" and plurals such as "scissors"."""
+    if phrase.split()[0] == "one" or _has_plural_head(re.split(r" (?:that|which|with|without) ", phrase)[0]):
         return f"the {phrase}"
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
-def _of_many(noun: str) -> bool:
-    """Whether a noun phrase, such as "red scissors", ends with a noun that is a plural itself."""
+def _has_plural_head(noun: str) -> bool:
+    """Return whether a noun phrase, such as "red scissors", ends with a noun that is a plural itself."""
     words = noun.split()
     return any(is_plural(" ".join(words[-count:])) for count in (1, 2, 3))
 
 
 def known_words(subjects: Sequence[str] = ()) -> tuple[str, ...]:
-    """List the words that sentences about worlds use.
+    """List the words of all expressions about drawn clips.
 
     Args:
-        subjects: What sprites show, when there are any.
+        subjects: Subjects of sprites, if there are any.
 
     Returns:
-        The words in alphabetical order, those of what several are called among them.
+        The words in alphabetical order, including plurals.
     """
     named = {name for subject in subjects for name in names_of(subject)}
     return tuple(sorted({word for sentence in all_sentences(sorted(named)) for word in sentence.split()}))
 
 
 def all_sentences(subjects: Sequence[str] = ()) -> list[str]:
-    """Sentences that together use every word and phrase, for training a tokenizer.
+    """List sentences that together contain every word and phrase, for training a tokenizer.
 
     Args:
-        subjects: What sprites show, when there are any.
+        subjects: Subjects of sprites, if there are any.
 
     Returns:
         The sentences.
