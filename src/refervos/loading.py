@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, overload
 
 import torch
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from refervos.refsam.model import RefSam
     from refervos.sam2.segmenter import Sam2Segmenter
     from refervos.samwise.model import Samwise
+    from refervos.videoglamm.model import VideoGlamm
 
 CONVERT_FIRST = "give a folder written by 'refervos convert'"
 
@@ -68,6 +69,7 @@ def load(
     backend: Literal["torch"] | None = ...,
     compile: bool = ...,
     memory_budget: int | None = ...,
+    bits: Literal[4, 8] | None = ...,
     **overrides: Any,
 ) -> Samwise | Sam2Segmenter | RefSam: ...
 
@@ -81,6 +83,7 @@ def load(
     backend: Literal["onnx"],
     compile: bool = ...,
     memory_budget: int | None = ...,
+    bits: Literal[4, 8] | None = ...,
     **overrides: Any,
 ) -> OnnxSamwise: ...
 
@@ -93,6 +96,7 @@ def load(
     backend: Backend | None = None,
     compile: bool = False,
     memory_budget: int | None = None,
+    bits: Literal[4, 8] | None = None,
     **overrides: Any,
 ) -> Samwise | Sam2Segmenter | RefSam | OnnxSamwise:
     """Load a model, ready for ``open``.
@@ -107,6 +111,8 @@ def load(
         compile: Whether to compile the stages with ``torch.compile``, which makes the first frames slow.
         memory_budget: Maximum size in bytes of one batch of expressions; default 1 GiB on a CPU and half of the free
             memory on a GPU.
+        bits: Store the weights of VideoGLaMM's language model in 8 or 4 bits, by bitsandbytes; the default data type is
+            then bfloat16.
         **overrides: Fields of the model's configuration to change, such as ``protocol="published"``.
 
     Returns:
@@ -115,9 +121,10 @@ def load(
     Raises:
         CheckpointError: When the model is missing, its files do not match, or it does not fit the backend.
         ConfigError: When an override, the data type or the backend is unknown, or cannot be used with the model.
-        MissingDependencyError: When an exported folder is given and ONNX Runtime is not installed.
+        MissingDependencyError: When a package that the model needs is not installed, such as ONNX Runtime.
     """
-    compute_dtype = _dtype(dtype)  # before reading large files
+    # Before reading large files.
+    compute_dtype = _dtype(torch.bfloat16 if dtype is None and bits is not None else dtype)
     if backend not in (None, *get_args(Backend)):
         raise ConfigError(f"backend is {backend!r}; it must be 'torch' or 'onnx'.")
     if memory_budget is not None and memory_budget <= 0:
@@ -130,17 +137,19 @@ def load(
         if backend == "torch" and exported:
             raise CheckpointError(f"{path} is an exported model; give the folder from which it was exported.")
         if exported:
-            if compile or compute_dtype != torch.float32 or str(device or "cpu") != "cpu":
+            if compile or bits is not None or compute_dtype != torch.float32 or str(device or "cpu") != "cpu":
                 raise ConfigError(
                     f"{path} is an exported model, which runs only in float32 on the CPU, without compilation."
                 )
             return _within(_read_exported(path, overrides), memory_budget)
         target = find_device(device)
-        loaded: Samwise | Sam2Segmenter | RefSam = _within(_read(path, overrides), memory_budget).to(compute_dtype)
+        loaded = _within(_read(path, overrides, compute_dtype), memory_budget).to(compute_dtype)
         if compute_dtype != torch.float32:
             name = str(compute_dtype).removeprefix("torch.")
             advice = "its weights exceed the range of that data type, load it in float32"
             check_finite(loaded, f"{path}, in {name},", advice)
+        if bits is not None:
+            _quantise(loaded, bits)
         loaded = loaded.to(target).eval()
         lay_out(loaded)
         if compile:
@@ -174,9 +183,19 @@ def _within(model: Model, memory_budget: int | None) -> Model:
     """Set the memory budget of a model."""
     if memory_budget is not None:
         if not hasattr(model, "memory_budget"):
-            raise ConfigError("SAM2 has no memory_budget: its image encoder runs once for any number of objects.")
+            family = model.describe()["family"]
+            raise ConfigError(f"{family} has no memory_budget: its image encoder runs once for any number of objects.")
         model.memory_budget = memory_budget
     return model
+
+
+def _quantise(model: object, bits: Literal[4, 8]) -> None:
+    """Keep a language model's weights in fewer bits."""
+    from refervos.videoglamm.model import VideoGlamm
+
+    if not isinstance(model, VideoGlamm):
+        raise ConfigError(f"bits is {bits}; only VideoGLaMM has a language model to keep in so many. Leave it out.")
+    model.quantise(bits)
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
@@ -257,7 +276,7 @@ def _read_exported(path: Path, overrides: dict[str, Any]) -> OnnxSamwise:
     return OnnxSamwise.from_folder(path, read_header(path, CONVERT_FIRST), overrides)
 
 
-def _read(path: Path, overrides: dict[str, Any]) -> Samwise | Sam2Segmenter | RefSam:
+def _read(path: Path, overrides: dict[str, Any], dtype: torch.dtype) -> Samwise | Sam2Segmenter | RefSam:
     if path.is_file():
         return _read_sam2(path, overrides)
     header = read_header(path, CONVERT_FIRST)
@@ -268,10 +287,16 @@ def _read(path: Path, overrides: dict[str, Any]) -> Samwise | Sam2Segmenter | Re
         return _read_samwise(path, header, overrides)
     if kind == "refsam":
         return _read_refsam(path, header, overrides)
+    if kind == "videoglamm":
+        # Not yet a segmenter for sessions, which is what the types promise.
+        return cast("Any", _read_videoglamm(path, header, overrides, dtype))
+    if kind == "VideoGPT+":
+        raise CheckpointError(f"{path} is a checkpoint of the released VideoGLaMM code; {CONVERT_FIRST}.")
     if kind == "refervos-sam2":
         return _read_own_sam2(path, header, overrides)
     raise CheckpointError(
-        f"{path / CONFIG} has model_type {kind!r}; supported are samwise, refsam, refervos-sam2 and sam2_video."
+        f"{path / CONFIG} has model_type {kind!r}; supported are samwise, refsam, videoglamm, refervos-sam2 and "
+        "sam2_video."
     )
 
 
@@ -311,6 +336,22 @@ def _read_refsam(path: Path, header: dict[str, Any], overrides: dict[str, Any]) 
     from refervos.refsam.model import RefSam
 
     return _read_family(RefSam, RefSamConfig, path, {**_config_of(header, path), **overrides})
+
+
+def _read_videoglamm(path: Path, header: dict[str, Any], overrides: dict[str, Any], dtype: torch.dtype) -> VideoGlamm:
+    from refervos.videoglamm.config import VideoGlammConfig
+    from refervos.videoglamm.conversation import ChatTokenizer
+    from refervos.videoglamm.model import VideoGlamm
+
+    config = config_from_mapping(VideoGlammConfig, {**_config_of(header, path), **overrides}, str(path / CONFIG))
+    tokenizer = ChatTokenizer.from_pretrained(path) if (path / "tokenizer.json").is_file() else None
+    # Made in its type at once: in float32 the published size would take 22 GB.
+    return build_from_weights(
+        lambda: VideoGlamm(config, tokenizer).to(dtype),
+        read_tensors(path),
+        lambda name: (name,),
+        where=str(path / WEIGHTS),
+    )
 
 
 def _read_family(family: type[Family], config_class: type, path: Path, values: dict[str, Any]) -> Family:

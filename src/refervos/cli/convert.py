@@ -10,20 +10,43 @@ import typer
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="Official SAMWISE checkpoint (.pth).")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Official checkpoint: SAMWISE (.pth), or VideoGLaMM (folder or file).")
+    ],
     folder: Annotated[Path, typer.Argument(help="Folder for the converted model.")],
     tokenizer: Annotated[
-        str, typer.Option(help="Folder or Hugging Face id of a RoBERTa tokenizer, or 'none'.")
-    ] = "FacebookAI/roberta-base",
+        str,
+        typer.Option(
+            help="Folder or Hugging Face id of the tokenizer, or 'none'; 'auto' is RoBERTa's for SAMWISE and the "
+            "checkpoint's own for VideoGLaMM."
+        ),
+    ] = "auto",
+    clip: Annotated[
+        str | None, typer.Option(help="VideoGLaMM: folder or Hugging Face id of the image encoder; default OpenAI's.")
+    ] = None,
+    internvideo: Annotated[
+        Path | None, typer.Option(help="VideoGLaMM: InternVideo2 checkpoint (.pt), if not in the checkpoint.")
+    ] = None,
+    sam2: Annotated[
+        str | None, typer.Option(help="VideoGLaMM: SAM2 folder, .pt or Hugging Face id, if not in the checkpoint.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace existing files.")] = False,
 ) -> None:
-    """Convert an official SAMWISE checkpoint to a model folder, which loads without running code from it.
+    """Convert an official SAMWISE or VideoGLaMM checkpoint to a model folder, which loads without running code from it.
 
     Example: `refervos convert final_model_mevis.pth samwise-mevis`
     """
     from refervos.conversion import convert as run
 
-    model = run(checkpoint, folder, tokenizer=None if tokenizer == "none" else tokenizer, overwrite=overwrite)
+    model = run(
+        checkpoint,
+        folder,
+        tokenizer=None if tokenizer == "none" else tokenizer,
+        clip=clip,
+        internvideo=internvideo,
+        sam2=sam2,
+        overwrite=overwrite,
+    )
     print_description(model.describe())
     typer.echo(f"wrote {folder}")
 

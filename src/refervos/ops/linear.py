@@ -92,7 +92,7 @@ def lay_out(model: nn.Module) -> None:
     """Lay the weights of a model's linear layers out for inference, see ``laid_out``."""
     with torch.no_grad():
         for layer in model.modules():
-            if isinstance(layer, nn.Linear):
+            if isinstance(layer, nn.Linear) and layer.weight.is_floating_point():  # quantised ones have their own
                 layer.weight.data = laid_out(layer.weight.data)
 
 

@@ -157,7 +157,7 @@ def load_official(
     sam2: str | Path | None = None,
     tokenizer: Any = None,
     config: VideoGlammConfig | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
 ) -> VideoGlamm:
     """Read a checkpoint of the released code.
 
@@ -170,7 +170,7 @@ def load_official(
         tokenizer: For asking with text.
         config: Every hyper-parameter; default told from the checkpoint, which must then be of the published size. Its
             adaptation is taken from the checkpoint.
-        dtype: What the weights are converted to.
+        dtype: What the weights are converted to; None for the type of the language model in the checkpoint.
 
     Returns:
         The model, in evaluation mode.
@@ -203,9 +203,9 @@ def load_official(
             return (_SEPARATE_SAM2 + name.removeprefix("tracker.sam."),)
         return official_names(name)
 
-    chosen = told
+    chosen, kind = told, dtype or source["lm_head.weight"].dtype
     return build_from_weights(
-        lambda: VideoGlamm(chosen, tokenizer).to(dtype),
+        lambda: VideoGlamm(chosen, tokenizer).to(kind),
         source,
         sources_of,
         unused=[*_UNUSED, *_skipped_layers(chosen)],

@@ -9,7 +9,8 @@ C = SAM2's hidden width, g = SAM2's grid.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.checkpoints.weights import count_parameters
-from refervos.errors import PromptError, require_installed
+from refervos.errors import CheckpointError, PromptError, require_installed
 from refervos.model_base import VideoSegmenterBase
 from refervos.ops.compilation import Stage
 from refervos.ops.precision import keeping_float32
@@ -40,6 +41,7 @@ from refervos.videoglamm.language import (
     splice,
 )
 from refervos.videoglamm.losses import Losses, LossWeights, pad_masks, sigmoid_bce_loss, sigmoid_dice_loss
+from refervos.videoglamm.quantisation import Bits, quantise
 
 Decoding = Literal["memory", "frames"]
 """How masks are decoded: ``memory`` prompts the first frame and follows from there, ``frames`` prompts each one."""
@@ -129,6 +131,7 @@ class VideoGlamm(VideoSegmenterBase):
         self.config = config
         self.tokenizer = tokenizer
         self._gradient_checkpointing = False
+        self._bits: Bits | None = None
         width = config.phi.width
         self.image_encoder = ImageEncoder(config.clip)
         self.image_projector = projector(config.clip.width, width)
@@ -178,6 +181,23 @@ class VideoGlamm(VideoSegmenterBase):
             for parameter in parameters:
                 parameter.requires_grad_(True)
         return {name: parameters for name, parameters in parts.items() if parameters}
+
+    def quantise(self, bits: Bits) -> None:
+        """Keep the language model's weights in fewer bits (see ``quantisation.quantise``), for inference.
+
+        Args:
+            bits: 8 or 4; they are quantised at the next move to a device.
+        """
+        quantise(self.language, bits)
+        self.config = replace(self.config, lora=None)
+        self._bits = bits
+
+    def _write(self, folder: Path, dtype: torch.dtype | None) -> None:
+        if self._bits is not None:
+            raise CheckpointError(
+                f"a model whose weights have {self._bits} bits is not saved; load it without that and save it then."
+            )
+        super()._write(folder, dtype)
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -549,6 +569,7 @@ class VideoGlamm(VideoSegmenterBase):
                 "frames seen": self.config.frames,
                 "visual tokens": self.config.visual_tokens,
                 "longest conversation": self.config.phi.positions,
+                "language model's weights": "whole" if self._bits is None else f"{self._bits} bits",
                 "low-rank adaptation": "merged" if self.config.lora is None else f"rank {self.config.lora.rank}",
                 "tokenizer": self.tokenizer is not None,
             },
