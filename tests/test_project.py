@@ -79,7 +79,7 @@ def test_the_citation_is_of_this_version_and_names_the_papers() -> None:
     assert citation["title"] == PROJECT["name"]
     assert str(citation["version"]) == refervos.__version__
     papers = {reference["url"].removeprefix("https://arxiv.org/abs/") for reference in citation["references"]}
-    assert papers == {"2411.17646", "2408.00714", "2307.00997"}
+    assert papers == {"2411.17646", "2408.00714", "2307.00997", "2411.04923"}
 
 
 def test_workflows_hooks_and_documents_use_targets_of_the_makefile() -> None:

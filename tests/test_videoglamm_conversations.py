@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import processors
 from torch import Tensor
 
 from refervos.errors import CheckpointError, PromptError
@@ -99,6 +100,20 @@ def test_the_prompt_is_the_published_template() -> None:
     more = tokenizer.tokenizer.decode(next_ids(tokenizer, "which one turns back ?", ended=False))
     assert more.split() == ["<|end|>", "<|user|>", "which", "one", "turns", "back", "?", "<|end|>", "<|assistant|>"]
     assert next_ids(tokenizer, "which one ?", ended=True)[0] != tokenizer.end
+
+
+def test_a_token_that_begins_a_text_stands_at_the_start_alone() -> None:
+    tokenizer = small_tokenizer()
+    inner = tokenizer.tokenizer
+    inner.add_special_tokens({"bos_token": "<unk>"})
+    begins = inner.bos_token_id
+    inner.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<unk> $A", special_tokens=[("<unk>", begins)]
+    )
+    ids = opening_ids(tokenizer, "what is this ?", 4)
+    plain = opening_ids(small_tokenizer(), "what is this ?", 4)
+    assert ids == [begins, *plain]
+    assert begins not in next_ids(tokenizer, "what is this ?", ended=True)
 
 
 def test_published_questions() -> None:

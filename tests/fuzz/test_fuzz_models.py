@@ -35,11 +35,13 @@ from refervos.text.encoder import TextConfig, TextEncoder
 from refervos.text.pretrained import load_t5, load_text, save_text
 from refervos.text.t5 import T5TextEncoder
 from refervos.training.stages.language import train_byte_level
+from refervos.videoglamm.conversation import Conversation
 from refsam_models import SENTENCES, TINY, tiny_model, tokenizer
 from scenes import MICRO, MICRO_SAM2, micro_model, scene
 from spoil import Draw, odd_value, one_of, spoil_bytes, spoil_folder, spoil_tensors
 from test_sam2_checkpoints import meta_state
 from test_sam_checkpoints import meta_state as sam_meta_state
+from videoglamm_models import random_model
 
 pytestmark = [POSIX, pytest.mark.usefixtures("one_thread")]
 
@@ -102,11 +104,29 @@ class Kind:
     use: Callable[[Path], object]
 
 
+def write_videoglamm(folder: Path) -> None:
+    random_model().save_pretrained(folder)
+
+
+def converse(folder: Path) -> None:
+    """Load a model, ask it a question about a frame, and have it segment a phrase."""
+    model: Any = load(folder, device="cpu")
+    talk = Conversation(model, model.encode_video([FRAME]))
+    list(talk.ask("what is this ?", limit=3))
+    tokens = torch.zeros(1, model.config.sam2.hidden)
+    place = model.placement(FRAME.shape[:2])
+    pixels = place.place(torch.from_numpy(FRAME).permute(2, 0, 1))
+    (predicted,) = model.segment([pixels], tokens)
+    assert place.masks(predicted.mask_logits).shape == (1, *FRAME.shape[:2])
+    model.describe()
+
+
 FOLDERS = {
     "samwise": Kind(write_samwise, ask),
     "refsam": Kind(write_refsam, ask),
     "sam2": Kind(write_sam2, ask),
     "published sam2": Kind(write_hf_sam2, ask),
+    "videoglamm": Kind(write_videoglamm, converse),
     "sam": Kind(write_sam, load_sam),
     "text": Kind(write_text, load_text),
     "t5": Kind(write_t5, load_t5),

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from refervos.errors import CheckpointError, PromptError, require_installed
+from refervos.checkpoints.weight_files import read_settings
+from refervos.errors import CheckpointError, PromptError, is_out_of_memory, require_installed
 from refervos.videoglamm.answers import SEG, Answer, Phrase, parse_answer, stable
 from refervos.videoglamm.language import IMAGE, Context, Sampling
 
@@ -26,6 +27,8 @@ NEXT_USER = "\n<|user|>\n"
 
 RESERVED = ("<|system|>", "<|user|>", "<|assistant|>", END, "<image>", "<video>", SEG)
 """What no question may contain: it would end the question, or stand for an image or a mask."""
+
+_WITHOUT_CLASS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 LONGEST_QUESTION = 100_000
 """Characters of a question that are tokenised at all."""
@@ -88,12 +91,18 @@ class ChatTokenizer:
         require_installed("VideoGLaMM", "videoglamm", "transformers")
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-        # In folders of our own the model's type says nothing to transformers, so the files are read as they are.
-        own = (Path(folder) / "tokenizer.json").is_file()
-        reader: Any = PreTrainedTokenizerFast if own else AutoTokenizer
         try:
+            file = Path(folder) / "tokenizer_config.json"
+            settings = read_settings(file) if file.is_file() else None
+            named = settings.get("tokenizer_class") if isinstance(settings, dict) else None
+            # A tokenizer without a class of its own needs no search by the model's type, which transformers warns of.
+            reader: Any = PreTrainedTokenizerFast if named in _WITHOUT_CLASS else AutoTokenizer
             return cls(reader.from_pretrained(str(folder), trust_remote_code=False))
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        except CheckpointError:
+            raise
+        except Exception as error:  # the library raises that itself for a damaged file
+            if is_out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())[:160]
             raise CheckpointError(f"{folder} has no tokenizer that can be read ({reason}).") from error
 
