@@ -314,7 +314,7 @@ def test_a_published_checkpoint_is_told_from_its_weights() -> None:
     assert infer_config(source, {}, "it") == published
     merged = dict(list(source.items())[:2])
     assert infer_config(merged, header, "it") == replace(published, lora=None)
-    with pytest.raises(CheckpointError, match="no VideoGLaMM checkpoint"):
+    with pytest.raises(CheckpointError, match="not a VideoGLaMM checkpoint"):
         infer_config({"a": torch.zeros(1)}, {}, "it")
 
 
