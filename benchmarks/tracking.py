@@ -8,6 +8,7 @@ the machine does falls on both. Times are processor time. Run it from a clone wi
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -226,10 +227,11 @@ def memory(preset: str, clip: int, dtype: torch.dtype) -> None:
     frames = frames_of(2 * clip)
     with torch.inference_mode():
         samwise = Sentences(preset, dtype, 1, Clock())
-        built = peak_resident_megabytes()
+        built = peak_resident_megabytes() or math.nan
         for part in (frames[:clip], frames[clip:]):
             samwise.follow(part)
-    print(f"{name_of(dtype)}: peak {peak_resident_megabytes():.0f} MB resident, {built:.0f} MB once built", flush=True)
+    peak = peak_resident_megabytes() or math.nan
+    print(f"{name_of(dtype)}: peak {peak:.0f} MB resident, {built:.0f} MB once built", flush=True)
 
 
 def main() -> None:

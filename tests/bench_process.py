@@ -1,4 +1,4 @@
-"""What the processes of a test do; a file of its own, so that they start without torch."""
+"""Functions that tests run in processes of the benchmark; a separate file, so that they start without torch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from refervos.bench.memory import peak_resident_megabytes
 from refervos.errors import ConfigError
 
 DEADLY, FAULTY = 98, 99
-"""So many sentences, and the process dies, or the input is at fault."""
+"""Numbers of sentences with which the process dies, or the input is wrong."""
 
 
 def take_memory(case: Case) -> Failure:
-    """Take 240 MB a sentence and tell the peak, the process and its number of threads."""
+    """Allocate 240 MB a sentence; return peak memory, process id and number of threads as the reason of a failure."""
     if case.sentences == DEADLY:
-        os.kill(os.getpid(), signal.SIGKILL)  # as the system does when memory runs out
+        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
     if case.sentences == FAULTY:
-        raise ConfigError("the case is at fault.")
+        raise ConfigError("the case is wrong.")
     np.ones(30_000_000 * case.sentences)
-    return Failure(case, f"{peak_resident_megabytes():.0f} {os.getpid()} {os.environ['OMP_NUM_THREADS']}")
+    return Failure(case, f"{peak_resident_megabytes() or 0:.0f} {os.getpid()} {os.environ['OMP_NUM_THREADS']}")

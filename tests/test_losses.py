@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from refervos.bench.measured_models import HashedWords
+from refervos.bench.measured_models import HashTokenizer
 from refervos.model_base import ClipOutput
 from refervos.samwise.cme import cme_loss
 from refervos.text.t5 import T5Config
@@ -121,7 +121,7 @@ def test_the_language_losses_are_computed_in_float32() -> None:
 
 def test_the_cme_loss_is_computed_in_float32() -> None:
     model = micro_model()
-    model.tokenizer = HashedWords(100, start=(0,), end=(2,))
+    model.tokenizer = HashTokenizer(100, start=(0,), end=(2,))
     stage = VideoStage(VideoSettings(), model)
     output: Any = ClipOutput(random(1, 1, 4, 4), None)
     output.cme_logits = random(200, 2)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from refervos.bench.measured_models import HashedWords
+from refervos.bench.measured_models import HashTokenizer
 from refervos.errors import TrainingError
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
@@ -96,7 +96,7 @@ def test_a_stride_leaves_out_every_second_frame() -> None:
 def stage_of(**changes: Any) -> VideoStage:
     torch.manual_seed(0)
     model = micro_model(motion_features=True, time="online", clip_length=4, cme=False)
-    model.tokenizer = HashedWords(100, start=(0,), end=(2,))
+    model.tokenizer = HashTokenizer(100, start=(0,), end=(2,))
     settings = VideoSettings(world=NARROW, frames=(5,), sentences=2, families={"motion": 1.0})
     stage = VideoStage(replace(settings, **changes), model)
     stage.prepare_data(2, 0)

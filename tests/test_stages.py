@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from refervos.bench.measured_models import HashedWords
+from refervos.bench.measured_models import HashTokenizer
 from refervos.errors import ConfigError, TrainingError
 from refervos.loading import MINIATURE_FOLDER, load
 from refervos.samwise.config import SamwiseConfig
@@ -118,7 +118,7 @@ def test_rough_masks_overlap_the_exact_ones() -> None:
 def samwise_stage(blind: bool = False) -> VideoStage:
     """Make a stage over a model that shows every mask or, ``blind``, none because no object passes the gate."""
     model = micro_model(cme=False, presence_shift=-100.0 if blind else 100.0)
-    model.tokenizer = HashedWords(100, start=(0,), end=(2,))
+    model.tokenizer = HashTokenizer(100, start=(0,), end=(2,))
     stage = VideoStage(VideoSettings(world=WorldConfig(objects=(2, 3)), frames=(2,), sentences=2), model)
     stage.prepare_data(2, 1)
     return stage
@@ -307,7 +307,7 @@ def test_void_pixels_are_ignored_in_losses_and_validation(stage_of: Any, publish
 def test_scalars_of_the_cme_are_left_out_without_labelled_decisions() -> None:
     """It is trained from the sixth frame on; a zero in short clips or validation would look like a perfect CME."""
     model = micro_model(cme=True)
-    model.tokenizer = HashedWords(100, start=(0,), end=(2,))
+    model.tokenizer = HashTokenizer(100, start=(0,), end=(2,))
     losses = {}
     for frames in (2, 7):
         settings = VideoSettings(world=WorldConfig(objects=(2, 3)), frames=(frames,), sentences=2)

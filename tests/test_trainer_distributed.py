@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from refervos.bench.measured_models import HashedWords
+from refervos.bench.measured_models import HashTokenizer
 from refervos.errors import TrainingError
 from refervos.training.distributed import (
     SyncedBatchNorm2d,
@@ -168,7 +168,7 @@ def test_batch_norms_for_cuda_become_those_of_torch() -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_synchronised_batch_norms_stay_frozen(device: str) -> None:
     model = micro_model()
-    model.tokenizer = HashedWords(100, start=(0,), end=(2,))
+    model.tokenizer = HashTokenizer(100, start=(0,), end=(2,))
     stage = VideoStage(VideoSettings(freeze_norms=True), model)
     synchronise_batch_norm(stage, torch.device(device))
     stage.train()

@@ -122,20 +122,20 @@ GROWTH = 1.01
 def memory(context: Context) -> Values:
     """Run one session for 500 frames and watch the peak of each hundred."""
     from refervos.bench.cases import Case
-    from refervos.bench.measured_models import draw_material, open_subject, portions
+    from refervos.bench.measured_models import draw_inputs, open_model, repeat_clips
     from refervos.bench.memory import resident_megabytes
 
     model, hundred = ("miniature", 4) if context.quick else ("base-plus", 100)
     case = Case(model=model, mode="online", dtype="bfloat16", device=context.device, threads=torch.get_num_threads())
-    frames, prompts = draw_material(case)
-    subject = open_subject(case, prompts)
-    source = portions(frames, subject.portion)
+    frames, prompts = draw_inputs(case)
+    measured_model = open_model(case, prompts)
+    source = repeat_clips(frames, measured_model.clip_length)
     peaks: list[float] = []
     for _ in range(5):
         clear_memory(context)
         highest = 0.0
         for _ in range(hundred):
-            subject.answer(next(source))
+            measured_model.segment(next(source))
             highest = max(highest, resident_megabytes() or 0.0)
         peaks.append(torch.cuda.max_memory_allocated() / 1e6 if context.on_gpu else highest)
     told = [f"{peak:.1f}" for peak in peaks]

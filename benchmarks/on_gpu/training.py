@@ -135,7 +135,7 @@ def published_stage(recipe: Any, context: Context) -> Any:
     """
     from refervos import load
     from refervos.bench.families import FAMILIES
-    from refervos.bench.measured_models import HashedWords
+    from refervos.bench.measured_models import HashTokenizer
     from refervos.refsam.config import REFSAM_PRESETS
     from refervos.samwise.config import SAMWISE_PRESETS
     from refervos.training.stage import stage_class
@@ -163,7 +163,7 @@ def published_stage(recipe: Any, context: Context) -> Any:
             short_side=size.short_side,
         )
     with torch.device(context.device):  # drawing so many weights takes long on a CPU
-        model = family.build(config, HashedWords(config.text.vocabulary, family.start, family.end))
+        model = family.build(config, HashTokenizer(config.text.vocabulary, family.start, family.end))
     if recipe.stage == "refsam":
         model.gradient_checkpointing = settings.gradient_checkpointing
     stage: Any = kind(settings, model.to(context.device))

@@ -150,7 +150,7 @@ def test_a_command_line_is_obeyed_or_refused(
     words: tuple[str, ...], good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for slow in ("refervos.bench.processes.measured_apart", "refervos.export.onnx_export.export_onnx"):
+    for slow in ("refervos.bench.processes.measure_in_processes", "refervos.export.onnx_export.export_onnx"):
         monkeypatch.setattr(slow, not_here)
     folder = fresh(tmp_path)
     shutil.copytree(good, folder)

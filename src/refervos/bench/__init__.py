@@ -1,1 +1,1 @@
-"""How fast a model is, where its time goes, what memory it takes, and how far from the machine's floor it is."""
+"""Speed benchmark: frame rate, time per stage, memory, and distance from the machine's floor."""

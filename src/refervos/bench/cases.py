@@ -1,4 +1,4 @@
-"""What is to be measured: every combination of the options, one case each, and what came out of it."""
+"""Cases to measure, one for each combination of the options, and their measurements."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from refervos.errors import ConfigError
 from refervos.loading import BUNDLED
 
 MODES = ("clip", "online")
-"""How frames are given: as many at once as the model likes, or one by one."""
+"""Ways to pass frames: in clips of the model's length, or one by one."""
 
 PLAIN_SAM2 = "plain-sam2"
-"""The mode of the baseline: transformers' SAM2, which follows one object from a click."""
+"""Mode of the baseline: transformers' SAM2, which tracks one object from a click."""
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure, in a process of its own.
+    """Configuration to measure, in its own process.
 
     Attributes:
-        model: Model folder, hub id, ``miniature``, or the name of a size, which then has random weights.
+        model: Model folder, hub id, ``miniature``, or the name of a preset, which has random weights.
         mode: One of ``MODES``, or ``PLAIN_SAM2``.
-        sentences: How many objects are asked for at once.
-        dtype: What is computed in.
-        compiled: Whether the heavy stages are compiled.
+        sentences: Number of sentences at once.
+        dtype: Type of weights and activations.
+        compiled: Compile the heavy stages.
         size: Side of the model's square image, default the model's.
         frame_size: Height and width of the frames.
-        frames: How many are measured, at least.
-        warm_up: How many go before, at least, so that the memory is full.
+        frames: Least number of measured frames.
+        warm_up: Least number of frames before them, which fill the memory.
         threads: Processor threads.
-        device: Where it runs, as torch names it: ``cpu``, ``cuda:1``, ``mps`` ...
-        stages: Whether stages are timed.
-        flops: Whether operations are counted, and the machine's peak measured.
+        device: Name of the device in torch: ``cpu``, ``cuda:1``, ``mps`` ...
+        stages: Time the stages.
+        flops: Count operations, and measure the machine's peak.
     """
 
     model: str
@@ -57,40 +57,40 @@ class Case:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether it runs on a GPU, of whatever kind, and not on the processor."""
+        """True if the device is a GPU of any kind."""
         return self.device.partition(":")[0] != "cpu"
 
     @property
     def label(self) -> str:
-        """What tells this case from the others of a run."""
+        """Name that distinguishes the case from the others of a run."""
         if self.mode == PLAIN_SAM2:
             return f"plain SAM2, {self.dtype}"
-        asked = "1 sentence" if self.sentences == 1 else f"{self.sentences} sentences"
-        return f"{self.mode}, {asked}, {self.dtype}{', compiled' if self.compiled else ''}"
+        sentences = "1 sentence" if self.sentences == 1 else f"{self.sentences} sentences"
+        return f"{self.mode}, {sentences}, {self.dtype}{', compiled' if self.compiled else ''}"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured of one case. Milliseconds are by the clock where nothing else is said.
+    """Results of one case. Milliseconds are wall-clock time unless stated otherwise.
 
     Attributes:
-        case: What was measured.
-        weights: ``random`` or ``trained``; speed does not depend on it, except that the CME fires or not.
+        case: The measured case.
+        weights: ``random`` or ``trained``; they affect speed only through the number of the CME's switches.
         image_size: Side of the model's square image.
-        answered_at_once: Frames of an answer: the clip's length, or 1.
-        answers: Milliseconds of each answer, one after another.
-        processor: Processor milliseconds of all answers together, over all threads.
-        first_answer: Milliseconds of the very first answer, before anything was warm.
-        warm_up_seconds: From the first frame until the measured ones, compiling included.
-        stages: Milliseconds of each stage over all answers: processor time, or the GPU's where it runs on one.
-        switches: How often the CME rewrote the memory, over all frames and sentences measured.
-        loaded_megabytes: Resident memory with the model loaded; None where the system does not tell.
-        peak_megabytes: The most resident memory the process ever had.
-        peak_device_megabytes: The most GPU memory that tensors ever had, loading and warm-up included; None without a
-            GPU, and where torch does not tell, as on a Mac.
-        operations: Units of 10^9 floating-point operations a frame of each stage; empty where not counted.
-        peak_operations: Units of 10^9 operations in a second of processor time (or the GPU's) that a product of large
-            matrices of the same type reaches; None likewise.
+        answered_at_once: Frames in a call: the clip's length, or 1.
+        answers: Milliseconds of each call, in order.
+        processor: Processor milliseconds of all calls, summed over all threads.
+        first_answer: Milliseconds of the very first call, a cold start.
+        warm_up_seconds: Seconds from the first frame to the first measured one, compiling included.
+        stages: Milliseconds of each stage, summed over all calls: processor time, or GPU time on a GPU.
+        switches: Number of memory rewrites by the CME, over all measured frames and sentences.
+        loaded_megabytes: Resident memory with the model loaded; None if the system does not report it.
+        peak_megabytes: Peak resident memory of the process; None if the system does not report it.
+        peak_device_megabytes: Peak GPU memory of tensors, loading and warm-up included; None without a GPU, and if
+            torch does not report it, as on a Mac.
+        operations: Floating-point operations of each stage a frame, in units of 10^9; empty if not counted.
+        peak_operations: Operations in a second of processor time (or GPU time) of a product of large matrices of the
+            same type, in units of 10^9; None if not counted.
     """
 
     case: Case
@@ -104,14 +104,14 @@ class Measurement:
     stages: dict[str, float]
     switches: int
     loaded_megabytes: float | None
-    peak_megabytes: float
+    peak_megabytes: float | None
     peak_device_megabytes: float | None
     operations: dict[str, float] = field(default_factory=dict)
     peak_operations: float | None = None
 
     @property
     def frames(self) -> int:
-        """How many frames were measured."""
+        """Number of measured frames."""
         return len(self.answers) * self.answered_at_once
 
     @property
@@ -126,40 +126,40 @@ class Measurement:
 
     @property
     def frame_cost(self) -> float:
-        """What ratios are taken of: a frame's processor time, which other work on the machine changes less than the
-        clock's; on a GPU the clock's.
+        """Milliseconds of a frame for ratios: processor time, which depends less on other load than wall-clock time; on
+        a GPU wall-clock time.
         """
         return self.frame_milliseconds if self.case.on_gpu else self.frame_processor
 
     @property
     def frames_per_second(self) -> float:
-        """Frames answered in a second."""
+        """Frames in a second."""
         return 1000 / self.frame_milliseconds
 
     @property
     def frame_operations(self) -> float | None:
-        """Units of 10^9 operations of a frame, None where not counted."""
+        """Operations of a frame in units of 10^9; None if not counted."""
         return sum(self.operations.values()) if self.operations else None
 
     @property
     def floor_milliseconds(self) -> float | None:
-        """What a frame would cost if all its operations were done at the peak; None where not counted."""
+        """Milliseconds of a frame if all its operations ran at the peak; None if not counted."""
         if self.frame_operations is None or not self.peak_operations:
             return None
         return 1000 * self.frame_operations / self.peak_operations
 
     def latency(self, percent: float) -> float:
-        """Milliseconds within which this share of the answers came; 100 is the worst."""
+        """Return a percentile of the calls' milliseconds; 100 is the worst."""
         return float(np.percentile(self.answers, percent))
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A case that could not be measured.
+    """Case that could not be measured.
 
     Attributes:
-        case: Which.
-        reason: One line.
+        case: The case.
+        reason: The reason in one line.
     """
 
     case: Case
@@ -175,48 +175,48 @@ def combinations(
     compiled: bool = False,
     baseline: bool = False,
 ) -> list[Case]:
-    """One case for each combination.
+    """Make a case for each combination of options.
 
     Args:
-        template: What all cases share.
-        modes: Of ``MODES``.
-        sentences: How many at once.
-        dtypes: Of ``DTYPES``.
-        compiled: Each case a second time, compiled.
-        baseline: For each type also transformers' SAM2, before the others.
+        template: Case with the shared options.
+        modes: Some of ``MODES``.
+        sentences: Numbers of sentences at once.
+        dtypes: Some of ``DTYPES``.
+        compiled: Repeat each case, compiled.
+        baseline: Add transformers' SAM2 for each type, before the others.
 
     Returns:
-        The cases, in the order in which they are run.
+        The cases in the order of the run.
 
     Raises:
-        ConfigError: When the device has no such type.
+        ConfigError: When the device does not support a type.
     """
     cases: list[Case] = []
     for dtype in dtypes:
         if dtype == "float16" and not template.on_gpu:
-            raise ConfigError(f"float16 is computed on GPUs only, and the device is {template.device}; give bfloat16.")
+            raise ConfigError(f"float16 needs a GPU, and the device is {template.device}; give bfloat16.")
         if baseline:
             cases.append(dataclasses.replace(template, mode=PLAIN_SAM2, sentences=1, dtype=dtype, stages=False))
         for mode in modes:
             for count in sentences:
-                for twice in (False, True) if compiled else (False,):
-                    cases.append(dataclasses.replace(template, mode=mode, sentences=count, dtype=dtype, compiled=twice))
+                for state in (False, True) if compiled else (False,):
+                    cases.append(dataclasses.replace(template, mode=mode, sentences=count, dtype=dtype, compiled=state))
     return cases
 
 
-def chosen(text: str, option: str, known: Sequence[str]) -> list[str]:
-    """Read names separated by commas.
+def parse_names(text: str, option: str, known: Sequence[str]) -> list[str]:
+    """Parse names separated by commas.
 
     Args:
-        text: Such as ``clip,online``.
-        option: Name in error messages.
-        known: The names that there are.
+        text: Text such as ``clip,online``.
+        option: Name of the option, for error messages.
+        known: The valid names.
 
     Returns:
-        The names, each once.
+        The names without duplicates.
 
     Raises:
-        ConfigError: When one is unknown or there is none.
+        ConfigError: When a name is unknown or there is none.
     """
     names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     for name in names or [""]:
@@ -225,18 +225,18 @@ def chosen(text: str, option: str, known: Sequence[str]) -> list[str]:
     return names
 
 
-def counts(text: str, option: str) -> list[int]:
-    """Read positive numbers separated by commas.
+def parse_counts(text: str, option: str) -> list[int]:
+    """Parse positive integers separated by commas.
 
     Args:
-        text: Such as ``1,4,16``.
-        option: Name in error messages.
+        text: Text such as ``1,4,16``.
+        option: Name of the option, for error messages.
 
     Returns:
-        The numbers, each once.
+        The numbers without duplicates.
 
     Raises:
-        ConfigError: When there is none, or one is no positive number.
+        ConfigError: When there is none, or one is no positive integer.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
@@ -244,19 +244,19 @@ def counts(text: str, option: str) -> list[int]:
     return list(dict.fromkeys(int(part) for part in parts))
 
 
-def known_model(model: str, sizes: Sequence[str]) -> None:
-    """Make sure that a model can be found, before anything is started.
+def check_model(model: str, presets: Sequence[str]) -> None:
+    """Check that a model exists before any case is run.
 
     Args:
-        model: What was given.
-        sizes: Names of sizes with random weights.
+        model: Name, folder or hub id.
+        presets: Names of the presets, which have random weights.
 
     Raises:
         ConfigError: When there is no such model.
     """
-    if model in (*sizes, *BUNDLED) or Path(model).exists() or model.count("/") == 1:
+    if model in (*presets, *BUNDLED) or Path(model).exists() or model.count("/") == 1:
         return
     raise ConfigError(
         f"there is no model {model!r}; give a model folder, a hub id owner/name, {' or '.join(BUNDLED)}, "
-        f"or a size to be had with random weights: {', '.join(sizes)}."
+        f"or a size with random weights: {', '.join(presets)}."
     )

@@ -1,6 +1,6 @@
-"""Tells where a model's time goes: a clock that sits on the methods of one model instance and leaves no trace.
+"""Clock that times the stages of one model instance by wrapping its methods, which it restores afterwards.
 
-A stage's time is its own: what a stage within it takes is not counted twice.
+The time of a stage excludes that of stages nested in it.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ STAGES = (
     REMEMBER,
     MASKS,
 )
-"""Those of all families, in the order in which a frame goes through them; ``REST`` is what no stage claims."""
+"""Stages of all families in the order of their computation; ``REST`` is the time outside of them."""
 
 
 @dataclass(frozen=True)
 class StageMethod:
-    """A method and the stage that it belongs to.
+    """Method of a model that computes a stage.
 
     Attributes:
         owner: Path of the module within the model, empty for the model itself.
-        method: Its method.
-        stage: The stage, or several of which the method's first argument chooses by its number.
+        method: Name of the module's method.
+        stage: The stage, or several, indexed by the method's first argument.
     """
 
     owner: str
@@ -69,105 +69,105 @@ class StageMethod:
 
 
 PLACEMENT_METHODS = {"place": PLACING, "restore": MASKS}
-"""Which method is which stage of the placements that every model hands out."""
+"""Stages of the methods of placements, which every model returns."""
 
 
 class Probe(Protocol):
-    """What is read when a stage begins and when it ends."""
+    """Quantity that is read at the start and the end of a stage."""
 
-    def mark(self) -> Any:
-        """A reading; cheap and, where it can be, without waiting for a device."""
+    def read(self) -> Any:
+        """Take a reading, cheaply and if possible without waiting for a device."""
         ...
 
-    def between(self, start: Any, end: Any) -> float:
-        """What was spent between two readings."""
+    def elapsed(self, start: Any, end: Any) -> float:
+        """Return the difference of two readings."""
         ...
 
-    def settle(self) -> None:
-        """Wait until all readings are there."""
+    def synchronise(self) -> None:
+        """Wait until all readings are available."""
         ...
 
 
 class ProcessorTime:
     """Processor time of this process in milliseconds, over all its threads."""
 
-    def mark(self) -> int:
-        """Nanoseconds."""
+    def read(self) -> int:
+        """Return the processor time in nanoseconds."""
         return time.process_time_ns()
 
-    def between(self, start: int, end: int) -> float:
-        """Milliseconds."""
+    def elapsed(self, start: int, end: int) -> float:
+        """Return the difference in milliseconds."""
         return (end - start) / 1e6
 
-    def settle(self) -> None:
-        """Nothing to wait for."""
+    def synchronise(self) -> None:
+        """Do nothing: readings are available at once."""
 
 
 class DeviceTime:
-    """Milliseconds on the current stream of a CUDA GPU, gaps in which it waits for work included.
+    """Milliseconds on the current stream of a CUDA GPU, idle gaps included.
 
     Args:
-        device: Which GPU, not necessarily the current one.
+        device: The GPU, not necessarily the current one.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def mark(self) -> torch.cuda.Event:
-        """An event in the stream."""
+    def read(self) -> torch.cuda.Event:
+        """Record an event in the stream."""
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
         return event
 
-    def between(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
-        """Milliseconds."""
+    def elapsed(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        """Return the difference in milliseconds."""
         return float(start.elapsed_time(end))
 
-    def settle(self) -> None:
-        """Until the GPU has passed every event."""
+    def synchronise(self) -> None:
+        """Wait until the GPU has passed every event."""
         torch.cuda.synchronize(self.device)
 
 
 class ClockTime:
-    """Milliseconds by the clock, on GPUs other than CUDA's: each reading waits until the GPU is done.
+    """Wall-clock milliseconds, for GPUs other than CUDA's: each reading waits until the GPU is done.
 
     Args:
-        device: Which GPU.
+        device: The GPU.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def mark(self) -> int:
-        """Nanoseconds, when all work before is done."""
+    def read(self) -> int:
+        """Wait for all earlier work and return the time in nanoseconds."""
         synchronise(self.device)
         return time.perf_counter_ns()
 
-    def between(self, start: int, end: int) -> float:
-        """Milliseconds."""
+    def elapsed(self, start: int, end: int) -> float:
+        """Return the difference in milliseconds."""
         return (end - start) / 1e6
 
-    def settle(self) -> None:
-        """Nothing to wait for."""
+    def synchronise(self) -> None:
+        """Do nothing: readings have waited already."""
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until a GPU has done all its work."""
-    if device.type == "mps":  # there is one, and its module takes none
+    """Wait until a GPU has finished all its work."""
+    if device.type == "mps":  # a Mac has one GPU, and torch.mps.synchronize takes no device
         torch.mps.synchronize()
     else:
         torch.get_device_module(device).synchronize(device)
 
 
-def time_on(device: torch.device) -> Probe:
-    """What time is on a device: the processor's on CPUs, elsewhere the GPU's."""
+def probe_for(device: torch.device) -> Probe:
+    """Make the probe of a device's time: processor time on a CPU, otherwise GPU time."""
     if device.type == "cpu":
         return ProcessorTime()
     return DeviceTime(device) if device.type == "cuda" else ClockTime(device)
 
 
 class Operations:
-    """Floating-point operations, two for each multiply-and-add.
+    """Probe of floating-point operations, two for each multiply-add.
 
     Args:
         counter: An active counter.
@@ -176,21 +176,21 @@ class Operations:
     def __init__(self, counter: FlopCounterMode) -> None:
         self.counter = counter
 
-    def mark(self) -> int:
-        """Operations so far."""
+    def read(self) -> int:
+        """Return the operations so far."""
         return int(self.counter.get_total_flops())
 
-    def between(self, start: int, end: int) -> float:
-        """Operations."""
+    def elapsed(self, start: int, end: int) -> float:
+        """Return the operations between two readings."""
         return float(end - start)
 
-    def settle(self) -> None:
-        """Nothing to wait for."""
+    def synchronise(self) -> None:
+        """Do nothing: readings are available at once."""
 
 
 @dataclass
 class _Call:
-    """One call of a stage's method: its readings, and the call that it happened in."""
+    """Call of a stage's method, with its readings and the call around it."""
 
     stage: str
     start: Any
@@ -199,19 +199,19 @@ class _Call:
 
 
 class StageClock:
-    """Times the stages of one model instance while the context is open.
+    """Context that times the stages of one model instance.
 
-    It puts wrappers on the instance and takes them off at the end; the class and other instances never see them.
+    It wraps methods of the instance and restores them on exit; the class and other instances are not affected.
 
     Args:
         model: The model.
-        methods: Which method is which stage; a model that lacks one of them is timed without it.
-        probe: What is read, by default processor time or, where the model is on a GPU, its time.
+        methods: The methods of the stages; those that the model lacks are ignored.
+        probe: The quantity to read, by default processor time or, for a model on a GPU, GPU time.
     """
 
     def __init__(self, model: nn.Module, methods: Sequence[StageMethod], probe: Probe | None = None) -> None:
         self.model = model
-        self.probe: Probe = probe or time_on(next(model.parameters()).device)
+        self.probe: Probe = probe or probe_for(next(model.parameters()).device)
         self.methods = methods
         self._calls: list[_Call] = []
         self._open: _Call | None = None
@@ -224,70 +224,70 @@ class StageClock:
             except AttributeError:
                 continue
             if callable(getattr(owner, entry.method, None)):
-                self._put(owner, entry.method, self._timed(getattr(owner, entry.method), entry.stage))
+                self._wrap(owner, entry.method, self._timed(getattr(owner, entry.method), entry.stage))
         if callable(getattr(self.model, "placement", None)):
-            self._put(self.model, "placement", self._handing_out_timed(self.model.placement))  # type: ignore[arg-type]
+            self._wrap(self.model, "placement", self._with_timed_result(self.model.placement))  # type: ignore[arg-type]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for owner, name, before in reversed(self._wrapped):
-            if before is _NOTHING:
+            if before is _MISSING:
                 object.__delattr__(owner, name)
             else:
                 object.__setattr__(owner, name, before)
         self._wrapped.clear()
 
-    def restart(self) -> None:
-        """Forget what was timed so far."""
+    def reset(self) -> None:
+        """Discard all calls so far."""
         self._calls.clear()
 
     def totals(self) -> dict[str, float]:
-        """What each stage took by itself since the last ``restart``, in the probe's unit and ``STAGES``' order."""
-        self.probe.settle()
+        """Return each stage's own total since the last ``reset``, in the probe's unit and the order of ``STAGES``."""
+        self.probe.synchronise()
         totals: dict[str, float] = {}
         for call in self._calls:
-            spent = self.probe.between(call.start, call.end)
+            spent = self.probe.elapsed(call.start, call.end)
             totals[call.stage] = totals.get(call.stage, 0.0) + spent
             if call.outer is not None:
                 totals[call.outer.stage] = totals.get(call.outer.stage, 0.0) - spent
         return {stage: totals[stage] for stage in (*STAGES, *totals) if stage in totals}
 
-    def _put(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-        # Past __setattr__, which modules and frozen dataclasses have their own of.
-        before = vars(owner).get(name, _NOTHING)
+    def _wrap(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+        # Bypasses the __setattr__ of modules and of frozen dataclasses.
+        before = vars(owner).get(name, _MISSING)
         object.__setattr__(owner, name, wrapper)
         self._wrapped.append((owner, name, before))
 
     def _timed(self, method: Callable[..., Any], stage: str | tuple[str, ...]) -> Callable[..., Any]:
         @functools.wraps(method)
         def timed(*arguments: Any, **options: Any) -> Any:
-            if torch.compiler.is_compiling():  # within a compiled stage nothing can be timed
+            if torch.compiler.is_compiling():  # inside a compiled stage nothing can be timed
                 return method(*arguments, **options)
             name = stage if isinstance(stage, str) else stage[arguments[0]]
-            call = _Call(name, self.probe.mark(), self._open)
+            call = _Call(name, self.probe.read(), self._open)
             self._open = call
             try:
                 return method(*arguments, **options)
             finally:
-                call.end = self.probe.mark()
+                call.end = self.probe.read()
                 self._open = call.outer
                 self._calls.append(call)
 
         return timed
 
-    def _handing_out_timed(self, placement: Callable[..., Any]) -> Callable[..., Any]:
+    def _with_timed_result(self, placement: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(placement)
-        def handing_out(*arguments: Any, **options: Any) -> Any:
+        def with_timed_result(*arguments: Any, **options: Any) -> Any:
             placed = placement(*arguments, **options)
             for name, stage in PLACEMENT_METHODS.items():
-                if name not in vars(placed):  # the model may hand out the same one again
+                if name not in vars(placed):  # the model may return the same one again
                     object.__setattr__(placed, name, self._timed(getattr(placed, name), stage))
             return placed
 
-        return handing_out
+        return with_timed_result
 
 
-_NOTHING = object()
-"""Stands for an attribute that the instance did not have."""
+_MISSING = object()
+"""Placeholder for an attribute that the instance did not have."""

@@ -1,6 +1,6 @@
-"""The families of models that bench knows: the only place here that names any.
+"""Families of models that the benchmark supports; no other file of the benchmark names one.
 
-What is different from family to family is a function or a table of its entry; all else goes through ``Segmenter``.
+Differences between families are functions and tables of their entries; everything else uses ``Segmenter``.
 """
 
 from __future__ import annotations
@@ -38,38 +38,38 @@ from refervos.text.tokenizer import Tokenizer
 
 
 class PlainTracker(Protocol):
-    """A tracker as others ship it, which follows one object from a click."""
+    """Tracker of another project, which tracks one object from a click."""
 
     @property
     def model(self) -> nn.Module:
-        """Its module."""
+        """Module of the tracker."""
         ...
 
     @property
     def image_size(self) -> int:
-        """Side of its square image."""
+        """Side of the tracker's square image."""
         ...
 
     def step(self, frame: Any) -> np.ndarray:
-        """The object's mask bool (H, W) in the next frame, uint8 (H, W, 3)."""
+        """Return the object's mask bool (H, W) in the next frame, uint8 (H, W, 3)."""
         ...
 
 
 @dataclass(frozen=True)
 class Family:
-    """How the models of a family are built.
+    """Functions and tables of a family of models.
 
     Attributes:
-        presets: The configurations that can be had with random weights, by name.
-        build: Makes a model of a configuration and a tokenizer.
-        for_case: Changes a configuration to the image size that a case wants, and to its way to look over time, which
-            must not change the weights' shapes. It raises a ``ConfigError`` when there is no model of that size.
-        resizable: Whether weights serve any image size.
+        presets: Configurations by name, measured with random weights.
+        build: Builds a model from a configuration and a tokenizer.
+        for_case: Changes a configuration to a case's image size and mode without changing the weights' shapes. Raises a
+            ``ConfigError`` when the family has no model of that size.
+        resizable: True if the weights fit any image size.
         start: Token ids before a sentence.
-        end: Token ids after it.
-        stages: Which method is which stage.
-        baseline: Makes the tracker that the family is built on, of a configuration, with random weights in a type and
-            on a device; None where there is none.
+        end: Token ids after a sentence.
+        stages: Methods of the stages.
+        baseline: Builds the tracker that the family is based on, from a configuration, with random weights in a type
+            and on a device; None if it has none.
     """
 
     presets: Mapping[str, Any]
@@ -82,13 +82,13 @@ class Family:
     baseline: Callable[[Any, torch.dtype, str], PlainTracker] | None
 
 
-def family_of_preset(name: str) -> Family | None:
-    """The family that has a preset of this name, None where it is no preset."""
+def find_family(name: str) -> Family | None:
+    """Find the family with a preset of this name; return None if there is none."""
     return next((family for family in FAMILIES.values() if name in family.presets), None)
 
 
 def preset_names() -> list[str]:
-    """The names of all presets."""
+    """List the names of all presets."""
     return [name for family in FAMILIES.values() for name in family.presets]
 
 
@@ -150,14 +150,14 @@ def _refsam_for_case(config: RefSamConfig, case: Case) -> RefSamConfig:
     return dataclasses.replace(config, sam=dataclasses.replace(config.sam, image_size=case.size))
 
 
-MOST_BLOCKS = 32
-"""Blocks of the largest image encoder."""
+MAX_BLOCKS = 32
+"""Number of blocks of the largest image encoder."""
 
 REFSAM_STAGES = (
     StageMethod("sam", "encode", IMAGE),
     *(
         StageMethod(f"adapters.{block}", method, ADAPTERS)
-        for block in range(MOST_BLOCKS)
+        for block in range(MAX_BLOCKS)
         for method in ("after_attention", "beside_feedforward")
     ),
     StageMethod("text", "forward", TEXT),
@@ -183,11 +183,11 @@ FAMILIES = {
         presets=REFSAM_PRESETS,
         build=_refsam,
         for_case=_refsam_for_case,
-        resizable=False,  # SAM's position embeddings are as large as its image
+        resizable=False,  # SAM's position embeddings have the size of its image
         start=(),
         end=(1,),
         stages=REFSAM_STAGES,
         baseline=None,
     ),
 }
-"""The families that are asked with sentences, by the ``model_type`` of their models."""
+"""Families that take sentences, by the ``model_type`` of their models."""

@@ -1,4 +1,4 @@
-"""What a measurement was taken on."""
+"""Description of the machine that a measurement ran on."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ import torch
 from refervos.ops.linear import has_one_dnn
 
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "bf16")
-"""Instruction sets that matter to matrix products, as Linux names them (the last is ARM's)."""
+"""Instruction sets relevant to matrix products, by their names in Linux (the last is ARM's)."""
 
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-"""Any of these multiplies bfloat16."""
+"""Instruction sets that multiply bfloat16."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine and what runs on it.
+    """Hardware and software versions of a machine.
 
     Attributes:
-        processor: Its name.
+        processor: Name of the processor.
         flags: Those of ``FLAGS`` that it has.
-        cores: How many this process may use.
-        memory_gigabytes: Of the whole machine, None where the system does not tell.
+        cores: Number of cores that this process may use.
+        memory_gigabytes: Memory of the whole machine; None if the system does not report it.
         system: Operating system and release.
-        python: Version.
-        torch: Version.
-        transformers: Version, None where it is not installed.
-        refervos: Version.
-        gpu: Name of the GPU that was measured, or else of the first one; None without.
-        gpu_gigabytes: Its memory, None without or where torch does not tell.
-        cuda: Version that torch was built for, None without.
-        one_dnn_bfloat16: Whether oneDNN multiplies bfloat16 on this processor, by instructions for it or by others.
+        python: Version of Python.
+        torch: Version of torch.
+        transformers: Version of transformers; None if it is not installed.
+        refervos: Version of refervos.
+        gpu: Name of the measured GPU, or else of the first one; None without one.
+        gpu_gigabytes: Memory of the GPU; None without one, and if torch does not report it.
+        cuda: Version of CUDA that torch was built for; None without a CUDA GPU.
+        one_dnn_bfloat16: True if oneDNN multiplies bfloat16 on this processor, natively or emulated.
     """
 
     processor: str
@@ -55,11 +55,11 @@ class Machine:
 
     @property
     def bfloat16_note(self) -> str | None:
-        """What a reader of bfloat16 results must know of this processor, as a sentence; None where nothing."""
+        """Caveat of bfloat16 results on this processor as a sentence; None if there is none."""
         if not self.one_dnn_bfloat16:
             return (
-                "oneDNN multiplies no bfloat16 on this processor, for want of AVX-512 or ARM's bf16: torch's own "
-                "products do it, many times slower than float32."
+                "oneDNN multiplies no bfloat16 on this processor, which lacks AVX-512 and ARM's bf16: torch's own "
+                "products are used, many times slower than float32."
             )
         if self.flags and BFLOAT16_FLAGS.isdisjoint(self.flags):
             return "This processor has no instructions for bfloat16: oneDNN emulates it, slower than float32."
@@ -67,10 +67,10 @@ class Machine:
 
 
 def this_machine(device: str = "cpu") -> Machine:
-    """Describe the machine that this runs on.
+    """Describe this machine.
 
     Args:
-        device: What was measured, as torch names it.
+        device: Name of the measured device in torch.
     """
     import refervos
     from refervos.processes import usable_cpus
@@ -95,7 +95,7 @@ def this_machine(device: str = "cpu") -> Machine:
 
 
 def _version(package: str) -> str | None:
-    """The version of a package, None where it is not installed."""
+    """Return the version of a package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -103,7 +103,7 @@ def _version(package: str) -> str | None:
 
 
 def _gpu(device: torch.device) -> tuple[str | None, float | None, str | None]:
-    """Name and memory of a GPU, or of the first one where the device is none, and the version of CUDA."""
+    """Return name and memory of a GPU, or of the first one if the device is none, and the version of CUDA."""
     if device.type == "mps":
         return "Apple GPU (mps)", None, None
     if device.type == "cpu" and not torch.cuda.is_available():
@@ -114,13 +114,13 @@ def _gpu(device: torch.device) -> tuple[str | None, float | None, str | None]:
 
 
 def read_cpuinfo(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Name and flags of the first processor that Linux lists.
+    """Read name and flags of the first processor that Linux lists.
 
     Args:
         path: Usually ``/proc/cpuinfo``.
 
     Returns:
-        The name, empty where there is none, and those of ``FLAGS`` that are listed.
+        The name, empty if there is none, and those of ``FLAGS`` that are listed.
     """
     if not path.is_file():
         return "", ()

@@ -1,4 +1,4 @@
-"""What is measured, behind one question: here are the next frames, answer them."""
+"""Models to measure, behind one interface: segment the next frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from refervos.bench.cases import PLAIN_SAM2, Case
 from refervos.bench.clock import StageMethod
-from refervos.bench.families import FAMILIES, Family, family_of_preset
+from refervos.bench.families import FAMILIES, Family, find_family
 from refervos.errors import ConfigError
 from refervos.loading import load
 from refervos.ops.compilation import compile_stages
@@ -25,33 +25,33 @@ from refervos.text.tokenizer import Tokenizer
 from refervos.worlds import WorldConfig, draw_clip, referring_expressions
 
 SCENE = 3
-"""Seed of the drawn clip that every case is given."""
+"""Seed of the drawn clip, the same for every case."""
 
 DRAWN_FRAMES = 16
-"""They are given forwards and backwards in turn, so that memory does not grow with the frames measured."""
+"""Length of the drawn clip, repeated forwards and backwards, so that memory does not grow with the measured frames."""
 
 
-class Subject(Protocol):
-    """Something that answers frames."""
+class MeasuredModel(Protocol):
+    """Model that segments frame after frame."""
 
     @property
     def model(self) -> nn.Module:
-        """Its module."""
+        """Module to time."""
         ...
 
     @property
     def image_size(self) -> int:
-        """Side of its square image."""
+        """Side of the model's square image."""
         ...
 
     @property
-    def portion(self) -> int:
-        """How many frames it is given at once."""
+    def clip_length(self) -> int:
+        """Number of frames in a call."""
         ...
 
     @property
     def stages(self) -> Sequence[StageMethod]:
-        """Which of its methods is which stage."""
+        """Methods of the model's stages."""
         ...
 
     @property
@@ -59,138 +59,138 @@ class Subject(Protocol):
         """``random`` or ``trained``."""
         ...
 
-    def answer(self, frames: Sequence[np.ndarray]) -> int:
+    def segment(self, frames: Sequence[np.ndarray]) -> int:
         """Segment the next frames.
 
         Args:
-            frames: uint8 (H, W, 3), ``portion`` of them.
+            frames: uint8 (H, W, 3), ``clip_length`` of them.
 
         Returns:
-            How often the memory was rewritten.
+            Number of memory rewrites.
         """
         ...
 
 
-class Sentences:
-    """A model asked with sentences through a session.
+class ReferringModel:
+    """Model with sentences in a session.
 
     Args:
-        case: What to measure.
-        prompts: What to ask for.
+        case: The case to measure.
+        prompts: The sentences.
     """
 
     def __init__(self, case: Case, prompts: Sequence[Prompt]) -> None:
-        preset = family_of_preset(case.model)
+        preset = find_family(case.model)
         self.weights = "trained" if preset is None else "random"
         self.model = trained_model(case) if preset is None else random_model(preset, case)
         self.stages = FAMILIES[self.model.model_type].stages
         self.image_size = self.model.placement(case.frame_size).image_size
-        self.portion = self.model.clip_length  # 1 online
+        self.clip_length = self.model.clip_length  # 1 online
         self.session = self.model.open(prompts)
         if case.compiled:
             compile_stages(self.model)
 
-    def answer(self, frames: Sequence[np.ndarray]) -> int:
+    def segment(self, frames: Sequence[np.ndarray]) -> int:
         """Segment the next frames and count the switches."""
-        answers = [self.session.step(frames[0])] if len(frames) == 1 else self.session.clip(frames)
-        return sum(int(answer.switched.sum()) for answer in answers)
+        results = [self.session.step(frames[0])] if len(frames) == 1 else self.session.clip(frames)
+        return sum(int(result.switched.sum()) for result in results)
 
 
-class Click:
-    """The tracker that a case's model is compared with, following one object from a click.
+class BaselineTracker:
+    """Tracker to compare a case's model with, which tracks one object from a click.
 
     Args:
-        case: What to measure.
+        case: The case to measure.
 
     Raises:
         ConfigError: When the model's family has no such tracker.
     """
 
-    portion = 1
+    clip_length = 1
     weights = "random"
     stages = ()
 
     def __init__(self, case: Case) -> None:
         family, config = family_and_config(case)
         if family.baseline is None:
-            raise ConfigError(f"{case.model} is built on no tracker to compare it with; leave --baseline out.")
+            raise ConfigError(f"{case.model} is based on no tracker to compare it with; leave out --baseline.")
         torch.manual_seed(0)
         self.tracker = family.baseline(config, getattr(torch, case.dtype), case.device)
         self.model = self.tracker.model
         self.image_size = self.tracker.image_size
 
-    def answer(self, frames: Sequence[np.ndarray]) -> int:
-        """Segment the next frame; nothing is ever rewritten."""
+    def segment(self, frames: Sequence[np.ndarray]) -> int:
+        """Segment the next frame; memory is never rewritten."""
         self.tracker.step(frames[0])
         return 0
 
 
-class HashedWords(Tokenizer):
-    """Stands in for the tokenizer of a model with random weights: each word becomes one id by its letters.
+class HashTokenizer(Tokenizer):
+    """Tokenizer for models with random weights, which hashes each word to one id.
 
     Args:
-        vocabulary: How many ids there are.
+        vocabulary: Number of ids.
         start: Ids before a sentence.
-        end: Ids after it.
+        end: Ids after a sentence.
     """
 
     def __init__(self, vocabulary: int, start: tuple[int, ...], end: tuple[int, ...]) -> None:
-        super().__init__(tokenizers.Tokenizer(models.BPE()))  # never asked
+        super().__init__(tokenizers.Tokenizer(models.BPE()))  # never used
         self.vocabulary, self.start, self.end = vocabulary, start, end
 
     def __len__(self) -> int:
-        """Number of ids."""
+        """Return the number of ids."""
         return self.vocabulary
 
     def encode(
         self, expression: str, verbs: Sequence[str] | None = None, *, find_motion: bool = False, limit: int = 512
     ) -> tuple[list[int], list[bool]]:
-        """One id a word between start and end; no word tells motion."""
+        """Encode each word as one id between start and end, and mark no word as motion."""
         reserved = 4  # at most: start, padding, end, unknown
         words = [reserved + zlib.crc32(word.encode()) % (self.vocabulary - reserved) for word in expression.split()]
         ids = [*self.start, *words[: limit - len(self.start) - len(self.end)], *self.end]
         return ids, [False] * len(ids)
 
 
-def open_subject(case: Case, prompts: Sequence[Prompt]) -> Subject:
-    """Build what a case measures."""
-    return Click(case) if case.mode == PLAIN_SAM2 else Sentences(case, prompts)
+def open_model(case: Case, prompts: Sequence[Prompt]) -> MeasuredModel:
+    """Build the model of a case."""
+    return BaselineTracker(case) if case.mode == PLAIN_SAM2 else ReferringModel(case, prompts)
 
 
 def random_model(family: Family, case: Case) -> Any:
-    """A case's preset with random weights, on the case's device."""
+    """Build a case's preset with random weights, on the case's device."""
     torch.manual_seed(0)
     config = family.for_case(family.presets[case.model], case)
-    with torch.device(case.device):  # a GPU draws so many numbers in no time
-        model = family.build(config, HashedWords(config.text.vocabulary, family.start, family.end))
+    with torch.device(case.device):  # a GPU draws random weights much faster
+        model = family.build(config, HashTokenizer(config.text.vocabulary, family.start, family.end))
     return model.to(getattr(torch, case.dtype)).to(case.device).eval()
 
 
 def trained_model(case: Case) -> Any:
-    """A case's model from its folder, on the case's device.
+    """Load a case's model from its folder, on the case's device.
 
     Raises:
-        ConfigError: When bench does not know its family, or it cannot have the case's image size.
+        ConfigError: When the benchmark does not support its family, or its weights do not fit the case's image size.
     """
     family, model = _load(case.model, case.dtype, case.device)
-    wanted = family.for_case(model.config, case)
-    if wanted == model.config:
+    config = family.for_case(model.config, case)
+    if config == model.config:
         return model
     if case.size is not None and not family.resizable:
         side = model.placement(case.frame_size).image_size
-        raise ConfigError(f"{Path(case.model).name} has weights for images of side {side} alone; leave --size out.")
-    resized = family.build(wanted, model.tokenizer)
+        raise ConfigError(f"the weights of {Path(case.model).name} fit only images of side {side}; leave out --size.")
+    resized = family.build(config, model.tokenizer)
     resized.to(model.compute_dtype).load_state_dict(model.state_dict())
     return resized.to(case.device).eval()
 
 
 def family_and_config(case: Case) -> tuple[Family, Any]:
-    """The family of a case's model, and its configuration for the case.
+    """Find the family of a case's model, and its configuration for the case.
 
     Raises:
         ConfigError: As for ``trained_model``.
     """
-    preset = family_of_preset(case.model)
+    preset = find_family(case.model)
     if preset is not None:
         return preset, preset.for_case(preset.presets[case.model], case)
     family, model = _load(case.model, "float32", "cpu")
@@ -202,35 +202,34 @@ def _load(name: str, dtype: str, device: str) -> tuple[Family, Any]:
     family = FAMILIES.get(getattr(model, "model_type", ""))
     if family is None:
         raise ConfigError(
-            f"{Path(name).name} is of no family that bench measures; "
-            f"give a model that is asked with sentences ({', '.join(FAMILIES)})."
+            f"the family of {Path(name).name} is not supported by the benchmark; "
+            f"give a model that takes sentences ({', '.join(FAMILIES)})."
         )
     return family, model
 
 
-def draw_material(case: Case) -> tuple[list[np.ndarray], list[Prompt]]:
-    """The drawn clip's frames, forwards and backwards, and sentences about it.
+def draw_inputs(case: Case) -> tuple[list[np.ndarray], list[Prompt]]:
+    """Draw a clip's frames, forwards and backwards, and sentences about it.
 
     Args:
-        case: Says how large the frames are and how many sentences there must be.
+        case: The case, with the size of the frames and the number of sentences.
 
     Returns:
-        Frames uint8 (H, W, 3), to be given round and round, and as many sentences as wanted. Every case is given the
-        same, a case with more sentences some more.
+        Frames uint8 (H, W, 3) to repeat, and the prompts. Every case gets the same frames, and the first of the same
+        list of sentences.
     """
     height, width = case.frame_size
     clip = draw_clip(SCENE, WorldConfig(height=height, width=width, frames=DRAWN_FRAMES))
     rng = np.random.default_rng(SCENE)
-    told = rng.permutation(
-        np.array(referring_expressions(clip, rng), dtype=object)
-    )  # neighbours would be about one object
-    prompts = [Prompt(expression.text, verbs=expression.verbs) for expression in islice(cycle(told), case.sentences)]
+    # Shuffled, because consecutive expressions are about one object.
+    expressions = rng.permutation(np.array(referring_expressions(clip, rng), dtype=object))
+    prompts = [Prompt(each.text, verbs=each.verbs) for each in islice(cycle(expressions), case.sentences)]
     frames = list(clip.frames)
     return frames + frames[-2:0:-1], prompts
 
 
-def portions(frames: Sequence[np.ndarray], portion: int) -> Iterator[list[np.ndarray]]:
-    """Frames round and round without end, so many at once."""
+def repeat_clips(frames: Sequence[np.ndarray], length: int) -> Iterator[list[np.ndarray]]:
+    """Repeat frames endlessly, in clips of a length."""
     source = cycle(frames)
     while True:
-        yield list(islice(source, portion))
+        yield list(islice(source, length))

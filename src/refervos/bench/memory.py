@@ -1,4 +1,4 @@
-"""What memory a process takes, and the most that it ever took."""
+"""Current and peak memory of this process."""
 
 from __future__ import annotations
 
@@ -9,36 +9,41 @@ STATUS = Path("/proc/self/status")
 
 
 def resident_megabytes() -> float | None:
-    """Resident memory of this process now, in units of 10^6 bytes; None where the system does not tell."""
+    """Return the resident memory of this process in units of 10^6 bytes; None if the system does not report it."""
     return _status_line("VmRSS")
 
 
-def peak_resident_megabytes() -> float:
-    """The most resident memory that this process ever had, in units of 10^6 bytes."""
-    # On Linux ru_maxrss also counts what the parent had when it started this process.
+def peak_resident_megabytes() -> float | None:
+    """Return the peak resident memory of this process in units of 10^6 bytes; None if the system does not report it.
+
+    Linux reports it in ``/proc``, other POSIX systems through the module ``resource``, which Windows lacks.
+    """
+    # On Linux ru_maxrss also counts the parent's memory at the start of this process.
     peak = _status_line("VmHWM")
     if peak is not None:
         return peak
-    import resource  # not on Windows
-
+    try:
+        import resource
+    except ImportError:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def peak_device_megabytes(device: str) -> float | None:
-    """The most memory that tensors ever had on a GPU, in units of 10^6 bytes.
+    """Return the peak memory of tensors on a GPU in units of 10^6 bytes.
 
     Args:
-        device: As torch names it.
+        device: Name of the device in torch.
 
     Returns:
-        None on a CPU, and on GPUs of which torch does not tell.
+        None on a CPU, and on GPUs whose peak torch does not report.
     """
     import torch
 
-    where = torch.device(device)
-    tell = None if where.type == "cpu" else getattr(torch.get_device_module(where), "max_memory_allocated", None)
-    return None if tell is None else tell(where) / 1e6
+    gpu = torch.device(device)
+    peak = None if gpu.type == "cpu" else getattr(torch.get_device_module(gpu), "max_memory_allocated", None)
+    return None if peak is None else peak(gpu) / 1e6
 
 
 def _status_line(name: str) -> float | None:

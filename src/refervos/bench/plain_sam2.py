@@ -1,4 +1,4 @@
-"""transformers' own SAM2 video tracker, as shipped: the baseline that speed is compared with."""
+"""transformers' own SAM2 video tracker, unchanged: the baseline of speed comparisons."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from refervos.sam2.config import Sam2Config
 
 
 class PlainSam2:
-    """Follows one object from a click on the first frame, frame by frame, with random weights.
+    """Tracker of one object from a click on the first frame, frame by frame, with random weights.
 
-    Nothing of this package computes anything here but the resizing of frames and masks, which transformers' processor
-    needs torchvision for. Like transformers' streaming session, it keeps every frame and every mask that it has seen.
+    Only the resizing of frames and masks, for which transformers' processor needs torchvision, is done by this package.
+    Like transformers' streaming session, it keeps every frame and every mask.
 
     Args:
         config: Shape of the tracker.
         dtype: Type of weights and frames.
-        device: Where it runs.
+        device: Device of the tracker.
 
     Raises:
         MissingDependencyError: When transformers is not installed.
@@ -38,12 +38,12 @@ class PlainSam2:
 
     @property
     def image_size(self) -> int:
-        """Side of its square image."""
+        """Side of the tracker's square image."""
         return self.config.image_size
 
     @torch.inference_mode()
     def step(self, frame: Any) -> np.ndarray:
-        """Follow the object into the next frame; the first one is clicked at its centre.
+        """Track the object in the next frame; the first frame gets a click at its centre.
 
         Args:
             frame: uint8 RGB (H, W, 3) or gray (H, W), array or tensor; all of one size.
@@ -55,12 +55,12 @@ class PlainSam2:
         height, width = image.shape[1:]
         placement = stretch((height, width), self.image_size)
         if self._session is None:
-            self._session = self._begin(height, width)
-        answer = self.model(self._session, frame=placement.place(image))
-        return (placement.restore(answer.pred_masks[:, 0])[0] > 0).cpu().numpy()
+            self._session = self._open_session(height, width)
+        output = self.model(self._session, frame=placement.place(image))
+        return (placement.restore(output.pred_masks[:, 0])[0] > 0).cpu().numpy()
 
-    def _begin(self, height: int, width: int) -> Any:
-        """A session whose first frame has a click in the middle."""
+    def _open_session(self, height: int, width: int) -> Any:
+        """Open a session with a click at the centre of the first frame."""
         from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
         session = Sam2VideoInferenceSession(
@@ -83,7 +83,7 @@ class PlainSam2:
 
 
 def hf_config(config: Sam2Config) -> Any:
-    """Write a tracker's shape as the configuration of transformers' own SAM2.
+    """Convert a tracker's shape to the configuration of transformers' own SAM2.
 
     Args:
         config: The tracker's shape.
@@ -150,7 +150,7 @@ def hf_config(config: Sam2Config) -> Any:
 
 
 def _transformers() -> Any:
-    """The package, which the bench alone needs.
+    """Import transformers, which only the benchmark needs.
 
     Raises:
         MissingDependencyError: When it is not installed.
@@ -159,6 +159,6 @@ def _transformers() -> Any:
         import transformers
     except ImportError as error:
         raise MissingDependencyError(
-            "comparing with SAM2 as transformers has it needs that package: pip install 'refervos[transformers]'."
+            "the comparison with transformers' SAM2 needs transformers: pip install 'refervos[transformers]'."
         ) from error
     return transformers

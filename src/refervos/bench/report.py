@@ -1,4 +1,4 @@
-"""A run's results as tables and as JSON."""
+"""Report of a run: its results as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PERCENTS = (50, 90, 99, 100)
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a run found.
+    """Results of a run.
 
     Attributes:
-        command: What was typed.
-        machine: What it ran on.
-        results: One a case, in the order in which they were run.
+        command: The command line.
+        machine: The machine.
+        results: Results of the cases, in the order of the run.
     """
 
     command: str
@@ -32,24 +32,24 @@ class Report:
 
     @property
     def measured(self) -> dict[int, Measurement]:
-        """What could be measured, by the number of its case, from 1."""
+        """Successful measurements, by the number of their case, from 1."""
         return {n: result for n, result in enumerate(self.results, 1) if isinstance(result, Measurement)}
 
     def baseline_of(self, measurement: Measurement) -> Measurement | None:
-        """Plain SAM2 in the same type and in the same run."""
+        """Return the measurement of plain SAM2 in the same type and run; None without one."""
         for other in self.measured.values():
             if other.case.mode == PLAIN_SAM2 and other.case.dtype == measurement.case.dtype:
                 return other
         return None
 
     def against_baseline(self, measurement: Measurement) -> float | None:
-        """How many times plain SAM2 a frame costs, None where that was not run or is what was measured."""
+        """Return the cost of a frame relative to plain SAM2; None without a baseline, and for the baseline itself."""
         baseline = self.baseline_of(measurement)
         return None if baseline in (None, measurement) else measurement.frame_cost / baseline.frame_cost
 
 
 def as_json(report: Report) -> bytes:
-    """A report as JSON, with the numbers that follow from others."""
+    """Format a report as JSON, derived numbers included."""
     values = {
         "command": report.command,
         "machine": dataclasses.asdict(report.machine),
@@ -76,7 +76,7 @@ def _values(report: Report, result: Measurement | Failure) -> dict[str, Any]:
 
 
 def as_markdown(report: Report) -> str:
-    """A report as Markdown that also reads well in a terminal, without a line break at the end."""
+    """Format a report as Markdown that also reads well in a terminal, without a trailing line break."""
     blocks = [f"`{report.command}`", machine_lines(report.machine)]
     if report.measured:
         blocks.append(speed_table(report))
@@ -91,7 +91,7 @@ def as_markdown(report: Report) -> str:
 
 
 def machine_lines(machine: Machine) -> str:
-    """What the numbers were taken on, in two lines."""
+    """Describe the machine in two lines."""
     flags = ", ".join(machine.flags) or "no flags known"
     memory = "" if machine.memory_gigabytes is None else f", {machine.memory_gigabytes:.0f} GB"
     about = [] if machine.gpu_gigabytes is None else [f"{machine.gpu_gigabytes:.0f} GB"]
@@ -105,7 +105,7 @@ def machine_lines(machine: Machine) -> str:
 
 
 def speed_table(report: Report) -> str:
-    """One row a case: speed, latency, memory."""
+    """Make the table of speed, latency and memory, with a row for each case."""
     on_gpu = any(result.peak_device_megabytes is not None for result in report.measured.values())
     compared = any(report.against_baseline(result) is not None for result in report.measured.values())
     header = ["case", "frames/s", "ms/frame", "CPU ms", "p50", "p90", "p99", "worst", "first", "warm-up s", "RAM MB"]
@@ -115,9 +115,9 @@ def speed_table(report: Report) -> str:
         latencies = [result.latency(percent) for percent in PERCENTS]
         times = [result.frame_milliseconds, result.frame_processor, *latencies, result.first_answer]
         row = [f"{number}: {result.case.label}", short(result.frames_per_second), *map(short, times)]
-        row += [short(result.warm_up_seconds), f"{result.peak_megabytes:.0f}"]
+        row += [short(result.warm_up_seconds), _megabytes(result.peak_megabytes)]
         if on_gpu:
-            row.append(NONE if result.peak_device_megabytes is None else f"{result.peak_device_megabytes:.0f}")
+            row.append(_megabytes(result.peak_device_megabytes))
         if compared:
             times_baseline = report.against_baseline(result)
             row.append(NONE if times_baseline is None else f"{times_baseline:.2f}")
@@ -126,7 +126,7 @@ def speed_table(report: Report) -> str:
 
 
 def stage_table(report: Report) -> str:
-    """One row a stage, one column a case: milliseconds of a frame."""
+    """Make the table of milliseconds a frame, with a row for each stage and a column for each case."""
     cases = {number: result for number, result in report.measured.items() if result.stages}
     rows = []
     for stage in _present(result.stages for result in cases.values()):
@@ -136,7 +136,7 @@ def stage_table(report: Report) -> str:
 
 
 def floor_table(report: Report) -> str:
-    """One row a stage, one column a case: operations of a frame, and how many times their floor they cost."""
+    """Make the table of operations a frame and their cost relative to the floor, by stage and case."""
     cases = {number: result for number, result in report.measured.items() if result.operations}
     rows = []
     for stage in _present(result.operations for result in cases.values()):
@@ -153,22 +153,22 @@ def floor_table(report: Report) -> str:
 
 
 def notes(report: Report) -> str:
-    """What the reader must know of the numbers."""
-    asked = [result for result in report.measured.values() if result.case.mode != PLAIN_SAM2]
-    results = asked or list(report.measured.values())
+    """Explain the numbers of the tables."""
+    referring = [result for result in report.measured.values() if result.case.mode != PLAIN_SAM2]
+    results = referring or list(report.measured.values())
     case = results[0].case
     height, width = case.frame_size
     counts = sorted({len(result.answers) for result in results})
-    answers = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    calls = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     threads = "1 thread" if case.threads == 1 else f"{case.threads} threads"
     lines = [
         f"- {case.model} with {results[0].weights} weights, image size {results[0].image_size}, frames of {width} x "
         f"{height}, {threads}, {case.device}.",
-        f"- p50 to worst: milliseconds of an answer (a frame online, a clip in clip mode), {answers} of them; the "
-        "first answer of all is apart. Switches: how often memory was rewritten.",
+        f"- p50 to worst: milliseconds of a call (a frame online, a clip in clip mode) over {calls} calls; first: the "
+        "very first call. Switches: number of memory rewrites.",
     ]
-    if len(asked) < len(report.measured):
-        cost = "the clock's time" if case.on_gpu else "processor time"
+    if len(referring) < len(report.measured):
+        cost = "wall-clock time" if case.on_gpu else "processor time"
         lines.append(f"- x SAM2: {cost} of a frame against plain SAM2 (random weights, one object) in the same type.")
     in_bfloat16 = any(result.case.dtype == "bfloat16" and not result.case.on_gpu for result in results)
     if in_bfloat16 and report.machine.bfloat16_note is not None:
@@ -177,9 +177,13 @@ def notes(report: Report) -> str:
 
 
 def short(value: float) -> str:
-    """About three digits that matter."""
+    """Format a number with about three significant digits."""
     decimals = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
     return f"{value:.{decimals}f}"
+
+
+def _megabytes(value: float | None) -> str:
+    return NONE if value is None else f"{value:.0f}"
 
 
 def _percent(percent: int) -> str:
@@ -187,7 +191,7 @@ def _percent(percent: int) -> str:
 
 
 def _present(stages: Iterable[dict[str, float]]) -> list[str]:
-    """The stages that occur, in the order of a frame."""
+    """List the stages that occur, in the order of their computation."""
     occurring = {name for named in stages for name in named}
     return [stage for stage in (*STAGES, REST) if stage in occurring]
 

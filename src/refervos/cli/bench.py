@@ -67,16 +67,16 @@ def bench(
 
     import torch
 
-    from refervos.bench.cases import DTYPES, MODES, Case, chosen, combinations, counts, known_model
+    from refervos.bench.cases import DTYPES, MODES, Case, check_model, combinations, parse_counts, parse_names
     from refervos.bench.families import preset_names
     from refervos.bench.machine import this_machine
-    from refervos.bench.processes import measured_apart
+    from refervos.bench.processes import measure_in_processes
     from refervos.bench.report import Report, as_json, as_markdown
     from refervos.files.writing import write_atomically
     from refervos.loading import find_device
     from refervos.progress import Bar
 
-    known_model(model, preset_names())
+    check_model(model, preset_names())
     template = Case(
         model=model,
         mode="online",
@@ -91,16 +91,16 @@ def bench(
     )
     cases = combinations(
         template,
-        modes=chosen(mode, "--mode", MODES),
-        sentences=counts(sentences, "--sentences"),
-        dtypes=chosen(dtype, "--dtype", DTYPES),
+        modes=parse_names(mode, "--mode", MODES),
+        sentences=parse_counts(sentences, "--sentences"),
+        dtypes=parse_names(dtype, "--dtype", DTYPES),
         compiled=compiled,
         baseline=baseline,
     )
     results = []
     with Bar("cases", total=len(cases), show=False if quiet else None) as bar:
         bar.advance(0, cases[0].label)
-        for number, result in enumerate(measured_apart(cases), 1):
+        for number, result in enumerate(measure_in_processes(cases), 1):
             results.append(result)
             bar.advance(1, cases[number].label if number < len(cases) else "done")
     report = Report(f"refervos {shlex.join(sys.argv[1:])}", this_machine(template.device), results)
