@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import refervos
+from predicted import KnownSegmenter
 from refervos.cli import diagnose as command
 from refervos.diagnosis.ablation import ablation_table, check_same_cases, target_difference
 from refervos.diagnosis.contact_sheets import Extremes, draw_sheet
@@ -45,15 +46,14 @@ from refervos.evaluation.inference import (
 )
 from refervos.export.onnx_model import OnnxSamwise
 from refervos.metrics import boundary_accuracy, region_similarity
-from refervos.placement import Placement, as_rgb, stretch
+from refervos.placement import Placement, as_rgb
 from refervos.prompts import Prompt
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.samwise.model import Samwise
-from refervos.segmenter import FramePrediction
 from refervos.text.tokenizer import Tokenizer
 from refervos.worlds.benchmark import ALL_SPLITS, DiagnosticCase
-from scenes import MICRO, MICRO_SAM2, Uncorrectable, micro_model, scene
+from scenes import MICRO, MICRO_SAM2, micro_model, scene
 
 SIDE, LENGTH = 32, 10
 
@@ -113,40 +113,19 @@ def simple_cases(split: str, count: int | None = None) -> Iterator[DiagnosticCas
 SPLITS = ("appearance", "late entry", "no-target")
 
 
-class KnownMasks(Uncorrectable):
-    """A segmenter that returns known masks for each sentence, and empty ones otherwise."""
-
-    clip_length = 4
-    device = torch.device("cpu")
-
-    def __init__(self, masks: dict[str, np.ndarray] | None = None) -> None:
-        self.masks = masks or {}
-
-    def placement(self, frame_size: tuple[int, int]) -> Placement:
-        return stretch(frame_size, frame_size[0])
-
-    def begin(self, prompt: Prompt) -> Iterator[np.ndarray]:
-        empty = np.zeros((LENGTH, SIDE, SIDE), dtype=bool)
-        return iter(self.masks.get(str(prompt.expression), empty))
-
-    def segment_clip(
-        self, pixels: Tensor, tracks: Sequence[Iterator[np.ndarray]], placements: Sequence[Placement]
-    ) -> Iterator[FramePrediction]:
-        for _ in pixels:
-            masks = torch.stack([torch.from_numpy(next(track)) for track in tracks])
-            yield FramePrediction(masks.float() * 2 - 1, None, torch.ones(len(tracks), dtype=torch.bool))
-
-    def describe(self) -> dict[str, Any]:
-        return {"family": "known"}
+def known_masks(masks: dict[str, np.ndarray] | None = None) -> KnownSegmenter:
+    """Return a segmenter with these masks bool (T, SIDE, SIDE) by sentence, and empty ones for other sentences."""
+    logits = {sentence: 2.0 * mask - 1 for sentence, mask in (masks or {}).items()}
+    return KnownSegmenter(logits, default=-np.ones((LENGTH, SIDE, SIDE)))
 
 
-def perfect() -> KnownMasks:
+def perfect() -> KnownSegmenter:
     cases = [case for split in SPLITS for case in simple_cases(split, 10)]
     masks = {case.expression.text: case.clip.target_masks(case.expression) for case in cases}
-    return KnownMasks(masks | {c.other.text: c.clip.target_masks(c.other) for c in cases if c.other is not None})
+    return known_masks(masks | {c.other.text: c.clip.target_masks(c.other) for c in cases if c.other is not None})
 
 
-def diagnose_simple_cases(model: KnownMasks, **options: Any) -> Diagnosis:
+def diagnose_simple_cases(model: KnownSegmenter, **options: Any) -> Diagnosis:
     return diagnose(model, SPLITS, draw=simple_cases, **options)
 
 
@@ -191,7 +170,7 @@ def test_perfect_predictions_score_100_everywhere() -> None:
 
 
 def test_empty_predictions_score_only_where_the_target_is_absent() -> None:
-    found = diagnose_simple_cases(KnownMasks())
+    found = diagnose_simple_cases(known_masks())
     assert (found.n_acc, found.t_acc) == (100, 0)
     assert (found.summary("appearance").j, found.summary("no-target").j) == (0, 100)
     late = found.summary("late entry")
@@ -209,7 +188,7 @@ def test_scores_are_means_over_frames() -> None:
     )
     predicted = np.stack([rectangle(4, 8, 8, 8), rectangle(4, 4, 8, 8), rectangle(0, 0, 2, 2), rectangle(0, 0, 0, 0)])
     found = diagnose(
-        KnownMasks({"spatial 0": predicted}),
+        known_masks({"spatial 0": predicted}),
         ("spatial",),
         draw=lambda split, count: [make_case(split, 0, ground_truth[None], (0,))],
     )
@@ -312,7 +291,7 @@ def test_models_that_mix_sentences_or_take_clicks_support_no_batches() -> None:
     assert supports_batches(reading_model())
     assert not supports_batches(reading_model(protocol="published"))
     assert not supports_batches(Sam2Segmenter(Sam2Tracker(MICRO_SAM2)))
-    assert not supports_batches(KnownMasks())
+    assert not supports_batches(known_masks())
     assert not hasattr(OnnxSamwise, "segment_clips")  # its graphs take one video
 
 
@@ -323,7 +302,7 @@ def test_clips_with_clicks_are_segmented_one_by_one() -> None:
     predictions = predict_clips(model, clicked, clip_length=4)
     for found, clip in zip(predictions, clicked, strict=True):
         assert np.array_equal(found.masks, predict_clip(model, clip, clip_length=4).masks)
-    with pytest.raises(PromptError, match="clips are one batch for sentences alone"):
+    with pytest.raises(PromptError, match="batches of clips take sentences only"):
         model.segment_clips(pixels, [model.begin(clip.prompt) for clip in clicked])
 
 
@@ -351,9 +330,9 @@ def test_cases_are_grouped_by_shape() -> None:
 
 
 def test_modes_give_clip_lengths() -> None:
-    assert [clip_length_of(KnownMasks(), mode) for mode in ("clips", "online", 6)] == [4, 1, 6]
+    assert [clip_length_of(known_masks(), mode) for mode in ("clips", "online", 6)] == [4, 1, 6]
     with pytest.raises(ConfigError, match="mode is 'fast'"):
-        clip_length_of(KnownMasks(), "fast")  # type: ignore[arg-type]
+        clip_length_of(known_masks(), "fast")  # type: ignore[arg-type]
     assert diagnose_simple_cases(perfect(), mode="online").target_mean == 100
 
 
@@ -364,7 +343,7 @@ def test_invalid_arguments_are_refused() -> None:
         check_splits([])
     assert check_splits(["motion", "long", "motion"]) == ("motion", "long")
     with pytest.raises(ConfigError, match="batch is 0"):
-        diagnose_simple_cases(KnownMasks(), batch=0)
+        diagnose_simple_cases(known_masks(), batch=0)
     with pytest.raises(ConfigError, match="training mode"):
         diagnose(reading_model().train(), ("motion",), draw=simple_cases)
 
@@ -499,7 +478,7 @@ def test_values_without_a_partner_are_refused() -> None:
 
 
 def test_a_saved_diagnosis_is_read_back_unchanged(tmp_path: Path) -> None:
-    found = replace(diagnose_simple_cases(KnownMasks()), controls=run_controls(perfect(), SPLITS, draw=simple_cases))
+    found = replace(diagnose_simple_cases(known_masks()), controls=run_controls(perfect(), SPLITS, draw=simple_cases))
     found.save(tmp_path / "new" / "found.json")
     assert read_diagnosis(tmp_path / "new" / "found.json") == found
     summary = json.loads((tmp_path / "new" / "found.json").read_text())["summary"]
@@ -525,7 +504,7 @@ def test_damaged_files_are_named(tmp_path: Path, text: str, message: str) -> Non
 
 
 def test_values_of_the_wrong_type_are_named(tmp_path: Path) -> None:
-    values = diagnose_simple_cases(KnownMasks()).to_json()
+    values = diagnose_simple_cases(known_masks()).to_json()
     values["cases"][0]["j"] = "high"
     with pytest.raises(EvaluationError, match="j is 'high' where float is expected"):
         Diagnosis.from_json(values)
@@ -534,7 +513,7 @@ def test_values_of_the_wrong_type_are_named(tmp_path: Path) -> None:
 
 
 def test_an_ablation_shows_scores_and_differences_with_intervals(tmp_path: Path) -> None:
-    reference, variant = (diagnose_simple_cases(model, count=10) for model in (perfect(), KnownMasks()))
+    reference, variant = (diagnose_simple_cases(model, count=10) for model in (perfect(), known_masks()))
     variant.save(tmp_path / "variant.json")
     table = ablation_table({"nothing": tmp_path / "variant.json", "whole": reference}, "whole")
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
@@ -550,7 +529,8 @@ def test_an_ablation_shows_scores_and_differences_with_intervals(tmp_path: Path)
         "+0.0 [+0.0, +0.0]",
     ]
     few = {
-        name: diagnose_simple_cases(model, count=9) for name, model in (("whole", perfect()), ("nothing", KnownMasks()))
+        name: diagnose_simple_cases(model, count=9)
+        for name, model in (("whole", perfect()), ("nothing", known_masks()))
     }
     assert "**" not in ablation_table(few, "whole")  # too few clips to be sure
     difference = target_difference(variant, reference)
@@ -563,7 +543,7 @@ def test_an_ablation_shows_scores_and_differences_with_intervals(tmp_path: Path)
 
 def test_diagnoses_of_different_cases_are_not_compared() -> None:
     whole = diagnose_simple_cases(perfect())
-    check_same_cases(whole, diagnose_simple_cases(KnownMasks(), mode="online"))
+    check_same_cases(whole, diagnose_simple_cases(known_masks(), mode="online"))
     with pytest.raises(
         EvaluationError, match=r"whole and short .*one has late entry 2 .*, where the other has no-target 0"
     ):

@@ -18,11 +18,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 from typer.testing import CliRunner
 
 import layouts
-from predicted import lines, means, perfect, write_masks
+from predicted import KnownSegmenter, lines, means, perfect, write_masks
 from refervos.checkpoints.weights import weights_digest
 from refervos.cli.entry import app
 from refervos.data.sample import Frames, Sample
@@ -35,41 +34,13 @@ from refervos.evaluation.inference import predict_video
 from refervos.evaluation.scoring import score
 from refervos.evaluation.summary import summarise
 from refervos.loading import load
-from refervos.placement import Placement, stretch
 from refervos.processes import run_in_processes
 from refervos.prompts import Prompt
 from refervos.samwise.model import Samwise
-from refervos.segmenter import FramePrediction
 from shared_work import begin_doubling, begin_dying, begin_failing, begin_meeting
 
 SIDE = 48
 SQUARE = (SIDE, SIDE)
-
-
-class Oracle:
-    """A segmenter that returns known logits float (T, H, W) for each expression."""
-
-    clip_length = 4
-    device = torch.device("cpu")
-    mixes_sentences = False
-
-    def __init__(self, logits: dict[str, np.ndarray]) -> None:
-        self.logits = logits
-        self.tracks_per_clip: list[int] = []
-
-    def placement(self, frame_size: tuple[int, int]) -> Placement:
-        return stretch(frame_size, SIDE)
-
-    def begin(self, prompt: Prompt) -> Iterator[np.ndarray]:
-        return iter(self.logits[str(prompt.expression)])
-
-    def segment_clip(
-        self, pixels: Tensor, tracks: Sequence[Iterator[np.ndarray]], placements: Sequence[Placement]
-    ) -> Iterator[FramePrediction]:
-        self.tracks_per_clip.append(len(tracks))
-        for _ in pixels:
-            logits = torch.stack([torch.from_numpy(next(track)) for track in tracks]).float()
-            yield FramePrediction(logits, None, torch.ones(len(tracks), dtype=torch.bool))
 
 
 class CountingFrames:
@@ -83,18 +54,18 @@ class CountingFrames:
         return self.frames.read(index)
 
 
-def oracle(part: OpenPart) -> Oracle:
+def oracle(part: OpenPart) -> KnownSegmenter:
     """Return a segmenter that predicts the ground truth of a data set."""
     logits = {
         sample.expression: np.stack([12.0 * perfect(sample, index) - 6 for index in range(len(sample.video))])
         for sample in part.samples()
     }
-    return Oracle(logits)
+    return KnownSegmenter(logits)
 
 
-def run_all(model: Oracle, part: OpenPart, root: Path, group_size: int = 8) -> ResultFolder:
+def run_all(model: KnownSegmenter, part: OpenPart, root: Path, group_size: int = 8) -> ResultFolder:
     """Segment and score a whole data set in this process."""
-    evaluator = Evaluator(model, part, ResultFolder(root), 4)  # type: ignore[arg-type]
+    evaluator = Evaluator(model, part, ResultFolder(root), 4)
     for _, samples in part.videos:
         for group in group_expressions(samples, group_size, matching=part.scoring == "ref-davis17"):
             list(evaluator.run(group))
@@ -174,7 +145,7 @@ def test_an_expression_that_the_model_does_not_support_is_named(tmp_path: Path) 
     video, samples = part.videos[0]
     blank = replace(samples[0], sentence=" ")
     with pytest.raises(EvaluationError, match=f"expressions 0 about video {video.id}"):
-        list(Evaluator(oracle(part), part, ResultFolder(tmp_path), 4).run([blank]))  # type: ignore[arg-type]
+        list(Evaluator(oracle(part), part, ResultFolder(tmp_path), 4).run([blank]))
 
 
 def test_the_published_protocol_segments_one_expression_at_a_time() -> None:

@@ -282,20 +282,35 @@ def test_a_full_standard_output_is_reported_in_one_sentence_and_a_closed_one_ign
     assert closed.stderr == ""
 
 
-def test_a_path_that_is_too_long_is_reported_in_one_sentence() -> None:
-    for arguments in (
+@pytest.mark.parametrize(
+    "arguments",
+    [
         ("segment", "x" * 5000, "a"),
-        ("segment", "film.mp4", "a", "--out", "o" * 5000),
-        ("info", "m" * 5000),
-        ("score", "masks", "json-lines", "d" * 5000),
-        ("data", "check", "mevis", "d" * 5000),
-    ):
-        done = run(*arguments)
-        assert done.returncode == 2, done.stderr[:300]
-        assert done.stderr.startswith("refervos: ")
-        assert "Traceback" not in done.stderr
-        assert len(done.stderr.splitlines()) == 1
-        assert len(done.stderr) < 3000
+        ("segment", "FILM", "a", "--out", "x" * 5000),
+        ("info", "x" * 5000),
+        ("score", ".", "json-lines", "x" * 5000),
+        ("data", "check", "mevis", "x" * 5000),
+    ],
+    ids=["source", "output", "model", "data set to score", "data set to check"],
+)
+def test_a_path_that_is_too_long_is_reported_in_one_sentence(
+    arguments: tuple[str, ...],
+    film: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["refervos", *(str(film) if word == "FILM" else word for word in arguments)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("refervos: ")
+    assert "xxx" in errors
+    assert "Traceback" not in errors
+    assert len(errors.splitlines()) == 1
+    assert len(errors) < 3000
 
 
 def test_each_video_of_a_folder_gets_its_own_results(tmp_path: Path) -> None:
