@@ -428,8 +428,6 @@ def test_the_number_of_frames_can_be_limited(run: Run, tmp_path: Path) -> None:
     write_video(tmp_path / "in.mp4", 9)
     run("segment", "in.mp4", "the red circle", "--out", "out", "--frames", "3", "--save", "rle", "-q")
     assert len(read_rows(tmp_path / "out" / "masks.jsonl")) == 3
-    with open_source(tmp_path / "in.mp4") as source:
-        assert source.info.frame_count in (9, None)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")

@@ -107,6 +107,7 @@ def test_ref_davis_groups_by_annotator_and_merges_probabilities(tmp_path: Path) 
     first, second = (sample for sample in part.videos[0][1] if sample.annotator == "0")
     model.logits[first.expression] = np.where(model.logits[first.expression] > 0, 6, 0.5)
     folder = run_all(model, part, tmp_path / "out", group_size=1)
+    assert folder.is_complete([first, second], matching=True)
     assert model.tracks_per_clip == [2] * 16  # two objects; two clips of each of two videos and four annotators
     merged = folder.merged(first.video.id, "0")
     with Image.open(merged / "00000.png") as image:
@@ -123,9 +124,11 @@ def test_ref_davis_groups_by_annotator_and_merges_probabilities(tmp_path: Path) 
     assert better is not None
     assert worse is not None
     assert better.mean > worse.mean  # masks do not contain the probabilities
+    folder.matched(first.video.id, "0").unlink()
+    assert not folder.is_complete([first, second], matching=True)
 
 
-def test_a_group_that_lacks_a_result_is_segmented_again(tmp_path: Path) -> None:
+def test_a_group_is_complete_with_all_results_and_leftovers_of_killed_runs_are_removed(tmp_path: Path) -> None:
     part = Part("mevis", layouts.write_mevis(tmp_path / "data", size=SQUARE)).open()
     folder = run_all(oracle(part), part, tmp_path / "out")
     group = part.videos[0][1]

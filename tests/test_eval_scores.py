@@ -298,8 +298,8 @@ def test_a_data_set_without_folder_or_of_unknown_name_is_refused(tmp_path: Path)
 # Tables and intervals.
 
 
-def result_of(video: str, quality: float, **changes: object) -> ExpressionResult:
-    scores = Scores(10, quality, quality, 10, 0, 0, 0.1, 1, 2, (0,) * 5, 1.0, 1.0)
+def result_of(video: str, quality: float, *, size: float | None = 0.1, **changes: object) -> ExpressionResult:
+    scores = Scores(10, quality, quality, 10, 0, 0, size, 1, 2, (0,) * 5, 1.0, 1.0)
     made = ExpressionResult(video, "0", f"about {video}", None, None, True, 10, 0, False, scores)
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -334,7 +334,7 @@ def test_worlds_weights_splits_equally_and_not_clips() -> None:
     assert found.mean == pytest.approx(50)
 
 
-def test_groups_are_formed_by_length_kind_and_size() -> None:
+def test_groups_are_formed_by_kind_and_length() -> None:
     results = [
         result_of("a", 0.5, frames=1, kind="easy"),
         result_of("b", 0.6, frames=16, kind="hard"),
@@ -353,6 +353,17 @@ def test_groups_are_formed_by_length_kind_and_size() -> None:
     ]
     assert found.grouped("kind")[1].headline == pytest.approx((65, 60, 70), abs=0.1)
     assert found.worst[0][0].video == "a"
+
+
+def test_groups_by_target_size_include_their_upper_end() -> None:
+    sizes = (0.005, 0.01, 0.011, 0.2, 0.201, None)
+    found = summarise("t", "video", [result_of(str(n), 0.5, size=size) for n, size in enumerate(sizes)])
+    assert [(group.name, group.count) for group in found.grouped("size")] == [
+        ("0 to 1 % of the frame", 2),
+        ("1 to 2 % of the frame", 1),
+        ("10 to 20 % of the frame", 1),
+        ("over 20 % of the frame", 1),
+    ]
 
 
 def test_markdown_csv_and_json_hold_the_same_numbers() -> None:

@@ -163,10 +163,12 @@ def test_overwriting_removes_the_frames_and_tracks_of_a_longer_run(film: Path, t
     assert len(list((tmp_path / "binary").glob("*/*.png"))) == 3
 
 
-def test_a_path_in_place_of_a_sentence_is_refused(film: Path, tmp_path: Path) -> None:
+def test_a_path_in_place_of_a_sentence_is_refused(film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PromptError, match=r"000.png' is a file, not a sentence; run the command once for each video"):
         refuse_files(["the red circle", str(film / "000.png")])
-    refuse_files(["the red circle", "x" * 5000, "a sentence. With dots", "nul\0"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat").mkdir()
+    refuse_files(["the red circle", "x" * 5000, "a sentence. With dots", "nul\0", "cat"])
 
 
 def test_verbs_are_found_beside_punctuation() -> None:
