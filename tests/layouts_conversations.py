@@ -115,6 +115,13 @@ def write_video_gcg(folder: Path, split: str = "test", **shooting: Unpack[Shooti
     return folder
 
 
+def write_gcg(folder: Path, **shooting: Unpack[Shooting]) -> Path:
+    """Write the three sets of the published test set."""
+    write_video_gcg(folder, "test", **shooting)
+    write_mevis_gcg(folder, "valid_u", **shooting)
+    return write_segmented_gcg(folder, "vidstg_gcg", "val", **shooting)
+
+
 ANET_FRAME = 2
 """The frame in which `write_anet_gcg` annotates."""
 

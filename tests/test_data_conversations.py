@@ -59,6 +59,7 @@ def masks_of(conversation: Conversation, phrase: GroundedPhrase) -> np.ndarray:
 
 def test_all_sets_of_conversations_are_tried_here() -> None:
     assert set(SETS) == {name for name in BENCHMARKS if name.endswith("-gcg")}
+    assert "gcg" in BENCHMARKS
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -136,6 +137,18 @@ def test_the_check_finds_nothing_wrong_and_counts_phrases(name: str, tmp_path: P
     assert found.problems == ()
     assert found.splits[0].videos == 2
     assert found.expressions == (6 if name == "anet-gcg" else 4)
+
+
+def test_the_published_test_set_is_made_of_three_sets(tmp_path: Path) -> None:
+    dataset = open_dataset("gcg", written.write_gcg(tmp_path, **SHOOTING))
+    sets = {name: open_dataset(name, tmp_path, SETS[name][0]) for name in ("video-gcg", "mevis-gcg", "vidstg-gcg")}
+    expected = [
+        (f"{name}_{one.video.id}", one.turns[0].answer) for name, of_set in sets.items() for one in of_set.conversations
+    ]
+    assert [(one.video.id, one.turns[0].answer) for one in dataset.conversations] == expected
+    assert len(expected) == 6
+    assert len(dataset.samples) == sum(len(of_set.samples) for of_set in sets.values())
+    assert check_dataset("gcg", tmp_path).problems == ()
 
 
 # Texts

@@ -36,6 +36,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "vidstg": ("test", lambda folder: layouts_conversations.write_vidstg(folder, videos=1)),
     "hc-stvg": ("val", lambda folder: layouts_conversations.write_hcstvg(folder, videos=1)),
     "hc-stvg1": ("test", lambda folder: layouts_conversations.write_hcstvg(folder, "test", version=1, videos=1)),
+    "gcg": ("test", lambda folder: layouts_conversations.write_gcg(folder, videos=1, frames=3)),
     "video-gcg": ("test", lambda folder: layouts_conversations.write_video_gcg(folder, videos=1, frames=3)),
     "mevis-gcg": ("valid_u", lambda folder: layouts_conversations.write_mevis_gcg(folder, videos=1, frames=3)),
     "vidstg-gcg": (

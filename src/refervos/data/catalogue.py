@@ -197,6 +197,16 @@ BENCHMARKS = {
             ("{split}.json", "anno/{split}.json", "anno_v2/{split}.json"),
         ),
         Benchmark(
+            "gcg",
+            "the published test set of grounded conversations",
+            "gcg_test",
+            "read_gcg",
+            ("test",),
+            "test",
+            "video",
+            ("video_gcg/instruction_data/{split}.json",),
+        ),
+        Benchmark(
             "video-gcg",
             "the grounded captions of BURST and YouTube-VIS",
             "video_gcg",
