@@ -40,8 +40,8 @@ from refervos.worlds.conversations import (
     draw_conversation,
     held_out_conversation,
 )
-from refervos.worlds.grammar import read_question, read_sentence, verb_phrases
-from refervos.worlds.judge import Verdict, judge, sentences_of
+from refervos.worlds.grammar import parse_question, parse_sentence, verb_phrases
+from refervos.worlds.judge import Verdict, judge, split_sentences
 from refervos.worlds.statements import QUESTION_KINDS
 from refervos.worlds.vocabulary import (
     SYSTEM_PROMPT,
@@ -238,7 +238,7 @@ def test_without_variety_a_caption_follows_from_the_scene_alone() -> None:
 def test_the_held_out_clips_stay_what_they_are(held_out: list[ConversationClip]) -> None:
     """Results are compared on them: a change here is a new set."""
     assert CASES >= 300
-    assert [sentences_of(talk.caption.answer) for talk in held_out[:3]] == HELD_OUT
+    assert [split_sentences(talk.caption.answer) for talk in held_out[:3]] == HELD_OUT
     asked = [(turn.question, turn.answer) for turn, _ in turns(held_out[0]) if turn.kind != "description"]
     assert asked == HELD_OUT_QUESTIONS
 
@@ -486,7 +486,7 @@ def test_a_caption_with_another_colour_or_shape_is_false(held_out: list[Conversa
         facts, things = Facts.of(talk.clip), talk.clip.scene.objects
         absent_colour = next(colour for colour in COLOURS if all(colour != thing.colour for thing in things))
         absent_kind = next(kind for kind in KINDS if all(kind != thing.kind for thing in things))
-        for sentence in sentences_of(talk.caption.answer):
+        for sentence in split_sentences(talk.caption.answer):
             if " two " in sentence or " three " in sentence:
                 continue
             for words, absent in ((COLOURS, absent_colour), (KINDS, absent_kind)):
@@ -513,7 +513,7 @@ def test_a_caption_with_the_opposite_is_false(held_out: list[ConversationClip], 
     changed = 0
     for talk in held_out:
         facts = Facts.of(talk.clip)
-        for sentence in sentences_of(talk.caption.answer):
+        for sentence in split_sentences(talk.caption.answer):
             said = re.split(r"\[SEG\] ", sentence)[-1]  # the verbs, not the phrase
             text = sentence.replace(said, swapped(said, one, other))
             if text != sentence and one in sentence and "behind" not in sentence:
@@ -566,7 +566,7 @@ def test_the_expressions_of_the_worlds_are_understood() -> None:
         clip = draw_clip((31, number), world)
         facts = Facts.of(clip)
         for expression in referring_expressions(clip, np.random.default_rng(number)):
-            question = read_question(
+            question = parse_question(
                 f"What is {expression.text} in this video? Please respond with segmentation masks."
             )
             assert question is not None, expression.text
@@ -581,15 +581,15 @@ def test_every_claim_can_be_said_denied_and_asked() -> None:
         for phrase in verb_phrases(word):
             for many in (False, True):
                 subject = "the circles" if many else "the circle"
-                said = read_sentence(f"{subject} {phrase.form(many=many).format(ref='the star')}")
+                said = parse_sentence(f"{subject} {phrase.form(many=many).format(ref='the star')}")
                 assert len(said) == 1
                 assert said[0] is not None, phrase
-                if phrase.askable:
+                if phrase.has_question_form:
                     text = phrase.question(subject, many=many).format(ref="the star")
-                    asked = read_question(f"{text}?")
+                    asked = parse_question(f"{text}?")
                     assert asked is not None, text
                     assert asked.statement == said[0]
-                    denied = read_sentence(f"{subject} {phrase.form(many=many, negated=True).format(ref='the star')}")
+                    denied = parse_sentence(f"{subject} {phrase.form(many=many, negated=True).format(ref='the star')}")
                     assert denied != said, phrase
 
 
@@ -674,7 +674,7 @@ def test_unknown_kinds_of_questions_are_refused() -> None:
 
 def test_clips_that_show_nothing_are_refused() -> None:
     clip = draw_scene(Scene((Thing("star", "red", 0.1, Motion((3.0, 3.0))),)), 8, (64, 64))
-    with pytest.raises(ConfigError, match="shows no object well enough"):
+    with pytest.raises(ConfigError, match="shows no object well enough to describe"):
         conversations(clip, np.random.default_rng(0))
 
 

@@ -1,4 +1,4 @@
-"""Captions, questions and answers about one clip, worded from the facts that hold in it."""
+"""Generation of captions, questions and answers about one clip from its facts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from refervos.worlds.grammar import (
     REFERRING_QUESTIONS,
     VerbPhrase,
     look_phrase,
-    read_question,
+    parse_question,
     verb_phrases,
 )
 from refervos.worlds.movement_facts import DIAGONALS, DIRECTIONS, ENTRIES, FALSE, TRUE, UNCLEAR
@@ -35,27 +35,27 @@ from refervos.worlds.wording import GENERIC, PHRASES, with_article, word_noun
 Item = TypeVar("Item")
 
 CAPTION_TOKENS = 60
-"""The most words, punctuation marks and tags of a caption of two to five objects; a few have two more."""
+"""Maximum number of words, punctuation marks and tags of a caption of two to five objects; a few have two more."""
 
 MOTION_ONLY: dict[str, float] = {"motion": 1.0}
-"""The weights of ``ConversationWriter`` with which "which", "whether" and "referring" ask about motion alone."""
+"""Weights of families for "which", "whether" and "referring" questions about motion alone."""
 
-_FOLLOW_UP = 0.35  # conversations about one object that go on
-_ABSENT = 0.15  # "which" questions that nothing answers
-_TRIES = 12
+_FOLLOW_UP = 0.35  # share of conversations about one object that have a second turn
+_ABSENT = 0.15  # share of "which" questions without a matching object
+_MAX_ATTEMPTS = 12
 _TEMPLATE = re.compile(r"\[SEG:([\d,]*)\]")
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A question and its answer.
+    """Question and answer.
 
     Attributes:
         kind: One of ``QUESTION_KINDS``.
         question: The question.
-        answer: The answer, with ``<p> phrase </p> [SEG]`` for what it names; "It is [SEG]." to published questions.
-        targets: For each ``[SEG]`` of the answer the numbers of its objects.
-        motion: Whether motion must be seen to answer it, or to know what its "it" is.
+        answer: The answer, with ``<p> phrase </p> [SEG]`` for the objects; "It is [SEG]." etc. for published questions.
+        targets: Indices of the objects of each ``[SEG]`` of the answer.
+        motion: Whether the answer, or the meaning of its "it", depends on motion.
     """
 
     kind: str
@@ -66,7 +66,7 @@ class Turn:
 
 
 Conversation = tuple[Turn, ...]
-"""One turn, or two of which the second speaks of the first one's object as "it"."""
+"""One turn, or two of which the second refers to the object of the first as "it"."""
 
 
 def count_tokens(text: str) -> int:
@@ -75,22 +75,22 @@ def count_tokens(text: str) -> int:
 
 
 def sentence_case(text: str) -> str:
-    """Write the first letter of each sentence as a capital, also inside a phrase."""
+    """Capitalise the first letter of each sentence, also inside a phrase."""
     return re.sub(r"(^|[.!?]\s+)((?:<p>\s*)?)([a-z])", lambda m: m[1] + m[2] + m[3].upper(), text)
 
 
 class ConversationWriter:
-    """Speaker about one clip: finds true statements and words them.
+    """Writer of true statements and questions about one clip.
 
     Args:
-        facts: Of the clip.
+        facts: Facts of the clip.
         rng: Chooses the statements and their wording.
-        variety: How often another wording than the plainest is used.
+        variety: Probability of another wording than the plainest.
         families: Weight of each family of claims in questions.
-        detail: How much captions say of each object, from 0 to 2.
+        detail: Content of captions for each object, from 0 to 2.
 
     Raises:
-        ConfigError: When no object shows enough to be spoken of.
+        ConfigError: When no object is recognisable.
     """
 
     def __init__(
@@ -99,12 +99,12 @@ class ConversationWriter:
         self.facts, self.rng, self.variety, self.families, self.detail = facts, rng, variety, families, detail
         self.clip = facts.clip
         self.things = self.clip.scene.objects
-        self.main = [int(index) for index in np.flatnonzero(self.facts.recognisable)]
-        if not self.main:
-            raise ConfigError("the clip shows no object well enough to speak of it; draw another one.")
+        self.targets = [int(index) for index in np.flatnonzero(self.facts.recognisable)]
+        if not self.targets:
+            raise ConfigError("the clip shows no object well enough to describe it; draw another one.")
 
     def conversations(self, count: int, kinds: Mapping[str, float]) -> tuple[Conversation, ...]:
-        """At most ``count`` conversations, at least one."""
+        """Write between one and ``count`` conversations."""
         found: list[Conversation] = []
         left = {kind: weight for kind, weight in kinds.items() if weight > 0}
         for _ in range(4 * count):
@@ -122,18 +122,18 @@ class ConversationWriter:
     # --- wording ---
 
     def _varies(self, share: float = 1.0) -> bool:
-        """Choose whether to depart from the plainest wording."""
+        """Decide at random whether to depart from the plainest wording."""
         return bool(self.rng.random() < share * self.variety)
 
-    def _option(self, options: Sequence[Item]) -> Item:
-        """The first, or with variety any."""
+    def _wording(self, options: Sequence[Item]) -> Item:
+        """Return the first option or, with variety, a random one."""
         return options[int(self.rng.integers(len(options)))] if self._varies() else options[0]
 
-    def _asked(self, options: Sequence[Item]) -> Item:
-        """Any wording of a question: questions vary more than answers."""
-        return options[0] if self.variety == 0 else self._any(options)
+    def _question_wording(self, options: Sequence[Item]) -> Item:
+        """Return a random wording of a question unless variety is 0: questions vary more than answers."""
+        return options[0] if self.variety == 0 else self._choose(options)
 
-    def _any(self, options: Sequence[Item]) -> Item:
+    def _choose(self, options: Sequence[Item]) -> Item:
         return options[int(self.rng.integers(len(options)))]
 
     def _shuffled(self, items: Iterable[Item]) -> list[Item]:
@@ -141,7 +141,7 @@ class ConversationWriter:
         return [pool[index] for index in self.rng.permutation(len(pool))]
 
     def _noun(self, noun: Noun, several: bool = False) -> str:
-        """A noun phrase without its article."""
+        """Word a noun phrase without its article."""
         if self._varies():
             words = word_noun(noun, self.rng, several)
             if noun != Noun() or not words.startswith("one"):
@@ -150,23 +150,23 @@ class ConversationWriter:
         return " ".join(word for word in (noun.texture, noun.colour, plural(head) if several else head) if word)
 
     def _described(self, description: Description) -> str:
-        """A description without its article: "circle on the left"."""
+        """Word a description without its article: "circle on the left"."""
         noun, claim = self._noun(description.noun), description.claim
         if claim is None:
             return noun
         other = "" if claim.reference is None else f"the {self._noun(claim.reference)}"
-        return self._option(PHRASES[claim.word]).format(noun, ref=other)
+        return self._wording(PHRASES[claim.word]).format(noun, ref=other)
 
     def _mark(self, words: str, objects: Objects) -> str:
-        """A phrase with its tags."""
+        """Add the tags to a phrase."""
         return f"<p> {words} </p> [SEG:{','.join(map(str, objects))}]"
 
-    def _say(self, claim: Claim, *, many: bool = False, marked: bool = False, asked: bool = False) -> str:
-        """A claim as a verb phrase; with ``marked`` its reference has a mask, ``asked`` is for questions."""
+    def _verb_phrase(self, claim: Claim, *, many: bool = False, marked: bool = False, question: bool = False) -> str:
+        """Word a claim as a verb phrase, for questions or answers; ``marked`` adds tags to its reference."""
         phrases = list(verb_phrases(claim.word))
         if many:  # "they go back the way it came"
             phrases = [p for p in phrases if " it " not in p.text]
-        phrase = self._asked(phrases) if asked else self._option(phrases)
+        phrase = self._question_wording(phrases) if question else self._wording(phrases)
         return phrase.form(many=many).format(ref=self._reference(claim, marked))
 
     def _reference(self, claim: Claim, marked: bool) -> str:
@@ -176,65 +176,65 @@ class ConversationWriter:
         return self._mark(words, (index,)) if marked and index is not None and index >= 0 else words
 
     def _turn(self, kind: str, question: str, answer: str, before: Turn | None = None) -> Turn:
-        """Take the objects of the phrases out of the answer; ``before`` is the turn that tells what "it" is."""
-        read = read_question(question)
-        motion = kind == "description" or bool(read and read.motion) or bool(before and before.motion)
+        """Make a turn from an answer whose tags contain object indices; ``before`` is the turn that defines "it"."""
+        parsed = parse_question(question)
+        motion = kind == "description" or bool(parsed and parsed.motion) or bool(before and before.motion)
         targets = tuple(tuple(map(int, match[1].split(","))) for match in _TEMPLATE.finditer(answer))
         return Turn(kind, sentence_case(question), sentence_case(_TEMPLATE.sub("[SEG]", answer)), targets, motion)
 
     # --- naming ---
 
     def _looks(self, index: int) -> list[Noun]:
-        """Noun phrases with a kind that are true of an object, from the plainest to the fullest."""
+        """List noun phrases with a kind that are true of an object, from general to specific."""
         thing = self.things[index]
         nouns = [Noun(thing.colour, "", thing.kind), Noun(thing.colour, thing.texture, thing.kind)]
         if self._varies(0.5):
             nouns.insert(0, Noun(kind=thing.kind))
         return nouns
 
-    def _is(self, description: Description, index: int) -> bool:
-        """Whether a description is true of one object and clearly false of everything else."""
+    def _identifies(self, description: Description, index: int) -> bool:
+        """Return whether a description is true of one object and clearly false of all others."""
         truths = self.facts.evaluate(description)
         return bool(truths[index] == TRUE) and int((truths != FALSE).sum()) == 1
 
     def _name(self, index: int, avoid: str = "", nouns: Sequence[Noun] | None = None) -> Description | None:
-        """A description that names one object: by its looks, or else by a claim other than ``avoid``."""
+        """Find a description that identifies one object, by its looks or else by a claim other than ``avoid``."""
         nouns = self._looks(index) if nouns is None else nouns
         for noun in nouns:
-            if self._is(Description(noun), index):
+            if self._identifies(Description(noun), index):
                 return Description(noun)
-        for word in _TELLING:
+        for word in _DISTINGUISHING:
             for noun in nouns:
                 description = Description(noun, Claim(word))
-                if word != avoid and self._is(description, index):
+                if word != avoid and self._identifies(description, index):
                     return description
         return None
 
     def _phrase(self, index: int, avoid: str) -> str | None:
-        """A phrase with tags that names one object."""
+        """Return a phrase with tags that identifies one object."""
         name = self._name(index, avoid)
-        return None if name is None else self._called(name, index, "the")
+        return None if name is None else self._marked_name(name, index, "the")
 
-    def _called(self, name: Description, index: int, article: str) -> str:
-        """A phrase with tags from an object's name; "the" where "a" will not do."""
+    def _marked_name(self, name: Description, index: int, article: str) -> str:
+        """Return a phrase with tags for an object's description; superlatives always take "the"."""
         words = self._described(name)
         single = name.claim is not None and name.claim.word in _SUPERLATIVE
         return self._mark(with_article(words) if article == "a" and not single else f"the {words}", (index,))
 
     def _group(self, objects: Sequence[int], nouns: Iterable[Noun]) -> str | None:
-        """A phrase with tags that names several objects together by one of the nouns."""
+        """Return a phrase with tags that refers to several objects by one of the nouns."""
         for noun in nouns:
             truths = self.facts.evaluate_noun(noun)
             if tuple(np.flatnonzero(truths == TRUE)) == tuple(objects) and not (truths == UNCLEAR).any():
                 starts = [f"the {NUMBERS[len(objects)]}"] if len(objects) in NUMBERS else ["the"]
                 starts += ["all the", "the", *(["both"] if len(objects) == 2 else [])]
-                return self._mark(f"{self._option(starts)} {self._noun(noun, several=True)}", tuple(objects))
+                return self._mark(f"{self._wording(starts)} {self._noun(noun, several=True)}", tuple(objects))
         return None
 
     def _plain_names(self) -> list[tuple[int, Noun]]:
-        """The objects that a noun phrase names without a claim, as the reference of a relation must be named."""
+        """List the objects that a noun phrase alone identifies, as required for the reference of a relation."""
         named = []
-        for index in self.main:
+        for index in self.targets:
             for noun in self._looks(index):
                 if self.facts.find_reference(noun) == index:
                     named.append((index, noun))
@@ -244,8 +244,8 @@ class ConversationWriter:
     # --- captions ---
 
     def caption(self) -> Turn:
-        """Describe the clip, in fewer words where there is much to say."""
-        question = self._asked(DESCRIPTION_QUESTIONS)
+        """Describe the clip, with less detail if the caption would be too long."""
+        question = self._question_wording(DESCRIPTION_QUESTIONS)
         state = self.rng.bit_generator.state
         answer = ""
         variety = self.variety
@@ -259,99 +259,101 @@ class ConversationWriter:
         return self._turn("description", question, answer)
 
     def _caption(self, detail: int) -> str:
-        """A description with places and second movements (2), with the movements only (1), or the least (0)."""
+        """Describe the clip with places and two movements per object (2), two movements (1), or one movement (0)."""
         clauses: list[str] = []
-        told: set[int] = set()
+        covered: set[int] = set()
         named = self._plain_names()
-        doings = {index: self._doings(index, named)[: 2 if detail else 1] for index in self.main}
-        for index in self.main:
-            for claim in doings[index]:  # the object in front is described there, unless it moves itself
+        movements = {index: self._movements(index, named)[: 2 if detail else 1] for index in self.targets}
+        for index in self.targets:
+            for claim in movements[index]:  # this clause also covers the object in front, unless that one moves
                 front = None if claim.reference is None else self.facts.find_reference(claim.reference)
-                rests = front is not None and all(doing.word == "stays still" for doing in doings.get(front, []))
+                rests = front is not None and all(
+                    movement.word == "stays still" for movement in movements.get(front, [])
+                )
                 if front is not None and rests and self._name(index) is not None:
-                    told.add(front)
-        for index in sorted(self.main, key=self._across):
-            if index in told:
+                    covered.add(front)
+        for index in sorted(self.targets, key=self._mean_x):
+            if index in covered:
                 continue
-            told.add(index)
-            clauses.append(self._clause(index, doings[index], named, told, detail))
+            covered.add(index)
+            clauses.append(self._clause(index, movements[index], named, covered, detail))
         clauses = [clause for clause in clauses if clause]
         if detail and self._varies(0.4):
             clauses.insert(0, self._opening())
-        return self._joined([clause for clause in clauses if clause])
+        return self._join([clause for clause in clauses if clause])
 
-    def _across(self, index: int) -> float:
-        """How far to the right an object is, on average while it is seen."""
+    def _mean_x(self, index: int) -> float:
+        """Return the mean x of an object while it is seen."""
         return float(self.clip.centres[index, self.facts.seen[index], 0].mean())
 
     def _opening(self) -> str:
-        """The number of all objects."""
+        """Return a clause with the number of all objects, or an empty string."""
         everything = np.flatnonzero(self.facts.ever_visible)
-        if len(everything) not in NUMBERS or len(everything) < 2 or len(everything) != len(self.main):
+        if len(everything) not in NUMBERS or len(everything) < 2 or len(everything) != len(self.targets):
             return ""
-        return f"there are {NUMBERS[len(everything)]} {self._option(['objects', 'shapes', 'things'])}"
+        return f"there are {NUMBERS[len(everything)]} {self._wording(['objects', 'shapes', 'things'])}"
 
     def _clause(
-        self, index: int, doings: Sequence[Claim], named: Sequence[tuple[int, Noun]], told: set[int], detail: int
+        self, index: int, movements: Sequence[Claim], named: Sequence[tuple[int, Noun]], covered: set[int], detail: int
     ) -> str:
-        """A clause about one object; the objects that it covers are added to ``told``."""
+        """Write a clause about one object and add the objects that it mentions to ``covered``."""
         name = self._name(index)
         if name is None:
-            return self._clause_of_many(index, told)
-        if len(doings) == 1 and self._varies(0.3):
-            together = self._together(index, doings[0], told)
-            if together:
-                return together
-        still = not doings or doings[0].word == "stays still"
-        said = [self._say(claim, marked=True) for claim in doings]
+            return self._group_clause(index, covered)
+        if len(movements) == 1 and self._varies(0.3):
+            joint = self._joint_clause(index, movements[0], covered)
+            if joint:
+                return joint
+        still = not movements or movements[0].word == "stays still"
+        phrases = [self._verb_phrase(claim, marked=True) for claim in movements]
         if still and detail == 2:
-            relation = self._relation(index, named, told) if self._varies(0.6) else None
-            place = None if name.claim is not None and name.claim.word in _WHERE else self._place(index)
+            relation = self._relation(index, named, covered) if self._varies(0.6) else None
+            place = None if name.claim is not None and name.claim.word in _PLACE_WORDS else self._place(index)
             if relation is not None:
-                said.insert(0, self._say(relation, marked=True))
-            elif place is not None and (said or not self._varies()):
-                said.insert(0, self._say(Claim(place)))
-        if not said:
-            return f"there is {self._called(name, index, 'a')}"
-        return f"{self._called(name, index, self._option(['the', 'the', 'a']))} {' and '.join(said)}"
+                phrases.insert(0, self._verb_phrase(relation, marked=True))
+            elif place is not None and (phrases or not self._varies()):
+                phrases.insert(0, self._verb_phrase(Claim(place)))
+        if not phrases:
+            return f"there is {self._marked_name(name, index, 'a')}"
+        return f"{self._marked_name(name, index, self._wording(['the', 'the', 'a']))} {' and '.join(phrases)}"
 
-    def _clause_of_many(self, index: int, told: set[int]) -> str:
-        """A clause about look-alikes that no claim tells apart; empty when none is certain."""
+    def _group_clause(self, index: int, covered: set[int]) -> str:
+        """Write a clause about look-alikes that no claim distinguishes; empty if nothing is certain."""
         thing = self.things[index]
         for noun in (Noun(thing.colour, "", thing.kind), Noun(thing.colour, thing.texture, thing.kind)):
             objects = [int(i) for i in np.flatnonzero(self.facts.evaluate_noun(noun) == TRUE)]
-            subject = self._group(objects, [noun]) if set(objects) <= set(self.main) else None
+            subject = self._group(objects, [noun]) if set(objects) <= set(self.targets) else None
             if subject is None or len(objects) < 2:
                 continue
             shared = [
                 word
-                for word in (*_DOINGS, *PLACES)
-                if all(self._true(Claim(word), each) for each in objects) and word not in ENTRIES
+                for word in (*_MOVEMENTS, *PLACES)
+                if all(self._holds(Claim(word), each) for each in objects) and word not in ENTRIES
             ]
-            told |= set(objects)
+            covered |= set(objects)
             if shared:
-                return f"{subject} {self._say(Claim(shared[0]), many=True)}"
+                return f"{subject} {self._verb_phrase(Claim(shared[0]), many=True)}"
             words = f"{NUMBERS[len(objects)]} {self._noun(noun, several=True)}"
             return f"there are {self._mark(words, tuple(objects))}" if len(objects) in NUMBERS else ""
         return ""
 
-    def _together(self, index: int, doing: Claim, told: set[int]) -> str | None:
-        """One clause about several objects that do the same and have a noun in common."""
-        if doing.reference is not None:
+    def _joint_clause(self, index: int, movement: Claim, covered: set[int]) -> str | None:
+        """Write one clause about several objects with the same movement and a common noun."""
+        if movement.reference is not None:
             return None
         thing = self.things[index]
         for noun in self._shuffled([Noun(kind=thing.kind), Noun(colour=thing.colour)]):
             objects = [int(i) for i in np.flatnonzero(self.facts.evaluate_noun(noun) == TRUE)]
-            fits = len(objects) > 1 and set(objects) <= set(self.main) and not (set(objects) - {index}) & told
-            if fits and all(self._true(doing, each) for each in objects):
+            fits = len(objects) > 1 and set(objects) <= set(self.targets) and not (set(objects) - {index}) & covered
+            if fits and all(self._holds(movement, each) for each in objects):
                 subject = self._group(objects, [noun])
                 if subject is not None:
-                    told |= set(objects)
-                    return f"{subject} {self._say(doing, many=True)}"
+                    covered |= set(objects)
+                    return f"{subject} {self._verb_phrase(movement, many=True)}"
         return None
 
-    def _joined(self, clauses: Sequence[str]) -> str:
-        """Clauses as sentences, now and then two in one."""
+    def _join(self, clauses: Sequence[str]) -> str:
+        """Join clauses into sentences, sometimes two into one."""
         text = ""
         joined = False
         for number, clause in enumerate(clauses):
@@ -359,24 +361,24 @@ class ConversationWriter:
             text += "" if number == 0 else " while " if follows else ". "
             joined = follows
             text += clause
-        if not text:  # look-alikes of which some hardly show: no phrase can name one of them
-            text = f"there is {with_article(self._noun(self._looks(self.main[0])[0]))}"
+        if not text:  # look-alikes, some of them hardly visible: no phrase identifies one of them
+            text = f"there is {with_article(self._noun(self._looks(self.targets[0])[0]))}"
         return f"{text}."
 
-    def _true(self, claim: Claim, index: int) -> bool:
-        """Whether a claim is true of an object, in comparison with all objects."""
+    def _holds(self, claim: Claim, index: int) -> bool:
+        """Return whether a claim is true of an object, compared with all objects of the clip."""
         return bool(self.facts.evaluate_claim(claim, self.facts.evaluate_noun(Noun()))[index] == TRUE)
 
-    def _doings(self, index: int, named: Sequence[tuple[int, Noun]]) -> list[Claim]:
-        """The two most remarkable movements of an object, in the order of the sentence."""
-        words = [word for word in _DOINGS if self._true(Claim(word), index)]
+    def _movements(self, index: int, named: Sequence[tuple[int, Noun]]) -> list[Claim]:
+        """Return the two most noticeable movements of an object, in the order of the sentence."""
+        words = [word for word in _MOVEMENTS if self._holds(Claim(word), index)]
         claims = [Claim(word) for word in words]
         behind = [Claim("passes behind", noun) for other, noun in named if other != index]
-        behind = [claim for claim in behind if self._true(claim, index)]
+        behind = [claim for claim in behind if self._holds(claim, index)]
         if behind:
             claims = [*behind[:1], *(claim for claim in claims if claim.word != "passes behind something")]
         if any(word.startswith("enters") for word in words):  # the side of entry implies the direction
-            claims = [claim for claim in claims if claim.word not in _WAYS]
+            claims = [claim for claim in claims if claim.word not in _DIRECTIONS]
         if any(word in ENTRIES for word in words):
             claims = [claim for claim in claims if claim.word != "enters"]
         if any(claim.word != "moves" for claim in claims):
@@ -384,24 +386,24 @@ class ConversationWriter:
         return sorted(claims[:2], key=lambda claim: _ORDER.index(claim.word))
 
     def _place(self, index: int) -> str | None:
-        """The part of the frame in which an object is whenever it is seen."""
-        return next((word for word in _PLACES if self._true(Claim(word), index)), None)
+        """Return the part of the frame in which an object is whenever it is seen."""
+        return next((word for word in _PLACES if self._holds(Claim(word), index)), None)
 
-    def _relation(self, index: int, named: Sequence[tuple[int, Noun]], told: set[int]) -> Claim | None:
-        """A position relative to a still object that no clause covers yet; it is added to ``told``."""
+    def _relation(self, index: int, named: Sequence[tuple[int, Noun]], covered: set[int]) -> Claim | None:
+        """Find a position relative to a still object that is not covered yet, and add that object to ``covered``."""
         for other, noun in self._shuffled(named):
-            if other in told or not self._true(Claim("stays still"), other):
+            if other in covered or not self._holds(Claim("stays still"), other):
                 continue
             for word in POSITIONS:
-                if self._true(Claim(word, noun), index):
-                    told.add(other)
+                if self._holds(Claim(word, noun), index):
+                    covered.add(other)
                     return Claim(word, noun)
         return None
 
     # --- questions ---
 
     def conversation(self, kind: str) -> Conversation | None:
-        """A conversation that begins with a question of some kind; None when the clip has none."""
+        """Write a conversation that begins with a question of a kind; None if the clip has none."""
         first: dict[str, Callable[[], tuple[Turn, int | None] | None]] = {
             "description": lambda: (self.caption(), None),
             "referring": self._referring,
@@ -410,7 +412,7 @@ class ConversationWriter:
             "colour": lambda: self._look("colour"),
             "shape": lambda: self._look("shape"),
             "pattern": lambda: self._look("pattern"),
-            "place": self._where,
+            "place": self._place_question,
             "action": self._action,
             "whether": self._whether,
         }
@@ -427,19 +429,19 @@ class ConversationWriter:
         return (turn,)
 
     def _referring(self) -> tuple[Turn, int | None] | None:
-        """A published question about an expression."""
+        """Ask a published question about an expression."""
         families = _REFERRING_FAMILIES if self.families != MOTION_ONLY else MOTION_ONLY
         (expression,) = sample_expressions(self.clip, self.rng, 1, families, facts=self.facts)
-        question = self._asked(REFERRING_QUESTIONS).format(expression.text)
+        question = self._question_wording(REFERRING_QUESTIONS).format(expression.text)
         if not expression.targets:
             return self._turn("referring", question, ABSENT_ANSWER), None
         seg = f"[SEG:{','.join(map(str, expression.targets))}]"
-        answer = self._option(REFERRING_ANSWERS).replace("[SEG]", seg)
+        answer = self._wording(REFERRING_ANSWERS).replace("[SEG]", seg)
         focus = expression.targets[0] if len(expression.targets) == 1 else None
         return self._turn("referring", question, answer), focus
 
     def _claims(self) -> list[Claim]:
-        """Claims of one family, in random order."""
+        """List the claims of one random family, in random order."""
         names = list(self.families)
         odds = np.array([self.families[name] for name in names])
         family = names[int(self.rng.choice(len(names), p=odds / odds.sum()))]
@@ -450,40 +452,40 @@ class ConversationWriter:
         return self._shuffled(claims)
 
     def _which(self) -> tuple[Turn, int | None] | None:
-        """A question for the objects of which a claim is true."""
+        """Ask for the objects of which a claim is true."""
         absent = self.rng.random() < _ABSENT
         for claim in (*self._claims(), *self._claims()):
-            noun = Noun() if claim.reference is not None or self.rng.random() < 0.6 else self._kind()
+            noun = Noun() if claim.reference is not None or self.rng.random() < 0.6 else self._random_kind()
             truths = self.facts.evaluate(Description(noun, claim))
             objects = [int(index) for index in np.flatnonzero(truths == TRUE)]
             if (truths == UNCLEAR).any() or bool(objects) == absent or not self.facts.recognisable[objects].all():
                 continue
             if noun != Noun() and not (self.facts.evaluate_noun(noun) == TRUE).any():
                 continue
-            says = self._say(claim, asked=True)
+            verb_phrase = self._verb_phrase(claim, question=True)
             openings = ["which one", "which object", "what"] if noun == Noun() else [f"which {self._noun(noun)}"]
-            question = f"{self._asked(openings)} {says}?"
+            question = f"{self._question_wording(openings)} {verb_phrase}?"
             if absent:
-                answer = f"{self._none(noun)} {self._say(claim)}."
+                answer = f"{self._no_object(noun)} {self._verb_phrase(claim)}."
                 return self._turn("which", question, answer), None
-            found = [self._phrase(index, avoid=claim.word) for index in sorted(objects, key=self._across)]
+            found = [self._phrase(index, avoid=claim.word) for index in sorted(objects, key=self._mean_x)]
             phrases = [phrase for phrase in found if phrase is not None]
             if len(phrases) != len(objects) or len(objects) > 3:
                 continue
             if len(objects) > 1 and self._varies():
-                phrases = [self._group(objects, self._shared(objects)) or " and ".join(phrases)]
+                phrases = [self._group(objects, self._shared_nouns(objects)) or " and ".join(phrases)]
             answer = f"{'it is' if len(objects) == 1 else 'they are'} {' and '.join(phrases)}."
             return self._turn("which", question, answer), objects[0] if len(objects) == 1 else None
         return None
 
-    def _none(self, noun: Noun) -> str:
+    def _no_object(self, noun: Noun) -> str:
         return "nothing" if noun == Noun() else f"no {self._noun(noun)}"
 
-    def _kind(self) -> Noun:
-        return Noun(kind=self.things[self._any(self.main)].kind)
+    def _random_kind(self) -> Noun:
+        return Noun(kind=self.things[self._choose(self.targets)].kind)
 
-    def _shared(self, objects: Sequence[int]) -> list[Noun]:
-        """Nouns that are true of several objects."""
+    def _shared_nouns(self, objects: Sequence[int]) -> list[Noun]:
+        """List nouns that are true of all of several objects."""
         things = [self.things[index] for index in objects]
         colours, kinds = {thing.colour for thing in things}, {thing.kind for thing in things}
         nouns = [Noun(colour=thing.colour, kind=thing.kind) for thing in things[:1] if len(colours) == len(kinds) == 1]
@@ -491,14 +493,16 @@ class ConversationWriter:
         return nouns + ([Noun(colour=things[0].colour)] if len(colours) == 1 else [])
 
     def _count(self) -> tuple[Turn, int | None] | None:
-        """A question for a number."""
-        for _ in range(_TRIES):
-            thing = self.things[self._any(self.main)]
+        """Ask for a number."""
+        for _ in range(_MAX_ATTEMPTS):
+            thing = self.things[self._choose(self.targets)]
             u = self.rng.random()
             noun = Noun(kind=thing.kind) if u < 0.4 else Noun(colour=thing.colour) if u < 0.6 else Noun()
             if u > 0.8:
-                noun = self._any([Noun(kind=str(self._any(list(KINDS)))), Noun(colour=str(self._any(list(COLOURS))))])
-            claim = Claim(self._any(_COUNTED)) if self.rng.random() < 0.4 else None
+                noun = self._choose(
+                    [Noun(kind=str(self._choose(list(KINDS)))), Noun(colour=str(self._choose(list(COLOURS))))]
+                )
+            claim = Claim(self._choose(_COUNTED)) if self.rng.random() < 0.4 else None
             truths = self.facts.evaluate(Description(noun, claim))
             objects = [int(index) for index in np.flatnonzero(truths == TRUE)]
             clear = not (truths == UNCLEAR).any() and self.facts.recognisable[objects].all()
@@ -509,29 +513,29 @@ class ConversationWriter:
             words = f"{NUMBERS[len(objects)]} {many if len(objects) > 1 else one}" if objects else ""
             phrase = self._mark(words, tuple(objects))
             if claim is None:
-                question = self._asked(COUNT_QUESTIONS).format(many)
+                question = self._question_wording(COUNT_QUESTIONS).format(many)
                 answer = (
                     f"there {'are' if len(objects) > 1 else 'is'} {phrase}." if objects else f"there are no {many}."
                 )
             else:
-                question = f"how many {many} {self._say(claim, many=True, asked=True)}?"
-                said = self._say(claim, many=len(objects) > 1)
-                answer = f"{phrase} {said}." if objects else f"{self._none(noun)} {said}."
+                question = f"how many {many} {self._verb_phrase(claim, many=True, question=True)}?"
+                verb_phrase = self._verb_phrase(claim, many=len(objects) > 1)
+                answer = f"{phrase} {verb_phrase}." if objects else f"{self._no_object(noun)} {verb_phrase}."
             return self._turn("count", question, answer), None
         return None
 
     def _subject(self, index: int, nouns: Sequence[Noun] | None = None) -> str | None:
-        """The name of the object in question, without tags."""
+        """Name the object in question, without tags."""
         name = self._name(index, nouns=nouns)
         return None if name is None else f"the {self._described(name)}"
 
-    def _answered(self, index: int, subject: str, said: str) -> str:
-        """A statement about the object in question, which is "it" or a phrase with a mask."""
-        return f"{'it' if self.rng.random() < 0.5 else self._mark(subject, (index,))} {said}."
+    def _answer(self, index: int, subject: str, verb_phrase: str) -> str:
+        """Answer about the object in question, as "it" or by a phrase with tags."""
+        return f"{'it' if self.rng.random() < 0.5 else self._mark(subject, (index,))} {verb_phrase}."
 
     def _look(self, kind: str) -> tuple[Turn, int | None] | None:
-        """A question for a colour, a shape or a pattern, by a name that does not tell it."""
-        for index in self._shuffled(self.main):
+        """Ask for a colour, a shape or a pattern, by a name that does not reveal it."""
+        for index in self._shuffled(self.targets):
             thing = self.things[index]
             left = {"colour": thing.colour, "texture": thing.texture, "kind": thing.kind} | {_LOOKS[kind]: ""}
             nouns = [replace(Noun(**left), texture=""), Noun(**left)]
@@ -539,55 +543,55 @@ class ConversationWriter:
                 index, list(dict.fromkeys(noun for noun in nouns if kind != "pattern" or noun.kind))
             )
             if subject is not None:
-                question = self._asked(NAME_QUESTIONS[kind]).format(subject)
-                return self._turn(kind, question, self._answered(index, subject, self._looking(index, kind))), index
+                question = self._question_wording(NAME_QUESTIONS[kind]).format(subject)
+                return self._turn(kind, question, self._answer(index, subject, self._look_phrase(index, kind))), index
         return None
 
-    def _looking(self, index: int, kind: str) -> str:
-        """The colour, shape or pattern of an object as a verb phrase."""
+    def _look_phrase(self, index: int, kind: str) -> str:
+        """Word the colour, shape or pattern of an object as a verb phrase."""
         thing = self.things[index]
         look = {"colour": Noun(colour=thing.colour), "pattern": Noun(texture=thing.texture)}.get(kind)
         return f"is {with_article(self._noun(Noun(kind=thing.kind)))}" if look is None else look_phrase(look).text
 
-    def _where(self) -> tuple[Turn, int | None] | None:
-        """A question for a place."""
-        for index in self._shuffled(self.main):
-            subject, said = self._subject(index), self._standing(index)
-            if subject is not None and said is not None and not set(_SIDE_WORDS) & set(subject.split()):
-                question = self._asked(NAME_QUESTIONS["place"]).format(subject)
-                return self._turn("place", question, self._answered(index, subject, said)), index
+    def _place_question(self) -> tuple[Turn, int | None] | None:
+        """Ask for a place."""
+        for index in self._shuffled(self.targets):
+            subject, verb_phrase = self._subject(index), self._place_phrase(index)
+            if subject is not None and verb_phrase is not None and not set(_SIDE_WORDS) & set(subject.split()):
+                question = self._question_wording(NAME_QUESTIONS["place"]).format(subject)
+                return self._turn("place", question, self._answer(index, subject, verb_phrase)), index
         return None
 
-    def _standing(self, index: int) -> str | None:
-        """The place of an object as a verb phrase: in the frame, or relative to another object."""
+    def _place_phrase(self, index: int) -> str | None:
+        """Word the place of an object as a verb phrase: in the frame, or relative to another object."""
         place = self._place(index)
         if place is not None and self.rng.random() < 0.7:
-            return self._say(Claim(place))
+            return self._verb_phrase(Claim(place))
         for other, noun in self._shuffled(self._plain_names()):
             for word in POSITIONS:
-                if other != index and self._true(Claim(word, noun), index):
-                    return self._say(Claim(word, noun), marked=True)
-        return None if place is None else self._say(Claim(place))
+                if other != index and self._holds(Claim(word, noun), index):
+                    return self._verb_phrase(Claim(word, noun), marked=True)
+        return None if place is None else self._verb_phrase(Claim(place))
 
     def _action(self) -> tuple[Turn, int | None] | None:
-        """A question for the movement of an object."""
-        for index in self._shuffled(self.main):
-            subject, said = self._subject(index), self._doing(index)
-            if subject is not None and said is not None:
-                question = self._asked(NAME_QUESTIONS["action"]).format(subject)
-                return self._turn("action", question, self._answered(index, subject, said)), index
+        """Ask for the movement of an object."""
+        for index in self._shuffled(self.targets):
+            subject, verb_phrase = self._subject(index), self._movement_phrase(index)
+            if subject is not None and verb_phrase is not None:
+                question = self._question_wording(NAME_QUESTIONS["action"]).format(subject)
+                return self._turn("action", question, self._answer(index, subject, verb_phrase)), index
         return None
 
-    def _doing(self, index: int) -> str | None:
-        """The movements of an object as verb phrases."""
-        doings = self._doings(index, self._plain_names())
-        return " and ".join(self._say(claim, marked=True) for claim in doings) or None
+    def _movement_phrase(self, index: int) -> str | None:
+        """Word the movements of an object as verb phrases."""
+        movements = self._movements(index, self._plain_names())
+        return " and ".join(self._verb_phrase(claim, marked=True) for claim in movements) or None
 
     def _whether(self) -> tuple[Turn, int | None] | None:
-        """A question whether something is there, or whether something is true of an object."""
+        """Ask whether an object exists, or whether a claim is true of an object."""
         if self.families != MOTION_ONLY and self.rng.random() < 0.4:
             return self._whether_there()
-        for index in self._shuffled(self.main):
+        for index in self._shuffled(self.targets):
             subject = self._subject(index)
             turn = None if subject is None else self._whether_true(index, subject)
             if turn is not None:
@@ -596,11 +600,11 @@ class ConversationWriter:
 
     def _whether_there(self) -> tuple[Turn, int | None] | None:
         wanted = self.rng.random() < 0.5
-        for _ in range(_TRIES):
-            one, other = self.things[self._any(self.main)], self.things[self._any(self.main)]
+        for _ in range(_MAX_ATTEMPTS):
+            one, other = self.things[self._choose(self.targets)], self.things[self._choose(self.targets)]
             u = self.rng.random()
-            colour = one.colour if wanted or u < 0.6 else self._any(list(COLOURS))
-            kind = (one if wanted else other).kind if wanted or u > 0.3 else self._any(list(KINDS))
+            colour = one.colour if wanted or u < 0.6 else self._choose(list(COLOURS))
+            kind = (one if wanted else other).kind if wanted or u > 0.3 else self._choose(list(KINDS))
             noun = Noun(colour if self.rng.random() < 0.8 else "", "", kind)
             truths = self.facts.evaluate_noun(noun)
             objects = np.flatnonzero(truths == TRUE)
@@ -608,7 +612,7 @@ class ConversationWriter:
             question = f"is there {with_article(words)}?"
             if not wanted and (truths == FALSE).all():
                 return self._turn("whether", question, f"no, there is no {words}."), None
-            if wanted and len(objects) == 1 and self._is(Description(noun), int(objects[0])):
+            if wanted and len(objects) == 1 and self._identifies(Description(noun), int(objects[0])):
                 index = int(objects[0])
                 if self.facts.recognisable[index]:
                     phrase = self._mark(with_article(words), (index,))
@@ -616,30 +620,30 @@ class ConversationWriter:
         return None
 
     def _whether_true(self, index: int, subject: str) -> Turn | None:
-        """A question whether a claim is true of an object."""
+        """Ask whether a claim is true of an object."""
         wanted = TRUE if self.rng.random() < 0.5 else FALSE
         for claim in self._claims():
-            phrases = [phrase for phrase in verb_phrases(claim.word) if phrase.askable]
+            phrases = [phrase for phrase in verb_phrases(claim.word) if phrase.has_question_form]
             truth = self.facts.evaluate_claim(claim, self.facts.evaluate_noun(Noun()))[index]
             own = claim.reference is not None and self.facts.find_reference(claim.reference) == index
-            if truth != wanted or own or not phrases or claim.word in _UNASKED:
+            if truth != wanted or own or not phrases or claim.word in _NOT_IN_QUESTIONS:
                 continue
-            phrase = self._asked(phrases)
+            phrase = self._question_wording(phrases)
             question = phrase.question(subject, many=False).format(ref=self._reference(claim, marked=False))
-            answer = self._confirmed(index, subject, claim, phrase, truth=bool(wanted == TRUE))
+            answer = self._yes_or_no(index, subject, claim, phrase, truth=bool(wanted == TRUE))
             return self._turn("whether", f"{question}?", answer)
         return None
 
-    def _confirmed(self, index: int, subject: str, claim: Claim, phrase: VerbPhrase, *, truth: bool) -> str:
-        """Yes or no, followed by the statement that holds."""
-        said = phrase.form(negated=not truth).format(ref=self._reference(claim, marked=True))
+    def _yes_or_no(self, index: int, subject: str, claim: Claim, phrase: VerbPhrase, *, truth: bool) -> str:
+        """Answer yes or no, followed by a true statement."""
+        verb_phrase = phrase.form(negated=not truth).format(ref=self._reference(claim, marked=True))
         if not truth and CLAIM_FAMILIES[claim.word] == "motion" and self.rng.random() < 0.5:
-            said = self._doing(index) or said
-        named = subject != "it" and self.rng.random() >= 0.5
-        return f"{'yes' if truth else 'no'}, {self._mark(subject, (index,)) if named else 'it'} {said}."
+            verb_phrase = self._movement_phrase(index) or verb_phrase
+        repeat_name = subject != "it" and self.rng.random() >= 0.5
+        return f"{'yes' if truth else 'no'}, {self._mark(subject, (index,)) if repeat_name else 'it'} {verb_phrase}."
 
     def _follow_up(self, before: Turn, index: int) -> Turn | None:
-        """A second question about the same object, whose answer was not given yet."""
+        """Ask a second question about the same object, whose answer was not given yet."""
         thing, words = self.things[index], set(re.findall(r"\w+", f"{before.question} {before.answer}".lower()))
         for kind in self._shuffled(("colour", "shape", "place", "action", "whether")):
             if kind == before.kind or (kind == "colour" and thing.colour in words):
@@ -651,51 +655,61 @@ class ConversationWriter:
                 if turn is not None:
                     return replace(turn, motion=turn.motion or before.motion)
                 continue
-            said = {
-                "colour": lambda: self._looking(index, "colour"),
-                "shape": lambda: self._looking(index, "shape"),
-                "place": lambda: self._standing(index),
-                "action": lambda: self._doing(index),
+            verb_phrase = {
+                "colour": lambda: self._look_phrase(index, "colour"),
+                "shape": lambda: self._look_phrase(index, "shape"),
+                "place": lambda: self._place_phrase(index),
+                "action": lambda: self._movement_phrase(index),
             }[kind]()
-            if said is not None:
-                question = f"and {self._asked(NAME_QUESTIONS[kind]).format('it').lower()}"
-                return self._turn(kind, question, f"it {said}.", before)
+            if verb_phrase is not None:
+                question = f"and {self._question_wording(NAME_QUESTIONS[kind]).format('it').lower()}"
+                return self._turn(kind, question, f"it {verb_phrase}.", before)
         return None
 
 
 _PLACES = ("top left", "top right", "bottom left", "bottom right", "middle", "left", "right", "top", "bottom")
-"""Places, the more exact ones first."""
+"""Places, the more specific ones first."""
 
 _SIDE_WORDS = frozenset(("left", "right", "top", "bottom", "middle", "leftmost", "rightmost", "topmost", "bottommost"))
 
-_WHERE = frozenset((*PLACES, *EXTREMES))
+_PLACE_WORDS = frozenset((*PLACES, *EXTREMES))
 
-_WAYS = frozenset((*DIRECTIONS, *DIAGONALS))
+_DIRECTIONS = frozenset((*DIRECTIONS, *DIAGONALS))
 
-_DOINGS = (
+_MOVEMENTS = (
     *("passes behind something", "leaves and returns", "turns back", "bounces", "curves"),
     *(*ENTRIES, "enters", "leaves", "stops", "starts", "speeds up", "spins", "grows", "shrinks"),
     *(*DIRECTIONS, *DIAGONALS, "stays still", "moves"),
 )
-"""The movements, the most remarkable first."""
+"""Movements, the most noticeable first."""
 
 _ORDER = (
     *(*ENTRIES, "enters", *DIRECTIONS, *DIAGONALS, "turns back", "bounces", "curves", "starts", "speeds up", "stops"),
     *("passes behind", "passes behind something", "stays still", "moves", "grows", "shrinks", "spins"),
     *("leaves and returns", "leaves"),
 )
-"""The order of two movements in a sentence."""
+"""Order of two movements in a sentence."""
 
 _SUPERLATIVE = frozenset((*EXTREMES, *SIZES, "fastest"))
-"""Words that go with "the" and not with "a"."""
+"""Words that require "the"."""
 
-_TELLING = (*_PLACES[5:], *EXTREMES, *SIZES, *_PLACES[:5], *DIRECTIONS, "stays still", "moves", "spins", "enters")
-"""The claims by which objects that look alike are told apart, in this order."""
+_DISTINGUISHING = (
+    *_PLACES[5:],
+    *EXTREMES,
+    *SIZES,
+    *_PLACES[:5],
+    *DIRECTIONS,
+    "stays still",
+    "moves",
+    "spins",
+    "enters",
+)
+"""Claims that distinguish objects with the same looks, in order of preference."""
 
 _COUNTED = ("moves", "stays still", "moves left", "moves right", "moves up", "moves down", "spins", "leaves", "enters")
 
-_UNASKED = frozenset(("stays still",))
-"""Not asked about: "does it not move" is no plain question."""
+_NOT_IN_QUESTIONS = frozenset(("stays still",))
+"""Claims without yes/no questions: "does it not move" is not a simple question."""
 
 _LOOKS = {"colour": "colour", "shape": "kind", "pattern": "texture"}
 
@@ -711,4 +725,4 @@ _REFERRING_FAMILIES: dict[str, float] = {
     "group": 0.06,
     "none": 0.06,
 }
-"""How often the published questions ask with each family of expressions."""
+"""Weight of each family of expressions in the published questions."""

@@ -1,8 +1,8 @@
-"""Conversations about drawn clips: captions with a phrase for each object, questions and answers, all of them true.
+"""Grounded conversations about drawn clips: captions with a phrase for each object, questions, and true answers.
 
-An answer is text in which a phrase such as ``<p> the red circle </p> [SEG]`` names objects of the clip; each ``[SEG]``
-has its objects, whose masks together are its ground truth. Every statement is TRUE by the clip's facts, and
-every phrase names its objects without doubt; ``judge.py`` decides the same of any other text.
+In an answer a phrase such as ``<p> the red circle </p> [SEG]`` refers to objects of the clip; the union of their masks
+is the ground truth of its ``[SEG]``. Every statement is TRUE by the clip's facts, and every phrase identifies its
+objects beyond doubt. ``judge.py`` evaluates any other text by the same rules.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from refervos.worlds.render import Clip, draw_clip
 from refervos.worlds.scene import WorldConfig
 
 CONVERSATION_WORLD = WorldConfig(frames=16)
-"""The world of conversations: clips of as many frames as VideoGLaMM's encoders read."""
+"""Default world of conversations; its clips have as many frames as VideoGLaMM's encoders read."""
 
 CONVERSATION_SEED = 241104923
-"""The first number of every seed of the held-out conversations; seeds for training begin with another."""
+"""First number of every seed of the held-out conversations; training must not use it as a first number."""
 
 CASES = 320
-"""Held-out clips."""
+"""Number of held-out clips."""
 
 KIND_WEIGHTS: dict[str, float] = {
     "description": 0.34,
@@ -40,21 +40,21 @@ KIND_WEIGHTS: dict[str, float] = {
     "action": 0.05,
     "whether": 0.09,
 }
-"""How often each kind of question is asked, unless something else is wanted."""
+"""Default weight of each kind of question."""
 
 FAMILY_WEIGHTS: dict[str, float] = {"motion": 0.5, "place": 0.2, "relation": 0.2, "size": 0.1}
-"""How often "which" and "whether" ask about each family of claims."""
+"""Default weight of each family of claims in questions of the kinds "which" and "whether"."""
 
-_CLIPS = 100  # that are drawn for one that shows enough
+_MAX_ATTEMPTS = 100  # clips drawn to find one that shows its objects well enough
 
 
 @dataclass(frozen=True, eq=False)
 class ConversationClip:
-    """A clip and conversations about it.
+    """Clip with conversations about it.
 
     Attributes:
         clip: Frames, masks and the scene.
-        conversations: Independent of each other.
+        conversations: Conversations that are independent of each other.
     """
 
     clip: Clip
@@ -62,10 +62,10 @@ class ConversationClip:
 
     @property
     def caption(self) -> Turn:
-        """The caption of the clip.
+        """Caption of the clip.
 
         Raises:
-            ConfigError: When none was asked for.
+            ConfigError: When no conversation is a description.
         """
         for conversation in self.conversations:
             if conversation[0].kind == "description":
@@ -73,13 +73,13 @@ class ConversationClip:
         raise ConfigError("this clip has no caption; give the kind 'description' a weight.")
 
     def masks(self, turn: Turn) -> npt.NDArray[np.bool_]:
-        """The ground truth of each ``[SEG]`` of a turn.
+        """Return the ground truth of each ``[SEG]`` of a turn.
 
         Args:
-            turn: One of this clip's.
+            turn: A turn about this clip.
 
         Returns:
-            The union of its objects' visible parts (N, T, H, W).
+            The union of the objects' masks (N, T, H, W).
         """
         masks = np.zeros((len(turn.targets), *self.clip.masks.shape[1:]), np.bool_)
         for mask, objects in zip(masks, turn.targets, strict=True):
@@ -97,12 +97,12 @@ def draw_conversation(
     variety: float = 0.3,
     detail: int = 2,
 ) -> ConversationClip:
-    """Draw a random clip and conversations about it.
+    """Draw a random clip and conversations about it, determined by the arguments.
 
     Args:
-        seed: Everything follows from it and the other arguments.
+        seed: Seed of the random number generators.
         config: The world; drawn shapes only.
-        count: How many conversations.
+        count: Maximum number of conversations.
         kinds: Weight of each kind of question, see ``KIND_WEIGHTS``.
         families: Weight of each family of claims in "which" and "whether", see ``FAMILY_WEIGHTS``.
         variety: See ``conversations``.
@@ -112,14 +112,14 @@ def draw_conversation(
         The clip and at most ``count`` conversations.
 
     Raises:
-        ConfigError: When the world has sprites: conversations know no words for them.
+        ConfigError: When the world has sprites, for which conversations have no words.
     """
     if config.sprites is not None:
         raise ConfigError(
             f"world: sprites is {config.sprites!r}; conversations are about drawn shapes, so leave sprites out."
         )
     start = [seed] if isinstance(seed, int) else list(seed)
-    for attempt in range(1, _CLIPS + 1):
+    for attempt in range(1, _MAX_ATTEMPTS + 1):
         clip = draw_clip([*start, attempt, 1], config)
         facts = Facts.of(clip)
         if facts.recognisable.any():
@@ -138,17 +138,17 @@ def conversations(
     variety: float = 0.3,
     detail: int = 2,
 ) -> tuple[Conversation, ...]:
-    """Find questions about a clip and answer them.
+    """Generate conversations about a clip.
 
     Args:
         clip: A clip of drawn shapes.
         rng: Chooses the statements and their wording.
-        count: How many conversations; no question comes twice.
-        kinds: Weight of each kind of question; a kind that the clip has no question of is passed over.
+        count: Maximum number of conversations; questions do not repeat.
+        kinds: Weight of each kind of question; kinds without a question about the clip are skipped.
         families: Weight of each family of claims in "which" and "whether".
-        variety: How often another wording than the plainest is used, in [0, 1]. At 0 a caption follows from the
-            scene alone: it goes from left to right in fixed words.
-        detail: How much captions say of each object: 0, one movement; 1, two movements; 2, also the place of objects
+        variety: Probability of another wording than the plainest, in [0, 1]. At 0 the scene alone determines its
+            caption, which goes from left to right in fixed words.
+        detail: Content of captions for each object: 0, one movement; 1, two movements; 2, also the place of objects
             that stand still.
 
     Returns:
@@ -158,7 +158,7 @@ def conversations(
 
 
 def caption(clip: Clip, rng: np.random.Generator, *, variety: float = 0.3, detail: int = 2) -> Turn:
-    """Describe a clip: a phrase for every object that shows enough, and its movement.
+    """Describe a clip, with a phrase for every recognisable object and its movement.
 
     Args:
         clip: A clip of drawn shapes.
@@ -167,7 +167,7 @@ def caption(clip: Clip, rng: np.random.Generator, *, variety: float = 0.3, detai
         detail: See ``conversations``.
 
     Returns:
-        The question for a description, and the description.
+        A turn with the request for a description and the description.
     """
     return ConversationWriter(Facts.of(clip), rng, variety, FAMILY_WEIGHTS, detail).caption()
 
@@ -176,19 +176,19 @@ def held_out_conversation(index: int, config: WorldConfig = CONVERSATION_WORLD) 
     """Draw a held-out clip with its plainest caption and a question of each kind.
 
     Args:
-        index: From 0; the held-out set has ``CASES``.
+        index: Index below ``CASES``.
         config: The world. Other worlds give other clips.
 
     Returns:
-        A clip whose objects all show enough to be named, its caption, and then the questions: "which", "whether" and
-        "referring" once about motion and once about anything else, the other kinds once; kinds that the clip has no
-        question of are left out.
+        A clip whose visible objects are all recognisable, with its caption and then the questions: "which", "whether"
+        and "referring" once about motion and once about anything else, the other kinds once; kinds without a question
+        about the clip are left out.
 
     Raises:
-        ConfigError: When no clip has only objects that show enough.
+        ConfigError: When no such clip is found.
     """
-    for attempt in range(1, _CLIPS + 1):
-        # Never zero: numpy takes a seed that ends with zeros for a shorter one.
+    for attempt in range(1, _MAX_ATTEMPTS + 1):
+        # No zeros, because numpy ignores zeros at the end of a seed.
         seed = (CONVERSATION_SEED, index + 1, attempt)
         clip = draw_clip((*seed, 1), config)
         facts = Facts.of(clip)
@@ -196,7 +196,8 @@ def held_out_conversation(index: int, config: WorldConfig = CONVERSATION_WORLD) 
             break
     else:
         raise ConfigError(
-            f"world: none of {_CLIPS} clips shows all its objects well; use a larger frame, or fewer or larger objects."
+            f"world: none of {_MAX_ATTEMPTS} clips shows all its objects well; use a larger frame, or fewer or larger "
+            "objects."
         )
     rng = np.random.default_rng((*seed, 2))
     rest = {family: weight for family, weight in FAMILY_WEIGHTS.items() if family != "motion"}

@@ -1,9 +1,9 @@
-"""The language of conversations about drawn clips: its words and forms, and a reader of them.
+"""Grammar of conversations about drawn clips: word forms and a parser.
 
-All of it follows from the phrases with which the referring sentences are made (``wording.PHRASES``): "{} that moves
-left" gives "moves left", "move left", "does not move left" and "does it move left". The reader replaces
-the nouns of a text by ``{}`` and looks up the rest. It accepts wrong articles and numbers ("the circle move left");
-anything else outside of the grammar is not understood.
+All forms derive from the phrases of the referring expressions (``wording.PHRASES``): "{} that moves left" gives "moves
+left", "move left", "does not move left" and "does it move left". The parser replaces the nouns of a text by ``{}`` and
+looks up the rest. It accepts wrong articles and numbers ("the circle move left"); anything else outside of the grammar
+is not understood.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from refervos.worlds.shapes import COLOURS, KINDS, TEXTURES
 from refervos.worlds.statements import (
     Absence,
     Article,
+    Assertion,
     Identification,
     Mention,
     Phrase,
     Polarity,
     Predicate,
     Question,
-    Said,
     Statement,
 )
 from refervos.worlds.wording import (
@@ -46,7 +46,7 @@ DESCRIPTION_QUESTIONS = (
     "Please describe the video.",
     "Can you describe what happens?",
 )
-"""Questions for a caption; the second is the published one (VideoGLaMM's evaluation of grounded conversations)."""
+"""Requests for a caption; the second is the published one (VideoGLaMM's evaluation of grounded conversations)."""
 
 REFERRING_QUESTIONS = (
     "What is {} in this video? Please respond with segmentation masks.",
@@ -54,7 +54,7 @@ REFERRING_QUESTIONS = (
     "Please segment {} in this video.",
     "Where is {} in this video? Please respond with segmentation masks.",
 )
-"""Questions about an expression; the first two are the published ones."""
+"""Requests to segment an expression; the first two are the published ones."""
 
 REFERRING_ANSWERS = (
     "It is [SEG].",
@@ -66,7 +66,7 @@ REFERRING_ANSWERS = (
 """The published answers to them."""
 
 ABSENT_ANSWER = "There is no such object."
-"""The answer when an expression refers to nothing."""
+"""Answer to an expression without a target."""
 
 NAME_QUESTIONS: dict[str, tuple[str, ...]] = {
     "colour": ("What colour is {}?", "Which colour does {} have?"),
@@ -75,7 +75,7 @@ NAME_QUESTIONS: dict[str, tuple[str, ...]] = {
     "place": ("Where is {}?",),
     "action": ("What does {} do?", "What happens to {}?", "What is {} doing?"),
 }
-"""Questions about one object, by their kind; ``{}`` is its name."""
+"""Questions about one object, by kind; ``{}`` is its name."""
 
 COUNT_QUESTIONS = ("How many {} are there?", "How many {} can you see?")
 
@@ -91,7 +91,7 @@ _HEADS: dict[str, tuple[str, bool]] = {
     **dict.fromkeys(GENERIC, ("", False)),
     **{plural(name): ("", True) for name in GENERIC},
 }
-"""Each noun, its kind, and whether it is a plural."""
+"""Kind of each noun, and whether it is a plural."""
 
 _NOUN = re.compile(
     rf"(?P<slot>\{{(?:ref)?\}})|\b(?P<adjectives>(?:(?:{'|'.join(_ADJECTIVES)}) ){{0,2}})"
@@ -118,26 +118,26 @@ _ARTICLES: tuple[tuple[str, Article, bool, int | None], ...] = tuple(
         key=lambda row: -len(row[0]),
     )
 )
-"""Beginnings of noun phrases and their meaning, longer ones first. Expressions may do without an article."""
+"""Beginnings of noun phrases with article, plural and count, longest first. Expressions may lack an article."""
 
 
 @dataclass(frozen=True)
 class VerbPhrase:
-    """A verb phrase in the third person singular, and its other forms.
+    """Verb phrase and its forms.
 
     Attributes:
-        text: As it is said of one thing, such as "moves left" or "is left of {ref}".
+        text: The third person singular, such as "moves left" or "is left of {ref}".
     """
 
     text: str
 
     @property
-    def askable(self) -> bool:
-        """Whether it can be negated and made a question; "does not move" cannot."""
+    def has_question_form(self) -> bool:
+        """True if it has a negated form and a question form; "does not move" has neither."""
         return not self.text.startswith(("does not ", "is not "))
 
     def form(self, *, many: bool = False, negated: bool = False) -> str:
-        """Say it of one thing or of several, or say that it is not so."""
+        """Return its singular or plural form, affirmative or negated."""
         verb, _, rest = self.text.partition(" ")
         if verb == "is":
             return " ".join(("are" if many else "is", *(["not"] if negated else []), rest))
@@ -147,7 +147,7 @@ class VerbPhrase:
         return base if many else self.text
 
     def question(self, subject: str, *, many: bool = False) -> str:
-        """Ask whether it is true of a subject; without a question mark."""
+        """Return the yes/no question about a subject, without a question mark."""
         verb, _, rest = self.text.partition(" ")
         if verb == "is":
             return f"{'are' if many else 'is'} {subject} {rest}"
@@ -156,7 +156,7 @@ class VerbPhrase:
 
 @cache
 def verb_phrases(word: str) -> tuple[VerbPhrase, ...]:
-    """List the ways to say a claim of a subject.
+    """List the verb phrases for a claim.
 
     Args:
         word: The claim's word, such as "moves left".
@@ -174,36 +174,36 @@ def verb_phrases(word: str) -> tuple[VerbPhrase, ...]:
 
 
 def look_phrase(look: Noun) -> VerbPhrase:
-    """Make a verb phrase of a look: "is striped" or "is a red circle"."""
+    """Return the verb phrase for a look: "is striped" or "is a red circle"."""
     words = [word for word in (look.texture, look.colour, look.kind) if word]
     return VerbPhrase(f"is {with_article(' '.join(words)) if look.kind else ' '.join(words)}")
 
 
 _SUBJECT, _REFERENCE = "subject", "reference"
 
-_REMEMBERED = 8192
-"""Texts whose reading is remembered: the same few phrases come again and again."""
+_CACHE_SIZE = 8192
+"""Number of cached parses; the same few phrases recur all the time."""
 
-_MOST_WORDS = 120
-"""Longer sentences and questions are not understood."""
+_MAX_WORDS = 120
+"""Maximum number of words of a sentence or question that is parsed."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """The meaning of the words around the nouns of a phrase.
+    """Meaning of the words around the nouns of a phrase.
 
     Attributes:
-        said: A claim's word, or a look.
-        roles: What each noun is: the subject, the reference, or a noun that must be there as it is.
-        negated: Whether it is said not to be so.
+        content: A claim's word, or a look.
+        roles: Role of each noun: the subject, the reference, or a literal noun.
+        negated: Whether the phrase is negated.
     """
 
-    said: str | Noun
+    content: str | Noun
     roles: tuple[str | Noun, ...]
     negated: bool = False
 
-    def read(self, nouns: tuple[tuple[Noun, bool], ...]) -> tuple[Noun | None, bool, Claim | Noun] | None:
-        """Put nouns into their roles: the subject, whether it is a plural, and the claim or look."""
+    def assign(self, nouns: tuple[tuple[Noun, bool], ...]) -> tuple[Noun | None, bool, Claim | Noun] | None:
+        """Assign nouns to the roles; returns the subject, whether it is a plural, and the claim or look."""
         subject, many, reference = None, False, None
         for role, (noun, several) in zip(self.roles, nouns, strict=True):
             if role == _SUBJECT:
@@ -212,22 +212,22 @@ class _Entry:
                 reference = noun
             elif role != noun:
                 return None
-        said = self.said if isinstance(self.said, Noun) else Claim(self.said, reference)
-        return subject, many, said
+        content = self.content if isinstance(self.content, Noun) else Claim(self.content, reference)
+        return subject, many, content
 
 
 def _skeleton(text: str) -> tuple[str, tuple[tuple[Noun, bool], ...]]:
-    """Replace the nouns of a text, adjectives included, by ``{}``; the nouns and whether each is a plural."""
+    """Replace nouns and their adjectives by ``{}``; also return each noun and whether it is a plural."""
     nouns: list[tuple[Noun, bool]] = []
 
-    def taken(match: re.Match[str]) -> str:
+    def replace_noun(match: re.Match[str]) -> str:
         noun = _noun(match["adjectives"].split(), _HEADS[match["head"]][0])
         if noun is None:
             return match.group()
         nouns.append((noun, _HEADS[match["head"]][1]))
         return "{}"
 
-    return _NOUN.sub(taken, text), tuple(nouns)
+    return _NOUN.sub(replace_noun, text), tuple(nouns)
 
 
 def _noun(adjectives: list[str], kind: str) -> Noun | None:
@@ -238,24 +238,24 @@ def _noun(adjectives: list[str], kind: str) -> Noun | None:
     return Noun("".join(colours), "".join(textures), kind)
 
 
-def _entry(template: str, said: str | Noun, negated: bool = False) -> tuple[str, _Entry]:
-    """A template's words around its nouns, and what they mean."""
+def _entry(template: str, content: str | Noun, negated: bool = False) -> tuple[str, _Entry]:
+    """Return the words around the nouns of a template, and their meaning."""
     roles: list[str | Noun] = []
 
-    def taken(match: re.Match[str]) -> str:
+    def replace_noun(match: re.Match[str]) -> str:
         if match["slot"]:
             roles.append(_SUBJECT if match["slot"] == "{}" else _REFERENCE)
             return "{}" if match["slot"] == "{}" else "the {}"
         roles.append(Noun(kind=_HEADS[match["head"]][0]))
         return "{}"
 
-    skeleton = _NOUN.sub(taken, template)
-    return skeleton, _Entry(said, tuple(roles), negated)
+    skeleton = _NOUN.sub(replace_noun, template)
+    return skeleton, _Entry(content, tuple(roles), negated)
 
 
 @cache
 def _noun_phrases() -> dict[str, _Entry]:
-    """The words around the nouns of noun phrases, and their meaning."""
+    """Return the meanings of all noun phrases, by the words around their nouns."""
     entries = [("{}", _Entry(Noun(), (_SUBJECT,)))]
     for phrases in (PHRASES, PLURAL_PHRASES):
         entries += [_entry(phrase, word) for word, options in phrases.items() for phrase in options]
@@ -268,7 +268,7 @@ def _noun_phrases() -> dict[str, _Entry]:
 
 @cache
 def _verb_phrases() -> dict[str, _Entry]:
-    """The words around the nouns of verb phrases in all their forms, and their meaning."""
+    """Return the meanings of all forms of the verb phrases, by the words around their nouns."""
     entries = []
     forms = [(many, negated) for negated in (False, True) for many in (False, True)]
     for word in PHRASES:
@@ -276,13 +276,13 @@ def _verb_phrases() -> dict[str, _Entry]:
             entries += [
                 _entry(phrase.form(many=many, negated=negated), word, negated)
                 for many, negated in forms
-                if phrase.askable or not negated
+                if phrase.has_question_form or not negated
             ]
     for word in _ADJECTIVES:
         phrase = look_phrase(Noun(colour=word) if word in COLOURS else Noun(texture=word))
         look = Noun(colour=word) if word in COLOURS else Noun(texture=word)
         entries += [_entry(phrase.form(many=many, negated=negated), look, negated) for many, negated in forms]
-    # "does not move" is what stays still does, before it is the opposite of "moves".
+    # "does not move" is a paraphrase of "stays still" first, and only then the negation of "moves".
     return _table(sorted(entries, key=lambda entry: entry[1].negated))
 
 
@@ -295,13 +295,13 @@ def _table(entries: list[tuple[str, _Entry]]) -> dict[str, _Entry]:
 
 @cache
 def _verbs() -> frozenset[str]:
-    """The words with which verb phrases begin."""
+    """Return the first words of all verb phrases."""
     return frozenset(skeleton.split(" ")[0] for skeleton in _verb_phrases()) | {"is", "are"}
 
 
-@lru_cache(_REMEMBERED)
-def read_mention(text: str) -> Mention | None:
-    """Read a noun phrase, several joined by "and", or a pronoun.
+@lru_cache(_CACHE_SIZE)
+def parse_mention(text: str) -> Mention | None:
+    """Parse a noun phrase, several joined by "and", or a pronoun.
 
     Args:
         text: Words in lower case without punctuation.
@@ -311,24 +311,24 @@ def read_mention(text: str) -> Mention | None:
     """
     if text in _PRONOUNS:
         return Mention()
-    single = _read_phrase(text)
+    single = _parse_phrase(text)
     if single is not None:
         return Mention((single,))
     for first, rest in _splits(text, " and "):
-        one, others = _read_phrase(first), read_mention(rest)
+        one, others = _parse_phrase(first), parse_mention(rest)
         if one is not None and others is not None and others.phrases:
             return Mention((one, *others.phrases))
     return None
 
 
 def _splits(text: str, joint: str) -> Iterator[tuple[str, str]]:
-    """The two sides of a text at each place where it is joined."""
+    """Yield the two sides of a text at each occurrence of a conjunction."""
     for match in re.finditer(re.escape(joint), text):
         yield text[: match.start()], text[match.end() :]
 
 
-def _read_phrase(text: str) -> Phrase | None:
-    """Read a noun phrase with its article."""
+def _parse_phrase(text: str) -> Phrase | None:
+    """Parse a noun phrase with its article."""
     if text == "nothing":
         return Phrase(Description(), "no")
     if text.startswith("everything"):
@@ -337,7 +337,7 @@ def _read_phrase(text: str) -> Phrase | None:
     for start, article, many, count in _ARTICLES:
         if not text.startswith(start):
             continue
-        found = _read_description(text.removeprefix(start))
+        found = _parse_description(text.removeprefix(start))
         if found is not None:
             description, several = found
             return Phrase(description, article, many or several, count)
@@ -347,28 +347,28 @@ def _read_phrase(text: str) -> Phrase | None:
 _SOMETHING = re.compile(rf"^something ({'|'.join(_ADJECTIVES)})\b")
 
 
-def _read_description(text: str) -> tuple[Description, bool] | None:
-    """Read a noun phrase without its article: what it says, and whether it is a plural."""
+def _parse_description(text: str) -> tuple[Description, bool] | None:
+    """Parse a noun phrase without its article; returns its meaning and whether it is a plural."""
     skeleton, nouns = _skeleton(text)
     entry = _noun_phrases().get(skeleton)
-    read = None if entry is None else entry.read(nouns)
-    if read is None or read[0] is None:
+    parsed = None if entry is None else entry.assign(nouns)
+    if parsed is None or parsed[0] is None:
         return None
-    noun, many, said = read
+    noun, many, content = parsed
     assert noun is not None
-    if isinstance(said, Claim):
-        return Description(noun, said), many
+    if isinstance(content, Claim):
+        return Description(noun, content), many
     for name in ("colour", "texture"):
-        word = getattr(said, name)
+        word = getattr(content, name)
         if word and getattr(noun, name) not in ("", word):
             return None
         noun = replace(noun, **{name: word or getattr(noun, name)})
     return Description(noun), many
 
 
-@lru_cache(_REMEMBERED)
-def read_predicates(text: str) -> tuple[Predicate, ...] | None:
-    """Read one or several verb phrases joined by "and".
+@lru_cache(_CACHE_SIZE)
+def parse_predicates(text: str) -> tuple[Predicate, ...] | None:
+    """Parse one verb phrase, or several joined by "and".
 
     Args:
         text: Words in lower case without punctuation.
@@ -376,109 +376,108 @@ def read_predicates(text: str) -> tuple[Predicate, ...] | None:
     Returns:
         The predicates, or None when the text is not understood.
     """
-    single = _read_predicate(text)
+    single = _parse_predicate(text)
     if single is not None:
         return (single,)
     for first, rest in _splits(text, " and "):
-        one, others = _read_predicate(first), read_predicates(rest)
+        one, others = _parse_predicate(first), parse_predicates(rest)
         if one is not None and others is not None:
             return (one, *others)
     return None
 
 
-def _read_predicate(text: str) -> Predicate | None:
+def _parse_predicate(text: str) -> Predicate | None:
     skeleton, nouns = _skeleton(text)
     entry = _verb_phrases().get(skeleton)
-    read = None if entry is None else entry.read(nouns)
-    if entry is not None and read is not None:
-        return Predicate(read[2], entry.negated)
+    parsed = None if entry is None else entry.assign(nouns)
+    if entry is not None and parsed is not None:
+        return Predicate(parsed[2], entry.negated)
     if skeleton in ("is a {}", "is an {}", "are {}", "is not a {}", "is not an {}", "are not {}"):
         return Predicate(nouns[0][0], " not " in skeleton)
     return None
 
 
-@lru_cache(_REMEMBERED)
-def read_clause(text: str) -> Said | None:
-    """Read one clause of a sentence.
+@lru_cache(_CACHE_SIZE)
+def parse_clause(text: str) -> Assertion | None:
+    """Parse one clause of a sentence.
 
     Args:
         text: Words in lower case without punctuation.
 
     Returns:
-        The statement, or None when the clause is not understood.
+        The assertion, or None when the clause is not understood.
     """
     if text == "there is no such object":
         return Absence()
     for start in ("there is ", "there are "):
         if text.startswith(start):
-            mention = read_mention(text.removeprefix(start))
+            mention = parse_mention(text.removeprefix(start))
             return Statement(mention) if mention is not None and mention.phrases else None
     words = text.split(" ")
     for place in range(1, len(words)):
         if words[place] in _verbs():
-            subject, said = " ".join(words[:place]), " ".join(words[place:])
-            mention, predicates = read_mention(subject), read_predicates(said)
+            mention, predicates = parse_mention(" ".join(words[:place])), parse_predicates(" ".join(words[place:]))
             if mention is not None and predicates is not None:
                 return Statement(mention, predicates)
     for start in ("it is ", "they are "):
         if text.startswith(start):
-            named = read_mention(text.removeprefix(start))
-            return Identification(named) if named is not None and named.phrases else None
+            mention = parse_mention(text.removeprefix(start))
+            return Identification(mention) if mention is not None and mention.phrases else None
     return None
 
 
 _MASK_ALONE = ("", "it is", "they are", "the segmentation result is")
-"""The words, without tags, of an answer that names its objects by a mask alone."""
+"""Answers, without tags, that identify their objects by a mask alone."""
 
 _OPENING = re.compile(r"^(yes|no|sure) ?(?:,|$) ?")
 _TAGS = re.compile(r"</?p>|\[seg\]")
 
 
-def plain(text: str) -> str:
-    """Take the tags and the capitals out of a text, and put its spaces in order."""
+def normalise(text: str) -> str:
+    """Remove tags and capitals from a text and normalise its spaces."""
     words = " ".join(_TAGS.sub(" ", text.lower()).split())
     return re.sub(r" ([,.?!])", r"\1", words)
 
 
-def read_sentence(sentence: str) -> tuple[Said | None, ...]:
-    """Read a sentence of an answer.
+def parse_sentence(sentence: str) -> tuple[Assertion | None, ...]:
+    """Parse a sentence of an answer.
 
     Args:
-        sentence: One sentence, with or without tags, capitals and its full stop.
+        sentence: One sentence, with or without tags, capitals and a full stop.
 
     Returns:
-        The statement of each clause, None for each that is not understood; nothing for an empty sentence.
+        The assertion of each clause, None for each that is not understood; empty for an empty sentence.
     """
-    said: list[Said | None] = []
-    text = plain(sentence).strip(" .!?")
+    assertions: list[Assertion | None] = []
+    text = normalise(sentence).strip(" .!?")
     opening = _OPENING.match(text)
     if opening is not None:
         text = text[opening.end() :]
         if opening[1] != "sure":
-            said.append(Polarity(opening[1] == "yes"))
-    if text.count(" ") >= _MOST_WORDS:
+            assertions.append(Polarity(opening[1] == "yes"))
+    if text.count(" ") >= _MAX_WORDS:
         return (None,)
     if text in _MASK_ALONE:
         if "[seg]" in sentence.lower():
-            said.append(Identification(None))
-        elif text or not said:
-            said.append(None)
-        return tuple(said)
+            assertions.append(Identification(None))
+        elif text or not assertions:
+            assertions.append(None)
+        return tuple(assertions)
     text = re.sub(r",? while ", " while ", text)
     text = re.sub(r", (?:and )?", " and ", text)
-    return (*said, *(clause for part in text.split(" while ") for clause in _read_clauses(part)))
+    return (*assertions, *(clause for part in text.split(" while ") for clause in _parse_clauses(part)))
 
 
-@lru_cache(_REMEMBERED)
-def _read_clauses(text: str) -> tuple[Said | None, ...]:
-    """Read clauses that are joined by "and"."""
-    whole = read_clause(text)
+@lru_cache(_CACHE_SIZE)
+def _parse_clauses(text: str) -> tuple[Assertion | None, ...]:
+    """Parse clauses that are joined by "and"."""
+    whole = parse_clause(text)
     if whole is not None:
         return (whole,)
     for first, rest in _splits(text, " and "):
-        one = read_clause(first)
+        one = parse_clause(first)
         if one is not None:
-            others = _read_clauses(rest)
+            others = _parse_clauses(rest)
             if None not in others:
                 return (one, *others)
     return (None,)
@@ -497,87 +496,85 @@ _NAMING = {kind: _patterns(questions) for kind, questions in NAME_QUESTIONS.item
 _COUNTING = _patterns(COUNT_QUESTIONS)
 
 
-@lru_cache(_REMEMBERED)
-def read_question(question: str) -> Question | None:
-    """Read a question.
+@lru_cache(_CACHE_SIZE)
+def parse_question(question: str) -> Question | None:
+    """Parse a question.
 
     Args:
-        question: As the conversations word it; capitals and punctuation do not matter.
+        question: A question in the wording of the conversations; capitals and punctuation are ignored.
 
     Returns:
         The question, or None when it is not understood.
     """
-    text = re.sub(r"[,.?!]", "", plain(question)).removeprefix("and ")
-    if text.count(" ") >= _MOST_WORDS:
+    text = re.sub(r"[,.?!]", "", normalise(question)).removeprefix("and ")
+    if text.count(" ") >= _MAX_WORDS:
         return None
     if text in _DESCRIPTION_QUESTIONS:
         return Question("description")
     for kind, patterns in (("referring", _REFERRING), *_NAMING.items()):
         for pattern in patterns:
             match = pattern.match(text)
-            mention = None if match is None else read_mention(match[1])
+            mention = None if match is None else parse_mention(match[1])
             if mention is not None:
                 return Question(kind, Statement(mention))
-    for read in (_read_count, _read_which, _read_whether):
-        found = read(text)
+    for parse in (_parse_count, _parse_which, _parse_whether):
+        found = parse(text)
         if found is not None:
             return found
     return None
 
 
-def _read_count(text: str) -> Question | None:
+def _parse_count(text: str) -> Question | None:
     for pattern in _COUNTING:
         match = pattern.match(text)
-        read = None if match is None else _read_description(match[1])
-        if read is not None:
-            return Question("count", Statement(Mention((Phrase(read[0], "a", many=True),))))
+        parsed = None if match is None else _parse_description(match[1])
+        if parsed is not None:
+            return Question("count", Statement(Mention((Phrase(parsed[0], "a", many=True),))))
     if not text.startswith("how many "):
         return None
-    return _asked_of("count", text.removeprefix("how many "))
+    return _parse_object_question("count", text.removeprefix("how many "))
 
 
-def _read_which(text: str) -> Question | None:
+def _parse_which(text: str) -> Question | None:
     if text.startswith("which "):
-        return _asked_of("which", text.removeprefix("which "))
-    return _asked_of("which", f"object {text.removeprefix('what ')}") if text.startswith("what ") else None
+        return _parse_object_question("which", text.removeprefix("which "))
+    return _parse_object_question("which", f"object {text.removeprefix('what ')}") if text.startswith("what ") else None
 
 
-def _asked_of(kind: str, text: str) -> Question | None:
-    """A question for the objects that a noun and a verb phrase are true of: "circle moves left"."""
+def _parse_object_question(kind: str, text: str) -> Question | None:
+    """Parse the rest of a question for objects, a noun and a verb phrase: "circle moves left"."""
     words = text.split(" ")
     for place in range(1, len(words)):
         if words[place] not in _verbs():
             continue
-        read, predicate = _read_description(" ".join(words[:place])), _read_predicate(" ".join(words[place:]))
-        if read is None or predicate is None or predicate.negated or read[0].claim is not None:
+        parsed, predicate = _parse_description(" ".join(words[:place])), _parse_predicate(" ".join(words[place:]))
+        if parsed is None or predicate is None or predicate.negated or parsed[0].claim is not None:
             continue
-        noun, said = read[0].noun, predicate.said
-        if isinstance(said, Claim):
-            description = Description(noun, said)
+        noun, content = parsed[0].noun, predicate.content
+        if isinstance(content, Claim):
+            description = Description(noun, content)
         else:
-            description = Description(Noun(*(one or other for one, other in _pairs(noun, said))))
-        return Question(kind, Statement(Mention((Phrase(description, "a", read[1]),))))
+            description = Description(
+                Noun(noun.colour or content.colour, noun.texture or content.texture, noun.kind or content.kind)
+            )
+        return Question(kind, Statement(Mention((Phrase(description, "a", parsed[1]),))))
     return None
 
 
-def _pairs(one: Noun, other: Noun) -> list[tuple[str, str]]:
-    return [(one.colour, other.colour), (one.texture, other.texture), (one.kind, other.kind)]
-
-
-def _read_whether(text: str) -> Question | None:
+def _parse_whether(text: str) -> Question | None:
     verb, _, rest = text.partition(" ")
     if rest.startswith("there "):
-        mention = read_mention(rest.removeprefix("there "))
+        mention = parse_mention(rest.removeprefix("there "))
         return None if mention is None or not mention.phrases else Question("whether", Statement(mention))
     if verb not in ("is", "are", "do", "does"):
         return None
     words = rest.split(" ")
     for place in range(1, len(words)):
-        mention = read_mention(" ".join(words[:place]))
+        mention = parse_mention(" ".join(words[:place]))
         if mention is None:
             continue
-        said = " ".join(words[place:])
-        predicate = _read_predicate(f"{verb} {said}" if verb in ("is", "are") else said)
+        rest = " ".join(words[place:])
+        predicate = _parse_predicate(f"{verb} {rest}" if verb in ("is", "are") else rest)
         if predicate is not None:
             return Question("whether", Statement(mention, (predicate,)))
     return None

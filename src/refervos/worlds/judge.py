@@ -1,7 +1,7 @@
-"""A judge of free text about a clip: which of its sentences are true by the facts of the scene.
+"""Judge of free text about a clip: it evaluates each sentence by the facts of the scene.
 
-The text may come from a model. It is read by the grammar of the conversations; a sentence that the grammar does not
-understand is not true, and neither is one that the facts leave unclear.
+The text may come from a model. It is parsed by the grammar of the conversations; a sentence outside of the grammar does
+not count as true, and neither does one whose truth value is unclear.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from refervos.worlds.facts import Facts
-from refervos.worlds.grammar import plain, read_mention, read_question, read_sentence
+from refervos.worlds.grammar import normalise, parse_mention, parse_question, parse_sentence
 from refervos.worlds.movement_facts import FALSE, UNCLEAR
-from refervos.worlds.statements import Objects, Question, Said, Statement
+from refervos.worlds.statements import Assertion, Objects, Question, Statement
 
 
 class Verdict(StrEnum):
-    """The verdict on a sentence."""
+    """Verdict on a sentence."""
 
     TRUE = "true"
     FALSE = "false"
@@ -28,11 +28,11 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class JudgedPhrase:
-    """A phrase between ``<p>`` and ``</p>``.
+    """Phrase between ``<p>`` and ``</p>``.
 
     Attributes:
         text: Its words.
-        objects: The objects that it names; none where nothing fits, and None where it is not understood or unclear.
+        objects: The objects to which it refers; empty if none matches, None if it is unclear or not understood.
         has_mask: Whether ``[SEG]`` follows it.
     """
 
@@ -43,13 +43,13 @@ class JudgedPhrase:
 
 @dataclass(frozen=True)
 class JudgedSentence:
-    """A sentence and its verdict.
+    """Sentence and its verdict.
 
     Attributes:
         text: The sentence without tags, in lower case.
-        verdict: On all clauses together.
-        answers: Whether it addresses the question, be it true or not.
-        phrases: Its phrases in their order.
+        verdict: The verdict on the conjunction of its clauses.
+        answers: Whether it addresses the question, true or not.
+        phrases: Its phrases in order.
     """
 
     text: str
@@ -60,23 +60,23 @@ class JudgedSentence:
 
 @dataclass(frozen=True)
 class JudgedText:
-    """The verdicts of a text, sentence by sentence."""
+    """Verdicts on the sentences of a text."""
 
     sentences: tuple[JudgedSentence, ...]
 
     @property
     def all_true(self) -> bool:
-        """Whether there is a sentence and every sentence is true."""
+        """True if there is at least one sentence and all are true."""
         return bool(self.sentences) and all(sentence.verdict is Verdict.TRUE for sentence in self.sentences)
 
     @property
     def correct(self) -> bool:
-        """Whether every sentence is true and one of them answers the question."""
+        """True if all sentences are true and one of them answers the question."""
         return self.all_true and any(sentence.answers for sentence in self.sentences)
 
     @property
     def phrases(self) -> tuple[JudgedPhrase, ...]:
-        """All phrases in their order."""
+        """All phrases in order."""
         return tuple(phrase for sentence in self.sentences for phrase in sentence.phrases)
 
 
@@ -84,33 +84,26 @@ def judge(text: str, facts: Facts, question: str = "", earlier: Sequence[str] = 
     """Judge each sentence of an answer or of a caption.
 
     Args:
-        text: The text, with or without phrases and tags.
-        facts: Of the clip.
-        question: The question, which answers such as "Yes." or "It is red." need; without one, a description is judged.
-        earlier: The questions before it, to whose objects "it" may refer.
+        text: The text, with or without tags.
+        facts: Facts of the clip.
+        question: The question, needed for answers such as "Yes." or "It is red."; default a request for a description.
+        earlier: The questions before it; "it" may refer to their objects.
 
     Returns:
         The verdicts. The meaning of "it" follows from the questions and the facts, not from earlier answers.
     """
     focus: Objects | None = ()
-    for asked in earlier:
-        before = read_question(asked)
-        focus = None if before is None else before.focus(facts, focus)
-    now = read_question(question) if question.strip() else Question("description")
-    if now is None:
-        now, focus = Question("description"), None
-    return JudgedText(tuple(_judged(sentence, facts, now, focus) for sentence in sentences_of(text)))
+    for earlier_question in earlier:
+        parsed = parse_question(earlier_question)
+        focus = None if parsed is None else parsed.focus(facts, focus)
+    current = parse_question(question) if question.strip() else Question("description")
+    if current is None:
+        current, focus = Question("description"), None
+    return JudgedText(tuple(_judge_sentence(sentence, facts, current, focus) for sentence in split_sentences(text)))
 
 
-def sentences_of(text: str) -> list[str]:
-    """Split a text at the ends of its sentences; empty ones are left out.
-
-    Args:
-        text: The text.
-
-    Returns:
-        Its sentences, each with its full stop.
-    """
+def split_sentences(text: str) -> list[str]:
+    """Split a text into its non-empty sentences, each with its final punctuation mark."""
     parts = re.findall(r"[^.!?]*[.!?]?", text)
     return [part.strip() for part in parts if re.search(r"\w", part)]
 
@@ -118,34 +111,35 @@ def sentences_of(text: str) -> list[str]:
 _PHRASE = re.compile(r"<p>(.{0,400}?)</p>\s*(\[seg\])?", re.IGNORECASE | re.DOTALL)
 
 
-def _judged(sentence: str, facts: Facts, question: Question, before: Objects | None) -> JudgedSentence:
-    said = read_sentence(sentence)
-    truths = [None if one is None else question.truth_of(one, facts, before) for one in said]
+def _judge_sentence(sentence: str, facts: Facts, question: Question, before: Objects | None) -> JudgedSentence:
+    assertions = parse_sentence(sentence)
+    truths = [None if assertion is None else question.truth_of(assertion, facts, before) for assertion in assertions]
     known = [truth for truth in truths if truth is not None]
     if FALSE in known:
         verdict = Verdict.FALSE
-    elif not said or None in truths:
+    elif not assertions or None in truths:
         verdict = Verdict.NOT_UNDERSTOOD
     else:
         verdict = Verdict.UNDECIDABLE if UNCLEAR in known else Verdict.TRUE
-    phrases = tuple(
-        JudgedPhrase(plain(match[1]), _named(plain(match[1]), said, facts, question, before), match[2] is not None)
-        for match in _PHRASE.finditer(sentence)
-    )
-    answers = any(one is not None and question.answered_by(one) for one in said)
-    return JudgedSentence(plain(sentence), verdict, answers, phrases)
+    phrases = []
+    for match in _PHRASE.finditer(sentence):
+        text = normalise(match[1])
+        objects = _resolve_phrase(text, assertions, facts, question, before)
+        phrases.append(JudgedPhrase(text, objects, has_mask=match[2] is not None))
+    answers = any(assertion is not None and question.answered_by(assertion) for assertion in assertions)
+    return JudgedSentence(normalise(sentence), verdict, answers, tuple(phrases))
 
 
-def _named(
-    text: str, said: Sequence[Said | None], facts: Facts, question: Question, before: Objects | None
+def _resolve_phrase(
+    text: str, assertions: Sequence[Assertion | None], facts: Facts, question: Question, before: Objects | None
 ) -> Objects | None:
-    """The objects that a phrase of a sentence names."""
-    mention = read_mention(text)
+    """Find the objects to which a phrase of a sentence refers."""
+    mention = parse_mention(text)
     if mention is None:
         return None
-    for one in said:
-        if isinstance(one, Statement):
-            for phrase in one.subject.phrases:
+    for assertion in assertions:
+        if isinstance(assertion, Statement):
+            for phrase in assertion.subject.phrases:
                 if mention.phrases == (phrase,):
-                    return one.named(facts, phrase)
-    return mention.named(facts, question.focus(facts, before))
+                    return assertion.resolve_phrase(facts, phrase)
+    return mention.resolve(facts, question.focus(facts, before))

@@ -1,8 +1,8 @@
-"""The closed vocabulary of conversations about drawn clips, and a tokenizer of whole words over it.
+"""Closed vocabulary of conversations about drawn clips, and a word-level tokenizer for it.
 
-Text is lower-cased; words and punctuation marks are one token each, and so are ``<p>``, ``</p>``, ``[SEG]`` and the
-marks of the roles in Phi-3's template. Every other word is ``<unk>``. The files are those that transformers'
-``AutoTokenizer`` reads.
+Text is lower-cased; each word and punctuation mark is one token, and so are ``<p>``, ``</p>``, ``[SEG]`` and the role
+tokens of Phi-3's chat template. All other words become ``<unk>``. The files can be read by transformers'
+``AutoTokenizer``.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from refervos.worlds.shapes import COLOURS, TEXTURES
 from refervos.worlds.wording import PHRASES, known_words
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<|end|>"
-"""Padding, words that are not in the vocabulary, and the end of a turn, which ends the generation too."""
+"""Padding, unknown words, and the end of a turn, which also ends generation."""
 
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
-"""The marks with which turns begin."""
+"""First tokens of turns."""
 
 TAGS = ("[SEG]", "<p>", "</p>")
-"""The marks of grounded answers; they are ordinary tokens that stay when special ones are left out of decoded text."""
+"""Tags of grounded answers; they are ordinary tokens, so that decoding without special tokens keeps them."""
 
 SYSTEM_PROMPT = "You are a helpful AI assistant."
-"""The published first turn."""
+"""Published system prompt."""
 
-_MARKS = (".", ",", "?", "!", ":")
-_JOINTS = "yes no there is are nothing it they a an one and while which what how many"
+_PUNCTUATION = (".", ",", "?", "!", ":")
+_FUNCTION_WORDS = "yes no there is are nothing it they a an one and while which what how many"
 _TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
@@ -51,8 +51,8 @@ _TEMPLATE = (
 
 @cache
 def conversation_words() -> tuple[str, ...]:
-    """List the words of conversations and of the referring sentences about drawn shapes, in alphabetical order."""
-    texts = [*known_words(), _JOINTS, *NUMBERS.values(), *COLOURS, *TEXTURES, SYSTEM_PROMPT, ABSENT_ANSWER]
+    """List the words of conversations and referring expressions about drawn shapes, in alphabetical order."""
+    texts = [*known_words(), _FUNCTION_WORDS, *NUMBERS.values(), *COLOURS, *TEXTURES, SYSTEM_PROMPT, ABSENT_ANSWER]
     texts += [*DESCRIPTION_QUESTIONS, *REFERRING_QUESTIONS, *REFERRING_ANSWERS, *COUNT_QUESTIONS]
     texts += [question for questions in NAME_QUESTIONS.values() for question in questions]
     for word in PHRASES:
@@ -67,19 +67,19 @@ def _without_tags(text: str) -> str:
 
 
 def conversation_tokenizer() -> tokenizers.Tokenizer:
-    """Make the tokenizer.
+    """Build the tokenizer.
 
     Returns:
-        A tokenizer of whole words: padding is 0, unknown words are 1; decoded text is in lower case, with its
-        punctuation set close.
+        A word-level tokenizer: padding is 0, unknown words are 1; decoded text is in lower case, without spaces before
+        punctuation.
     """
-    tokens = (PAD, UNKNOWN, END, *ROLES, *TAGS, *_MARKS, *conversation_words())
+    tokens = (PAD, UNKNOWN, END, *ROLES, *TAGS, *_PUNCTUATION, *conversation_words())
     model = tokenizers.Tokenizer(
         models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=UNKNOWN)
     )
     model.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # at spaces, and each punctuation mark alone
-    model.decoder = decoders.WordPiece(cleanup=True)  # there are no pieces; it sets punctuation close
+    model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # splits at spaces and around punctuation
+    model.decoder = decoders.WordPiece(cleanup=True)  # for its removal of spaces before punctuation
     model.add_special_tokens([_token(token, special=True) for token in (PAD, UNKNOWN, END, *ROLES)])
     model.add_tokens([_token(token, special=False) for token in TAGS])
     return model
@@ -90,7 +90,7 @@ def _token(text: str, *, special: bool) -> tokenizers.AddedToken:
 
 
 def save_tokenizer(folder: Path) -> None:
-    """Write ``tokenizer.json`` and ``tokenizer_config.json`` into a folder, with Phi-3's template of a conversation.
+    """Write ``tokenizer.json`` and ``tokenizer_config.json`` into a folder, with Phi-3's chat template.
 
     Args:
         folder: An existing folder; files of these names are replaced.
@@ -111,13 +111,13 @@ def save_tokenizer(folder: Path) -> None:
 
 
 def unknown_words(text: str) -> tuple[str, ...]:
-    """List the words of a text that the vocabulary does not have, each once and in their order.
+    """List the words of a text that are not in the vocabulary, each once and in order.
 
     Args:
-        text: A question, for instance.
+        text: Any text, such as a question.
 
     Returns:
-        The words, as they are written; punctuation marks among them.
+        The words in their original spelling, including punctuation marks.
     """
     encoded = _tokenizer().encode(text)
     spans = [span for token, span in zip(encoded.tokens, encoded.offsets, strict=True) if token == UNKNOWN]
