@@ -1,8 +1,8 @@
-"""Small data sets of exactly the published layouts of the video benchmarks, drawn by worlds.
+"""Writers of small data sets in the published layouts of the video benchmarks, rendered by ``refervos.worlds``.
 
-Each writer adds one split to a folder and returns the folder. What it writes follows from the films, which `film` draws
-again from the same arguments, so a test knows every mask: expression k of a video is about ``film(...)[n].asked[k]``
-(Ref-DAVIS17 differs, see `write_ref_davis17`).
+Each writer adds one split to a folder and returns the folder. Its content follows from `drawn_videos`, which renders
+the same videos again from the same arguments, so a test knows every mask: expression k of video n has the target of
+``drawn_videos(...)[n].expressions[k]`` (Ref-DAVIS17 differs, see `write_ref_davis17`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from refervos.worlds import Clip, Expression, WorldConfig, draw_clip, sample_exp
 from video_files import write_video
 
 
-class Shooting(TypedDict, total=False):
-    """What films are like: how many, frames of each, height and width, and what they are drawn from."""
+class DrawingOptions(TypedDict, total=False):
+    """Number of videos, frames per video, height and width, and random seed."""
 
     videos: int
     frames: int
@@ -32,83 +32,83 @@ class Shooting(TypedDict, total=False):
 
 
 @dataclass(frozen=True, eq=False)
-class Film:
-    """A drawn video.
+class DrawnVideo:
+    """A rendered video.
 
     Attributes:
         id: Name of the video.
         clip: Frames and the mask of each object.
-        asked: Two expressions about one object each, one about several, one about none.
+        expressions: Two with one target, one with several targets, one without target.
     """
 
     id: str
     clip: Clip
-    asked: tuple[Expression, ...]
+    expressions: tuple[Expression, ...]
 
     def masks(self, expression: int) -> np.ndarray:
-        """What an expression means, bool (T, H, W)."""
-        return self.clip.target_masks(self.asked[expression])
+        """Return the target masks of an expression, bool (T, H, W)."""
+        return self.clip.target_masks(self.expressions[expression])
 
 
 @lru_cache(maxsize=64)
-def film(
+def drawn_videos(
     split: str, *, videos: int = 2, frames: int = 6, size: tuple[int, int] = (48, 64), seed: int = 0
-) -> list[Film]:
-    """Draw the films of a split; the same arguments give the same films."""
-    films = []
+) -> list[DrawnVideo]:
+    """Render the videos of a split; equal arguments give equal videos."""
+    drawn = []
     for number in range(videos):
         for attempt in range(1, 200):
             key = (seed + 1, *split.encode(), number + 1, attempt)
             config = WorldConfig(height=size[0], width=size[1], frames=frames, objects=(3, 4), late=0.3)
             clip = draw_clip(key, config)
-            told = sample_expressions(
+            found = sample_expressions(
                 clip, np.random.default_rng(key), 8, {"colour": 1, "kind": 1, "group": 1, "none": 1}
             )
-            single = {expression.targets: expression for expression in told if len(expression.targets) == 1}
-            several = [expression for expression in told if len(expression.targets) > 1]
-            none = [expression for expression in told if not expression.targets]
+            single = {expression.targets: expression for expression in found if len(expression.targets) == 1}
+            several = [expression for expression in found if len(expression.targets) > 1]
+            none = [expression for expression in found if not expression.targets]
             if len(single) > 1 and several and none:
-                asked = (*sorted(single.values(), key=lambda expression: expression.targets)[:2], several[0], none[0])
-                films.append(Film(f"{split}{number:02d}", clip, asked))
+                chosen = (*sorted(single.values(), key=lambda expression: expression.targets)[:2], several[0], none[0])
+                drawn.append(DrawnVideo(f"{split}{number:02d}", clip, chosen))
                 break
-    assert len(films) == videos
-    return films
+    assert len(drawn) == videos
+    return drawn
 
 
-def write_mevis(folder: Path, split: str = "valid_u", **shooting: Unpack[Shooting]) -> Path:
-    """Add a split of MeViS version 2; ``valid`` and ``test`` without masks."""
-    films = film(split, **shooting)
+def write_mevis(folder: Path, split: str = "valid_u", **options: Unpack[DrawingOptions]) -> Path:
+    """Add a split of MeViS version 2; ``valid`` and ``test`` have no masks."""
+    drawn = drawn_videos(split, **options)
     secret = split in ("valid", "test")
-    numbers = _annotation_ids(films)
+    numbers = _annotation_ids(drawn)
     videos: dict[str, Any] = {}
     masks: dict[str, Any] = {}
-    for number, one in enumerate(films):
+    for number, one in enumerate(drawn):
         names = write_frames(folder / split / "JPEGImages" / one.id, one.clip)
         expressions: dict[str, dict[str, Any]] = {}
-        for index, expression in enumerate(one.asked):
+        for index, expression in enumerate(one.expressions):
             expressions[str(index)] = {"exp": expression.text}
             if not secret:
                 meant = [numbers[one.id, target] for target in expression.targets]
                 expressions[str(index)] |= {"obj_id": list(expression.targets), "anno_id": meant}
         videos[one.id] = {"expressions": expressions, "vid_id": number, "frames": names}
-        masks |= {str(numbers[one.id, k]): run_length_track(track) for k, track in enumerate(one.clip.masks)}
+        masks |= {str(numbers[one.id, k]): rle_track(track) for k, track in enumerate(one.clip.masks)}
     write_json(folder / split / "meta_expressions.json", {"videos": videos})
     if not secret:
         write_json(folder / split / "mask_dict.json", masks)
     return folder
 
 
-def write_ref_youtube_vos(folder: Path, split: str = "train", **shooting: Unpack[Shooting]) -> Path:
+def write_ref_youtube_vos(folder: Path, split: str = "train", **options: Unpack[DrawingOptions]) -> Path:
     """Add ``train`` of Ref-YouTube-VOS, or ``valid`` and ``test``: the file of ``valid`` lists the videos of both."""
     train = split == "train"
     listed = {}
     for part in ("train",) if train else ("valid", "test"):
         videos, objects = {}, {}
-        for one in film(part, **shooting):
+        for one in drawn_videos(part, **options):
             names = write_frames(folder / part / "JPEGImages" / one.id, one.clip, step=5)
-            about = [expression for expression in one.asked if len(expression.targets) == 1]
+            about = [expression for expression in one.expressions if len(expression.targets) == 1]
             if train:
-                write_numbers(folder / part / "Annotations" / one.id, one.clip, names)
+                write_index_masks(folder / part / "Annotations" / one.id, one.clip, names)
                 objects[one.id] = {
                     "objects": {str(k + 1): {"category": "shape", "frames": names} for k in range(len(one.clip.masks))}
                 }
@@ -136,18 +136,18 @@ DAVIS_VOID = (slice(0, 3), slice(0, 3))
 
 
 def davis_text(annotator: int, expression: Expression) -> str:
-    """What an annotator of Ref-DAVIS17 writes; two of the published files are in Latin-1."""
+    """Return the expression of an annotator of Ref-DAVIS17; two of the published files are in Latin-1."""
     return expression.text if annotator < 2 else f"voil\u00e0 {expression.text}"
 
 
 def write_ref_davis17(
-    folder: Path, split: str = "val", *, converted: bool = False, **shooting: Unpack[Shooting]
+    folder: Path, split: str = "val", *, converted: bool = False, **options: Unpack[DrawingOptions]
 ) -> Path:
-    """Add a split of Ref-DAVIS17: the unpacked archives, or what ReferFormer converts them into.
+    """Add a split of Ref-DAVIS17: the unpacked archives, or ReferFormer's conversion of them.
 
-    Video n is called ``DAVIS_VIDEOS[split][n]``. Its expression 4 k + a is annotator a's about what
-    ``film(...)[n].asked[k]`` is about, for k 0 and 1; the masks have more objects. The pixels ``DAVIS_VOID`` of each
-    mask do not count.
+    Video n is named ``DAVIS_VIDEOS[split][n]``. Its expression 4 k + a is annotator a's about the target of
+    ``drawn_videos(...)[n].expressions[k]``, for k 0 and 1; the masks have more objects. The pixels ``DAVIS_VOID`` of
+    each mask are void.
     """
     davis, part = folder / "DAVIS", "valid" if split == "val" else split
     images, annotations = davis / "JPEGImages" / "480p", davis / "Annotations_unsupervised" / "480p"
@@ -155,11 +155,11 @@ def write_ref_davis17(
         images, annotations = folder / part / "JPEGImages", folder / part / "Annotations"
     videos: dict[str, Any] = {}
     lines: dict[str, list[str]] = {annotator: [] for annotator in DAVIS_ANNOTATORS}
-    for name, one in zip(DAVIS_VIDEOS[split], film(split, **shooting), strict=False):
+    for name, one in zip(DAVIS_VIDEOS[split], drawn_videos(split, **options), strict=False):
         names = write_frames(images / name, one.clip)
-        write_numbers(annotations / name, one.clip, names, void=DAVIS_VOID)
+        write_index_masks(annotations / name, one.clip, names, void=DAVIS_VOID)
         expressions = {}
-        for position, expression in enumerate(one.asked[:2]):
+        for position, expression in enumerate(one.expressions[:2]):
             number = expression.targets[0] + 1
             for index, annotator in enumerate(DAVIS_ANNOTATORS):
                 text = davis_text(index, expression)
@@ -176,18 +176,18 @@ def write_ref_davis17(
     return folder
 
 
-def write_revos(folder: Path, split: str = "valid", **shooting: Unpack[Shooting]) -> Path:
-    """Add a split of ReVOS; the masks of both splits are in the same files. Names of videos have slashes."""
-    films = film(split, **shooting)
-    masks, foregrounds = (read_object(folder / f"mask_dict{name}.json") for name in ("", "_foreground"))
+def write_revos(folder: Path, split: str = "valid", **options: Unpack[DrawingOptions]) -> Path:
+    """Add a split of ReVOS; the masks of both splits are in the same files. Video names have slashes."""
+    drawn = drawn_videos(split, **options)
+    masks, foregrounds = (read_json_object(folder / f"mask_dict{name}.json") for name in ("", "_foreground"))
     first = len(masks)
-    numbers = {key: first + number for key, number in _annotation_ids(films).items()}
+    numbers = {key: first + number for key, number in _annotation_ids(drawn).items()}
     videos = {}
-    for one in films:
+    for one in drawn:
         name = f"UVO/all/{one.id}"
         names = write_frames(folder / "JPEGImages" / name, one.clip)
         expressions = {}
-        for index, expression in enumerate(one.asked):
+        for index, expression in enumerate(one.expressions):
             meant = [numbers[one.id, target] for target in expression.targets]
             kind = 2 if not meant else index % 2
             expressions[str(index)] = {
@@ -198,11 +198,11 @@ def write_revos(folder: Path, split: str = "valid", **shooting: Unpack[Shooting]
             }
         height, width = one.clip.frames.shape[1:3]
         videos[name] = {"expressions": expressions, "frames": names, "height": height, "width": width, "vid_id": 0}
-        masks |= {str(numbers[one.id, k]): run_length_track(track) for k, track in enumerate(one.clip.masks)}
-        everything = list(np.any(one.clip.masks, axis=0))
+        masks |= {str(numbers[one.id, k]): rle_track(track) for k, track in enumerate(one.clip.masks)}
+        foreground = list(np.any(one.clip.masks, axis=0))
         foregrounds[name] = {
-            "masks_rle": [run_lengths(mask) for mask in everything],
-            "foreground_ratio": [float(mask.mean()) for mask in everything],
+            "masks_rle": [compressed_rle(mask) for mask in foreground],
+            "foreground_ratio": [float(mask.mean()) for mask in foreground],
         }
     write_json(folder / f"meta_expressions_{split}_.json", {"videos": videos})
     write_json(folder / "mask_dict.json", masks)
@@ -210,18 +210,18 @@ def write_revos(folder: Path, split: str = "valid", **shooting: Unpack[Shooting]
     return folder
 
 
-def write_long_rvos(folder: Path, split: str = "valid", **shooting: Unpack[Shooting]) -> Path:
-    """Add a split of Long-RVOS; ``test`` without masks. A frame in which an object is not seen has no mask file."""
+def write_long_rvos(folder: Path, split: str = "valid", **options: Unpack[DrawingOptions]) -> Path:
+    """Add a split of Long-RVOS; ``test`` has no masks. A frame without the object has no mask file."""
     root = folder / split
     videos = {}
-    for one in film(split, **shooting):
+    for one in drawn_videos(split, **options):
         names = write_frames(root / "JPEGImages" / one.id, one.clip)
         expressions: dict[str, Any] = {}
-        for index, expression in enumerate(one.asked[:2]):
+        for index, expression in enumerate(one.expressions[:2]):
             (target,) = expression.targets
             for kind in ("static", "dynamic", "static+dynamic"):
-                told = {"exp": f"{expression.text}, {kind}", "obj_id": target + 1, "type": kind}
-                expressions[str(len(expressions))] = told
+                record = {"exp": f"{expression.text}, {kind}", "obj_id": target + 1, "type": kind}
+                expressions[str(len(expressions))] = record
             if split == "test":
                 continue
             for name, mask in zip(names, one.masks(index), strict=True):
@@ -233,32 +233,32 @@ def write_long_rvos(folder: Path, split: str = "valid", **shooting: Unpack[Shoot
 
 
 A2D_ANNOTATED = (1, 3)
-"""Indices of the frames that `write_a2d_sentences` annotates."""
+"""Indices of the frames annotated by `write_a2d_sentences`."""
 
 
 def write_a2d_sentences(
-    folder: Path, split: str = "test", *, images: bool = False, **shooting: Unpack[Shooting]
+    folder: Path, split: str = "test", *, images: bool = False, **options: Unpack[DrawingOptions]
 ) -> Path:
     """Add a split of A2D-Sentences, with MP4 clips or, if ``images``, with their frames.
 
-    The sentence about instance ``film(...)[n].asked[k].targets[0] + 1`` is that of k, for k 0 and 1. The HDF5 files
-    list the instances that are visible; where that is one, its mask has two dimensions.
+    The expression about instance ``drawn_videos(...)[n].expressions[k].targets[0] + 1`` is expression k, for k 0 and 1.
+    The HDF5 files list the visible instances; the mask of a single one has two dimensions.
     """
     import h5py
 
     release, texts = folder / "Release", folder / "text_annotations"
-    rows, sentences = [], []
-    for one in film(split, **shooting):
+    rows, lines = [], []
+    for one in drawn_videos(split, **options):
         count, height, width = one.clip.frames.shape[:3]
         rows.append(f"{one.id},12,0:01,0:03,{height},{width},{count},{len(A2D_ANNOTATED)},{int(split == 'test')}")
         if images:
-            write_frames(release / "pngs320H" / one.id, one.clip, first=1, suffix=".png")
+            write_frames(release / "pngs320H" / one.id, one.clip, "{:05d}.png", first=1)
         else:
             clip = release / "clips320H" / f"{one.id}.mp4"
             clip.parent.mkdir(parents=True, exist_ok=True)
             write_video(clip, count, width=width, height=height, images=list(one.clip.frames))
-        for expression in one.asked[:2]:
-            sentences.append(f'{one.id},{expression.targets[0] + 1},"{expression.text}, moving"')
+        for expression in one.expressions[:2]:
+            lines.append(f'{one.id},{expression.targets[0] + 1},"{expression.text}, moving"')
         for index in (index for index in A2D_ANNOTATED if index < count):
             visible = [k for k in range(len(one.clip.masks)) if one.clip.masks[k, index].any()]
             masks = one.clip.masks[visible, index].transpose(0, 2, 1).astype(np.uint8)
@@ -272,34 +272,34 @@ def write_a2d_sentences(
         add_text(texts / "a2d_annotation.txt", ["video_id,instance_id,query"])
         add_text(texts / "a2d_missed_videos.txt", ["unasked"])
         add_text(release / "videoset.csv", ["unasked,12,0:01,0:03,48,64,6,0,0"])
-    add_text(texts / "a2d_annotation.txt", sentences)
+    add_text(texts / "a2d_annotation.txt", lines)
     return folder
 
 
-JHMDB_CHOSEN = (0, 2, 3)
-"""Indices of the frames that `write_jhmdb_sentences` chooses."""
+JHMDB_SCORED = (0, 2, 3)
+"""Indices of the frames that `write_jhmdb_sentences` lists as scored."""
 
 
-def write_jhmdb_sentences(folder: Path, *, chosen: bool = True, **shooting: Unpack[Shooting]) -> Path:
-    """Write JHMDB-Sentences, with the list of scored frames or without; the last frame of each video has no mask.
+def write_jhmdb_sentences(folder: Path, *, scored: bool = True, **options: Unpack[DrawingOptions]) -> Path:
+    """Write JHMDB-Sentences, optionally with the list of scored frames; the last frame of each video has no mask.
 
-    The sentence of video n is ``film("jhmdb", ...)[n].asked[0]``.
+    The expression of video n is ``drawn_videos("jhmdb", ...)[n].expressions[0]``.
     """
     import scipy.io
 
-    sentences, metadata = ["video_id,query"], []
-    for one in film("jhmdb", **shooting):
-        names = write_frames(folder / "Rename_Images" / "wave" / one.id, one.clip, first=1, suffix=".png")
+    lines, metadata = ["video_id,query"], []
+    for one in drawn_videos("jhmdb", **options):
+        names = write_frames(folder / "Rename_Images" / "wave" / one.id, one.clip, "{:05d}.png", first=1)
         masks = folder / "puppet_mask" / "wave" / one.id / "puppet_mask.mat"
         masks.parent.mkdir(parents=True)
         scipy.io.savemat(masks, {"part_mask": one.masks(0)[:-1].transpose(1, 2, 0).astype(np.uint8)})
-        sentences.append(f"{one.id},{one.asked[0].text}")
-        for index in JHMDB_CHOSEN:
+        lines.append(f"{one.id},{one.expressions[0].text}")
+        for index in JHMDB_SCORED:
             image = f"./jhmdb_sentences/Rename_Images/wave/{one.id}/{names[index]}.png"
             mat = f"./jhmdb_sentences/puppet_mask/wave/{one.id}/puppet_mask.mat"
-            metadata.append([one.id, image, mat, len(names) - 1, one.asked[0].text])
-    add_text(folder / "jhmdb_annotation.txt", sentences)
-    if chosen:
+            metadata.append([one.id, image, mat, len(names) - 1, one.expressions[0].text])
+    add_text(folder / "jhmdb_annotation.txt", lines)
+    if scored:
         write_json(folder / "jhmdb_sentences_samples_metadata.json", metadata)
     return folder
 
@@ -313,37 +313,47 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "a2d-sentences": write_a2d_sentences,
     "jhmdb-sentences": write_jhmdb_sentences,
 }
-"""By the benchmark's name; each writes an annotated split unless told otherwise."""
+"""Writers by benchmark name; each writes an annotated split by default."""
 
 
-def _annotation_ids(films: Sequence[Film]) -> dict[tuple[str, int], int]:
-    """Numbers of all objects of all videos, by video and object."""
-    keys = [(one.id, k) for one in films for k in range(len(one.clip.masks))]
+def _annotation_ids(drawn: Sequence[DrawnVideo]) -> dict[tuple[str, int], int]:
+    """Number all objects of all videos, by video and object."""
+    keys = [(one.id, k) for one in drawn for k in range(len(one.clip.masks))]
     return {key: number for number, key in enumerate(keys)}
 
 
-def run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """A mask as compressed COCO run lengths."""
+def compressed_rle(mask: np.ndarray) -> dict[str, Any]:
+    """Encode a mask as compressed COCO run lengths."""
     rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
 
 
-def run_length_track(masks: Iterable[np.ndarray]) -> list[dict[str, Any] | None]:
-    """Masks of an object as MeViS stores them: null where it is not seen."""
-    return [run_lengths(mask) if mask.any() else None for mask in masks]
+def rle_track(masks: Iterable[np.ndarray]) -> list[dict[str, Any] | None]:
+    """Encode the masks of an object like MeViS, with null for frames without the object."""
+    return [compressed_rle(mask) if mask.any() else None for mask in masks]
 
 
-def write_frames(folder: Path, clip: Clip, *, first: int = 0, step: int = 1, suffix: str = ".jpg") -> list[str]:
-    """Write the frames of a clip; returns their names without suffix."""
-    names = [f"{first + step * index:05d}" for index in range(len(clip.frames))]
-    for name, frame in zip(names, clip.frames, strict=True):
-        write_image(folder / f"{name}{suffix}", frame)
-    return names
+def write_frames(folder: Path, clip: Clip, name: str = "{:05d}.jpg", *, first: int = 0, step: int = 1) -> list[str]:
+    """Write the frames of a clip and return their names without suffix.
+
+    Args:
+        folder: The folder, created if missing.
+        clip: The clip.
+        name: Format of the file names.
+        first: Number of the first frame.
+        step: Difference between frame numbers.
+    """
+    names = [name.format(first + step * index) for index in range(len(clip.frames))]
+    for file, frame in zip(names, clip.frames, strict=True):
+        write_image(folder / file, frame)
+    return [Path(file).stem for file in names]
 
 
-def write_numbers(folder: Path, clip: Clip, names: Sequence[str], void: tuple[slice, slice] | None = None) -> None:
-    """Write an image with a palette for each frame: object k has the number k + 1, void pixels 255."""
-    for index, name in enumerate(names):
+def write_index_masks(
+    folder: Path, clip: Clip, names: Iterable[str], void: tuple[slice, slice] | None = None, *, step: int = 1
+) -> None:
+    """Write a palette image for each ``step``-th frame: object k has the value k + 1, void pixels 255."""
+    for index, name in zip(range(0, len(clip.frames), step), names, strict=False):
         numbers = np.zeros(clip.frames.shape[1:3], np.uint8)
         for k, masks in enumerate(clip.masks):
             numbers[masks[index]] = k + 1
@@ -353,7 +363,7 @@ def write_numbers(folder: Path, clip: Clip, names: Sequence[str], void: tuple[sl
 
 
 def write_image(path: Path, pixels: np.ndarray, palette: list[int] | None = None) -> None:
-    """Write an image file, with a palette where one is given."""
+    """Write an image file, optionally with a palette."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(pixels)
     if palette is not None:
@@ -367,13 +377,13 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object, empty where the file is missing."""
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; empty when the file is missing."""
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def change_json(path: Path, change: Callable[[Any], None]) -> None:
-    """Change what a JSON file holds."""
+def change_json(path: Path, change: Callable[[Any], object]) -> None:
+    """Edit the content of a JSON file in place."""
     content = json.loads(path.read_text())
     change(content)
     write_json(path, content)

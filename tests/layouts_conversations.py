@@ -1,7 +1,7 @@
 """Small data sets of exactly the published layouts of grounded conversations and of visual grounding, drawn by worlds.
 
 Each writer adds one split to a folder and returns the folder, as those of `layouts` do, and writes what follows from
-the films that ``layouts.film`` draws again from the same arguments.
+the films that ``layouts.drawn_videos`` draws again from the same arguments.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, Unpack
 import numpy as np
 
 from layouts import (
-    Film,
-    Shooting,
-    film,
-    read_object,
-    run_length_track,
+    DrawingOptions,
+    DrawnVideo,
+    drawn_videos,
+    read_json_object,
+    rle_track,
     write_frames,
     write_image,
     write_json,
@@ -35,14 +35,14 @@ PHRASES = {"the first": (0,), "two more": (1, 2)}
 """The same without marks, and the objects of each of its phrases."""
 
 
-def write_mevis_gcg(folder: Path, split: str = "valid_u", **shooting: Unpack[Shooting]) -> Path:
+def write_mevis_gcg(folder: Path, split: str = "valid_u", **options: Unpack[DrawingOptions]) -> Path:
     """Add a split of MeViS-GCG and the split of MeViS that it is about; all of its objects are meant by expressions."""
-    write_mevis(folder / "mevis", split, **shooting)
+    write_mevis(folder / "mevis", split, **options)
     meta = folder / "mevis" / split / "meta_expressions.json"
     content = json.loads(meta.read_text())
-    masks = read_object(folder / "mevis" / split / "mask_dict.json")
+    masks = read_json_object(folder / "mevis" / split / "mask_dict.json")
     first = 0
-    for one in film(split, **shooting):
+    for one in drawn_videos(split, **options):
         count = len(one.clip.masks)
         everything = {"exp": "everything", "obj_id": list(range(count)), "anno_id": list(range(first, first + count))}
         content["videos"][one.id]["expressions"]["9"] = everything
@@ -53,18 +53,18 @@ def write_mevis_gcg(folder: Path, split: str = "valid_u", **shooting: Unpack[Sho
     return folder
 
 
-def write_ytvos_gcg(folder: Path, **shooting: Unpack[Shooting]) -> Path:
+def write_ytvos_gcg(folder: Path, **options: Unpack[DrawingOptions]) -> Path:
     """Write Refer-YouTube-VOS-GCG and the split of Refer-YouTube-VOS that it is about."""
-    write_ref_youtube_vos(folder / "refer_youtube_vos", "train", **shooting)
-    for one in film("train", **shooting):
+    write_ref_youtube_vos(folder / "refer_youtube_vos", "train", **options)
+    for one in drawn_videos("train", **options):
         caption = CAPTION.replace("(1, 2)", "(2, 3)").replace("(0)", "(1)")
         write_json(folder / "ytvos_gcg" / "train" / f"{one.id}.json", {"caption": caption})
     return folder
 
 
-def write_segmented_gcg(folder: Path, name: str, split: str = "val", **shooting: Unpack[Shooting]) -> Path:
+def write_segmented_gcg(folder: Path, name: str, split: str = "val", **options: Unpack[DrawingOptions]) -> Path:
     """Add a split of VidSTG-GCG (``vidstg_gcg``) or HC-STVG-GCG (``hcstvg_gcg``)."""
-    for number, one in enumerate(film(split, **shooting)):
+    for number, one in enumerate(drawn_videos(split, **options)):
         id = f"{number:06d}"
         place = folder / name / split / id
         names = [f"{13 + 4 * index:06d}.png" for index in range(len(one.clip.frames))]
@@ -76,14 +76,14 @@ def write_segmented_gcg(folder: Path, name: str, split: str = "val", **shooting:
     return folder
 
 
-def write_video_gcg(folder: Path, split: str = "test", **shooting: Unpack[Shooting]) -> Path:
+def write_video_gcg(folder: Path, split: str = "test", **options: Unpack[DrawingOptions]) -> Path:
     """Add a split of the grounded captions of BURST and YouTube-VIS, a video of each in turn, and one without caption.
 
     The captions are ``A shape, and other shapes.``, of which ``shape,`` is object 0 and ``shapes.`` objects 1 and 2.
     """
     videos: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, one in enumerate(film(split, **shooting)):
+    for number, one in enumerate(drawn_videos(split, **options)):
         youtube = number % 2 == 1
         root = folder / "burst" / "frames" / ("train" if split == "train" else "val")
         if youtube:
@@ -92,7 +92,7 @@ def write_video_gcg(folder: Path, split: str = "test", **shooting: Unpack[Shooti
         height, width = one.clip.frames.shape[1:3]
         ids = [100 * number + k for k in range(len(one.clip.masks))]
         for k, masks in enumerate(one.clip.masks):
-            annotations.append({"id": ids[k], "video_id": number, "segmentations": run_length_track(masks)})
+            annotations.append({"id": ids[k], "video_id": number, "segmentations": rle_track(masks)})
         caption = {
             "v_id2o_id": {str(k): id for k, id in enumerate(ids)},
             "token_pos": [1, 4, 4],
@@ -115,21 +115,21 @@ def write_video_gcg(folder: Path, split: str = "test", **shooting: Unpack[Shooti
     return folder
 
 
-def write_gcg(folder: Path, **shooting: Unpack[Shooting]) -> Path:
+def write_gcg(folder: Path, **options: Unpack[DrawingOptions]) -> Path:
     """Write the three sets of the published test set."""
-    write_video_gcg(folder, "test", **shooting)
-    write_mevis_gcg(folder, "valid_u", **shooting)
-    return write_segmented_gcg(folder, "vidstg_gcg", "val", **shooting)
+    write_video_gcg(folder, "test", **options)
+    write_mevis_gcg(folder, "valid_u", **options)
+    return write_segmented_gcg(folder, "vidstg_gcg", "val", **options)
 
 
 ANET_FRAME = 2
 """The frame in which `write_anet_gcg` annotates."""
 
 
-def write_anet_gcg(folder: Path, **shooting: Unpack[Shooting]) -> Path:
+def write_anet_gcg(folder: Path, **options: Unpack[DrawingOptions]) -> Path:
     """Write ActivityNet-Entities-GCG: object k of a film is ``[SEG:k]``; the first is named twice."""
     root = folder / "activitynet_entities_gcg"
-    for one in film("anet", **shooting):
+    for one in drawn_videos("anet", **options):
         video, segment = f"v_{one.id}", "3"
         for index, frame in enumerate(one.clip.frames):
             write_image(root / "video_frames" / video / segment / f"{index:02d}.jpg", frame)
@@ -147,7 +147,7 @@ RATE = 3
 """Frames a second of the videos of visual grounding, of which every third frame is looked at."""
 
 
-def boxes_of(one: Film, k: int) -> list[list[int] | None]:
+def boxes_of(one: DrawnVideo, k: int) -> list[list[int] | None]:
     """The box of an object in each frame, as left, top, right, bottom; None where it is not seen."""
     boxes: list[list[int] | None] = []
     for mask in one.clip.masks[k]:
@@ -156,12 +156,12 @@ def boxes_of(one: Film, k: int) -> list[list[int] | None]:
     return boxes
 
 
-def seen_throughout(one: Film) -> list[int]:
+def seen_throughout(one: DrawnVideo) -> list[int]:
     """The objects that are seen in every frame; a box with every moment is annotated of these alone."""
     return [k for k in range(len(one.clip.masks)) if one.clip.masks[k].any(axis=(1, 2)).all()]
 
 
-def write_vidstg(folder: Path, split: str = "test", **shooting: Unpack[Shooting]) -> Path:
+def write_vidstg(folder: Path, split: str = "test", **options: Unpack[DrawingOptions]) -> Path:
     """Add a split of VidSTG: a moment that leaves the first frame out, with a sentence and two questions.
 
     Video n of the split is ``1000 + n``; the sentence and the second question are about the first of
@@ -169,7 +169,7 @@ def write_vidstg(folder: Path, split: str = "test", **shooting: Unpack[Shooting]
     """
     part = "validation" if split == "test" else "training"
     annotations = []
-    for number, one in enumerate(film(split, **shooting)):
+    for number, one in enumerate(drawn_videos(split, **options)):
         count, height, width = one.clip.frames.shape[:3]
         id = str(1000 + number)
         clip = folder / "video" / "0007" / f"{id}.mp4"
@@ -205,14 +205,14 @@ def write_vidstg(folder: Path, split: str = "test", **shooting: Unpack[Shooting]
     return folder
 
 
-def write_hcstvg(folder: Path, split: str = "val", *, version: int = 2, **shooting: Unpack[Shooting]) -> Path:
+def write_hcstvg(folder: Path, split: str = "val", *, version: int = 2, **options: Unpack[DrawingOptions]) -> Path:
     """Add a split of HC-STVG: the frames of a film are repeated until they are 20 seconds, at three a second.
 
     The moment begins in the second frame; its person is the first of ``seen_throughout``. The second clip of version 2
     has a question besides.
     """
     content: dict[str, Any] = {}
-    for number, one in enumerate(film(split, **shooting)):
+    for number, one in enumerate(drawn_videos(split, **options)):
         count, height, width = one.clip.frames.shape[:3]
         frames = [one.clip.frames[index % count] for index in range(20 * RATE)]
         name = f"{number}_clip.{'mkv' if number else 'mp4'}"

@@ -1,4 +1,4 @@
-"""Small data sets of exactly the published layouts of the image benchmarks and of your own data, drawn by worlds."""
+"""Writers of small data sets in the layouts of the image benchmarks and of your own data, rendered by worlds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from PIL import Image
 
-from layouts import run_lengths as compressed
+from layouts import compressed_rle, write_frames, write_index_masks
 from refervos.worlds import (
     Clip,
     Expression,
@@ -34,8 +34,8 @@ SIZE = HEIGHT, WIDTH = 48, 64
 
 
 @dataclass(frozen=True)
-class Asked:
-    """An expression that was written, and what it means."""
+class Written:
+    """An expression that was written, with its target masks."""
 
     video: str
     id: str
@@ -48,29 +48,29 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Referring:
-    """What all layouts of RefCOCO are written from, as ``refs(unc).p`` and ``instances.json`` hold it."""
+class ReferringImages:
+    """Content of all layouts of RefCOCO, in the form of ``refs(unc).p`` and ``instances.json``."""
 
     refs: list[dict[str, Any]]
     instances: dict[str, Any]
     clips: dict[str, Clip]  # by file name
-    asked: list[Asked]
+    written: list[Written]
 
 
-def referring_images(splits: Sequence[str], general: bool = False) -> Referring:
-    """Draw an image for each split named, with up to three sentences about each object.
+def referring_images(splits: Sequence[str], general: bool = False) -> ReferringImages:
+    """Render an image for each split given, with up to three expressions about each object.
 
     Args:
-        splits: The split of each image.
-        general: As gRefCOCO: sentences about several objects and about none too.
+        splits: Split of each image.
+        general: Like gRefCOCO: also expressions about several objects and about none.
     """
-    drawn = Referring([], {"info": {}, "licenses": [], "images": [], "annotations": [], "categories": []}, {}, [])
+    drawn = ReferringImages([], {"info": {}, "licenses": [], "images": [], "annotations": [], "categories": []}, {}, [])
     drawn.instances["categories"].append({"supercategory": "shape", "id": 1, "name": "shape"})
     sent_id = 100
     for number, split in enumerate(splits):
         image_id = 318219 + 7 * number
         name = f"COCO_train2014_{image_id:012d}.jpg"
-        clip, sentences_by_targets = _image(number)
+        clip, by_targets = _image(number)
         drawn.clips[name] = clip
         drawn.instances["images"].append(
             {"license": 3, "file_name": name, "coco_url": "", "height": HEIGHT, "width": WIDTH, "id": image_id}
@@ -78,7 +78,7 @@ def referring_images(splits: Sequence[str], general: bool = False) -> Referring:
         for index, mask in enumerate(clip.masks[:, 0]):
             drawn.instances["annotations"].append(
                 {
-                    "segmentation": run_lengths(mask) if index == 0 else run_polygons(mask),
+                    "segmentation": uncompressed_rle(mask) if index == 0 else row_polygons(mask),
                     "area": float(mask.sum()),
                     "iscrowd": 0,
                     "image_id": image_id,
@@ -87,7 +87,7 @@ def referring_images(splits: Sequence[str], general: bool = False) -> Referring:
                     "id": image_id * 10 + index,
                 }
             )
-        for targets, sentences in sentences_by_targets.items():
+        for targets, expressions in by_targets.items():
             if len(targets) != 1 and not general:
                 continue
             ann_ids = [image_id * 10 + index for index in targets]
@@ -96,14 +96,14 @@ def referring_images(splits: Sequence[str], general: bool = False) -> Referring:
                 "image_id": image_id,
                 "ann_id": (ann_ids or [-1]) if general else ann_ids[0],
                 "category_id": [1] * len(targets) or [-1] if general else 1,
-                "file_name": name.replace(".jpg", f"_{len(drawn.refs)}.jpg"),  # published so; no such file
+                "file_name": name.replace(".jpg", f"_{len(drawn.refs)}.jpg"),  # as published, without such a file
                 "split": split,
                 "sentences": [],
                 "sent_ids": [],
             }
             if general:
                 ref["no_target"] = not targets
-            for expression in sentences:
+            for expression in expressions:
                 ref["sentences"].append(
                     {
                         "tokens": expression.text.split(),
@@ -113,8 +113,8 @@ def referring_images(splits: Sequence[str], general: bool = False) -> Referring:
                     }
                 )
                 ref["sent_ids"].append(sent_id)
-                drawn.asked.append(
-                    Asked(str(image_id), str(sent_id), expression.text, split, clip.target_masks(expression))
+                drawn.written.append(
+                    Written(str(image_id), str(sent_id), expression.text, split, clip.target_masks(expression))
                 )
                 sent_id += 1
             drawn.refs.append(ref)
@@ -123,12 +123,12 @@ def referring_images(splits: Sequence[str], general: bool = False) -> Referring:
 
 @cache
 def _image(number: int) -> tuple[Clip, dict[tuple[int, ...], list[Expression]]]:
-    """Draw an image, and tell up to three sentences for each set of objects that sentences mean."""
+    """Render an image, with up to three expressions for each set of target objects."""
     clip = draw_clip((41, number), WorldConfig(height=HEIGHT, width=WIDTH, frames=1, objects=(3, 4), same_kind=1.0))
-    together: dict[tuple[int, ...], list[Expression]] = {}
+    by_targets: dict[tuple[int, ...], list[Expression]] = {}
     for expression in referring_expressions(clip, np.random.default_rng(number)):
-        together.setdefault(expression.targets, []).append(expression)
-    return clip, {targets: sentences[:3] for targets, sentences in together.items()}
+        by_targets.setdefault(expression.targets, []).append(expression)
+    return clip, {targets: found[:3] for targets, found in by_targets.items()}
 
 
 def write_refcoco(
@@ -137,7 +137,7 @@ def write_refcoco(
     splits: Sequence[str] = ("train", "train", "val", "testA", "testB"),
     partition: str = "unc",
     images: str = "images/mscoco/images/train2014",
-) -> list[Asked]:
+) -> list[Written]:
     """Write the layout of lichengunc/refer: pickles of Python 2, polygons, images of COCO train2014."""
     drawn = referring_images(splits)
     home = root / name
@@ -145,20 +145,20 @@ def write_refcoco(
     (home / f"refs({partition}).p").write_bytes(python2_pickle(drawn.refs))
     (home / "instances.json").write_text(json.dumps(drawn.instances))
     _write_images(root / images, drawn)
-    return drawn.asked
+    return drawn.written
 
 
 def write_converted_refcoco(
     root: Path, name: str = "refcoco", splits: Sequence[str] = ("train", "train", "val")
-) -> list[Asked]:
-    """Write the layout into which ReferFormer converts it: an image entry and an annotation for each sentence."""
+) -> list[Written]:
+    """Write the layout of ReferFormer's conversion: an image entry and an annotation for each expression."""
     drawn = referring_images(splits)
     home = root / name
     home.mkdir(parents=True, exist_ok=True)
     images = {image["id"]: image for image in drawn.instances["images"]}
     annotations = {annotation["id"]: annotation for annotation in drawn.instances["annotations"]}
-    masks = {asked.id: asked.masks for asked in drawn.asked}
-    asked = []
+    masks = {one.id: one.masks for one in drawn.written}
+    written = []
     for split in dict.fromkeys(splits):
         content: dict[str, Any] = {**drawn.instances, "images": [], "annotations": []}
         for ref in drawn.refs:
@@ -178,46 +178,46 @@ def write_converted_refcoco(
                 )
                 content["annotations"].append({**annotation, "image_id": id, "id": id, "original_id": annotation["id"]})
                 mask = masks[str(sentence["sent_id"])]
-                asked.append(Asked(str(image["id"]), str(id), sentence["sent"], split, mask))
+                written.append(Written(str(image["id"]), str(id), sentence["sent"], split, mask))
         (home / f"instances_{name}_{split}.json").write_text(json.dumps(content))
     _write_images(root / "train2014", drawn)
-    return asked
+    return written
 
 
-def write_grefcoco(root: Path, splits: Sequence[str] = ("train", "val", "testA", "testB")) -> list[Asked]:
-    """Write the layout of gRefCOCO: lists of annotations, which are [-1] where nothing is meant."""
+def write_grefcoco(root: Path, splits: Sequence[str] = ("train", "val", "testA", "testB")) -> list[Written]:
+    """Write the layout of gRefCOCO: lists of annotations, which are [-1] without a target."""
     drawn = referring_images(splits, general=True)
     home = root / "grefcoco"
     home.mkdir(parents=True, exist_ok=True)
     (home / "grefs(unc).json").write_text(json.dumps(drawn.refs))
     (home / "instances.json").write_text(json.dumps(drawn.instances))
     _write_images(root / "images" / "train2014", drawn)
-    return drawn.asked
+    return drawn.written
 
 
-def _write_images(folder: Path, drawn: Referring) -> None:
+def _write_images(folder: Path, drawn: ReferringImages) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, clip in drawn.clips.items():
         Image.fromarray(clip.frames[0]).save(folder / name)
 
 
-_PurePickler: Any = pickle._Pickler  # typeshed does not know what it is made of
+_PurePickler: Any = pickle._Pickler  # not typed in typeshed
 
 
 class _Python2Pickler(_PurePickler):
-    """Writes text as Python 2 wrote ``str``: bytes without an encoding."""
+    """Pickler that writes text like ``str`` of Python 2: bytes without an encoding."""
 
-    def save(self, thing: Any, save_persistent_id: bool = True) -> None:
-        if isinstance(thing, str) and id(thing) not in self.memo:
-            data = thing.encode("latin1")
+    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
+        if isinstance(obj, str) and id(obj) not in self.memo:
+            data = obj.encode("latin1")
             self.write(pickle.BINSTRING + len(data).to_bytes(4, "little") + data)
-            self.memoize(thing)
+            self.memoize(obj)
         else:
-            super().save(thing, save_persistent_id)
+            super().save(obj, save_persistent_id)
 
 
 def python2_pickle(content: Any) -> bytes:
-    """Pickle as Python 2 did, protocol 2."""
+    """Pickle like Python 2, with protocol 2."""
     stream = io.BytesIO()
     _Python2Pickler(stream, protocol=2).dump(content)
     return stream.getvalue()
@@ -226,8 +226,8 @@ def python2_pickle(content: Any) -> bytes:
 # Masks in the forms of the field.
 
 
-def run_polygons(mask: np.ndarray) -> list[list[float]]:
-    """A mask as polygons that enclose exactly its pixels: a rectangle for each run of a row."""
+def row_polygons(mask: np.ndarray) -> list[list[float]]:
+    """Convert a mask to polygons that enclose exactly its pixels: a rectangle for each run of a row."""
     polygons = []
     for y, row in enumerate(mask):
         edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(np.int8), [0]]))).tolist()
@@ -236,8 +236,8 @@ def run_polygons(mask: np.ndarray) -> list[list[float]]:
     return polygons
 
 
-def run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """A mask as COCO's run lengths, not compressed: down the columns, beginning with those that are off."""
+def uncompressed_rle(mask: np.ndarray) -> dict[str, Any]:
+    """Encode a mask as uncompressed COCO run lengths: down the columns, starting with a run of zeros."""
     return {"size": list(mask.shape), "counts": _runs(mask.T.ravel())}
 
 
@@ -249,7 +249,7 @@ def _runs(pixels: np.ndarray) -> list[int]:
 
 
 def outline(mask: np.ndarray) -> list[tuple[float, float]]:
-    """A mask whose rows are one run each as the polygon around it, which encloses exactly its pixels."""
+    """Convert a mask with one run per row to the polygon that encloses exactly its pixels."""
     left, right = [], []
     for y in np.flatnonzero(mask.any(axis=1)).tolist():
         xs = np.flatnonzero(mask[y])
@@ -264,7 +264,7 @@ def outline(mask: np.ndarray) -> list[tuple[float, float]]:
 
 @cache
 def own_clip(frames: int = 5) -> Clip:
-    """A red circle that moves right, and a blue square that leaves the frame after the third frame."""
+    """Render a red circle that moves right, and a blue square that leaves after the third frame."""
     things = (
         Thing("circle", "red", 0.2, Motion((0.3, 0.3), (0.06, 0.0), walls=False)),
         Thing("square", "blue", 0.15, Motion((1.0, 0.75), (0.18, 0.0), walls=False)),
@@ -272,29 +272,12 @@ def own_clip(frames: int = 5) -> Clip:
     return draw_scene(Scene(things, shadows=False), frames, SIZE)
 
 
-def write_frames(folder: Path, clip: Clip, pattern: str = "{:05d}.jpg") -> None:
-    """Write a clip as image files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, frame in enumerate(clip.frames):
-        Image.fromarray(frame).save(folder / pattern.format(index))
-
-
-def write_palette_masks(folder: Path, clip: Clip, frames: Sequence[int]) -> None:
-    """Write a palette PNG for each frame named: 1 is the first object, 2 the second."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in frames:
-        values = (clip.masks[:, index] * np.arange(1, len(clip.masks) + 1)[:, None, None]).max(axis=0)
-        image = Image.fromarray(values.astype(np.uint8), "P")
-        image.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
-        image.save(folder / f"{index:05d}.png")
-
-
-def write_json_lines(root: Path) -> list[Asked]:
-    """Write every form that a line can have: a folder of frames, a video file and an image."""
+def write_json_lines(root: Path) -> list[Written]:
+    """Write lines in every form, about a folder of frames, a video file and an image."""
     clip = own_clip()
     frames = len(clip.frames)
     write_frames(root / "clips" / "shapes", clip)
-    write_palette_masks(root / "masks" / "shapes", clip, (0, 2, 4))
+    write_index_masks(root / "masks" / "shapes", clip, ("00000", "00002", "00004"), step=2)
     write_video(root / "street.mp4", frames, width=WIDTH, height=HEIGHT, images=list(clip.frames))
     Image.fromarray(clip.frames[0]).save(root / "photo.png")
     Image.fromarray(clip.masks[1, 0]).save(root / "photo-mask.png")
@@ -302,7 +285,7 @@ def write_json_lines(root: Path) -> list[Asked]:
     none = np.zeros((frames, *SIZE), bool)
     folder, video = {"video": "clips/shapes"}, {"video": "street.mp4"}
     every_second = {"masks": "masks/shapes"}
-    told: list[tuple[dict[str, Any], np.ndarray | None]] = [
+    lines: list[tuple[dict[str, Any], np.ndarray | None]] = [
         ({**folder, "expression": "the circle", **every_second, "value": 1, "split": "train"}, circle[::2]),
         (
             {**folder, "expression": "everything", **every_second, "value": [2, 1], "split": "val"},
@@ -315,44 +298,44 @@ def write_json_lines(root: Path) -> list[Asked]:
             {
                 **video,
                 "expression": "the blue square",
-                "masks": [compressed(mask) if mask.any() else None for mask in square],
+                "masks": [compressed_rle(mask) if mask.any() else None for mask in square],
                 "expression_id": "blue",
             },
             square,
         ),
         (
-            {**video, "expression": "red", "masks": {"3": run_lengths(circle[3]), "0": None}},
+            {**video, "expression": "red", "masks": {"3": uncompressed_rle(circle[3]), "0": None}},
             circle[[0, 3]] & [[[0]], [[1]]],
         ),
         ({"video": "photo.png", "expression": "the square", "masks": "photo-mask.png"}, square[:1]),
         ({"video": "photo.png", "expression": "it", "masks": ["photo-mask.png"]}, square[:1]),
     ]
-    (root / "expressions.jsonl").write_text("".join(json.dumps(record) + "\n" for record, _ in told))
-    asked = []
+    (root / "expressions.jsonl").write_text("".join(json.dumps(record) + "\n" for record, _ in lines))
+    written = []
     numbers: dict[str, int] = {}
-    for record, masks in told:
+    for record, masks in lines:
         name = Path(record["video"]).stem
         number = numbers[name] = numbers.get(name, -1) + 1
         id = record.get("expression_id", str(number))
-        asked.append(Asked(name, id, record["expression"], record.get("split", ""), masks))
-    return asked
+        written.append(Written(name, id, record["expression"], record.get("split", ""), masks))
+    return written
 
 
-def write_coco_video(root: Path, sentences: str = "listed") -> list[Asked]:
+def write_coco_video(root: Path, source: str = "listed") -> list[Written]:
     """Write the layout of YouTube-VIS.
 
     Args:
-        root: Where to.
-        sentences: Where they are: ``listed`` in the export, ``told`` by annotations or their ``attributes``, or only
-            the ``category`` is known.
+        root: Output folder.
+        source: Source of the expressions: ``listed`` in the export, in the ``annotations`` or their ``attributes``, or
+            the name of the ``category``.
     """
     clip = own_clip()
     write_frames(root / "train" / "JPEGImages" / "ab12", clip)
     circle, square = clip.masks
     names = [f"ab12/{index:05d}.jpg" for index in range(len(clip.frames))]
     annotations: list[dict[str, Any]] = [
-        {"id": 1, "category_id": 3, "segmentations": [compressed(mask) for mask in circle]},
-        {"id": 2, "category_id": 4, "segmentations": [run_polygons(mask) if mask.any() else None for mask in square]},
+        {"id": 1, "category_id": 3, "segmentations": [compressed_rle(mask) for mask in circle]},
+        {"id": 2, "category_id": 4, "segmentations": [row_polygons(mask) if mask.any() else None for mask in square]},
     ]
     for annotation in annotations:
         annotation.update(video_id=7, iscrowd=0, areas=[], bboxes=[], width=WIDTH, height=HEIGHT)
@@ -364,30 +347,36 @@ def write_coco_video(root: Path, sentences: str = "listed") -> list[Asked]:
         "annotations": annotations,
     }
     both, none = circle | square, np.zeros_like(circle)
-    if sentences == "listed":
+    if source == "listed":
         texts = [("a", "both shapes", [1, 2], both), ("b", "a star", [], none), ("c", "the circle", [1], circle)]
         content["expressions"] = [
             {"id": id, "video_id": 7, "expression": text, "annotation_ids": ids} for id, text, ids, _ in texts
         ]
-        asked = [Asked("7", id, text, "train", masks) for id, text, _, masks in texts]
-    elif sentences == "told":
+        written = [Written("7", id, text, "train", masks) for id, text, _, masks in texts]
+    elif source == "annotations":
         annotations[0]["expressions"] = ["the round one", "a shape"]
         annotations[1]["attributes"] = {"expression": "a shape"}
-        asked = [Asked("7", "0", "the round one", "train", circle), Asked("7", "1", "a shape", "train", both)]
+        written = [
+            Written("7", "0", "the round one", "train", circle),
+            Written("7", "1", "a shape", "train", both),
+        ]
     else:
-        asked = [Asked("7", "0", "circle", "train", circle), Asked("7", "1", "square", "train", square)]
+        written = [
+            Written("7", "0", "circle", "train", circle),
+            Written("7", "1", "square", "train", square),
+        ]
     (root / "train" / "instances.json").write_text(json.dumps(content))
-    return asked
+    return written
 
 
-def write_cvat(root: Path, *, brush: bool = False, expressions: bool = True, video: bool = False) -> list[Asked]:
+def write_cvat(root: Path, *, brush: bool = False, expressions: bool = True, video: bool = False) -> list[Written]:
     """Write a "CVAT for video 1.1" export.
 
     Args:
-        root: Where to.
-        brush: Draw a mask in the first and the third frame, each a track of its own, instead of tracks of polygons.
+        root: Output folder.
+        brush: Write a brush mask in the first and the third frame, each in its own track, instead of polygon tracks.
         expressions: Give tracks the attribute ``expression``.
-        video: Put a video file beside the annotations, of which the task takes every second frame from the second on.
+        video: Write a video file, of which the task uses every second frame from the second on, instead of images.
     """
     clip = own_clip(4)
     shown = len(clip.frames)
@@ -403,15 +392,15 @@ def write_cvat(root: Path, *, brush: bool = False, expressions: bool = True, vid
     labels = ["circle", "square"]
     drawn = [0, 2] if brush else list(range(shown))
     tracks = []
-    for thing, masks in enumerate(clip.masks):
+    for obj, masks in enumerate(clip.masks):
         visible = [index for index in drawn if masks[index].any()]
-        shapes = [_shape(masks[index], brush, numbers[index], False, texts[thing]) for index in visible]
-        ends = [_shape(masks[index], brush, numbers[index] + step, True, texts[thing]) for index in visible]
+        shapes = [_shape(masks[index], brush, numbers[index], False, texts[obj]) for index in visible]
+        ends = [_shape(masks[index], brush, numbers[index] + step, True, texts[obj]) for index in visible]
         if brush:
-            tracks += [(labels[thing], shape + end) for shape, end in zip(shapes, ends, strict=True)]
+            tracks += [(labels[obj], shape + end) for shape, end in zip(shapes, ends, strict=True)]
         else:
             gone = ends[-1] if visible[-1] + 1 < shown else ""
-            tracks.append((labels[thing], "".join(shapes) + gone))
+            tracks.append((labels[obj], "".join(shapes) + gone))
     body = "".join(
         f'<track id="{id}" label="{label}" source="manual">{shapes}</track>'
         for id, (label, shapes) in enumerate(tracks)
@@ -424,8 +413,8 @@ def write_cvat(root: Path, *, brush: bool = False, expressions: bool = True, vid
         f"<stop_frame>{numbers[-1]}</stop_frame>{filter}{size}</task></meta>{body}</annotations>\n"
     )
     return [
-        Asked(root.name, str(thing), texts[thing] or labels[thing], "all", masks[drawn])
-        for thing, masks in enumerate(clip.masks)
+        Written(root.name, str(obj), texts[obj] or labels[obj], "all", masks[drawn])
+        for obj, masks in enumerate(clip.masks)
     ]
 
 

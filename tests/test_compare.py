@@ -93,7 +93,7 @@ def test_a_sheet_labels_both_and_shows_the_ground_truth(tmp_path: Path, part: Pa
     assert panel_labels(sample, *open_sides(a, b)) == ["A: ours", "B: theirs", "ground truth"]
     assert sheet_titles(sample, *open_sides(a, b))[1].startswith("J&F: A: ours 100.0, B: theirs ")
     sheet = np.asarray(Image.open(tmp_path / "it.png"))
-    height = layouts.film("valid_u")[0].clip.frames.shape[1] * 4  # enlarged
+    height = layouts.drawn_videos("valid_u")[0].clip.frames.shape[1] * 4  # enlarged
     tinted = (sheet == TINT).all(axis=2).sum(axis=1)
     rows = np.flatnonzero(tinted)
     assert rows.size

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import layouts_conversations as written
-from layouts import Film, change_json, film, write_image, write_json
+from layouts import DrawnVideo, change_json, drawn_videos, write_image, write_json
 from refervos.data.catalogue import BENCHMARKS, open_dataset
 from refervos.data.check import check_dataset
 from refervos.data.conversations import (
@@ -44,9 +44,9 @@ def conversations_of(name: str, folder: Path) -> tuple[Conversation, ...]:
     return open_dataset(name, write(folder), split).conversations
 
 
-def films_of(name: str) -> list[Film]:
+def films_of(name: str) -> list[DrawnVideo]:
     """The films that a set was written from."""
-    return film("anet" if name == "anet-gcg" else SETS[name][0], **SHOOTING)
+    return drawn_videos("anet" if name == "anet-gcg" else SETS[name][0], **SHOOTING)
 
 
 def masks_of(conversation: Conversation, phrase: GroundedPhrase) -> np.ndarray:

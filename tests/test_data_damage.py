@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layouts import WRITERS, change_json, film
+from layouts import WRITERS, change_json, drawn_videos
 from refervos.data.catalogue import open_dataset
 from refervos.data.check import check_dataset
 from refervos.data.layouts.revos import RevosGroundTruth
@@ -43,7 +43,7 @@ FRAMES = {
 MASKS = {
     "ref-youtube-vos": "train/Annotations/train00/00010.png",
     "ref-davis17": "DAVIS/Annotations_unsupervised/480p/blackswan/00002.png",
-    "long-rvos": f"valid/Annotations/valid00/{film('valid')[0].asked[0].targets[0] + 1}/00005.png",
+    "long-rvos": f"valid/Annotations/valid00/{drawn_videos('valid')[0].expressions[0].targets[0] + 1}/00005.png",
     "a2d-sentences": "text_annotations/a2d_annotation_with_instances/test00/00002.h5",
     "jhmdb-sentences": "puppet_mask/wave/jhmdb00/puppet_mask.mat",
 }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from layouts import change_json, film
+from layouts import change_json, drawn_videos
 from layouts_conversations import RATE, boxes_of, seen_throughout, write_hcstvg, write_vidstg
 from refervos.data.boxes import BoxTruth, clipped_box, sampled_moment
 from refervos.data.catalogue import open_dataset
@@ -60,7 +60,7 @@ def test_vidstg_has_a_sample_for_each_sentence_with_the_boxes_of_its_target(tmp_
     assert [sample.kind for sample in dataset.samples[:3]] == ["interrogative", "interrogative", "declarative"]
     assert [sample.expression for sample in dataset.samples[:3]] == ["what is there?", "what moves?", "a shape moves."]
     assert [sample.expression_id for sample in dataset.samples] == ["0", "1", "2"] * 2
-    for number, one in enumerate(film("test", **SHOOTING)):
+    for number, one in enumerate(drawn_videos("test", **SHOOTING)):
         samples = dataset.samples[3 * number : 3 * number + 3]
         target = seen_throughout(one)[0]
         frames = sampled_moment(1, 8, RATE, "x")
@@ -157,7 +157,7 @@ def test_hcstvg_counts_the_first_frame_of_a_moment_from_1(name: str, version: in
     declarative = [sample for sample in dataset.samples if sample.kind == "declarative"]
     frames = sampled_moment(1, 20 * RATE - 1, RATE, "x")
     assert frames[:3] == (1, 3, 6)
-    for number, (sample, one) in enumerate(zip(declarative, film(split, **SHOOTING), strict=True)):
+    for number, (sample, one) in enumerate(zip(declarative, drawn_videos(split, **SHOOTING), strict=True)):
         assert sample.key == (f"{number}_clip", "d")
         assert sample.expression == "The person walks."
         assert list(sample.video.frames.names) == [f"{frame:05d}" for frame in frames]

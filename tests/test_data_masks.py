@@ -137,7 +137,7 @@ def test_masks_of_single_objects_in_a_benchmark_are_binary_too(tmp_path: Path) -
 def more_puppet_masks(root: Path) -> str:
     import scipy.io
 
-    layouts.write_jhmdb_sentences(root, chosen=False)
+    layouts.write_jhmdb_sentences(root, scored=False)
     file = next((root / "puppet_mask").rglob("puppet_mask.mat"))
     masks = scipy.io.loadmat(file)["part_mask"]
     scipy.io.savemat(file, {"part_mask": np.concatenate([masks] * 3, axis=2)})

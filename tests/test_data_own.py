@@ -1,4 +1,4 @@
-"""Your own data: JSON lines, COCO-video exports and CVAT exports, and what is said where something is wrong."""
+"""Your own data as JSON lines, COCO exports and CVAT exports: what is read, and the errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ import pytest
 from PIL import Image
 
 import layouts_images as layouts
-from layouts_images import HEIGHT, WIDTH, Asked
+from data_sets import assert_as_written, read_everything, refusal
+from layouts import change_json
+from layouts_images import HEIGHT, WIDTH
 from refervos.data import frames as frames_module
 from refervos.data.files import Problems
 from refervos.data.frames import VideoDecoder, VideoFileFrames
@@ -35,45 +37,9 @@ DOCS = Path(__file__).parents[1] / "docs" / "data" / "own-data.md"
 Reader = Callable[[Path, str, Problems], Dataset]
 
 
-def assert_same(dataset: Dataset, asked: Sequence[Asked]) -> None:
-    """The data set is what was written, to the pixel."""
-    written = {(one.video, one.id): one for one in asked}
-    assert [sample.key for sample in dataset.samples] == list(written)
-    for sample in dataset.samples:
-        one = written[sample.key]
-        assert sample.expression == one.text
-        assert sample.video.frames.read(0).shape == (HEIGHT, WIDTH, 3)
-        if one.masks is None:
-            assert sample.ground_truth is None
-            assert sample.has_target is None
-            continue
-        assert sample.ground_truth is not None
-        masks = [sample.ground_truth.mask(index) for index in sample.ground_truth.annotated]
-        assert np.array_equal(masks, one.masks)
-        assert all(mask.dtype == np.bool_ for mask in masks)
-        assert sample.has_target == one.masks.any()
-        assert sample.ground_truth.void(sample.ground_truth.annotated[0]) is None
-
-
-def read_all(dataset: Dataset) -> None:
-    """Read every frame and every mask."""
-    for video, samples in dataset.videos():
-        for index in range(len(video)):
-            video.frames.read(index)
-        for sample in samples:
-            for index in sample.ground_truth.annotated if sample.ground_truth else ():
-                assert sample.ground_truth is not None
-                sample.ground_truth.mask(index)
-
-
-def told_of(read: Reader, root: Path, split: str) -> str:
-    """The sentence about what is wrong."""
-    with pytest.raises(DataError) as caught:
-        read_all(read(root, split, Problems()))
-    sentence = str(caught.value)
-    assert sentence.endswith(".")
-    assert "\n" not in sentence
-    return sentence
+def refusal_of(read: Reader, root: Path, split: str) -> str:
+    """Return the sentence with which reading a split and all its masks is refused."""
+    return refusal(lambda: read_everything(read(root, split, Problems())))
 
 
 # JSON lines.
@@ -84,15 +50,15 @@ def write_lines(root: Path, *records: Any) -> None:
     (root / "expressions.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def lines_of(root: Path) -> list[dict[str, Any]]:
+def read_lines(root: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (root / "expressions.jsonl").read_text().splitlines()]
 
 
 def test_every_form_of_a_line_is_read(tmp_path: Path) -> None:
-    asked = layouts.write_json_lines(tmp_path)
+    written = layouts.write_json_lines(tmp_path)
     dataset = read_json_lines(tmp_path, "all", Problems())
     assert dataset.name == "json-lines"
-    assert_same(dataset, asked)
+    assert_as_written(dataset, written)
     annotated = {sample.key: sample.ground_truth and list(sample.ground_truth.annotated) for sample in dataset.samples}
     assert annotated["shapes", "0"] == [0, 2, 4]
     assert annotated["shapes", "3"] == [0, 1, 2, 3, 4]
@@ -100,34 +66,34 @@ def test_every_form_of_a_line_is_read(tmp_path: Path) -> None:
     assert next(sample for sample in dataset.samples if sample.key == ("shapes", "3")).kind == "absent"
 
 
-def test_the_file_itself_may_be_given(tmp_path: Path) -> None:
-    asked = layouts.write_json_lines(tmp_path)
-    assert_same(read_json_lines(tmp_path / "expressions.jsonl", "all", Problems()), asked)
+def test_the_file_itself_can_be_given(tmp_path: Path) -> None:
+    written = layouts.write_json_lines(tmp_path)
+    assert_as_written(read_json_lines(tmp_path / "expressions.jsonl", "all", Problems()), written)
 
 
-def test_a_split_holds_its_lines_under_the_same_ids(tmp_path: Path) -> None:
-    asked = layouts.write_json_lines(tmp_path)
+def test_expression_ids_do_not_depend_on_the_split(tmp_path: Path) -> None:
+    written = layouts.write_json_lines(tmp_path)
     dataset = read_json_lines(tmp_path, "val", Problems())
-    assert_same(dataset, [one for one in asked if one.split == "val"])
+    assert_as_written(dataset, [one for one in written if one.split == "val"])
     assert [sample.key for sample in dataset.samples] == [("shapes", "1")]
 
 
-def test_lines_of_other_splits_are_not_looked_into(tmp_path: Path) -> None:
+def test_lines_of_other_splits_are_not_checked(tmp_path: Path) -> None:
     layouts.write_json_lines(tmp_path)
-    write_lines(tmp_path, *lines_of(tmp_path), {"video": "gone.mp4", "expression": "x", "split": "test"})
+    write_lines(tmp_path, *read_lines(tmp_path), {"video": "gone.mp4", "expression": "x", "split": "test"})
     assert len(read_json_lines(tmp_path, "val", Problems())) == 1
     with pytest.raises(DataError, match=r"gone\.mp4"):
         read_json_lines(tmp_path, "test", Problems())
 
 
-def test_a_byte_order_mark_and_empty_lines_are_nothing(tmp_path: Path) -> None:
-    asked = layouts.write_json_lines(tmp_path)
+def test_a_byte_order_mark_and_empty_lines_are_ignored(tmp_path: Path) -> None:
+    written = layouts.write_json_lines(tmp_path)
     file = tmp_path / "expressions.jsonl"
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n\n"))
-    assert_same(read_json_lines(tmp_path, "all", Problems()), asked)
+    assert_as_written(read_json_lines(tmp_path, "all", Problems()), written)
 
 
-def test_samples_of_a_video_share_it(tmp_path: Path) -> None:
+def test_samples_about_one_video_share_the_video(tmp_path: Path) -> None:
     layouts.write_json_lines(tmp_path)
     dataset = read_json_lines(tmp_path, "all", Problems())
     assert [(video.id, len(samples)) for video, samples in dataset.videos()] == [
@@ -138,19 +104,19 @@ def test_samples_of_a_video_share_it(tmp_path: Path) -> None:
     assert len({id(sample.video) for sample in dataset.samples}) == 3
 
 
-def test_a_list_of_masks_named_after_other_frames_is_told(tmp_path: Path) -> None:
+def test_a_list_of_masks_with_the_names_of_other_frames_is_refused(tmp_path: Path) -> None:
     clip = layouts.own_clip(3)
-    layouts.write_frames(tmp_path / "v", clip)
-    layouts.write_palette_masks(tmp_path / "m", clip, range(3))
+    names = layouts.write_frames(tmp_path / "v", clip)
+    layouts.write_index_masks(tmp_path / "m", clip, names)
     files = [f"m/{index:05d}.png" for index in (0, 2, 1)]
     write_lines(tmp_path, {"video": "v", "expression": "x", "masks": files, "value": 1})
-    sentence = told_of(read_json_lines, tmp_path, "all")
+    sentence = refusal_of(read_json_lines, tmp_path, "all")
     assert "m/00002.png for frame 00001" in sentence
     write_lines(tmp_path, {"video": "v", "expression": "x", "masks": sorted(files), "value": 1})
-    read_all(read_json_lines(tmp_path, "all", Problems()))
+    read_everything(read_json_lines(tmp_path, "all", Problems()))
 
 
-def test_names_of_frames_need_not_be_numbers(tmp_path: Path) -> None:
+def test_frame_names_need_not_be_numbers(tmp_path: Path) -> None:
     clip = layouts.own_clip(2)
     for index, name in enumerate(("before", "behind")):
         Image.fromarray(clip.frames[index]).save(tmp_path / f"{name}.png")
@@ -159,7 +125,7 @@ def test_names_of_frames_need_not_be_numbers(tmp_path: Path) -> None:
         path.rename(tmp_path / "clip" / path.name)
     write_lines(
         tmp_path,
-        {"video": "clip", "expression": "it", "masks": {"behind": layouts.compressed(clip.masks[0, 1])}},
+        {"video": "clip", "expression": "it", "masks": {"behind": layouts.compressed_rle(clip.masks[0, 1])}},
     )
     (sample,) = read_json_lines(tmp_path, "all", Problems()).samples
     assert sample.video.frames.names == ("before", "behind")
@@ -168,13 +134,13 @@ def test_names_of_frames_need_not_be_numbers(tmp_path: Path) -> None:
     assert np.array_equal(sample.ground_truth.mask(1), clip.masks[0, 1])
 
 
-def test_videos_of_the_same_name_need_an_id(tmp_path: Path) -> None:
+def test_videos_with_the_same_name_need_an_id(tmp_path: Path) -> None:
     clip = layouts.own_clip(1)
     for place in ("a", "b"):
         layouts.write_frames(tmp_path / place / "clip", clip)
     one, two = {"video": "a/clip", "expression": "x"}, {"video": "b/clip", "expression": "x"}
     write_lines(tmp_path, one, two)
-    assert "video_id" in told_of(read_json_lines, tmp_path, "all")
+    assert "video_id" in refusal_of(read_json_lines, tmp_path, "all")
     write_lines(tmp_path, one, {**two, "video_id": "other"})
     assert [sample.key for sample in read_json_lines(tmp_path, "all", Problems()).samples] == [
         ("clip", "0"),
@@ -186,7 +152,7 @@ SMALL = {"size": [9, 9], "counts": [81]}
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "reason"),
     [
         ('{"video": "photo.png", "expression": "x",}', "line 1"),
         ('{"video": "photo.png", "expression": "x"', "line 1"),
@@ -228,40 +194,40 @@ SMALL = {"size": [9, 9], "counts": [81]}
         ({"video": "clips/shapes", "expression": "x", "masks": "masks/shapes", "value": [1, 256]}, "'value'"),
     ],
 )
-def test_what_is_wrong_with_a_line_is_told(tmp_path: Path, line: Any, said: str) -> None:
+def test_an_invalid_line_is_refused_with_the_reason(tmp_path: Path, line: Any, reason: str) -> None:
     layouts.write_json_lines(tmp_path)
     Image.new("L", (9, 9)).save(tmp_path / "small.png")
     (tmp_path / "broken.mp4").write_bytes((tmp_path / "street.mp4").read_bytes()[:2000])
     write_lines(tmp_path, line)
-    sentence = told_of(read_json_lines, tmp_path, "all")
-    assert said in sentence
+    sentence = refusal_of(read_json_lines, tmp_path, "all")
+    assert reason in sentence
     assert str(tmp_path) in sentence
 
 
-def test_an_expression_id_given_twice_is_told(tmp_path: Path) -> None:
+def test_a_duplicate_expression_id_is_refused(tmp_path: Path) -> None:
     layouts.write_json_lines(tmp_path)
     line = {"video": "photo.png", "expression": "x", "expression_id": 4}
     write_lines(tmp_path, line, {**line, "expression_id": "4"})
-    sentence = told_of(read_json_lines, tmp_path, "all")
+    sentence = refusal_of(read_json_lines, tmp_path, "all")
     assert "expressions.jsonl, line 2" in sentence
     assert "'4'" in sentence
 
 
 @pytest.mark.parametrize("name", ["clips/shapes/00003.jpg", "masks/shapes/00002.png", "photo.png", "photo-mask.png"])
-def test_an_unreadable_image_is_told_by_its_name(tmp_path: Path, name: str) -> None:
+def test_the_error_for_a_damaged_image_names_its_file(tmp_path: Path, name: str) -> None:
     layouts.write_json_lines(tmp_path)
     path = tmp_path / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert str(path) in told_of(read_json_lines, tmp_path, "all")
+    assert str(path) in refusal_of(read_json_lines, tmp_path, "all")
 
 
-def test_a_mask_without_its_frame_is_told(tmp_path: Path) -> None:
+def test_a_mask_without_a_frame_is_refused(tmp_path: Path) -> None:
     layouts.write_json_lines(tmp_path)
     (tmp_path / "clips" / "shapes" / "00002.jpg").unlink()
-    assert "'00002'" in told_of(read_json_lines, tmp_path, "all")
+    assert "'00002'" in refusal_of(read_json_lines, tmp_path, "all")
 
 
-def test_an_unknown_split_is_told_with_those_there_are(tmp_path: Path) -> None:
+def test_an_unknown_split_is_refused_with_a_list_of_the_splits(tmp_path: Path) -> None:
     layouts.write_json_lines(tmp_path)
     with pytest.raises(DataError, match=r"expressions\.jsonl.*all, train, val"):
         read_json_lines(tmp_path, "test", Problems())
@@ -269,9 +235,9 @@ def test_an_unknown_split_is_told_with_those_there_are(tmp_path: Path) -> None:
         read_json_lines(tmp_path / "clips", "all", Problems())
 
 
-def test_collected_problems_leave_the_other_lines(tmp_path: Path) -> None:
+def test_collected_problems_do_not_affect_other_lines(tmp_path: Path) -> None:
     layouts.write_json_lines(tmp_path)
-    write_lines(tmp_path, "{", *lines_of(tmp_path), {"video": "gone", "expression": "x"})
+    write_lines(tmp_path, "{", *read_lines(tmp_path), {"video": "gone", "expression": "x"})
     problems = Problems(keep_going=True)
     assert len(read_json_lines(tmp_path, "all", problems)) == 9
     assert len(problems.found) == 2
@@ -297,7 +263,7 @@ def test_frames_of_a_video_file_are_read_in_any_order(tmp_path: Path) -> None:
     assert read_numbers(frames, [8]) == [8]
 
 
-def test_reading_in_order_decodes_a_video_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_in_order_opens_a_video_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
     ordinary = frames_module.open_source
 
@@ -312,11 +278,11 @@ def test_reading_in_order_decodes_a_video_file_once(tmp_path: Path, monkeypatch:
     assert len(frames.names) == len(frames.names) == 9
     assert frames.size == frames.size == (48, 64)
     assert len(opened) == 3
-    assert read_numbers(frames, [5, 6, 6, 8]) == [5, 6, 6, 8]  # goes on where it was
+    assert read_numbers(frames, [5, 6, 6, 8]) == [5, 6, 6, 8]  # continues without reopening
     assert len(opened) == 3
 
 
-def test_one_file_is_open_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_video_file_is_open_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources: list[Any] = []
     ordinary = frames_module.open_source
 
@@ -348,12 +314,12 @@ os._exit(0 if right else 1)
 """
 
 
-def test_a_forked_process_reads_a_video_file_without_disturbing_its_parent(tmp_path: Path) -> None:
+def test_a_forked_process_and_its_parent_read_the_same_video_file_correctly(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", 60, gop=5)
     subprocess.run([sys.executable, "-c", FORKED, str(path)], check=True, timeout=60)
 
 
-def test_a_damaged_video_file_is_told_by_its_name(tmp_path: Path) -> None:
+def test_the_error_for_a_damaged_video_file_names_it(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.avi", 9)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with pytest.raises(DataError, match=r"a\.avi"):
@@ -363,33 +329,25 @@ def test_a_damaged_video_file_is_told_by_its_name(tmp_path: Path) -> None:
 # COCO-video exports.
 
 
-@pytest.mark.parametrize("sentences", ["listed", "told", "category"])
-def test_sentences_of_a_coco_video_export_are_taken_from_where_they_are(tmp_path: Path, sentences: str) -> None:
-    asked = layouts.write_coco_video(tmp_path, sentences)
+@pytest.mark.parametrize("source", ["listed", "annotations", "category"])
+def test_expressions_of_a_coco_video_export_come_from_any_source(tmp_path: Path, source: str) -> None:
+    written = layouts.write_coco_video(tmp_path, source)
     dataset = read_coco_video(tmp_path, "train", Problems())
     assert dataset.name == "coco-video"
-    assert_same(dataset, asked)
+    assert_as_written(dataset, written)
     assert all(sample.video.size == layouts.SIZE for sample in dataset.samples)
 
 
-def test_a_coco_video_file_may_be_given_itself_or_be_named_after_the_split(tmp_path: Path) -> None:
-    asked = layouts.write_coco_video(tmp_path)
+def test_a_coco_video_file_can_be_given_or_named_like_the_split(tmp_path: Path) -> None:
+    written = layouts.write_coco_video(tmp_path)
     file = tmp_path / "train" / "instances.json"
-    assert_same(read_coco_video(file, "all", Problems()), asked)
+    assert_as_written(read_coco_video(file, "all", Problems()), written)
     file.rename(tmp_path / "train.json")
-    assert_same(read_coco_video(tmp_path, "train", Problems()), asked)
-
-
-def coco_of(root: Path, change: Callable[[Any], Any]) -> Path:
-    file = root / "train" / "instances.json"
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
-    return file
+    assert_as_written(read_coco_video(tmp_path, "train", Problems()), written)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
         (lambda c: c["annotations"][0]["segmentations"].pop(), "4 segmentations"),
         (lambda c: c["annotations"][0]["segmentations"].__setitem__(2, SMALL), "9x9"),
@@ -409,33 +367,34 @@ def coco_of(root: Path, change: Callable[[Any], Any]) -> Path:
         (lambda c: c.update(annotations={}), "'annotations'"),
     ],
 )
-def test_what_is_wrong_with_a_coco_video_export_is_told(
-    tmp_path: Path, change: Callable[[Any], Any], said: str
+def test_an_invalid_coco_video_export_is_refused_with_the_reason(
+    tmp_path: Path, change: Callable[[Any], Any], reason: str
 ) -> None:
     layouts.write_coco_video(tmp_path)
-    file = coco_of(tmp_path, change)
-    sentence = told_of(read_coco_video, tmp_path, "train")
-    assert said in sentence
+    file = tmp_path / "train" / "instances.json"
+    change_json(file, change)
+    sentence = refusal_of(read_coco_video, tmp_path, "train")
+    assert reason in sentence
     assert str(file) in sentence
 
 
-def test_an_object_that_nobody_named_has_no_sentence(tmp_path: Path) -> None:
+def test_an_object_without_expression_or_category_is_refused(tmp_path: Path) -> None:
     layouts.write_coco_video(tmp_path, "category")
-    coco_of(tmp_path, lambda content: content["categories"].pop())
-    assert "annotation 2" in told_of(read_coco_video, tmp_path, "train")
+    change_json(tmp_path / "train" / "instances.json", lambda content: content["categories"].pop())
+    assert "annotation 2" in refusal_of(read_coco_video, tmp_path, "train")
 
 
-def test_a_missing_or_damaged_frame_of_a_coco_video_is_told(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_frame_of_a_coco_video_is_refused(tmp_path: Path) -> None:
     layouts.write_coco_video(tmp_path)
     path = tmp_path / "train" / "JPEGImages" / "ab12" / "00003.jpg"
     path.write_bytes(b"?")
-    assert str(path) in told_of(read_coco_video, tmp_path, "train")
+    assert str(path) in refusal_of(read_coco_video, tmp_path, "train")
     path.unlink()
-    assert f"{path} is missing." == told_of(read_coco_video, tmp_path, "train")
+    assert f"{path} is missing." == refusal_of(read_coco_video, tmp_path, "train")
 
 
-def test_a_video_that_is_not_whole_is_told_once_and_left_out(tmp_path: Path) -> None:
-    asked = layouts.write_coco_video(tmp_path)
+def test_an_incomplete_video_is_reported_once_and_left_out(tmp_path: Path) -> None:
+    written = layouts.write_coco_video(tmp_path)
 
     def copy_video(content: Any) -> None:
         other = {**content["videos"][0], "id": 8, "file_names": [f"ab12/{index}.jpg" for index in range(5)]}
@@ -443,17 +402,17 @@ def test_a_video_that_is_not_whole_is_told_once_and_left_out(tmp_path: Path) -> 
         content["annotations"].append({**content["annotations"][0], "id": 9, "video_id": 8})
         content["expressions"].append({**content["expressions"][0], "video_id": 8, "annotation_ids": [9]})
 
-    coco_of(tmp_path, copy_video)
+    change_json(tmp_path / "train" / "instances.json", copy_video)
     problems = Problems(keep_going=True)
     (tmp_path / "train" / "JPEGImages" / "ab12" / "0.jpg").touch()
-    assert_same(read_coco_video(tmp_path, "train", problems), asked)
+    assert_as_written(read_coco_video(tmp_path, "train", problems), written)
     assert problems.found == [f"{tmp_path / 'train' / 'JPEGImages' / 'ab12' / '1.jpg'} is missing."]
 
 
-def test_a_coco_video_split_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_split_of_a_coco_video_export_is_refused(tmp_path: Path) -> None:
     layouts.write_coco_video(tmp_path)
-    assert "val.json" in told_of(read_coco_video, tmp_path, "val")
-    assert "'all'" in told_of(read_coco_video, tmp_path / "train" / "instances.json", "train")
+    assert "val.json" in refusal_of(read_coco_video, tmp_path, "val")
+    assert "'all'" in refusal_of(read_coco_video, tmp_path / "train" / "instances.json", "train")
 
 
 # CVAT exports.
@@ -461,13 +420,13 @@ def test_a_coco_video_split_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", [{}, {"brush": True}, {"expressions": False}, {"video": True}])
 def test_polygons_and_brush_masks_of_cvat_are_read(tmp_path: Path, form: dict[str, bool]) -> None:
-    asked = layouts.write_cvat(tmp_path / "shapes", **form)
+    written = layouts.write_cvat(tmp_path / "shapes", **form)
     dataset = read_cvat(tmp_path / "shapes", "all", Problems())
     assert dataset.name == "cvat"
-    assert_same(dataset, asked)
+    assert_as_written(dataset, written)
 
 
-def test_tracks_are_known_in_every_frame_and_brush_masks_where_somebody_drew(tmp_path: Path) -> None:
+def test_tracks_annotate_every_frame_and_brush_masks_only_the_drawn_frames(tmp_path: Path) -> None:
     layouts.write_cvat(tmp_path / "tracks")
     layouts.write_cvat(tmp_path / "masks", brush=True)
     layouts.write_cvat(tmp_path / "video", video=True)
@@ -481,34 +440,34 @@ def test_tracks_are_known_in_every_frame_and_brush_masks_where_somebody_drew(tmp
         ("masks", "1"): [0, 2],
         ("tracks", "0"): [0, 1, 2, 3],
         ("tracks", "1"): [0, 1, 2, 3],
-        ("video", "0"): [1, 3, 5, 7],  # the task began with the second frame and took every second
+        ("video", "0"): [1, 3, 5, 7],  # the task has every second frame, starting with the second
         ("video", "1"): [1, 3, 5, 7],
     }
 
 
-def test_tracks_of_the_same_sentence_are_meant_together(tmp_path: Path) -> None:
-    asked = layouts.write_cvat(tmp_path / "shapes")
+def test_the_target_is_the_union_of_the_tracks_with_one_expression(tmp_path: Path) -> None:
+    written = layouts.write_cvat(tmp_path / "shapes")
     file = tmp_path / "shapes" / "annotations.xml"
     file.write_text(file.read_text().replace("the circle that moves", "a thing").replace("the square", "a thing"))
     (sample,) = read_cvat(tmp_path, "all", Problems()).samples
     assert sample.object_ids == ("0", "1")
     assert sample.ground_truth is not None
-    assert asked[0].masks is not None
-    assert asked[1].masks is not None
+    assert written[0].masks is not None
+    assert written[1].masks is not None
     for index in range(4):
-        assert np.array_equal(sample.ground_truth.mask(index), asked[0].masks[index] | asked[1].masks[index])
+        assert np.array_equal(sample.ground_truth.mask(index), written[0].masks[index] | written[1].masks[index])
 
 
-def test_tracks_without_a_sentence_are_passed_over_where_others_have_one(tmp_path: Path) -> None:
-    asked = layouts.write_cvat(tmp_path / "shapes")
+def test_tracks_without_an_expression_are_ignored_when_others_have_one(tmp_path: Path) -> None:
+    written = layouts.write_cvat(tmp_path / "shapes")
     file = tmp_path / "shapes" / "annotations.xml"
     file.write_text(file.read_text().replace("the circle that moves", ""))
     (sample,) = read_cvat(tmp_path, "all", Problems()).samples
-    assert sample.expression == asked[1].text
+    assert sample.expression == written[1].text
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "reason"),
     [
         (r"<polygon ", '<box xtl="1" ytl="1" xbr="9" ybr="9" ', "box, which is not a mask"),
         (r'track id="1"', 'track id="0"', "twice"),
@@ -525,19 +484,19 @@ def test_tracks_without_a_sentence_are_passed_over_where_others_have_one(tmp_pat
         (r"<annotations>", "<annotations", "not valid XML"),
     ],
 )
-def test_what_is_wrong_with_a_cvat_export_is_told(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_an_invalid_cvat_export_is_refused_with_the_reason(tmp_path: Path, old: str, new: str, reason: str) -> None:
     layouts.write_cvat(tmp_path / "shapes")
     file = tmp_path / "shapes" / "annotations.xml"
     text = re.sub(old, new, file.read_text())
     assert text != file.read_text()
     file.write_text(text.replace("</polygon>", "</box>") if "<box" in text else text)
-    sentence = told_of(read_cvat, tmp_path, "all")
-    assert said in sentence
+    sentence = refusal_of(read_cvat, tmp_path, "all")
+    assert reason in sentence
     assert str(file) in sentence
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "reason"),
     [
         (r'width="\d+"', 'width="3"', "add up"),
         (r'left="\d+"', 'left="60"', "outside"),
@@ -546,48 +505,48 @@ def test_what_is_wrong_with_a_cvat_export_is_told(tmp_path: Path, old: str, new:
         (r"rle=", "rel=", "''"),
     ],
 )
-def test_what_is_wrong_with_a_brush_mask_is_told(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_an_invalid_brush_mask_is_refused_with_the_reason(tmp_path: Path, old: str, new: str, reason: str) -> None:
     layouts.write_cvat(tmp_path / "shapes", brush=True)
     file = tmp_path / "shapes" / "annotations.xml"
     file.write_text(re.sub(old, new, file.read_text()))
-    sentence = told_of(read_cvat, tmp_path, "all")
-    assert said in sentence
+    sentence = refusal_of(read_cvat, tmp_path, "all")
+    assert reason in sentence
     assert str(file) in sentence
 
 
-def test_a_cvat_export_without_frames_or_annotations_is_told(tmp_path: Path) -> None:
+def test_a_cvat_export_without_frames_or_annotations_is_refused(tmp_path: Path) -> None:
     layouts.write_cvat(tmp_path / "shapes")
     path = tmp_path / "shapes" / "images" / "frame_000002.png"
     path.write_bytes(b"?")
-    assert str(path) in told_of(read_cvat, tmp_path, "all")
+    assert str(path) in refusal_of(read_cvat, tmp_path, "all")
     shutil.rmtree(tmp_path / "shapes" / "images")
-    assert f"{tmp_path / 'shapes'} must contain the frames" in told_of(read_cvat, tmp_path, "all")
+    assert f"{tmp_path / 'shapes'} must contain the frames" in refusal_of(read_cvat, tmp_path, "all")
     (tmp_path / "shapes" / "annotations.xml").unlink()
-    assert "annotations.xml" in told_of(read_cvat, tmp_path, "all")
-    assert "'val'" in told_of(read_cvat, tmp_path, "val")
+    assert "annotations.xml" in refusal_of(read_cvat, tmp_path, "all")
+    assert "'val'" in refusal_of(read_cvat, tmp_path, "val")
 
 
-def test_an_xml_bomb_is_refused_before_it_goes_off(tmp_path: Path) -> None:
+def test_an_xml_file_with_a_document_type_is_refused(tmp_path: Path) -> None:
     layouts.write_cvat(tmp_path / "shapes")
     file = tmp_path / "shapes" / "annotations.xml"
     entities = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 10))
     bomb = f'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY e0 "ha">{entities}]><annotations>&e9;</annotations>'
     file.write_text(bomb)
-    assert str(file) in told_of(read_cvat, tmp_path, "all")
+    assert str(file) in refusal_of(read_cvat, tmp_path, "all")
     for declared in ('a [<!ENTITY x SYSTEM "file:///etc/hostname">]', 'a SYSTEM "a.dtd"', "a"):
         file.write_text(f"<!DOCTYPE {declared}><annotations>&x;</annotations>")
         with pytest.raises(DataError, match=r"annotations\.xml was not read: it has a document type declaration"):
             read_xml(file)
 
 
-def test_without_defusedxml_the_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_defusedxml_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layouts.write_cvat(tmp_path)
     monkeypatch.setitem(sys.modules, "defusedxml.ElementTree", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'refervos\[data\]'"):
         read_cvat(tmp_path, "all", Problems())
 
 
-# All of them.
+# All layouts.
 
 
 LAYOUTS: list[tuple[Callable[[Path], Any], Reader, str, str]] = [
@@ -604,7 +563,7 @@ LAYOUTS: list[tuple[Callable[[Path], Any], Reader, str, str]] = [
 @pytest.mark.parametrize(
     ("write", "read", "split", "name"), LAYOUTS, ids=lambda value: getattr(value, "__name__", value)
 )
-def test_a_cut_file_is_a_data_error_wherever_it_is_cut(
+def test_a_truncated_file_is_refused_at_every_length(
     tmp_path: Path, write: Callable[[Path], Any], read: Reader, split: str, name: str
 ) -> None:
     write(tmp_path)
@@ -613,37 +572,37 @@ def test_a_cut_file_is_a_data_error_wherever_it_is_cut(
     for length in [0, 1, *np.random.default_rng(3).integers(2, len(whole) * 3 // 4, 20).tolist()]:
         path.write_bytes(whole[:length])
         if name.endswith(".jsonl") and whole[:length].endswith((b"\n", b"}")):
-            continue  # fewer lines are a data set too
+            continue  # fewer lines are a valid data set
         if length or not name.endswith(".jsonl"):
-            assert path.name in told_of(read, tmp_path, split)
+            assert path.name in refusal_of(read, tmp_path, split)
 
 
 @pytest.mark.parametrize(
     ("write", "read", "split", "name"), LAYOUTS, ids=lambda value: getattr(value, "__name__", value)
 )
-def test_a_data_set_can_be_sent_to_another_process(
+def test_a_data_set_can_be_pickled(
     tmp_path: Path, write: Callable[[Path], Any], read: Reader, split: str, name: str
 ) -> None:
-    asked = write(tmp_path)
+    written = write(tmp_path)
     dataset = read(tmp_path, split, Problems())
-    read_all(dataset)
-    assert_same(pickle.loads(pickle.dumps(dataset)), asked)
+    read_everything(dataset)
+    assert_as_written(pickle.loads(pickle.dumps(dataset)), written)
 
 
-# The document.
+# The documentation page.
 
 
 def blocks(language: str) -> list[str]:
-    """The examples in the document."""
+    """Return the code blocks of a language on the page."""
     return re.findall(rf"```{language}\n(.*?)```", DOCS.read_text(), re.DOTALL)
 
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """The files that the document's examples are about."""
+    """Write the files that the examples on the page refer to."""
     clip = layouts.own_clip()
-    layouts.write_frames(tmp_path / "clips" / "dog", clip)
-    layouts.write_palette_masks(tmp_path / "masks" / "dog", clip, range(5))
+    names = layouts.write_frames(tmp_path / "clips" / "dog", clip)
+    layouts.write_index_masks(tmp_path / "masks" / "dog", clip, names)
     write_video(tmp_path / "street.mp4", 5, width=WIDTH, height=HEIGHT, images=list(clip.frames))
     (tmp_path / "masks" / "street").mkdir()
     Image.fromarray(clip.masks[0, 3]).save(tmp_path / "masks" / "street" / "car-3.png")
@@ -652,22 +611,22 @@ def example(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_documents_lines_are_read(example: Path) -> None:
+def test_the_json_lines_in_the_documentation_are_read(example: Path) -> None:
     (lines,) = blocks("jsonl")
     (example / "expressions.jsonl").write_text(lines)
     dataset = read_json_lines(example, "all", Problems())
-    read_all(dataset)
+    read_everything(dataset)
     assert len(dataset) == len(lines.strip().splitlines())
     assert {sample.has_target for sample in dataset.samples} == {True, False, None}
 
 
-def test_the_documents_script_writes_what_is_read(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_script_in_the_documentation_writes_readable_lines(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (script,) = blocks("python")
     (example / "write.py").write_text(script)
     monkeypatch.chdir(example)
     runpy.run_path("write.py")
     dataset = read_json_lines(example, "all", Problems())
-    read_all(dataset)
+    read_everything(dataset)
     assert len(dataset) == 2
     clip = layouts.own_clip()
     for sample, masks in zip(dataset.samples, clip.masks, strict=True):
@@ -675,12 +634,12 @@ def test_the_documents_script_writes_what_is_read(example: Path, monkeypatch: py
         assert np.array_equal([sample.ground_truth.mask(index) for index in sample.ground_truth.annotated], masks)
 
 
-def test_the_documents_coco_video_export_is_read(example: Path) -> None:
+def test_the_coco_video_export_in_the_documentation_is_read(example: Path) -> None:
     (content,) = blocks("json")
     (example / "train.json").write_text(content)
     shutil.move(example / "clips", example / "images")
     dataset = read_coco_video(example, "train", Problems())
-    read_all(dataset)
+    read_everything(dataset)
     assert [(sample.key[1], sample.has_target) for sample in dataset.samples] == [
         ("1", True),
         ("2", True),
@@ -688,14 +647,14 @@ def test_the_documents_coco_video_export_is_read(example: Path) -> None:
     ]
 
 
-def test_the_documents_cvat_export_is_read(example: Path) -> None:
+def test_the_cvat_export_in_the_documentation_is_read(example: Path) -> None:
     (content,) = blocks("xml")
     (example / "task").mkdir()
     (example / "task" / "annotations.xml").write_text(content)
     layouts.write_frames(example / "task" / "images", layouts.own_clip(2), "frame_{:06d}.png")
     dataset = read_cvat(example, "all", Problems())
-    read_all(dataset)
+    read_everything(dataset)
     assert [sample.expression for sample in dataset.samples] == ["the dog that leaves", "the other dog"]
-    truth = dataset.samples[1].ground_truth
-    assert truth is not None
-    assert truth.mask(1)[7:9, 5:8].tolist() == [[False, True, True], [True, True, False]]
+    ground_truth = dataset.samples[1].ground_truth
+    assert ground_truth is not None
+    assert ground_truth.mask(1)[7:9, 5:8].tolist() == [[False, True, True], [True, True, False]]

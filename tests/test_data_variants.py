@@ -132,7 +132,7 @@ HEIGHT, WIDTH = layouts_images.SIZE
 
 
 def annotation(id: int, image: int, mask: np.ndarray, **more: Any) -> dict[str, Any]:
-    return {"id": id, "image_id": image, "category_id": 1, "segmentation": layouts_images.run_polygons(mask), **more}
+    return {"id": id, "image_id": image, "category_id": 1, "segmentation": layouts_images.row_polygons(mask), **more}
 
 
 def write_images(
@@ -319,7 +319,11 @@ def test_a_file_of_several_pictures_is_a_video(tmp_path: Path, suffix: str) -> N
     clip = layouts_images.own_clip(3)
     first, *others = [Image.fromarray(frame) for frame in clip.frames]
     first.save(tmp_path / f"v.{suffix}", save_all=True, append_images=others)
-    line = {"video": f"v.{suffix}", "expression": "x", "masks": {"2": layouts_images.run_lengths(clip.masks[0, 2])}}
+    line = {
+        "video": f"v.{suffix}",
+        "expression": "x",
+        "masks": {"2": layouts_images.uncompressed_rle(clip.masks[0, 2])},
+    }
     (tmp_path / "expressions.jsonl").write_text(json.dumps(line))
     (sample,) = open_dataset("json-lines", tmp_path).samples
     assert len(sample.video) == 3

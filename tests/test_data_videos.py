@@ -13,11 +13,11 @@ from layouts import (
     A2D_ANNOTATED,
     DAVIS_VIDEOS,
     DAVIS_VOID,
-    JHMDB_CHOSEN,
+    JHMDB_SCORED,
     WRITERS,
     change_json,
     davis_text,
-    film,
+    drawn_videos,
     write_a2d_sentences,
     write_jhmdb_sentences,
     write_long_rvos,
@@ -41,12 +41,12 @@ def masks_of(sample: Sample) -> np.ndarray:
 
 def test_mevis_unites_the_objects_and_knows_expressions_without_target(tmp_path: Path) -> None:
     dataset = open_dataset("mevis", write_mevis(tmp_path), "valid_u")
-    films = film("valid_u")
+    films = drawn_videos("valid_u")
     assert [sample.key for sample in dataset.samples] == [(one.id, str(k)) for one in films for k in range(4)]
     for sample, (one, k) in zip(dataset.samples, [(one, k) for one in films for k in range(4)], strict=True):
-        assert sample.expression == one.asked[k].text
-        assert sample.has_target == bool(one.asked[k].targets)
-        assert len(sample.object_ids) == len(one.asked[k].targets)
+        assert sample.expression == one.expressions[k].text
+        assert sample.has_target == bool(one.expressions[k].targets)
+        assert len(sample.object_ids) == len(one.expressions[k].targets)
         np.testing.assert_array_equal(masks_of(sample), one.masks(k))
     assert dataset.samples[0].video is dataset.samples[3].video
     assert list(dataset.samples[0].video.frames.names) == [f"{index:05d}" for index in range(6)]
@@ -68,10 +68,10 @@ def test_mevis_train_without_masks_is_no_secret(tmp_path: Path) -> None:
 
 def test_ref_youtube_vos_train_reads_objects_by_palette_index(tmp_path: Path) -> None:
     dataset = open_dataset("ref-youtube-vos", write_ref_youtube_vos(tmp_path), "train")
-    for (video, samples), one in zip(dataset.videos(), film("train"), strict=True):
+    for (video, samples), one in zip(dataset.videos(), drawn_videos("train"), strict=True):
         assert list(video.frames.names)[:3] == ["00000", "00005", "00010"]
         for k, sample in enumerate(samples):
-            assert sample.object_ids == (str(one.asked[k].targets[0] + 1),)
+            assert sample.object_ids == (str(one.expressions[k].targets[0] + 1),)
             np.testing.assert_array_equal(masks_of(sample), one.masks(k))
 
 
@@ -79,23 +79,23 @@ def test_ref_youtube_vos_valid_is_without_the_videos_of_test(tmp_path: Path) -> 
     write_ref_youtube_vos(tmp_path, "valid")
     for split in ("valid", "test"):
         dataset = open_dataset("ref-youtube-vos", tmp_path, split)
-        assert [video.id for video, _ in dataset.videos()] == [one.id for one in film(split)]
+        assert [video.id for video, _ in dataset.videos()] == [one.id for one in drawn_videos(split)]
         assert {sample.ground_truth for sample in dataset.samples} == {None}
     (tmp_path / "meta_expressions/test/meta_expressions.json").unlink()
     dataset = open_dataset("ref-youtube-vos", tmp_path, "valid")
-    assert [video.id for video, _ in dataset.videos()] == [one.id for one in film("valid")]
+    assert [video.id for video, _ in dataset.videos()] == [one.id for one in drawn_videos("valid")]
 
 
 @pytest.mark.parametrize("converted", [False, True])
 def test_ref_davis17_has_four_annotators_about_each_object(tmp_path: Path, converted: bool) -> None:
     dataset = open_dataset("ref-davis17", write_ref_davis17(tmp_path, converted=converted), "val")
     assert [video.id for video, _ in dataset.videos()] == list(DAVIS_VIDEOS["val"][:2])
-    for (_, samples), one in zip(dataset.videos(), film("val"), strict=True):
+    for (_, samples), one in zip(dataset.videos(), drawn_videos("val"), strict=True):
         assert [sample.expression_id for sample in samples] == [str(k) for k in range(8)]
         assert [sample.annotator for sample in samples] == ["0", "1", "2", "3"] * 2
         assert [sample.kind for sample in samples] == ["first frame", "full video"] * 4
         for k, sample in enumerate(samples):
-            expression = one.asked[k // 4]
+            expression = one.expressions[k // 4]
             assert sample.expression == davis_text(k % 4, expression)
             assert sample.object_ids == (str(expression.targets[0] + 1),)
             meant = one.masks(k // 4).copy()
@@ -140,7 +140,7 @@ def test_ref_davis17_converted_wants_four_in_a_row_about_an_object(tmp_path: Pat
 def test_revos_tells_kinds_and_the_foreground(tmp_path: Path) -> None:
     write_revos(tmp_path, "train")
     dataset = open_dataset("revos", write_revos(tmp_path, "valid"), "valid")
-    for (video, samples), one in zip(dataset.videos(), film("valid"), strict=True):
+    for (video, samples), one in zip(dataset.videos(), drawn_videos("valid"), strict=True):
         assert (video.id, video.size) == (f"UVO/all/{one.id}", (48, 64))
         assert [sample.kind for sample in samples] == ["referring", "reasoning", "referring", "hallucination"]
         for k, sample in enumerate(samples):
@@ -175,15 +175,15 @@ def test_a_frame_of_mask_dict_may_hold_several_run_lengths(tmp_path: Path) -> No
 
 def test_long_rvos_takes_a_frame_without_mask_for_one_without_object(tmp_path: Path) -> None:
     dataset = open_dataset("long-rvos", write_long_rvos(tmp_path), "valid")
-    for (_, samples), one in zip(dataset.videos(), film("valid"), strict=True):
+    for (_, samples), one in zip(dataset.videos(), drawn_videos("valid"), strict=True):
         assert [sample.kind for sample in samples] == ["static", "dynamic", "hybrid"] * 2
         for k, sample in enumerate(samples):
             np.testing.assert_array_equal(masks_of(sample), one.masks(k // 3))
     object_id = dataset.samples[0].object_ids[0]
     (tmp_path / f"valid/Annotations/valid00/{object_id}/00005.png").unlink()
     masks = masks_of(open_dataset("long-rvos", tmp_path, "valid").samples[0])
-    np.testing.assert_array_equal(masks[:5], film("valid")[0].masks(0)[:5])
-    assert film("valid")[0].masks(0)[5].any()
+    np.testing.assert_array_equal(masks[:5], drawn_videos("valid")[0].masks(0)[:5])
+    assert drawn_videos("valid")[0].masks(0)[5].any()
     assert not masks[5].any()
 
 
@@ -197,12 +197,12 @@ def test_long_rvos_test_may_be_secret(tmp_path: Path) -> None:
 def test_a2d_sentences_scores_the_frames_that_show_the_instance(tmp_path: Path, images: bool) -> None:
     write_a2d_sentences(tmp_path, "train", images=images)
     dataset = open_dataset("a2d-sentences", write_a2d_sentences(tmp_path, "test", images=images), "test")
-    assert {video.id for video, _ in dataset.videos()} == {one.id for one in film("test")}
-    for (video, samples), one in zip(dataset.videos(), film("test"), strict=True):
+    assert {video.id for video, _ in dataset.videos()} == {one.id for one in drawn_videos("test")}
+    for (video, samples), one in zip(dataset.videos(), drawn_videos("test"), strict=True):
         assert len(video) == 6
         for k, sample in enumerate(samples):
-            assert sample.expression == f"{one.asked[k].text}, moving"
-            assert sample.expression_id == str(one.asked[k].targets[0] + 1)
+            assert sample.expression == f"{one.expressions[k].text}, moving"
+            assert sample.expression_id == str(one.expressions[k].targets[0] + 1)
             shown = [index for index in A2D_ANNOTATED if one.masks(k)[index].any()]
             assert sample.ground_truth is not None
             assert list(sample.ground_truth.annotated) == shown
@@ -213,7 +213,7 @@ def test_a2d_sentences_reads_a_single_instance_without_its_axis(tmp_path: Path) 
     h5py = pytest.importorskip("h5py")
     write_a2d_sentences(tmp_path)
     sample = open_dataset("a2d-sentences", tmp_path).samples[0]
-    meant = film("test")[0].masks(0)[1]
+    meant = drawn_videos("test")[0].masks(0)[1]
     path = tmp_path / "text_annotations/a2d_annotation_with_instances/test00/00002.h5"
     with h5py.File(path, "w") as file:
         file["instance"] = np.array([[int(sample.expression_id)]], np.float64)
@@ -229,13 +229,13 @@ def test_a2d_sentences_leaves_out_the_known_mistake(tmp_path: Path) -> None:
     assert len(open_dataset("a2d-sentences", tmp_path)) == 4
 
 
-@pytest.mark.parametrize("chosen", [False, True])
-def test_jhmdb_sentences_scores_the_chosen_frames_or_all_that_have_masks(tmp_path: Path, chosen: bool) -> None:
-    dataset = open_dataset("jhmdb-sentences", write_jhmdb_sentences(tmp_path, chosen=chosen), "test")
-    for sample, one in zip(dataset.samples, film("jhmdb"), strict=True):
+@pytest.mark.parametrize("scored", [False, True])
+def test_jhmdb_sentences_scores_the_chosen_frames_or_all_that_have_masks(tmp_path: Path, scored: bool) -> None:
+    dataset = open_dataset("jhmdb-sentences", write_jhmdb_sentences(tmp_path, scored=scored), "test")
+    for sample, one in zip(dataset.samples, drawn_videos("jhmdb"), strict=True):
         assert sample.key == (one.id, "0")
         assert sample.ground_truth is not None
-        indices = list(JHMDB_CHOSEN) if chosen else list(range(5))
+        indices = list(JHMDB_SCORED) if scored else list(range(5))
         assert list(sample.ground_truth.annotated) == indices
         np.testing.assert_array_equal(masks_of(sample), one.masks(0)[indices])
         np.testing.assert_array_equal(sample.video.frames.read(2), one.clip.frames[2])

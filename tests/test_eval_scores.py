@@ -75,9 +75,9 @@ def test_mevis_averages_frames_then_expressions(tmp_path: Path) -> None:
     part = part_of("mevis", tmp_path / "data")
     found = scored(tmp_path / "masks", part, shifted)
     regions, boundaries = [], []
-    for film in layouts.film("valid_u"):
-        for expression in range(len(film.asked)):
-            truth = film.masks(expression)
+    for video in layouts.drawn_videos("valid_u"):
+        for expression in range(len(video.expressions)):
+            truth = video.masks(expression)
             pairs = list(zip(truth, np.roll(truth, 2, axis=2), strict=True))
             regions.append(fmean(region_similarity(*pair) for pair in pairs))
             boundaries.append(fmean(boundary_accuracy(*pair) for pair in pairs))
@@ -190,11 +190,11 @@ def test_ref_davis_forgives_swapped_expressions_in_the_published_protocol_only(t
     void = np.zeros((48, 64), bool)
     void[layouts.DAVIS_VOID] = True
     per_object = []
-    for film in layouts.film("val"):
-        described = {expression.targets[0] for expression in film.asked[:2]}
-        for number, masks in enumerate(film.clip.masks):
+    for video in layouts.drawn_videos("val"):
+        described = {expression.targets[0] for expression in video.expressions[:2]}
+        for number, masks in enumerate(video.clip.masks):
             undescribed = 100 * fmean(float(not (mask & ~void).any()) for mask in masks)
-            if (film.clip.masks[number:, 0] & ~void).any():  # only objects up to the last in the first frame count
+            if (video.clip.masks[number:, 0] & ~void).any():  # only objects up to the last in the first frame count
                 per_object.append(100.0 if number in described else undescribed)
     assert measured["J, published (matched)"] == pytest.approx(fmean(per_object))
     assert measured["J&F, strict (by expression)"] == means(found)["J&F"]
@@ -216,9 +216,9 @@ def test_long_rvos_reports_temporal_overlap_by_kind(tmp_path: Path) -> None:
     part = part_of("long-rvos", tmp_path / "data")
     found = scored(tmp_path / "masks", part, lambda sample, index: perfect(sample, index) & (index % 2 == 0))
     expected: dict[str, list[float]] = {"tIoU": [], "vIoU": []}
-    for film in layouts.film("valid"):
+    for video in layouts.drawn_videos("valid"):
         for expression in (0, 1):
-            truth = film.masks(expression)
+            truth = video.masks(expression)
             predicted = truth & (np.arange(len(truth)) % 2 == 0)[:, None, None]
             visible, non_empty = (np.array([mask.any() for mask in masks]) for masks in (truth, predicted))
             j = np.array([region_similarity(*pair) for pair in zip(truth, predicted, strict=True)])
@@ -238,10 +238,10 @@ def test_revos_averages_referring_and_reasoning_and_shows_r_of_hallucinations(tm
     assert lines(found)["J&F, overall (mean of referring and reasoning)"] == pytest.approx(fmean(kinds))
     referring = (0, 2)
     expected = []
-    for film in layouts.film("valid"):
-        all_objects = np.any(film.clip.masks, axis=0)
+    for video in layouts.drawn_videos("valid"):
+        all_objects = np.any(video.clip.masks, axis=0)
         for expression in referring:
-            truth = film.masks(expression)
+            truth = video.masks(expression)
             frames = zip(truth, np.roll(truth, 2, axis=2), list(all_objects), strict=True)
             expected.append(100 * fmean(robustness(*frame) for frame in frames))
     assert means(found, "referring")["R"] == pytest.approx(fmean(expected))

@@ -138,5 +138,5 @@ def test_problems_are_escaped_on_terminals(tmp_path: Path, spoil: Callable[[Path
 def test_ids_that_are_unfit_for_folder_names_are_refused(tmp_path: Path) -> None:
     for id in ("\x1b[2J", "a\nb", "half \ud83d", "x" * 300, "\x7f"):
         write(tmp_path, expression_id=id)
-        with pytest.raises(DataError, match="folder of that name"):
+        with pytest.raises(DataError, match="names a folder of results"):
             read_json_lines(tmp_path, "all", Problems())

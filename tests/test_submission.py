@@ -54,7 +54,7 @@ def test_the_zip_has_the_names_and_masks_that_the_server_expects(tmp_path: Path,
     write_masks(tmp_path / "masks", samples, checkered, highest)
     assert pack(tmp_path / "masks", part, tmp_path / "out" / "it.zip") == []
     top = "Annotations/" if name == "ref-youtube-vos" else ""
-    videos = [film.id for film in layouts.film("valid")]
+    videos = [video.id for video in layouts.drawn_videos("valid")]
     expected = [f"{top}{v}/{e}/{f}.png" for v in videos for e in range(EXPRESSIONS[name]) for f in FRAMES[name]]
     with zipfile.ZipFile(tmp_path / "out" / "it.zip") as archive:
         assert archive.namelist() == expected == sorted(expected)

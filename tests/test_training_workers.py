@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from data_sets import SMALL_DATA_SETS
 from layouts import write_mevis
 from layouts_images import write_refcoco
 from refervos.errors import DataError, TrainingError
@@ -38,7 +39,6 @@ from refervos.training.stages.sam import SamSettings, SamStage
 from refervos.training.stages.samwise import ImagesSettings, ImagesStage, VideoSettings, VideoStage
 from refervos.training.stages.track import TrackSettings, TrackStage
 from refsam_models import TINY
-from test_every_layout import WRITERS
 from test_trainer import assert_same_result, run, toy
 from training_stages import ToyStage
 
@@ -149,9 +149,9 @@ def test_workers_are_sent_no_weights(name: str, stages: dict[str, Stage]) -> Non
     assert same(again, collate([loader.dataset[0, index] for index in range(2)]))
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", SMALL_DATA_SETS)
 def test_clips_of_every_data_set_can_be_pickled(name: str, tmp_path: Path) -> None:
-    split, write = WRITERS[name]
+    split, write = SMALL_DATA_SETS[name]
     write(tmp_path)
     source = BenchmarkSource(name, str(tmp_path), split)
     clips = BenchmarkClips([source.open()], batch=2, stride=2, placement=Square(64).place)

@@ -102,7 +102,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("good") / "all"
     (root / "frames").mkdir(parents=True)
     write_video(root / "film.mp4", 3, audio="aac")
-    for index, image in enumerate(layouts.film("x", videos=1, frames=2)[0].clip.frames):
+    for index, image in enumerate(layouts.drawn_videos("x", videos=1, frames=2)[0].clip.frames):
         layouts.write_image(root / "frames" / f"{index:03d}.png", image)
     write_samwise(root / "model")
     layouts.write_mevis(root / "mevis", "valid_u", videos=1, frames=2)

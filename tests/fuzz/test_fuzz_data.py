@@ -1,4 +1,4 @@
-"""Data sets with something wrong in them: every layout that can be read, from files to values within files."""
+"""Spoilt data sets of every layout, from files and names to values within files."""
 
 from __future__ import annotations
 
@@ -10,58 +10,42 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_sets import SMALL_DATA_SETS, read_everything
 from judge import POSIX, command, fresh, inputs, judge
 from refervos.data.catalogue import open_dataset
 from spoil import Draw, one_of, spoil_folder
-from test_every_layout import WRITERS
 
 pytestmark = POSIX
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A small data set of each layout, written once."""
+    """Return the folder of a small data set, written once per layout."""
     written: dict[str, Path] = {}
 
     def folder(name: str) -> Path:
         if name not in written:
+            split, write = SMALL_DATA_SETS[name]
             written[name] = tmp_path_factory.mktemp("good") / "data"
-            WRITERS[name][1](written[name])
-            assert read_all(name, written[name], WRITERS[name][0])
+            write(written[name])
+            assert read_everything(open_dataset(name, written[name], split))
         return written[name]
 
     return folder
 
 
-def read_all(name: str, folder: Path, split: str) -> int:
-    """Read a data set as trainings and evaluations do: strictly, every frame and mask."""
-    samples = open_dataset(name, folder, split).samples
-    for sample in samples:
-        for index in range(len(sample.video)):
-            frame = sample.video.frames.read(index)
-            assert frame.ndim == 3, frame.shape
-            assert frame.dtype == "uint8"
-        truth = sample.ground_truth
-        for index in truth.annotated if truth is not None else ():
-            assert truth is not None
-            mask, void = truth.mask(index), truth.void(index)
-            assert mask.dtype == bool, mask.dtype
-            assert void is None or void.shape == mask.shape
-    return len(samples)
-
-
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", SMALL_DATA_SETS)
 @inputs(4)
 @given(data=st.data())
-def test_a_data_set_is_read_or_refused(
+def test_a_spoilt_data_set_is_read_or_refused_in_one_sentence(
     name: str, good: Callable[[str], Path], tmp_path: Path, data: st.DataObject
 ) -> None:
-    folder, split = fresh(tmp_path), WRITERS[name][0]
+    folder, split = fresh(tmp_path), SMALL_DATA_SETS[name][0]
     shutil.copytree(good(name), folder)
     draw: Draw = data.draw
-    done = [spoil_folder(draw, folder) for _ in range(one_of(draw, 1, 1, 2))]
-    about = f"{name}: {'; '.join(done)}"
+    changes = [spoil_folder(draw, folder) for _ in range(one_of(draw, 1, 1, 2))]
+    about = f"{name}: {'; '.join(changes)}"
     if one_of(draw, True, False):
-        judge(lambda: read_all(name, folder, split), folder, about=about)
+        judge(lambda: read_everything(open_dataset(name, folder, split)), folder, about=about)
     else:
         judge(command("data", "check", name, folder, "--quiet"), folder, about=f"data check {about}")

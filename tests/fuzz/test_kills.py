@@ -110,7 +110,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_samwise(root / "model")
     layouts.write_mevis(root / "mevis", "valid_u", videos=2, frames=6)
     write_masks(root / "predictions", Part("mevis", root / "mevis", "valid_u").open().samples(), perfect)
-    layouts.write_frames(root / "frames", layouts.film("x", videos=1, frames=FRAMES)[0].clip)
+    layouts.write_frames(root / "frames", layouts.drawn_videos("x", videos=1, frames=FRAMES)[0].clip)
     write_official(root / "official.pth")
     short = {**SHORT, "steps": 6, "batch": 4, "checkpoint_every": 2, "optimiser": {"rate": 1e-3}}
     stages = [{**stage, **short} for stage in SMALLEST["stages"][:2]]
