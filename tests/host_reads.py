@@ -1,4 +1,4 @@
-"""Tells what a piece of code reads back from tensors, which on a GPU waits until all work before it is done."""
+"""Recording of reads of tensor values, which on a GPU wait for all earlier work."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 READING = {"cpu", "numpy", "tolist", "item", "__float__", "__int__", "__bool__", "__index__", "__array__"}
-"""Methods of tensors that bring values to the processor."""
+"""Tensor methods that copy values to the CPU."""
 
 SIZED_BY_VALUES = {"aten::nonzero", "aten::masked_select", "aten::_unique2"}
-"""Operations whose result is as large as values tell."""
+"""Operations whose output size depends on values."""
 
 
 class HostReads:
-    """While entered, counts what would wait for a GPU; on a CPU the same calls are made, and nothing waits.
+    """Context that counts, on a CPU, the calls that would wait for a GPU.
 
-    All tensors count as being on a GPU but for those that ``cpu()`` gave, and what was computed of them.
+    All tensors count as being on a GPU except results of ``cpu()`` and tensors computed from them.
 
     Attributes:
-        sizes: Of each tensor whose values were read, how many it had.
-        moved: Of each tensor that was brought to a device, likewise.
-        sized: Operations whose result is as large as values tell, indexing by a mask among them.
+        sizes: Number of elements of each tensor whose values were read.
+        moved: Number of elements of each tensor that was moved to a device.
+        sized: Operations whose output size depends on values, including indexing by a mask.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class _Methods(TorchFunctionMode):
     def __init__(self, reads: HostReads) -> None:
         super().__init__()
         self.reads = reads
-        self.read: dict[int, Tensor] = {}  # kept, so that no other tensor gets their numbers
+        self.read: dict[int, Tensor] = {}  # kept alive, so that ids are not reused
         self.on_host = False
 
     def __torch_function__(
@@ -100,7 +100,7 @@ class _Operations(TorchDispatchMode):
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested lists and tuples."""
+    """Yield the tensors in nested lists and tuples."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, list | tuple):

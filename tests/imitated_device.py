@@ -1,24 +1,23 @@
-"""An accelerator imitated on the CPU, for machines that have none.
+"""An accelerator imitated on the CPU, for machines without one.
 
-While ``imitation()`` is entered, tensors can be on the device ``DEVICE``: they say so, torch and the code under test
-believe it, and behind each of them is a tensor of the CPU that holds the values and does the work. What a real
-accelerator refuses is refused here with the same kind of error:
+Inside ``imitation()``, tensors can be on the device ``DEVICE``: they report it, torch and the code under test accept
+it, and each of them wraps a CPU tensor that holds the values and does the work. Operations that a real accelerator
+refuses raise the same kind of error here:
 
-* tensors of two devices in one operation (CPU tensors without axes, indices on the CPU and copies are allowed, as CUDA
-  allows them);
-* operations for whose type CUDA has no kernel, of those in ``FLOATING_ALONE``;
-* random numbers for the device from a generator of the CPU.
+* operations on tensors of two devices (scalar CPU tensors, indices on the CPU and copies are allowed, as in CUDA);
+* operations on types without a CUDA kernel, for the operations in ``FLOATING_ONLY``;
+* random numbers for the device from a CPU generator.
 
-``reads`` lists what was fetched back, with the line of the package that did it: a real accelerator waits there for all
-that it was told to do.
+``reads`` lists the synchronisations, at which a real accelerator would finish all queued work, with the line of the
+package that caused each.
 
-torch's own ``FakeTensorMode`` was tried first. It knows devices too, but has no values, so nothing that depends on them
-(a decision of the model, a mask) can run; and in a torch without CUDA its CUDA tensors can be neither indexed nor
-differentiated, because there is no device guard for them. The device that is imitated is called ``meta``, the only one
-besides the CPU that any torch has a guard for; in the package nothing asks for that name.
+torch's own ``FakeTensorMode`` also tracks devices, but has no values, so that nothing that depends on them (a decision
+of the model, a mask) can run; and in a torch without CUDA its CUDA tensors can be neither indexed nor differentiated,
+because there is no device guard for them. The imitated device is called ``meta``, the only one besides the CPU for
+which every torch has a guard; the package never uses that name.
 
-What this cannot see: the kernels. Whether they exist for a shape or a type that is not listed, how they round, what
-they cost, and whether memory suffices, only a real device tells (``test_devices.py`` on one).
+The imitation does not test kernels: only a real device shows whether they exist for other shapes and types, how they
+round, how fast they are, and whether memory suffices (``test_devices.py`` on such a device).
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ import refervos
 
 DEVICE = torch.device("meta")
 
-FLOATING_ALONE = frozenset(
+FLOATING_ONLY = frozenset(
     {
         *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "_upsample_lanczos2d_aa"),
         *("upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d", "grid_sampler_2d"),
@@ -50,16 +49,16 @@ FLOATING_ALONE = frozenset(
         *("native_layer_norm", "native_batch_norm", "_softmax", "_log_softmax", "gelu", "sigmoid_", "avg_pool2d"),
     }
 )
-"""Operations whose CUDA kernels are for floating-point numbers alone (torch's ``aten/src/ATen/native/cuda`` says for
-which types each is made), though the CPU's may take integers too."""
+"""Operations whose CUDA kernels are for floating-point numbers only (see torch's ``aten/src/ATen/native/cuda``),
+although the CPU's may also take integers."""
 
-FETCHING = frozenset(
+SYNCHRONISING = frozenset(
     {
         *("_local_scalar_dense", "nonzero", "masked_select", "equal", "bincount", "is_nonzero"),
         *("_unique2", "unique_dim", "unique_consecutive"),
     }
 )
-"""Operations whose result, or its size, is known on the CPU only after the device has been waited for."""
+"""Operations whose result, or its size, needs a synchronisation."""
 
 WHOLE = frozenset(
     {
@@ -67,7 +66,7 @@ WHOLE = frozenset(
         *("reshape", "flatten", "unflatten", "transpose", "chunk", "contiguous", "narrow", "softmax"),
     }
 )
-"""Operations that are defined by others but fetch nothing and mix nothing inside: done in one go, for speed."""
+"""Composite operations that neither synchronise nor mix devices inside, run as a whole for speed."""
 
 INDEXING = frozenset({"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put"})
 COPYING = frozenset({"copy_", "_to_copy", "copy"})
@@ -76,12 +75,12 @@ PACKAGE = str(Path(refervos.__file__).parent)
 
 @dataclass(frozen=True)
 class Read:
-    """Something that was fetched back from the device.
+    """A synchronisation with the device.
 
     Attributes:
-        operation: By which operation.
-        shape: What it was fetched from.
-        where: File and line of the package, or of the test where none of the package is in between.
+        operation: Name of the operation.
+        shape: Shape of the tensor on the device.
+        where: File and line of the package, or of the test if none of the package is involved.
     """
 
     operation: str
@@ -90,7 +89,7 @@ class Read:
 
 
 class OnDevice(Tensor):
-    """A tensor on the imitated device; ``held`` has its values."""
+    """Tensor on the imitated device; ``held`` has its values."""
 
     held: Tensor
 
@@ -124,14 +123,14 @@ class OnDevice(Tensor):
 
 
 def _indices(index: Any) -> Any:
-    """An index in which lists of numbers are tensors of the CPU."""
+    """Convert lists of numbers in an index to CPU tensors."""
     if isinstance(index, tuple):
         return tuple(_indices(part) for part in index)
     return torch.tensor(index) if isinstance(index, list) else index
 
 
 class _Calls(TorchFunctionMode):
-    """Keeps the numbers in calls to which torch gives numbers and a device: for ``DEVICE`` it drops them."""
+    """Mode that keeps the values of tensors created from numbers on ``DEVICE``, which torch would drop."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -149,16 +148,16 @@ class _Calls(TorchFunctionMode):
 
 @contextmanager
 def imitation() -> Iterator[Imitation]:
-    """While this is entered, there is the imitated device (see the module)."""
+    """Enable the imitated device (see the module)."""
     with _Calls(), Imitation() as imitated:
         yield imitated
 
 
 class Imitation(TorchDispatchMode):
-    """What operations come to on the imitated device; entered by ``imitation``.
+    """Mode that runs operations on the imitated device; entered by ``imitation``.
 
     Attributes:
-        reads: What was fetched back so far.
+        reads: Synchronisations so far.
     """
 
     def __init__(self) -> None:
@@ -174,13 +173,13 @@ class Imitation(TorchDispatchMode):
             assert all(tensor.device != DEVICE for tensor in tensors), f"{func} on a tensor without values"
             return func(*args, **kwargs)
         name = func.overloadpacket.__name__
-        if _is_composite(func) and name not in WHOLE:  # in inference mode these are not taken apart before
+        if _is_composite(func) and name not in WHOLE:  # in inference mode torch has not decomposed these
             with self:
                 return func._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
         if len(here) < len(tensors):
             _check_devices(name, args, kwargs)
         _check_types(name, here)
-        if self._fetches(name, args, target):
+        if self._synchronises(name, args, target):
             self.reads.append(Read(name, tuple(here[0].shape), _where()))
         generator = kwargs.get("generator")
         if generator is not None and generator.device.type == "cpu":
@@ -188,34 +187,34 @@ class Imitation(TorchDispatchMode):
         return _run(func, name, args, kwargs, here)
 
     @staticmethod
-    def _fetches(name: str, args: Sequence[Any], target: Any) -> bool:
-        """Whether an operation on tensors of the device makes the CPU wait for it."""
+    def _synchronises(name: str, args: Sequence[Any], target: Any) -> bool:
+        """Return True if an operation on tensors of the device synchronises."""
         if name == "_to_copy":
             return target is not None and torch.device(target).type == "cpu"
         if name in ("copy_", "copy"):
             return not isinstance(args[0], OnDevice)
-        if name in INDEXING:  # the number of places where a mask holds decides a shape
+        if name in INDEXING:  # the number of True values determines a shape
             return any(isinstance(i, OnDevice) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
         if name == "repeat_interleave":
             return isinstance(args[-1], OnDevice)
-        return name in FETCHING
+        return name in SYNCHRONISING
 
 
 def _is_device(value: Any) -> bool:
-    """Whether something is the imitated device, or its name."""
+    """Return True for the imitated device or its name."""
     return value == DEVICE if isinstance(value, torch.device) else isinstance(value, str) and value == DEVICE.type
 
 
 @cache
 def _is_composite(func: Any) -> bool:
-    """Whether an operation is defined by others, which then tell where tensors are and what is fetched."""
+    """Return True for an operation that is composed of others."""
     return func.namespace == "aten" and torch._C._dispatch_has_kernel_for_dispatch_key(
         func.name(), DispatchKey.CompositeImplicitAutograd
     )
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """The tensors among some arguments; lists of them are entered."""
+    """Yield the tensors among arguments and in nested lists of them."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
@@ -224,7 +223,7 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """An argument or a result with its tensors changed."""
+    """Apply a change to the tensors of an argument or a result."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, (list, tuple)):
@@ -257,17 +256,17 @@ def _in_list(tensor: Tensor, args: Sequence[Any]) -> bool:
 
 
 def _check_types(name: str, tensors: Sequence[Tensor]) -> None:
-    """Refuse operations on integers that have no kernel for them.
+    """Refuse operations on integers without a kernel.
 
     Raises:
         NotImplementedError: As CUDA does.
     """
-    if name in FLOATING_ALONE and tensors and not tensors[0].is_floating_point():
+    if name in FLOATING_ONLY and tensors and not tensors[0].is_floating_point():
         raise NotImplementedError(f"\"{name}\" not implemented for '{tensors[0].dtype}' on the device, {_where()}")
 
 
 def _run(func: Any, name: str, args: Any, kwargs: dict[str, Any], here: Sequence[OnDevice]) -> Any:
-    """Do an operation on the values, and say of its results where they are."""
+    """Run an operation on the values, and wrap its results if they are on the device."""
     target = kwargs.get("device")
     if target is not None:
         kwargs = {**kwargs, "device": torch.device("cpu") if _is_device(target) else target}
@@ -292,7 +291,7 @@ def _held(value: Tensor) -> Tensor:
 
 
 def _where() -> str:
-    """The innermost line of the package that is being run, else the test's."""
+    """Return the innermost running line of the package, or else of the test."""
     frame = sys._getframe(1)
     outermost = ""
     while frame is not None:

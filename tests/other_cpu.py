@@ -1,6 +1,6 @@
-"""Runs in a process of its own, as a CPU with fewer instructions, for ``test_other_cpus``; prints what it found.
+"""Script of ``test_other_cpus``, run in a process with fewer CPU instruction sets; writes its results to a file.
 
-Which instructions oneDNN and torch may use is settled when they are loaded, so the caller sets them in the environment.
+The instruction sets are fixed when oneDNN and torch are loaded, so the caller sets them in the environment.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ FRAMES = 3
 
 
 def masks(name: str, dtype: str) -> np.ndarray:
-    """What a miniature answers, bool (T, N, H, W)."""
+    """Segment a short video with a miniature, bool (T, N, H, W)."""
     session = load(name, device="cpu", dtype=dtype).open(list(SENTENCES))
     return np.stack([session.step(frame).masks for frame in shapes(FRAMES)])
 
 
 def agreement(rounded: np.ndarray, exact: np.ndarray) -> dict[str, float]:
-    """How far masks fit others."""
+    """Compute the lowest IoU of masks with others."""
     return {"iou": float(ious(rounded, exact).min())}
 
 
 def stages() -> dict[str, Callable[[], Stage]]:
-    """An images and a video stage over the miniature's frozen parts."""
+    """Make an images and a video stage over the miniature's frozen parts."""
     packaged = load("miniature", device="cpu")
     shape = packaged.config
     assert isinstance(shape, SamwiseConfig)
@@ -52,7 +52,7 @@ def stages() -> dict[str, Callable[[], Stage]]:
 
 
 def step(make: Callable[[], Stage], dtype: torch.dtype | None) -> dict[str, float]:
-    """A loss, the length of its gradient, and the loss after one step against it."""
+    """Compute a loss, the norm of its gradient, and the loss after one gradient step."""
     torch.manual_seed(0)
     stage = make().train()
     stage.prepare_data(1, 0)
@@ -73,7 +73,7 @@ def step(make: Callable[[], Stage], dtype: torch.dtype | None) -> dict[str, floa
 
 
 def attempt(work: Callable[[], Any]) -> Any:
-    """What some work finds, or the end of the traceback where it fails."""
+    """Run some work and return its result, or the end of the traceback."""
     try:
         return work()
     except Exception:
@@ -81,7 +81,7 @@ def attempt(work: Callable[[], Any]) -> Any:
 
 
 def main(out: Path) -> None:
-    """Do all and write it to a file."""
+    """Run everything and write the results to a file."""
     torch.set_num_threads(1)
     found: dict[str, Any] = {
         "torch": torch.backends.cpu.get_cpu_capability(),

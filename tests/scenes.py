@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from refervos.prompts import Prompt
 from refervos.sam2.config import Sam2Config
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
+from refervos.segmentation import Segmentation
 from refervos.session.session import Session
 from refervos.text.encoder import TextConfig
 from refervos.text.tokenizer import Tokenizer
@@ -101,6 +102,18 @@ def session_of(model: Samwise, captions: list[list[int]], **options: Any) -> Ses
     """Open a session that follows sequences of token ids and keeps logits; a model without a tokenizer gets one."""
     model.tokenizer = model.tokenizer or number_tokenizer()
     return model.open([prompt_of(caption) for caption in captions], **{"keep_logits": True, **options})
+
+
+def stack_logits(results: Sequence[Segmentation]) -> np.ndarray:
+    """Stack the mask logits of results (T, N, H, W), all of which must have some."""
+    stacked = [result.logits for result in results if result.logits is not None]
+    assert len(stacked) == len(results)
+    return np.stack(stacked)
+
+
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    """Compute the intersection over union of two masks, 0 if both are empty."""
+    return float((one & other).sum() / max(1, (one | other).sum()))
 
 
 def tensors_of(session: Session) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""What must hold on any device, seen without one: where frames are resized, what is kept, computed anew and rounded."""
+"""Device-independent guarantees, tested on the CPU: resizing, memory, caching, rounding, loading and compilation."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ PLACE = Placement(frame_size=(60, 80), resized=(48, 64), image_size=64)
 # Frames in, masks out.
 
 
-def test_bytes_are_resized_on_the_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Devices have a kernel with antialiasing for floating types only."""
+def test_bytes_are_resized_on_the_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other devices have a kernel with antialiasing for floating-point types only."""
     resized: list[tuple[str, torch.dtype]] = []
     interpolate = F.interpolate
 
@@ -56,8 +56,8 @@ def test_bytes_are_resized_on_the_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(frames.F, "interpolate", recorded)
     frame = torch.zeros(3, 60, 80, dtype=torch.uint8)
-    assert PLACE.place(frame, torch.device("meta")).device.type == "meta"  # resized before it goes there
-    assert PLACE.place(frame.to("meta")).shape == (3, 64, 64)  # resized where it is
+    assert PLACE.place(frame, torch.device("meta")).device.type == "meta"  # resized before the upload
+    assert PLACE.place(frame.to("meta")).shape == (3, 64, 64)  # resized on its device
     assert resized == [("cpu", torch.uint8), ("meta", torch.float32)]
 
 
@@ -68,14 +68,22 @@ def test_a_frame_resized_in_floats_is_within_a_grey_level(monkeypatch: pytest.Mo
     assert (own - real).abs().max() <= 1
 
 
-def test_one_download_brings_all_that_is_said_of_a_frame() -> None:
-    said = [torch.rand(3, 5, 7) > 0.5, torch.rand(3), torch.rand(3) > 0.5, torch.rand(3, 5, 7), torch.rand(2).double()]
-    packed = frames._packed(said)
+def test_all_results_of_a_frame_are_downloaded_in_one_transfer() -> None:
+    results = [
+        torch.rand(3, 5, 7) > 0.5,
+        torch.rand(3),
+        torch.rand(3) > 0.5,
+        torch.rand(3, 5, 7),
+        torch.rand(2).double(),
+    ]
+    packed = frames._packed(results)
     assert packed.dtype == torch.uint8
-    for before, after in zip(said, frames._unpacked(packed, said), strict=True):
+    for before, after in zip(results, frames._unpacked(packed, results), strict=True):
         assert before.dtype == after.dtype
         assert torch.equal(before, after)
-    assert all(np.array_equal(array, tensor.numpy()) for array, tensor in zip(frames.download(said), said, strict=True))
+    assert all(
+        np.array_equal(array, tensor.numpy()) for array, tensor in zip(frames.download(results), results, strict=True)
+    )
 
 
 def test_masks_of_many_tracks_are_restored_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,29 +108,29 @@ def test_masks_of_many_tracks_are_restored_a_few_at_a_time(monkeypatch: pytest.M
 # Memory.
 
 
-def test_a_batch_may_take_what_the_device_has_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    device, asked = torch.device("cuda:1"), Counter[torch.device]()
+def test_the_memory_budget_is_a_share_of_the_devices_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, queried = torch.device("cuda:1"), Counter[torch.device]()
 
-    def answers(value: Any) -> Any:
-        def answer(of: torch.device) -> Any:
-            asked[of] += 1
+    def returning(value: Any) -> Any:
+        def query(of: torch.device) -> Any:
+            queried[of] += 1
             return value
 
-        return answer
+        return query
 
-    monkeypatch.setattr(torch.cuda, "mem_get_info", answers((60 * 2**30, 80 * 2**30)))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", answers(12 * 2**30))
-    monkeypatch.setattr(torch.cuda, "memory_allocated", answers(2 * 2**30))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", returning((60 * 2**30, 80 * 2**30)))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", returning(12 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", returning(2 * 2**30))
     assert batch_budget(device) == SHARE_OF_FREE * 70 * 2**30
-    assert set(asked) == {device}
+    assert set(queried) == {device}
     assert batch_budget(device, 5) == 5
     assert batch_budget(torch.device("cpu")) == CPU_BUDGET
 
 
-# What is computed once.
+# Cached values.
 
 
-def test_what_follows_from_weights_is_computed_again_when_they_change() -> None:
+def test_derived_values_are_recomputed_when_their_weights_change() -> None:
     layer, derived, computed = nn.Linear(2, 2), Derived(), Counter[str]()
 
     def doubled() -> Tensor:
@@ -146,12 +154,12 @@ def test_what_follows_from_weights_is_computed_again_when_they_change() -> None:
         assert torch.equal(get(), torch.full((2, 2), 2.0))
         layer.to(torch.float64)
         assert get().dtype == torch.float64
-    assert get().requires_grad  # with gradients nothing is kept
+    assert get().requires_grad  # with gradients nothing is cached
     get()
     assert computed["doubled"] == 6
 
 
-def test_tables_and_folded_weights_are_not_made_for_every_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_and_folded_weights_are_cached_between_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Counter[str]()
 
     def count(owner: Any, name: str) -> None:
@@ -176,8 +184,8 @@ def test_tables_and_folded_weights_are_not_made_for_every_frame(monkeypatch: pyt
 
     monkeypatch.setattr(cmt.torch, "sqrt", folding)
     session = session_of(model, [CAPTION])
-    film = scene(24)
-    for frame in film[:12]:
+    frames_of_video = scene(24)
+    for frame in frames_of_video[:12]:
         session.step(frame)
     assert {"positions", "order", "time_embedding", "grid", "fold"} <= set(made)
     before = Counter(made)
@@ -185,10 +193,10 @@ def test_tables_and_folded_weights_are_not_made_for_every_frame(monkeypatch: pyt
     kept = [derived for derived in found if isinstance(derived, Derived)]
     entries = {id(derived): dict(derived.entries) for derived in kept}
     assert sum(map(len, entries.values())) > 30
-    for frame in film[12:]:
+    for frame in frames_of_video[12:]:
         session.step(frame)
     assert made == before
-    for derived in kept:  # not one was computed again or added
+    for derived in kept:  # none was recomputed or added
         assert derived.entries.keys() == entries[id(derived)].keys()
         assert all(derived.entries[name] is entry for name, entry in entries[id(derived)].items())
 
@@ -197,7 +205,7 @@ def test_tables_and_folded_weights_are_not_made_for_every_frame(monkeypatch: pyt
 
 
 def exactness(mask_logits: Tensor) -> float:
-    """Share of logits that bfloat16 could not have held."""
+    """Compute the share of logits that are not representable in bfloat16."""
     return float((mask_logits != mask_logits.bfloat16().float()).float().mean())
 
 
@@ -245,7 +253,7 @@ def test_sams_positions_and_mask_logits_are_exact_under_autocast() -> None:
     assert exactness(decoded.mask_logits) > 0.9
 
 
-def test_the_loss_of_the_cme_asks_nothing_of_the_device() -> None:
+def test_the_cme_loss_needs_no_synchronisation() -> None:
     logits, labels = torch.randn(5, 2), torch.tensor([1, 0, IGNORED_LABEL, 1, 0])
     kept = labels != IGNORED_LABEL
     expected = F.cross_entropy(logits[kept], labels[kept], torch.tensor([1.0, 2.0]))
@@ -257,8 +265,8 @@ def test_the_loss_of_the_cme_asks_nothing_of_the_device() -> None:
 # State.
 
 
-def test_what_is_read_in_main_memory_stays_there(tmp_path: Path) -> None:
-    """Restored on a GPU, a track must still be a neighbour of one that is added after that."""
+def test_token_ids_of_a_restored_track_stay_in_main_memory(tmp_path: Path) -> None:
+    """So a track restored on a GPU can be batched with one added later."""
     model = micro_model(time="online")
     session = session_of(model, [CAPTION])
     session.clip(scene(3))
@@ -277,7 +285,7 @@ def test_what_is_read_in_main_memory_stays_there(tmp_path: Path) -> None:
 
 
 class Drawn(TorchDispatchMode):
-    """Counts the random numbers that are drawn."""
+    """Mode that counts random numbers drawn."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -290,7 +298,7 @@ class Drawn(TorchDispatchMode):
         return made
 
 
-def test_loading_draws_no_weights(tmp_path: Path) -> None:
+def test_loading_draws_no_random_weights(tmp_path: Path) -> None:
     model = micro_model()
     model.save_pretrained(tmp_path / "samwise")
     sam2 = Sam2Segmenter(Sam2Tracker(MICRO_SAM2))
@@ -301,11 +309,11 @@ def test_loading_draws_no_weights(tmp_path: Path) -> None:
         assert drawn.numbers < 1000  # of half a million
         theirs = loaded.state_dict()
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in saved.state_dict().items())
-        wanted = {name: parameter.requires_grad for name, parameter in saved.named_parameters()}
-        assert wanted == {name: parameter.requires_grad for name, parameter in loaded.named_parameters()}
+        expected = {name: parameter.requires_grad for name, parameter in saved.named_parameters()}
+        assert expected == {name: parameter.requires_grad for name, parameter in loaded.named_parameters()}
 
 
-def test_what_is_loaded_does_not_hang_on_the_file(tmp_path: Path) -> None:
+def test_a_loaded_model_does_not_depend_on_its_file(tmp_path: Path) -> None:
     micro_model().save_pretrained(tmp_path / "model")
     loaded = load(tmp_path / "model", device="cpu")
     before = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
@@ -314,7 +322,7 @@ def test_what_is_loaded_does_not_hang_on_the_file(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.state_dict().items())
 
 
-def test_weights_are_read_for_a_fingerprint_only_when_they_changed(
+def test_the_fingerprint_is_recomputed_only_when_weights_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
@@ -337,7 +345,7 @@ def test_weights_are_read_for_a_fingerprint_only_when_they_changed(
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "banana"])
-def test_a_device_that_is_not_there_is_one_sentence(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_device_is_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=rf"device is '{device}'(, which is not available|; it must be cpu)"):
@@ -356,8 +364,8 @@ def test_the_best_device_is_the_default(cuda: bool, mps: bool, chosen: str, monk
 # Compiled stages.
 
 
-def test_a_click_does_not_have_every_frame_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The age of the clicked frame's pointer grows with every frame; it must not be part of a graph."""
+def test_a_click_does_not_cause_recompilation_at_every_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The age of the clicked frame's pointer grows with every frame and must not be part of a graph."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     model = Sam2Segmenter(Sam2Tracker(as_version_2_1(MICRO_SAM2)))
@@ -365,9 +373,9 @@ def test_a_click_does_not_have_every_frame_compiled_anew(monkeypatch: pytest.Mon
     monkeypatch.setattr(model, "stages_to_compile", lambda: memory)
     compilation.compile_stages(model, "eager")
     session = model.open([Prompt(points=[(30, 40)])])
-    film = scene(20 + MICRO_SAM2.pointer_limit)
+    frames_of_video = scene(20 + MICRO_SAM2.pointer_limit)
     graphs: list[int] = []
-    for frame in film:
+    for frame in frames_of_video:
         session.step(frame)
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     torch._dynamo.reset()
@@ -377,8 +385,8 @@ def test_a_click_does_not_have_every_frame_compiled_anew(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("time", "cme"), [pytest.param("clip", True, marks=pytest.mark.slow), ("online", False)])
-def test_every_stage_is_one_graph(time: str, cme: bool) -> None:
-    """Compiled without a break, once for each number of tracks and memories, as CUDA graphs need it."""
+def test_every_stage_compiles_to_one_graph(time: str, cme: bool) -> None:
+    """It has no graph breaks and recompiles only for each number of tracks and memories, as CUDA graphs need it."""
     torch._dynamo.reset()
     short = replace(MICRO_SAM2, memory_slots=3, pointer_limit=3)
     model, plain = (micro_model(sam2=short, time=time, cme=cme, clip_length=2) for _ in range(2))
@@ -396,8 +404,8 @@ def test_every_stage_is_one_graph(time: str, cme: bool) -> None:
     breaks = dict(torch._dynamo.utils.counters["graph_break"])
     torch._dynamo.reset()
     assert not breaks
-    assert graphs[-1] == graphs[-4] > 0  # nothing is new once the memory is full
+    assert graphs[-1] == graphs[-4] > 0  # no new graphs once the memory is full
 
 
-def test_placements_know_nothing_of_devices() -> None:
+def test_without_a_device_a_frame_stays_on_its_own() -> None:
     assert stretch((60, 80), 64).place(torch.zeros(3, 60, 80, dtype=torch.uint8)).device.type == "cpu"

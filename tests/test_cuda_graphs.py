@@ -1,4 +1,4 @@
-"""Recorded stages: when they are recorded and replayed; on a GPU, that they answer as before."""
+"""CUDA graphs: when stages are recorded and replayed, and on a GPU that results do not change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def features(height: int) -> FrameFeatures:
     return FrameFeatures(torch.rand(1, 2, height, 3), torch.rand(1), torch.rand(2))
 
 
-def test_an_outline_tells_shapes_and_plain_values_apart_and_no_numbers() -> None:
+def test_an_outline_depends_on_shapes_and_plain_values_but_not_on_tensor_contents() -> None:
     tensors: list[Tensor] = []
     first = outline_of(((features(4), [None, 3]), {"past": torch.zeros(2)}), tensors)
     assert len(tensors) == 4
@@ -33,10 +33,10 @@ def test_an_outline_tells_shapes_and_plain_values_apart_and_no_numbers() -> None
         ((features(4), [None, 3]), {"window": torch.zeros(2)}),
     ):
         assert first != outline_of(other, [])
-    assert {first}  # can be looked up
+    assert {first}  # hashable
 
 
-def test_a_value_is_rebuilt_with_other_tensors() -> None:
+def test_a_value_can_be_rebuilt_with_other_tensors() -> None:
     value = (features(4), [torch.zeros(2), None], {"reach": 8})
     tensors: list[Tensor] = []
     outline = outline_of(value, tensors)
@@ -48,7 +48,9 @@ def test_a_value_is_rebuilt_with_other_tensors() -> None:
 
 
 @torch.inference_mode()
-def test_what_comes_a_second_time_is_recorded_and_then_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_call_with_the_same_shapes_is_recorded_and_later_ones_are_replayed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     done: list[str] = []
 
     class Replay:
@@ -74,7 +76,7 @@ def test_what_comes_a_second_time_is_recorded_and_then_replayed(monkeypatch: pyt
     assert len(function.recordings) == SHAPES
 
 
-def test_on_a_cpu_the_function_runs() -> None:
+def test_on_a_cpu_nothing_is_recorded() -> None:
     doubled = Recorded(lambda x: 2 * x, None)
     for _ in range(3):
         with torch.inference_mode():
@@ -84,7 +86,7 @@ def test_on_a_cpu_the_function_runs() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", ["miniature", "refsam-miniature"])
-def test_recorded_stages_answer_as_before(name: str) -> None:
+def test_recorded_stages_give_the_same_masks(name: str) -> None:
     def logits(compiled: bool) -> np.ndarray:
         session = load(name, device="cuda", compile=compiled).open(["the red circle", "the star"], keep_logits=True)
         return np.stack([part for frame in scene(24) if (part := session.step(frame).logits) is not None])

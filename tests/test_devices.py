@@ -1,11 +1,11 @@
-"""What the package does on the CPU, it does on every device: the same masks, but for pixels on an edge.
+"""Every device gives the results of the CPU: the same masks up to pixels on an edge.
 
-Each test runs on an imitated accelerator (``imitated_device``) and on whatever real one there is, and compares with the
-CPU. Of the imitation the CPU's own kernels compute the values: there the tests find mixed devices and what other paths
-through the code change. What a real device's kernels refuse and how they round, only a real one shows.
+Each test runs on an imitated accelerator (``imitated_device``) and on the real ones available, and compares with the
+CPU. On the imitation, values are computed by the CPU's kernels: there the tests find mixed devices and errors in
+device-dependent code. Only a real device shows what its kernels refuse and how they round.
 
-Fixtures named ``expected`` stand before ``device`` in a test's arguments, so that the CPU's part is computed before the
-imitation begins, which would slow it.
+Fixtures named ``expected`` come before ``device`` in a test's arguments, so that the CPU's part is computed before the
+imitation starts, which would slow it down.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ from refervos.training.trainer import optimiser_for, train, write_model
 from test_refsam_training import recipe as refsam_recipe
 
 LEAST_IOU = 0.99
-"""With the CPU's mask. Rounding moves a logit across zero only where it is next to zero: at pixels on an edge."""
+"""Least IoU with the CPU's mask. Rounding changes the sign of a logit only near zero: at pixels on an edge."""
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "smallest.yaml"
 
 
 @pytest.fixture(autouse=True)
 def _quick(one_thread: None) -> None:
-    """Small models compute soonest in one thread."""
+    """Use one thread, the fastest for small models."""
 
 
-# Sessions. A script is what a user does with a model; it returns the answers.
+# Sessions. A script does what a user does with a model and returns the results.
 
 
 def two_sentences(model: Any) -> list[Segmentation]:
@@ -82,44 +82,44 @@ def a_clip(model: Any) -> list[Segmentation]:
 
 def changing_sentences(model: Any) -> list[Segmentation]:
     frames, session = shapes(6), model.open(SENTENCES[0], keep_logits=True)
-    answers = [session.step(frames[0])]
+    results = [session.step(frames[0])]
     session.add(SENTENCES[1])
-    answers.append(session.step(frames[1]))
+    results.append(session.step(frames[1]))
     session.set_prompt(0, "the square")
-    answers.append(session.step(frames[2]))
+    results.append(session.step(frames[2]))
     session.add("the circle")
     session.drop(0)
     session.mark_gap()
-    answers += [session.step(frame) for frame in frames[3:5]]
+    results += [session.step(frame) for frame in frames[3:5]]
     session.drop(1)
     session.drop(2)
-    return [*answers, session.step(frames[5])]
+    return [*results, session.step(frames[5])]
 
 
 def cuts_and_repeats(model: Any) -> list[Segmentation]:
     session = model.open(list(SENTENCES), on_cut="forget", on_repeat="reuse")
     other = [255 - frame[::-1] for frame in shapes(2)]
-    answers = [session.step(frame) for frame in (shapes(1)[0], shapes(1)[0], *other)]
-    assert [answer.repeated for answer in answers] == [False, True, False, False]
-    assert [answer.cut for answer in answers] == [False, False, True, False]
-    return answers
+    results = [session.step(frame) for frame in (shapes(1)[0], shapes(1)[0], *other)]
+    assert [result.repeated for result in results] == [False, True, False, False]
+    assert [result.cut for result in results] == [False, False, True, False]
+    return results
 
 
 def corrections(model: Any) -> list[Segmentation]:
     frames, session = shapes(6), model.open(SENTENCES[1])
-    answers = [session.step(frame) for frame in frames[:2]]
-    answers.append(session.correct(0, points=[(34, 45), (100, 70)], labels=[1, 0]))
-    answers.append(session.undo(0))
-    answers.append(session.correct(0, box=(16, 27, 53, 63)))
-    answers.append(session.step(frames[2]))
-    answers.append(session.correct(0, mask=circle(2)))
-    answers += [session.step(frame) for frame in frames[3:5]]
+    results = [session.step(frame) for frame in frames[:2]]
+    results.append(session.correct(0, points=[(34, 45), (100, 70)], labels=[1, 0]))
+    results.append(session.undo(0))
+    results.append(session.correct(0, box=(16, 27, 53, 63)))
+    results.append(session.step(frames[2]))
+    results.append(session.correct(0, mask=circle(2)))
+    results += [session.step(frame) for frame in frames[3:5]]
     assert session.undo(0) is None
-    return [*answers, session.step(frames[5])]
+    return [*results, session.step(frames[5])]
 
 
-def begun_by_hand(model: Any) -> list[Segmentation]:
-    """A sentence with a click, a box or a mask on the first frame."""
+def geometric_first_prompts(model: Any) -> list[Segmentation]:
+    """Sentences with a click, a box or a mask on the first frame."""
     prompts = [
         Prompt(SENTENCES[0], points=[(30, 45)]),
         Prompt(SENTENCES[1], box=(85, 58, 115, 88)),
@@ -132,7 +132,7 @@ def begun_by_hand(model: Any) -> list[Segmentation]:
 Script = Callable[[Any], list[Segmentation]]
 
 SOON: dict[str, Any] = {"cme_window": 2}
-"""The CME looks at the fourth frame already."""
+"""The CME runs from the fourth frame on."""
 
 SAMWISE: dict[str, tuple[Script, dict[str, Any]]] = {
     "online": (two_sentences, SOON),
@@ -144,7 +144,7 @@ SAMWISE: dict[str, tuple[Script, dict[str, Any]]] = {
     "changing sentences": (changing_sentences, {}),
     "cuts and repeats": (cuts_and_repeats, {}),
     "corrections": (corrections, {}),
-    "begun by hand": (begun_by_hand, {}),
+    "geometric first prompts": (geometric_first_prompts, {}),
 }
 
 REFSAM: dict[str, tuple[Script, dict[str, Any]]] = {
@@ -165,7 +165,7 @@ def on_cpu(name: str, script: str) -> list[Segmentation]:
 
 
 def assert_same(found: Sequence[Segmentation], expected: Sequence[Segmentation], least: float = LEAST_IOU) -> None:
-    """The same answers, but for a small share of each mask's pixels."""
+    """Check that results are equal up to a small share of each mask's pixels."""
     assert len(found) == len(expected)
     for frame, (one, other) in enumerate(zip(found, expected, strict=True)):
         assert one.track_ids == other.track_ids
@@ -177,22 +177,24 @@ def assert_same(found: Sequence[Segmentation], expected: Sequence[Segmentation],
 
 @pytest.fixture
 def expected(name: str, script: str) -> list[Segmentation]:
-    """What the CPU answers."""
+    """Compute the results on the CPU."""
     return on_cpu(name, script)
 
 
 @pytest.mark.parametrize(
     ("name", "script"), [(name, script) for name, scripts in SCRIPTS.items() for script in scripts]
 )
-def test_a_session(name: str, script: str, expected: list[Segmentation], device: torch.device) -> None:
+def test_sessions_give_the_masks_of_the_cpu(
+    name: str, script: str, expected: list[Segmentation], device: torch.device
+) -> None:
     run, options = SCRIPTS[name][script]
     model = packaged_on(device, name, **options)
-    assert any(answer.masks.any() for answer in expected)
+    assert any(result.masks.any() for result in expected)
     assert_same(run(model), expected)
 
 
 @pytest.mark.parametrize("name", MINIATURES)
-def test_a_model_is_loaded_onto_a_device(name: str, device: torch.device) -> None:
+def test_models_are_loaded_onto_the_device(name: str, device: torch.device) -> None:
     model = load(name, device=device)
     assert model.device == device
     assert {value.device for value in (*model.parameters(), *model.buffers())} == {device}
@@ -200,7 +202,7 @@ def test_a_model_is_loaded_onto_a_device(name: str, device: torch.device) -> Non
 
 @pytest.mark.parametrize("script", ["online"])
 @pytest.mark.parametrize("name", MINIATURES)
-def test_frames_that_are_on_the_device(
+def test_frames_may_be_on_the_device(
     name: str, script: str, expected: list[Segmentation], device: torch.device
 ) -> None:
     session = packaged_on(device, name).open(list(SENTENCES))
@@ -210,16 +212,18 @@ def test_frames_that_are_on_the_device(
 @pytest.mark.parametrize("script", ["online"])
 @pytest.mark.parametrize("name", MINIATURES)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision(name: str, script: str, dtype: str, expected: list[Segmentation], device: torch.device) -> None:
+def test_half_precision_agrees_with_float32(
+    name: str, script: str, dtype: str, expected: list[Segmentation], device: torch.device
+) -> None:
     if dtype == "float16" and device == DEVICE:
-        pytest.skip("float16 is for real GPUs; the CPU behind the imitation is slow in it")
+        pytest.skip("float16 is for real GPUs; it is slow on the CPU behind the imitation")
     session = packaged_on(device, name, dtype=dtype).open(list(SENTENCES))
     for frame, exact in zip(shapes(3), expected, strict=False):
         assert ious(session.step(frame).masks, exact.masks).min() >= 0.9
 
 
 def geometry(model: Any) -> list[Segmentation]:
-    """Clicks, boxes and masks together; some come later; a correction and an undo."""
+    """Clicks, boxes and masks at once, one of them added later, with corrections and an undo."""
     prompts = [
         Prompt(points=[(30, 45)]),
         Prompt(points=[(30, 45), (5, 5)], labels=[1, 0]),
@@ -227,11 +231,11 @@ def geometry(model: Any) -> list[Segmentation]:
         Prompt(mask=circle(0)),
     ]
     frames, session = shapes(5), model.open(prompts)
-    answers = [session.step(frame) for frame in frames[:2]]
+    results = [session.step(frame) for frame in frames[:2]]
     session.add(Prompt(mask=circle(2)))
-    answers.append(session.step(frames[2]))
-    answers += [session.correct(0, box=(20, 27, 57, 63)), session.correct(1, mask=circle(2)), session.undo(1)]
-    return answers + [session.step(frame) for frame in frames[3:]]
+    results.append(session.step(frames[2]))
+    results += [session.correct(0, box=(20, 27, 57, 63)), session.correct(1, mask=circle(2)), session.undo(1)]
+    return results + [session.step(frame) for frame in frames[3:]]
 
 
 @pytest.fixture(scope="module")
@@ -239,9 +243,11 @@ def expected_of_geometry() -> list[Segmentation]:
     return geometry(sam2_model(torch.float64))
 
 
-def test_sam2_by_clicks_boxes_and_masks(expected_of_geometry: list[Segmentation], device: torch.device) -> None:
+def test_sam2_with_clicks_boxes_and_masks_gives_the_masks_of_the_cpu(
+    expected_of_geometry: list[Segmentation], device: torch.device
+) -> None:
     model = sam2_model(torch.float32 if device.type == "mps" else torch.float64)  # MPS has no float64
-    assert all(answer.masks.any() for answer in expected_of_geometry)
+    assert all(result.masks.any() for result in expected_of_geometry)
     assert_same(geometry(model.to(device)), expected_of_geometry)
 
 
@@ -251,14 +257,14 @@ WAYS = ("stays", "from the CPU", "to the CPU")
 
 
 def models_of(way: str, name: str, device: torch.device) -> tuple[Any, Any]:
-    """The model on which a session is saved, and the one on which it is restored."""
+    """Return the model on which a session is saved, and the one on which it is restored."""
     here, cpu = packaged_on(device, name), packaged(name)
     before, after = {"stays": (here, here), "from the CPU": (cpu, here), "to the CPU": (here, cpu)}[way]
     return before, after
 
 
-def there_and_back(begin: Callable[[Any], Session], before: Any, after: Any, path: Path) -> Session:
-    """A session that is begun and saved on one model, and restored on another."""
+def save_and_restore(begin: Callable[[Any], Session], before: Any, after: Any, path: Path) -> Session:
+    """Begin and save a session on one model, and restore it on another."""
     begin(before).save(path)
     restored: Session = after.restore(path)
     return restored
@@ -271,31 +277,30 @@ def one_frame(model: Any) -> Session:
 
 
 def changed_after_restoring(session: Session) -> list[Segmentation]:
-    """New sentences go on beside those that were saved."""
+    """Add and change sentences in a restored session."""
     frames = shapes(4)
     session.add("the circle")
-    answers = [session.step(frames[1])]
+    results = [session.step(frames[1])]
     session.set_prompt(0, "the square")
-    answers.append(session.step(frames[2]))
+    results.append(session.step(frames[2]))
     session.set_prompt(1, SENTENCES[0])
     session.drop(0)
-    return [*answers, session.step(frames[3])]
+    return [*results, session.step(frames[3])]
 
 
 @pytest.fixture
 def expected_after_restoring(name: str, tmp_path: Path) -> list[Segmentation]:
     cpu = packaged(name)
-    return changed_after_restoring(there_and_back(one_frame, cpu, cpu, tmp_path / "expected"))
+    return changed_after_restoring(save_and_restore(one_frame, cpu, cpu, tmp_path / "expected"))
 
 
 @pytest.mark.parametrize("name", MINIATURES)
 @pytest.mark.parametrize("way", WAYS)
-def test_a_saved_session_goes_on(
+def test_a_session_is_restored_on_the_same_or_another_device(
     name: str, way: str, tmp_path: Path, expected_after_restoring: list[Segmentation], device: torch.device
 ) -> None:
-    """On the device that it ran on and on another, with what is asked of it since."""
     before, after = models_of(way, name, device)
-    restored = there_and_back(one_frame, before, after, tmp_path / "session")
+    restored = save_and_restore(one_frame, before, after, tmp_path / "session")
     assert_same(changed_after_restoring(restored), expected_after_restoring)
     assert devices_of(restored) <= {after.device, torch.device("cpu")}
 
@@ -308,23 +313,23 @@ def corrected(model: Any) -> Session:
 
 
 def undone_after_restoring(session: Session) -> list[Segmentation]:
-    answer = session.undo(0)
-    assert answer is not None
-    return [answer, session.correct(0, box=(12, 27, 49, 63)), session.step(shapes(2)[1])]
+    result = session.undo(0)
+    assert result is not None
+    return [result, session.correct(0, box=(12, 27, 49, 63)), session.step(shapes(2)[1])]
 
 
 @pytest.fixture
 def expected_undone(tmp_path: Path) -> list[Segmentation]:
     cpu = packaged("miniature")
-    return undone_after_restoring(there_and_back(corrected, cpu, cpu, tmp_path / "expected"))
+    return undone_after_restoring(save_and_restore(corrected, cpu, cpu, tmp_path / "expected"))
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_saved_correction_goes_on_and_is_undone(
+def test_a_restored_correction_can_be_undone(
     way: str, tmp_path: Path, expected_undone: list[Segmentation], device: torch.device
 ) -> None:
     before, after = models_of(way, "miniature", device)
-    restored = there_and_back(corrected, before, after, tmp_path / "session")
+    restored = save_and_restore(corrected, before, after, tmp_path / "session")
     assert_same(undone_after_restoring(restored), expected_undone)
 
 
@@ -337,7 +342,7 @@ ALL_STAGES = [*(f"samwise {name}" for name in STAGES), *(f"refsam {name}" for na
 
 @pytest.fixture(scope="module")
 def plans(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Plan]:
-    """Every stage of two small recipes; each begins from untrained models of the ones before."""
+    """Plan every stage of two small recipes; each starts from untrained models of the earlier ones."""
     recipes: dict[str, Recipe] = {"samwise": read_recipe(RECIPE), "refsam": refsam_recipe()}
     found: dict[str, Plan] = {}
     for family, recipe in recipes.items():
@@ -356,7 +361,7 @@ def stage_of(plan: Plan) -> Stage:
 
 
 def without_dropout(stage: Stage) -> None:
-    """Devices draw other random numbers."""
+    """Disable dropout, because devices draw different random numbers."""
     for module in stage.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -365,7 +370,7 @@ def without_dropout(stage: Stage) -> None:
 
 
 def one_step(plan: Plan, device: torch.device, dtype: torch.dtype | None = None) -> dict[str, float]:
-    """The losses of a batch and the length of their gradient; a step of the optimiser must change what learns."""
+    """Compute the losses of a batch and their gradient norm; check that an optimiser step changes the parameters."""
     stage = stage_of(plan).to(device).train()
     without_dropout(stage)
     source = stage.source()
@@ -395,7 +400,7 @@ def expected_step(name: str, steps_on_cpu: Callable[[str], dict[str, float]]) ->
 
 
 @pytest.mark.parametrize("name", ALL_STAGES)
-def test_a_training_step(
+def test_a_training_step_gives_the_losses_of_the_cpu(
     name: str, plans: Mapping[str, Plan], expected_step: dict[str, float], device: torch.device
 ) -> None:
     assert expected_step["gradient"] > 0
@@ -404,7 +409,7 @@ def test_a_training_step(
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"], indirect=True)  # autocast has no imitated device
 @pytest.mark.parametrize("name", ALL_STAGES)
-def test_a_training_step_in_mixed_precision(
+def test_a_training_step_in_mixed_precision_agrees_with_float32(
     name: str, plans: Mapping[str, Plan], expected_step: dict[str, float], device: torch.device
 ) -> None:
     losses = one_step(plans[name], device, torch.bfloat16)
@@ -414,8 +419,8 @@ def test_a_training_step_in_mixed_precision(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
-def test_the_trainer_trains_on_the_gpu_and_goes_on(precision: str, tmp_path: Path) -> None:
-    """Every stage, from its first step to its folder; what was written loads on the CPU."""
+def test_the_trainer_runs_every_stage_on_the_gpu(precision: str, tmp_path: Path) -> None:
+    """Its saved models can be loaded on the CPU."""
     recipe = read_recipe(RECIPE)
     for stage in recipe.stages:
         object.__setattr__(stage, "precision", precision)
@@ -435,7 +440,7 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> Part:
 
 
 def scores(name: str, part: Part, folder: Path, device: str) -> dict[str, tuple[float, float]]:
-    """J and F of each expression."""
+    """Compute J and F of each expression."""
     found = evaluate(Request(name, part, folder, device=device), show_progress=False).summary.scored
     return {result.expression: (score.j, score.f) for result, score in found}
 
@@ -446,7 +451,7 @@ def expected_scores(name: str, part: Part, tmp_path: Path) -> dict[str, tuple[fl
 
 
 @pytest.mark.parametrize("name", MINIATURES)
-def test_an_evaluation(
+def test_an_evaluation_gives_the_scores_of_the_cpu(
     name: str,
     tmp_path: Path,
     part: Part,
@@ -454,7 +459,7 @@ def test_an_evaluation(
     device: torch.device,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("refervos.loading.find_device", torch.device)  # the imitated one is nowhere to be found
+    monkeypatch.setattr("refervos.loading.find_device", torch.device)  # which does not know the imitated one
     found = scores(name, part, tmp_path / "found", str(device))
     assert found.keys() == expected_scores.keys()
     assert any(j > 0.3 for j, _ in expected_scores.values())
@@ -462,12 +467,14 @@ def test_an_evaluation(
         assert found[expression] == pytest.approx(score, abs=0.03), expression
 
 
-# The released code's own numbers.
+# Parity with the released code.
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"], indirect=True)  # test_parity does that on the CPU
-def test_parity_in_float32(device: torch.device, golden_model: Callable[..., Samwise]) -> None:
-    """The decisions of the released code, and its logits as far as float32 reproduces them (see ``test_parity``)."""
+def test_released_decisions_are_reproduced_in_float32(
+    device: torch.device, golden_model: Callable[..., Samwise]
+) -> None:
+    """Logits agree as far as float32 reproduces them (see ``test_parity``)."""
     golden = Golden(DATA / "synth256_switch.npz")
     model = golden_model("tiny_hsa_cme", golden.meta["overrides"], image_size=256)
     try:

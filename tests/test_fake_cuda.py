@@ -1,10 +1,9 @@
-"""A frame's work on an accelerator that is not there: nothing mixes devices, nothing waits for an answer in between.
+"""Frames on an imitated accelerator: no mixed devices and no unnecessary synchronisation.
 
-On the imitated device (see ``imitated_device``, which also says why it is not torch's ``FakeTensorMode``) whole
-sessions run with their values and all decisions. What is seen: tensors of two devices in one operation, operations on
-integers for which CUDA has no kernel, and every place in which the CPU has to wait for a result. What is not seen: the
-kernels themselves, their rounding, their speed, and shapes or types that only they refuse; for those
-``test_devices.py`` must run on a machine that has the device.
+On the imitated device (see ``imitated_device``, also for why it is not torch's ``FakeTensorMode``) whole sessions run
+with real values and decisions. The tests find operations that mix devices, integer operations without a CUDA kernel,
+and every place where the CPU waits for the device. They cannot find errors of the kernels themselves, their rounding,
+speed, and shapes or types that only they refuse; for those, ``test_devices.py`` must run on a real device.
 """
 
 from __future__ import annotations
@@ -44,17 +43,17 @@ from scenes import CAPTION, SHORT_CAPTION, micro_model
 
 @pytest.fixture(autouse=True, scope="module")
 def _prepared(one_thread: None) -> None:
-    """Small models compute soonest in one thread, and are built soonest before the imitation."""
+    """Use one thread, and build the models before the imitation starts, for speed."""
     for name in MINIATURES:
         packaged(name)
     packaged("miniature", time="clip", memory_policy="gated", cme_window=2)
     sam2_model(torch.float32)
 
 
-# The imitation itself: it refuses what CUDA refuses and sees what CUDA waits for.
+# The imitation itself: it refuses what CUDA refuses and records synchronisations.
 
 
-def test_it_carries_values(imitated: Imitation) -> None:
+def test_the_imitation_computes_values(imitated: Imitation) -> None:
     numbers = torch.tensor([[1.0, 2.0], [3.0, 4.0]], device=DEVICE)
     assert numbers.device == DEVICE
     assert (numbers @ numbers)[[1, 0], 1:].cpu().tolist() == [[22.0], [10.0]]
@@ -82,14 +81,14 @@ MIXTURES: dict[str, Callable[[Tensor, Tensor], object]] = {
 
 
 @pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES)
-def test_it_refuses_to_mix_devices(mixture: Callable[[Tensor, Tensor], object], imitated: Imitation) -> None:
+def test_the_imitation_refuses_to_mix_devices(mixture: Callable[[Tensor, Tensor], object], imitated: Imitation) -> None:
     here, there = torch.ones(3, device=DEVICE), torch.ones(3)
     with pytest.raises(RuntimeError, match="same device"):
         mixture(here, there)
 
 
-def test_it_allows_what_cuda_allows(imitated: Imitation) -> None:
-    """Numbers of the CPU, indices on the CPU, copies either way."""
+def test_the_imitation_allows_the_mixtures_that_cuda_allows(imitated: Imitation) -> None:
+    """Scalars on the CPU, indices on the CPU, and copies in either direction."""
     here, there = torch.ones(3, device=DEVICE), torch.ones(3)
     assert (here * torch.tensor(2.0)).device == DEVICE
     assert here[torch.tensor([0, 2])].shape == (2,)
@@ -97,7 +96,7 @@ def test_it_allows_what_cuda_allows(imitated: Imitation) -> None:
     assert there.copy_(here).device.type == "cpu"
 
 
-def test_it_refuses_types_without_a_kernel(imitated: Imitation) -> None:
+def test_the_imitation_refuses_types_without_a_cuda_kernel(imitated: Imitation) -> None:
     image = torch.zeros(1, 3, 8, 8, dtype=torch.uint8, device=DEVICE)
     with pytest.raises(NotImplementedError, match=r"_upsample_bilinear2d_aa.*uint8"):
         F.interpolate(image, size=(4, 4), mode="bilinear", antialias=True)
@@ -109,14 +108,14 @@ def test_it_refuses_types_without_a_kernel(imitated: Imitation) -> None:
         torch.rand(3, device=DEVICE, generator=torch.Generator())
 
 
-def test_it_has_no_arrays(imitated: Imitation) -> None:
+def test_the_imitation_refuses_conversion_to_numpy(imitated: Imitation) -> None:
     with pytest.raises((RuntimeError, TypeError), match="numpy"):
         torch.ones(3, device=DEVICE).numpy()
 
 
-def test_it_sees_what_is_waited_for(imitated: Imitation) -> None:
+def test_the_imitation_records_every_synchronisation(imitated: Imitation) -> None:
     here = torch.arange(4.0, device=DEVICE)
-    assert imitated.reads == []  # to the device is no wait
+    assert imitated.reads == []  # copies to the device do not synchronise
     waits: dict[str, Any] = {
         "bool": lambda: bool(here.sum() > 0),
         "number": lambda: here[0].item(),
@@ -155,14 +154,16 @@ PLACEMENTS = {
     "letterbox": letterbox(SIZE, 64, 60),
     "enlarged": letterbox(SIZE, 256, 250),
     "same size": Placement(SIZE, SIZE, 128),
-    "detour": place_for_sam(SIZE, 64, first_short_side=80),
+    "resized twice": place_for_sam(SIZE, 64, first_short_side=80),
 }
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS.values(), ids=PLACEMENTS)
 @pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
-def test_a_frame_is_placed(frame: Any, placement: Placement, imitated: Imitation) -> None:
-    """On any device, within a grey level of what the CPU makes of it (two where it is resized twice)."""
+def test_frames_are_placed_on_the_device_without_synchronisation(
+    frame: Any, placement: Placement, imitated: Imitation
+) -> None:
+    """They are within a grey level of the CPU's (two if resized twice)."""
     image = as_rgb(frame)
     pixels = placement.place(image.to(DEVICE))
     assert pixels.device == DEVICE
@@ -173,7 +174,7 @@ def test_a_frame_is_placed(frame: Any, placement: Placement, imitated: Imitation
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS.values(), ids=PLACEMENTS)
-def test_logits_are_restored(placement: Placement, imitated: Imitation) -> None:
+def test_logits_are_restored_on_the_device_without_synchronisation(placement: Placement, imitated: Imitation) -> None:
     logits = torch.linspace(-3, 3, 2 * 32 * 32).reshape(2, 32, 32)
     restored = placement.restore(logits.to(DEVICE))
     assert restored.device == DEVICE
@@ -185,8 +186,8 @@ def test_logits_are_restored(placement: Placement, imitated: Imitation) -> None:
 
 
 @contextmanager
-def waiting_at_most(imitated: Imitation, times: int) -> Iterator[None]:
-    """Fail where the CPU waits for the device more often."""
+def synchronising_at_most(imitated: Imitation, times: int) -> Iterator[None]:
+    """Fail if the CPU waits for the device more often."""
     before = len(imitated.reads)
     yield
     waits = imitated.reads[before:]
@@ -194,11 +195,11 @@ def waiting_at_most(imitated: Imitation, times: int) -> Iterator[None]:
 
 
 def follow(model: Segmenter[Any], tracks: Sequence[Any], count: int, imitated: Imitation, waits: int) -> list[Tensor]:
-    """Follow tracks through frames one by one; returns where each frame switched, (N,) each."""
+    """Follow tracks through frames one by one; return the switches of each frame, (N,) each."""
     pixels = placed(model, shapes(count))
     switched = []
     for time in range(count):
-        with waiting_at_most(imitated, waits):
+        with synchronising_at_most(imitated, waits):
             (prediction,) = model.segment_clip(pixels[time : time + 1], tracks, [model.placement(SIZE)])
         for tensor in (prediction.mask_logits, prediction.switched, prediction.score):
             assert tensor is None or tensor.device == DEVICE
@@ -209,8 +210,8 @@ def follow(model: Segmenter[Any], tracks: Sequence[Any], count: int, imitated: I
 POLICIES = ("published", "gated", "switch")
 
 
-def deciding(policy: str, *, switch: bool) -> tuple[Any, list[Any]]:
-    """A model whose CME looks at the fourth frame, and always or never wants to switch; and three sentences."""
+def model_that_decides(policy: str, *, switch: bool) -> tuple[Any, list[Any]]:
+    """Make a model whose CME runs on the fourth frame and always or never switches, with three tracks."""
     model = micro_model(time="online", memory_policy=policy, cme_window=2)
     with torch.no_grad():
         model.cme.head.bias.copy_(torch.tensor([0.0, 100.0] if switch else [100.0, 0.0]))
@@ -219,46 +220,46 @@ def deciding(policy: str, *, switch: bool) -> tuple[Any, list[Any]]:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_frame_of_samwise_waits_for_one_decision(policy: str, imitated: Imitation) -> None:
-    """Whether to switch, and whether to remember: for all sentences at once, not one by one."""
-    model, tracks = deciding(policy, switch=False)
+def test_a_frame_of_samwise_synchronises_once(policy: str, imitated: Imitation) -> None:
+    """The decisions to switch and to store are read for all sentences at once."""
+    model, tracks = model_that_decides(policy, switch=False)
     switched = follow(model, tracks, 4, imitated, waits=1)
     assert not any(frame.any() for frame in switched)
     assert model.cme_applies(tracks[0])
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_switch_waits_for_the_other_answer_too(policy: str, imitated: Imitation) -> None:
-    """What the frame shows without memory is computed after the decision, and there must be an object in it."""
-    model, tracks = deciding(policy, switch=True)
+def test_a_frame_with_a_switch_synchronises_twice(policy: str, imitated: Imitation) -> None:
+    """The memory-free pass runs after the decision, and it must find an object."""
+    model, tracks = model_that_decides(policy, switch=True)
     switched = follow(model, tracks, 4, imitated, waits=2)
     assert switched[-1].any()
 
 
-def test_verbs_are_not_looked_for_on_the_device(imitated: Imitation) -> None:
-    """Which tokens tell motion is known before any frame."""
+def test_motion_prompts_need_no_further_synchronisation(imitated: Imitation) -> None:
+    """The motion flags are in main memory."""
     model = micro_model(motion_prompt=True, time="online").to(DEVICE)
     marks = [False, True, True] + [False] * (len(CAPTION) - 3)
     tracks = [model.begin_tokens(CAPTION, marks), model.begin_tokens(SHORT_CAPTION)]
     follow(model, tracks, 2, imitated, waits=1)
 
 
-def test_clips_wait_once_a_frame(imitated: Imitation) -> None:
+def test_clips_synchronise_once_per_frame(imitated: Imitation) -> None:
     model = packaged_on(DEVICE, "miniature", time="clip", memory_policy="gated", cme_window=2)
     tracks = [model.begin(Prompt(sentence)) for sentence in SENTENCES]
     pixels = placed(model, shapes(4))
-    with waiting_at_most(imitated, 4):
+    with synchronising_at_most(imitated, 4):
         predictions = list(model.segment_clip(pixels, tracks, [model.placement(SIZE)] * 4))
     assert {prediction.mask_logits.device for prediction in predictions} == {DEVICE}
 
 
-def test_a_frame_of_refsam_waits_for_nothing(imitated: Imitation) -> None:
+def test_a_frame_of_refsam_does_not_synchronise(imitated: Imitation) -> None:
     model = packaged_on(DEVICE, "refsam-miniature")
     follow(model, [model.begin(Prompt(sentence)) for sentence in SENTENCES], 2, imitated, waits=0)
 
 
-def test_a_frame_of_sam2_waits_for_nothing(imitated: Imitation) -> None:
-    """Clicks, a box and a mask on the first frame, then memory alone; a correction asks whether the object changed."""
+def test_a_frame_of_sam2_does_not_synchronise(imitated: Imitation) -> None:
+    """A correction synchronises once, to compare the objects before and after."""
     model = sam2_model(torch.float32).to(DEVICE)
     prompts = [
         Prompt(points=[(30, 45)]),
@@ -269,7 +270,7 @@ def test_a_frame_of_sam2_waits_for_nothing(imitated: Imitation) -> None:
     tracks = [model.begin(prompt) for prompt in prompts]
     follow(model, tracks, 3, imitated, waits=0)
     for prompt in (prompts[0], Prompt(mask=circle(2))):
-        with waiting_at_most(imitated, 1):
+        with synchronising_at_most(imitated, 1):
             assert model.correct(tracks[0], prompt, model.placement(SIZE)).mask_logits.device == DEVICE
 
 
@@ -277,10 +278,10 @@ def test_a_frame_of_sam2_waits_for_nothing(imitated: Imitation) -> None:
 
 
 @pytest.mark.parametrize("name", MINIATURES)
-def test_what_is_asked_of_a_restored_session_lies_where_the_rest_does(
+def test_new_prompts_of_a_restored_session_are_on_the_devices_of_the_others(
     name: str, tmp_path: Path, imitated: Imitation
 ) -> None:
-    """Sentences that were saved and those that are new go through the model together, and nothing is fetched back."""
+    """Saved and new sentences are processed in one batch, without further synchronisation."""
     model = packaged_on(DEVICE, name)
     session = model.open(list(SENTENCES))
     session.step(shapes(1)[0])
@@ -293,22 +294,22 @@ def test_what_is_asked_of_a_restored_session_lies_where_the_rest_does(
     ):
         restored = model.restore(tmp_path / "session")
         change(restored)
-        assert sentences_of(restored) == sentences_of(session), "sentences lie on different devices"
+        assert text_devices_of(restored) == text_devices_of(session), "sentences are on different devices"
         assert devices_of(restored) == fresh
         tracks = [track.state for track in restored._tracks.values()]
-        with waiting_at_most(imitated, 1):
+        with synchronising_at_most(imitated, 1):
             list(model.segment_clip(placed(model, shapes(1)), tracks, [model.placement(SIZE)]))
 
 
-def sentences_of(session: Session) -> set[torch.device]:
-    """Where what was read of a session's sentences is."""
+def text_devices_of(session: Session) -> set[torch.device]:
+    """Find the devices of the text tensors of a session's tracks."""
     states = [track.state for track in session._tracks.values()]
     names = ("ids", "verbs", "words", "sentence")
     return {getattr(state, name).device for state in states for name in names if hasattr(state, name)}
 
 
-def test_a_samwise_is_whole_on_its_device(imitated: Imitation) -> None:
-    """No tensor stays behind when a model is moved, also none that is no parameter."""
+def test_all_tensors_of_a_samwise_move_to_its_device(imitated: Imitation) -> None:
+    """This includes tensors that are not parameters."""
     model = micro_model(motion_prompt=True).to(DEVICE)
     assert isinstance(model, Samwise)
     for module in model.modules():

@@ -19,7 +19,7 @@ from refervos import load
 from refervos.checkpoints import weights
 from refervos.errors import CheckpointError, ConfigError
 from refervos.files import writing
-from refervos.ops.linear import lay_out
+from refervos.ops.linear import make_column_major
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.samwise.model import Samwise
@@ -43,7 +43,7 @@ def test_round_trip(folder: Path) -> None:
     mine, theirs = model.state_dict(), loaded.state_dict()
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-    lay_out(model)  # as load does; products of weights that lie otherwise differ in rounding on some processors
+    make_column_major(model)  # as load does; with another memory layout, products differ in rounding on some processors
     assert np.array_equal(masks(model), masks(loaded))
     assert not loaded.training
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]

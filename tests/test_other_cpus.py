@@ -1,7 +1,7 @@
-"""A CPU without this one's newest instructions computes the same, by other kernels.
+"""Results on CPUs with fewer instruction sets, which use other kernels.
 
-A process of its own imitates one by the environment variables that torch and oneDNN read when they are loaded: AVX2
-alone, as most desktop CPUs have it. oneDNN then has no bfloat16, where such machines differ most from a server.
+A separate process imitates such a CPU with the environment variables that torch and oneDNN read when they are loaded:
+only AVX2, like most desktop CPUs. oneDNN then has no bfloat16, the largest difference from a server.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from device_models import MINIATURES
 from other_cpu import main
 
 pytestmark = pytest.mark.skipif(
-    platform.machine().lower() not in ("x86_64", "amd64"), reason="AVX2 is imitated on x86-64 alone"
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="AVX2 can be imitated on x86-64 only"
 )
 
 OLDER = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "1"}
@@ -28,7 +28,7 @@ OLDER = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_T
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What ``other_cpu`` finds there."""
+    """Run ``other_cpu`` in such a process and return its results."""
     out = tmp_path_factory.mktemp("other cpu") / "found.json"
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     script = sys.modules[main.__module__].__file__
@@ -43,33 +43,33 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return result
 
 
-def of(found: dict[str, Any], what: str) -> Any:
-    """One of the findings; fails where there was an error instead."""
-    assert "error" not in found[what], found[what]["error"]
-    return found[what]
+def result_of(found: dict[str, Any], name: str) -> Any:
+    """Return one of the results; fail if it is an error."""
+    assert "error" not in found[name], found[name]["error"]
+    return found[name]
 
 
-def test_the_imitation_is_one(found: dict[str, Any]) -> None:
+def test_the_process_has_only_avx2_and_no_bfloat16(found: dict[str, Any]) -> None:
     assert found["torch"] == "AVX2"
     assert found["bfloat16 in oneDNN"] is False
 
 
 @pytest.mark.parametrize("name", MINIATURES)
-def test_a_session_in_float32(name: str, found: dict[str, Any]) -> None:
-    answered = of(found, f"{name} float32")
-    assert answered["iou"] > 0.6  # with the truth
-    assert min(answered["pixels"]) > 0
+def test_a_session_in_float32_finds_the_object(name: str, found: dict[str, Any]) -> None:
+    result = result_of(found, f"{name} float32")
+    assert result["iou"] > 0.6  # with the ground truth
+    assert min(result["pixels"]) > 0
 
 
 @pytest.mark.parametrize("name", MINIATURES)
-def test_a_session_in_bfloat16(name: str, found: dict[str, Any]) -> None:
-    assert of(found, f"{name} bfloat16")["iou"] >= 0.9  # with float32's masks
+def test_a_session_in_bfloat16_agrees_with_float32(name: str, found: dict[str, Any]) -> None:
+    assert result_of(found, f"{name} bfloat16")["iou"] >= 0.9  # with float32's masks
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("stage", ["images", "video"])
-def test_a_training_step(stage: str, dtype: str, found: dict[str, Any]) -> None:
-    step = of(found, f"{stage} {dtype}")
+def test_a_training_step_lowers_the_loss(stage: str, dtype: str, found: dict[str, Any]) -> None:
+    step = result_of(found, f"{stage} {dtype}")
     assert step["gradient"] > 0
     assert step["after"] < step["loss"]
-    assert step["loss"] == pytest.approx(of(found, f"{stage} float32")["loss"], rel=0.05)
+    assert step["loss"] == pytest.approx(result_of(found, f"{stage} float32")["loss"], rel=0.05)

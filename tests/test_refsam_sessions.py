@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from refervos import Prompt, Segmentation, load
+from refervos import Prompt, load
 from refervos.errors import CheckpointError, ConfigError, PromptError, StateError
-from refervos.ops.linear import lay_out
+from refervos.ops.linear import make_column_major
 from refervos.refsam.model import RefSam
 from refervos.segmenter import CPU_BUDGET, BatchSegmenter
 from refervos.session.session import Session
 from refsam_models import SENTENCES, TINY, placed, tiny_model
-from scenes import scene
+from scenes import scene, stack_logits
 
 SIZE = (48, 64)
 
@@ -39,15 +39,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def logits(results: list[Segmentation]) -> np.ndarray:
-    """Stack mask logits (T, N, H, W)."""
-    return np.stack([result.logits for result in results if result.logits is not None])
-
-
 def segment(model: RefSam, sentences: tuple[str, ...], frames: list[np.ndarray]) -> np.ndarray:
     """Follow sentences from the first frame on; return mask logits."""
     session = model.open(list(sentences), keep_logits=True)
-    return logits([session.step(frame) for frame in frames])
+    return stack_logits([session.step(frame) for frame in frames])
 
 
 def assert_same(one: np.ndarray, other: np.ndarray) -> None:
@@ -74,15 +69,15 @@ def test_tracks_added_and_dropped_between_frames(model: RefSam) -> None:
     last = [session.step(frame) for frame in frames[4:]]
     assert [results[0].track_ids for results in (first, late, last)] == [(0,), (0, 1, 2), (1, 2)]
     old = segment(model, SENTENCES[:1], frames[:4])
-    assert_same(np.concatenate([logits(first), logits(late)[:, :1]]), old)
+    assert_same(np.concatenate([stack_logits(first), stack_logits(late)[:, :1]]), old)
     new = segment(model, SENTENCES[1:], frames[2:])
-    assert_same(np.concatenate([logits(late)[:, 1:], logits(last)]), new)
+    assert_same(np.concatenate([stack_logits(late)[:, 1:], stack_logits(last)]), new)
 
 
 def test_frames_in_clips_give_the_results_of_frames_one_by_one(model: RefSam) -> None:
     frames = scene(4, *SIZE)
     joint = model.open(list(SENTENCES), keep_logits=True).clip(frames)
-    assert_same(logits(joint), segment(model, SENTENCES, frames))
+    assert_same(stack_logits(joint), segment(model, SENTENCES, frames))
     assert model.clip_length == 1
 
 
@@ -178,8 +173,8 @@ def test_a_restored_session_gives_identical_masks(tmp_path: Path) -> None:
     session.save(tmp_path / "session")
     restored = tiny_model().restore(tmp_path / "session")
     assert restored.expressions == session.expressions
-    on = logits([session.step(frame) for frame in frames[3:]])
-    assert np.array_equal(logits([restored.step(frame) for frame in frames[3:]]), on)
+    on = stack_logits([session.step(frame) for frame in frames[3:]])
+    assert np.array_equal(stack_logits([restored.step(frame) for frame in frames[3:]]), on)
     assert [result.masks.shape for result in restored.clip(frames[:1])] == [(3, *SIZE)]
 
 
@@ -195,10 +190,10 @@ def test_after_a_cut_the_results_are_those_of_a_new_session(model: RefSam) -> No
     forgetting = model.open(list(SENTENCES), keep_logits=True, on_cut="forget")
     results = [forgetting.step(frame) for frame in before + after]
     assert [result.cut for result in results] == [False, False, False, True, False, False]
-    assert_same(logits(results[:3]), segment(model, SENTENCES, before))
-    assert_same(logits(results[3:]), segment(model, SENTENCES, after))
+    assert_same(stack_logits(results[:3]), segment(model, SENTENCES, before))
+    assert_same(stack_logits(results[3:]), segment(model, SENTENCES, after))
     through = segment(model, SENTENCES, before + after)
-    assert np.abs(through[3:] - logits(results[3:])).max() > 1e-2
+    assert np.abs(through[3:] - stack_logits(results[3:])).max() > 1e-2
 
 
 def test_a_gap_does_not_change_the_results(model: RefSam) -> None:
@@ -207,7 +202,7 @@ def test_a_gap_does_not_change_the_results(model: RefSam) -> None:
     results = [session.step(frame) for frame in frames[:2]]
     session.mark_gap()
     results += [session.step(frame) for frame in frames[2:]]
-    assert_same(logits(results), segment(model, SENTENCES[:1], frames))
+    assert_same(stack_logits(results), segment(model, SENTENCES[:1], frames))
 
 
 def test_a_track_with_a_new_prompt_keeps_its_track_token(model: RefSam) -> None:
@@ -221,7 +216,7 @@ def test_a_track_with_a_new_prompt_keeps_its_track_token(model: RefSam) -> None:
     track = model.begin(Prompt(SENTENCES[1]))
     track.token = token
     expected = next(model.segment_clip(placed(model, 3)[1:2], [track], [model.placement(SIZE)]))
-    renamed = logits([session.step(frames[1])])[0]
+    renamed = stack_logits([session.step(frames[1])])[0]
     assert_same(renamed, model.placement(SIZE).restore(expected.mask_logits).numpy())
     assert np.abs(renamed - segment(model, SENTENCES[:1], frames[:2])[1]).max() > 1e-2
 
@@ -271,7 +266,7 @@ def test_a_saved_model_is_loaded_with_identical_masks(folder: Path) -> None:
     assert isinstance(loaded, RefSam)
     assert loaded.config == model.config
     assert loaded.fingerprint() == model.fingerprint()
-    lay_out(model)  # as load does; with another memory layout, products differ in rounding on some processors
+    make_column_major(model)  # as load does; with another memory layout, products differ in rounding on some processors
     expected = segment(model, SENTENCES, frames)
     assert expected.std() > 0.1
     assert np.array_equal(segment(loaded, SENTENCES, frames), expected)

@@ -17,7 +17,7 @@ from refervos.samwise.model import Samwise
 from refervos.session.session import Session
 from refervos.worlds import Clip
 from refervos.worlds.benchmark import diagnostic_case
-from scenes import CAPTION, SHORT_CAPTION, bytes_kept, micro_model, prompt_of, scene, session_of
+from scenes import CAPTION, SHORT_CAPTION, bytes_kept, iou, micro_model, prompt_of, scene, session_of, stack_logits
 
 MODES = ("clip", "online")
 
@@ -27,10 +27,6 @@ def miniature() -> Samwise:
     model = load("miniature", device="cpu")
     assert isinstance(model, Samwise)
     return model
-
-
-def overlap(one: np.ndarray, other: np.ndarray) -> float:
-    return float((one & other).sum() / max(1, (one | other).sum()))
 
 
 def two_objects() -> tuple[Clip, int, int, str]:
@@ -61,7 +57,7 @@ def test_a_correction_moves_the_track_to_the_marked_object(time: str, how: str) 
     clip, target, other, text = two_objects()
     session = model.open(text)
     before = [session.step(frame) for frame in clip.frames[:8]][-1]
-    assert overlap(before.masks[0], clip.masks[target, 7]) > 0.5
+    assert iou(before.masks[0], clip.masks[target, 7]) > 0.5
     marked_mask = clip.masks[other, 7]
     rows, columns = np.nonzero(marked_mask)
     ways: dict[str, dict[str, Any]] = {
@@ -71,10 +67,10 @@ def test_a_correction_moves_the_track_to_the_marked_object(time: str, how: str) 
     }
     corrected = session.correct(0, **ways[how])
     assert corrected.frame_index == 7
-    assert overlap(corrected.masks[0], marked_mask) > 0.6
+    assert iou(corrected.masks[0], marked_mask) > 0.6
     after = [session.step(frame) for frame in clip.frames[8:14]]
     assert after[0].frame_index == 8
-    assert np.mean([overlap(a.masks[0], clip.masks[other, 8 + k]) for k, a in enumerate(after)]) > 0.5
+    assert np.mean([iou(a.masks[0], clip.masks[other, 8 + k]) for k, a in enumerate(after)]) > 0.5
 
 
 @pytest.mark.parametrize("time", MODES)
@@ -176,9 +172,9 @@ def test_the_sentence_still_guides_a_corrected_track() -> None:
     for frame in frames[:3]:
         session.step(frame)
     session.correct(0, points=[(50, 40)])
-    both = logits([session.correct(1, points=[(50, 40)])])[0]
+    both = stack_logits([session.correct(1, points=[(50, 40)])])[0]
     assert np.array_equal(both[0], both[1])
-    after = logits([session.step(frames[3])])[0]
+    after = stack_logits([session.step(frames[3])])[0]
     assert not np.allclose(after[0], after[1], atol=1e-3)
 
 
@@ -186,7 +182,7 @@ def test_a_click_with_a_sentence_selects_one_of_two_matching_objects(miniature: 
     clip, target, other, _ = two_objects()
     for marked in (target, other):
         session = miniature.open([Prompt("the shape", points=[centre(clip.masks[marked, 0])])])
-        assert overlap(session.step(clip.frames[0]).masks[0], clip.masks[marked, 0]) > 0.5
+        assert iou(session.step(clip.frames[0]).masks[0], clip.masks[marked, 0]) > 0.5
     with pytest.raises(PromptError, match="outside the frame"):
         miniature.open([Prompt("the shape", points=[(500, 3)])]).step(clip.frames[0])
 
@@ -223,7 +219,7 @@ def test_a_mask_from_the_user_is_returned_whatever_the_object_score() -> None:
     mask = np.zeros((96, 128), bool)
     mask[20:60, 30:70] = True
     found = session.correct(0, mask=mask)
-    assert overlap(found.masks[0], mask) > 0.9
+    assert iou(found.masks[0], mask) > 0.9
     assert found.presence[0] > 0.99
 
 
@@ -302,12 +298,8 @@ def test_after_a_cut_the_results_are_those_of_a_new_session(at_once: int) -> Non
     assert [result.cut for result in results] == [False] * 6 + [True] + [False] * 5
     assert session.counts.cuts == 1
     fresh = list(session_of(model, [CAPTION]).stream(clips[1], at_once))
-    assert logits(results[6:]) == pytest.approx(logits(fresh), abs=1e-3)
-    assert not np.allclose(logits(list(ignoring.stream(frames, at_once)))[6:], logits(fresh), atol=1e-3)
-
-
-def logits(results: list[Segmentation]) -> np.ndarray:
-    return np.stack([result.logits for result in results if result.logits is not None])
+    assert stack_logits(results[6:]) == pytest.approx(stack_logits(fresh), abs=1e-3)
+    assert not np.allclose(stack_logits(list(ignoring.stream(frames, at_once)))[6:], stack_logits(fresh), atol=1e-3)
 
 
 def test_a_repeated_frame_gets_the_previous_masks_and_is_not_stored() -> None:
@@ -321,8 +313,8 @@ def test_a_repeated_frame_gets_the_previous_masks_and_is_not_stored() -> None:
     assert session.counts.repeats == 2
     once = list(session_of(model, [CAPTION]).stream(frames, 1))
     unique = [results[k] for k in (0, 1, 4, 5)]
-    np.testing.assert_allclose(logits(unique), logits(once), atol=1e-3)
-    assert np.array_equal(logits(results[1:2]), logits(results[2:3]))
+    np.testing.assert_allclose(stack_logits(unique), stack_logits(once), atol=1e-3)
+    assert np.array_equal(stack_logits(results[1:2]), stack_logits(results[2:3]))
 
 
 def test_a_repeated_frame_is_segmented_when_a_track_is_new() -> None:

@@ -1,4 +1,4 @@
-"""SAM2 checkpoints in Meta's and in Hugging Face's format: read completely, or refused with a reason."""
+"""SAM2 checkpoints in Meta's and Hugging Face's format: loaded completely, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _forget(one_thread: None) -> Iterator[None]:
 
 @cache
 def tracker_of(name: str) -> Sam2Tracker:
-    """A tracker whose tensors all differ."""
+    """Make a tracker with distinct random tensors."""
     tracker = Sam2Tracker(CONFIGS[name])
     generator = torch.Generator().manual_seed(len(name))
     for tensor in tracker.sam.state_dict().values():
@@ -51,7 +51,7 @@ def tracker_of(name: str) -> Sam2Tracker:
 
 
 def meta_state(tracker: Sam2Tracker) -> dict[str, Tensor]:
-    """The tracker's weights as Meta names and cuts them."""
+    """Return the tracker's weights under Meta's names, split as in Meta's files."""
     state: dict[str, Tensor] = {}
     for name, tensor in tracker.sam.state_dict().items():
         names = meta_names(name)
@@ -60,19 +60,19 @@ def meta_state(tracker: Sam2Tracker) -> dict[str, Tensor]:
 
 
 def assert_same_weights(tracker: Sam2Tracker, expected: Sam2Tracker) -> None:
-    state, wanted = tracker.sam.state_dict(), expected.sam.state_dict()
-    assert state.keys() == wanted.keys()
-    assert [name for name in state if not torch.equal(state[name], wanted[name])] == []
+    state, expected_state = tracker.sam.state_dict(), expected.sam.state_dict()
+    assert state.keys() == expected_state.keys()
+    assert [name for name in state if not torch.equal(state[name], expected_state[name])] == []
 
 
 @pytest.fixture
 def _published(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the small model pass for a published size."""
+    """Make the small model count as a published size."""
     monkeypatch.setitem(SAM2_PRESETS, "micro", MICRO_SAM2)
 
 
 def refusal(path: Path) -> str:
-    """Why a checkpoint is refused: one sentence."""
+    """Return the one-sentence reason why a checkpoint is refused."""
     with pytest.raises(CheckpointError) as caught:
         load_sam2(path)
     message = str(caught.value)
@@ -85,7 +85,7 @@ def refusal(path: Path) -> str:
 # Meta's names.
 
 
-def test_names_as_in_an_official_checkpoint() -> None:
+def test_names_and_shapes_match_an_official_checkpoint() -> None:
     places = [Path(__file__).parent / "data" / "manifests", Path(__file__).parents[2] / "shared/parity/manifests"]
     manifest = next((file for place in places if (file := place / "tiny_hsa_cme.json").is_file()), None)
     if manifest is None:
@@ -133,7 +133,7 @@ def test_names_as_in_an_official_checkpoint() -> None:
         (TWIN, "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"),
     ],
 )
-def test_names(ours: str, meta: str) -> None:
+def test_names_are_converted_to_metas(ours: str, meta: str) -> None:
     assert meta_names(ours) == (meta,)
 
 
@@ -141,7 +141,7 @@ def test_names(ours: str, meta: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny v1", "tiny v2.1"])
-def test_meta_file(name: str, tmp_path: Path) -> None:
+def test_a_meta_file_is_loaded_exactly(name: str, tmp_path: Path) -> None:
     path = tmp_path / "sam2.pt"
     torch.save({"model": meta_state(tracker_of(name))}, path)
     loaded = load_sam2(path)
@@ -153,7 +153,7 @@ def test_meta_file(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_published")
 @pytest.mark.parametrize("name", ["v1", "v2.1", "no score"])
-def test_meta_file_of_a_parallel_run(name: str, tmp_path: Path) -> None:
+def test_a_meta_file_of_a_data_parallel_run_is_loaded(name: str, tmp_path: Path) -> None:
     path = tmp_path / "sam2.pt"
     torch.save({f"module.{key}": tensor for key, tensor in meta_state(tracker_of(name)).items()}, path)
     loaded = load_sam2(path)
@@ -162,23 +162,21 @@ def test_meta_file_of_a_parallel_run(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_published")
-def test_meta_file_to_masks(tmp_path: Path) -> None:
+def test_a_meta_file_gives_the_masks_of_its_tracker(tmp_path: Path) -> None:
     path = tmp_path / "sam2.pt"
     torch.save({"model": meta_state(tracker_of("v1"))}, path)
     pixels = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-    answers = []
+    masks = []
     for tracker in (tracker_of("v1"), load_sam2(path)):
         tracker.config = replace(MICRO_SAM2, multimask_stability=True)
         model = Sam2Segmenter(tracker)
         track = model.begin(Prompt(points=[[5, 5]]))
-        answers.append(
-            [out.mask_logits for out in model.segment_clip(pixels, [track], [model.placement((40, 60))] * 2)]
-        )
-    assert all(torch.equal(first, second) for first, second in zip(*answers, strict=True))
+        masks.append([out.mask_logits for out in model.segment_clip(pixels, [track], [model.placement((40, 60))] * 2)])
+    assert all(torch.equal(first, second) for first, second in zip(*masks, strict=True))
 
 
 @pytest.mark.usefixtures("_published")
-def test_every_wrong_tensor_is_listed(tmp_path: Path) -> None:
+def test_every_tensor_that_does_not_match_is_listed(tmp_path: Path) -> None:
     path = tmp_path / "sam2.pt"
     state = meta_state(tracker_of("v1"))
     del state["maskmem_tpos_enc"], state["sam_prompt_encoder.point_embeddings.2.weight"]
@@ -191,14 +189,14 @@ def test_every_wrong_tensor_is_listed(tmp_path: Path) -> None:
     assert "1 misshapen: no_obj_ptr is (1, 65), (1, 64) expected" in message
 
 
-def test_sizes_that_were_never_published(tmp_path: Path) -> None:
+def test_unpublished_sizes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "sam2.pt"
     torch.save({"model": meta_state(tracker_of("v1"))}, path)
     assert "width 16 with 7 blocks; the published (width, blocks) are tiny (96, 12)" in refusal(path)
 
 
 class Trap:
-    """Unpickling this would leave a file behind."""
+    """Object whose unpickling creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -207,17 +205,17 @@ class Trap:
         return (Path.touch, (self.path,))
 
 
-def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
-    path, sprung = tmp_path / "sam2.pt", tmp_path / "sprung"
-    torch.save({"model": meta_state(tracker_of("v1")), "extra": Trap(sprung)}, path)
+def test_no_code_in_a_file_is_executed(tmp_path: Path) -> None:
+    path, created = tmp_path / "sam2.pt", tmp_path / "created"
+    torch.save({"model": meta_state(tracker_of("v1")), "extra": Trap(created)}, path)
     assert "cannot be read as weights: " in refusal(path)
-    assert not sprung.exists()
+    assert not created.exists()
     torch.load(path, weights_only=False)
-    assert sprung.exists()  # the trap works
+    assert created.exists()  # the trap works
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
-def test_truncated_meta_file(kept: float, tmp_path: Path) -> None:
+def test_a_truncated_meta_file_is_refused(kept: float, tmp_path: Path) -> None:
     path = tmp_path / "sam2.pt"
     torch.save({"model": meta_state(tracker_of("v1"))}, path)
     whole = path.read_bytes()
@@ -233,12 +231,12 @@ def test_truncated_meta_file(kept: float, tmp_path: Path) -> None:
         ({"model": {"conv.weight": torch.zeros(3)}}, "it is not a SAM2 checkpoint"),
     ],
 )
-def test_files_of_something_else(content: object, words: str, tmp_path: Path) -> None:
+def test_files_without_a_sam2_are_refused(content: object, words: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "other.pt")
     assert words in refusal(tmp_path / "other.pt")
 
 
-def test_text_and_absent_files(tmp_path: Path) -> None:
+def test_text_files_and_missing_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "sam2.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
     assert "cannot be read as weights: " in refusal(tmp_path / "sam2.pt")
     assert "does not exist" in refusal(tmp_path / "absent.pt")
@@ -248,7 +246,7 @@ def test_text_and_absent_files(tmp_path: Path) -> None:
 
 
 def hf_folder(folder: Path, name: str) -> Path:
-    """What transformers writes of its own model with the tracker's weights."""
+    """Save transformers' model with the tracker's weights."""
     model = Sam2VideoModel(hf_config(CONFIGS[name]))
     model.load_state_dict(tracker_of(name).sam.state_dict())
     model.save_pretrained(folder)
@@ -262,11 +260,11 @@ def change_config(folder: Path, **values: object) -> None:
 
 @pytest.mark.parametrize("name", ["v1", "v2.1"])
 @pytest.mark.parametrize("twins", [True, False])
-def test_hf_folder(name: str, twins: bool, tmp_path: Path) -> None:
+def test_a_hugging_face_folder_is_loaded_exactly(name: str, twins: bool, tmp_path: Path) -> None:
     folder = hf_folder(tmp_path / "sam2", name)
     weights = load_file(folder / "model.safetensors")
     assert TWIN in weights
-    if not twins:  # older releases of transformers keep one of two equal tensors
+    if not twins:  # older releases of transformers save only one of two equal tensors
         del weights[TWIN]
         save_file(weights, folder / "model.safetensors")
     loaded = load_sam2(folder)
@@ -275,7 +273,7 @@ def test_hf_folder(name: str, twins: bool, tmp_path: Path) -> None:
     assert not loaded.training
 
 
-def test_hf_folder_with_wrong_tensors(tmp_path: Path) -> None:
+def test_tensors_of_a_hugging_face_folder_that_do_not_match_are_listed(tmp_path: Path) -> None:
     folder = hf_folder(tmp_path / "sam2", "v1")
     weights = load_file(folder / "model.safetensors")
     del weights["no_memory_embedding"]
@@ -288,7 +286,7 @@ def test_hf_folder_with_wrong_tensors(tmp_path: Path) -> None:
     assert "1 misshapen: no_object_pointer is (2, 32), (1, 64) expected" in message
 
 
-def test_hf_folder_with_a_part_lost(tmp_path: Path) -> None:
+def test_folders_with_truncated_or_missing_files_are_refused(tmp_path: Path) -> None:
     folder = hf_folder(tmp_path / "sam2", "v1")
     whole = (folder / "model.safetensors").read_bytes()
     for kept in (0, 1000, len(whole) // 2):
@@ -313,19 +311,21 @@ def test_hf_folder_with_a_part_lost(tmp_path: Path) -> None:
         ({"enable_occlusion_spatial_embedding": True}, "1 missing: occlusion_spatial_embedding_parameter"),
     ],
 )
-def test_hf_folder_of_another_model(values: dict[str, object], words: str, tmp_path: Path) -> None:
+def test_hugging_face_folders_with_unsupported_settings_are_refused(
+    values: dict[str, object], words: str, tmp_path: Path
+) -> None:
     folder = hf_folder(tmp_path / "sam2", "v1")
     change_config(folder, **values)
     assert words in refusal(folder)
 
 
 @pytest.mark.parametrize("config", [*SAM2_PRESETS.values(), MICRO_SAM2, as_version_2_1(MICRO_SAM2)])
-def test_config_there_and_back(config: Sam2Config) -> None:
+def test_configurations_are_read_back_from_transformers(config: Sam2Config) -> None:
     config = replace(config, multimask_stability=config.image_size == 128)
     assert config_from_folder(hf_config(config).to_dict()) == config
 
 
-def test_config_that_behaves_otherwise() -> None:
+def test_unsupported_behaviour_is_refused() -> None:
     hf = hf_config(MICRO_SAM2)
     hf.mask_decoder_config.dynamic_multimask_stability_thresh = 0.5
     with pytest.raises(
@@ -334,7 +334,7 @@ def test_config_that_behaves_otherwise() -> None:
         config_from_folder(hf.to_dict())
 
 
-@pytest.mark.parametrize("written", [{}, {"num_maskmem": 5}])
-def test_what_a_folder_leaves_out_is_as_transformers_has_it(written: dict[str, Any]) -> None:
-    filled = Sam2VideoConfig.from_dict(written).to_dict()
-    assert config_from_folder(written) == config_from_folder(filled)
+@pytest.mark.parametrize("header", [{}, {"num_maskmem": 5}])
+def test_omitted_fields_have_the_defaults_of_transformers(header: dict[str, Any]) -> None:
+    filled = Sam2VideoConfig.from_dict(header).to_dict()
+    assert config_from_folder(header) == config_from_folder(filled)

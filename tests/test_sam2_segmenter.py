@@ -1,4 +1,4 @@
-"""Plain SAM2 against transformers' own video session, and the promises of the segmenter."""
+"""Plain SAM2: parity with transformers' video session, tracks, prompts and the segmenter contract."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ PROMPTS = {
 
 
 GAINS = {"q_proj": 0.8, "k_proj": 0.8, "pred_obj_score_head.proj_out": 8.0}
-"""Attention sharper than this makes chaos of rounding; object scores must leave zero far behind, to either side."""
+"""Sharper attention amplifies rounding errors; object scores must be far from zero on either side."""
 
 
-def lively_(model: nn.Module, seed: int, seen: float) -> None:
-    """Random weights of the right size for every layer: with the usual 0.02 the outputs would hardly move.
+def randomise_(model: nn.Module, seed: int, seen: float) -> None:
+    """Draw weights at a useful scale for every layer: with the usual 0.02 the outputs would hardly vary.
 
     Args:
         model: A ``Sam2VideoModel``.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
         seen: Added to every object score; far below zero there would be no masks to compare.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -91,16 +91,16 @@ def _forget(one_thread: None) -> Iterator[None]:
 
 
 EXACT = torch.float64
-"""For comparisons of whole videos: in float32, rounding tips pixels of prompted masks over zero now and then."""
+"""For comparisons of whole videos: in float32, rounding occasionally changes the sign of mask pixels."""
 
 TOLERANCE = 5e-4
-"""Mask logits vary by about 2; transformers keeps some steps in float32, positions of clicks among them."""
+"""Mask logits vary by about 2; transformers computes some steps in float32, including positions of clicks."""
 
 
 @cache
 def segmenter(name: str, seen: float = 10.0, dtype: torch.dtype = torch.float32) -> Sam2Segmenter:
     tracker = Sam2Tracker(CONFIGS[name])
-    lively_(tracker.sam, sorted(CONFIGS).index(name), seen)
+    randomise_(tracker.sam, sorted(CONFIGS).index(name), seen)
     return Sam2Segmenter(tracker).to(dtype)
 
 
@@ -115,7 +115,7 @@ def small() -> Sam2Segmenter:
 
 
 def video(size: int, frames: int = FRAMES, seed: int = 0) -> Tensor:
-    """Smooth noise that drifts (T, 3, S, S)."""
+    """Draw slowly changing smooth noise (T, 3, S, S)."""
     generator = torch.Generator().manual_seed(seed)
     start, end = (torch.randn(3, 8, 8, generator=generator) for _ in range(2))
     steps = torch.linspace(0, 1, frames).reshape(-1, 1, 1, 1)
@@ -123,8 +123,8 @@ def video(size: int, frames: int = FRAMES, seed: int = 0) -> Tensor:
     return torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")
 
 
-def stack(predictions: Sequence[FramePrediction]) -> tuple[Tensor, Tensor]:
-    """Mask logits (T, N, 4g, 4g) and scores (T, N)."""
+def stack_predictions(predictions: Sequence[FramePrediction]) -> tuple[Tensor, Tensor]:
+    """Stack mask logits (T, N, 4g, 4g) and scores (T, N)."""
     scores = [prediction.score for prediction in predictions if prediction.score is not None]
     return torch.stack([prediction.mask_logits for prediction in predictions]), torch.stack(scores)
 
@@ -139,7 +139,7 @@ def run(
 
 
 class Reference:
-    """transformers' own orchestration over the same modules, with its three departures from the paper's code undone."""
+    """transformers' video session with the same weights, with its deviations from Meta's code undone."""
 
     def __init__(self, model: Sam2Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
         self.size = model.tracker.config.image_size
@@ -152,13 +152,13 @@ class Reference:
         )
 
         def encode_exactly(*args: object, **options: object) -> object:
-            # Memory is cast to bfloat16 otherwise, an error of 0.03 and more.
+            # Otherwise memory is cast to bfloat16, an error of 0.03 and more.
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(torch, "bfloat16", EXACT)
                 return encode(*args, **options)
 
         def use_mask_with_single_token(*args: object, **options: object) -> object:
-            # Meta's code takes the pointer of a mask prompt from the single-mask token; transformers forgets to say so.
+            # Meta's code takes the pointer of a mask prompt from the single-mask token; transformers does not.
             def single(*inner: object, **inner_options: object) -> object:
                 return frame_forward(*inner, **inner_options, multimask_output=False)
 
@@ -170,9 +170,9 @@ class Reference:
         monkeypatch.setattr(self.sam, "_use_mask_as_output", use_mask_with_single_token)
 
     def run(self, pixels: Tensor, prompt: Prompt) -> tuple[Tensor, Tensor]:
-        """Stream frames: low-resolution mask logits (T, 4g, 4g) and object scores (T,)."""
+        """Stream frames; return low-resolution mask logits (T, 4g, 4g) and object scores (T,)."""
         session = Sam2VideoInferenceSession(None, *FRAME_SIZE, dtype=EXACT)
-        # Its constructor wants image processors that need torchvision; these two fields are all that prompts need.
+        # Its constructor needs torchvision; prompts need only these two fields.
         processor = Sam2VideoProcessor.__new__(Sam2VideoProcessor)
         processor.target_size, processor.point_pad_value = self.size, -10
         labels = prompt.labels or [1] * len(prompt.points or ())
@@ -194,7 +194,7 @@ def compare(model: Sam2Segmenter, prompt: Prompt, monkeypatch: pytest.MonkeyPatc
     pixels = video(model.tracker.config.image_size, frames).to(EXACT)
     masks, scores = Reference(model, monkeypatch).run(pixels, prompt)
     predictions = run(model, pixels, [model.begin(prompt)])
-    ours, our_scores = stack(predictions)
+    ours, our_scores = stack_predictions(predictions)
     print(f"largest difference: masks {(ours[:, 0] - masks).abs().max():.0e} (deviation {masks.std():.1f}), ", end="")
     print(f"scores {(our_scores[:, 0] - scores).abs().max():.0e} ({scores.min():.1f} to {scores.max():.1f})")
     assert masks[1:].std() > 1
@@ -203,22 +203,24 @@ def compare(model: Sam2Segmenter, prompt: Prompt, monkeypatch: pytest.MonkeyPatc
     return scores
 
 
-@pytest.mark.parametrize("asked", list(PROMPTS))
-def test_as_transformers(model: Sam2Segmenter, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # One prompt shows how the windows roll over; how a prompt is asked shows in the frames after it.
-    compare(model, PROMPTS[asked], monkeypatch, frames=FRAMES if asked == "one click" else 6)
+@pytest.mark.parametrize("kind", list(PROMPTS))
+def test_masks_and_scores_equal_those_of_transformers(
+    model: Sam2Segmenter, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One kind of prompt is enough to test that the windows roll over; the others need only a few frames.
+    compare(model, PROMPTS[kind], monkeypatch, frames=FRAMES if kind == "one click" else 6)
 
 
-def test_as_transformers_at_another_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_and_scores_equal_those_of_transformers_at_another_size(monkeypatch: pytest.MonkeyPatch) -> None:
     compare(segmenter("v2.1 at 256", dtype=EXACT), PROMPTS["box and click"], monkeypatch, frames=4)
 
 
-@pytest.mark.parametrize("asked", ["clicks", "mask"])
+@pytest.mark.parametrize("kind", ["clicks", "mask"])
 @pytest.mark.parametrize(("name", "seen"), [("v1", 8.0), ("v2.1", -2.5)])
-def test_as_transformers_where_the_object_is_absent(
-    name: str, seen: float, asked: str, monkeypatch: pytest.MonkeyPatch
+def test_masks_and_scores_equal_those_of_transformers_for_absent_objects(
+    name: str, seen: float, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores = compare(segmenter(name, seen, EXACT), PROMPTS[asked], monkeypatch, frames=12)
+    scores = compare(segmenter(name, seen, EXACT), PROMPTS[kind], monkeypatch, frames=12)
     assert (scores > 0).sum() > 2
     assert (scores <= 0).sum() > 2
 
@@ -226,19 +228,19 @@ def test_as_transformers_where_the_object_is_absent(
 # Tracks.
 
 
-def test_tracks_of_different_age_do_not_touch_each_other(model: Sam2Segmenter) -> None:
+def test_tracks_of_different_age_do_not_affect_each_other(model: Sam2Segmenter) -> None:
     pixels = video(128, frames=10).to(EXACT)
     starts = [(0, "one click"), (3, "mask"), (3, "box"), (3, "mask"), (8, "clicks")]
-    tracks = [model.begin(PROMPTS[asked]) for _, asked in starts]
-    together: list[list[FramePrediction]] = []
+    tracks = [model.begin(PROMPTS[kind]) for _, kind in starts]
+    joint: list[list[FramePrediction]] = []
     for begin, end in [(0, 3), (3, 8), (8, 10)]:
         present = [track for track, (start, _) in zip(tracks, starts, strict=True) if start <= begin]
-        together.append(run(model, pixels[begin:end], present))
-    masks, scores = zip(*(stack(part) for part in together), strict=True)
-    for index, (start, asked) in enumerate(starts):
+        joint.append(run(model, pixels[begin:end], present))
+    masks, scores = zip(*(stack_predictions(part) for part in joint), strict=True)
+    for index, (start, kind) in enumerate(starts):
         mask = torch.cat([part[:, index] for part in masks if part.shape[1] > index])
         score = torch.cat([part[:, index] for part in scores if part.shape[1] > index])
-        alone = stack(run(model, pixels[start:], [model.begin(PROMPTS[asked])]))
+        alone = stack_predictions(run(model, pixels[start:], [model.begin(PROMPTS[kind])]))
         torch.testing.assert_close(mask, alone[0][:, 0], rtol=0, atol=TOLERANCE)
         torch.testing.assert_close(score, alone[1][:, 0], rtol=0, atol=TOLERANCE)
         assert tracks[index].frame == 10 - start
@@ -257,7 +259,7 @@ def test_a_frame_is_encoded_once_for_all_tracks(small: Sam2Segmenter, monkeypatc
     assert encoded == [1, 1, 1]
 
 
-def test_interleaved_streams(small: Sam2Segmenter) -> None:
+def test_interleaved_streams_do_not_affect_each_other(small: Sam2Segmenter) -> None:
     first, second = video(128, frames=6, seed=1), video(128, frames=6, seed=2)
     placements = [small.placement(FRAME_SIZE)] * 6
     prompts = PROMPTS["one click"], PROMPTS["mask"]
@@ -267,19 +269,19 @@ def test_interleaved_streams(small: Sam2Segmenter) -> None:
         for pixels, prompt in zip((first, second), prompts, strict=True)
     ]
     for expected in zip(*alone, strict=True):
-        for stream, wanted in zip(streams, expected, strict=True):
-            assert torch.equal(next(stream).mask_logits, wanted.mask_logits)
+        for stream, expected_prediction in zip(streams, expected, strict=True):
+            assert torch.equal(next(stream).mask_logits, expected_prediction.mask_logits)
 
 
-def test_one_clip_or_many(small: Sam2Segmenter) -> None:
+def test_one_clip_gives_the_masks_of_several(small: Sam2Segmenter) -> None:
     pixels = video(128, frames=5)
     whole = run(small, pixels, [small.begin(PROMPTS["box"])])
     track = small.begin(PROMPTS["box"])
     parts = [*run(small, pixels[:2], [track]), *run(small, pixels[2:3], [track]), *run(small, pixels[3:], [track])]
-    assert torch.equal(stack(whole)[0], stack(parts)[0])
+    assert torch.equal(stack_predictions(whole)[0], stack_predictions(parts)[0])
 
 
-def test_frames_are_computed_when_asked_for(small: Sam2Segmenter) -> None:
+def test_frames_are_computed_when_requested(small: Sam2Segmenter) -> None:
     track = small.begin(PROMPTS["box"])
     stream = small.segment_clip(video(128, frames=3), [track], [small.placement(FRAME_SIZE)] * 3)
     assert track.frame == 0
@@ -297,7 +299,7 @@ def test_memory_is_bounded(small: Sam2Segmenter) -> None:
     assert [entry.frame for entry in memory.pointers] == list(range(8, 23))
 
 
-def test_group_by_layout() -> None:
+def test_tracks_are_grouped_by_memory_layout_and_kind() -> None:
     young, old, other = MemoryBank(), MemoryBank(), MemoryBank()
     for bank in (old, other):
         bank.store(0, torch.zeros(64, 2, 2), torch.zeros(64), conditioning=True)
@@ -323,7 +325,7 @@ def test_group_by_layout() -> None:
         (Prompt(mask=np.ones((160, 90), dtype=bool)), "mask prompt is 90 x 160 pixels and the frame 160 x 90"),
     ],
 )
-def test_prompts_that_cannot_be_asked(small: Sam2Segmenter, prompt: Prompt, words: str) -> None:
+def test_invalid_prompts_are_refused_before_any_track_changes(small: Sam2Segmenter, prompt: Prompt, words: str) -> None:
     good = small.begin(PROMPTS["box"])
     with pytest.raises(PromptError, match=words) as caught:
         small.segment_clip(video(128, frames=1), [good, small.begin(prompt)], [small.placement(FRAME_SIZE)])
@@ -332,22 +334,22 @@ def test_prompts_that_cannot_be_asked(small: Sam2Segmenter, prompt: Prompt, word
     assert good.frame == 0
 
 
-def test_prompts_are_about_the_first_frame_only(small: Sam2Segmenter) -> None:
+def test_prompts_are_checked_against_the_first_frame_only(small: Sam2Segmenter) -> None:
     track = small.begin(PROMPTS["mask"])
     run(small, video(128, frames=1), [track])
     assert len(run(small, video(128, frames=1), [track], frame_size=(20, 30))) == 1
 
 
-def test_prompts_at_the_edge(small: Sam2Segmenter) -> None:
+def test_prompts_at_the_edge_of_the_frame_are_accepted(small: Sam2Segmenter) -> None:
     edge = [Prompt(points=[[0, 0], [159, 89]]), Prompt(box=[0, 0, 160, 90]), Prompt(mask=np.ones(FRAME_SIZE, bool))]
     assert run(small, video(128, frames=1), [small.begin(p) for p in edge])[0].mask_logits.shape == (3, 32, 32)
 
 
-def test_prompts_in_the_square(small: Sam2Segmenter) -> None:
+def test_prompts_are_scaled_to_the_square(small: Sam2Segmenter) -> None:
     points, labels = place_points(PROMPTS["box and click"], small.placement(FRAME_SIZE))
     across, down = 128 / 160, 128 / 90
-    wanted = [[20 * across, 10 * down], [100 * across, 85 * down], [64 * across, 40 * down]]
-    torch.testing.assert_close(points, torch.tensor(wanted))
+    expected_prediction = [[20 * across, 10 * down], [100 * across, 85 * down], [64 * across, 40 * down]]
+    torch.testing.assert_close(points, torch.tensor(expected_prediction))
     assert labels.tolist() == [2, 3, 0]
     assert place_points(Prompt(points=[[1, 1], [2, 2]]), small.placement(FRAME_SIZE))[1].tolist() == [1, 1]
     mask = place_mask(mask_prompt(), small.placement(FRAME_SIZE))
@@ -357,7 +359,7 @@ def test_prompts_in_the_square(small: Sam2Segmenter) -> None:
     assert torch.equal(place_mask(np.eye(128, dtype=bool), small.placement((128, 128)))[0], torch.eye(128))
 
 
-def test_a_mask_prompt_is_the_answer_to_its_frame(small: Sam2Segmenter) -> None:
+def test_a_mask_prompt_is_returned_as_the_mask_of_its_frame(small: Sam2Segmenter) -> None:
     (prediction,) = run(small, video(128, frames=1), [small.begin(PROMPTS["mask"])])
     restored = small.placement(FRAME_SIZE).restore(prediction.mask_logits)[0].numpy() > 0
     assert (restored & mask_prompt()).sum() / (restored | mask_prompt()).sum() > 0.95
@@ -365,7 +367,7 @@ def test_a_mask_prompt_is_the_answer_to_its_frame(small: Sam2Segmenter) -> None:
     assert prediction.score.tolist() == [10]
 
 
-def test_a_mask_too_small_for_the_square(small: Sam2Segmenter) -> None:
+def test_a_mask_that_vanishes_in_the_square_counts_as_absent(small: Sam2Segmenter) -> None:
     speck = np.zeros((1000, 1000), dtype=bool)
     speck[500, 500] = True
     track = small.begin(Prompt(mask=speck))
@@ -376,7 +378,7 @@ def test_a_mask_too_small_for_the_square(small: Sam2Segmenter) -> None:
     assert torch.equal(pointer, small.tracker.sam.get_parameter("no_object_pointer")[0])
 
 
-def test_without_an_object_score() -> None:
+def test_models_without_an_object_score_gate_nothing() -> None:
     model = segmenter("no score")
     predictions = run(model, video(128, frames=3), [model.begin(prompt) for prompt in PROMPTS.values()])
     assert all(prediction.score is None for prediction in predictions)
@@ -386,18 +388,18 @@ def test_without_an_object_score() -> None:
 # The protocol.
 
 
-def test_protocol(small: Sam2Segmenter) -> None:
-    asked: Segmenter[Sam2Track] = small
-    assert asked.clip_length == 1
-    assert asked.device == torch.device("cpu")
-    assert asked.placement((90, 160)).resized == (128, 128)
+def test_the_segmenter_contract_is_implemented(small: Sam2Segmenter) -> None:
+    model: Segmenter[Sam2Track] = small
+    assert model.clip_length == 1
+    assert model.device == torch.device("cpu")
+    assert model.placement((90, 160)).resized == (128, 128)
     (prediction,) = run(small, video(128, frames=1), [small.begin(PROMPTS["box"]), small.begin(PROMPTS["mask"])])
     assert prediction.switched.tolist() == [False, False]
     assert prediction.score is not None
     assert prediction.score.shape == (2,)
 
 
-def test_describe() -> None:
+def test_the_description_counts_all_parameters() -> None:
     assert segmenter("v1").describe()["family"] == "SAM2"
     described = segmenter("v2.1").describe()
     assert described["family"] == "SAM2.1"
@@ -406,21 +408,21 @@ def test_describe() -> None:
     assert described["trained"] == 0
 
 
-def test_it_is_never_in_training_mode(small: Sam2Segmenter) -> None:
+def test_the_model_is_never_in_training_mode(small: Sam2Segmenter) -> None:
     assert not any(module.training for module in small.train().modules())
     assert not any(parameter.requires_grad for parameter in small.parameters())
 
 
-def test_in_bfloat16(small: Sam2Segmenter) -> None:
-    # Prompts with one candidate mask: rounding cannot choose another.
+def test_bfloat16_agrees_with_float32_and_leaves_no_mode_on(small: Sam2Segmenter) -> None:
+    # Prompts with a single candidate mask, so that rounding cannot select another.
     pixels, prompts = video(128, frames=4), [PROMPTS["clicks"], PROMPTS["mask"]]
-    exact, _ = stack(run(small, pixels, [small.begin(prompt) for prompt in prompts]))
+    exact, _ = stack_predictions(run(small, pixels, [small.begin(prompt) for prompt in prompts]))
     small = copy.deepcopy(small).to(torch.bfloat16)
     stream = small.segment_clip(pixels, [small.begin(p) for p in prompts], [small.placement(FRAME_SIZE)] * 4)
     rounded = []
     for prediction in stream:
         rounded.append(prediction.mask_logits.float())
-        # Between two frames the caller's own settings hold.
+        # Between two frames the caller's own modes are active.
         assert not torch.is_autocast_enabled("cpu")
         assert not torch.is_inference_mode_enabled()
     assert torch.stack(rounded).isfinite().all()

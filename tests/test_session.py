@@ -14,19 +14,13 @@ from refervos.errors import ConfigError, FrameError, PromptError
 from refervos.pipeline import segment_frames
 from refervos.samwise.model import Samwise
 from refervos.video import open_source
-from scenes import CAPTION, SHORT_CAPTION, bytes_kept, micro_model, prompt_of, scene, session_of
+from scenes import CAPTION, SHORT_CAPTION, bytes_kept, iou, micro_model, prompt_of, scene, session_of, stack_logits
 from video_files import write_video
 
 
 @pytest.fixture(scope="module")
 def model() -> Samwise:
     return micro_model()
-
-
-def logits(results: list[Segmentation]) -> np.ndarray:
-    stacked = [result.logits for result in results]
-    assert all(part is not None for part in stacked)
-    return np.stack([part for part in stacked if part is not None])
 
 
 def test_clips_files_and_iterators_give_bit_identical_results(model: Samwise, tmp_path: Path) -> None:
@@ -41,9 +35,9 @@ def test_clips_files_and_iterators_give_bit_identical_results(model: Samwise, tm
     with open_source(path) as source:
         by_file = [result for _, result in segment_frames(source, session_of(model, [CAPTION]))]
 
-    assert logits(by_clip).std() > 0.1
-    assert np.array_equal(logits(by_clip), logits(by_iterator))
-    assert np.array_equal(logits(by_clip), logits(by_file))
+    assert stack_logits(by_clip).std() > 0.1
+    assert np.array_equal(stack_logits(by_clip), stack_logits(by_iterator))
+    assert np.array_equal(stack_logits(by_clip), stack_logits(by_file))
     for one, other in zip(by_clip, by_file, strict=True):
         assert np.array_equal(one.masks, other.masks)
         assert np.array_equal(one.presence, other.presence)
@@ -55,13 +49,15 @@ def test_a_step_is_a_clip_of_one_frame_that_keeps_the_memory(model: Samwise) -> 
     frames = scene(6)
     session = session_of(model, [CAPTION])
     stepped = [session.step(frame) for frame in frames]
-    assert np.array_equal(logits(stepped), logits(list(session_of(model, [CAPTION]).stream(frames, clip_length=1))))
+    assert np.array_equal(
+        stack_logits(stepped), stack_logits(list(session_of(model, [CAPTION]).stream(frames, clip_length=1)))
+    )
     alone = [session_of(model, [CAPTION]).step(frame) for frame in frames]
-    assert np.array_equal(logits(stepped[:1]), logits(alone[:1]))
-    assert np.abs(logits(stepped[1:]) - logits(alone[1:])).max() > 1e-2  # memory matters
+    assert np.array_equal(stack_logits(stepped[:1]), stack_logits(alone[:1]))
+    assert np.abs(stack_logits(stepped[1:]) - stack_logits(alone[1:])).max() > 1e-2  # memory matters
     # The released code treats a clip of one frame as an image and clears the memory.
     wiped = session_of(micro_model(protocol="published"), [CAPTION])
-    assert np.array_equal(logits([wiped.step(frame) for frame in frames]), logits(alone))
+    assert np.array_equal(stack_logits([wiped.step(frame) for frame in frames]), stack_logits(alone))
 
 
 def test_with_clips_of_one_frame_each_result_comes_before_the_next_frame_is_read(model: Samwise) -> None:
@@ -90,14 +86,14 @@ def test_interleaved_sessions_do_not_affect_each_other(model: Samwise) -> None:
         for kept, stream in zip(joint, streams, strict=True):
             kept.append(next(stream))
     for one, other in zip(separate, joint, strict=True):
-        assert np.array_equal(logits(one), logits(other))
+        assert np.array_equal(stack_logits(one), stack_logits(other))
 
 
 def test_sessions_in_parallel_threads_give_the_same_results(model: Samwise) -> None:
     videos = [scene(10, seed=seed) for seed in range(3)]
-    expected = [logits(list(session_of(model, [CAPTION]).stream(video))) for video in videos]
+    expected = [stack_logits(list(session_of(model, [CAPTION]).stream(video))) for video in videos]
     with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda video: logits(list(session_of(model, [CAPTION]).stream(video))), videos))
+        found = list(pool.map(lambda video: stack_logits(list(session_of(model, [CAPTION]).stream(video))), videos))
     for one, other in zip(expected, found, strict=True):
         assert np.abs(one - other).max() < 1e-4
 
@@ -114,9 +110,9 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 def test_several_sentences_give_the_results_of_each_alone(model: Samwise) -> None:
     frames = scene(14)
     captions = [CAPTION, SHORT_CAPTION, [0, 50, 51, 2]]
-    joint = logits(list(session_of(model, captions).stream(frames)))
+    joint = stack_logits(list(session_of(model, captions).stream(frames)))
     for index, caption in enumerate(captions):
-        alone = logits(list(session_of(model, [caption]).stream(frames)))
+        alone = stack_logits(list(session_of(model, [caption]).stream(frames)))
         assert difference(joint[:, index], alone[:, 0]) < TOLERANCE
     assert difference(joint[:, 0], joint[:, 1]) > 100 * TOLERANCE  # the sentence matters
 
@@ -124,8 +120,8 @@ def test_several_sentences_give_the_results_of_each_alone(model: Samwise) -> Non
 def test_padding_leaks_only_in_the_published_protocol() -> None:
     published = micro_model(protocol="published")
     frames = scene(8)
-    joint = logits(list(session_of(published, [CAPTION, SHORT_CAPTION]).stream(frames)))
-    alone = logits(list(session_of(published, [SHORT_CAPTION]).stream(frames)))
+    joint = stack_logits(list(session_of(published, [CAPTION, SHORT_CAPTION]).stream(frames)))
+    alone = stack_logits(list(session_of(published, [SHORT_CAPTION]).stream(frames)))
     assert difference(joint[:, 1], alone[:, 0]) > 10 * TOLERANCE
 
 
@@ -138,9 +134,9 @@ def test_tracks_added_and_dropped_between_frames(model: Samwise) -> None:
     assert late[0].track_ids == (0, 1)
     fresh = list(session_of(model, [SHORT_CAPTION]).stream(frames[8:]))
     whole = list(session_of(model, [CAPTION]).stream(frames))
-    assert difference(logits(late)[:, 1], logits(fresh)[:, 0]) < TOLERANCE
-    assert difference(logits(first)[:, 0], logits(whole)[:8, 0]) < TOLERANCE
-    assert difference(logits(late)[:, 0], logits(whole)[8:, 0]) < TOLERANCE
+    assert difference(stack_logits(late)[:, 1], stack_logits(fresh)[:, 0]) < TOLERANCE
+    assert difference(stack_logits(first)[:, 0], stack_logits(whole)[:8, 0]) < TOLERANCE
+    assert difference(stack_logits(late)[:, 0], stack_logits(whole)[8:, 0]) < TOLERANCE
     session.drop(0)
     assert session.step(frames[0]).track_ids == (1,)
     with pytest.raises(PromptError, match="no track 0; the tracks are \\[1\\]"):
@@ -234,7 +230,7 @@ def test_a_gray_frame_equals_an_rgb_frame_of_equal_channels(model: Samwise) -> N
     gray = scene(1)[0][..., 0]
     one = session_of(model, [CAPTION]).step(gray)
     other = session_of(model, [CAPTION]).step(np.repeat(gray[..., None], 3, axis=2))
-    assert np.array_equal(logits([one]), logits([other]))
+    assert np.array_equal(stack_logits([one]), stack_logits([other]))
 
 
 @pytest.mark.parametrize("writeable", [True, False])
@@ -244,7 +240,7 @@ def test_frames_are_not_modified_and_may_be_read_only(model: Samwise, writeable:
     frame.flags.writeable = writeable
     result = session_of(model, [CAPTION]).step(frame)
     assert np.array_equal(frame, original)
-    assert np.array_equal(logits([result]), logits([session_of(model, [CAPTION]).step(original)]))
+    assert np.array_equal(stack_logits([result]), stack_logits([session_of(model, [CAPTION]).step(original)]))
 
 
 def test_the_frame_size_may_change_within_a_clip(model: Samwise) -> None:
@@ -296,7 +292,7 @@ def test_neither_autocast_nor_inference_mode_stays_on_in_the_callers_code() -> N
         assert not torch.is_autocast_enabled("cpu")
         assert not torch.is_inference_mode_enabled()
     exact = list(session_of(micro_model(), [CAPTION]).stream(frames))
-    assert np.abs(logits(found) - logits(exact)).max() > 0
+    assert np.abs(stack_logits(found) - stack_logits(exact)).max() > 0
 
 
 def disc_and_square() -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -313,16 +309,12 @@ def disc_and_square() -> tuple[list[np.ndarray], list[np.ndarray]]:
     return frames, ground_truth
 
 
-def overlap(one: np.ndarray, other: np.ndarray) -> float:
-    return float((one & other).sum() / max(1, (one | other).sum()))
-
-
 def test_the_miniature_follows_a_sentence() -> None:
     frames, ground_truth = disc_and_square()
     session = load("miniature", device="cpu").open(["the red circle", "the blue square"])
     for result, disc in zip(session.stream(frames), ground_truth, strict=True):
         circle, square = result.masks
-        assert overlap(circle, disc) > 0.6
+        assert iou(circle, disc) > 0.6
         assert (square & disc).sum() < 0.2 * disc.sum()
         assert result.presence[0] > 0.5
 
@@ -331,4 +323,4 @@ def test_bfloat16_agrees_with_float32() -> None:
     frames, _ = disc_and_square()
     exact = list(load("miniature", device="cpu").open("the red circle").stream(frames))
     mixed = list(load("miniature", device="cpu", dtype="bfloat16").open("the red circle").stream(frames))
-    assert min(overlap(a.masks, b.masks) for a, b in zip(exact, mixed, strict=True)) > 0.95
+    assert min(iou(a.masks, b.masks) for a, b in zip(exact, mixed, strict=True)) > 0.95

@@ -1,4 +1,4 @@
-"""Our SAM2 computes what transformers' does with the same weights: same numbers and gradients, in every precision."""
+"""Our SAM2 computes the same results and gradients as transformers' with the same weights, in every precision."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from refervos.ops.linear import Activation, linear, product
 from refervos.sam2.memory import CONDITIONING_SLOT, MemoryReading
 from refervos.sam2.tracker import Sam2Tracker
 from scenes import MICRO_SAM2
-from test_sam2_segmenter import lively_
+from test_sam2_segmenter import randomise_
 
-# Whole and cut windows (14 in 24), windows larger than the image (14 in 12), pooling in each, global attention.
+# Full and partial windows (14 in 24), windows larger than the image (14 in 12), pooling in each, global attention.
 CONFIG = replace(
     MICRO_SAM2,
     image_size=192,
@@ -39,7 +39,7 @@ CONFIG = replace(
 
 def tracker_of(dtype: torch.dtype) -> Sam2Tracker:
     tracker = Sam2Tracker(CONFIG)
-    lively_(tracker.sam, 0, 0.0)
+    randomise_(tracker.sam, 0, 0.0)
     return tracker.to(dtype).eval()
 
 
@@ -55,7 +55,7 @@ def exact() -> Sam2Tracker:
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut even these small images into parts, as large ones are."""
+    """Split even these small images into parts, like large ones."""
     monkeypatch.setattr(refervos.sam2.hiera, "TOKENS_AT_ONCE", 300)
     monkeypatch.setattr(refervos.ops.attention, "SHORT", 150)
     monkeypatch.setattr(refervos.ops.attention, "SCORES_AT_ONCE", 64 * 200 * 4)
@@ -83,7 +83,7 @@ def top_of(dtype: torch.dtype, tracks: int = 2) -> Tensor:
 
 
 def transformers_own(tracker: Sam2Tracker) -> Any:
-    """transformers' SAM2 with the weights of ours."""
+    """Make transformers' SAM2 with the weights of ours."""
     model = Sam2VideoModel(hf_config(CONFIG)).to(tracker.dtype).eval()
     model.load_state_dict(tracker.sam.state_dict())
     return model
@@ -113,14 +113,14 @@ def conditioned_by_transformers(sam: Any, tracker: Sam2Tracker, top: Tensor, mem
     return result
 
 
-def test_hiera_as_transformers(tracker: Sam2Tracker, small_parts: None) -> None:
+def test_hiera_equals_transformers(tracker: Sam2Tracker, small_parts: None) -> None:
     with torch.inference_mode():
         expected = encoded_by_transformers(transformers_own(tracker), pixels(torch.float32))
         for ours, theirs in zip(tracker.encode(pixels(torch.float32)), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
 
 
-def test_hiera_gradients_as_transformers(exact: Sam2Tracker) -> None:
+def test_hieras_gradients_equal_those_of_transformers(exact: Sam2Tracker) -> None:
     sam = transformers_own(exact)
 
     def gradients(model: Any, stages: list[Tensor]) -> dict[str, Tensor]:
@@ -135,7 +135,7 @@ def test_hiera_gradients_as_transformers(exact: Sam2Tracker) -> None:
         torch.testing.assert_close(ours, expected[name], rtol=1e-6, atol=1e-6 * float(expected[name].abs().max()))
 
 
-def test_the_pyramid_as_transformers(tracker: Sam2Tracker) -> None:
+def test_the_feature_pyramid_equals_transformers(tracker: Sam2Tracker) -> None:
     with torch.inference_mode():
         stages = tracker.encode(pixels(torch.float32))
         sam = transformers_own(tracker)
@@ -147,7 +147,7 @@ def test_the_pyramid_as_transformers(tracker: Sam2Tracker) -> None:
         torch.testing.assert_close(features.top, top, rtol=0, atol=2e-5)
 
 
-def test_memory_attention_as_transformers(tracker: Sam2Tracker, small_parts: None) -> None:
+def test_memory_attention_equals_transformers(tracker: Sam2Tracker, small_parts: None) -> None:
     with torch.inference_mode():
         sam = transformers_own(tracker)
         expected = conditioned_by_transformers(sam, tracker, top_of(torch.float32), reading(torch.float32))
@@ -156,7 +156,7 @@ def test_memory_attention_as_transformers(tracker: Sam2Tracker, small_parts: Non
     torch.testing.assert_close(ours, expected, rtol=0, atol=2e-5)
 
 
-def test_a_memory_without_pointers_as_one_whose_pointers_are_left_out(tracker: Sam2Tracker) -> None:
+def test_memory_without_pointers_is_supported(tracker: Sam2Tracker) -> None:
     memory, top = replace(reading(torch.float32), pointers=[], ages=()), top_of(torch.float32)
     with torch.inference_mode():
         tokens = memory.as_tensors(CONFIG.hidden)
@@ -168,7 +168,7 @@ def test_a_memory_without_pointers_as_one_whose_pointers_are_left_out(tracker: S
         assert torch.equal(tracker.condition(top, memory), expected)
 
 
-def test_memory_attention_gradients_as_transformers(exact: Sam2Tracker) -> None:
+def test_memory_attentions_gradients_equal_those_of_transformers(exact: Sam2Tracker) -> None:
     def gradient(condition: Callable[[Tensor, MemoryReading], Tensor]) -> list[Tensor]:
         top, memory = top_of(torch.float64), reading(torch.float64)
         leaves = [top, *memory.maps, *memory.pointers]
@@ -181,12 +181,11 @@ def test_memory_attention_gradients_as_transformers(exact: Sam2Tracker) -> None:
     sam = transformers_own(exact)
     expected = gradient(lambda top, memory: conditioned_by_transformers(sam, exact, top, memory))
     for ours, theirs in zip(gradient(exact.condition), expected, strict=True):
-        # transformers turns queries and keys in float32 whatever they come in.
+        # transformers rotates queries and keys in float32, whatever their type.
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
 
 
-def test_dropout_in_training_mode() -> None:
-    """As the modules say, in the feed-forward networks and on the attention weights."""
+def test_attention_weights_and_activations_are_dropped_in_training() -> None:
     tracker = tracker_of(torch.float32)
     still = tracker.condition(top_of(torch.float32), reading(torch.float32))
     for part in ("attention", "rest"):
@@ -200,7 +199,7 @@ def test_dropout_in_training_mode() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("keys", [20, 400])
-def test_attention_as_torch(dtype: torch.dtype, keys: int, small_parts: None) -> None:
+def test_attention_equals_torchs(dtype: torch.dtype, keys: int, small_parts: None) -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, length, 3, 24).transpose(1, 2) for length in (70, keys, keys))
     expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double())
@@ -211,7 +210,7 @@ def test_attention_as_torch(dtype: torch.dtype, keys: int, small_parts: None) ->
 
 
 @pytest.mark.parametrize("activation", ["none", "gelu", "relu"])
-def test_linear_as_torch(activation: Activation) -> None:
+def test_linear_layers_equal_torchs(activation: Activation) -> None:
     torch.manual_seed(0)
     x, layer = torch.randn(2, 5, 48, dtype=torch.float64), torch.nn.Linear(48, 33).double()
     follow = {"none": torch.nn.Identity(), "gelu": torch.nn.GELU(), "relu": torch.nn.ReLU()}[activation]
@@ -224,15 +223,15 @@ def test_linear_as_torch(activation: Activation) -> None:
     assert product(torch.zeros(0, 48), layer.weight).shape == (0, 33)
 
 
-def test_frames_do_not_depend_on_their_neighbours(tracker: Sam2Tracker) -> None:
+def test_frames_of_a_batch_do_not_affect_each_other(tracker: Sam2Tracker) -> None:
     images = pixels(torch.float32, 2)
     with torch.inference_mode():
-        together = tracker.encode(images)[-1]
+        joint = tracker.encode(images)[-1]
         alone = torch.cat([tracker.encode(image)[-1] for image in images.split(1)])
-    torch.testing.assert_close(together, alone, rtol=0, atol=2e-5)
+    torch.testing.assert_close(joint, alone, rtol=0, atol=2e-5)
 
 
-def test_nothing_that_the_caller_holds_is_changed(tracker: Sam2Tracker) -> None:
+def test_inputs_are_not_modified(tracker: Sam2Tracker) -> None:
     with torch.inference_mode():
         stages = tracker.encode(pixels(torch.float32))
         copies = [stage.clone() for stage in stages]
@@ -272,12 +271,12 @@ def test_positions_stay_exact_in_bfloat16() -> None:
 @pytest.mark.parametrize("convert", [nn.Module.half, nn.Module.bfloat16, lambda model: model.to("cpu", torch.float16)])
 def test_every_conversion_keeps_positions_exact(convert: Callable[[nn.Module], nn.Module]) -> None:
     plain, model = tracker_of(torch.float32), tracker_of(torch.float32)
-    convert(nn.ModuleList([model]))  # reached from above, as by a model that holds the tracker
+    convert(nn.ModuleList([model]))  # through a parent module
     assert model.dtype.itemsize == 2
     assert all(map(torch.equal, tables(model), tables(plain)))
 
 
-def test_there_and_back() -> None:
+def test_positions_survive_conversion_to_bfloat16_and_back() -> None:
     tracker = tracker_of(torch.float32)
     before = tables(tracker)
     back = tracker.to(torch.bfloat16).to(torch.float32)
@@ -285,11 +284,11 @@ def test_there_and_back() -> None:
     assert all(map(torch.equal, tables(back), before))
 
 
-def test_bfloat16_rounds_and_no_more(tracker: Sam2Tracker) -> None:
-    """What leaves each part is as in float32, and clicks are nearer to it than with positions in bfloat16."""
+def test_bfloat16_agrees_with_float32_and_keeps_click_positions_accurate(tracker: Sam2Tracker) -> None:
+    """With positions in bfloat16 clicks would be less accurate."""
     converted = copy.deepcopy(tracker).to(torch.bfloat16)
-    trapped = copy.deepcopy(tracker)
-    for tensor in [*trapped.parameters(), *trapped.buffers()]:
+    all_rounded = copy.deepcopy(tracker)
+    for tensor in [*all_rounded.parameters(), *all_rounded.buffers()]:
         tensor.data = tensor.data.to(torch.bfloat16)
 
     @torch.inference_mode()
@@ -307,24 +306,27 @@ def test_bfloat16_rounds_and_no_more(tracker: Sam2Tracker) -> None:
 
     def errors(rounded: list[Tensor]) -> list[float]:
         pairs = zip(rounded, outputs(tracker), strict=True)
-        return [float((ours.float() - true).pow(2).mean().sqrt() / true.std()) for ours, true in pairs]
+        return [
+            float((ours.float() - exact_output).pow(2).mean().sqrt() / exact_output.std())
+            for ours, exact_output in pairs
+        ]
 
-    ours, theirs = errors(outputs(converted)), errors(outputs(trapped))
+    ours, theirs = errors(outputs(converted)), errors(outputs(all_rounded))
     assert max(ours) < 0.03, ours
     assert ours[0] < 0.5 * theirs[0], (ours, theirs)
 
 
-def test_patches_of_any_type(tracker: Sam2Tracker) -> None:
+def test_patches_are_converted_to_the_type_of_the_weights(tracker: Sam2Tracker) -> None:
     backbone = copy.deepcopy(tracker).to(torch.bfloat16).sam.vision_encoder.backbone
     with torch.inference_mode():
         tokens = backbone.embed_patches(pixels(torch.float32))
         assert backbone.run_stage(1, backbone.run_stage(0, tokens)).dtype == torch.bfloat16
 
 
-# The decoder, clicks and the memory encoder, in float64.
+# Decoder, clicks and memory encoder, in float64.
 
 
-def test_clicks_masks_and_positions_as_transformers(exact: Sam2Tracker) -> None:
+def test_clicks_masks_and_positions_equal_those_of_transformers(exact: Sam2Tracker) -> None:
     sam = transformers_own(exact)
     torch.manual_seed(4)
     points, labels = torch.rand(2, 3, 2).double() * 192, torch.tensor([[1, 0, 2], [3, -1, 1]])
@@ -339,7 +341,7 @@ def test_clicks_masks_and_positions_as_transformers(exact: Sam2Tracker) -> None:
 
 
 @pytest.mark.parametrize("multimask", [False, True])
-def test_the_decoder_as_transformers(exact: Sam2Tracker, multimask: bool) -> None:
+def test_the_mask_decoder_equals_transformers(exact: Sam2Tracker, multimask: bool) -> None:
     sam = transformers_own(exact)
     torch.manual_seed(5)
     prompts = torch.randn(2, 4, CONFIG.hidden).double()
@@ -365,7 +367,7 @@ def test_the_decoder_as_transformers(exact: Sam2Tracker, multimask: bool) -> Non
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
-def test_the_memory_encoder_as_transformers(exact: Sam2Tracker) -> None:
+def test_the_memory_encoder_equals_transformers(exact: Sam2Tracker) -> None:
     sam = transformers_own(exact)
     torch.manual_seed(6)
     logits, top = 5 * torch.randn(2, 1, 192, 192).double(), top_of(torch.float64)
@@ -376,7 +378,7 @@ def test_the_memory_encoder_as_transformers(exact: Sam2Tracker) -> None:
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
 
 
-def test_names_and_shapes_are_those_of_transformers(exact: Sam2Tracker) -> None:
+def test_names_and_shapes_equal_those_of_transformers(exact: Sam2Tracker) -> None:
     theirs = transformers_own(exact)
     shapes = {name: tensor.shape for name, tensor in theirs.state_dict().items()}
     assert {name: tensor.shape for name, tensor in exact.sam.state_dict().items()} == shapes
@@ -384,13 +386,13 @@ def test_names_and_shapes_are_those_of_transformers(exact: Sam2Tracker) -> None:
     assert {name for name, _ in exact.sam.named_parameters()} == parameters
 
 
-def test_new_weights_are_drawn_as_transformers_draws_them() -> None:
-    """Means and deviations of every tensor, as far as so many numbers tell them."""
+def test_initialisation_equals_that_of_transformers() -> None:
+    """Compares means and standard deviations within the sampling error."""
     torch.manual_seed(7)
     ours, theirs = Sam2Tracker(CONFIG).sam.state_dict(), Sam2VideoModel(hf_config(CONFIG)).state_dict()
     for name, tensor in ours.items():
         if name.endswith("scale"):
-            continue  # published as 1e-6, which transformers then forgets
+            continue  # initialised to 1e-6 in Meta's code, but not in transformers
         other, noise = theirs[name], 6 / tensor.numel() ** 0.5
         spread = float(other.std()) if other.numel() > 1 else 1.0
         assert abs(float(tensor.mean() - other.mean())) <= noise * max(spread, 1e-9) * 2, name

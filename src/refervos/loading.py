@@ -20,7 +20,7 @@ from refervos.checkpoints.weights import (
 )
 from refervos.errors import CheckpointError, ConfigError
 from refervos.ops.compilation import compile_stages
-from refervos.ops.linear import lay_out
+from refervos.ops.linear import make_column_major
 from refervos.typed_config import config_from_mapping
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def load(
         if bits is not None:
             _quantise(loaded, bits)
         loaded = loaded.to(target).eval()
-        lay_out(loaded)
+        make_column_major(loaded)
         if compile:
             compile_stages(loaded)
         return loaded

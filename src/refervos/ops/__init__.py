@@ -1,1 +1,1 @@
-"""Tensor functions and layers that several models share, and what makes them fast on each device."""
+"""Shared tensor functions and layers, with fast implementations for each device."""

@@ -1,7 +1,8 @@
-"""Crisp borders: mask logits follow the edges of the frame (joint bilateral upsampling, Kopf et al. 2007).
+"""Mask borders that follow the edges of the frame (joint bilateral upsampling, Kopf et al. 2007).
 
-A model answers in cells of several pixels. Where the enlarged logits are near zero, each pixel takes the logits of the
-cells around it, most those of its own colour. An option of this project: no published protocol has it.
+Models predict one logit per cell of several pixels. Where the upsampled logits are near zero, each pixel takes a mean
+of the surrounding cells' logits, weighted by similarity of colour. An extension of this project: no published protocol
+has it.
 
 Shapes: N masks in h x w cells, a frame of H x W pixels, B pixels near a border, K cells around a pixel.
 """
@@ -16,31 +17,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Borders = Literal["bilinear", "frame"]
-"""Logits are enlarged as published, or follow the frame's edges."""
+"""``bilinear``: upsample logits as published; ``frame``: follow the frame's edges."""
 
 BAND = 4.0
 """Logits up to this far from zero are near a border."""
 
 STRONGEST = 6.0
-"""Logits of cells count no more than this, so that one sure cell does not outvote its neighbours."""
+"""Logits of cells are clamped to this magnitude, so that one confident cell does not outvote its neighbours."""
 
 COLOUR_SIGMA = 0.06
-"""How alike colours must be, in shares of the range of a channel."""
+"""Standard deviation of the weight by colour difference, as a fraction of the range of a channel."""
 
 PLACE_SIGMA = 1.0
-"""How near cells must be, in cells."""
+"""Standard deviation of the weight by distance, in cells."""
 
 BILINEAR_WEIGHT = 1e-4
-"""Weight of the bilinear logit, which decides where no cell around is like the pixel."""
+"""Weight of the bilinear logit, which decides where no surrounding cell is similar to the pixel."""
 
 
 @dataclass(frozen=True)
 class FrameGuide:
-    """What borders follow.
+    """Frame whose edges mask borders follow.
 
     Attributes:
         frame: uint8 RGB (3, H, W).
-        cells: Side of the square of cells around a pixel that are asked: 3 is quick, 7 is finer.
+        cells: Side of the square neighbourhood of a pixel, in cells: 3 is fast, 7 is finer.
     """
 
     frame: Tensor
@@ -48,20 +49,20 @@ class FrameGuide:
 
 
 def follow_frame(enlarged: Tensor, mask_logits: Tensor, frame: Tensor, cell: int, side: int) -> Tensor:
-    """Let enlarged mask logits follow the edges of the frame as the model saw it.
+    """Refine upsampled mask logits by the edges of the frame.
 
     Args:
-        enlarged: Mask logits, float32 (N, H, W), cut to what the frame fills of the model's square.
-        mask_logits: The same in cells, over the whole square (N, h, w).
-        frame: The frame at that size, uint8 (3, H, W).
+        enlarged: Upsampled mask logits, float32 (N, H, W), cropped to the frame's part of the square.
+        mask_logits: Mask logits per cell, over the whole square (N, h, w).
+        frame: The frame resized to H x W, uint8 (3, H, W).
         cell: Side of a cell in pixels.
-        side: Of the square of cells around a pixel that are asked.
+        side: Side of the neighbourhood in cells.
 
     Returns:
         Mask logits (N, H, W), changed near borders alone.
     """
     height, width = enlarged.shape[1:]
-    near = (enlarged.abs() < BAND).any(dim=0)  # (H, W), of any mask: the weights are the same for all
+    near = (enlarged.abs() < BAND).any(dim=0)  # (H, W), for any mask: all masks share the weights
     places = near.flatten().nonzero().squeeze(1)  # (B,)
     colours = cell_colours(frame, cell)
     rows, row_weights = _around(torch.div(places, width, rounding_mode="floor"), cell, colours.shape[1], side)
@@ -78,21 +79,21 @@ def follow_frame(enlarged: Tensor, mask_logits: Tensor, frame: Tensor, cell: int
     before = flat.index_select(1, places)  # (N, B)
     sums = torch.stack([(mask[cells] * weights).sum(1) for mask in known])  # (N, B)
     after = (sums + BILINEAR_WEIGHT * before) / (weights.sum(1) + BILINEAR_WEIGHT)
-    after = torch.where(before.abs() < BAND, after, before)  # in the band of its own mask alone
+    after = torch.where(before.abs() < BAND, after, before)  # only in the band of its own mask
     return flat.index_copy(1, places, after).unflatten(1, (height, width))
 
 
 def _around(pixels: Tensor, cell: int, count: int, side: int) -> tuple[Tensor, Tensor]:
-    """The cells around pixels along one axis.
+    """Find the neighbouring cells of pixels along one axis.
 
     Args:
         pixels: Positions (B,).
         cell: Side of a cell in pixels.
-        count: How many cells there are.
-        side: How many are wanted.
+        count: Number of cells along the axis.
+        side: Number of neighbouring cells.
 
     Returns:
-        Which cells, int64 (B, side), and their weights by distance (B, side).
+        Indices of the cells, int64 (B, side), and their weights by distance (B, side).
     """
     at = (pixels.float() + 0.5) / cell - 0.5  # in cells
     reach = side // 2
@@ -103,10 +104,10 @@ def _around(pixels: Tensor, cell: int, count: int, side: int) -> tuple[Tensor, T
 
 
 def cell_colours(resized: Tensor, cell: int) -> Tensor:
-    """Mean colour of each cell of a frame as the model saw it; where a cell is cut, of what is there.
+    """Compute the mean colour of each cell of a frame; partial cells are padded by their edge.
 
     Args:
-        resized: uint8 (3, h', w').
+        resized: The resized frame, uint8 (3, h', w').
         cell: Side of a cell in pixels.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Make the stages of a model faster in which time goes: CUDA graphs on a GPU, ``torch.compile`` elsewhere."""
+"""Acceleration of a model's most expensive stages: CUDA graphs on a GPU, ``torch.compile`` elsewhere."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from refervos.ops.cuda_graphs import Recorded
 
 @dataclass(frozen=True)
 class Stage:
-    """A method in which time goes.
+    """Method of a module that takes a relevant share of the time.
 
     Attributes:
-        owner: The module that has it.
-        method: Its name.
-        recurs: Tells from the method's arguments whether calls with these shapes come again and again, default always.
-            Others run as they are: compiling each of them would take longer than it could save.
-        launches_only: Whether it takes many launches and little arithmetic, so that recording it pays and compiling
+        owner: The module.
+        method: Name of the method.
+        recurs: Returns True for arguments whose shapes recur, default always. Calls with other shapes run eagerly,
+            because compiling each of them would take longer than it could save.
+        launches_only: Whether the method is dominated by kernel launches, so that recording it pays off and compiling
             does not.
     """
 
@@ -33,29 +33,29 @@ class Stage:
 
 
 class Compilable(Protocol):
-    """A model that tells its stages."""
+    """Model with stages to compile."""
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         ...
 
     def stages_to_compile(self) -> Sequence[Stage]:
-        """Where its time goes."""
+        """List the stages."""
         ...
 
 
 def compile_stages(model: Compilable, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Compile the stages of this model, or on a CUDA device have them recorded as CUDA graphs.
+    """Compile the stages of a model, or on a CUDA device record them as CUDA graphs.
 
-    Nothing is compiled yet: the first clips do that, once for every number of frames and sentences. ``torch.compile``
-    takes seconds to minutes, recording well under a second. Shapes
-    that turn up after a limit (8 or ``cuda_graphs.SHAPES`` for each method) run as they are. Weights, their names and
-    what is saved stay as they are, and must not be changed any more; a model that is compiled already stays so.
+    Compilation happens in the first clips, once for every number of frames and sentences. ``torch.compile`` takes
+    seconds to minutes, recording well under a second. Shapes beyond a limit per method (8, or ``cuda_graphs.SHAPES``)
+    run eagerly. Weights, their names and saved files do not change, and weights must not be changed afterwards. Calling
+    this on a compiled model has no effect.
 
     Args:
         model: In evaluation mode and on its device.
-        backend: What ``torch.compile`` makes of the traced stages; not used on a CUDA device.
+        backend: Backend of ``torch.compile``; not used on a CUDA device.
 
     Raises:
         ConfigError: When the model has no stages to compile.
@@ -81,20 +81,20 @@ def compile_stages(model: Compilable, backend: str | Callable[..., Any] = "induc
 def where_shapes_recur(
     recurs: Callable[..., bool], eager: Callable[..., Tensor], compiled: Callable[..., Tensor]
 ) -> Callable[..., Tensor]:
-    """A method that is compiled for calls whose shapes come again and again.
+    """Combine a method and its compiled version, which is used for calls whose shapes recur.
 
     Args:
-        recurs: Tells such calls, see ``Stage``.
+        recurs: Returns True for such calls, see ``Stage``.
         eager: The method, which returns images (N, C, H, W).
-        compiled: The same, compiled.
+        compiled: The compiled method.
 
     Returns:
         A function with the same arguments.
     """
 
     def either(*arguments: Any) -> Tensor:
-        answer = compiled(*arguments) if recurs(*arguments) else eager(*arguments)
-        # In the layout of image features always, or what comes next would be compiled for each.
-        return answer.clone(memory_format=torch.channels_last)
+        result = compiled(*arguments) if recurs(*arguments) else eager(*arguments)
+        # Always in channels-last layout, or the next stage would be compiled for each layout.
+        return result.clone(memory_format=torch.channels_last)
 
     return either

@@ -1,7 +1,7 @@
-"""CUDA graphs: the kernels of a function are recorded once for each shape of its arguments, and replayed.
+"""CUDA graphs: record the kernels of a function once for each shape of its arguments, and replay them.
 
-Replaying costs one launch instead of hundreds. Recorded are the function's own kernels; results can differ in rounding
-where a library chooses another one for arguments that lie closer together in memory.
+Replaying costs one launch instead of hundreds. The recorded kernels are the function's own; results can differ in
+rounding where a library chooses another kernel for another memory alignment of the arguments.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import torch
 from torch import Tensor
 
 SHAPES = 32
-"""For so many different arguments a function is recorded at most; what comes after that runs as it is."""
+"""Largest number of recordings per function; calls with further shapes run eagerly."""
 
 
 @dataclass
 class Recorded:
-    """A tensor function that is recorded when the same shapes come a second time, and replayed from then on.
+    """Tensor function that is recorded at the second call with the same shapes, and replayed from then on.
 
-    It must read nothing from the device and write to none of its arguments; what it reads besides them, such as
-    weights, must stay where it is. What it returns is copied out of the graph's memory, which the next replay uses.
+    It must not copy data from the device or write to its arguments; other tensors that it reads, such as weights, must
+    keep their memory. Results are copied out of the graph's memory, which the next replay overwrites.
 
     Attributes:
         function: The function; its arguments and results are tensors, plain values, and sequences, mappings and
             dataclasses of these.
-        pool: Memory that all graphs of a model share, since they run one after another.
-        recordings: By outline of the arguments; None for one that was met once.
+        pool: Memory pool shared by all graphs of a model, which run one after another.
+        recordings: Recordings by outline of the arguments; None after the first call.
     """
 
     function: Callable[..., Any]
@@ -37,7 +37,7 @@ class Recorded:
     recordings: dict[Hashable, _Recording | None] = field(default_factory=dict)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Call the function, or replay what it did for arguments of these shapes."""
+        """Call the function, or replay its recording for arguments of these shapes."""
         given = (arguments, named)
         tensors: list[Tensor] = []
         outline = outline_of(given, tensors)
@@ -58,12 +58,12 @@ class Recorded:
         for place, tensor in zip(inputs, tensors, strict=True):
             place.copy_(tensor)
         arguments, named = rebuilt(given, iter(inputs))
-        beside, current = torch.cuda.Stream(), torch.cuda.current_stream()
-        beside.wait_stream(current)
-        with torch.cuda.stream(beside):  # libraries allocate and choose kernels in their first calls
+        side, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):  # warm-up: libraries allocate and choose kernels in their first calls
             for _ in range(2):
                 self.function(*arguments, **named)
-        current.wait_stream(beside)
+        current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool):
             results = self.function(*arguments, **named)
@@ -74,7 +74,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class _Recording:
-    """A graph with the memory that it reads from and writes to."""
+    """CUDA graph with its input and output memory."""
 
     graph: Any
     inputs: list[Tensor]
@@ -90,19 +90,19 @@ class _Recording:
 
 
 def on_cuda(tensors: Sequence[Tensor]) -> bool:
-    """Whether there are tensors and all of them are on a CUDA device."""
+    """Return True if there are tensors and all of them are on a CUDA device."""
     return bool(tensors) and all(tensor.is_cuda for tensor in tensors)
 
 
 def outline_of(value: Any, tensors: list[Tensor]) -> Hashable:
-    """Describe a value without what its tensors hold.
+    """Describe the structure of a value, without the contents of its tensors.
 
     Args:
         value: Tensors, hashable values, and sequences, mappings and dataclasses of these.
-        tensors: Its tensors are appended to this list.
+        tensors: The value's tensors are appended to this list.
 
     Returns:
-        Equal for values that differ in the numbers in their tensors alone.
+        A key that is equal for values that differ only in the contents of their tensors.
     """
     if isinstance(value, Tensor):
         tensors.append(value)
@@ -118,7 +118,7 @@ def outline_of(value: Any, tensors: list[Tensor]) -> Hashable:
 
 
 def rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """Make a value of the same outline with other tensors, taken one after another."""
+    """Rebuild a value with other tensors, taken in order."""
     if isinstance(value, Tensor):
         return next(tensors)
     if isinstance(value, list | tuple):

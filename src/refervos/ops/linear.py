@@ -1,10 +1,10 @@
-"""Linear layers on a CPU: by torch, which asks MKL in float32, or straight to oneDNN, whichever is faster there.
+"""Linear layers; on a CPU through torch, which uses MKL in float32, or directly through oneDNN, whichever is faster.
 
-A call of oneDNN costs about 0.1 ms before it multiplies anything, so small products stay with torch. Of large ones, in
-float32: on an AMD EPYC with AVX-512 oneDNN reaches 150 to 215 GFLOP/s where MKL has 70 to 95, and a GELU costs next to
-nothing because it is applied while a tile is in the cache; on an Intel Xeon with AVX-512 both are alike; on an AMD
-Zen 3 with AVX2 oneDNN has 60 where MKL has 60 to 78, and its GELU is slower than torch's. The choice follows from the
-instruction set and the size alone, never from a clock: the same frame must give the same bits in another process.
+A call of oneDNN has an overhead of about 0.1 ms, so small products stay with torch. Large ones in float32: on an AMD
+EPYC with AVX-512 oneDNN reaches 150 to 215 GFLOP/s and MKL 70 to 95, and a GELU costs almost nothing because it is
+applied while a tile is in the cache; on an Intel Xeon with AVX-512 both are equal; on an AMD Zen 3 with AVX2 oneDNN
+reaches 60 and MKL 60 to 78, and oneDNN's GELU is slower than torch's. The choice depends only on the instruction set
+and the size, never on timing: the same frame must give the same bits in another process.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ Activation = Literal["none", "gelu", "relu"]
 
 
 SMALL = 2**24
-"""Products of fewer multiplications than this stay with torch: MKL takes 0.02 ms for the smallest, oneDNN 0.12, and on
-an Intel Xeon MKL is the faster one up to here."""
+"""Products of fewer multiplications than this stay with torch: MKL takes 0.02 ms for the smallest, oneDNN 0.12 ms, and
+on an Intel Xeon MKL is faster up to this size."""
 
 SMALL_WEIGHT = 2**16
-"""Weights of up to this many values are laid out for small products; a large product can afford to undo it."""
+"""Weights of at most this many values are stored column-major, for small products; large ones can afford to undo it."""
 
 
 def linear(x: Tensor, layer: nn.Linear, activation: Activation = "none") -> Tensor:
-    """Apply a linear layer and what follows it.
+    """Apply a linear layer and an activation.
 
     Args:
         x: (..., C).
-        layer: What to apply (C -> D).
+        layer: Linear layer (C -> D).
         activation: ``gelu`` is the exact one.
 
     Returns:
@@ -43,7 +43,7 @@ def linear(x: Tensor, layer: nn.Linear, activation: Activation = "none") -> Tens
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Activation = "none") -> Tensor:
-    """``x`` times ``weight`` transposed, plus a bias, and what follows.
+    """Multiply ``x`` by ``weight`` transposed, add a bias and apply an activation.
 
     Args:
         x: (..., C).
@@ -54,7 +54,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: A
     Returns:
         (..., D).
     """
-    # While a graph is traced sizes are not asked for: they may be open.
+    # Sizes are not read while a graph is traced, because they may be dynamic.
     if (
         not torch.compiler.is_compiling()
         and x.numel() * weight.shape[0] >= SMALL
@@ -62,7 +62,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: A
         and weight.dtype == x.dtype
         and one_dnn_is_faster(x.dtype)
     ):
-        weight = weight.contiguous()  # laid out for small products, oneDNN would take a hundred times as long
+        weight = weight.contiguous()  # with column-major weights oneDNN would take a hundred times as long
         if not torch.is_grad_enabled():
             return one_dnn_product(x, weight, bias, activation)
         x = _Product.apply(x, weight, bias)
@@ -71,16 +71,16 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: A
     return F.gelu(x) if activation == "gelu" else F.relu(x) if activation == "relu" else x
 
 
-def laid_out(weight: Tensor) -> Tensor:
-    """Lay a weight out in memory column after column; shape and values stay the same.
+def column_major(weight: Tensor) -> Tensor:
+    """Store a small weight column-major; shape and values stay the same.
 
-    MKL multiplies a few rows by it in 0.4 to 0.9 of the time (AVX-512), most where there are many columns.
+    MKL then takes 0.4 to 0.9 of the time for products with few rows (AVX-512), least with many columns.
 
     Args:
         weight: (D, C).
 
     Returns:
-        The same weight, or where it would gain nothing the tensor that was given.
+        The weight in the new layout, or unchanged where that would not help.
     """
     small = weight.numel() <= SMALL_WEIGHT and weight.dtype == torch.float32
     if not small or weight.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
@@ -88,24 +88,24 @@ def laid_out(weight: Tensor) -> Tensor:
     return weight.t().contiguous().t()
 
 
-def lay_out(model: nn.Module) -> None:
-    """Lay the weights of a model's linear layers out for inference, see ``laid_out``."""
+def make_column_major(model: nn.Module) -> None:
+    """Store the weights of a model's linear layers for inference, see ``column_major``."""
     with torch.no_grad():
         for layer in model.modules():
-            if isinstance(layer, nn.Linear) and layer.weight.is_floating_point():  # quantised ones have their own
-                layer.weight.data = laid_out(layer.weight.data)
+            if isinstance(layer, nn.Linear) and layer.weight.is_floating_point():  # quantised layers have their own layout
+                layer.weight.data = column_major(layer.weight.data)
 
 
-def fast(x: Tensor) -> bool:
-    """Whether inference shortcuts hold for a tensor: on a CPU, no gradients, no autocast, not while compiling."""
+def on_cpu_path(x: Tensor) -> bool:
+    """Return True where CPU inference shortcuts apply: on a CPU, without gradients, autocast or compilation."""
     return _suits(x) and not torch.is_grad_enabled()
 
 
 @cache
 def has_one_dnn(dtype: torch.dtype) -> bool:
-    """Tell whether oneDNN multiplies matrices of a type on this processor.
+    """Return True if oneDNN can multiply matrices of a type on this processor.
 
-    Its bfloat16 products need AVX-512 on x86; without, creating one raises an error. torch then has a slower one.
+    In bfloat16 it needs AVX-512 on x86 and raises an error without; torch then uses a slower kernel.
 
     Args:
         dtype: The type of the matrices.
@@ -119,7 +119,7 @@ def has_one_dnn(dtype: torch.dtype) -> bool:
 
 @cache
 def one_dnn_is_faster(dtype: torch.dtype) -> bool:
-    """Tell whether large products are oneDNN's on this processor: see above.
+    """Return True if oneDNN is preferred for large products on this processor, see the top of this file.
 
     Args:
         dtype: The type of the matrices.
@@ -137,7 +137,7 @@ def _suits(x: Tensor) -> bool:
 
 
 def one_dnn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Activation = "none") -> Tensor:
-    """Compute ``product`` straight with oneDNN, whatever torch would choose; only where ``has_one_dnn``.
+    """Compute ``product`` directly with oneDNN; only where ``has_one_dnn``.
 
     Args:
         x: (..., C).
@@ -149,12 +149,12 @@ def one_dnn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activ
         (..., D), without gradients.
     """
     algorithm = "none" if activation == "gelu" else ""
-    done: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
-    return done
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
+    return result
 
 
 class _Product(torch.autograd.Function):
-    """``product`` with gradients. Theirs with respect to the weight stays with MKL, which is as fast at that shape."""
+    """``product`` with gradients; the weight's gradient stays with MKL, which is as fast at that shape."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -165,10 +165,10 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
+        needs_grad = ctx.needs_input_grad
         rows = grad.flatten(0, -2)  # (R, D)
         return (
-            one_dnn_product(grad.contiguous(), weight.t().contiguous()) if wanted[0] else None,
-            rows.t() @ x.flatten(0, -2) if wanted[1] else None,
-            rows.sum(0) if wanted[2] else None,
+            one_dnn_product(grad.contiguous(), weight.t().contiguous()) if needs_grad[0] else None,
+            rows.t() @ x.flatten(0, -2) if needs_grad[1] else None,
+            rows.sum(0) if needs_grad[2] else None,
         )

@@ -1,4 +1,4 @@
-"""Multi-head attention whose weights are never materialised."""
+"""Multi-head attention without materialised attention weights."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from refervos.ops.linear import linear, product
 
 
 class MultiheadAttention(nn.Module):
-    """Scaled dot-product attention with a packed projection, the parameters of ``torch.nn.MultiheadAttention``.
+    """Multi-head attention with a packed input projection, with the parameters of ``torch.nn.MultiheadAttention``.
 
     Args:
         width: Channels of queries, keys, values and output.
-        heads: Number of heads; must divide ``width``.
+        heads: Number of heads, which must divide ``width``.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -31,7 +31,7 @@ class MultiheadAttention(nn.Module):
         Args:
             query: (B, Q, width).
             memory: Keys and values (B, K, width).
-            mask: bool, broadcastable to (B, 1, Q, K), True where a key may be looked at; default everywhere.
+            mask: bool, broadcastable to (B, 1, Q, K), False for keys to ignore; default none.
 
         Returns:
             (B, Q, width).
@@ -50,7 +50,7 @@ class MultiheadAttention(nn.Module):
         return key, value
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend with what is projected already; see ``forward``."""
+        """Attend, given projected queries, keys and values; see ``forward``."""
         q, k, v = (
             x.view(*x.shape[:-1], self.heads, x.shape[-1] // self.heads).transpose(1, 2)  # (B, heads, *, width / heads)
             for x in (query, key, value)

@@ -1,4 +1,4 @@
-"""Numbers that must not be rounded: positions, and logits that are compared with a threshold."""
+"""Protection of positions and mask logits from rounding in mixed and half precision."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Compute in the types of the operands, also under autocast, which would multiply in bfloat16 or float16.
+    """Return a context that disables autocast, if enabled, for exact products in the types of the operands.
 
     Args:
-        x: A tensor on the device in question.
+        x: A tensor on the device of the computation.
 
     Returns:
-        A context.
+        The context.
     """
     kind = x.device.type
     mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
@@ -31,13 +31,13 @@ class KeepsPrecision(nn.Module):
     bfloat16 would move rotations by up to 0.07 and Fourier features by 0.15.
 
     Attributes:
-        in_float32: Names of the parameters and buffers that are never stored in less than float32; None for all.
+        in_float32: Names of the parameters and buffers kept in float32 or wider; None for all.
     """
 
     in_float32: tuple[str, ...] | None = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Apply a conversion or a move, as ``nn.Module`` does, but keep the named tensors in float32."""
+        """Apply a conversion or move like ``nn.Module``, but keep the named tensors in float32."""
         own = {**dict(self.named_parameters(recurse=False)), **dict(self.named_buffers(recurse=False))}
         names = own if self.in_float32 is None else self.in_float32
         return super()._apply(keeping_float32(fn, [own[name] for name in names if name in own]), recurse)

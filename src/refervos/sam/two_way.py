@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.ops.derived import Derived
-from refervos.ops.linear import laid_out, linear, product
+from refervos.ops.linear import column_major, linear, product
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def project(derived: Derived, x: Tensor, layers: Sequence[nn.Linear]) -> tuple[T
     """
 
     def join() -> tuple[Tensor, Tensor]:
-        return laid_out(torch.cat([layer.weight for layer in layers])), torch.cat([layer.bias for layer in layers])
+        return column_major(torch.cat([layer.weight for layer in layers])), torch.cat([layer.bias for layer in layers])
 
     weights = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
     joined = derived.get(("joined", *map(id, layers)), weights, join)
@@ -287,7 +287,7 @@ def project_image(
             else layer.bias.expand(len(positions), -1)
             for layer in layers
         ]
-        return laid_out(torch.cat([layer.weight for layer in layers])), torch.cat(offsets, dim=1)  # (P, D * layers)
+        return column_major(torch.cat([layer.weight for layer in layers])), torch.cat(offsets, dim=1)  # (P, D * layers)
 
     weights = [positions, *(tensor for layer in layers for tensor in (layer.weight, layer.bias))]
     weight, offset = derived.get(("image", *map(id, layers)), weights, join)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.ops.derived import Derived
-from refervos.ops.linear import laid_out, product
+from refervos.ops.linear import column_major, product
 from refervos.ops.precision import without_autocast
 
 
@@ -29,7 +29,7 @@ def upscale(image: Tensor, convolution: nn.ConvTranspose2d, derived: Derived) ->
     def rearrange() -> tuple[Tensor, Tensor]:
         assert convolution.bias is not None
         weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
-        return laid_out(weight), convolution.bias.repeat(4)
+        return column_major(weight), convolution.bias.repeat(4)
 
     weights = [convolution.weight, *([] if convolution.bias is None else [convolution.bias])]
     weight, bias = derived.get(("upscale", id(convolution)), weights, rearrange)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from refervos.ops.attention import attend
 from refervos.ops.derived import Derived
 from refervos.ops.linear import linear
-from refervos.ops.parts import in_parts
 from refervos.ops.precision import KeepsPrecision, without_autocast
+from refervos.ops.splitting import should_split
 from refervos.sam.layers import NORM_EPSILON
 from refervos.sam2.config import Sam2Config
 
@@ -216,7 +216,7 @@ class MultiScaleBlock(nn.Module):
         Returns:
             (N, M', outputs), where M' is M / 4 in a block that pools.
         """
-        batches = _batches(shapes) if in_parts(tokens) and tokens.shape[1] > TOKENS_AT_ONCE else [shapes]
+        batches = _batches(shapes) if should_split(tokens) and tokens.shape[1] > TOKENS_AT_ONCE else [shapes]
         if len(batches) == 1:
             return self._run(tokens, shapes)
         parts = tokens.split([sum(shape.tokens for shape in batch) for batch in batches], dim=1)
@@ -316,7 +316,7 @@ class Hiera(KeepsPrecision):
             Tokens (N, H', W', C'); each stage after the first halves the grid and doubles the channels.
         """
         height, width = image.shape[1:3]
-        if in_parts(image):
+        if should_split(image):
             frames_at_once = max(1, TOKENS_AT_ONCE // (height * width))
             if image.shape[0] > frames_at_once:
                 return torch.cat([self.run_stage(stage, frames) for frames in image.split(frames_at_once)])

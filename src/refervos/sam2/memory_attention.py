@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from refervos.ops.attention import attend
 from refervos.ops.derived import Derived
-from refervos.ops.linear import fast, laid_out, linear, product
+from refervos.ops.linear import column_major, linear, on_cpu_path, product
 from refervos.sam2.config import Sam2Config
 
 DROPOUT = 0.1
@@ -78,11 +78,11 @@ class RotaryAttention(nn.Module):
             (..., projections, C).
         """
         weights = [tensor for each in projections for tensor in (each.weight, each.bias)]
-        halves = not fast(x)
+        halves = not on_cpu_path(x)
 
         def join() -> tuple[Tensor, Tensor]:
             ordered = [torch.cat([part[0::2], part[1::2]]) for part in weights] if halves else weights
-            return laid_out(torch.cat(ordered[0::2])), torch.cat(ordered[1::2])
+            return column_major(torch.cat(ordered[0::2])), torch.cat(ordered[1::2])
 
         weight, bias = self.derived.get(("projected", halves, *map(id, projections)), weights, join)
         both = product(x, weight, bias)
@@ -100,7 +100,7 @@ class RotaryAttention(nn.Module):
             (..., P, projections, C).
         """
         projected = self.projected(x, *projections)
-        if not fast(x):
+        if not on_cpu_path(x):
             return rotate_halves(projected, rotary)
         exact = projected.to(torch.promote_types(torch.promote_types(projected.dtype, rotary.dtype), torch.float32))
         table = self.derived.get(
@@ -169,7 +169,7 @@ class MemoryAttentionLayer(nn.Module):
         # Pointers have no spatial position, so they are not rotated.
         keys = torch.cat([keys, across.projected(pointers, across.k_proj).squeeze(-2)], dim=1)  # (N, M*P + L, C)
         query = across.rotated(self.layer_norm2(tokens), rotary, across.q_proj).squeeze(-2)
-        if fast(tokens) and not self.training:
+        if on_cpu_path(tokens) and not self.training:
             attended = linear(across.attend(query, keys, values), across.v_proj)
         else:
             attended = across.attend(query, keys, linear(values, across.v_proj))

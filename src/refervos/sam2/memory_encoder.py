@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.ops.derived import Derived
-from refervos.ops.linear import fast, laid_out, linear, product
+from refervos.ops.linear import column_major, linear, on_cpu_path, product
 from refervos.sam.layers import NORM_EPSILON, channels_first, channels_last, pointwise
 from refervos.sam2.config import Sam2Config
 
@@ -36,7 +36,7 @@ class MaskDownsamplerLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Downsample: (N, H, W, inputs) -> (N, H/2, W/2, outputs)."""
-        if not fast(x) or x.numel() > SMALL:
+        if not on_cpu_path(x) or x.numel() > SMALL:
             return F.gelu(self.layer_norm(channels_last(self.conv(channels_first(x)))))
         # For small masks torch's own choices are slow: a convolution without oneDNN, a norm row by row.
         weight, bias, norm = self.conv.weight, self.conv.bias, self.layer_norm
@@ -93,7 +93,7 @@ class ConvNextBlock(nn.Module):
         second, scale = self.pointwise_conv2, self.scale
 
         def scaled() -> tuple[Tensor, Tensor]:
-            return laid_out(second.weight * scale.unsqueeze(1)), second.bias * scale
+            return column_major(second.weight * scale.unsqueeze(1)), second.bias * scale
 
         weight, bias = self.derived.get("scaled", [second.weight, second.bias, scale], scaled)
         hidden = self.layer_norm(channels_last(self.depthwise_conv(channels_first(x))))

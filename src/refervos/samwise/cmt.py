@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.ops.derived import Derived
-from refervos.ops.linear import laid_out, linear, product
+from refervos.ops.linear import column_major, linear, product
 from refervos.ops.multihead_attention import MultiheadAttention
-from refervos.ops.parts import in_parts
 from refervos.ops.precision import BatchNorm2d
+from refervos.ops.splitting import should_split
 
 CPU_CHUNK = 16 * 2**20
 """Bytes of image tokens processed at once on a CPU: more would cost memory and save no time."""
@@ -279,7 +279,7 @@ def conv_norm_relu(
     def fold() -> tuple[Tensor, Tensor]:
         scale = norm.weight / torch.sqrt(variance + norm.eps)  # (out,), in the norm's own precision
         folded, bias = weight[:, :, 0, 0] * scale.unsqueeze(1), norm.bias - mean * scale
-        return laid_out(folded.to(x.dtype)), bias.to(x.dtype)
+        return column_major(folded.to(x.dtype)), bias.to(x.dtype)
 
     weights = [convolution.weight, norm.weight, norm.bias, mean, variance]
     return product(x, *derived.get(("folded", id(convolution), x.dtype), weights, fold), "relu")
@@ -288,7 +288,7 @@ def conv_norm_relu(
 def patches_at_once(window: Tensor) -> int:
     """Choose how many of the P patches of (V, P, W, S, A) to process at once: all, or on a CPU ``CPU_CHUNK`` bytes."""
     patches = window.shape[1]
-    if not in_parts(window):
+    if not should_split(window):
         return patches
     return max(1, CPU_CHUNK * patches // (window.element_size() * window.numel()))
 

@@ -18,7 +18,7 @@ from refervos.checkpoints.weights import count_parameters
 from refervos.errors import PromptError
 from refervos.model_base import ClipOutput, TrainableModel
 from refervos.ops.compilation import Stage
-from refervos.ops.parts import undivided
+from refervos.ops.splitting import must_stay_whole
 from refervos.placement import Placement
 from refervos.prompts import Prompt
 from refervos.sam2.correction import correct
@@ -338,7 +338,7 @@ class Samwise(SamwiseStreamer, TrainableModel):
         All, with gradients or while a graph is traced; otherwise on a GPU as many as the memory budget allows, and on a
         CPU so few that their activations fit the cache.
         """
-        if undivided():
+        if must_stay_whole():
             return 2**31
         sam2 = self.config.sam2
         widest = 4 * sam2.stage_widths[stage] * (4 * sam2.grid >> stage) ** 2  # inside the feed-forward networks
