@@ -172,8 +172,8 @@ def test_every_family_supports_borders_that_follow_the_frame() -> None:
     frame = scene(1)[0]
     refsam = load("refsam-miniature", device="cpu", borders="frame")
     assert refsam.open(SENTENCE).borders == "frame"
-    sam2: Any = sam2_model(torch.float32)
-    for model, prompt in ((sam2, Prompt(points=[(30, 40)])), (refsam, Prompt(SENTENCE))):
+    models: list[Any] = [sam2_model(torch.float32), refsam]
+    for model, prompt in zip(models, (Prompt(points=[(30, 40)]), Prompt(SENTENCE)), strict=True):
         plain, crisp = (
             model.open([prompt], borders=borders, keep_logits=True).step(frame).logits
             for borders in ("bilinear", "frame")

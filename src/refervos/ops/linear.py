@@ -92,7 +92,7 @@ def make_column_major(model: nn.Module) -> None:
     """Store the weights of a model's linear layers for inference, see ``column_major``."""
     with torch.no_grad():
         for layer in model.modules():
-            if isinstance(layer, nn.Linear) and layer.weight.is_floating_point():  # quantised layers have their own layout
+            if isinstance(layer, nn.Linear) and layer.weight.is_floating_point():  # not if quantised
                 layer.weight.data = column_major(layer.weight.data)
 
 
