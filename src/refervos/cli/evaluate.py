@@ -110,13 +110,15 @@ def score(
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     similarity: Annotated[
-        str, typer.Option(help="Of answers: compare phrases by their 'words', or by 'bert' as published.")
+        str, typer.Option(help="For answers in conversations: compare phrases by 'words', or by 'bert' as published.")
     ] = "words",
-    captions: Annotated[bool, typer.Option("--captions", help="Of answers: also report CIDEr and METEOR.")] = False,
+    captions: Annotated[
+        bool, typer.Option("--captions", help="For answers in conversations: also report CIDEr and METEOR.")
+    ] = False,
     allow_outside: AllowOutsideOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Score the masks of any system as eval does, or its answers in conversations; what is missing scores 0.
+    """Score the masks of any system as eval does, or its answers in conversations; missing ones score 0.
 
     Example: `refervos score theirs mevis data/mevis --split valid_u`
     """
