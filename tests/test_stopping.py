@@ -105,12 +105,13 @@ def test_resuming_a_run_interrupted_after_its_last_frame_finishes_it(form: str, 
         source = tmp_path / "film.mp4"
         write_video(source, 3)
     arguments = ("segment", source, "the red circle", "--out", out, "-s", "rle", "-s", "masks", "-q")
-    assert run(*arguments, "--session", session).returncode == 0
+    first = CliRunner().invoke(app, [*map(str, arguments), "--session", str(session)])
+    assert first.exit_code == 0, first.output
     frames = len(pixels(out / "masks"))
     unfinished = session.rename(out / f"{frames:06d}.unfinished.session")
     before = (out / "masks.jsonl").read_text()
-    resumed = run(*arguments[:-1], "--resume")
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = CliRunner().invoke(app, [*map(str, arguments[:-1]), "--resume"])
+    assert resumed.exit_code == 0, resumed.output
     assert f"nothing left to do: all {frames} frames were segmented" in resumed.stderr
     assert not unfinished.exists()
     assert (out / "masks.jsonl").read_text() == before
