@@ -1,4 +1,4 @@
-"""Drawn clips: determinism, sizes, exact masks, movements, sprites and the errors of their recipes."""
+"""Drawn clips: determinism, sizes, exact masks, movements, sprites and invalid recipes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from refervos.worlds.descriptions import Description
 from refervos.worlds.motion import CAMERA_REACH, camera_path, simulate
 from refervos.worlds.shapes import signed_distance
 from refervos.worlds.sprites import subject_of
-from refervos.worlds.wording import plural, with_article
+from refervos.worlds.wording import with_article
 
 
 def digest(clip: Clip) -> str:
@@ -50,14 +50,15 @@ def test_a_seed_and_a_config_give_the_same_bytes() -> None:
     assert len({digest(draw_clip((5, index), config)) for index in range(1, 9)}) == 8
 
 
-def test_sentences_follow_from_the_clip_and_the_generator() -> None:
+def test_a_clip_and_a_generator_determine_the_expressions() -> None:
     clip = draw_clip(3, WorldConfig(height=64, width=64))
-    once, again = (referring_expressions(clip, np.random.default_rng(1)) for _ in range(2))
+    once, again, other = (referring_expressions(clip, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert once == again
+    assert once != other
 
 
 @pytest.mark.parametrize(("height", "width", "frames"), [(96, 128, 8), (128, 96, 3), (16, 16, 2), (180, 320, 1)])
-def test_any_size_and_length(height: int, width: int, frames: int) -> None:
+def test_clips_have_the_requested_size_and_length(height: int, width: int, frames: int) -> None:
     clip = draw_clip(11, WorldConfig(height=height, width=width, frames=frames, objects=(3, 3)))
     assert clip.frames.shape == (frames, height, width, 3)
     assert clip.frames.dtype == np.uint8
@@ -65,8 +66,8 @@ def test_any_size_and_length(height: int, width: int, frames: int) -> None:
     assert clip.masks.dtype == np.bool_
     assert clip.centres.shape == (3, frames, 2)
     assert clip.areas.shape == clip.radii.shape == clip.angles.shape == (3, frames)
-    asked = referring_expressions(clip, np.random.default_rng(0))
-    assert sum(expression.family == "none" for expression in asked) >= 2
+    expressions = referring_expressions(clip, np.random.default_rng(0))
+    assert sum(expression.family == "none" for expression in expressions) >= 2
 
 
 def test_one_scene_at_two_sizes_is_the_same_scene() -> None:
@@ -76,7 +77,7 @@ def test_one_scene_at_two_sizes_is_the_same_scene() -> None:
     np.testing.assert_allclose(4 * small.areas, large.areas, rtol=0.12, atol=60)
 
 
-def test_an_image_has_no_motion_sentences() -> None:
+def test_an_image_has_no_motion_expressions() -> None:
     for seed in range(20):
         clip = draw_clip(seed, WorldConfig(height=64, width=64, frames=1))
         assert "motion" not in {
@@ -107,8 +108,7 @@ def test_pixels_inside_a_plain_object_have_its_colour() -> None:
             np.testing.assert_allclose(np.median(pixels, axis=0), colour, atol=32)
 
 
-def test_a_mask_is_where_the_coverage_is_a_half() -> None:
-    # On a background that differs from the object everywhere, half coverage is half way between the two.
+def test_a_mask_holds_the_pixels_whose_centre_is_inside_the_outline() -> None:
     scene = Scene((Thing("circle", "white", 0.35, Motion((0.503, 0.497))),), background_seed=3, shadows=False)
     clip = draw_scene(scene, 1, (128, 128))
     y, x = np.mgrid[:128, :128] + 0.5
@@ -156,7 +156,7 @@ def test_backgrounds_are_dull(background: str) -> None:
         assert pixels.min() >= 30
 
 
-def test_target_masks_are_the_union_of_the_targets() -> None:
+def test_the_ground_truth_is_the_union_of_the_targets_masks() -> None:
     clip = draw_clip(1, WorldConfig(height=64, width=64, objects=(3, 3)))
     of = [clip.target_masks(Expression("", targets, "group", Description())) for targets in ((), (1,), (0, 2))]
     assert of[0].shape == (8, 64, 64)
@@ -168,36 +168,37 @@ def test_target_masks_are_the_union_of_the_targets() -> None:
 # Movements.
 
 
-def play(motion: Motion, frames: int = 12, radius: float = 0.1) -> np.ndarray:
+def path_of(motion: Motion, frames: int = 12, radius: float = 0.1) -> np.ndarray:
+    """Centres of a simulated movement (frames, 2)."""
     return simulate(motion, radius, frames, (1.0, 1.0), np.zeros((frames, 2))).centres
 
 
-def test_movements_do_what_they_say() -> None:
-    straight = play(Motion((0.2, 0.5), (0.05, 0.0)))
+def test_movements_follow_their_parameters() -> None:
+    straight = path_of(Motion((0.2, 0.5), (0.05, 0.0)))
     np.testing.assert_allclose(np.diff(straight[:, 0]), 0.05)
-    back = play(Motion((0.2, 0.5), (0.05, 0.0), pace=((6, -1.0),)))
+    back = path_of(Motion((0.2, 0.5), (0.05, 0.0), pace=((6, -1.0),)))
     np.testing.assert_allclose(back[7:], back[5:0:-1])
-    stop = play(Motion((0.2, 0.5), (0.05, 0.0), pace=((5, 0.0),)))
+    stop = path_of(Motion((0.2, 0.5), (0.05, 0.0), pace=((5, 0.0),)))
     np.testing.assert_allclose(stop[5:], stop[5:6].repeat(7, 0))
-    circle = play(Motion((0.5, 0.3), (0.05, 0.0), turn=2 * np.pi / 12), frames=13)
+    circle = path_of(Motion((0.5, 0.3), (0.05, 0.0), turn=2 * np.pi / 12), frames=13)
     np.testing.assert_allclose(circle[12], circle[0], atol=1e-9)
 
 
-def test_a_mover_stays_inside_for_long() -> None:
+def test_a_moving_object_stays_in_the_frame_of_a_long_clip() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         velocity = rng.uniform(-0.05, 0.05, 2)
-        path = play(Motion((0.5, 0.5), (float(velocity[0]), float(velocity[1]))), frames=500)
+        path = path_of(Motion((0.5, 0.5), (float(velocity[0]), float(velocity[1]))), frames=500)
         assert path.min() > 0.02
         assert path.max() < 0.98
 
 
-def test_growth_ends() -> None:
-    track = simulate(Motion((0.5, 0.5), growth=1.1), 0.1, 200, (1.0, 1.0), np.zeros((200, 2)))
-    assert track.radii.max() == pytest.approx(0.2)
+def test_growth_ends_at_twice_the_radius() -> None:
+    trajectory = simulate(Motion((0.5, 0.5), growth=1.1), 0.1, 200, (1.0, 1.0), np.zeros((200, 2)))
+    assert trajectory.radii.max() == pytest.approx(0.2)
 
 
-def test_the_background_moves_with_the_camera_and_what_stands_moves_with_it() -> None:
+def test_a_still_object_moves_with_the_background_under_a_moving_camera() -> None:
     thing = Thing("square", "red", 0.15, Motion((0.7, 0.7)))
     scene = Scene((thing,), "blobs", 4, 18.0, pan=(4 / 64, 2 / 64), shadows=False)
     clip = draw_scene(scene, 5, (64, 64))
@@ -212,7 +213,7 @@ def test_the_camera_swings_back() -> None:
     assert (np.abs(np.diff(path[:, 0])) <= 0.05 + 1e-9).all()
 
 
-def test_random_scenes_show_what_the_shares_ask_for() -> None:
+def test_the_probabilities_of_a_recipe_show_in_its_clips() -> None:
     config = WorldConfig(height=32, width=32, frames=12, objects=(2, 4))
     late = [draw_clip(seed, replace(config, still=0.0, late=0.6, occlude=0.0)) for seed in range(30)]
     assert np.mean([(clip.areas[:, 0] == 0).any() for clip in late]) > 0.6
@@ -237,7 +238,7 @@ def test_a_config_comes_from_a_mapping() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"frames": 0}, "frames is 0"),
         ({"height": 8}, "height is 8"),
@@ -250,28 +251,22 @@ def test_a_config_comes_from_a_mapping() -> None:
         ({"backgrounds": ("lava",)}, "choose from gradient"),
     ],
 )
-def test_a_config_that_makes_no_sense_is_refused(changes: dict[str, object], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_an_invalid_config_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         WorldConfig(**changes)  # type: ignore[arg-type]
 
 
 # Words.
 
 
-def test_plurals() -> None:
-    assert [plural(noun) for noun in ("circle", "box", "cross", "butterfly", "toy", "plus sign")] == [
-        *("circles", "boxes", "crosses", "butterflies", "toys", "plus signs")
-    ]
-
-
-def test_articles() -> None:
+def test_phrases_get_the_right_article() -> None:
     phrases = ("red circle", "orange one", "object that is red", "one that is red")
     assert [with_article(phrase) for phrase in phrases] == [
         *("a red circle", "an orange one", "an object that is red", "the one that is red")
     ]
 
 
-def test_every_word_that_is_used_is_in_the_vocabulary() -> None:
+def test_every_word_of_the_expressions_is_in_the_vocabulary() -> None:
     known = {word for sentence in all_sentences() for word in sentence.split()}
     for seed in range(60):
         clip = draw_clip(seed, WorldConfig(height=64, width=64, frames=12))
@@ -284,7 +279,7 @@ def test_every_word_that_is_used_is_in_the_vocabulary() -> None:
 
 
 @pytest.fixture
-def cut_outs(tmp_path: Path) -> Path:
+def sprite_folder(tmp_path: Path) -> Path:
     """A folder with a wide bar, an L and, in a folder of its own, a disc."""
     bar = Image.new("RGBA", (80, 60))
     ImageDraw.Draw(bar).rectangle((10, 20, 69, 39), fill=(200, 30, 30, 255))
@@ -299,14 +294,14 @@ def cut_outs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_file_names_say_what_sprites_show(cut_outs: Path) -> None:
-    assert Sprites.open(cut_outs).subjects == ("bar", "blue coin", "iron angle")
+def test_file_names_give_the_subjects_of_sprites(sprite_folder: Path) -> None:
+    assert Sprites.open(sprite_folder).subjects == ("bar", "blue coin", "iron angle")
     assert [subject_of(name) for name in ("cat", "cat_2", "red fox", "Red_Fox-01")] == ["cat", "cat", *["red fox"] * 2]
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.4, np.pi / 2])
-def test_a_sprites_mask_is_its_cut_out(cut_outs: Path, angle: float) -> None:
-    bar = Sprites.open(cut_outs).cutouts[1]
+def test_a_sprites_mask_is_its_cut_out(sprite_folder: Path, angle: float) -> None:
+    bar = Sprites.open(sprite_folder).cutouts[1]
     assert bar.subject == "bar"
     # The cut-out is 60 x 20 pixels, so its radius of 31.6 pixels at 1:1 is half the diagonal.
     radius = 0.5 * np.hypot(60, 20) / 128
@@ -320,8 +315,8 @@ def test_a_sprites_mask_is_its_cut_out(cut_outs: Path, angle: float) -> None:
     np.testing.assert_allclose(clip.frames[0][inner], [[200, 30, 30]] * int(inner.sum()), atol=1)
 
 
-def test_a_mirrored_sprite_is_the_mirror_image(cut_outs: Path) -> None:
-    corner = next(picture for picture in Sprites.open(cut_outs).cutouts if picture.subject == "iron angle")
+def test_a_mirrored_sprite_is_the_mirror_image(sprite_folder: Path) -> None:
+    corner = next(sprite for sprite in Sprites.open(sprite_folder).cutouts if sprite.subject == "iron angle")
     plain, mirrored = (
         draw_scene(
             Scene(
@@ -339,22 +334,22 @@ def test_a_mirrored_sprite_is_the_mirror_image(cut_outs: Path) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.2, 0.5, 1.0, 3.0])
-def test_sprites_scale(cut_outs: Path, scale: float) -> None:
-    bar = Sprites.open(cut_outs).cutouts[1]
+def test_sprites_are_drawn_at_any_scale(sprite_folder: Path, scale: float) -> None:
+    bar = Sprites.open(sprite_folder).cutouts[1]
     radius = scale * 0.5 * np.hypot(60, 20) / 256
     thing = Thing("bar", "", float(radius), Motion((0.5, 0.5)), texture="", sprite=bar)
     clip = draw_scene(Scene((thing,), shadows=False), 1, (256, 256))
     assert clip.areas[0, 0] == pytest.approx(60 * 20 * scale**2, rel=0.15)
 
 
-def test_sprites_are_asked_by_subject_and_by_colour_where_it_is_clear(cut_outs: Path) -> None:
+def test_sprites_are_named_by_subject_and_by_unambiguous_colour(sprite_folder: Path) -> None:
     stripes = Image.new("RGBA", (60, 60), (210, 30, 30, 255))
     ImageDraw.Draw(stripes).rectangle((0, 0, 59, 29), fill=(40, 60, 220, 255))
-    stripes.save(cut_outs / "flag.png")
-    sprites = Sprites.open(cut_outs)
-    named = {picture.subject: picture.colour for picture in sprites.cutouts}
+    stripes.save(sprite_folder / "flag.png")
+    sprites = Sprites.open(sprite_folder)
+    named = {sprite.subject: sprite.colour for sprite in sprites.cutouts}
     assert named == {"bar": "red", "blue coin": "blue", "iron angle": "green", "flag": ""}
-    config = WorldConfig(height=64, width=64, sprites=str(cut_outs), sprite_share=0.6)
+    config = WorldConfig(height=64, width=64, sprites=str(sprite_folder), sprite_share=0.6)
     assert digest(draw_clip(2, config)) == digest(draw_clip(2, config, sprites))
     families = set()
     for seed in range(60):
@@ -369,28 +364,28 @@ def test_sprites_are_asked_by_subject_and_by_colour_where_it_is_clear(cut_outs: 
                 families.add(expression.family)
                 assert noun.colour in ("", named[shown[0].kind])
                 assert not noun.texture
-            # Of what colour a flag of two colours is cannot be said, so nothing is said of red things beside it.
+            # The colour of a two-coloured flag is unclear, so a colour alone identifies nothing beside it.
             assert not flag or noun.kind or expression.description.claim or noun.colour not in ("red", "blue")
     assert families >= {"kind", "colour+kind", "place", "size", "relation", "motion"}
 
 
-def test_a_sprite_that_is_called_like_a_shape_makes_the_noun_unclear(cut_outs: Path) -> None:
-    (cut_outs / "bar.png").rename(cut_outs / "ball.png")
-    picture = next(picture for picture in Sprites.open(cut_outs).cutouts if picture.subject == "ball")
+def test_a_sprite_with_the_name_of_a_shape_makes_the_noun_ambiguous(sprite_folder: Path) -> None:
+    (sprite_folder / "bar.png").rename(sprite_folder / "ball.png")
+    sprite = next(sprite for sprite in Sprites.open(sprite_folder).cutouts if sprite.subject == "ball")
     things = (
         Thing("circle", "red", 0.15, Motion((0.25, 0.5))),
-        Thing("ball", "", 0.15, Motion((0.7, 0.5)), texture="", sprite=picture),
+        Thing("ball", "", 0.15, Motion((0.7, 0.5)), texture="", sprite=sprite),
     )
-    asked = [
+    expressions = [
         expression
         for seed in range(10)
         for expression in referring_expressions(draw_scene(Scene(things), 4, (96, 96)), np.random.default_rng(seed))
     ]
-    assert asked
-    assert "kind" not in {expression.family for expression in asked}
+    assert expressions
+    assert "kind" not in {expression.family for expression in expressions}
 
 
-def test_sprites_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+def test_unusable_sprites_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         Sprites.open(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="holds no PNG or WebP"):
@@ -400,9 +395,9 @@ def test_sprites_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         "nothing.png": (Image.new("RGBA", (8, 8)), "transparent everywhere"),
         "12.png": (Image.new("RGBA", (8, 8), (1, 2, 3, 255)), "its name has no subject"),
     }
-    for name, (image, words) in cases.items():
+    for name, (image, message) in cases.items():
         image.save(tmp_path / name)
-        with pytest.raises(ConfigError, match=words):
+        with pytest.raises(ConfigError, match=message):
             Sprites.open(tmp_path)
         (tmp_path / name).unlink()
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")

@@ -1,4 +1,4 @@
-"""Everyday nouns: the table, what things are called, and the build step that makes their drawings."""
+"""Everyday nouns: the table, synonyms and plurals, their drawings, and the splits of the benchmark that show them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_table_is_large_and_consistent() -> None:
     assert len(NOUNS) >= 500
     assert sum(len(noun.unseen) for noun in NOUNS.values()) >= 30
     names = Counter(name for noun in NOUNS.values() for name in (noun.word, *noun.synonyms, *noun.unseen))
-    assert not [name for name, count in names.items() if count > 1], "a word that means two things"
+    assert not [name for name, count in names.items() if count > 1], "a word for two nouns"
     shapes = {name for kind, called in KINDS.items() for name in (kind, *called)}
     assert not shapes & set(names)
     for noun in NOUNS.values():
@@ -66,27 +66,30 @@ def test_the_table_is_large_and_consistent() -> None:
 
 @pytest.mark.parametrize(
     ("noun", "several"),
-    [("mouse", "mice"), ("cup of tea", "cups of tea"), ("berry", "berries"), ("box", "boxes"), ("sheep", "sheep")],
+    [
+        *(("mouse", "mice"), ("cup of tea", "cups of tea"), ("berry", "berries"), ("box", "boxes"), ("sheep", "sheep")),
+        *(("circle", "circles"), ("cross", "crosses"), ("toy", "toys"), ("plus sign", "plus signs")),
+    ],
 )
-def test_plurals(noun: str, several: str) -> None:
+def test_nouns_get_their_plurals(noun: str, several: str) -> None:
     assert plural(noun) == several
 
 
-def test_what_things_are_called() -> None:
+def test_kinds_are_named_by_nouns_and_synonyms() -> None:
     assert set(names_of("car")) == {"car"}
     assert names_of("car", unseen=True) == ("automobile",)
     assert names_of("gorilla", unseen=True) == names_of("gorilla") == ("gorilla", "ape")
     assert names_of("red fox") == ("red fox",)
 
 
-def test_a_noun_that_may_mean_another_is_not_denied() -> None:
+def test_a_noun_that_may_apply_to_an_object_of_another_kind_is_unclear() -> None:
     for one, other in (("car", "police car"), ("dog", "poodle"), ("circle", "football")):
         assert nouns_overlap(one, other), (one, other)
         assert nouns_overlap(other, one), (one, other)
     assert not nouns_overlap("dog", "cat")
-    picture = Sprite("police car", "x", (Image.new("RGBa", (12, 12), (9, 9, 9, 255)),))
+    image = Sprite("police car", "x", (Image.new("RGBa", (12, 12), (9, 9, 9, 255)),))
     things = tuple(
-        Thing(kind, "", 0.15, Motion((0.25 + 0.5 * index, 0.5)), texture="", sprite=picture)
+        Thing(kind, "", 0.15, Motion((0.25 + 0.5 * index, 0.5)), texture="", sprite=image)
         for index, kind in enumerate(("police car", "cat"))
     )
     facts = Facts.of(draw_scene(Scene(things), 4, (64, 64)))
@@ -94,7 +97,7 @@ def test_a_noun_that_may_mean_another_is_not_denied() -> None:
     assert facts.evaluate_noun(Noun(kind="police car")).tolist() == [TRUE, FALSE]
 
 
-def test_verbs_and_articles_agree_with_scissors() -> None:
+def test_verbs_and_articles_agree_with_plural_nouns() -> None:
     rng = np.random.default_rng(0)
     for word in PHRASES:
         reference = Noun(kind="dog") if any("{ref}" in phrase for phrase in PHRASES[word]) else None
@@ -108,38 +111,38 @@ def test_verbs_and_articles_agree_with_scissors() -> None:
     assert word_description(Description(Noun(kind="car")), rng, Lexicon(unseen=True)).endswith("automobile")
 
 
-def cut_out(path: Path, colour: tuple[int, int, int]) -> None:
+def write_cutout(path: Path, colour: tuple[int, int, int]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.new("RGBA", (40, 40))
-    ImageDraw.Draw(picture).rounded_rectangle((4, 4, 35, 35), 8, fill=(*colour, 255))
-    picture.save(path)
+    image = Image.new("RGBA", (40, 40))
+    ImageDraw.Draw(image).rounded_rectangle((4, 4, 35, 35), 8, fill=(*colour, 255))
+    image.save(path)
 
 
 @pytest.fixture
-def drawn(tmp_path: Path) -> Path:
-    """Two designs of four things, and a photograph."""
+def drawings_folder(tmp_path: Path) -> Path:
+    """Two designs of four objects, and a photograph."""
     for design in ("one", "two"):
         for index, word in enumerate(("car", "dog", "cup of tea", "scissors")):
-            cut_out(tmp_path / design / word / "0.png", (220, 30, 30) if index % 2 else (30, 60, 230))
+            write_cutout(tmp_path / design / word / "0.png", (220, 30, 30) if index % 2 else (30, 60, 230))
     (tmp_path / PHOTOGRAPH_FOLDER).mkdir()
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (90, 160, 3), dtype=np.uint8)).save(tmp_path / PHOTOGRAPH_FOLDER / "wood.jpg")
     return tmp_path
 
 
-def test_designs_are_chosen_by_name(drawn: Path) -> None:
-    everything, one = Sprites.open(drawn), Sprites.open(drawn, ["one"])
+def test_designs_are_chosen_by_name(drawings_folder: Path) -> None:
+    everything, one = Sprites.open(drawings_folder), Sprites.open(drawings_folder, ["one"])
     assert len(everything.cutouts) == 8
     assert len(one.cutouts) == 4
     assert everything.subjects == one.subjects == ("car", "cup of tea", "dog", "scissors")
     assert len(one.photographs) == 1
     with pytest.raises(ConfigError, match="has no sub-folder 'three'; its sub-folders are grounds, one, two"):
-        Sprites.open(drawn, ["three"])
+        Sprites.open(drawings_folder, ["three"])
 
 
-def test_photographs_become_backgrounds(drawn: Path) -> None:
-    sprites = Sprites.open(drawn)
-    config = WorldConfig(height=48, width=64, frames=3, pan=1.0, sprites=str(drawn), photographs=1.0)
+def test_photographs_become_backgrounds(drawings_folder: Path) -> None:
+    sprites = Sprites.open(drawings_folder)
+    config = WorldConfig(height=48, width=64, frames=3, pan=1.0, sprites=str(drawings_folder), photographs=1.0)
     config = replace(config, background_strength=(0.0, 0.0))
     clips = [draw_clip(seed, config, sprites) for seed in range(6)]
     plain = [draw_clip(seed, replace(config, photographs=0.0), sprites) for seed in range(6)]
@@ -155,10 +158,10 @@ def test_photographs_become_backgrounds(drawn: Path) -> None:
     assert not np.array_equal(clips[0].frames[0], clips[0].frames[2])  # the camera moves over it
 
 
-def test_training_never_says_an_unseen_synonym(drawn: Path) -> None:
-    sprites = Sprites.open(drawn)
+def test_expressions_for_training_contain_no_unseen_synonym(drawings_folder: Path) -> None:
+    sprites = Sprites.open(drawings_folder)
     unseen = {name for noun in NOUNS.values() for name in noun.unseen}
-    config = WorldConfig(height=48, width=64, frames=4, sprites=str(drawn), sprite_share=1.0)
+    config = WorldConfig(height=48, width=64, frames=4, sprites=str(drawings_folder), sprite_share=1.0)
     texts = set()
     for seed in range(60):
         clip, rng = draw_clip(seed, config, sprites), np.random.default_rng(seed)
@@ -171,14 +174,14 @@ def test_training_never_says_an_unseen_synonym(drawn: Path) -> None:
     assert {"car", "dog", "scissors", "tea"} <= words
 
 
-def test_near_misses_of_cut_outs_name_other_things(drawn: Path) -> None:
-    sprites = Sprites.open(drawn)
-    config = WorldConfig(height=48, width=64, frames=1, sprites=str(drawn), sprite_share=1.0, objects=(2, 2))
+def test_near_misses_of_cutouts_name_other_subjects(drawings_folder: Path) -> None:
+    sprites = Sprites.open(drawings_folder)
+    config = WorldConfig(height=48, width=64, frames=1, sprites=str(drawings_folder), sprite_share=1.0, objects=(2, 2))
     kinds = set()
     for seed in range(80):
         clip = draw_clip(seed, config, sprites)
-        asked = sample_expressions(clip, np.random.default_rng(seed), 2, {"kind": 1.0}, sprites.subjects, pairs=1.0)
-        for near in asked[1:]:  # after the sentence that it nearly is
+        sampled = sample_expressions(clip, np.random.default_rng(seed), 2, {"kind": 1.0}, sprites.subjects, pairs=1.0)
+        for near in sampled[1:]:  # follows the expression that it resembles
             assert isinstance(near.description, Description)
             noun = near.description.noun
             kinds.add(noun.kind)
@@ -186,7 +189,7 @@ def test_near_misses_of_cut_outs_name_other_things(drawn: Path) -> None:
     assert kinds == set(sprites.subjects), kinds
 
 
-# The build step, against archives that are laid out as the registry's.
+# The download of drawings, from archives with the layout of the registry's.
 
 
 def archive(files: dict[str, bytes]) -> bytes:
@@ -206,7 +209,7 @@ def icons(names: dict[str, str], listed: dict[str, str], aliases: dict[str, dict
     return archive(files)
 
 
-def picture(colour: tuple[int, int, int]) -> bytes:
+def webp(colour: tuple[int, int, int]) -> bytes:
     image, out = Image.new("RGBA", (64, 64)), io.BytesIO()
     ImageDraw.Draw(image).ellipse((5, 5, 58, 58), fill=(*colour, 255))
     image.save(out, "WEBP", lossless=True)
@@ -220,7 +223,7 @@ def published(name: str, package: str, data: bytes) -> tuple[Design, bytes]:
 
 def test_drawings_are_made_of_archives(tmp_path: Path) -> None:
     pytest.importorskip("resvg_py")
-    rendered = {f"package/assets/{code}.webp": picture((230, 30, 30)) for code in ("1f697", "1f436")}
+    rendered = {f"package/assets/{code}.webp": webp((230, 30, 30)) for code in ("1f697", "1f436")}
     pairs = [
         published("rendered", "@a/rendered", archive(rendered)),
         published(
@@ -228,7 +231,7 @@ def test_drawings_are_made_of_archives(tmp_path: Path) -> None:
             "@a/listing",
             icons({"car": "#e01010", "dog-face": "#888"}, {"1f697": "car", "1f436-fe0f": "dog-face"}),
         ),
-        # This one lists no code points: its drawings are found by the names that others give them, or their aliases.
+        # Lists no code points: its drawings are found by the names in the other packages, or their aliases.
         published("silent", "@a/silent", icons({"autocar": "#1010e0"}, {}, {"car": {"parent": "autocar"}})),
     ]
     by_address = {design.url: data for design, data in pairs}
@@ -238,18 +241,18 @@ def test_drawings_are_made_of_archives(tmp_path: Path) -> None:
     counts = make_drawings(
         tmp_path, size=32, designs=[d for d, _ in pairs], nouns=few, fetch=by_address.__getitem__, log=messages.append
     )
-    # A car stays a car in another colour: three more of each; the grey dog has no hue to turn, and may not.
+    # Cars are recolourable: three more of each; dogs are not.
     assert counts == {"rendered": 5, "listing": 5, "silent": 4}
     assert len(messages) == 3
     sprites = Sprites.open(tmp_path)
     assert sprites.subjects == ("car", "dog")
-    colours = {picture.colour for picture in Sprites.open(tmp_path, ["listing"]).by_subject["car"]}
+    colours = {image.colour for image in Sprites.open(tmp_path, ["listing"]).by_subject["car"]}
     assert "red" in colours
     assert len(colours) >= 3
     assert "@a/silent 1.0.0" in (tmp_path / "LICENCES.md").read_text()
 
 
-def test_photographs_come_out_of_a_debian_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photographs_are_extracted_from_a_debian_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {f"./usr/share/backgrounds/{name}": name.encode() for name, _ in PHOTOGRAPHS}
     members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", "data.tar.xz": archive(files)}
     package = b"!<arch>\n"
@@ -266,14 +269,14 @@ def test_photographs_come_out_of_a_debian_package(tmp_path: Path, monkeypatch: p
         assert name in (tmp_path / "LICENCES.md").read_text()
 
 
-def test_another_archive_than_the_published_one_is_refused(tmp_path: Path) -> None:
+def test_an_archive_that_differs_from_the_published_one_is_refused(tmp_path: Path) -> None:
     design, data = published("rendered", "@a/rendered", archive({}))
     with pytest.raises(DataError, match="differs from the published archive"):
         make_drawings(tmp_path, designs=[design], fetch=lambda address: data + b"x")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_build_step_says_what_is_missing(
+def test_a_failed_download_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("refervos.worlds.drawings.REGISTRY", "http://127.0.0.1:9")
@@ -281,25 +284,25 @@ def test_the_build_step_says_what_is_missing(
     assert "cannot be downloaded" in capsys.readouterr().err
 
 
-def test_the_design_for_testing_is_one_of_six() -> None:
+def test_the_unseen_design_is_one_of_six() -> None:
     assert len(DESIGNS) == 6
     assert UNSEEN_DESIGN in {design.name for design in DESIGNS}
 
 
-# The benchmark's splits of everyday things.
+# The benchmark's splits of everyday objects.
 
 
 @pytest.fixture(scope="module")
 def six_designs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight things in every design; some have synonyms that training never uses."""
+    """Eight objects in every design; some have synonyms that training never uses."""
     folder = tmp_path_factory.mktemp("drawings")
     for number, design in enumerate(DESIGNS):
         for index, word in enumerate(("car", "dog", "cup of tea", "scissors", "rabbit", "apple", "sofa", "gorilla")):
-            cut_out(folder / design.name / word / "0.png", (255 - 20 * number, 30 + 25 * index, 40 * number))
+            write_cutout(folder / design.name / word / "0.png", (255 - 20 * number, 30 + 25 * index, 40 * number))
     return folder
 
 
-def test_splits_of_everyday_things(six_designs: Path) -> None:
+def test_each_noun_split_shows_its_drawings_and_uses_its_nouns(six_designs: Path) -> None:
     drawings = BenchmarkDrawings.open(six_designs)
     unseen = {name for noun in NOUNS.values() for name in noun.unseen}
     cases = {split: list(diagnostic_cases(split, 4, height=64, width=64, drawings=drawings)) for split in NOUN_SPLITS}
@@ -328,7 +331,7 @@ def test_splits_of_everyday_things(six_designs: Path) -> None:
         diagnostic_case("nouns", 0)
 
 
-def test_headline_figures_are_about_the_first_ten_splits(six_designs: Path, tmp_path: Path) -> None:
+def test_headline_figures_are_means_over_the_first_ten_splits(six_designs: Path) -> None:
     drawings = BenchmarkDrawings.open(six_designs)
     model = load(device="cpu")
     draw = partial(diagnostic_cases, height=64, width=64, drawings=drawings)
@@ -344,7 +347,7 @@ def test_headline_figures_are_about_the_first_ten_splits(six_designs: Path, tmp_
     assert "| target splits | 2 " in " ".join(table.split()).replace("  ", " ")
 
 
-def test_the_command_asks_them_where_there_are_drawings(six_designs: Path, tmp_path: Path) -> None:
+def test_diagnose_runs_the_noun_splits_with_a_folder_of_drawings(six_designs: Path, tmp_path: Path) -> None:
     out = tmp_path / "found.json"
     arguments = ["diagnose", "miniature", "--split", "nouns", "--count", "1", "--quiet", "--out", str(out)]
     failed = CliRunner().invoke(app, arguments)
@@ -355,7 +358,7 @@ def test_the_command_asks_them_where_there_are_drawings(six_designs: Path, tmp_p
     assert read_diagnosis(out).splits == ("nouns",)
 
 
-def test_a_model_of_drawn_worlds_carries_its_words() -> None:
+def test_bundled_models_list_the_words_of_their_training() -> None:
     for name in ("miniature", "refsam-miniature"):
         model = load(name, device="cpu")
         assert model.config.words == known_words()
