@@ -1,4 +1,4 @@
-"""Random clips, checked against their masks and their sentences' words by other code than made them."""
+"""Random clips: masks and words of the expressions are checked by code independent of the generator."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from refervos.worlds import (
 
 CLIPS = 240
 TEXTURE_WORDS = {"stripes": "striped", "dots": "dotted", "pattern": "plain", **{word: word for word in TEXTURES}}
-NOUNS = {noun.split()[0]: kind for kind, nouns in KINDS.items() for noun in nouns}  # "plus sign" is known by "plus"
-PLURALS = {word: kind for noun, kind in NOUNS.items() for word in (noun + "s", noun + "es")}  # of which one is English
+NOUNS = {noun.split()[0]: kind for kind, nouns in KINDS.items() for noun in nouns}  # "plus" stands for "plus sign"
+PLURALS = {word: kind for noun, kind in NOUNS.items() for word in (noun + "s", noun + "es")}  # one of them is English
 
 
 @pytest.fixture(scope="module")
-def questions() -> list[tuple[Clip, Expression]]:
-    """All sentences about a few hundred clips of three kinds."""
+def drawn() -> list[tuple[Clip, Expression]]:
+    """All expressions about a few hundred clips of three kinds."""
     configs = [
         WorldConfig(height=96, width=96),
         WorldConfig(height=80, width=112, frames=16, speed=(0.01, 0.035), twins=0.4, pan=0.3, late=0.2),
@@ -46,8 +46,8 @@ def questions() -> list[tuple[Clip, Expression]]:
     ]
 
 
-def said_looks(text: str) -> tuple[set[str], set[str], set[str]]:
-    """The colours, textures and kinds that a sentence names, from its words alone."""
+def named_looks(text: str) -> tuple[set[str], set[str], set[str]]:
+    """Find the colours, textures and kinds in the words of an expression."""
     words = text.split()
     return (
         {word for word in words if word in COLOURS},
@@ -57,7 +57,7 @@ def said_looks(text: str) -> tuple[set[str], set[str], set[str]]:
 
 
 def visible_centres(clip: Clip) -> npt.NDArray[np.floating]:
-    """The middle of each object's visible pixels in short sides (K, T, 2); not a number where it is not seen."""
+    """Return the centroid of each object's visible pixels in short sides (K, T, 2); NaN where it is hardly visible."""
     height, width = clip.frames.shape[1:3]
     y, x = np.mgrid[:height, :width] + 0.5
     counts = clip.masks.sum(axis=(2, 3))
@@ -67,23 +67,23 @@ def visible_centres(clip: Clip) -> npt.NDArray[np.floating]:
     return middle / min(height, width)
 
 
-def simple(expression: Expression) -> bool:
-    """Whether a sentence describes one noun by looks only."""
+def has_no_claim(expression: Expression) -> bool:
+    """Return whether an expression consists of one noun phrase."""
     return isinstance(expression.description, Description) and expression.description.claim is None
 
 
-def test_all_families_occur(questions: list[tuple[Clip, Expression]]) -> None:
-    counts = Counter(expression.family for _, expression in questions)
+def test_every_family_occurs_often(drawn: list[tuple[Clip, Expression]]) -> None:
+    counts = Counter(expression.family for _, expression in drawn)
     assert set(counts) == set(FAMILIES)
     assert min(counts.values()) > CLIPS // 5
 
 
-def test_looks_fit_exactly_the_targets(questions: list[tuple[Clip, Expression]]) -> None:
+def test_looks_match_exactly_the_targets(drawn: list[tuple[Clip, Expression]]) -> None:
     checked = 0
-    for clip, expression in questions:
-        if not simple(expression):
+    for clip, expression in drawn:
+        if not has_no_claim(expression):
             continue
-        colours, textures, kinds = said_looks(expression.text)
+        colours, textures, kinds = named_looks(expression.text)
         assert max(len(colours), len(textures), len(kinds)) <= 1, expression.text
         fitting = {
             index
@@ -98,38 +98,38 @@ def test_looks_fit_exactly_the_targets(questions: list[tuple[Clip, Expression]])
     assert checked > 5 * CLIPS
 
 
-def test_the_number_of_targets_fits_the_family(questions: list[tuple[Clip, Expression]]) -> None:
-    for _, expression in questions:
+def test_the_number_of_targets_matches_the_family(drawn: list[tuple[Clip, Expression]]) -> None:
+    for _, expression in drawn:
         least, most = {"none": (0, 0), "group": (2, 16)}.get(expression.family, (1, 1))
         assert least <= len(expression.targets) <= most
         assert list(expression.targets) == sorted(set(expression.targets))
 
 
-def test_targets_can_be_seen(questions: list[tuple[Clip, Expression]]) -> None:
-    for clip, expression in questions:
+def test_targets_are_visible_in_a_quarter_of_the_frames(drawn: list[tuple[Clip, Expression]]) -> None:
+    for clip, expression in drawn:
         unit = (min(clip.frames.shape[1:3]) / 128) ** 2
         for target in expression.targets:
             assert (clip.masks[target].sum(axis=(1, 2)) >= 60 * unit).mean() >= 0.25, expression.text
 
 
-def test_there_are_sentences_about_nothing_and_hard_ones(questions: list[tuple[Clip, Expression]]) -> None:
-    per_clip = Counter(id(clip) for clip, expression in questions if expression.family == "none")
+def test_every_clip_has_easy_and_hard_expressions_without_a_target(drawn: list[tuple[Clip, Expression]]) -> None:
+    per_clip = Counter(id(clip) for clip, expression in drawn if expression.family == "none")
     assert len(per_clip) == CLIPS
     assert min(per_clip.values()) >= 2
     hard = [
         any(thing.colour in colours or thing.kind in kinds for thing in clip.scene.objects)
-        for clip, expression in questions
+        for clip, expression in drawn
         if expression.family == "none"
-        for colours, _, kinds in [said_looks(expression.text)]
+        for colours, _, kinds in [named_looks(expression.text)]
     ]
     assert 0.4 < np.mean(hard) < 0.95
 
 
-def test_directions_fit_the_masks(questions: list[tuple[Clip, Expression]]) -> None:
+def test_directions_match_the_paths_of_the_targets(drawn: list[tuple[Clip, Expression]]) -> None:
     axes = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "upwards": (1, -1), "down": (1, 1), "downwards": (1, 1)}
     axes |= {"rises": (1, -1), "falls": (1, 1)}
     checked = 0
-    for clip, expression in questions:
+    for clip, expression in drawn:
         words = expression.text.split()
         verbs = {"moves", "moving", "going", "rises", "falls", "move"} & set(words)
         if (
@@ -151,9 +151,9 @@ def test_directions_fit_the_masks(questions: list[tuple[Clip, Expression]]) -> N
     assert checked > 40
 
 
-def test_places_fit_the_visible_pixels(questions: list[tuple[Clip, Expression]]) -> None:
+def test_places_match_the_visible_pixels(drawn: list[tuple[Clip, Expression]]) -> None:
     checked = 0
-    for clip, expression in questions:
+    for clip, expression in drawn:
         if (
             not isinstance(expression.description, Description)
             or expression.description.claim is None
@@ -167,7 +167,7 @@ def test_places_fit_the_visible_pixels(questions: list[tuple[Clip, Expression]])
         axis, sign = sides[word]
         size = clip.frames.shape[2 - axis] / min(clip.frames.shape[1:3])
         for target in expression.targets:
-            # The visible part of a covered object may have its middle elsewhere: those frames are left out.
+            # The centroid of a partly covered object is shifted, so those frames are left out.
             whole = clip.masks[target].sum(axis=(1, 2)) > 0.9 * clip.areas[target]
             middle = visible_centres(clip)[target, whole, axis] / size
             middle = middle[np.isfinite(middle)]
@@ -176,10 +176,10 @@ def test_places_fit_the_visible_pixels(questions: list[tuple[Clip, Expression]])
     assert checked > 100
 
 
-def test_extremes_and_sizes_fit_the_masks(questions: list[tuple[Clip, Expression]]) -> None:
+def test_superlatives_match_the_masks(drawn: list[tuple[Clip, Expression]]) -> None:
     measures = {"leftmost": (0, 1), "rightmost": (0, -1), "topmost": (1, 1), "bottommost": (1, -1)}
     checked: Counter[str] = Counter()
-    for clip, expression in questions:
+    for clip, expression in drawn:
         if not isinstance(expression.description, Description) or expression.description.claim is None:
             continue
         word, noun = expression.description.claim.word, expression.description.noun
@@ -210,9 +210,9 @@ def test_extremes_and_sizes_fit_the_masks(questions: list[tuple[Clip, Expression
     assert min(checked[word] for word in (*measures, "largest", "smallest")) > 20
 
 
-def test_what_stands_still_does_not_change_its_mask(questions: list[tuple[Clip, Expression]]) -> None:
+def test_still_targets_do_not_move_in_the_masks(drawn: list[tuple[Clip, Expression]]) -> None:
     checked = 0
-    for clip, expression in questions:
+    for clip, expression in drawn:
         if not isinstance(expression.description, Description) or expression.description.claim is None:
             continue
         if expression.description.claim.word == "stays still" and expression.targets:
@@ -223,9 +223,9 @@ def test_what_stands_still_does_not_change_its_mask(questions: list[tuple[Clip, 
     assert checked > 30
 
 
-def test_what_enters_or_leaves_is_absent_at_one_end(questions: list[tuple[Clip, Expression]]) -> None:
+def test_targets_that_enter_or_leave_are_absent_at_that_end(drawn: list[tuple[Clip, Expression]]) -> None:
     checked = 0
-    for clip, expression in questions:
+    for clip, expression in drawn:
         if not isinstance(expression.description, Description) or expression.description.claim is None:
             continue
         word = expression.description.claim.word
@@ -246,16 +246,16 @@ def test_what_enters_or_leaves_is_absent_at_one_end(questions: list[tuple[Clip, 
     assert checked > 30
 
 
-def test_nothing_goes_where_a_sentence_about_nothing_says(questions: list[tuple[Clip, Expression]]) -> None:
+def test_no_object_moves_as_an_expression_without_a_target_claims(drawn: list[tuple[Clip, Expression]]) -> None:
     axes = {"moves left": (0, -1), "moves right": (0, 1), "moves up": (1, -1), "moves down": (1, 1)}
     checked = 0
-    for clip, expression in questions:
+    for clip, expression in drawn:
         if not isinstance(expression.description, Description) or expression.description.claim is None:
             continue
         if expression.family != "none" or expression.description.claim.word not in axes:
             continue
         axis, sign = axes[expression.description.claim.word]
-        colours, textures, kinds = said_looks(expression.text)
+        colours, textures, kinds = named_looks(expression.text)
         for index, thing in enumerate(clip.scene.objects):
             fits = thing.colour in (colours or {thing.colour}) and thing.texture in (textures or {thing.texture})
             if fits and thing.kind in (kinds or {thing.kind}):
@@ -267,12 +267,12 @@ def test_nothing_goes_where_a_sentence_about_nothing_says(questions: list[tuple[
     assert checked > 5
 
 
-def test_a_few_sentences_are_chosen_by_family() -> None:
+def test_sampled_expressions_belong_to_the_requested_families() -> None:
     for seed in range(20):
         clip = draw_clip(seed, WorldConfig(height=64, width=64))
-        asked = sample_expressions(
+        sampled = sample_expressions(
             clip, np.random.default_rng(seed), 3, {"motion": 1.0, "colour+kind": 1.0, "none": 0.5}
         )
-        assert 1 <= len(asked) <= 3
-        assert {expression.family for expression in asked} <= {"motion", "colour+kind", "none"}
-        assert len({expression.targets for expression in asked}) == len(asked)
+        assert 1 <= len(sampled) <= 3
+        assert {expression.family for expression in sampled} <= {"motion", "colour+kind", "none"}
+        assert len({expression.targets for expression in sampled}) == len(sampled)

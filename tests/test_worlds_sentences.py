@@ -1,4 +1,4 @@
-"""Every claim and every noun phrase, proved against a scene where it holds and against scenes made to break it."""
+"""Each claim and noun phrase, tested in a scene in which it holds and in scenes in which it just fails."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ CIRCLE = Noun(kind="circle")
 
 
 def square(x: float, y: float, vx: float = 0.0, vy: float = 0.0, r: float = 0.13, **motion: object) -> Thing:
-    """A red square: what every claim below is about."""
+    """Make a red square, the subject of all claims below."""
     return Thing("square", "red", r, Motion((x, y), (vx, vy), **motion))  # type: ignore[arg-type]
 
 
 def circle(x: float, y: float, vx: float = 0.0, vy: float = 0.0, r: float = 0.13, **motion: object) -> Thing:
-    """A blue circle: what relations refer to."""
+    """Make a blue circle, the reference of all relations below."""
     return Thing("circle", "blue", r, Motion((x, y), (vx, vy), **motion))  # type: ignore[arg-type]
 
 
@@ -51,18 +51,18 @@ def draw(*things: Thing, pan: tuple[float, float] = (0.0, 0.0), frames: int = FR
     return draw_scene(Scene(things, pan=pan, background="checks"), frames, SIZE)
 
 
-def truths(clip: Clip, word: str, noun: Noun = SQUARE) -> list[int]:
+def truth_values(clip: Clip, word: str, noun: Noun = SQUARE) -> list[int]:
     claim = Claim(word, CIRCLE if word in WITH_REFERENCE else None)
     return [int(truth) for truth in Facts.of(clip).evaluate(Description(noun, claim))]
 
 
-def asked(clip: Clip, seeds: Iterable[int]) -> Iterable[Expression]:
+def expressions_of(clip: Clip, seeds: Iterable[int]) -> Iterable[Expression]:
     for seed in seeds:
         yield from referring_expressions(clip, np.random.default_rng(seed))
 
 
 def claims_of(expression: Expression) -> list[str]:
-    """The words a sentence claims of its noun."""
+    """List the words of the claims of an expression."""
     parts = (
         (expression.description.first, expression.description.second)
         if isinstance(expression.description, Pair)
@@ -73,7 +73,7 @@ def claims_of(expression: Expression) -> list[str]:
 
 STILL = square(0.7, 0.75)
 
-# For each word a scene in which it is true of object 0 and of no other square, and scenes that break it.
+# For each word a scene in which it is true of object 0 and of no other square, and scenes in which it is not.
 PROOFS: dict[str, tuple[tuple[Thing, ...], list[tuple[Thing, ...]]]] = {
     # Broken by another square on the same side, by one near the middle, and by moving away.
     "left": (
@@ -189,7 +189,7 @@ PROOFS: dict[str, tuple[tuple[Thing, ...], list[tuple[Thing, ...]]]] = {
         (square(0.2, 0.2, 0.03, 0.03), STILL),
         [(square(0.2, 0.2, 0.03, 0.03), square(0.5, 0.2, 0.03, 0.03))],
     ),
-    # Broken by a bounce, which is a way of turning back too, and by turning back at once.
+    # Broken by a bounce, which may be called turning back, too, and by turning back at once.
     "turns back": (
         (square(0.3, 0.3, 0.04, pace=((6, -1.0),)), STILL),
         [
@@ -291,7 +291,7 @@ PROOFS: dict[str, tuple[tuple[Thing, ...], list[tuple[Thing, ...]]]] = {
 }
 
 
-def test_every_claim_has_a_proof_and_words() -> None:
+def test_every_claim_has_a_proof_and_phrases() -> None:
     assert set(PROOFS) == set(CLAIM_FAMILIES) == set(PHRASES)
     assert set(PLURAL_PHRASES) <= set(PHRASES)
     assert set(CLAIM_FAMILIES.values()) < set(FAMILIES)
@@ -305,26 +305,26 @@ def test_every_claim_has_a_proof_and_words() -> None:
 def test_a_claim_is_made_where_it_is_clearly_true(word: str) -> None:
     things, _ = PROOFS[word]
     clip = draw(*things)
-    assert truths(clip, word) == [TRUE] + [FALSE] * (len(things) - 1)
-    for expression in asked(clip, range(150)):
+    assert truth_values(clip, word) == [TRUE] + [FALSE] * (len(things) - 1)
+    for expression in expressions_of(clip, range(150)):
         if word in claims_of(expression) and expression.targets == (0,) and expression.family == CLAIM_FAMILIES[word]:
             return
-    pytest.fail(f"{word!r} is never said")
+    pytest.fail(f"{word!r} is never used")
 
 
 @pytest.mark.parametrize("word", PROOFS)
-def test_a_claim_is_not_made_in_doubt(word: str) -> None:
+def test_a_claim_is_not_made_when_unclear(word: str) -> None:
     doubtful = Description(SQUARE, Claim(word, CIRCLE if word in WITH_REFERENCE else None))
     for things in PROOFS[word][1]:
         clip = draw(*things)
-        answers = truths(clip, word)
+        answers = truth_values(clip, word)
         assert answers[0] != TRUE or answers.count(FALSE) < len(things) - 1 or len(things) == 1, (things, answers)
-        for expression in asked(clip, range(6)):
+        for expression in expressions_of(clip, range(6)):
             assert (expression.targets, expression.description) != ((0,), doubtful), expression.text
 
 
 @pytest.mark.parametrize("word", PHRASES)
-def test_every_paraphrase_can_be_said(word: str) -> None:
+def test_every_paraphrase_is_used(word: str) -> None:
     claim = Claim(word, CIRCLE if word in WITH_REFERENCE else None)
     rng = np.random.default_rng(0)
     said = {word_description(Description(Noun("red", "", "triangle"), claim), rng) for _ in range(300)}
@@ -333,14 +333,14 @@ def test_every_paraphrase_can_be_said(word: str) -> None:
         assert any(start in text and text.endswith(end) for text in said), phrase
 
 
-def test_a_bounce_is_neither_turning_back_nor_not() -> None:
-    assert truths(draw(square(0.65, 0.3, 0.05)), "turns back") == [UNCLEAR]
+def test_it_is_unclear_if_a_bounce_is_turning_back() -> None:
+    assert truth_values(draw(square(0.65, 0.3, 0.05)), "turns back") == [UNCLEAR]
 
 
 @pytest.mark.parametrize("word", sorted(WITH_REFERENCE))
 def test_a_reference_is_not_related_to_itself(word: str) -> None:
     things, _ = PROOFS[word]
-    answers = truths(draw(*things), word, Noun())
+    answers = truth_values(draw(*things), word, Noun())
     assert [answer for thing, answer in zip(things, answers, strict=True) if thing.kind == "circle"] == [FALSE]
 
 
@@ -348,65 +348,65 @@ def test_a_reference_is_not_related_to_itself(word: str) -> None:
 
 
 def test_motion_words_under_a_moving_camera_need_both_paths() -> None:
-    # Moving left before a background that slides left as well: left, whichever way it is seen.
-    assert truths(draw(square(0.8, 0.3, -0.03), circle(0.5, 0.7, 0.03), pan=(0.01, 0.0)), "moves left")[0] == TRUE
+    # Moving left relative to the frame and to the background.
+    assert truth_values(draw(square(0.8, 0.3, -0.03), circle(0.5, 0.7, 0.03), pan=(0.01, 0.0)), "moves left")[0] == TRUE
     # The background slides right faster than the square goes left: it moves right in the frame.
-    assert truths(draw(square(0.4, 0.3, -0.02), pan=(-0.04, 0.0)), "moves left")[0] == UNCLEAR
-    assert truths(draw(square(0.4, 0.3, -0.02), pan=(-0.04, 0.0)), "moves right")[0] == UNCLEAR
-    # What stands on the moving background neither moves nor stays.
+    assert truth_values(draw(square(0.4, 0.3, -0.02), pan=(-0.04, 0.0)), "moves left")[0] == UNCLEAR
+    assert truth_values(draw(square(0.4, 0.3, -0.02), pan=(-0.04, 0.0)), "moves right")[0] == UNCLEAR
+    # An object that is fixed to the moving background neither clearly moves nor clearly stays still.
     for word in ("moves", "stays still", "moves right", "fastest"):
-        assert truths(draw(square(0.3, 0.3), square(0.3, 0.7), pan=(-0.03, 0.0)), word) == [UNCLEAR] * 2, word
-    # What keeps up with the camera moves against the background.
-    assert truths(draw(square(0.3, 0.3, 0.03), pan=(0.03, 0.0)), "stays still")[0] == UNCLEAR
-    # Turning and growing do not depend on the camera.
-    assert truths(draw(square(0.3, 0.3, growth=1.05, spin=0.15), pan=(0.02, 0.0)), "grows")[0] == TRUE
-    assert truths(draw(square(0.3, 0.3, growth=1.05, spin=0.15), pan=(0.02, 0.0)), "spins")[0] == TRUE
+        assert truth_values(draw(square(0.3, 0.3), square(0.3, 0.7), pan=(-0.03, 0.0)), word) == [UNCLEAR] * 2, word
+    # An object that follows the camera moves relative to the background.
+    assert truth_values(draw(square(0.3, 0.3, 0.03), pan=(0.03, 0.0)), "stays still")[0] == UNCLEAR
+    # Spinning and growing do not depend on the camera.
+    assert truth_values(draw(square(0.3, 0.3, growth=1.05, spin=0.15), pan=(0.02, 0.0)), "grows")[0] == TRUE
+    assert truth_values(draw(square(0.3, 0.3, growth=1.05, spin=0.15), pan=(0.02, 0.0)), "spins")[0] == TRUE
 
 
-# What hides and leaves.
+# Hidden and absent objects.
 
 
-def test_a_hidden_reference_is_not_referred_to() -> None:
+def test_a_hidden_object_is_no_reference() -> None:
     cover = Thing("square", "green", 0.16, Motion((0.5, 0.5)))  # the circle shows a little on its four sides
     clip = draw(square(0.1, 0.5, r=0.1), circle(0.5, 0.5), square(0.9, 0.5, r=0.1), cover)
     assert 0 < clip.visible[1].min() < 0.3 * clip.areas[1].min()
-    assert truths(clip, "left of")[0] == UNCLEAR
-    for expression in asked(clip, range(20)):
+    assert truth_values(clip, "left of")[0] == UNCLEAR
+    for expression in expressions_of(clip, range(20)):
         if expression.targets and isinstance(expression.description, Description) and expression.description.claim:
             reference = expression.description.claim.reference
             assert reference is None or reference.kind != "circle"
 
 
-def test_a_reference_that_is_not_there_makes_relations_false() -> None:
-    assert truths(draw(square(0.2, 0.5), square(0.8, 0.5)), "left of") == [FALSE, FALSE]
+def test_relations_to_an_absent_reference_are_false() -> None:
+    assert truth_values(draw(square(0.2, 0.5), square(0.8, 0.5)), "left of") == [FALSE, FALSE]
 
 
-def test_what_hardly_shows_is_not_asked_for_but_still_counts() -> None:
+def test_a_hardly_visible_object_is_no_target_but_still_a_distractor() -> None:
     sliver = Thing("triangle", "red", 0.15, Motion((-0.08, 0.5)))
     clip = draw(square(0.5, 0.5), sliver, circle(0.8, 0.2))
     assert (clip.visible[1] > 0).all()
-    for expression in asked(clip, range(20)):
+    for expression in expressions_of(clip, range(20)):
         assert 1 not in expression.targets
         assert (expression.family, expression.targets) != ("colour", (0,))  # two red things can be seen
 
 
-def test_what_is_never_in_the_frame_does_not_count() -> None:
+def test_an_object_outside_the_frame_is_no_distractor() -> None:
     clip = draw(square(0.5, 0.5), Thing("triangle", "red", 0.15, Motion((3.0, 0.5))))
-    families = {expression.family for expression in asked(clip, range(20)) if expression.targets == (0,)}
+    families = {expression.family for expression in expressions_of(clip, range(20)) if expression.targets == (0,)}
     assert {"colour", "kind", "colour+kind"} <= families
-    assert all(1 not in expression.targets for expression in asked(clip, range(20)))
+    assert all(1 not in expression.targets for expression in expressions_of(clip, range(20)))
 
 
-def test_an_object_that_leaves_is_placed_while_it_is_seen() -> None:
+def test_the_place_of_an_object_that_leaves_counts_while_it_is_visible() -> None:
     clip = draw(square(0.85, 0.3, 0.06, walls=False), square(0.2, 0.7))
-    assert truths(clip, "right") == [TRUE, FALSE]
+    assert truth_values(clip, "right") == [TRUE, FALSE]
 
 
-def test_plain_round_things_are_not_said_to_spin() -> None:
+def test_it_is_unclear_if_a_plain_round_object_spins() -> None:
     clip = draw(circle(0.3, 0.3, spin=0.2), square(0.7, 0.7))
-    assert truths(clip, "spins", CIRCLE)[0] == UNCLEAR
+    assert truth_values(clip, "spins", CIRCLE)[0] == UNCLEAR
     striped = Thing("circle", "blue", 0.2, Motion((0.3, 0.3), spin=0.2), texture="striped")
-    assert truths(draw(striped, square(0.7, 0.7)), "spins", CIRCLE)[0] == TRUE
+    assert truth_values(draw(striped, square(0.7, 0.7)), "spins", CIRCLE)[0] == TRUE
 
 
 # Nouns, families and groups.
@@ -432,25 +432,25 @@ LOOKS = {
 
 
 @pytest.mark.parametrize("family", LOOKS)
-def test_looks_are_said_where_they_tell_and_only_there(family: str) -> None:
-    told, twins = LOOKS[family]
-    assert any(r.family == family and r.targets == (0,) for r in asked(draw(*told), range(30)))
-    assert not any(r.family == family and r.targets == (0,) for r in asked(draw(*twins), range(30)))
+def test_looks_are_used_only_where_they_identify_the_target(family: str) -> None:
+    distinct, twins = LOOKS[family]
+    assert any(r.family == family and r.targets == (0,) for r in expressions_of(draw(*distinct), range(30)))
+    assert not any(r.family == family and r.targets == (0,) for r in expressions_of(draw(*twins), range(30)))
 
 
-def test_plain_is_only_said_beside_a_pattern() -> None:
-    for expression in asked(draw(square(0.2, 0.2), circle(0.7, 0.2)), range(20)):
+def test_plain_is_used_only_in_contrast_to_a_pattern() -> None:
+    for expression in expressions_of(draw(square(0.2, 0.2), circle(0.7, 0.2)), range(20)):
         assert not expression.targets or not {"plain", "without"} & set(expression.text.split())
 
 
-def test_the_family_is_what_is_needed() -> None:
+def test_the_family_is_the_information_that_is_needed() -> None:
     facts = Facts.of(draw(square(0.2, 0.5), square(0.8, 0.5), circle(0.5, 0.2)))
     assert family_of(facts, Description(SQUARE, Claim("left"))) == "place"
     assert family_of(facts, Description(CIRCLE, Claim("top"))) == "kind"
     assert family_of(facts, Description(Noun("blue", "", "circle"), Claim("stays still"))) == "colour+kind"
 
 
-def test_groups_are_exact() -> None:
+def test_groups_contain_exactly_the_matching_objects() -> None:
     clip = draw(square(0.2, 0.2), square(0.2, 0.8), circle(0.7, 0.2), Thing("star", "red", 0.13, Motion((0.7, 0.7))))
     expected = {
         Noun(kind="square"): (0, 1),
@@ -459,7 +459,7 @@ def test_groups_are_exact() -> None:
         Noun(): (0, 1, 2, 3),
     }
     seen = set()
-    for expression in asked(clip, range(40)):
+    for expression in expressions_of(clip, range(40)):
         if expression.family == "group" and isinstance(expression.description, Description):
             if expression.description.claim is None:
                 assert expression.targets == expected[expression.description.noun], expression
@@ -472,21 +472,21 @@ def test_groups_are_exact() -> None:
     assert {Noun(colour="red"), Noun()} <= seen
 
 
-def test_a_group_with_a_member_in_doubt_is_not_asked_for() -> None:
+def test_a_group_with_an_unclear_member_is_no_target() -> None:
     barely = square(-0.08, 0.5)
     clip = draw(square(0.3, 0.2), square(0.3, 0.8), barely, circle(0.7, 0.5))
-    for expression in asked(clip, range(20)):
+    for expression in expressions_of(clip, range(20)):
         assert set(expression.targets) not in ({0, 1}, {0, 1, 2}) or expression.description != Description(SQUARE)
         assert 2 not in expression.targets
     moving = draw(square(0.2, 0.2, 0.03), square(0.2, 0.5, 0.03), square(0.2, 0.8, 0.03, pace=((6, -1.0),)))
-    for expression in asked(moving, range(20)):
+    for expression in expressions_of(moving, range(20)):
         assert not (expression.family == "group" and claims_of(expression) == ["moves right"])
 
 
-def test_no_sentence_says_that_something_is_beside_itself() -> None:
+def test_no_object_is_related_to_itself_by_its_noun() -> None:
     for seed in range(10):
         clip = draw(square(0.2, 0.5), circle(0.5, 0.5), square(0.8, 0.5))
-        for expression in asked(clip, [seed]):
+        for expression in expressions_of(clip, [seed]):
             if isinstance(expression.description, Description) and expression.description.claim is not None:
                 assert expression.description.claim.reference != expression.description.noun, expression.text
 
@@ -495,7 +495,7 @@ def test_no_sentence_says_that_something_is_beside_itself() -> None:
 
 
 def differences(one: Description, other: Description) -> int:
-    """In how many things two descriptions differ."""
+    """Count the parts in which two descriptions differ."""
     changed = sum(getattr(one.noun, name) != getattr(other.noun, name) for name in ("colour", "texture", "kind"))
     if one.claim is None or other.claim is None:
         return changed + (one.claim is not other.claim)
@@ -504,7 +504,7 @@ def differences(one: Description, other: Description) -> int:
     return changed + sum(getattr(first, name) != getattr(second, name) for name in ("colour", "texture", "kind"))
 
 
-def test_a_near_miss_follows_its_sentence_and_is_true_of_nothing() -> None:
+def test_a_near_miss_follows_its_expression_and_has_no_target() -> None:
     kinds = {"none", "group"}
     families = {family: 1.0 for family in FAMILIES if family not in kinds}
     found: list[tuple[str, Description, Description]] = []
@@ -529,27 +529,27 @@ def test_a_near_miss_follows_its_sentence_and_is_true_of_nothing() -> None:
     assert any(one.noun != other.noun for _, one, other in found)
 
 
-def test_pairs_come_as_often_as_is_said_and_change_nothing_when_off() -> None:
+def test_pairs_are_as_frequent_as_requested_and_change_nothing_at_zero() -> None:
     clips = [draw_clip(seed, WorldConfig(frames=1)) for seed in range(40)]
     families = {"colour+kind": 1.0, "kind": 1.0}
 
-    def texts(pairs: float) -> list[list[str]]:
+    def families_at(pairs: float) -> list[list[str]]:
         rngs = [np.random.default_rng(seed) for seed in range(len(clips))]
-        asked = [sample_expressions(c, rng, 3, families, pairs=pairs) for c, rng in zip(clips, rngs, strict=True)]
-        return [[expression.family for expression in each] for each in asked]
+        sampled = [sample_expressions(c, rng, 3, families, pairs=pairs) for c, rng in zip(clips, rngs, strict=True)]
+        return [[expression.family for expression in each] for each in sampled]
 
     plain = [
         [r.family for r in sample_expressions(clip, np.random.default_rng(seed), 3, families)]
         for seed, clip in enumerate(clips)
     ]
-    assert texts(0.0) == plain
-    few, often = (sum(each.count("none") for each in texts(share)) for share in (0.0, 0.5))
-    always = sum(each.count("none") for each in texts(1.0))
+    assert families_at(0.0) == plain
+    few, often = (sum(each.count("none") for each in families_at(share)) for share in (0.0, 0.5))
+    always = sum(each.count("none") for each in families_at(1.0))
     assert few < often < always
-    assert all(each[1] == "none" for each in texts(1.0) if len(each) > 1)
+    assert all(each[1] == "none" for each in families_at(1.0) if len(each) > 1)
 
 
-def test_training_asks_pairs() -> None:
+def test_training_clips_contain_pairs() -> None:
     clips = WorldClips(WorldConfig(), (1.0,), {"colour+kind": 1.0, "kind": 1.0}, image_size=64, pairs=1.0)
     families = [clips.draw(0, index, (1, 2, 0), 1, 3).families for index in range(8)]
     assert sum(each.count("none") for each in families) >= 8
