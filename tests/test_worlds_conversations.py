@@ -161,7 +161,7 @@ def test_referring_questions_and_answers_have_the_published_wording(conversation
     all_turns = [turn for sample in conversation_clips for turn, _ in turns(sample) if turn.kind == "referring"]
     forms = Counter(
         re.sub(r"(What is|Can you segment|Please segment|Where is) .* in this", r"\1 _ in this", t.question)
-        for t in asked_turns_turns
+        for t in all_turns
     )
     assert "What is _ in this video? Please respond with segmentation masks." in forms
     assert "Can you segment _ in this video?" in forms
@@ -242,8 +242,8 @@ def test_the_held_out_set_does_not_change(held_out: list[ConversationClip]) -> N
     """A failure here means a new held-out set, on which published results no longer hold."""
     assert CASES >= 300
     assert [split_sentences(sample.caption.answer) for sample in held_out[:3]] == HELD_OUT
-    asked = [(turn.question, turn.answer) for turn, _ in turns(held_out[0]) if turn.kind != "description"]
-    assert asked == HELD_OUT_QUESTIONS
+    questions = [(turn.question, turn.answer) for turn, _ in turns(held_out[0]) if turn.kind != "description"]
+    assert questions == HELD_OUT_QUESTIONS
 
 
 HELD_OUT = [
@@ -519,8 +519,8 @@ def test_a_caption_with_the_opposite_movement_or_place_is_false(
     for sample in held_out:
         facts = Facts.of(sample.clip)
         for sentence in split_sentences(sample.caption.answer):
-            said = re.split(r"\[SEG\] ", sentence)[-1]  # the verbs, not the phrase
-            text = sentence.replace(said, swapped(said, one, other))
+            verbs = re.split(r"\[SEG\] ", sentence)[-1]  # the verbs, not the phrase
+            text = sentence.replace(verbs, swapped(verbs, one, other))
             if text != sentence and one in sentence and "behind" not in sentence:
                 changed += 1
                 assert judge(text, facts).sentences[0].verdict == "false", text
@@ -591,11 +591,11 @@ def test_every_claim_has_an_affirmative_a_negated_and_a_question_form() -> None:
                 assert affirmed[0] is not None, phrase
                 if phrase.has_question_form:
                     text = phrase.question(subject, many=many).format(ref="the star")
-                    asked = parse_question(f"{text}?")
-                    assert asked is not None, text
-                    assert asked.statement == said[0]
+                    question = parse_question(f"{text}?")
+                    assert question is not None, text
+                    assert question.statement == affirmed[0]
                     denied = parse_sentence(f"{subject} {phrase.form(many=many, negated=True).format(ref='the star')}")
-                    assert denied != said, phrase
+                    assert denied != affirmed, phrase
 
 
 @pytest.mark.parametrize(
