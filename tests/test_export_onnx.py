@@ -1,4 +1,4 @@
-"""Exported models: the same sessions, the same masks, and clear words where something cannot be exported."""
+"""Exported models: the same sessions, the same masks, and clear errors for models that cannot be exported."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,11 @@ pytest.importorskip("onnxscript")
 DOCS = Path(refervos.__file__).parents[2] / "docs" / "export.md"
 
 FRAMES = 9
-"""More than the adapters look back and than the memory holds maps."""
+"""More frames than the adapters' window and the memory hold."""
 
 
 def small_model(**changes: Any) -> Samwise:
-    """As few layers as there can be, so that tracing is quick; with a motion prompt, and words to ask with."""
+    """Make a model with a motion prompt, a tokenizer, and as few layers as possible, so that tracing is quick."""
     model = micro_model(
         sam2=replace(MICRO_SAM2, hiera_blocks=(1, 1, 2, 1), hiera_global_blocks=(3,), hiera_background=7),
         text=TextConfig(
@@ -57,7 +58,7 @@ def small_model(**changes: Any) -> Samwise:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Run a command; gives its exit code."""
+    """Run a command; return its exit code."""
     monkeypatch.setattr(sys, "argv", ["refervos", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
@@ -66,61 +67,62 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A small model as it is saved, and exported by the command."""
-    place = tmp_path_factory.mktemp("export")
-    small_model().save_pretrained(place / "model")
+    """A small model, saved, and exported by the command."""
+    root = tmp_path_factory.mktemp("export")
+    small_model().save_pretrained(root / "model")
     with pytest.MonkeyPatch.context() as patches:
-        assert run(patches, "export", place / "model", "--format", "onnx", "--out", place / "onnx", "--quiet") == 0
-    return place / "model", place / "onnx"
+        assert run(patches, "export", root / "model", "--format", "onnx", "--out", root / "onnx", "--quiet") == 0
+    return root / "model", root / "onnx"
 
 
 @pytest.fixture
 def exported(folders: tuple[Path, Path], tmp_path: Path) -> Path:
-    """The exported folder, to be spoilt."""
-    return Path(shutil.copytree(folders[1], tmp_path / "spoilt"))
+    """A copy of the exported folder, to damage."""
+    return Path(shutil.copytree(folders[1], tmp_path / "copy"))
 
 
 SPINS = Prompt("the red square that spins", verbs=["spins"])
 STILL, LATE = Prompt("the blue circle", verbs=[]), Prompt("the large green star", verbs=[])
 
 
-def answers(model: Any, frames: Sequence[np.ndarray]) -> list[Segmentation]:
-    """Two sentences from the start, one more from the third frame on, the first dropped before the seventh."""
+def segment(model: Any, frames: Sequence[np.ndarray]) -> list[Segmentation]:
+    """Segment two sentences from the start, a third from the third frame, and without the first from the seventh."""
     session = model.open([SPINS, STILL])
-    told = []
+    results = []
     for time, frame in enumerate(frames):
         if time == 2:
             session.add(LATE)
         if time == 6:
             session.drop(0)
-        told.append(session.step(frame))
-    return told
+        results.append(session.step(frame))
+    return results
 
 
-def check_same(told: Sequence[Segmentation], expected: Sequence[Segmentation]) -> None:
-    both = one = 0
-    for mine, theirs in zip(told, expected, strict=True):
-        assert mine.track_ids == theirs.track_ids
-        both += int((mine.masks & theirs.masks).sum())
-        one += int((mine.masks | theirs.masks).sum())
-        np.testing.assert_allclose(mine.presence, theirs.presence, atol=1e-4)
-        np.testing.assert_array_equal(mine.switched, theirs.switched)
-    assert one > 100 * len(told)
-    assert both / one >= 0.999
+def check_same(results: Sequence[Segmentation], expected: Sequence[Segmentation]) -> None:
+    """Compare track ids, presence, switches, and masks up to an IoU of 0.999 over all frames."""
+    intersection = union = 0
+    for result, reference in zip(results, expected, strict=True):
+        assert result.track_ids == reference.track_ids
+        intersection += int((result.masks & reference.masks).sum())
+        union += int((result.masks | reference.masks).sum())
+        np.testing.assert_allclose(result.presence, reference.presence, atol=1e-4)
+        np.testing.assert_array_equal(result.switched, reference.switched)
+    assert union > 100 * len(results)
+    assert intersection / union >= 0.999
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[graphs.Graph]]:
-    """A folder with three graphs of the nine, which take minutes to write as the slow tests do; and these graphs."""
+    """A folder with three of the nine graphs, which take minutes to export, and these graphs."""
     folder, model = tmp_path_factory.mktemp("few") / "onnx", small_model()
-    wanted = [graph for graph in graphs.streaming_step(model) if graph.name in ("pointer", "switch", "remember")]
+    chosen = [graph for graph in graphs.streaming_step(model) if graph.name in ("pointer", "switch", "remember")]
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(onnx_export, "streaming_step", lambda _: wanted)
+        patches.setattr(onnx_export, "streaming_step", lambda _: chosen)
         onnx_export.export_onnx(model, folder)
-    return folder, wanted
+    return folder, chosen
 
 
-def test_a_few_graphs_compute_what_their_functions_do(few: tuple[Path, list[graphs.Graph]]) -> None:
+def test_graphs_compute_the_same_as_their_functions(few: tuple[Path, list[graphs.Graph]]) -> None:
     for graph in few[1]:
         running = onnxruntime.InferenceSession(few[0] / f"{graph.name}.onnx")
         sizes = {"sentences": 3}
@@ -146,25 +148,25 @@ POLICIES: list[dict[str, Any]] = [
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES, ids=["no CME", "published", "switch"])
 def test_masks_presence_and_switches_are_those_of_the_model(folders: tuple[Path, Path], policy: dict[str, Any]) -> None:
-    ours, theirs = (load(folder, device="cpu", **policy) for folder in reversed(folders))
-    assert isinstance(ours, OnnxSamwise)
-    assert isinstance(theirs, Samwise)
-    # Exact, so that the bound is that of the graphs' rounding alone: over eight frames untrained weights amplify it.
-    told, expected = (answers(model, scene(FRAMES)) for model in (ours, theirs.double()))
-    check_same(told, expected)
-    assert any(answer.switched.any() for answer in expected) == policy.get("cme", True)
+    onnx, original = (load(folder, device="cpu", **policy) for folder in reversed(folders))
+    assert isinstance(onnx, OnnxSamwise)
+    assert isinstance(original, Samwise)
+    # In float64, so that the only rounding is that of the graphs: over eight frames untrained weights amplify it.
+    results, expected = (segment(model, scene(FRAMES)) for model in (onnx, original.double()))
+    check_same(results, expected)
+    assert any(result.switched.any() for result in expected) == policy.get("cme", True)
 
 
 @pytest.mark.slow
-def test_frames_given_together_are_frames_given_one_by_one(folders: tuple[Path, Path]) -> None:
+def test_a_clip_gives_the_results_of_single_steps(folders: tuple[Path, Path]) -> None:
     model = load(folders[1])
-    together = model.open([SPINS, STILL]).clip(scene(4))
+    clip = model.open([SPINS, STILL]).clip(scene(4))
     session = model.open([SPINS, STILL])
-    check_same(together, [session.step(frame) for frame in scene(4)])
+    check_same(clip, [session.step(frame) for frame in scene(4)])
 
 
 @pytest.mark.slow
-def test_a_session_goes_on_from_a_file(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_session_of_an_exported_model_resumes_from_a_file(folders: tuple[Path, Path], tmp_path: Path) -> None:
     model = load(folders[1])
     session = model.open([SPINS, STILL])
     for frame in scene(FRAMES)[:4]:
@@ -172,9 +174,9 @@ def test_a_session_goes_on_from_a_file(folders: tuple[Path, Path], tmp_path: Pat
     session.save(tmp_path / "state")
     restored = load(folders[1]).restore(tmp_path / "state")
     for frame in scene(FRAMES)[4:]:
-        mine, theirs = restored.step(frame), session.step(frame)
-        assert np.array_equal(mine.masks, theirs.masks)
-        assert np.array_equal(mine.presence, theirs.presence)
+        result, expected = restored.step(frame), session.step(frame)
+        assert np.array_equal(result.masks, expected.masks)
+        assert np.array_equal(result.presence, expected.presence)
     with pytest.raises(StateError, match="was saved with another model"):
         Session.restore(tmp_path / "state", load(folders[0], device="cpu"))
 
@@ -184,8 +186,8 @@ def test_the_command_line_segments_with_an_exported_folder(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_video(tmp_path / "in.mp4", 3, width=128, height=96, fps=25, images=scene(3))
-    asked = ("the red square", "--verb", "red", "--save", "rle", "--out", tmp_path / "out", "--quiet")
-    assert run(monkeypatch, "segment", tmp_path / "in.mp4", *asked, "--model", folders[1]) == 0
+    options = ("the red square", "--verb", "red", "--save", "rle", "--out", tmp_path / "out", "--quiet")
+    assert run(monkeypatch, "segment", tmp_path / "in.mp4", *options, "--model", folders[1]) == 0
     lines = (tmp_path / "out" / "masks.jsonl").read_text().splitlines()
     assert len(lines) == 3
     assert run(monkeypatch, "info", folders[1]) == 0
@@ -205,7 +207,7 @@ def test_every_graph_is_documented_with_its_inputs_and_outputs(folders: tuple[Pa
 
 
 @pytest.mark.slow
-def test_what_cannot_be_asked_of_an_exported_model(folders: tuple[Path, Path]) -> None:
+def test_an_exported_model_refuses_clicks_and_corrections(folders: tuple[Path, Path]) -> None:
     model = load(folders[1])
     with pytest.raises(PromptError, match="for clicks, boxes and masks load the PyTorch model"):
         model.open([Prompt("the red square", points=[[3, 4]], verbs=[])])
@@ -218,15 +220,15 @@ def test_what_cannot_be_asked_of_an_exported_model(folders: tuple[Path, Path]) -
 
 
 @pytest.mark.slow
-def test_what_an_exported_model_cannot_be_loaded_with(folders: tuple[Path, Path]) -> None:
+def test_an_exported_model_refuses_other_types_devices_and_exported_fields(folders: tuple[Path, Path]) -> None:
     with pytest.raises(CheckpointError, match="is not an exported model; run 'refervos export"):
         load(folders[0], backend="onnx")
     with pytest.raises(CheckpointError, match="is an exported model; give the folder that it was exported from"):
         load(folders[1], backend="torch")
-    unfits: list[dict[str, Any]] = [{"dtype": "bfloat16"}, {"device": "cuda"}, {"compile": True}]
-    for unfit in unfits:
+    unsupported: list[dict[str, Any]] = [{"dtype": "bfloat16"}, {"device": "cuda"}, {"compile": True}]
+    for options in unsupported:
         with pytest.raises(ConfigError, match="computes in float32 on the CPU and is not compiled"):
-            load(folders[1], **unfit)
+            load(folders[1], **options)
     with pytest.raises(ConfigError, match="clip_length is part of the exported graphs"):
         load(folders[1], clip_length=2)
     with pytest.raises(ConfigError, match="unknown field cme_windows"):
@@ -238,32 +240,32 @@ def test_what_an_exported_model_cannot_be_loaded_with(folders: tuple[Path, Path]
 NAMES = ["condition", "decode", "early_token", "pointer", "remember", "shared", "switch", "tracks", "without_memory"]
 
 
-def forget_digests(folder: Path) -> None:
-    """Make a folder one of an early version, which did not tell what the files of its graphs are."""
+def remove_digests(folder: Path) -> None:
+    """Turn a folder into one of an early version, without digests of its graphs."""
     header = json.loads((folder / "config.json").read_text())
     assert sorted(header.pop("graphs")) == NAMES
     (folder / "config.json").write_text(json.dumps(header))
 
 
-def one_byte_off(path: Path) -> None:
+def flip_a_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
 
 
-def cut_off(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
 
-def test_a_spoilt_graph_is_one_sentence_with_its_file_at_load_and_at_run(
+def test_a_damaged_graph_is_refused_by_name_when_loading_and_running(
     few: tuple[Path, list[graphs.Graph]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = shutil.copytree(few[0], tmp_path / "spoilt")
+    folder = shutil.copytree(few[0], tmp_path / "copy")
     path, whole = folder / "switch.onnx", (folder / "switch.onnx").read_bytes()
     load(folder)
-    for spoil in (one_byte_off, cut_off):
+    for damage in (flip_a_bit, truncate):
         path.write_bytes(whole)
-        spoil(path)
+        damage(path)
         with pytest.raises(CheckpointError, match=r"/switch\.onnx is not the graph that was exported"):
             load(folder)
     path.unlink()
@@ -271,8 +273,8 @@ def test_a_spoilt_graph_is_one_sentence_with_its_file_at_load_and_at_run(
         load(folder)
     header = json.loads((folder / "config.json").read_text())
     assert sorted(header.pop("graphs")) == ["pointer", "remember", "switch"]
-    (folder / "config.json").write_text(json.dumps(header))  # as in folders of early versions
-    for content, told in (
+    (folder / "config.json").write_text(json.dumps(header))  # like folders of early versions
+    for content, problem in (
         (b"nothing", "is not a readable graph"),
         (whole[:-10], "is not a readable graph"),
         ((folder / "pointer.onnx").read_bytes(), "cannot be run in this model"),
@@ -280,7 +282,7 @@ def test_a_spoilt_graph_is_one_sentence_with_its_file_at_load_and_at_run(
         path.write_bytes(content)
         model = load(folder, backend="onnx")
         token = torch.zeros(1, model.config.sam2.hidden)
-        with pytest.raises(CheckpointError, match=rf"/switch\.onnx {told} \(.*; run 'refervos export' again"):
+        with pytest.raises(CheckpointError, match=rf"/switch\.onnx {problem} \(.*; run 'refervos export' again"):
             model.switch_logits(token, token)
     path.write_bytes(whole)
     model = load(folder, backend="onnx")
@@ -291,13 +293,11 @@ def test_a_spoilt_graph_is_one_sentence_with_its_file_at_load_and_at_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spoil", [one_byte_off, cut_off])
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_graph_that_is_not_the_one_exported_is_named_when_the_folder_is_loaded(
-    name: str, spoil: Any, exported: Path
-) -> None:
-    """A changed weight still runs, and gives other masks."""
-    spoil(exported / f"{name}.onnx")
+def test_every_changed_graph_is_refused_when_the_folder_is_loaded(name: str, damage: Any, exported: Path) -> None:
+    """A graph with a changed weight would still run, and give other masks."""
+    damage(exported / f"{name}.onnx")
     with pytest.raises(CheckpointError, match=rf"/{name}\.onnx is not the graph that was exported"):
         load(exported)
     (exported / f"{name}.onnx").unlink()
@@ -307,51 +307,48 @@ def test_a_graph_that_is_not_the_one_exported_is_named_when_the_folder_is_loaded
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_graph_that_cannot_be_read_or_run_is_named(
+def test_every_unreadable_or_swapped_graph_without_a_digest_is_refused_by_name(
     name: str, exported: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """In a folder of an early version; of a graph in the place of another one the runtime gives a plain ValueError."""
-    forget_digests(exported)
+    """For a swapped graph the runtime raises a plain ValueError."""
+    remove_digests(exported)
     path, whole = exported / f"{name}.onnx", (exported / f"{name}.onnx").read_bytes()
     frames = scene(FRAMES)
     policy: dict[str, Any] = {"cme_decision": "always", "memory_policy": "switch"}
-    cut_off(path)
+    truncate(path)
     with pytest.raises(CheckpointError, match=rf"/{name}\.onnx is not a readable graph \(.*; run 'refervos export'"):
-        answers(load(exported, **policy), frames)
-    for further in (1, 4):
-        other = NAMES[(NAMES.index(name) + further) % len(NAMES)]
+        segment(load(exported, **policy), frames)
+    for offset in (1, 4):
+        other = NAMES[(NAMES.index(name) + offset) % len(NAMES)]
         path.write_bytes((exported / f"{other}.onnx").read_bytes())
-        with pytest.raises(CheckpointError, match=rf"/{name}\.onnx cannot be run in this model \(") as refused:
-            answers(load(exported, **policy), frames)
-        assert "\n" not in str(refused.value)
+        with pytest.raises(CheckpointError, match=rf"/{name}\.onnx cannot be run in this model \(") as caught:
+            segment(load(exported, **policy), frames)
+        assert "\n" not in str(caught.value)
     path.write_bytes(whole)
-    answers(load(exported, **policy), frames)
+    segment(load(exported, **policy), frames)
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.slow
-def test_a_graph_without_memory_to_run_in_is_no_fault_of_the_folder(
-    exported: Path, monkeypatch: pytest.MonkeyPatch
+def test_running_out_of_memory_in_a_graph_is_a_memory_error(
+    few: tuple[Path, list[graphs.Graph]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Fail(Exception):
-        """As the runtime's own, which is no RuntimeError."""
+        """Like the runtime's own error, which is no RuntimeError."""
 
-    model = load(exported)
-    assert isinstance(model, OnnxSamwise)
-    session = model.open([STILL])
-    session.step(scene(1)[0])
-
-    def run(*given: Any) -> Any:
+    def run(*_: Any) -> Any:
         raise Fail("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9")
 
-    monkeypatch.setitem(model.graphs._opened, "shared", type("Graph", (), {"run": staticmethod(run)}))
+    model = load(few[0])
+    assert isinstance(model, OnnxSamwise)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: SimpleNamespace(run=run))
+    token = torch.zeros(1, model.config.sam2.hidden)
     with pytest.raises(MemoryError):
-        session.step(scene(2)[1])
+        model.switch_logits(token, token)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"source": None}, {"graphs": ["decode"]}, {"description": 1}])
-def test_a_header_that_is_incomplete_is_refused(changes: dict[str, Any], exported: Path) -> None:
+def test_an_incomplete_header_is_refused(changes: dict[str, Any], exported: Path) -> None:
     header = json.loads((exported / "config.json").read_text())
     (exported / "config.json").write_text(json.dumps({**header, **changes}))
     with pytest.raises(CheckpointError, match=r"config.json is incomplete; run 'refervos export' again"):
@@ -359,7 +356,9 @@ def test_a_header_that_is_incomplete_is_refused(changes: dict[str, Any], exporte
 
 
 @pytest.mark.slow
-def test_packages_that_are_missing(folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependencyError, match=r"need ONNX Runtime: pip install 'refervos\[onnx\]'"):
         load(folders[1])
@@ -369,8 +368,8 @@ def test_packages_that_are_missing(folders: tuple[Path, Path], tmp_path: Path, m
         export_onnx(small_model(), tmp_path / "out")
 
 
-def test_models_that_cannot_be_exported(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"looks over time in clips.*load it with time='online' \(--time online\)"):
+def test_models_that_cannot_be_exported_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"attends over clips.*load it with time='online' \(--time online\)"):
         export_onnx(micro_model(), tmp_path / "out")
     with pytest.raises(ConfigError, match=r"in training mode; call model.eval\(\)"):
         export_onnx(small_model().train(), tmp_path / "out")
@@ -386,14 +385,14 @@ def test_models_that_cannot_be_exported(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_miniature_on_drawn_clips(tmp_path: Path) -> None:
-    """Every frame of three clips with three sentences each."""
+def test_the_exported_miniature_segments_drawn_clips_like_the_original(tmp_path: Path) -> None:
+    """Three clips have three sentences each, and every frame is compared."""
     model = load("miniature", device="cpu", time="online")
     assert isinstance(model, Samwise)
     export_onnx(model, tmp_path / "onnx")
-    ours = load(tmp_path / "onnx", backend="onnx")
+    onnx = load(tmp_path / "onnx", backend="onnx")
     for seed in range(3):
         clip = draw_clip(seed, WorldConfig(frames=24))
-        sentences = [asked.text for asked in sample_expressions(clip, np.random.default_rng(seed), 3)]
-        told, expected = (list(each.open(sentences).stream(clip.frames)) for each in (ours, model))
-        check_same(told, expected)
+        sentences = [expression.text for expression in sample_expressions(clip, np.random.default_rng(seed), 3)]
+        results, expected = (list(each.open(sentences).stream(clip.frames)) for each in (onnx, model))
+        check_same(results, expected)

@@ -1,1 +1,1 @@
-"""SAMWISE's streaming step as ONNX graphs: how they are written, and how they run behind the same sessions."""
+"""Export of SAMWISE's streaming step to ONNX graphs, and the model that runs them in the same sessions."""

@@ -1,6 +1,6 @@
-"""The graphs of the streaming step: each is one function of the loop in ``samwise/streamer.py``, tensors in and out.
+"""Graphs of the streaming step, each a tensor function of the loop in ``samwise/streamer.py``.
 
-Memory, windows and every decision stay outside, in the loop that PyTorch models run too.
+Memory, windows and all decisions stay outside the graphs, in the loop that PyTorch models share.
 Shapes as there: N tracks (n of them in a group), L tokens, C = SAM2's hidden width, g = grid, S = image size.
 """
 
@@ -18,28 +18,28 @@ from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
 from refervos.samwise.model import Samwise
 
 ADAPTERS = 3
-"""Adapters, and with them windows, that a track has."""
+"""Number of adapters, and of a track's windows."""
 
 EXAMPLES = {"sentences": 2, "tokens": 5, "window": 3, "maps": 4, "pointers": 6, "prompt_tokens": 3}
-"""Sizes that are open in the graphs, and what they are traced with: no two alike where they meet, none below 2."""
+"""Dynamic sizes and their values while tracing: different within a graph, and at least 2."""
 
 INTEGERS = {"ids", "verbs", "slots", "ages"}
 """Inputs that are int64; all others are float32."""
 
 Shape = tuple[int | str, ...]
-"""Sizes, the open ones by name."""
+"""Sizes, dynamic ones by name."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One graph to be written.
+    """Function to export as a graph.
 
     Attributes:
-        name: Its file is ``NAME.onnx``.
-        weights: What the function uses.
-        function: What is computed.
+        name: Name of its file without ``.onnx``.
+        weights: Module with the weights of the function.
+        function: The function.
         inputs: Shapes by name, in the function's order; float32 unless they are in ``INTEGERS``.
-        outputs: Names, in the function's order.
+        outputs: Names in the function's order.
     """
 
     name: str
@@ -49,19 +49,19 @@ class Graph:
     outputs: tuple[str, ...]
 
     def examples(self) -> tuple[Tensor, ...]:
-        """Inputs to trace with."""
-        made = []
+        """Make example inputs for tracing."""
+        inputs = []
         for name, shape in self.inputs.items():
             sizes = [EXAMPLES[size] if isinstance(size, str) else size for size in shape]
-            made.append(torch.ones(sizes, dtype=torch.int64) if name in INTEGERS else torch.rand(sizes))
-        return tuple(made)
+            inputs.append(torch.ones(sizes, dtype=torch.int64) if name in INTEGERS else torch.rand(sizes))
+        return tuple(inputs)
 
 
 def streaming_step(model: Samwise) -> list[Graph]:
-    """The graphs that one frame of a stream goes through.
+    """List the graphs of one frame of a stream.
 
     Args:
-        model: Online, in evaluation mode, float32.
+        model: An online model in evaluation mode and float32.
     """
     config, sam2 = model.config, model.config.sam2
     tracker, grid, hidden, side = model.tracker, sam2.grid, sam2.hidden, sam2.image_size
@@ -69,15 +69,15 @@ def streaming_step(model: Samwise) -> list[Graph]:
     prompts: Shape = ("sentences", "prompt_tokens", hidden)
     token: Shape = ("sentences", hidden)
     score: dict[str, Shape] = {"score": ("sentences",)} if sam2.object_score else {}
-    seen: dict[str, Shape] = {"second": (1, 2 * grid, 2 * grid, sam2.stage_widths[1])}
-    asked: dict[str, Shape] = {"ids": ("sentences", "tokens")}
+    image: dict[str, Shape] = {"second": (1, 2 * grid, 2 * grid, sam2.stage_widths[1])}
+    sentence: dict[str, Shape] = {"ids": ("sentences", "tokens")}
     if config.motion_prompt:
-        asked["verbs"] = ("sentences", "tokens")
+        sentence["verbs"] = ("sentences", "tokens")
     past = {
         f"past_{index}": ("sentences" if index else 1, patches, "window", tokens, config.adapter_width)
         for index, (patches, tokens) in enumerate(config.window_patches)
     }
-    remembered = {
+    memory = {
         "maps": ("sentences", "maps", sam2.memory_width, grid, grid),
         "slots": ("maps",),
         "pointers": ("sentences", "pointers", hidden),
@@ -91,9 +91,13 @@ def streaming_step(model: Samwise) -> list[Graph]:
     return [
         Graph("shared", tracker, partial(_shared, tracker), {"pixels": (1, 3, side, side)}, ("fine", "second")),
         Graph(
-            "tracks", model, partial(_tracks, model), {**seen, **asked, **past}, ("middle", "top", "prompts", *inside)
+            "tracks",
+            model,
+            partial(_tracks, model),
+            {**image, **sentence, **past},
+            ("middle", "top", "prompts", *inside),
         ),
-        Graph("condition", tracker, partial(_condition, tracker), {"top": top, **remembered}, ("conditioned",)),
+        Graph("condition", tracker, partial(_condition, tracker), {"top": top, **memory}, ("conditioned",)),
         Graph("without_memory", tracker, tracker.without_memory, {"top": top}, ("conditioned",)),
         Graph(
             "decode",
@@ -110,14 +114,14 @@ def streaming_step(model: Samwise) -> list[Graph]:
 
 
 def _shared(tracker: Sam2Tracker, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Patch embedding and the first two image stages; of the first, what the pyramid makes of it."""
+    """Compute patch embedding and the first two image stages; return the pyramid's fine level and the second stage."""
     first = tracker.encode_stage(0, tracker.embed_patches(pixels))
     return tracker.fine_level(first), tracker.encode_stage(1, first)
 
 
 @dataclass(frozen=True)
 class _Windows:
-    """A ``Lookback`` at one frame whose windows come in and go out as tensors."""
+    """``Lookback`` of one frame whose windows are input and output tensors."""
 
     past: Sequence[Tensor]
     inside: list[Tensor] = field(default_factory=list)
@@ -131,7 +135,7 @@ class _Windows:
 
 
 def _tracks(model: Samwise, second: Tensor, ids: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """The rest of early fusion for one frame."""
+    """Compute the rest of early fusion for one frame."""
     verbs, windows = others[:-ADAPTERS], _Windows(others[-ADAPTERS:])
     stages, text = model.encode_stages(second.unsqueeze(0), ids, windows=windows)
     levels = model.tracker.coarse_levels(*(stage[:, 0] for stage in stages))
@@ -139,7 +143,7 @@ def _tracks(model: Samwise, second: Tensor, ids: Tensor, *others: Tensor) -> tup
     if model.motion_prompt is not None:
         moving = verbs[0].to(text.dtype).unsqueeze(1)  # (N, 1, L)
         mean = (moving @ text) / moving.sum(dim=2, keepdim=True).clamp(min=1)  # (N, 1, D)
-        prompts.append(model.motion_prompt(mean))  # (N, 1, C), to be left out where no token tells motion
+        prompts.append(model.motion_prompt(mean))  # (N, 1, C), dropped by the caller for sentences without a verb
     return *levels, torch.cat(prompts, dim=1), *windows.inside
 
 
@@ -152,7 +156,7 @@ def _condition(
 def _decode(
     tracker: Sam2Tracker, conditioned: Tensor, fine: Tensor, middle: Tensor, prompts: Tensor
 ) -> tuple[Tensor, ...]:
-    """The mask decoder; it reads the two fine levels of the pyramid only."""
+    """Run the mask decoder, which uses only the two fine levels of the pyramid."""
     decoded = tracker.decode(conditioned, FrameFeatures(fine, middle, conditioned), prompts)
     outputs = (decoded.mask_logits, decoded.ious, decoded.tokens, decoded.early_tokens)
     return outputs if decoded.score is None else (*outputs, decoded.score)

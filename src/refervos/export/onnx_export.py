@@ -1,4 +1,4 @@
-"""Write the graphs of a model's streaming step into a folder."""
+"""Export of a model's streaming step to a folder of graphs."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from refervos.export.onnx_model import digest
 from refervos.samwise.model import Samwise
 
 MODEL_TYPE = "samwise-onnx"
-"""What ``config.json`` says that an exported folder is."""
+"""``model_type`` in the ``config.json`` of an exported folder."""
 
 OPSET = 18
-"""Version of the ONNX operators; ONNX Runtime 1.14 and newer know it."""
+"""Version of the ONNX operators, supported by ONNX Runtime 1.14 and newer."""
 
 LARGEST_SIZE = 2**16
-"""Open sizes are promised to be at most this."""
+"""Upper bound of dynamic sizes."""
 
 EMPTY_AT_FIRST = ("window", "pointers")
-"""Open sizes that may be zero."""
+"""Dynamic sizes that may be zero."""
 
 
 def export_onnx(
@@ -42,16 +42,16 @@ def export_onnx(
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda name: None,
 ) -> None:
-    """Write a folder that ``load`` reads and ONNX Runtime runs: graphs, ``config.json`` and tokenizer files.
+    """Export a model to a folder for ``load`` and ONNX Runtime: graphs, ``config.json`` and tokenizer files.
 
     Args:
         model: SAMWISE with ``time="online"``, in evaluation mode, in float32 on the CPU.
-        folder: Created when absent; complete, or not written at all.
-        overwrite: Whether a folder that has files may be written to.
-        progress: Is told each graph's name before it is written.
+        folder: Created if absent; written completely or not at all.
+        overwrite: Allow a folder that has files.
+        progress: Called with each graph's name before it is written.
 
     Raises:
-        ConfigError: When the model looks over time in clips, or is not in that mode, type or place.
+        ConfigError: When the model attends over clips, or has another mode, type or device.
         CheckpointError: When the folder is not empty or cannot be written.
         MissingDependencyError: When the packages of the extra ``onnx`` are missing.
     """
@@ -72,7 +72,7 @@ def _check_exportable(model: Any) -> None:
         raise ConfigError("the model is no SAMWISE model; only the streaming step of SAMWISE can be exported.")
     if model.config.time != "online":
         raise ConfigError(
-            "the model looks over time in clips, and only the online step can be exported; "
+            "the model attends over clips, and only the online step can be exported; "
             "load it with time='online' (--time online)."
         )
     if model.config.motion_features:
@@ -94,7 +94,7 @@ def _header(model: Samwise) -> dict[str, Any]:
 
 
 class _Traced(nn.Module):
-    """A function with the weights that it uses, as the exporter wants it."""
+    """Module of a function and its weights for the exporter."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def _write_graph(graph: Graph, path: Path) -> None:
         for size in shape
         if isinstance(size, str)
     }
-    open_axes = tuple(
+    dynamic_axes = tuple(
         {axis: sizes[size] for axis, size in enumerate(shape) if isinstance(size, str)}
         for shape in graph.inputs.values()
     )
@@ -123,7 +123,7 @@ def _write_graph(graph: Graph, path: Path) -> None:
         traced = torch.export.export(
             _Traced(graph),
             graph.examples(),
-            dynamic_shapes=(open_axes,),
+            dynamic_shapes=(dynamic_axes,),
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
         )
@@ -137,13 +137,13 @@ def _write_graph(graph: Graph, path: Path) -> None:
             verbose=False,
         )
         assert program is not None
-        optimizer.optimize(program.model, num_iterations=1)  # a second round finds little and takes as long
+        optimizer.optimize(program.model, num_iterations=1)  # a second iteration gains little and takes as long
         _name_sizes(program.model, graph)
         program.save(path)
 
 
 def _name_sizes(model: Any, graph: Graph) -> None:
-    """Call open sizes what they are, and drop the traces of where each operation came from."""
+    """Name the dynamic sizes, and remove the source locations of operations."""
     import onnx_ir
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
@@ -157,7 +157,7 @@ def _name_sizes(model: Any, graph: Graph) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on what it does not need."""
+    """Silence the exporter's warnings."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

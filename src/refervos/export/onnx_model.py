@@ -1,4 +1,4 @@
-"""An exported model: the same loop over frames, with ONNX Runtime computing its parts."""
+"""Exported model: the same loop over frames, with parts computed by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ OUTSIDE_THE_GRAPHS = {
     "short_side",
     "switch_memory",
 }
-"""Fields of the configuration that the loop reads and no graph: these can still be changed."""
+"""Fields of the configuration that only the loop uses, and no graph; they can still be changed."""
 
-NO_CORRECTIONS = "an exported model is asked with sentences alone; for clicks, boxes and masks load the PyTorch model."
+NO_CORRECTIONS = "an exported model takes only sentences; for clicks, boxes and masks load the PyTorch model."
 
 
 class GraphFolder:
-    """The graphs in a folder, each opened when it is first needed.
+    """Graphs in a folder, each opened when it is first used.
 
     Args:
-        folder: Where the ``.onnx`` files are.
-        threads: Threads that one graph may use; default as many as torch uses.
+        folder: Folder of the ``.onnx`` files.
+        threads: Threads of one graph; default as many as torch uses.
 
     Raises:
         MissingDependencyError: When ONNX Runtime is not installed.
@@ -65,13 +65,13 @@ class GraphFolder:
         self._opened: dict[str, Any] = {}
 
     def check(self, digests: Mapping[str, str]) -> None:
-        """Compare the files with what was exported: where a few bytes of a graph change it may still run.
+        """Compare the files with the exported ones: a graph with a few changed bytes may still run.
 
         Args:
-            digests: What ``digest`` said of each graph's file, by the graph's name.
+            digests: Digest of each graph's file at the export, by the graph's name.
 
         Raises:
-            CheckpointError: When a file is missing, cannot be read, or is another one.
+            CheckpointError: When a file is missing, cannot be read, or differs.
         """
         for name, expected in digests.items():
             path = self._path(name)
@@ -84,29 +84,29 @@ class GraphFolder:
             if found != expected:
                 raise CheckpointError(
                     f"{path} is not the graph that was exported, but was damaged or replaced; run 'refervos export' "
-                    f"again, or take '{name}' from 'graphs' in {CONFIG} if you changed it yourself."
+                    f"again, or remove '{name}' from 'graphs' in {CONFIG} if you changed it yourself."
                 )
 
     def run(self, name: str, outputs: Sequence[str], **inputs: Tensor) -> list[Tensor]:
         """Run one graph.
 
         Args:
-            name: Its file without ``.onnx``.
-            outputs: Names of its outputs that are wanted.
-            **inputs: All that it takes, by name.
+            name: Name of its file without ``.onnx``.
+            outputs: Names of the outputs to return.
+            **inputs: All inputs by name.
 
         Returns:
             The outputs in that order.
 
         Raises:
-            CheckpointError: When the file is missing or no graph, or the graph cannot be run so.
+            CheckpointError: When the file is missing or no graph, or the graph cannot be run with these inputs.
         """
         graph = self._open(name)
         feeds = {key: value.detach().contiguous().numpy() for key, value in inputs.items()}
         try:
             return [torch.from_numpy(array) for array in graph.run(list(outputs), feeds)]
         except Exception as error:
-            raise self._refused(name, "cannot be run in this model", error) from error
+            raise self._error(name, "cannot be run in this model", error) from error
 
     def _path(self, name: str) -> Path:
         path = self.folder / f"{name}.onnx"
@@ -120,36 +120,36 @@ class GraphFolder:
         path = self._path(name)
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = self.threads or torch.get_num_threads()
-        # The graphs run one after the other: threads that wait for the next call would take time from the others.
+        # The graphs run one after the other: threads that spin until the next call would slow down the others.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4  # what goes wrong is told by exceptions, errors that it logs would be told twice
+        options.log_severity_level = 4  # errors are raised as exceptions and need not be logged, too
         try:
-            # Without falling back to the same provider again, which is told on standard output.
+            # Without the fallback, which retries the same provider and prints a message.
             graph = self._runtime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"], enable_fallback=False
             )
         except Exception as error:
-            raise self._refused(name, "is not a readable graph", error) from error
+            raise self._error(name, "is not a readable graph", error) from error
         return self._opened.setdefault(name, graph)
 
-    def _refused(self, name: str, what: str, error: Exception) -> Exception:
-        """What to raise instead of what the runtime raises, whose own errors have no common base."""
+    def _error(self, name: str, problem: str, error: Exception) -> Exception:
+        """Convert an error of the runtime, whose errors have no common base class."""
         reason = " ".join(str(error).split())
         if is_out_of_memory(error) or "allocate memory" in reason:
             return MemoryError(reason)
         return CheckpointError(
-            f"{self.folder / name}.onnx {what} ({reason[:160].rstrip('.')}); run 'refervos export' again."
+            f"{self.folder / name}.onnx {problem} ({reason[:160].rstrip('.')}); run 'refervos export' again."
         )
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a graph's file."""
+    """Compute the SHA-256 of a graph's file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class OnnxTracker:
-    """The functions of ``Sam2Tracker`` that the loop over frames calls.
+    """Functions of ``Sam2Tracker`` that the loop over frames calls, as graphs.
 
     Args:
         graphs: The graphs.
@@ -164,8 +164,8 @@ class OnnxTracker:
         """See ``Sam2Tracker.condition``."""
         if memory.empty:
             return self.without_memory(top)
-        remembered = vars(memory.as_tensors(self.config.hidden))
-        return self.graphs.run("condition", ["conditioned"], top=top, **remembered)[0]
+        tensors = vars(memory.as_tensors(self.config.hidden))
+        return self.graphs.run("condition", ["conditioned"], top=top, **tensors)[0]
 
     def without_memory(self, top: Tensor) -> Tensor:
         """See ``Sam2Tracker.without_memory``."""
@@ -209,14 +209,14 @@ def _known(score: Tensor | None) -> dict[str, Tensor]:
 
 
 class OnnxSamwise(SamwiseStreamer, SessionMixin):
-    """SAMWISE's streaming step in ONNX Runtime, behind the same sessions.
+    """SAMWISE's streaming step in ONNX Runtime, for the same sessions.
 
     Args:
-        config: The exported model's configuration.
-        tokenizer: Turns sentences into token ids.
-        graphs: What ``export_onnx`` wrote.
-        source: Fingerprint of the model that was exported.
-        description: Its ``describe()``.
+        config: Configuration of the exported model.
+        tokenizer: Tokenizer of the exported model.
+        graphs: Graphs of the exported model.
+        source: Fingerprint of the exported model.
+        description: The ``describe()`` of the exported model.
     """
 
     def __init__(
@@ -245,17 +245,17 @@ class OnnxSamwise(SamwiseStreamer, SessionMixin):
     def from_folder(
         cls, folder: Path, header: dict[str, Any], overrides: dict[str, Any], *, threads: int | None = None
     ) -> OnnxSamwise:
-        """Read a folder that ``export_onnx`` wrote.
+        """Load a folder written by ``export_onnx``.
 
         Args:
             folder: The folder.
-            header: Its ``config.json``.
-            overrides: Fields of the configuration to change, as far as they are outside the graphs.
-            threads: Threads that one graph may use; default as many as torch uses.
+            header: Contents of its ``config.json``.
+            overrides: Fields of the configuration to change; only those outside the graphs.
+            threads: Threads of one graph; default as many as torch uses.
 
         Raises:
             ConfigError: When a field is unknown, or part of the graphs.
-            CheckpointError: When ``config.json`` or a graph is not what ``export_onnx`` wrote.
+            CheckpointError: When ``config.json`` or a graph differs from the export.
             MissingDependencyError: When ONNX Runtime is not installed.
         """
         values, source, description = (header.get(key) for key in ("config", "source", "description"))
@@ -270,11 +270,13 @@ class OnnxSamwise(SamwiseStreamer, SessionMixin):
         config = config_from_mapping(SamwiseConfig, {**values, **overrides}, str(folder / CONFIG))
         fixed = sorted(set(overrides) - OUTSIDE_THE_GRAPHS)
         if fixed:
-            raise ConfigError(f"{fixed[0]} is part of the exported graphs; export the model again with another one.")
-        words = Tokenizer.from_pretrained(folder) if has_tokenizer(folder) else None
+            raise ConfigError(
+                f"{fixed[0]} is part of the exported graphs; export the model again with the value you need."
+            )
+        tokenizer = Tokenizer.from_pretrained(folder) if has_tokenizer(folder) else None
         graphs = GraphFolder(folder, threads)
         graphs.check(digests)
-        return cls(config, words, graphs, source=source, description=description)
+        return cls(config, tokenizer, graphs, source=source, description=description)
 
     # The parts.
 
@@ -297,7 +299,7 @@ class OnnxSamwise(SamwiseStreamer, SessionMixin):
     def encode_tracks(
         self, shared: Sequence[Tensor], ids: Tensor, verbs: Tensor, tracks: Sequence[SamwiseTrack] = ()
     ) -> ClipFeatures:
-        """See ``SamwiseStreamer``; frame by frame, which online is the same as together."""
+        """See ``SamwiseStreamer``; frame by frame, which is equivalent online."""
         fine, second = shared
         windows = TrackWindows(tracks, videos=1)
         clip = ClipFeatures([], [], [])
@@ -311,17 +313,17 @@ class OnnxSamwise(SamwiseStreamer, SessionMixin):
                 **({"verbs": verbs.long()} if self.config.motion_prompt else {}),
                 **past,
             )
-            for index, left in enumerate(inside):
-                windows.keep(index, left.unsqueeze(1))
+            for index, tokens in enumerate(inside):
+                windows.keep(index, tokens.unsqueeze(1))
             clip.features.append(FrameFeatures(fine[:, time].expand(len(ids), -1, -1, -1), middle, top))
             moving = verbs.any(dim=1) & self.config.motion_prompt
-            asked = [tokens[: 4 if moves else 3] for tokens, moves in zip(prompts, moving.tolist(), strict=True)]
-            clip.prompts.append(asked)
-            clip.unbiased_prompts.append(asked)
+            rows = [tokens[: 4 if moves else 3] for tokens, moves in zip(prompts, moving.tolist(), strict=True)]
+            clip.prompts.append(rows)
+            clip.unbiased_prompts.append(rows)
         return clip
 
     def _past(self, windows: TrackWindows) -> dict[str, Tensor]:
-        """The tracks' windows, empty ones too."""
+        """Return the tracks' windows, including empty ones."""
         past = {}
         for index, (patches, tokens) in enumerate(self.config.window_patches):
             kept = windows.before(index)
@@ -335,7 +337,7 @@ class OnnxSamwise(SamwiseStreamer, SessionMixin):
         """See ``ConditionalMemoryEncoder.forward``."""
         return self.graphs.run("switch", ["logits"], tracked=tracked, unbiased=unbiased)[0]
 
-    # What is different from a PyTorch model.
+    # Differences from a PyTorch model.
 
     def begin(self, prompt: Prompt) -> SamwiseTrack:
         """Start a track for a sentence.
@@ -348,7 +350,7 @@ class OnnxSamwise(SamwiseStreamer, SessionMixin):
         return super().begin(prompt)
 
     def correct(self, track: SamwiseTrack, prompt: Prompt, placement: Placement) -> FramePrediction:
-        """Not exported.
+        """Refuse the correction, which is not exported.
 
         Raises:
             PromptError: Always.
@@ -356,9 +358,9 @@ class OnnxSamwise(SamwiseStreamer, SessionMixin):
         raise PromptError(NO_CORRECTIONS)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the configuration and of the exported model's fingerprint."""
+        """Compute the SHA-256 of the configuration and of the exported model's fingerprint."""
         return hashlib.sha256(f"onnx {self.config} {self._source}".encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """Parts and parameter counts of the model that was exported."""
+        """Return parts and parameter counts of the exported model."""
         return {**self._description, "family": "SAMWISE (ONNX)", "trained": 0}
