@@ -69,9 +69,9 @@ def test_the_published_size_is_that_of_the_paper() -> None:
     ("build", "told"),
     [
         (lambda: replace(CONFIG, seg=512), "seg is 512"),
-        (lambda: replace(CONFIG, pooling=4), "pooling is 4; clip has 6 patches"),
-        (lambda: replace(CONFIG, frames=6), "frames is 6; the video encoder asks for a multiple of 4"),
-        (lambda: replace(CONFIG, phi=replace(CONFIG.phi, positions=208)), "no place is left"),
+        (lambda: replace(CONFIG, pooling=4), "pooling is 4; it must divide the 6 patches"),
+        (lambda: replace(CONFIG, frames=6), "frames is 6; it must be a multiple of the video encoder.s 4"),
+        (lambda: replace(CONFIG, phi=replace(CONFIG.phi, positions=208)), "no positions are left"),
         (lambda: replace(CONFIG, sam2=replace(CONFIG.sam2, object_score=False)), "object_score"),
         (lambda: ClipConfig(image_size=100), "image_size is 100"),
         (lambda: LoraConfig(rank=0), "rank is 0"),
@@ -116,7 +116,7 @@ def test_a_model_without_a_video_encoder_reads_image_tokens_alone() -> None:
     alone = random_model(replace(CONFIG, internvideo=None))
     frames = list(np.random.default_rng(0).integers(0, 256, (20, 30, 50, 3), dtype=np.uint8))
     visual = alone.encode_video(frames)
-    assert (len(visual.tokens), visual.sentinels) == (144, 16)
+    assert (len(visual.tokens), visual.placeholders) == (144, 16)
     assert alone.video_projector is None
 
 
@@ -127,7 +127,7 @@ def test_frames_are_checked_and_short_videos_repeat_their_last(model: VideoGlamm
     assert all(torch.equal(tensor[2], tensor[15]) for tensor in (pixels.clip, pixels.internvideo))
     assert not torch.equal(pixels.clip[1], pixels.clip[2])
     assert len(frames) == 3  # the released code lengthens the caller's list
-    with pytest.raises(FrameError, match="no frame"):
+    with pytest.raises(FrameError, match="no frames"):
         model.encode_video([])
     with pytest.raises(FrameError, match="uint8"):
         model.encode_video([np.zeros((4, 4, 3))])
@@ -374,7 +374,7 @@ def test_a_model_in_training_is_saved_with_its_adaptation(tmp_path: Path) -> Non
     assert again.fingerprint() == model.fingerprint()
     described = again.describe()
     assert described["family"] == "VideoGLaMM"
-    assert described["settings"]["low-rank adaptation"] == "rank 8"
+    assert described["settings"]["LoRA"] == "rank 8"
 
 
 # Fewer bits.
@@ -390,17 +390,17 @@ def test_a_language_model_in_fewer_bits_says_nearly_the_same(bits: int, least: f
     layer = model.language.model.layers[0].self_attn.qkv_proj
     assert layer.weight.dtype == (torch.int8 if bits == 8 else torch.uint8)
     assert model.language.lm_head.weight.dtype == torch.bfloat16
-    assert model.describe()["settings"]["language model's weights"] == f"{bits} bits"
+    assert model.describe()["settings"]["quantisation"] == f"{bits} bits"
     mine, theirs = spoken(model)[0].float(), spoken(whole)[0].float()
     assert not torch.equal(mine, theirs)
     assert float(torch.nn.functional.cosine_similarity(mine, theirs, dim=-1).mean()) > least
-    with pytest.raises(CheckpointError, match="not saved"):
+    with pytest.raises(CheckpointError, match="cannot be saved"):
         model.save_pretrained(tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 
 def test_bits_that_there_are_not_are_one_sentence(converted: tuple[Path, VideoGlamm]) -> None:
-    with pytest.raises(ConfigError, match="3 bits"):
+    with pytest.raises(ConfigError, match="bits is 3"):
         loaded(converted[0], bits=3)
     with pytest.raises(ConfigError, match="has 96 inputs"):
         loaded(converted[0], bits=4)

@@ -144,7 +144,7 @@ def test_a_tokenizer_is_written_and_read(tmp_path: Path) -> None:
     text = "<|user|> the red circle [SEG] <|end|>"
     assert read.encode(text) == written.encode(text)
     assert read.decode(read.encode(text)).split() == ["the", "red", "circle", "[SEG]"]
-    with pytest.raises(CheckpointError, match="no tokenizer"):
+    with pytest.raises(CheckpointError, match="no readable tokenizer"):
         ChatTokenizer.from_pretrained(tmp_path / "nothing")
 
 
@@ -202,7 +202,7 @@ def test_a_follow_up_question_keeps_the_context(model: VideoGlamm, frames: list[
     second = list(talk.ask("which one turns back ?", rule=script(model, "<p> it </p> [SEG] <|end|>")))
     assert len(talk.turns) == 2
     # The same as reading the whole conversation at once.
-    ids = opening_ids(model.tokenizer, "what is happening here ?", visual.sentinels)
+    ids = opening_ids(model.tokenizer, "what is happening here ?", visual.placeholders)
     ids += [*first.ids, *next_ids(model.tokenizer, "which one turns back ?", ended=True), *talk.turns[1].ids]
     with torch.no_grad():
         tokens = model.seg_tokens(ids, visual, model.read_ids(ids, visual))
@@ -229,10 +229,10 @@ def test_an_answer_that_nobody_reads_to_its_end_can_be_asked_about(model: VideoG
 
 def test_a_conversation_that_is_too_long_is_one_sentence(model: VideoGlamm, frames: list[np.ndarray]) -> None:
     talk = Conversation(model, model.encode_video(frames))
-    with pytest.raises(PromptError, match=r"10\d\d\d tokens.*reads 512"):
+    with pytest.raises(PromptError, match=r"10\d\d\d tokens.*takes at most 512"):
         talk.ask("red " * 10_000)
     list(talk.ask("what is this ?", rule=script(model, "it moves <|end|>")))
-    with pytest.raises(PromptError, match="reads 512"):
+    with pytest.raises(PromptError, match="takes at most 512"):
         talk.ask("red " * 10_000)
     list(talk.ask("and then ?", rule=script(model, "it stays <|end|>")))  # which the one before did not spoil
     assert talk.turns[1].answer.text == "it stays"
@@ -251,7 +251,7 @@ def test_text_alone_and_questions_about_an_image(model: VideoGlamm, frames: list
     assert alone.turns[0].answer.text == "it is red"
     assert alone.turns[0].prompt_tokens.shape == (0, MINIATURE.sam2.hidden)
     image = model.encode_image(frames[0])
-    assert (len(image.tokens), image.sentinels) == (MINIATURE.clip.grid**2, 1)
+    assert (len(image.tokens), image.placeholders) == (MINIATURE.clip.grid**2, 1)
     shown = Conversation(model, image)
     list(shown.ask("what is this ?", rule=script(model, "[SEG] <|end|>")))
     assert len(shown.turns[0].prompt_tokens) == 1
@@ -259,12 +259,12 @@ def test_text_alone_and_questions_about_an_image(model: VideoGlamm, frames: list
 
 def test_images_in_two_places_are_refused(model: VideoGlamm, frames: list[np.ndarray]) -> None:
     visual = model.encode_video(frames)
-    run = [IMAGE] * visual.sentinels
+    run = [IMAGE] * visual.placeholders
     with pytest.raises(PromptError, match="one place"):
         model.start([1, *run, 5, *run], visual)
     with pytest.raises(PromptError, match="has 3 images; 16 were given"):
         model.start([1, *run[:3], 5], visual)
-    with pytest.raises(PromptError, match="no place for the images"):
+    with pytest.raises(PromptError, match="no placeholder for the images"):
         model.start([1, 5], visual)
     with pytest.raises(PromptError, match="images that were not given"):
         model.start([1, *run], None)
@@ -275,7 +275,7 @@ def test_images_in_two_places_are_refused(model: VideoGlamm, frames: list[np.nda
 
 def test_sampling_follows_its_seed_and_greedy_needs_none(model: VideoGlamm, frames: list[np.ndarray]) -> None:
     visual = model.encode_video(frames)
-    ids = opening_ids(model.tokenizer, "what is this ?", visual.sentinels)
+    ids = opening_ids(model.tokenizer, "what is this ?", visual.placeholders)
 
     def written(sampling: Sampling | None) -> list[int]:
         return [token.id for token in model.generate(model.start(ids, visual), limit=12, sampling=sampling)]

@@ -121,7 +121,7 @@ def test_encoders_projectors_and_pooling(model: VideoGlamm, video: VisualTokens)
         assert deviation(numbers, "image_projected", model.image_projector(image[:4])) < 2.7e-6  # 8e-7
         assert deviation(numbers, "video_projected", model.video_projector(clips.flatten(1, 2))) < 5.1e-6  # 3.1e-6
     assert deviation(numbers, "visual_tokens", video.tokens) < 2.7e-6  # 9.8e-7
-    assert (len(video.tokens), video.sentinels) == (208, 16)
+    assert (len(video.tokens), video.placeholders) == (208, 16)
 
 
 def test_every_layer_of_the_language_model(model: VideoGlamm, video: VisualTokens) -> None:

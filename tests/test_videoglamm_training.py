@@ -180,7 +180,7 @@ def test_what_trains_is_what_the_paper_and_the_released_code_say() -> None:
     model = random_model()
     assert not [name for name, value in model.named_parameters() if value.requires_grad]
     chosen = model.choose_trained()
-    assert set(chosen) == {"low-rank adaptation", "token table", "head", "language-to-vision projector"}
+    assert set(chosen) == {"LoRA", "token embeddings", "head", "language-to-vision projector"}
     trained = {name.split(".")[0] for name, value in model.named_parameters() if value.requires_grad}
     assert trained == {"language", "seg_projector"}
     adapted = [name for name, value in model.named_parameters() if value.requires_grad and "lora" in name]

@@ -1,4 +1,4 @@
-"""One frame of tracks on SAM2's memory: encode once, decode and remember each group of tracks that are alike.
+"""Segmentation of one frame for tracks with SAM2 memory: encode once, then decode and store each group of tracks.
 
 Shapes: N tracks, of which n are in one batch; k prompt tokens a track, C = ``hidden``, S = ``image_size``.
 """
@@ -22,22 +22,22 @@ Track = TypeVar("Track", bound=CorrectableTrack)
 
 
 def empty_memory(config: Sam2Config) -> MemoryBank:
-    """Make the memory of a track that has seen no frame, as long as the tracker reads it."""
+    """Return the empty memory of a new track."""
     return MemoryBank(map_limit=config.memory_slots - 1, pointer_limit=config.pointer_limit - 1)
 
 
 def predict_from_tokens(tracker: Sam2Tracker, features: FrameFeatures, tokens: Tensor) -> GroupPrediction:
-    """Predict the masks of prompt tokens in a frame without any memory, the best of three each.
+    """Predict masks from prompt tokens in a frame without memory; the best of three candidates each.
 
-    As for a prompt without clicks, two "not a point" tokens stand beside them.
+    Two "not a point" tokens are added, as for a prompt without clicks.
 
     Args:
         tracker: The weights.
         features: The frame's features (n, ...).
-        tokens: Prompt tokens that a model made of text (n, k, C).
+        tokens: Prompt tokens, for instance of text (n, k, C).
 
     Returns:
-        The masks, before they are remembered.
+        The predicted masks.
     """
     sparse = torch.cat([tracker.padding_points(len(tokens)), tokens.to(tracker.dtype)], dim=1)  # (n, 2 + k, C)
     return predict_best(tracker, tracker.without_memory(features.top), features, sparse, multimask=True)
@@ -50,17 +50,17 @@ def segment_frame(
     kinds: Sequence[Hashable],
     first: Callable[[FrameFeatures, Sequence[Track]], GroupPrediction],
 ) -> FramePrediction:
-    """Predict the masks of all tracks in the next frame and remember them; the tracks advance by one frame.
+    """Predict the masks of all tracks in the next frame and store them; the tracks advance by one frame.
 
     Args:
         tracker: The weights.
         frame: The placed frame (3, S, S).
         tracks: The N tracks, of any age.
-        kinds: For each track a value that is equal for tracks that ``first`` can take as one batch.
-        first: Predicts the masks of n tracks in the frame that they are prompted on, of features (n, ...).
+        kinds: A value per track; new tracks with equal values are passed to ``first`` as one batch.
+        first: Predicts the masks of n new tracks in their first frame from features (n, ...).
 
     Returns:
-        The masks, in the order of the tracks.
+        The predictions, in the order of the tracks.
     """
     features = tracker.pyramid(tracker.encode(frame.unsqueeze(0)))
     readings = [track.memory.read(track.frame) for track in tracks]
@@ -86,7 +86,7 @@ def segment_frame(
 
 
 def _follow(tracker: Sam2Tracker, features: FrameFeatures, memory: MemoryReading) -> GroupPrediction:
-    """Predict the masks of running tracks from their memory alone, the best of three each."""
+    """Predict the masks of running tracks from their memory; the best of three candidates each."""
     sparse = tracker.padding_points(len(features.top))  # (n, 2, C)
     return predict_best(tracker, tracker.condition(features.top, memory), features, sparse, multimask=True)
 

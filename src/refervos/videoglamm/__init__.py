@@ -1,1 +1,1 @@
-"""VideoGLaMM: a language model that describes a video and gives a mask for each phrase of its answer."""
+"""VideoGLaMM: grounded conversations about a video, with a segmentation mask for each phrase of an answer."""

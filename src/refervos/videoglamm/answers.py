@@ -1,4 +1,4 @@
-"""Grounded answers: ``<p> phrase </p> [SEG]`` inline becomes text, and phrases with their place in it."""
+"""Parsing of grounded answers: ``<p> phrase </p> [SEG]`` becomes plain text and phrases with character spans."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Phrase:
     """A phrase of an answer that has a mask.
 
     Attributes:
-        text: Its words; empty where a ``[SEG]`` stands without a phrase, as in "It is [SEG]."
+        text: The phrase; empty for a ``[SEG]`` without a phrase, as in "It is [SEG]."
         start: Position of its first character in the answer's text.
         end: Position after its last character.
-        segments: Which of the answer's ``[SEG]`` belong to it, counted from 0; several are one object in parts.
+        segments: Indices of its ``[SEG]`` tokens among those of the answer; the mask is their union.
     """
 
     text: str
@@ -36,9 +36,9 @@ class Answer:
     """A parsed answer.
 
     Attributes:
-        text: What a person reads, without marks.
-        phrases: Those with a mask, in order.
-        raw: What the model wrote.
+        text: The answer without markup.
+        phrases: Phrases with a mask, in order.
+        raw: The generated text.
     """
 
     text: str
@@ -47,21 +47,21 @@ class Answer:
 
 
 def parse_answer(raw: str) -> Answer:
-    """Take an answer apart into text and phrases.
+    """Parse a generated answer.
 
-    Whatever a model writes has a meaning: a phrase without ``[SEG]`` is plain text, a ``[SEG]`` without a phrase has an
-    empty one, and a phrase that is not closed ends at its ``[SEG]``.
+    Malformed markup is tolerated: a phrase without ``[SEG]`` is plain text, a ``[SEG]`` without a phrase has an empty
+    phrase, and an unclosed phrase ends at its ``[SEG]``.
 
     Args:
-        raw: The answer as it was written.
+        raw: The generated text.
 
     Returns:
-        Text without marks and without the spaces that they leave, and phrases with their place in it.
+        The text without markup and surplus spaces, and the phrases with their character spans.
     """
     text = ""
     phrases: list[Phrase] = []
-    opened: int | None = None  # where the phrase that is open began
-    closed: tuple[int, int] | None = None  # the phrase that was closed last, while nothing but spaces followed
+    opened: int | None = None  # start of the open phrase
+    closed: tuple[int, int] | None = None  # the last closed phrase, if only spaces followed it
     segments = 0
     place = 0
     for mark in [*_MARKS.finditer(raw), None]:
@@ -91,13 +91,13 @@ def parse_answer(raw: str) -> Answer:
 
 
 def stable(raw: str) -> str:
-    """Cut off the end of an answer that is still being written where what follows may change its meaning.
+    """Drop an incomplete mark or character at the end of a partial answer.
 
     Args:
-        raw: The answer so far.
+        raw: The text generated so far.
 
     Returns:
-        What stays, without the beginning of a mark or of a character.
+        The prefix whose parsed text does not change when more is generated.
     """
     raw = raw.rstrip(_UNFINISHED)
     longest = max(len(mark) for mark in (SEG, OPEN, CLOSE))
@@ -108,7 +108,7 @@ def stable(raw: str) -> str:
 
 
 def _joined(text: str, more: str) -> tuple[str, bool]:
-    """Text with more after it, where a mark stood between; and whether that is more than spaces."""
+    """Append the text after a mark; also return whether it is more than spaces."""
     bare = more.lstrip(" ")
     if not bare:
         return (text, False) if not text or text[-1].isspace() or not more else (text + " ", False)
@@ -120,7 +120,7 @@ def _joined(text: str, more: str) -> tuple[str, bool]:
 
 
 def _span(text: str, start: int) -> tuple[int, int]:
-    """From where a phrase begins to its last letter."""
+    """Return the span of a phrase that began at ``start``, without spaces around it."""
     words = text[start:]
     first = start + len(words) - len(words.lstrip())
     return first, max(first, len(text.rstrip()))

@@ -1,4 +1,4 @@
-"""Checkpoints of the released VideoGLaMM code, merged or not, and those of the parts that it was built from."""
+"""Checkpoints of the released VideoGLaMM code, with merged or separate LoRA weights, and of its pre-trained parts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLIP = "openai/clip-vit-large-patch14-336"
 """The image encoder of the published model, which its checkpoints leave out."""
 
 _WRAPPED = "base_model.model."
-"""What peft puts before every name."""
+"""Prefix that peft adds to every name."""
 
 _TOWER = "model.vision_tower."
 _CLIP_TOWER = "model.image_vision_tower.vision_tower.vision_model."
@@ -60,24 +60,24 @@ _TO_OFFICIAL: Rules = (
 )
 
 _UNUSED = (
-    # Of InternVideo2: what only its pre-training reads.
+    # Parts of InternVideo2 that only its pre-training uses.
     re.escape(_TOWER) + r"vision_encoder\.(img_pos_embed|clip_pos_embed|clip_img_pos_embed)",
     re.escape(_TOWER) + r"vision_encoder\.(clip_projector|clip_decoder|final_clip_decoder)\..*",
     re.escape(_TOWER) + r"vision_proj\..*",
-    # A buffer of older versions of transformers.
+    # Buffers saved by older versions of transformers.
     re.escape(_CLIP_TOWER) + r"embeddings\.position_ids",
     r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
 )
 
 
 def official_names(name: str) -> tuple[str, ...]:
-    """Name one of our tensors as the released code does, after ``as_merged``.
+    """Return the released code's names for one of our tensors, in the form that ``as_merged`` returns.
 
     Args:
         name: A name of ``VideoGlamm``'s state dict.
 
     Returns:
-        One name, or several whose tensors are to be concatenated.
+        One name, or several whose tensors are concatenated.
     """
     if name.startswith("tracker.sam."):
         return tuple(f"{_SAM2}{part}" for part in meta_names(name.removeprefix("tracker.sam.")))
@@ -85,16 +85,16 @@ def official_names(name: str) -> tuple[str, ...]:
 
 
 def as_merged(source: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Bring a checkpoint's names to one form, whatever wrote it.
+    """Normalise the names of a checkpoint.
 
-    peft's prefix goes, InternVideo2's fused projections are taken apart, and scales that some versions of transformers
-    rename when they save are called as in SAM2 again.
+    The prefix of peft is removed, InternVideo2's fused projections are split, and the scales of SAM2's memory fuser,
+    which some versions of transformers rename on saving, get their original names.
 
     Args:
-        source: Names and tensors of a merged or an unmerged checkpoint.
+        source: Names and tensors of a checkpoint with merged or separate LoRA weights.
 
     Returns:
-        The same tensors; those of low-rank adaptation keep their names.
+        The same tensors; LoRA weights keep their names.
     """
     adapted = any(name.endswith(_LORA) for name in source)
     plain: dict[str, Tensor] = {}
@@ -112,16 +112,16 @@ def as_merged(source: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def infer_config(source: Mapping[str, Tensor], header: Mapping[str, Any], where: str) -> VideoGlammConfig:
-    """Tell the configuration of a checkpoint of the published size from its weights and its ``config.json``.
+    """Infer the configuration of a checkpoint of the published size from its weights and its ``config.json``.
 
     Args:
         source: Names and tensors, see ``as_merged``.
-        header: What its ``config.json`` holds; may be empty.
+        header: Content of its ``config.json``; may be empty.
         where: The checkpoint, for error messages.
 
     Returns:
-        The published configuration, with the vocabulary, the token ``[SEG]``, the window of attention, the low-rank
-        adaptation and the SAM2 of this checkpoint.
+        The published configuration, with this checkpoint's vocabulary size, ``[SEG]`` id, attention window, LoRA rank
+        and SAM2 size.
 
     Raises:
         CheckpointError: When it is no VideoGLaMM checkpoint.
@@ -132,10 +132,10 @@ def infer_config(source: Mapping[str, Tensor], header: Mapping[str, Any], where:
     window, seg = header.get("sliding_window"), header.get("seg_token_idx")
     phi = replace(config.phi, vocabulary=vocabulary)
     if isinstance(window, int):
-        phi = replace(phi, window=window + 1)  # the released code's transformers see one position more
+        phi = replace(phi, window=window + 1)  # transformers 4.41 attends to one more position
     ranks = {value.shape[0] for name, value in source.items() if name.endswith(_LORA)}
     if len(ranks) > 1:
-        raise CheckpointError(f"{where} has low-rank adaptation of the ranks {sorted(ranks)}; one is expected.")
+        raise CheckpointError(f"{where} has LoRA weights of ranks {sorted(ranks)}; a single rank is expected.")
     sam2 = {name.removeprefix(_SAM2): value for name, value in source.items() if name.startswith(_SAM2)}
     try:
         return replace(
@@ -163,28 +163,28 @@ def load_official(
 
     Args:
         checkpoint: A folder with ``model.safetensors`` or ``pytorch_model.bin``, whole or in shards, or one such file;
-            merged, or as peft and DeepSpeed leave it.
-        clip: A folder or hub id of the image encoder, where the checkpoint leaves it out.
-        internvideo: InternVideo2's ``.pt``, where the checkpoint leaves the video encoder out.
-        sam2: A SAM2 folder, ``.pt`` or hub id, where the checkpoint leaves the tracker out.
-        tokenizer: For asking with text.
-        config: Every hyper-parameter; default told from the checkpoint, which must then be of the published size. Its
-            adaptation is taken from the checkpoint.
-        dtype: What the weights are converted to; None for the type of the language model in the checkpoint.
+            with merged LoRA weights, or as written by peft and DeepSpeed.
+        clip: Folder or hub id of the image encoder, used if the checkpoint does not contain it.
+        internvideo: InternVideo2's ``.pt``, used if the checkpoint does not contain the video encoder.
+        sam2: SAM2 folder, ``.pt`` or hub id, used if the checkpoint does not contain the tracker.
+        tokenizer: Tokenizer for text prompts.
+        config: Hyper-parameters; default inferred from the checkpoint, which must then be of the published size. LoRA
+            is configured as in the checkpoint.
+        dtype: Data type of the weights; None for that of the language model in the checkpoint.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        CheckpointError: When a file is unreadable or does not fit; what does not fit is listed.
+        CheckpointError: When a file is unreadable or does not match the model; lists all mismatches.
     """
     with as_checkpoint_error(checkpoint):
         source = as_merged(read_tensors(checkpoint) if checkpoint.is_dir() else read_weights(checkpoint))
         header = read_settings(checkpoint / CONFIG) if (checkpoint / CONFIG).is_file() else {}
     where = str(checkpoint)
-    told = infer_config(source, header if isinstance(header, Mapping) else {}, where) if config is None else config
+    inferred = infer_config(source, header if isinstance(header, Mapping) else {}, where) if config is None else config
     if config is not None and not any(name.endswith(_LORA) for name in source):
-        told = replace(config, lora=None)
+        inferred = replace(config, lora=None)
     if not _has(source, _CLIP_TOWER) and clip is not None:
         source |= _clip_tensors(_found(clip, "give a folder or hub id of a CLIP model"))
         where += f", with {clip},"
@@ -194,7 +194,7 @@ def load_official(
     separate = sam2 is not None and not _has(source, _SAM2)
     if sam2 is not None and separate:
         tracker = load_sam2(_found(sam2, "give a SAM2 checkpoint, or its hub id"))
-        told = replace(told, sam2=as_decoder(tracker.config))
+        inferred = replace(inferred, sam2=as_decoder(tracker.config))
         source |= {f"{_SEPARATE_SAM2}{name}": value for name, value in tracker.sam.state_dict().items()}
         where += f", with {sam2},"
 
@@ -203,7 +203,7 @@ def load_official(
             return (_SEPARATE_SAM2 + name.removeprefix("tracker.sam."),)
         return official_names(name)
 
-    chosen, kind = told, dtype or source["lm_head.weight"].dtype
+    chosen, kind = inferred, dtype or source["lm_head.weight"].dtype
     return build_from_weights(
         lambda: VideoGlamm(chosen, tokenizer).to(kind),
         source,
@@ -214,10 +214,10 @@ def load_official(
 
 
 def is_official(checkpoint: Path) -> bool:
-    """Tell whether a folder or file is a checkpoint of the released VideoGLaMM code.
+    """Return whether a folder or file is a checkpoint of the released VideoGLaMM code.
 
     Raises:
-        CheckpointError: When it holds no weights that can be read.
+        CheckpointError: When it contains no readable weights.
     """
     source = read_tensors(checkpoint) if checkpoint.is_dir() else read_weights(checkpoint)
     return any(name.removeprefix(_WRAPPED).startswith("model.text_hidden_fcs.") for name in source)
@@ -228,7 +228,7 @@ def _has(source: Mapping[str, Tensor], prefix: str) -> bool:
 
 
 def _skipped_layers(config: VideoGlammConfig) -> list[str]:
-    """The last layer of each encoder, which no feature comes from; all of a video encoder that the model leaves out."""
+    """Name patterns of unused layers: the last layer of each encoder, and a video encoder that the model omits."""
     skipped = [re.escape(f"{_CLIP_TOWER}encoder.layers.{config.clip.layers - 1}.") + ".*"]
     if config.internvideo is None:
         return [*skipped, re.escape(_TOWER) + ".*", r"model\.mm_projector\..*"]
@@ -236,13 +236,13 @@ def _skipped_layers(config: VideoGlammConfig) -> list[str]:
 
 
 def _found(model: str | Path, advice: str) -> Path:
-    """A folder or file, downloaded where it is none here."""
+    """Return the path of a local model, or download it from the hub."""
     path = Path(model)
     return path if path.exists() else fetch(str(model), ["*.json", "*.safetensors"], advice)
 
 
 def _clip_tensors(folder: Path) -> dict[str, Tensor]:
-    """The vision half of a CLIP model, by the names that it has in a VideoGLaMM."""
+    """Read the vision weights of a CLIP model, under their names in a VideoGLaMM checkpoint."""
     source = read_tensors(folder) if folder.is_dir() else read_weights(folder)
     inside = "vision_model."
     found = {
@@ -254,7 +254,7 @@ def _clip_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _internvideo_tensors(file: Path) -> dict[str, Tensor]:
-    """The vision encoder of an InternVideo2 checkpoint, by the names that it has in a VideoGLaMM."""
+    """Read the vision encoder of an InternVideo2 checkpoint, under its names in a VideoGLaMM checkpoint."""
     source = model_tensors(read_torch_file(file), file)
     inside = "vision_encoder."
     found = {_TOWER + name: value for name, value in source.items() if name.startswith(inside)}

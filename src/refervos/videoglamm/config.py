@@ -1,6 +1,6 @@
 """Every hyper-parameter of VideoGLaMM in one typed configuration, and the published sizes.
 
-Where the paper (Munasinghe et al. 2025, arXiv 2411.04923) says nothing, values are those of the released code.
+Values that the paper (Munasinghe et al. 2025, arXiv 2411.04923) does not give are those of the released code.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from refervos.sam2.config import LARGEST_IMAGE, SAM2_PRESETS, Sam2Config
 from refervos.typed_config import LAYERS, WIDTH, check_divides, check_range
 
 MOST_FRAMES = 1024
-"""How many frames the language model may see at once."""
+"""Maximum number of frames in the language model's input."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class ClipConfig:
     Attributes:
         width: Channels of a token.
         feedforward: Channels inside a block's feed-forward network.
-        layers: Blocks of the published encoder. The features are the output of the last but one, so that the last is
-            neither built nor loaded.
+        layers: Blocks of the published encoder. The features are the output of the second-to-last block; the last
+            is neither built nor loaded.
         heads: Attention heads.
         image_size: Side of the square input in pixels.
         patch: Side of a patch in pixels.
@@ -55,12 +55,12 @@ class InternVideoConfig:
     Attributes:
         width: Channels of a token.
         feedforward: Channels inside a block's feed-forward network.
-        layers: Blocks of the published encoder. The features are the output of the last but one, so that the last is
-            neither built nor loaded.
+        layers: Blocks of the published encoder. The features are the output of the second-to-last block; the last
+            is neither built nor loaded.
         heads: Attention heads.
         image_size: Side of the square input in pixels.
         patch: Side of a patch in pixels.
-        frames: Frames that attend to each other, a chunk; no information crosses chunks.
+        frames: Frames per chunk. Attention is joint over a chunk; chunks are independent.
     """
 
     width: int = 1408
@@ -94,8 +94,8 @@ class PhiConfig:
         layers: Decoder layers.
         heads: Attention heads.
         positions: Longest sequence, visual tokens included.
-        window: How many positions a token attends to, its own included; None for all before it. Phi-3-mini's own
-            configuration says 2047, under which the released code's transformers 4.41 attended to 2048.
+        window: Number of positions that a token attends to, including its own; None for all earlier positions. The
+            configuration of Phi-3-mini has 2047, which transformers 4.41 of the released code treats as 2048.
         pad: Id of the padding token.
         end: Ids that end an answer.
     """
@@ -119,12 +119,12 @@ class PhiConfig:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adaptation of the language model's fused projections to queries, keys and values.
+    """LoRA of the language model's fused query, key and value projections.
 
     Attributes:
-        rank: Width of the bottleneck.
-        alpha: The product of both matrices is scaled by alpha / rank.
-        dropout: Share of the inputs that are dropped in training.
+        rank: Rank r of the update.
+        alpha: Scale of the update; it is multiplied by alpha / rank.
+        dropout: Dropout probability of its input in training.
     """
 
     rank: int = 8
@@ -141,13 +141,13 @@ class VideoGlammConfig:
 
     Attributes:
         clip: The image encoder.
-        internvideo: The video encoder; None leaves it out, so that the language model reads image tokens alone.
+        internvideo: The video encoder; None for a model with the image encoder alone.
         phi: The language model.
-        lora: Its low-rank adaptation; None for a model whose adaptation is merged into the weights.
-        sam2: The tracker that turns prompt tokens into masks.
+        lora: LoRA of the language model; None if it is merged into the weights.
+        sam2: The mask decoder and tracker.
         seg: Id of the token ``[SEG]``.
-        frames: Frames of a video that both encoders see.
-        pooling: Factor by which the token grid of a frame is averaged after projection.
+        frames: Frames sampled from a video for both encoders.
+        pooling: Side of the average pooling over a frame's token grid, after projection.
     """
 
     clip: ClipConfig = field(default_factory=ClipConfig)
@@ -164,18 +164,18 @@ class VideoGlammConfig:
         for name, encoder in (("clip", self.clip), ("internvideo", self.internvideo)):
             if encoder is not None and encoder.grid % self.pooling:
                 raise ConfigError(
-                    f"pooling is {self.pooling}; {name} has {encoder.grid} patches along a side, which it must divide."
+                    f"pooling is {self.pooling}; it must divide the {encoder.grid} patches along a side of {name}."
                 )
         if self.internvideo is not None and self.frames % self.internvideo.frames:
             raise ConfigError(
-                f"frames is {self.frames}; the video encoder asks for a multiple of {self.internvideo.frames}."
+                f"frames is {self.frames}; it must be a multiple of the video encoder's {self.internvideo.frames}."
             )
         if not self.sam2.object_score:
-            raise ConfigError("sam2.object_score is off; VideoGLaMM's masks through memory need it.")
+            raise ConfigError("sam2.object_score is off; VideoGLaMM needs the object score to propagate masks.")
         if self.visual_tokens >= self.phi.positions:
             raise ConfigError(
                 f"a video takes {self.visual_tokens} tokens and phi.positions is {self.phi.positions}; "
-                "no place is left for text."
+                "no positions are left for text."
             )
 
     @property
@@ -195,7 +195,7 @@ class VideoGlammConfig:
 
 
 def as_decoder(sam2: Sam2Config) -> Sam2Config:
-    """The same tracker as VideoGLaMM runs it: unstable single masks are replaced, memory maps kept in bfloat16."""
+    """Return the tracker as VideoGLaMM uses it: with the stability fallback and with memory maps in bfloat16."""
     return replace(sam2, multimask_stability=True, bfloat16_memory=True)
 
 
@@ -234,4 +234,4 @@ VIDEOGLAMM_PRESETS: dict[str, VideoGlammConfig] = {
         seg=511,
     ),
 }
-"""The published size, and one of 3.7 million parameters on which the arithmetic is compared with the released code."""
+"""The published size, and a miniature of 3.7 million parameters for tests of numerical parity."""

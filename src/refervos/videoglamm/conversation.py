@@ -1,4 +1,4 @@
-"""Asking with text: the prompt template, a tokenizer, and conversations whose answers come as they are written."""
+"""Prompt template, tokenizer, and multi-turn conversations with streamed answers."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ QUESTION = "{question}<|end|>\n<|assistant|>\n"
 NEXT_USER = "\n<|user|>\n"
 
 RESERVED = ("<|system|>", "<|user|>", "<|assistant|>", END, "<image>", "<video>", SEG)
-"""What no question may contain: it would end the question, or stand for an image or a mask."""
+"""Markup that a question must not contain, because it would end the turn or insert an image or a mask."""
 
 _WITHOUT_CLASS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 LONGEST_QUESTION = 100_000
-"""Characters of a question that are tokenised at all."""
+"""Maximum length of a question in characters."""
 
 DESCRIBE = (
     "Could you please give me a detailed description of the video? Please respond with interleaved segmentation masks "
     "for the corresponding parts of the answer."
 )
-"""The question of the published evaluation of grounded conversations."""
+"""Prompt of the published evaluation of grounded conversation generation."""
 
 
 def referring_question(expression: str) -> str:
-    """Ask for the object that an expression refers to, as in the published evaluation."""
+    """Return the prompt of the published evaluation for a referring expression."""
     return f"What is {expression.lower()} in this video? Please respond with segmentation masks."
 
 
 def grounding_question(caption: str, *, interrogative: bool = False) -> str:
-    """Ask for the object of a caption, as in the published evaluation of visual grounding.
+    """Return the prompt of the published evaluation of visual grounding for a caption.
 
     Args:
         caption: A declarative sentence, or a question of VidSTG.
@@ -58,13 +58,13 @@ def grounding_question(caption: str, *, interrogative: bool = False) -> str:
 
 
 class ChatTokenizer:
-    """Turns text into token ids and back, by any tokenizer of transformers that knows the template's tokens.
+    """Wrapper of a transformers tokenizer that has the tokens of the prompt template.
 
     Args:
         tokenizer: A fast or slow tokenizer of transformers.
 
     Raises:
-        CheckpointError: When it lacks one of the template's tokens or ``[SEG]``.
+        CheckpointError: When it lacks a token of the template or ``[SEG]``.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -73,7 +73,7 @@ class ChatTokenizer:
         missing = [token for token in ("<|system|>", "<|user|>", "<|assistant|>", END, SEG) if token not in known]
         if missing:
             raise CheckpointError(
-                f"the tokenizer does not know {', '.join(missing)}; give the one that lies beside the checkpoint."
+                f"the tokenizer has no token {', '.join(missing)}; give the tokenizer of the checkpoint."
             )
         self.end, self.seg = known[END], known[SEG]
 
@@ -85,7 +85,7 @@ class ChatTokenizer:
             folder: A folder with a tokenizer's files, or a hub id.
 
         Raises:
-            CheckpointError: When it has none that can be read.
+            CheckpointError: When it has no readable tokenizer.
             MissingDependencyError: When transformers is not installed.
         """
         require_installed("VideoGLaMM", "videoglamm", "transformers")
@@ -95,53 +95,53 @@ class ChatTokenizer:
             file = Path(folder) / "tokenizer_config.json"
             settings = read_settings(file) if file.is_file() else None
             named = settings.get("tokenizer_class") if isinstance(settings, dict) else None
-            # A tokenizer without a class of its own needs no search by the model's type, which transformers warns of.
+            # AutoTokenizer would look up the model type in config.json, and warn about ours.
             reader: Any = PreTrainedTokenizerFast if named in _WITHOUT_CLASS else AutoTokenizer
             return cls(reader.from_pretrained(str(folder), trust_remote_code=False))
         except CheckpointError:
             raise
-        except Exception as error:  # the library raises that itself for a damaged file
+        except Exception as error:  # tokenizers raises it for a damaged file
             if is_out_of_memory(error):
                 raise
             reason = " ".join(str(error).split())[:160]
-            raise CheckpointError(f"{folder} has no tokenizer that can be read ({reason}).") from error
+            raise CheckpointError(f"{folder} has no readable tokenizer ({reason}).") from error
 
     def __len__(self) -> int:
-        """How many tokens there are."""
+        """Return the vocabulary size."""
         return len(self.tokenizer)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write its files."""
+        """Write the tokenizer files to a folder."""
         self.tokenizer.save_pretrained(str(folder))
 
     def encode(self, text: str, *, first: bool = False) -> list[int]:
-        """Turn a piece of a conversation into token ids.
+        """Tokenise a part of a conversation.
 
         Args:
-            text: The piece, with the template's tokens written out.
-            first: Whether it is the first, which alone keeps the token that begins a text, if the tokenizer has one.
+            text: The text, including tokens of the template.
+            first: Whether it is the first part; a beginning-of-sequence token is removed from all others.
         """
         ids: list[int] = list(self.tokenizer(text)["input_ids"])
         begins = self.tokenizer.bos_token_id
         return ids[1:] if not first and begins is not None and ids[:1] == [begins] else ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Turn token ids into text, ``[SEG]`` included and the template's tokens left out."""
+        """Decode token ids to text, with ``[SEG]`` and without special tokens."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text.removesuffix(END)
 
 
 def check_question(question: str) -> str:
-    """Check that a question can be put into a prompt.
+    """Check a question of the user.
 
     Args:
-        question: What a person asks.
+        question: The question.
 
     Returns:
-        It, without spaces around it.
+        The question without surrounding spaces.
 
     Raises:
-        PromptError: When it is no text, empty, much too long, or contains a mark of the prompt's template.
+        PromptError: When it is not text, empty, too long, or contains markup of the prompt template.
     """
     if not isinstance(question, str):
         raise PromptError(f"the question is a {type(question).__name__}; give text.")
@@ -152,12 +152,10 @@ def check_question(question: str) -> str:
     if not question.strip():
         raise PromptError("the question is empty; ask something about the video.")
     if len(question) > LONGEST_QUESTION:
-        raise PromptError(f"the question has {len(question)} characters; at most {LONGEST_QUESTION} are read.")
+        raise PromptError(f"the question has {len(question)} characters; the maximum is {LONGEST_QUESTION}.")
     found = [mark for mark in RESERVED if mark in question]
     if found:
-        raise PromptError(
-            f"the question contains {found[0]}, which the prompt's template keeps for itself; leave it out."
-        )
+        raise PromptError(f"the question contains {found[0]}, which is reserved by the prompt template; remove it.")
     return question.strip()
 
 
@@ -166,9 +164,9 @@ def opening_ids(tokenizer: ChatTokenizer, question: str, frames: int, *, system:
 
     Args:
         tokenizer: Of the model.
-        question: What a person asks, checked.
-        frames: Image sentinels before it: ``VisualTokens.sentinels``, or 0.
-        system: What the model is told to be.
+        question: The question, checked.
+        frames: Image placeholders before it: ``VisualTokens.placeholders``, or 0.
+        system: System prompt.
     """
     asked = QUESTION.format(question=question)
     if not frames:
@@ -178,24 +176,24 @@ def opening_ids(tokenizer: ChatTokenizer, question: str, frames: int, *, system:
 
 
 def next_ids(tokenizer: ChatTokenizer, question: str, *, ended: bool) -> list[int]:
-    """Tokenise what comes between an answer and the next one.
+    """Tokenise a follow-up question, which comes between two answers.
 
     Args:
         tokenizer: Of the model.
-        question: What a person asks next, checked.
-        ended: Whether the answer before closed itself.
+        question: The next question, checked.
+        ended: Whether the previous answer ended with the end token.
     """
     return tokenizer.encode(("" if ended else END) + NEXT_USER + QUESTION.format(question=question))
 
 
 @dataclass(frozen=True)
 class AnswerPiece:
-    """What is new of an answer that is being written.
+    """Increment of a streamed answer.
 
     Attributes:
-        text: More text to show; may be empty.
-        phrase: A phrase whose ``[SEG]`` was written now, None where there is none.
-        prompt_token: The prompt token of its mask (C,), None where there is no phrase.
+        text: Text to append; may be empty.
+        phrase: The phrase whose ``[SEG]`` was just generated, or None.
+        prompt_token: SAM2 prompt token of the phrase (C,), or None.
     """
 
     text: str
@@ -211,9 +209,9 @@ class Turn:
     """One question and its answer.
 
     Attributes:
-        question: What was asked.
-        answer: Text and phrases.
-        prompt_tokens: The prompt tokens of all ``[SEG]`` (N, C); ``Phrase.segments`` are its rows.
+        question: The question.
+        answer: The parsed answer.
+        prompt_tokens: SAM2 prompt tokens of all ``[SEG]`` (N, C), indexed by ``Phrase.segments``.
         ids: Token ids of the answer.
     """
 
@@ -224,14 +222,14 @@ class Turn:
 
 
 class Conversation:
-    """Questions and answers about one video, each with all that was said before.
+    """Multi-turn conversation about one video.
 
-    What was read before is not read again: keys and values are kept.
+    Follow-up questions have all earlier turns as context. The key-value cache is kept between turns.
 
     Args:
-        model: With a tokenizer.
-        visual: The video or image; None for text alone.
-        system: What the model is told to be.
+        model: A model with a tokenizer.
+        visual: The encoded video or image; None for a conversation about text.
+        system: System prompt.
 
     Raises:
         PromptError: When the model has no tokenizer.
@@ -239,38 +237,40 @@ class Conversation:
 
     def __init__(self, model: VideoGlamm, visual: VisualTokens | None, *, system: str = SYSTEM) -> None:
         if model.tokenizer is None:
-            raise PromptError("this model has no tokenizer files, so it cannot read questions; give it a tokenizer.")
+            raise PromptError(
+                "this model has no tokenizer, so it cannot take text questions; load it with tokenizer files."
+            )
         self.model = model
         self.visual = visual
         self.system = system
         self.turns: list[Turn] = []
         self._tokenizer: ChatTokenizer = model.tokenizer
         self._context: Context | None = None
-        self._ended = False  # whether the last answer closed itself
+        self._ended = False  # whether the last answer ended with the end token
 
     def ask(
         self, question: str, *, limit: int = 512, sampling: Sampling | None = None, rule: Rule | None = None
     ) -> Pieces:
-        """Ask a question, and follow the answer as it is written.
+        """Generate the answer to a question as a stream.
 
-        The turn is recorded when the answer ends, or when nobody takes more of it.
+        The turn is appended to ``turns`` when the answer ends or the iterator is closed.
 
         Args:
-            question: About the video.
-            limit: Tokens of the answer at most.
-            sampling: Draw tokens; default the likeliest each time.
-            rule: Changes the logits before a token is chosen.
+            question: The question.
+            limit: Maximum number of generated tokens.
+            sampling: Sampling of tokens; default greedy decoding.
+            rule: Processor of the logits.
 
         Returns:
-            An iterator over what is new.
+            An iterator over the increments of the answer.
 
         Raises:
-            PromptError: At once, before anything is read, when the question is empty or cannot be read, or the
-                conversation becomes too long.
+            PromptError: Immediately, before any computation, when the question is invalid or the conversation becomes
+                too long.
         """
         asked = check_question(question)
         if self._context is None:
-            frames = 0 if self.visual is None else self.visual.sentinels
+            frames = 0 if self.visual is None else self.visual.placeholders
             ids = opening_ids(self._tokenizer, asked, frames, system=self.system)
             self._context = self.model.start(ids, self.visual)
         else:

@@ -1,4 +1,4 @@
-"""From prompt tokens to masks, by SAM2: each frame by itself, or from the first frame on through memory.
+"""Masks from prompt tokens by SAM2: frame by frame, or propagated through memory from the first frame.
 
 Shapes: N phrases, C = SAM2's hidden width, g = grid, S = image size.
 """
@@ -21,22 +21,22 @@ from refervos.segmenter import FramePrediction
 
 @dataclass(kw_only=True)
 class PhraseTrack(CorrectableTrack):
-    """A phrase's prompt token and what has to be remembered for it.
+    """State of one phrase: its prompt token and its memory.
 
     Attributes:
-        token: The prompt token (C,), which is read on the first frame alone.
+        token: The prompt token (C,), used on the first frame only.
     """
 
     token: Tensor
 
 
 def begin_tracks(tracker: Sam2Tracker, tokens: Tensor) -> list[PhraseTrack]:
-    """Start a track for each prompt token (N, C); the first frame it is given is the one that is prompted."""
+    """Start a track for each prompt token (N, C); its first frame is the prompted one."""
     return [PhraseTrack(token=token, memory=empty_memory(tracker.config)) for token in tokens]
 
 
 def follow_phrases(tracker: Sam2Tracker, frame: Tensor, tracks: Sequence[PhraseTrack]) -> FramePrediction:
-    """Predict the masks of phrases in the next frame: of the prompt tokens in a track's first, of memory afterwards.
+    """Predict the masks of phrases in the next frame, from the prompt tokens or, after the first frame, from memory.
 
     Args:
         tracker: The weights.
@@ -44,7 +44,7 @@ def follow_phrases(tracker: Sam2Tracker, frame: Tensor, tracks: Sequence[PhraseT
         tracks: The N tracks; they advance by one frame.
 
     Returns:
-        Masks of (N, 4g, 4g), gated by their object scores.
+        Mask logits (N, 4g, 4g), gated by the object scores.
     """
 
     def first(features: FrameFeatures, group: Sequence[PhraseTrack]) -> GroupPrediction:
@@ -59,7 +59,7 @@ def decode_frame(
 ) -> Decoded:
     """Predict a single mask for each prompt token in one frame, without memory, as in training.
 
-    The prompt token stands alone, without "not a point" tokens; the object score gates nothing.
+    The prompt token is the only sparse token (no "not a point" padding), and the object score does not gate the mask.
 
     Args:
         tracker: The weights.
@@ -68,7 +68,7 @@ def decode_frame(
         stability: See ``Sam2Tracker.decode``.
 
     Returns:
-        What the mask decoder predicts, one mask each.
+        Output of the mask decoder, one mask per token.
     """
     shared = repeated(features, len(tokens))
     sparse = tokens.to(tracker.dtype).unsqueeze(1)  # (N, 1, C)

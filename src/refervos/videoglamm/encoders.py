@@ -1,4 +1,4 @@
-"""The two visual encoders and what brings their features to the language model's width.
+"""The two visual encoders, their projectors and the pooling of visual tokens.
 
 Shapes: F frames, chunks K of f frames, g = grid, S = image size, D = the language model's width.
 """
@@ -32,7 +32,7 @@ class ImageEncoder(nn.Module):
             patch_size=config.patch,
         )
         model = CLIPVisionModel(shape)
-        # Some versions of transformers have the transformer one level further inside.
+        # Some versions of transformers nest the transformer one level deeper.
         self.clip: nn.Module = getattr(model, "vision_model", model)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class VideoEncoder(nn.Module):
         self.layers = nn.ModuleList(InternVLVisionLayer(shape) for _ in range(config.layers - 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Encode chunks of frames, each by itself; inside a chunk all tokens attend to all.
+        """Encode chunks of frames independently; attention is joint over the tokens of a chunk.
 
         Args:
             pixels: Normalised frames (K, f, 3, S, S).
@@ -99,16 +99,16 @@ class VideoEncoder(nn.Module):
 
 
 def projector(inputs: int, outputs: int) -> nn.Sequential:
-    """Build the two linear layers, GELU between, that bring an encoder's features to the language model's width."""
+    """Build the projector of an encoder's features: two linear layers with GELU between them."""
     return nn.Sequential(nn.Linear(inputs, outputs), nn.GELU(), nn.Linear(outputs, outputs))
 
 
 def pool(tokens: Tensor, factor: int) -> Tensor:
-    """Average the tokens of a frame over squares of its grid.
+    """Average-pool the tokens of each frame.
 
     Args:
         tokens: (F, g*g, D).
-        factor: Side of a square; it divides g.
+        factor: Side of the pooling window; a divisor of g.
 
     Returns:
         (F, (g/factor)**2, D).

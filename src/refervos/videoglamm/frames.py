@@ -1,8 +1,8 @@
-"""Frames of a video for the two encoders and for SAM2: which ones, how large, how normalised.
+"""Frame sampling and preprocessing for the two encoders and for SAM2.
 
-All three consumers see the same frames differently: CLIP the square in the middle, InternVideo2 and SAM2 the whole
-frame squashed to a square. Pillow resizes as in the released code; OpenCV's fixed-point interpolation, which the
-released code applies for InternVideo2, is a few lines of integers here, so that OpenCV is no dependency.
+CLIP gets a centre crop, InternVideo2 and SAM2 the whole frame without its aspect ratio. As in the released code, Pillow
+resizes for CLIP and SAM2. For InternVideo2 the released code uses OpenCV, whose fixed-point interpolation is reproduced
+here in integer arithmetic, so that OpenCV is not a dependency.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 MOST_DECODED = 64
-"""Frames of a video file that the released program reads at most."""
+"""Maximum number of frames that the released program decodes."""
 
 LONGEST = 16
-"""The image encoder sees no more of a frame than this many times its short side, of which it then takes the middle."""
+"""Frames with a larger aspect ratio are cropped before they are resized for the image encoder."""
 
 _FIXED_POINT = 2048
 """OpenCV's interpolation of bytes has weights in units of 1 / 2048."""
@@ -38,67 +38,67 @@ _FIXED_POINT = 2048
 Rgb = npt.NDArray[np.uint8]
 
 
-# Which frames.
+# Sampling.
 
 
 def evenly(count: int, wanted: int) -> list[int]:
-    """Choose frames at even distances, from the first to the last, rounded down; some twice where there are few.
+    """Sample frame indices evenly from first to last, rounded down; indices repeat if there are too few frames.
 
     Args:
-        count: How many there are, at least 1.
-        wanted: How many to choose.
+        count: Number of frames, at least 1.
+        wanted: Number of samples.
 
     Returns:
-        Indices, ascending.
+        Ascending indices.
     """
     return [int(place) for place in np.linspace(0, count - 1, wanted)]
 
 
 def encoder_frames(count: int, wanted: int) -> list[int]:
-    """Choose the frames for the encoders: all of them, or evenly as many as are wanted.
+    """Sample frame indices for the encoders: all frames if there are few, otherwise evenly.
 
     Args:
-        count: How many there are, at least 1.
-        wanted: How many the encoders see.
+        count: Number of frames, at least 1.
+        wanted: Maximum number of samples.
 
     Returns:
-        Indices, ascending; fewer than wanted where there are fewer, which are then followed by the last one again.
+        Ascending indices, at most ``wanted``.
     """
     return list(range(count)) if count <= wanted else evenly(count, wanted)
 
 
 def decoded_frames(count: int, fps: float, most: int = MOST_DECODED) -> list[int]:
-    """Choose frames of a video file as the released program does: about one a second, evenly thinned to a maximum.
+    """Sample about one frame per second, evenly reduced to a maximum, as the released program does.
 
     Args:
-        count: Frames of the file, at least 1.
-        fps: Its frames per second.
-        most: The maximum.
+        count: Number of frames, at least 1.
+        fps: Frames per second.
+        most: Maximum number of samples.
 
     Returns:
-        Indices, ascending.
+        Ascending indices.
     """
     seconds = list(range(0, count, max(1, round(fps))))
     return seconds if len(seconds) <= most else [seconds[place] for place in evenly(len(seconds), most)]
 
 
-# For the encoders.
+# Preprocessing for the encoders.
 
 
 @dataclass(frozen=True)
 class EncoderPixels:
-    """Frames as the encoders read them.
+    """Preprocessed frames for the encoders.
 
     Attributes:
         clip: For the image encoder, float32 (F, 3, S, S).
-        internvideo: For the video encoder, float32 (F, 3, s, s); None for a single image, or where there is none.
+        internvideo: For the video encoder, float32 (F, 3, s, s); None for a single image or a model without it.
     """
 
     clip: Tensor
     internvideo: Tensor | None
 
     def to(self, device: torch.device) -> EncoderPixels:
-        """The same on a device."""
+        """Move the frames to a device."""
         return EncoderPixels(self.clip.to(device), None if self.internvideo is None else self.internvideo.to(device))
 
 
@@ -107,16 +107,16 @@ def video_pixels(frames: Sequence[Any], config: VideoGlammConfig) -> EncoderPixe
 
     Args:
         frames: uint8 arrays or tensors (H, W, 3), at least one.
-        config: How many frames, how large.
+        config: Number and size of the frames.
 
     Returns:
-        As many frames as the configuration says; the last is repeated where there are fewer.
+        ``config.frames`` frames; the last one is repeated if the video is shorter.
 
     Raises:
-        FrameError: When there is no frame, or one is no picture.
+        FrameError: When there is no frame, or a frame is not an image.
     """
     if not len(frames):
-        raise FrameError("the video has no frame; give at least one.")
+        raise FrameError("the video has no frames; give at least one.")
     chosen = encoder_frames(len(frames), config.frames)
     chosen += chosen[-1:] * (config.frames - len(chosen))
     images = {index: _as_array(frames[index]) for index in chosen}
@@ -129,14 +129,14 @@ def video_pixels(frames: Sequence[Any], config: VideoGlammConfig) -> EncoderPixe
 
 
 def image_pixels(image: Any, config: VideoGlammConfig) -> EncoderPixels:
-    """Preprocess a single image, which the image encoder alone reads.
+    """Preprocess a single image for the image encoder; the video encoder does not use it.
 
     Args:
         image: uint8 array or tensor (H, W, 3).
-        config: How large.
+        config: Size of the image.
 
     Raises:
-        FrameError: When it is no picture.
+        FrameError: When it is not an image.
     """
     return EncoderPixels(clip_pixels(_as_array(image), config.clip).unsqueeze(0), None)
 
@@ -146,9 +146,9 @@ def _as_array(frame: Any) -> Rgb:
 
 
 def clip_pixels(image: Rgb, config: ClipConfig) -> Tensor:
-    """Short side to the square's side, bicubic; the square in the middle; CLIP's mean and deviation.
+    """Preprocess a frame for CLIP: bicubic resize of the short side, centre crop, normalisation.
 
-    Of frames that are many times as long as wide only the middle is resized.
+    Frames with an extreme aspect ratio are cropped before they are resized.
 
     Args:
         image: uint8 (H, W, 3).
@@ -167,7 +167,7 @@ def clip_pixels(image: Rgb, config: ClipConfig) -> Tensor:
 
 
 def _middle(image: Rgb) -> Rgb:
-    """The middle of a frame, at most ``LONGEST`` times as long as wide."""
+    """Crop a frame to an aspect ratio of at most ``LONGEST``."""
     longest = LONGEST * min(image.shape[:2])
     height, width = (min(edge, longest) for edge in image.shape[:2])
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
@@ -175,7 +175,7 @@ def _middle(image: Rgb) -> Rgb:
 
 
 def internvideo_pixels(image: Rgb, config: InternVideoConfig) -> Tensor:
-    """The whole frame squashed to a square, bilinear without antialiasing; ImageNet's mean and deviation.
+    """Preprocess a frame for InternVideo2: bilinear resize to a square without antialiasing, normalisation.
 
     Args:
         image: uint8 (H, W, 3).
@@ -188,19 +188,19 @@ def internvideo_pixels(image: Rgb, config: InternVideoConfig) -> Tensor:
 
 
 def _normalised(image: Rgb, mean: Sequence[float], deviation: Sequence[float], exact: Any) -> Tensor:
-    """uint8 (S, S, 3) -> float32 (3, S, S), computed in the type that the released code computes in."""
+    """uint8 (S, S, 3) -> float32 (3, S, S), computed in the released code's data type."""
     values = (image.astype(exact) / exact(255) - np.array(mean, exact)) / np.array(deviation, exact)
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32))
 
 
 def squash(image: Rgb, side: int) -> Rgb:
-    """Resize a frame to a square, bit for bit as OpenCV does: bilinear, weights of 11 bits, 4 bits dropped between.
+    """Resize a frame to a square, bit-identical to OpenCV's bilinear resize of bytes (fixed-point weights of 11 bits).
 
-    Interpolation in floats, rounded, differs by a grey level in one pixel out of eight.
+    Bilinear interpolation in floating point, rounded, would differ by one grey level in one of eight pixels.
 
     Args:
         image: uint8 (H, W, 3).
-        side: Of the square.
+        side: Side of the square in pixels.
 
     Returns:
         uint8 (side, side, 3).
@@ -209,7 +209,7 @@ def squash(image: Rgb, side: int) -> Rgb:
         return image
     top, upper, lower = _taps(image.shape[0], side)
     left, before, after = _taps(image.shape[1], side)
-    outside = (left < 0) | (left >= image.shape[1] - 1)  # rows are not treated alike: both weights stay
+    outside = (left < 0) | (left >= image.shape[1] - 1)  # OpenCV clamps the weights of columns, not of rows
     before[outside], after[outside] = _FIXED_POINT, 0
     wide = image.astype(np.int32)
     rows = _edged(wide, left, 1) * before[:, None] + _edged(wide, left + 1, 1) * after[:, None]  # (H, side, 3)
@@ -220,7 +220,7 @@ def squash(image: Rgb, side: int) -> Rgb:
 
 
 def _taps(length: int, side: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """For each of ``side`` places the neighbour before it among ``length``, and the weights of that and the next."""
+    """For each output position, the left neighbour in the input and the weights of both neighbours."""
     places = ((np.arange(side) + 0.5) * (1 / (side / length)) - 0.5).astype(np.float32)
     first = np.floor(places)
     share = places - first
@@ -229,18 +229,18 @@ def _taps(length: int, side: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.
 
 
 def _edged(values: npt.NDArray[np.int32], places: npt.NDArray[np.intp], axis: int) -> npt.NDArray[np.int32]:
-    """Values at places, of which those outside count as at the edge."""
+    """Gather along an axis with positions clamped to the edge."""
     return values.take(places, axis=axis, mode="clip")
 
 
-# For SAM2.
+# Preprocessing for SAM2.
 
 
 @dataclass(frozen=True)
 class SquashedPlacement(Placement):
-    """Where a frame lies in SAM2's square: it fills it, without its aspect ratio, and masks come straight back.
+    """Placement that fills SAM2's square without keeping the aspect ratio, and restores masks in a single step.
 
-    ``first`` is the size on the way: the long side is the square's, the aspect ratio still the frame's.
+    ``first`` is the intermediate size: the long side equals the side of the square, with the frame's aspect ratio.
     """
 
     def place(self, frame: Tensor, device: torch.device | None = None) -> Tensor:
@@ -248,7 +248,7 @@ class SquashedPlacement(Placement):
 
         Args:
             frame: uint8 (3, H, W).
-            device: Where the result is wanted, default where the frame is.
+            device: Device of the result; default that of the frame.
 
         Returns:
             float32 (3, S, S).
@@ -256,7 +256,7 @@ class SquashedPlacement(Placement):
         device = frame.device if device is None else device
         height, width = self.first or self.resized
         image = Image.fromarray(np.ascontiguousarray(frame.permute(1, 2, 0).cpu().numpy()))
-        # A copy: Pillow's memory is not to be written to.
+        # A copy, because Pillow's memory is read-only.
         resized = torch.from_numpy(np.array(image.resize((width, height), Image.Resampling.BILINEAR)))
         pixels = resized.to(device).permute(2, 0, 1).float()  # (3, h, w)
         scaled = torch.tensor([IMAGE_MEAN, IMAGE_STD], device=device).unsqueeze(-1).unsqueeze(-1) * 255  # (2, 3, 1, 1)
@@ -265,7 +265,7 @@ class SquashedPlacement(Placement):
         return F.interpolate(pixels, size=square, mode="bilinear", align_corners=False)[0]
 
     def restore(self, mask_logits: Tensor, guide: FrameGuide | None = None) -> Tensor:
-        """Bring low-resolution mask logits to the frame's size in a single step.
+        """Resize low-resolution mask logits directly to the frame's size.
 
         Args:
             mask_logits: (N, h, w) over the whole square.
@@ -281,6 +281,6 @@ class SquashedPlacement(Placement):
 
 
 def place_squashed(frame_size: tuple[int, int], image_size: int) -> SquashedPlacement:
-    """Choose how a frame of this height and width goes into SAM2's square, as the released code does it."""
+    """Return the placement of a frame of this height and width in SAM2's square, as in the released code."""
     first = place_for_sam(frame_size, image_size).resized
     return SquashedPlacement(frame_size, (image_size, image_size), image_size, first)

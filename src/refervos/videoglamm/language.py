@@ -1,4 +1,4 @@
-"""The language model: Phi-3 with low-rank adaptation, the splice of visual tokens, and reading with a cache.
+"""The language model: Phi-3 with LoRA, insertion of visual tokens, decoding with a key-value cache, sampling.
 
 Shapes: B rows, L ids, P visual tokens, S positions after the splice, D = width, V = vocabulary.
 """
@@ -16,33 +16,33 @@ from refervos.errors import PromptError, require_installed
 from refervos.videoglamm.config import LoraConfig, PhiConfig
 
 IMAGE = -200
-"""Stands among token ids for a frame; a run of them is replaced by the visual tokens."""
+"""Placeholder id of a frame; a run of them is replaced by the visual tokens."""
 
 IGNORED = -100
-"""Label of positions that are not supervised."""
+"""Label of unsupervised positions."""
 
 ADAPTED = "qkv_proj"
-"""The linear layers that have low-rank adaptation: Phi-3 projects to queries, keys and values by one."""
+"""Linear layers with LoRA: Phi-3 has one fused projection for queries, keys and values."""
 
 ADAPTER = "default"
-"""Name under which peft keeps the adaptation."""
+"""Name of the LoRA adapter in peft."""
 
 POSITION_BUFFERS = ("inv_freq", "original_inv_freq")
-"""Buffers of Phi-3 that positions are computed from."""
+"""Buffers of Phi-3's rotary position encoding, which stay in float32."""
 
 
 def build_phi(config: PhiConfig, lora: LoraConfig | None) -> nn.Module:
-    """Build the language model, with its adaptation if there is one.
+    """Build the language model.
 
     Args:
         config: Its shape.
-        lora: Its adaptation, None for none.
+        lora: Its LoRA configuration, or None.
 
     Returns:
         A ``Phi3ForCausalLM`` of transformers.
 
     Raises:
-        MissingDependencyError: When there is an adaptation and peft is not installed.
+        MissingDependencyError: When LoRA is configured and peft is not installed.
     """
     from transformers import Phi3Config, Phi3ForCausalLM
 
@@ -67,16 +67,16 @@ def build_phi(config: PhiConfig, lora: LoraConfig | None) -> nn.Module:
 
 
 def add_lora(model: nn.Module, lora: LoraConfig) -> None:
-    """Add a low-rank adaptation to the fused projections; until it is trained it changes nothing.
+    """Add LoRA to the fused projections; its initial update is zero.
 
     Args:
-        model: A language model without one, changed in place.
+        model: The language model, changed in place.
         lora: Rank, scale and dropout.
 
     Raises:
         MissingDependencyError: When peft is not installed.
     """
-    require_installed("low-rank adaptation of the language model", "videoglamm", "peft")
+    require_installed("LoRA", "videoglamm", "peft")
     import peft
 
     settings = peft.LoraConfig(
@@ -86,10 +86,10 @@ def add_lora(model: nn.Module, lora: LoraConfig) -> None:
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Add the low-rank adaptation to the weights that it adapts, and remove it.
+    """Merge the LoRA update into the weights and remove the adapters.
 
     Args:
-        model: A language model with one, changed in place.
+        model: The language model, changed in place; nothing happens without LoRA.
     """
     for name, module in list(model.named_modules()):
         if not name.endswith(ADAPTED) or not hasattr(module, "lora_A"):
@@ -101,20 +101,20 @@ def merge_lora(model: nn.Module) -> None:
         setattr(model.get_submodule(parent), child, adapted.base_layer)
 
 
-# The splice.
+# Insertion of visual tokens.
 
 
 def find_run(ids: Sequence[int]) -> range:
-    """Find the one run of image sentinels among token ids.
+    """Find the run of image placeholders among token ids.
 
     Args:
-        ids: Token ids with sentinels, or without.
+        ids: Token ids.
 
     Returns:
-        Its positions; empty where there is none.
+        Its positions; an empty range without placeholders.
 
     Raises:
-        PromptError: When there are several runs.
+        PromptError: When there is more than one run.
     """
     places = [place for place, token in enumerate(ids) if token == IMAGE]
     if not places:
@@ -122,33 +122,30 @@ def find_run(ids: Sequence[int]) -> range:
     run = range(places[0], places[-1] + 1)
     if len(run) != len(places):
         raise PromptError(
-            "the prompt has text between its images; VideoGLaMM reads one video or one image, in one place of a prompt."
+            "the prompt has text between its images; VideoGLaMM takes one video or one image, in one place of a prompt."
         )
     return run
 
 
 def splice(ids: Sequence[int], values: Tensor, visual: Tensor | None, filling: Tensor | float) -> Tensor:
-    """Put what stands for the visual tokens in the place of the image sentinels.
+    """Replace the image placeholders in a sequence by entries for the visual tokens.
 
     Args:
-        ids: Token ids (L,) with one run of sentinels, or none.
-        values: What each id stands for, (L, ...); values at sentinels are dropped.
-        visual: Visual tokens (P, D), of which the count is read; None where there are no sentinels.
-        filling: What stands for them: (P, ...), or one number for all.
+        ids: Token ids (L,) with at most one run of placeholders.
+        values: Sequence to change, such as embeddings or labels (L, ...).
+        visual: Visual tokens (P, D), which determine P; None for a sequence without placeholders.
+        filling: Entries for the visual tokens (P, ...), or one number for all of them.
 
     Returns:
-        (S, ...), with S = L - sentinels + P.
+        (S, ...), with S = L - placeholders + P.
 
     Raises:
-        PromptError: When there are sentinels and no visual tokens, or the other way round, or several runs.
+        PromptError: When placeholders and visual tokens do not go together, or there is more than one run.
     """
     run = find_run(ids)
     if bool(len(run)) != (visual is not None):
-        raise PromptError(
-            "the prompt has images that were not given."
-            if visual is None
-            else "the prompt has no place for the images."
-        )
+        missing = "images that were not given" if visual is None else "no placeholder for the images"
+        raise PromptError(f"the prompt has {missing}.")
     if visual is None:
         return values
     if not isinstance(filling, Tensor):
@@ -157,12 +154,12 @@ def splice(ids: Sequence[int], values: Tensor, visual: Tensor | None, filling: T
 
 
 def embed(model: nn.Module, ids: Sequence[int], visual: Tensor | None) -> Tensor:
-    """Look token ids up and put the visual tokens in the place of the image sentinels.
+    """Embed token ids and insert the visual tokens.
 
     Args:
         model: The language model.
-        ids: Token ids (L,) with one run of sentinels, or none.
-        visual: Visual tokens (P, D), None where there are no sentinels.
+        ids: Token ids (L,) with at most one run of placeholders.
+        visual: Visual tokens (P, D); None for a sequence without placeholders.
 
     Returns:
         (S, D).
@@ -172,20 +169,20 @@ def embed(model: nn.Module, ids: Sequence[int], visual: Tensor | None) -> Tensor
     return splice(ids, table(looked_up), visual, 0.0 if visual is None else visual)
 
 
-# Reading.
+# Decoding.
 
 
 @dataclass
 class Context:
-    """What the language model has read of one conversation, and what it is yet to read; its caller holds it.
+    """State of the language model for one conversation, held by the caller.
 
     Attributes:
-        cached: Whether keys and values are kept; otherwise all is read anew for each token.
-        length: Positions so far, read or not.
-        unread: Embeddings of what was added and not read yet, (n, D) each.
-        read: Without a cache, embeddings of all that was read, (n, D) each.
-        cache: Keys and values, once something was read.
-        state: The final hidden state of the last position that was read (D,).
+        cached: Whether to keep keys and values; otherwise the whole sequence is recomputed for each token.
+        length: Number of positions, processed or pending.
+        unread: Pending embeddings, (n, D) each.
+        read: Without a cache, embeddings of all processed positions, (n, D) each.
+        cache: Key-value cache of transformers; None before the first step.
+        state: Final hidden state of the last processed position (D,).
     """
 
     cached: bool = True
@@ -196,21 +193,21 @@ class Context:
     state: Tensor | None = None
 
     def add(self, embeddings: Tensor) -> None:
-        """Add embeddings (n, D) to what is to be read."""
+        """Append pending embeddings (n, D)."""
         if len(embeddings):
             self.unread.append(embeddings)
             self.length += len(embeddings)
 
 
 def read_on(model: Any, context: Context) -> Tensor:
-    """Read what a context has unread.
+    """Process the pending embeddings of a context.
 
     Args:
         model: The language model.
-        context: Moves on; something must be unread.
+        context: A context with pending embeddings; changed in place.
 
     Returns:
-        Final hidden states of what was read now, after the last norm (n, D).
+        Their final hidden states, after the last norm (n, D).
     """
     fresh = torch.cat(context.unread)
     if context.cached:
@@ -231,13 +228,13 @@ def read_on(model: Any, context: Context) -> Tensor:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn instead of taking the likeliest.
+    """Parameters of token sampling.
 
     Attributes:
-        temperature: Logits are divided by it; above 0.
-        top_k: Only so many of the likeliest tokens are drawn from; 0 for all. The released configuration says 50.
-        top_p: Only the likeliest tokens that together have this probability are drawn from.
-        seed: Of the random numbers; None for others each time.
+        temperature: Divisor of the logits, above 0.
+        top_k: Sample from this many of the most likely tokens; 0 for all. The released configuration has 50.
+        top_p: Sample from the most likely tokens with this total probability (nucleus sampling).
+        seed: Random seed; None for a different one each time.
     """
 
     temperature: float = 1.0
@@ -254,7 +251,7 @@ class Sampling:
             raise PromptError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
 
     def generator(self, device: torch.device) -> torch.Generator:
-        """Make the source of random numbers."""
+        """Create the random generator."""
         source = torch.Generator(device)
         if self.seed is None:
             source.seed()
@@ -263,11 +260,11 @@ class Sampling:
         return source
 
     def draw(self, logits: Tensor, source: torch.Generator) -> int:
-        """Draw a token.
+        """Sample a token.
 
         Args:
             logits: (V,).
-            source: Random numbers.
+            source: Random generator.
         """
         scaled = logits.float() / self.temperature
         if self.top_k:

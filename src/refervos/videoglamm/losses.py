@@ -1,6 +1,6 @@
-"""The losses of VideoGLaMM: cross-entropy of the answer, binary cross-entropy and dice of its masks.
+"""The losses of VideoGLaMM: cross-entropy of the answer, binary cross-entropy and dice loss of the masks.
 
-Shapes: M masks, each of one phrase in one frame, H x W pixels.
+Shapes: M masks, one for each phrase and frame, H x W pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from refervos.errors import ConfigError
 
 IGNORED_PIXEL = -1
-"""Value of ground-truth pixels that do not count."""
+"""Value of ignored ground-truth pixels."""
 
 _DICE_SCALE = 1000.0
 _DICE_SMOOTH = 1e-6
@@ -23,14 +23,15 @@ _COUNT_SMOOTH = 1e-8
 
 @dataclass(frozen=True)
 class LossWeights:
-    """How the losses are added up. Defaults: published.
+    """Weights of the losses. Defaults: published.
 
     Attributes:
         text: Weight of the cross-entropy of the answer's tokens.
         bce: Weight of the masks' binary cross-entropy.
         dice: Weight of the masks' dice loss.
-        padded_masks: The released code cuts and pads the masks of each video to 4; the padding adds nothing to the sum
-            but counts in the mean, so that few masks weigh less. None for the mean over the masks that there are.
+        padded_masks: Truncate and pad the masks of each video to this number, as the released code does with 4. Padded
+            masks add 0 to the sum but count in the mean, which reduces the mask losses of videos with few masks. None
+            for the mean over the actual masks.
     """
 
     text: float = 1.0
@@ -44,15 +45,15 @@ class LossWeights:
 
 
 PUBLISHED_WEIGHTS = LossWeights(padded_masks=4)
-"""The losses as the released code adds them up."""
+"""The weights of the released code, including its padding of masks."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """A training step's losses, scalars. The parts are weighted already.
+    """Losses of a training step, scalars; the parts are already weighted.
 
     Attributes:
-        total: Their sum.
+        total: Sum of the parts.
         text: Cross-entropy of the answers.
         bce: Binary cross-entropy of the masks.
         dice: Dice loss of the masks.
@@ -70,7 +71,7 @@ def sigmoid_bce_loss(logits: Tensor, targets: Tensor, count: float) -> Tensor:
     Args:
         logits: (M, H, W).
         targets: 0, 1 or ``IGNORED_PIXEL``, (M, H, W).
-        count: The sum over masks is divided by this.
+        count: Divisor of the sum over masks.
 
     Returns:
         Scalar.
@@ -86,7 +87,7 @@ def sigmoid_dice_loss(logits: Tensor, targets: Tensor, count: float) -> Tensor:
     Args:
         logits: (M, H, W).
         targets: 0, 1 or ``IGNORED_PIXEL``, (M, H, W).
-        count: The sum over masks is divided by this.
+        count: Divisor of the sum over masks.
 
     Returns:
         Scalar.
@@ -100,11 +101,11 @@ def sigmoid_dice_loss(logits: Tensor, targets: Tensor, count: float) -> Tensor:
 
 
 def pad_masks(masks: Tensor, count: int) -> Tensor:
-    """Cut or pad the masks of a video to a number of phrases, as the released code does; added ones do not count.
+    """Truncate or pad the masks of a video to a number of phrases; padded masks are ignored in the losses.
 
     Args:
         masks: (K, T, H, W).
-        count: How many phrases remain.
+        count: Number of phrases.
 
     Returns:
         (count, T, H, W).

@@ -1,7 +1,7 @@
-"""VideoGLaMM: two visual encoders, a language model that writes ``[SEG]`` after a phrase, and SAM2 for its mask.
+"""VideoGLaMM: two visual encoders, a language model that generates ``[SEG]`` after a phrase, and SAM2 for the masks.
 
-The model keeps nothing between calls: what the language model has read is in a ``Context``, what a phrase's mask needs
-remembered in a ``PhraseTrack``, both held by the caller.
+The model is stateless: the state of a conversation is a ``Context``, that of a phrase's mask a ``PhraseTrack``, both
+held by the caller.
 Shapes: F frames for the encoders, P visual tokens, S positions, D = the language model's width, N phrases,
 C = SAM2's hidden width, g = SAM2's grid.
 """
@@ -44,36 +44,36 @@ from refervos.videoglamm.losses import Losses, LossWeights, pad_masks, sigmoid_b
 from refervos.videoglamm.quantisation import Bits, quantise
 
 Decoding = Literal["memory", "frames"]
-"""How masks are decoded: ``memory`` prompts the first frame and follows from there, ``frames`` prompts each one."""
+"""Mask decoding: ``memory`` prompts the first frame and propagates the mask, ``frames`` prompts every frame."""
 
 ENCODED_AT_ONCE = 4
-"""Frames or chunks that go through an encoder together."""
+"""Batch size of the encoders, in frames or chunks."""
 
 Rule = Callable[[Sequence[int], Tensor], Tensor]
-"""Changes the logits (V,) of the next token, given the ids that the answer has so far."""
+"""Maps the ids generated so far and the logits (V,) of the next token to changed logits."""
 
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """A video or an image as the language model reads it.
+    """Visual input of the language model: a video or an image.
 
     Attributes:
         tokens: (P, D).
-        sentinels: How many image sentinels stand for them in a prompt: one for each frame.
+        placeholders: Number of image placeholders in a prompt, one for each frame.
     """
 
     tokens: Tensor
-    sentinels: int
+    placeholders: int
 
 
 @dataclass(frozen=True)
 class GeneratedToken:
-    """One token of an answer.
+    """One generated token.
 
     Attributes:
-        id: Its id.
-        state: The final hidden state that predicted it (D,), which stands one position before it.
-        prompt_token: Where the token is ``[SEG]``, the prompt token of its mask (C,); else None.
+        id: Token id.
+        state: The final hidden state that predicted it, at the position before it (D,).
+        prompt_token: SAM2 prompt token (C,) if the token is ``[SEG]``, otherwise None.
     """
 
     id: int
@@ -86,8 +86,8 @@ class LabelledIds:
     """One conversation of a training video.
 
     Attributes:
-        ids: Token ids with one run of image sentinels, or none.
-        labels: For each id itself where it is supervised, and -100 where it is not.
+        ids: Token ids with at most one run of image placeholders.
+        labels: The id for supervised positions, -100 for all others.
     """
 
     ids: Sequence[int]
@@ -99,10 +99,10 @@ class Example:
     """One video of a training batch.
 
     Attributes:
-        pixels: For the encoders; None for text alone.
-        conversations: About this video. Their ``[SEG]`` in order belong to the masks in order.
-        frames: For SAM2, placed (T, 3, S, S).
-        masks: Ground truth 0 or 1, and -1 where nothing counts, at any size (K, T, H, W).
+        pixels: Frames for the encoders; None for text-only conversations.
+        conversations: Conversations about the video; their ``[SEG]`` tokens match the masks in order.
+        frames: Placed frames for SAM2 (T, 3, S, S).
+        masks: Ground truth at any size, 0 or 1, and -1 for ignored pixels (K, T, H, W).
     """
 
     pixels: EncoderPixels | None
@@ -115,11 +115,11 @@ class VideoGlamm(VideoSegmenterBase):
     """VideoGLaMM (Munasinghe et al. 2025, arXiv 2411.04923) over VideoGPT+ with Phi-3-mini.
 
     Args:
-        config: Every hyper-parameter.
-        tokenizer: Turns text into token ids and back; may be left out where ids are given.
+        config: Hyper-parameters.
+        tokenizer: Tokenizer for text prompts; optional if token ids are given.
 
     Raises:
-        MissingDependencyError: When transformers, or peft for a model with low-rank adaptation, is not installed.
+        MissingDependencyError: When transformers, or peft for a model with LoRA, is not installed.
     """
 
     model_type = "videoglamm"
@@ -138,37 +138,37 @@ class VideoGlamm(VideoSegmenterBase):
         self.video_encoder = None if config.internvideo is None else VideoEncoder(config.internvideo)
         self.video_projector = None if config.internvideo is None else projector(config.internvideo.width, width)
         self.language: Any = build_phi(config.phi, config.lora)
-        # From the language model's state to SAM2's prompt token, the paper's L-to-V adapter.
+        # From hidden states to SAM2 prompt tokens (the L-to-V adapter of the paper).
         self.seg_projector = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.sam2.hidden))
         self.tracker = Sam2Tracker(config.sam2)
         self.requires_grad_(False)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Switch the parts that learn to training mode; the frozen ones stay in evaluation mode (no dropout)."""
+        """Set the training mode of the trainable parts; frozen parts stay in evaluation mode (no dropout)."""
         super().train(mode)
         for part in self.frozen_parts():
             part.eval()
         return self
 
     def frozen_parts(self) -> tuple[nn.Module, ...]:
-        """Encoders and tracker, which never train."""
+        """Return the parts that are never trained: encoders and tracker."""
         parts = (self.image_encoder, self.video_encoder, self.tracker)
         return tuple(part for part in parts if part is not None)
 
     def choose_trained(self, *, projectors: bool = False) -> dict[str, list[nn.Parameter]]:
-        """Switch on the gradients of what learns: low-rank adaptation, token table, head, language-to-vision projector.
+        """Enable gradients of the trainable parts: LoRA, token embeddings, head and language-to-vision projector.
 
         Args:
-            projectors: Whether the projectors from both encoders learn too. The paper says so; in the released code
-                they are frozen by accident.
+            projectors: Whether to train the projectors of both encoders, too. The paper trains them; the released code
+                freezes them unintentionally.
 
         Returns:
-            The parameters, by part.
+            The trainable parameters by part.
         """
         parts: dict[str, list[nn.Parameter]] = {
-            "low-rank adaptation": [value for name, value in self.language.named_parameters() if ".lora_" in name],
-            "token table": list(self.language.get_input_embeddings().parameters()),
+            "LoRA": [value for name, value in self.language.named_parameters() if ".lora_" in name],
+            "token embeddings": list(self.language.get_input_embeddings().parameters()),
             "head": list(self.language.lm_head.parameters()),
             "language-to-vision projector": list(self.seg_projector.parameters()),
         }
@@ -183,10 +183,10 @@ class VideoGlamm(VideoSegmenterBase):
         return {name: parameters for name, parameters in parts.items() if parameters}
 
     def quantise(self, bits: Bits) -> None:
-        """Keep the language model's weights in fewer bits (see ``quantisation.quantise``), for inference.
+        """Quantise the language model for inference (see ``quantisation.quantise``).
 
         Args:
-            bits: 8 or 4; they are quantised at the next move to a device.
+            bits: 8 or 4; the weights are quantised when the model is next moved to a device.
         """
         quantise(self.language, bits)
         self.config = replace(self.config, lora=None)
@@ -195,18 +195,18 @@ class VideoGlamm(VideoSegmenterBase):
     def _write(self, folder: Path, dtype: torch.dtype | None) -> None:
         if self._bits is not None:
             raise CheckpointError(
-                f"a model whose weights have {self._bits} bits is not saved; load it without that and save it then."
+                f"a model with {self._bits}-bit weights cannot be saved; load it without quantisation to save it."
             )
         super()._write(folder, dtype)
 
     @property
     def gradient_checkpointing(self) -> bool:
-        """Whether training computes the language model's layers again in the backward pass instead of keeping them."""
+        """Whether the language model's layers are recomputed in the backward pass to save memory."""
         return self._gradient_checkpointing
 
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, on: bool) -> None:
-        # transformers 5.23 renames these methods; older versions know the second name alone.
+        # Renamed in transformers 5.23; older versions have the second name only.
         switch = "enable" if on else "disable"
         names = (f"activation_checkpointing_{switch}", f"gradient_checkpointing_{switch}")
         method = next(getattr(self.language, name) for name in names if hasattr(self.language, name))
@@ -215,55 +215,55 @@ class VideoGlamm(VideoSegmenterBase):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.tracker.sine_top.device
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """Type of weights and activations."""
+        """Data type of weights and activations."""
         return self.tracker.dtype
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Apply a conversion or a move, but keep in float32 what the language model computes positions from."""
+        """Apply a conversion or move, but keep the rotary position buffers in float32."""
         buffers = self.language.named_buffers()
         exact = [value for name, value in buffers if name.rpartition(".")[2] in POSITION_BUFFERS]
         return super()._apply(keeping_float32(fn, exact), recurse)
 
-    # See.
+    # Encode.
 
     def encode_video(self, frames: Sequence[Any]) -> VisualTokens:
-        """Sample and encode a video for the language model.
+        """Sample, preprocess and encode a video.
 
         Args:
-            frames: uint8 arrays or tensors (H, W, 3), at least one; ``config.frames`` of them are seen.
+            frames: uint8 arrays or tensors (H, W, 3), at least one; ``config.frames`` of them are used.
 
         Raises:
-            FrameError: When there is no frame, or one is no picture.
+            FrameError: When there is no frame, or a frame is not an image.
         """
         return self.encode_pixels(video_pixels(frames, self.config))
 
     def encode_image(self, image: Any) -> VisualTokens:
-        """Encode a single image for the language model, by the image encoder alone and without pooling.
+        """Preprocess and encode a single image, with the image encoder alone and without pooling.
 
         Args:
             image: uint8 array or tensor (H, W, 3).
 
         Raises:
-            FrameError: When it is no picture.
+            FrameError: When it is not an image.
         """
         return self.encode_pixels(image_pixels(image, self.config), single=True)
 
     def encode_pixels(self, pixels: EncoderPixels, *, single: bool = False) -> VisualTokens:
-        """Encode preprocessed frames for the language model: image tokens of all frames, then video tokens.
+        """Encode preprocessed frames: image tokens of all frames, then video tokens of all frames.
 
         Features are projected before they are pooled.
 
         Args:
             pixels: F frames.
-            single: Whether they are one image instead of a video.
+            single: Whether they are a single image instead of a video.
 
         Returns:
-            Their tokens.
+            The visual tokens.
         """
         pixels = pixels.to(self.device)
         image = self.image_projector(self.image_features(pixels.clip))  # (F, g*g, D)
@@ -289,14 +289,14 @@ class VideoGlamm(VideoSegmenterBase):
         chunks = pixels.to(self.compute_dtype).unflatten(0, (-1, self.config.internvideo.frames))
         return torch.cat([self.video_encoder(part) for part in chunks.split(ENCODED_AT_ONCE)])
 
-    # Read and write.
+    # Generate.
 
     def read_ids(self, ids: Sequence[int], visual: VisualTokens | None) -> Tensor:
-        """Read a whole conversation at once, without a cache.
+        """Run the language model on a whole conversation, without a cache.
 
         Args:
-            ids: Token ids (L,) with one run of image sentinels, or none.
-            visual: What stands in its place.
+            ids: Token ids (L,) with at most one run of image placeholders.
+            visual: Visual tokens for the placeholders.
 
         Returns:
             Final hidden states after the last norm (S, D).
@@ -306,12 +306,12 @@ class VideoGlamm(VideoSegmenterBase):
         return read_on(self.language, context)
 
     def seg_tokens(self, ids: Sequence[int], visual: VisualTokens | None, states: Tensor) -> Tensor:
-        """Find the prompt tokens of all ``[SEG]`` in a conversation that was read.
+        """Compute the SAM2 prompt tokens of all ``[SEG]`` in a conversation.
 
         Args:
             ids: Token ids (L,).
-            visual: What stands in the place of its image sentinels.
-            states: Final hidden states (S, D), maybe without the last one.
+            visual: Visual tokens for the placeholders.
+            states: Final hidden states (S, D); the last one is optional.
 
         Returns:
             (N, C), in order.
@@ -320,25 +320,25 @@ class VideoGlamm(VideoSegmenterBase):
         return self.seg_projector(states[[place - 1 for place in places]])
 
     def _embedded(self, ids: Sequence[int], visual: VisualTokens | None) -> Tensor:
-        """Embeddings of a conversation (S, D)."""
+        """Return the embeddings of a conversation (S, D)."""
         run = find_run(ids)
-        if visual is not None and len(run) not in (0, visual.sentinels):
-            raise PromptError(f"the prompt has {len(run)} images; {visual.sentinels} were given.")
+        if visual is not None and len(run) not in (0, visual.placeholders):
+            raise PromptError(f"the prompt has {len(run)} images; {visual.placeholders} were given.")
         return embed(self.language, ids, None if visual is None else visual.tokens)
 
     def start(self, ids: Sequence[int], visual: VisualTokens | None, *, cached: bool = True) -> Context:
-        """Start a conversation; nothing is read yet.
+        """Start a conversation; the prompt is processed by the first call of ``generate``.
 
         Args:
-            ids: Token ids of the prompt, with a sentinel for each frame in one run, or none.
-            visual: What stands in the place of the sentinels; None where there are none.
-            cached: Whether keys and values are kept, which changes nothing but the time.
+            ids: Token ids of the prompt, with one run of placeholders, one for each frame, or none.
+            visual: Visual tokens for the placeholders; None without placeholders.
+            cached: Whether to use a key-value cache; the results are the same.
 
         Returns:
-            What the language model is yet to read.
+            The state of the conversation.
 
         Raises:
-            PromptError: When ids and visual tokens do not fit each other, or the prompt is too long.
+            PromptError: When ids and visual tokens do not match, or the prompt is too long.
         """
         context = Context(cached=cached)
         with torch.inference_mode():
@@ -347,18 +347,18 @@ class VideoGlamm(VideoSegmenterBase):
         return context
 
     def add(self, context: Context, ids: Sequence[int]) -> None:
-        """Add text to a conversation, such as the next question.
+        """Append text to a conversation, such as a follow-up question.
 
         Args:
-            context: The conversation; it moves on.
-            ids: Token ids without images.
+            context: The state of the conversation; changed in place.
+            ids: Token ids without placeholders.
 
         Raises:
-            PromptError: When there are images among them, or the conversation becomes too long; it then stays as it
-                was.
+            PromptError: When the ids contain placeholders or the conversation becomes too long; the state is then
+                unchanged.
         """
         if len(find_run(ids)):
-            raise PromptError("an image can only be given at the start of a conversation; start another one.")
+            raise PromptError("images are only possible at the start of a conversation; start a new one.")
         longer = context.length + len(ids)
         if longer >= self.config.phi.positions:
             raise PromptError(self._too_long(longer))
@@ -368,18 +368,18 @@ class VideoGlamm(VideoSegmenterBase):
     def generate(
         self, context: Context, *, limit: int = 512, sampling: Sampling | None = None, rule: Rule | None = None
     ) -> Iterator[GeneratedToken]:
-        """Write an answer, token by token.
+        """Generate an answer, token by token.
 
-        Each token is added to the conversation before it is given, so that it can be gone on with at any time.
+        Each token is appended to the conversation before it is yielded, so that iteration can stop at any time.
 
         Args:
-            context: The conversation, with something unread; it moves on.
-            limit: Tokens at most.
-            sampling: Draw tokens; default the likeliest each time.
-            rule: Changes the logits before a token is chosen.
+            context: The state of the conversation, with pending positions; changed in place.
+            limit: Maximum number of tokens.
+            sampling: Sampling of tokens; default greedy decoding.
+            rule: Processor of the logits.
 
         Returns:
-            An iterator over the tokens; the last is one of ``config.phi.end``, unless a limit ended the answer.
+            An iterator over the tokens; the last one is in ``config.phi.end`` unless a limit ended the answer.
         """
         source = None if sampling is None else sampling.generator(self.device)
         written: list[int] = []
@@ -403,33 +403,33 @@ class VideoGlamm(VideoSegmenterBase):
 
     def _too_long(self, length: int) -> str:
         return (
-            f"the conversation has {length} tokens, those of the video included, and the language model reads "
+            f"the conversation has {length} tokens, including those of the video, and the language model takes at most "
             f"{self.config.phi.positions}; ask a shorter question, or start a new conversation."
         )
 
     # Segment.
 
     def placement(self, frame_size: tuple[int, int]) -> Placement:
-        """Choose how a frame of this height and width goes into SAM2's square: it fills it."""
+        """Return the placement of a frame of this height and width in SAM2's square, which it fills."""
         return place_squashed(frame_size, self.config.sam2.image_size)
 
     def begin_tracks(self, tokens: Tensor) -> list[PhraseTrack]:
-        """Start a track for each prompt token (N, C); the first frame it is given is the one that is prompted."""
+        """Start a track for each prompt token (N, C); its first frame is the prompted one."""
         return begin_tracks(self.tracker, tokens)
 
     def segment(
         self, frames: Iterable[Tensor], tokens: Tensor, *, decoding: Decoding = "memory"
     ) -> Iterator[FramePrediction]:
-        """Predict the masks of phrases, frame by frame as they come.
+        """Predict the masks of phrases, frame by frame.
 
         Args:
-            frames: Placed frames (3, S, S), of any number: memory does not grow with it.
+            frames: Any number of placed frames (3, S, S); memory use is constant.
             tokens: Prompt tokens (N, C).
-            decoding: Through memory from the first frame (published for inference), or each frame by itself (as in
-                training), where the prompt token is given again and the object score gates nothing.
+            decoding: ``memory`` propagates from the first frame (published for inference); ``frames`` decodes each
+                frame on its own as in training, with the prompt token and without gating by the object score.
 
         Returns:
-            An iterator over predictions of N masks; it is empty where there is no phrase.
+            An iterator over predictions of N masks; empty if N is 0.
         """
         if not len(tokens):
             return
@@ -450,17 +450,17 @@ class VideoGlamm(VideoSegmenterBase):
         none = torch.zeros(len(tokens), dtype=torch.bool, device=self.device)
         return FramePrediction(decoded.mask_logits[:, 0], decoded.score, none)
 
-    # Learn.
+    # Train.
 
     def loss(self, batch: Sequence[Example], weights: LossWeights | None = None) -> Losses:
         """Compute the losses of a training step; masks are decoded frame by frame.
 
         Args:
-            batch: Videos with their conversations and masks.
-            weights: How the losses are added up; default as published, without the padding of masks.
+            batch: Training videos.
+            weights: Weights of the losses; default those published, without the padding of masks.
 
         Returns:
-            The losses, with gradients where the model is in training mode.
+            The losses.
         """
         weights = weights or LossWeights()
         rows: list[tuple[LabelledIds, VisualTokens | None]] = []
@@ -478,7 +478,7 @@ class VideoGlamm(VideoSegmenterBase):
                 logits.append(predicted)
                 targets.append(wanted)
         masks = sum(len(part) for part in logits)
-        zero = 0.0 * tokens.sum()  # keeps the projector in the graph where there is no mask
+        zero = 0.0 * tokens.sum()  # keeps the projector in the graph if there is no mask
         bce = sum((sigmoid_bce_loss(x, y, masks) for x, y in zip(logits, targets, strict=True)), zero)
         dice = sum((sigmoid_dice_loss(x, y, masks) for x, y in zip(logits, targets, strict=True)), zero)
         parts = weights.text * text, weights.bce * bce, weights.dice * dice
@@ -487,7 +487,7 @@ class VideoGlamm(VideoSegmenterBase):
     def _read_rows(
         self, rows: Sequence[tuple[LabelledIds, VisualTokens | None]]
     ) -> tuple[list[Tensor], list[list[int]]]:
-        """Final hidden states of each row (S, D), and where in them is what predicts each ``[SEG]``."""
+        """Return the final hidden states of each row (S, D) and the positions that predict its ``[SEG]`` tokens."""
         embedded = [self._embedded(row.ids, visual) for row, visual in rows]
         padded = nn.utils.rnn.pad_sequence(embedded, batch_first=True)  # (B, S, D)
         lengths = torch.tensor([len(row) for row in embedded], device=padded.device)
@@ -501,7 +501,7 @@ class VideoGlamm(VideoSegmenterBase):
         return states, places
 
     def _text_loss(self, states: Sequence[Tensor], rows: Sequence[tuple[LabelledIds, VisualTokens | None]]) -> Tensor:
-        """Cross-entropy, averaged over all supervised tokens of the batch."""
+        """Return the cross-entropy, averaged over all supervised tokens of the batch."""
         asked, wanted = [], []
         for own, (row, visual) in zip(states, rows, strict=True):
             labels = spliced_labels(row, visual)[1:].to(own.device)
@@ -514,12 +514,12 @@ class VideoGlamm(VideoSegmenterBase):
         return F.cross_entropy(logits.float(), torch.cat(wanted))
 
     def _paired(self, example: Example, tokens: Tensor, padded: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Mask logits and ground truth of each frame (n, H, W): phrases and masks in order, as many as there are both.
+        """Yield mask logits and ground truth of each frame (n, H, W); phrases and masks are matched in order.
 
         Args:
             example: The video.
             tokens: Prompt tokens of its phrases (N, C).
-            padded: Phrases that the ground truth is cut or padded to, see ``LossWeights``.
+            padded: Number of phrases to which the ground truth is truncated or padded, see ``LossWeights``.
         """
         targets = example.masks.to(self.device, torch.float32)
         if padded is not None:
@@ -541,14 +541,14 @@ class VideoGlamm(VideoSegmenterBase):
                 predicted = torch.cat([enlarged, predicted[shown:]])
             yield predicted, targets[:, index]
 
-    # What it is.
+    # Describe.
 
     def stages_to_compile(self) -> Sequence[Stage]:
-        """Those of the tracker."""
+        """List the stages of the tracker."""
         return self.tracker.stages_to_compile()
 
     def describe(self) -> dict[str, Any]:
-        """Parts and parameter counts."""
+        """Return the parts and their parameter counts."""
         parts: Mapping[str, nn.Module | None] = {
             "image encoder": self.image_encoder,
             "video encoder": self.video_encoder,
@@ -566,26 +566,26 @@ class VideoGlamm(VideoSegmenterBase):
             "total": count_parameters(self),
             "trained": adapted + sum(count_parameters(part) for part in trained),
             "settings": {
-                "frames seen": self.config.frames,
+                "frames": self.config.frames,
                 "visual tokens": self.config.visual_tokens,
                 "longest conversation": self.config.phi.positions,
-                "language model's weights": "whole" if self._bits is None else f"{self._bits} bits",
-                "low-rank adaptation": "merged" if self.config.lora is None else f"rank {self.config.lora.rank}",
+                "quantisation": "none" if self._bits is None else f"{self._bits} bits",
+                "LoRA": "merged" if self.config.lora is None else f"rank {self.config.lora.rank}",
                 "tokenizer": self.tokenizer is not None,
             },
         }
 
 
 def seg_places(ids: Sequence[int], seg: int, visual: int) -> list[int]:
-    """Find the positions of ``[SEG]`` after the splice.
+    """Find the positions of ``[SEG]`` after the insertion of visual tokens.
 
     Args:
-        ids: Token ids with one run of image sentinels, or none.
+        ids: Token ids with at most one run of image placeholders.
         seg: Id of ``[SEG]``.
-        visual: How many visual tokens take the place of the run.
+        visual: Number of visual tokens.
 
     Returns:
-        Positions, without one at the very start, which no state predicts.
+        Positions; a ``[SEG]`` at position 0 is skipped, because no state predicts it.
     """
     run = find_run(ids)
     grown = visual - len(run) if len(run) else 0
@@ -596,6 +596,6 @@ def seg_places(ids: Sequence[int], seg: int, visual: int) -> list[int]:
 
 
 def spliced_labels(row: LabelledIds, visual: VisualTokens | None) -> Tensor:
-    """Line the labels of a conversation up with its positions after the splice, int64 (S,)."""
+    """Return the labels of a conversation after the insertion of visual tokens, int64 (S,)."""
     labels = torch.tensor(list(row.labels))
     return splice(row.ids, labels, None if visual is None else visual.tokens, float(IGNORED))

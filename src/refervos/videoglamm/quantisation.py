@@ -1,4 +1,4 @@
-"""The language model's weights in 8 or 4 bits, by bitsandbytes, so that the published size fits smaller GPUs."""
+"""Quantisation of the language model to 8 or 4 bits by bitsandbytes, for GPUs with less memory."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from refervos.videoglamm.language import merge_lora
 Bits = Literal[4, 8]
 
 BLOCK = 64
-"""Weights that share a scale, in 4 bits."""
+"""Block size of 4-bit quantisation."""
 
 
 def quantise(model: nn.Module, bits: Bits) -> None:
-    """Replace the linear layers of a language model's decoder by quantised ones.
+    """Replace the linear layers of the decoder layers by quantised ones.
 
-    Token table and head stay as they are, as ``[SEG]`` hangs on them. Low-rank adaptation is merged first. The weights
-    are quantised when the model is moved to its device, so that the device never holds them whole.
+    Token embeddings and head, which are trained for ``[SEG]``, are not quantised. LoRA weights are merged first. The
+    weights are quantised when the model is moved to its device, so that the device never holds the original ones.
 
     Args:
-        model: The language model, changed in place; it can then neither be trained nor saved.
+        model: The language model, changed in place; it can no longer be trained or saved.
         bits: 8 (LLM.int8) or 4 (NF4).
 
     Raises:
-        ConfigError: When it is another number.
+        ConfigError: When the number of bits is not supported, or a layer's width.
         MissingDependencyError: When bitsandbytes is not installed.
     """
     if bits not in (4, 8):
-        raise ConfigError(f"the language model's weights cannot have {bits!r} bits; give 8 or 4, or leave it out.")
-    require_installed("a language model in 8 or 4 bits", "quantised", "bitsandbytes")
+        raise ConfigError(f"bits is {bits!r}; it must be 8 or 4, or None for no quantisation.")
+    require_installed("quantisation", "quantised", "bitsandbytes")
     merge_lora(model)
     layers = {name: each for name, each in model.named_modules() if ".layers." in name and type(each) is nn.Linear}
     odd = [name for name, layer in layers.items() if bits == 4 and layer.in_features % BLOCK]
     if odd:
         inputs = layers[odd[0]].in_features
-        raise ConfigError(f"{odd[0]} has {inputs} inputs; 4 bits need a multiple of {BLOCK}. Take 8 bits instead.")
+        raise ConfigError(f"{odd[0]} has {inputs} inputs; 4-bit quantisation needs a multiple of {BLOCK}. Use 8 bits.")
     for name, module in layers.items():
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, _quantised(module, bits))
 
 
 def _quantised(layer: nn.Linear, bits: Bits) -> nn.Module:
-    """A layer with the same weights, quantised at its first move."""
+    """Return a layer with the same weights, which are quantised when it is moved."""
     import bitsandbytes as bnb
 
     weight, bias = layer.weight.data, layer.bias is not None
