@@ -1,4 +1,4 @@
-"""`refervos data check` tells what is there, what is missing or damaged, and how much it holds."""
+"""``refervos data check`` counts the contents of a data set and reports missing and damaged files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, ["data", "check", *map(str, arguments)])
 
 
-def test_all_splits_that_are_there_are_counted(tmp_path: Path) -> None:
+def test_all_present_splits_are_counted(tmp_path: Path) -> None:
     write_mevis(tmp_path, "valid_u")
     write_mevis(tmp_path, "valid", videos=3, frames=4)
     result = run("mevis", tmp_path)
@@ -57,7 +57,7 @@ def test_all_splits_that_are_there_are_counted(tmp_path: Path) -> None:
     ]
 
 
-def test_one_split_is_checked_alone(tmp_path: Path) -> None:
+def test_a_single_split_can_be_checked(tmp_path: Path) -> None:
     write_mevis(tmp_path, "valid_u")
     write_mevis(tmp_path, "train")
     shutil.rmtree(tmp_path / "train/JPEGImages")
@@ -65,7 +65,7 @@ def test_one_split_is_checked_alone(tmp_path: Path) -> None:
     assert run("mevis", tmp_path).exit_code == 1
 
 
-def test_json_tells_every_problem_and_the_screen_only_some(tmp_path: Path) -> None:
+def test_json_output_lists_every_problem_and_text_output_twenty(tmp_path: Path) -> None:
     write_mevis(tmp_path, frames=30, videos=1)
     images = sorted((tmp_path / "valid_u/JPEGImages/valid_u00").iterdir())
     for frame in images[3:]:
@@ -74,12 +74,12 @@ def test_json_tells_every_problem_and_the_screen_only_some(tmp_path: Path) -> No
     assert shown.exit_code == 1
     assert shown.stdout.count("is missing") == 20
     assert "and 7 more" in shown.stdout
-    told = json.loads(run("mevis", tmp_path, "--json").stdout)
-    assert told["problems"] == [f"{frame} is missing." for frame in images[3:]]
-    assert told["splits"][0]["expressions"] == 4
+    found = json.loads(run("mevis", tmp_path, "--json").stdout)
+    assert found["problems"] == [f"{frame} is missing." for frame in images[3:]]
+    assert found["splits"][0]["expressions"] == 4
 
 
-def test_exit_code_2_when_nothing_can_be_read(tmp_path: Path) -> None:
+def test_a_data_set_without_readable_expressions_exits_with_code_2(tmp_path: Path) -> None:
     write_mevis(tmp_path)
     (tmp_path / "valid_u/meta_expressions.json").write_text("{")
     result = run("mevis", tmp_path)
@@ -94,7 +94,7 @@ def test_exit_code_2_when_nothing_can_be_read(tmp_path: Path) -> None:
         check_dataset("mvis", tmp_path)
 
 
-def test_fast_looks_for_files_and_decodes_nothing(tmp_path: Path) -> None:
+def test_fast_checks_that_files_exist_and_decodes_nothing(tmp_path: Path) -> None:
     write_ref_youtube_vos(tmp_path)
     (tmp_path / "train/JPEGImages/train00/00010.jpg").write_text("no")
     (tmp_path / "train/Annotations/train00/00010.png").write_text("no")
@@ -109,7 +109,7 @@ def test_fast_looks_for_files_and_decodes_nothing(tmp_path: Path) -> None:
     assert "00010.png is missing" in run("ref-youtube-vos", tmp_path, "--fast").stdout
 
 
-def test_a_mask_for_a_frame_of_another_size_is_found(tmp_path: Path) -> None:
+def test_a_mask_of_another_size_than_its_frame_is_reported(tmp_path: Path) -> None:
     write_jhmdb_sentences(tmp_path / "jhmdb")
     for frame in (tmp_path / "jhmdb/Rename_Images/wave/jhmdb00").iterdir():
         Image.new("RGB", (50, 40)).save(frame)
@@ -125,7 +125,7 @@ def test_a_mask_for_a_frame_of_another_size_is_found(tmp_path: Path) -> None:
     assert all("test00.mp4" in problem and "96x64" in problem for problem in problems)
 
 
-def test_a_mask_for_a_frame_that_is_not_there_is_found(tmp_path: Path) -> None:
+def test_a_mask_for_a_missing_frame_is_reported(tmp_path: Path) -> None:
     longer = write_a2d_sentences(tmp_path / "longer")
     shorter = write_a2d_sentences(tmp_path / "shorter", frames=3)
     shutil.copy(shorter / "Release/clips320H/test01.mp4", longer / "Release/clips320H/test01.mp4")
@@ -134,8 +134,8 @@ def test_a_mask_for_a_frame_that_is_not_there_is_found(tmp_path: Path) -> None:
     assert all("test01" in problem and "has 3 frames" in problem for problem in problems)
 
 
-def test_video_files_are_decoded_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several at once would take the decoder from each other, and open a file for each frame."""
+def test_video_files_are_decoded_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several threads would compete for the one decoder and reopen a file for each frame."""
     write_a2d_sentences(tmp_path, videos=4)
     opened: list[int] = []
 
@@ -151,7 +151,7 @@ def test_video_files_are_decoded_one_after_the_other(tmp_path: Path, monkeypatch
     assert len(set(opened)) == 1
 
 
-def test_a_frame_of_another_size_is_found(tmp_path: Path) -> None:
+def test_a_frame_of_another_size_is_reported(tmp_path: Path) -> None:
     write_long_rvos(tmp_path)
     odd = tmp_path / "valid/JPEGImages/valid01/00004.jpg"
     Image.new("RGB", (50, 40)).save(odd)
@@ -160,7 +160,7 @@ def test_a_frame_of_another_size_is_found(tmp_path: Path) -> None:
     assert str(odd) in problems[0]
 
 
-def test_revos_without_foreground_is_told_once_a_file(tmp_path: Path) -> None:
+def test_a_missing_foreground_of_revos_is_reported_once(tmp_path: Path) -> None:
     write_revos(tmp_path)
     (tmp_path / "mask_dict_foreground.json").unlink()
     problems = check_dataset("revos", tmp_path).problems
@@ -168,7 +168,7 @@ def test_revos_without_foreground_is_told_once_a_file(tmp_path: Path) -> None:
     assert "mask_dict_foreground.json" in problems[0]
 
 
-def test_a_target_that_no_mask_shows_is_told_but_is_no_problem(tmp_path: Path) -> None:
+def test_a_target_without_any_mask_pixel_is_listed_but_is_no_problem(tmp_path: Path) -> None:
     write_ref_davis17(tmp_path)
     assert check_dataset("ref-davis17", tmp_path).splits[0].invisible == ()
     for mask in (tmp_path / "DAVIS/Annotations_unsupervised/480p/blackswan").iterdir():
@@ -178,7 +178,7 @@ def test_a_target_that_no_mask_shows_is_told_but_is_no_problem(tmp_path: Path) -
     assert "2 expressions have a target that no mask shows, such as val/blackswan/0" in result.stdout
 
 
-def test_what_is_listed_nowhere_is_told_but_is_no_problem(tmp_path: Path) -> None:
+def test_unlisted_images_and_folders_are_listed_but_are_no_problem(tmp_path: Path) -> None:
     write_revos(tmp_path)
     write_revos(tmp_path, "train")
     assert check_dataset("revos", tmp_path).unlisted == ()
@@ -201,6 +201,6 @@ def test_an_undamaged_data_set_of_every_layout_has_no_problems(tmp_path: Path, n
     assert found.expressions > 0
 
 
-def test_the_progress_bar_stays_silent_where_there_is_no_terminal(tmp_path: Path) -> None:
+def test_without_a_terminal_no_progress_bar_is_printed(tmp_path: Path) -> None:
     write_mevis(tmp_path)
     assert run("mevis", tmp_path).stderr == ""

@@ -1,14 +1,16 @@
-"""Text files mean the same whatever editor saved them: byte order marks, line ends, older encodings."""
+"""Text files are read with byte order marks, any line endings and older encodings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import layouts
 import layouts_images
+from data_sets import SMALL_DATA_SETS
 from refervos.data.catalogue import open_dataset
 from refervos.data.files import Problems, read_text
 from refervos.data.layouts.json_lines import read_json_lines
@@ -16,19 +18,12 @@ from refervos.data.pickles import read_plain_pickle
 from refervos.data.sample import Dataset
 from refervos.errors import DataError
 
-SETS: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "mevis": ("valid_u", lambda root: layouts.write_mevis(root, videos=1, frames=2)),
-    "ref-youtube-vos": ("train", lambda root: layouts.write_ref_youtube_vos(root, videos=1, frames=2)),
-    "ref-davis17": ("val", lambda root: layouts.write_ref_davis17(root, frames=2)),
-    "revos": ("valid", lambda root: layouts.write_revos(root, videos=1, frames=2)),
-    "long-rvos": ("valid", lambda root: layouts.write_long_rvos(root, videos=1, frames=2)),
-    "a2d-sentences": ("test", lambda root: layouts.write_a2d_sentences(root, images=True, frames=3)),
-    "jhmdb-sentences": ("test", layouts.write_jhmdb_sentences),
-    "refcoco": ("val", lambda root: layouts_images.write_converted_refcoco(root, splits=("val",))),
-    "grefcoco": ("val", lambda root: layouts_images.write_grefcoco(root, ("val",))),
-    "json-lines": ("all", layouts_images.write_json_lines),
-    "coco-video": ("train", layouts_images.write_coco_video),
-    "cvat": ("all", layouts_images.write_cvat),
+SAME_READER = {"refcoco+", "refcocog", "hc-stvg1", "gcg", "hcstvg-gcg"}
+"""Data sets whose text files another data set covers."""
+
+DATA_SETS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    **{name: entry for name, entry in SMALL_DATA_SETS.items() if name not in SAME_READER},
+    "refcoco": ("val", partial(layouts_images.write_converted_refcoco, splits=("val",))),
 }
 
 TEXTS = (".json", ".jsonl", ".txt", ".csv", ".xml")
@@ -36,12 +31,12 @@ TEXTS = (".json", ".jsonl", ".txt", ".csv", ".xml")
 SAVED: dict[str, Callable[[str], bytes]] = {
     "with a byte order mark": lambda text: text.encode("utf-8-sig"),
     "as UTF-16": lambda text: text.replace('encoding="utf-8"', 'encoding="utf-16"').encode("utf-16"),
-    "with Windows' line ends": lambda text: text.replace("\n", "\r\n").encode(),
+    "with Windows line endings": lambda text: text.replace("\n", "\r\n").encode(),
 }
 
 
-def asked(dataset: Dataset) -> list[tuple[str, str, str, tuple[str, ...], int]]:
-    """What a data set asks, and of how many annotated frames."""
+def contents(dataset: Dataset) -> list[tuple[str, str, str, tuple[str, ...], int]]:
+    """Return the ids, text, objects and number of annotated frames of each expression."""
     return [
         (
             *sample.key,
@@ -54,26 +49,26 @@ def asked(dataset: Dataset) -> list[tuple[str, str, str, tuple[str, ...], int]]:
 
 
 @pytest.mark.parametrize("saved", SAVED)
-@pytest.mark.parametrize("name", SETS)
-def test_every_text_file_of_every_layout_may_be_saved_so(tmp_path: Path, name: str, saved: str) -> None:
-    split, write = SETS[name]
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_every_layout_is_read_from_text_files_saved_in_any_encoding(tmp_path: Path, name: str, saved: str) -> None:
+    split, write = DATA_SETS[name]
     write(tmp_path)
-    before = asked(open_dataset(name, tmp_path, split))
+    before = contents(open_dataset(name, tmp_path, split))
     assert before
     for path in tmp_path.rglob("*"):
         if path.suffix in TEXTS:
             path.write_bytes(SAVED[saved](path.read_bytes().decode("latin-1")))
-    assert asked(open_dataset(name, tmp_path, split)) == before
+    assert contents(open_dataset(name, tmp_path, split)) == before
 
 
 def davis_text(root: Path, data: bytes) -> str:
-    """The first expression of an annotator of Ref-DAVIS17 whose file holds that."""
+    """Write an annotator's file of Ref-DAVIS17 and return its first expression."""
     (root / "davis_text_annotations" / "Davis17_annot1.txt").write_bytes(data)
     dataset = open_dataset("ref-davis17", root, problems=Problems(keep_going=True))
     return next(sample.expression for sample in dataset.samples if sample.annotator == "0")
 
 
-def test_quotes_of_windows_stay_quotes(tmp_path: Path) -> None:
+def test_windows_1252_quotes_are_decoded(tmp_path: Path) -> None:
     layouts.write_ref_davis17(tmp_path, frames=2, videos=1)
     assert (
         davis_text(tmp_path, b'blackswan 1 "the swan\x92s \x93white\x94 neck\x85"\n')
@@ -83,7 +78,7 @@ def test_quotes_of_windows_stay_quotes(tmp_path: Path) -> None:
     assert davis_text(tmp_path, b'blackswan 1 "a caf\xe9 \x81"\n') == "a caf\xe9 \x81"
 
 
-def test_a_line_ends_where_editors_end_it(tmp_path: Path) -> None:
+def test_lines_end_only_at_line_feeds(tmp_path: Path) -> None:
     layouts.write_ref_davis17(tmp_path, frames=2, videos=1)
     text = 'blackswan 1 "the swan\u2028and its neck\x0b"\n'
     assert davis_text(tmp_path, text.encode()).startswith("the swan and its neck")
@@ -93,7 +88,7 @@ def test_a_line_ends_where_editors_end_it(tmp_path: Path) -> None:
     assert sample.expression == "a\u2028b"
 
 
-def test_sentences_of_a_table_may_be_windows_1252(tmp_path: Path) -> None:
+def test_a_csv_file_may_be_in_windows_1252(tmp_path: Path) -> None:
     layouts.write_a2d_sentences(tmp_path, images=True, videos=1, frames=3)
     file = tmp_path / "text_annotations" / "a2d_annotation.txt"
     first, *others = file.read_bytes().split(b"\n")[1:-1]
@@ -104,7 +99,7 @@ def test_sentences_of_a_table_may_be_windows_1252(tmp_path: Path) -> None:
     assert others
 
 
-def test_files_that_were_put_together_may_have_several_byte_order_marks(tmp_path: Path) -> None:
+def test_concatenated_files_may_have_several_byte_order_marks(tmp_path: Path) -> None:
     layouts_images.write_frames(tmp_path / "v", layouts_images.own_clip(1))
     line = '\ufeff{"video": "v", "expression": "x"}\n'.encode()
     (tmp_path / "expressions.jsonl").write_bytes(line * 2)
@@ -112,7 +107,7 @@ def test_files_that_were_put_together_may_have_several_byte_order_marks(tmp_path
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
-def test_texts_of_python_2_are_what_they_were(tmp_path: Path, encoding: str) -> None:
+def test_python_2_strings_are_decoded(tmp_path: Path, encoding: str) -> None:
     text = "the café\u2019s left window"
     data = text.encode(encoding)
     path = tmp_path / "refs.p"
@@ -122,7 +117,7 @@ def test_texts_of_python_2_are_what_they_were(tmp_path: Path, encoding: str) -> 
     assert read_plain_pickle(path) == [text]
 
 
-def test_what_is_no_text_is_told_with_the_file(tmp_path: Path) -> None:
+def test_the_error_for_undecodable_text_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     for data in (b"caf\xe9", b"\xff\xfea", b"\xfe\xff\xd8\x3d"):
         path.write_bytes(data)

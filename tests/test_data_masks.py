@@ -1,4 +1,4 @@
-"""Mask images are read as strictly as predictions: nothing but 0 and one other number is taken for a mask."""
+"""Mask images are read as strictly as predictions: only 0 and one other value form a mask."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ from refervos.evaluation.scoring import score
 SIZE = (48, 64)
 
 
-def meant() -> np.ndarray:
+def target() -> np.ndarray:
     mask = np.zeros(SIZE, bool)
     mask[10:30, 20:44] = True
     return mask
 
 
-def edged(border: int = 2) -> np.ndarray:
-    """Pixels around the mask, as DAVIS marks those that do not count."""
+def border(width: int = 2) -> np.ndarray:
+    """Return the border around the mask that DAVIS marks as void."""
     around = np.zeros(SIZE, bool)
-    around[10 - border : 30 + border, 20 - border : 44 + border] = True
-    return around & ~meant()
+    around[10 - width : 30 + width, 20 - width : 44 + width] = True
+    return around & ~target()
 
 
 def smoothed() -> np.ndarray:
-    image = Image.fromarray(meant().astype(np.uint8) * 255)
+    image = Image.fromarray(target().astype(np.uint8) * 255)
     large = image.resize((2 * SIZE[1], 2 * SIZE[0]), Image.Resampling.BICUBIC)
     return np.asarray(large.resize((SIZE[1], SIZE[0]), Image.Resampling.BICUBIC))
 
 
 IMAGES: dict[str, np.ndarray] = {
-    "0 and 255": meant() * np.uint8(255),
-    "0 and 1": meant().astype(np.uint8),
+    "0 and 255": target() * np.uint8(255),
+    "0 and 1": target().astype(np.uint8),
     "nothing": np.zeros(SIZE, np.uint8),
     "everything": np.full(SIZE, 255, np.uint8),
-    "void": meant() + edged() * np.uint8(255),
+    "void": target() + border() * np.uint8(255),
     "smoothed": smoothed(),
-    "two objects": meant() + edged() * np.uint8(2),
-    "one number": meant() * np.uint8(3),
-    "a single pixel": np.maximum(meant() * np.uint8(255), np.eye(*SIZE, dtype=np.uint8)),
+    "two objects": target() + border() * np.uint8(2),
+    "one value": target() * np.uint8(3),
+    "a single pixel": np.maximum(target() * np.uint8(255), np.eye(*SIZE, dtype=np.uint8)),
 }
 
 
@@ -74,64 +74,64 @@ def only(root: Path) -> Sample:
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_a_truth_is_read_where_the_same_image_is_read_as_a_prediction(tmp_path: Path, name: str) -> None:
-    truth = only(write(tmp_path, IMAGES[name])).ground_truth
-    assert truth is not None
+def test_an_image_is_a_valid_ground_truth_mask_when_it_is_a_valid_predicted_mask(tmp_path: Path, name: str) -> None:
+    ground_truth = only(write(tmp_path, IMAGES[name])).ground_truth
+    assert ground_truth is not None
     try:
         predicted = read_mask(tmp_path / "mask.png", SIZE)
     except EvaluationError:
         with pytest.raises(DataError, match=r"mask\.png is not binary.*'value'.*'void'"):
-            truth.mask(0)
+            ground_truth.mask(0)
         assert any("mask.png is not binary" in problem for problem in check_dataset("json-lines", tmp_path).problems)
     else:
-        assert np.array_equal(truth.mask(0), predicted)
+        assert np.array_equal(ground_truth.mask(0), predicted)
 
 
-def test_pixels_that_do_not_count_are_named(tmp_path: Path) -> None:
-    truth = only(write(tmp_path, IMAGES["void"], void=255)).ground_truth
-    assert truth is not None
-    assert np.array_equal(truth.mask(0), meant())
-    void = truth.void(0)
+def test_void_gives_the_value_of_void_pixels(tmp_path: Path) -> None:
+    ground_truth = only(write(tmp_path, IMAGES["void"], void=255)).ground_truth
+    assert ground_truth is not None
+    assert np.array_equal(ground_truth.mask(0), target())
+    void = ground_truth.void(0)
     assert void is not None
-    assert np.array_equal(void, edged())
+    assert np.array_equal(void, border())
 
 
-def test_an_object_is_named_beside_others_and_beside_pixels_that_do_not_count(tmp_path: Path) -> None:
-    image = np.where(edged(), np.uint8(255), IMAGES["two objects"])
+def test_value_selects_an_object_among_others_and_void_pixels(tmp_path: Path) -> None:
+    image = np.where(border(), np.uint8(255), IMAGES["two objects"])
     image[40:44, 40:44] = 7
-    truth = only(write(tmp_path, image, value=1, void=[255, 7])).ground_truth
-    assert truth is not None
-    assert np.array_equal(truth.mask(0), meant())
-    void = truth.void(0)
+    ground_truth = only(write(tmp_path, image, value=1, void=[255, 7])).ground_truth
+    assert ground_truth is not None
+    assert np.array_equal(ground_truth.mask(0), target())
+    void = ground_truth.void(0)
     assert void is not None
     assert np.array_equal(void, np.isin(image, [255, 7]))
 
 
-def test_pixels_that_do_not_count_cost_nothing_when_masks_are_scored(tmp_path: Path) -> None:
+def test_void_pixels_do_not_affect_scores(tmp_path: Path) -> None:
     write(tmp_path, IMAGES["void"], void=255)
-    answers = tmp_path / "answers" / "v" / "0"
-    answers.mkdir(parents=True)
-    Image.fromarray((meant() | edged()) * np.uint8(255)).save(answers / "0.png")
-    (result,) = score(tmp_path / "answers", Part("json-lines", tmp_path), show_progress=False).summary.results
+    predictions = tmp_path / "predictions" / "v" / "0"
+    predictions.mkdir(parents=True)
+    Image.fromarray((target() | border()) * np.uint8(255)).save(predictions / "0.png")
+    (result,) = score(tmp_path / "predictions", Part("json-lines", tmp_path), show_progress=False).summary.results
     assert result.scores is not None
     assert result.scores.j == 1.0
 
 
-def test_sixteen_bits_are_called_so(tmp_path: Path) -> None:
-    truth = only(write(tmp_path, meant().astype(np.uint16))).ground_truth
-    assert truth is not None
+def test_the_error_for_a_16_bit_image_says_so(tmp_path: Path) -> None:
+    ground_truth = only(write(tmp_path, target().astype(np.uint16))).ground_truth
+    assert ground_truth is not None
     with pytest.raises(DataError, match="16 bits per pixel"):
-        truth.mask(0)
+        ground_truth.mask(0)
 
 
-def test_masks_of_single_objects_in_a_benchmark_are_binary_too(tmp_path: Path) -> None:
+def test_masks_of_long_rvos_must_be_binary(tmp_path: Path) -> None:
     layouts.write_long_rvos(tmp_path)
     file = next((tmp_path / "valid" / "Annotations").rglob("*.png"))
     Image.fromarray(smoothed()).save(file)
     assert any(f"{file} is not binary" in problem for problem in check_dataset("long-rvos", tmp_path).problems)
 
 
-# Frames of which masks tell, but which are not there.
+# Inconsistent data.
 
 
 def more_puppet_masks(root: Path) -> str:
@@ -199,33 +199,33 @@ WRONG: list[tuple[str, str | None, Callable[[Path], str]]] = [
 
 
 @pytest.mark.parametrize(("name", "split", "spoil"), WRONG, ids=lambda value: getattr(value, "__name__", value))
-def test_what_does_not_fit_together_is_found_by_the_check(
+def test_inconsistent_data_is_reported_by_the_check(
     tmp_path: Path, name: str, split: str | None, spoil: Callable[[Path], str]
 ) -> None:
-    said = spoil(tmp_path)
-    assert any(said in problem for problem in check_dataset(name, tmp_path, split).problems)
+    reason = spoil(tmp_path)
+    assert any(reason in problem for problem in check_dataset(name, tmp_path, split).problems)
 
 
-def test_masks_of_a_frame_are_found_however_its_number_is_written(tmp_path: Path) -> None:
+def test_masks_are_found_with_and_without_leading_zeros_in_the_frame_number(tmp_path: Path) -> None:
     layouts.write_a2d_sentences(tmp_path, images=True, videos=1)
     before = open_dataset("a2d-sentences", tmp_path).samples[0].ground_truth
     assert before is not None
     masks = [before.mask(index) for index in before.annotated]
     for file in list(tmp_path.rglob("*.h5")):
         file.rename(file.with_name(f"{int(file.stem)}.h5"))
-    truth = open_dataset("a2d-sentences", tmp_path).samples[0].ground_truth
-    assert truth is not None
-    assert np.array_equal([truth.mask(index) for index in truth.annotated], masks)
+    ground_truth = open_dataset("a2d-sentences", tmp_path).samples[0].ground_truth
+    assert ground_truth is not None
+    assert np.array_equal([ground_truth.mask(index) for index in ground_truth.annotated], masks)
 
 
 @pytest.mark.parametrize("images", [True, False])
-def test_a_mask_behind_the_end_of_a_video_is_told_when_masks_are_scored(tmp_path: Path, images: bool) -> None:
+def test_a_mask_past_the_end_of_a_video_is_refused_when_masks_are_scored(tmp_path: Path, images: bool) -> None:
     layouts.write_a2d_sentences(tmp_path / "data", images=images, videos=1)
     masks = next((tmp_path / "data" / "text_annotations" / "a2d_annotation_with_instances").rglob("00002.h5"))
     masks.rename(masks.with_name("00042.h5"))
-    (tmp_path / "answers").mkdir()
+    (tmp_path / "predictions").mkdir()
     with pytest.raises(DataError, match="frame 42"):
-        score(tmp_path / "answers", Part("a2d-sentences", tmp_path / "data"), show_progress=False)
+        score(tmp_path / "predictions", Part("a2d-sentences", tmp_path / "data"), show_progress=False)
     dataset = open_dataset("a2d-sentences", tmp_path / "data")
     with pytest.raises(DataError):
         dataset.samples[0].video.frames.read(41)

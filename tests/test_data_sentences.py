@@ -1,4 +1,4 @@
-"""Sentences that nothing can be asked with are named by the check, and by eval and train before they begin."""
+"""Invalid expressions are reported by ``data check``, and by ``eval`` and ``train`` before they start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from refervos.evaluation.scoring import score
 from refervos.training.recipe import recipe_from_mapping
 from refervos.training.trainer import train
 
-WRONG = {
+INVALID = {
     "": "it is empty",
     " \t\n": "it is empty",
     "\u200b\ufeff": "it is empty",
@@ -30,31 +30,31 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("text", WRONG, ids=range(len(WRONG)))
-def test_what_is_wrong_with_a_sentence_is_told(text: str) -> None:
+@pytest.mark.parametrize("text", INVALID, ids=range(len(INVALID)))
+def test_an_invalid_expression_has_a_reason(text: str) -> None:
     fault = expression_fault(text)
     assert fault is not None
-    assert WRONG[text] in fault
+    assert INVALID[text] in fault
 
 
 @pytest.mark.parametrize("text", ["dog", "?", "🐕", "犬", "word " * 510, "the dog\u200d"])
-def test_nothing_is_wrong_with_others(text: str) -> None:
+def test_valid_expressions_have_no_fault(text: str) -> None:
     assert expression_fault(text) is None
 
 
 def write(folder: Path, texts: list[str]) -> Path:
-    """A split of MeViS with these sentences, in the order of the expressions."""
+    """Write a split of MeViS with these expressions."""
     layouts.write_mevis(folder, videos=1, frames=3)
     file = folder / "valid_u" / "meta_expressions.json"
     content = json.loads(file.read_text())
     (video,) = content["videos"].values()
-    for told, text in zip(video["expressions"].values(), texts, strict=False):
-        told["exp"] = text
+    for expression, text in zip(video["expressions"].values(), texts, strict=False):
+        expression["exp"] = text
     file.write_text(json.dumps(content))
     return folder
 
 
-def test_the_check_names_every_one(tmp_path: Path) -> None:
+def test_the_check_lists_every_invalid_expression(tmp_path: Path) -> None:
     problems = check_dataset("mevis", write(tmp_path, ["", "a \ud83d", "word " * 600])).problems
     assert len(problems) == 3
     for id, (problem, fault) in enumerate(zip(problems, ("empty", "a lone surrogate", "600 words"), strict=True)):
@@ -63,7 +63,9 @@ def test_the_check_names_every_one(tmp_path: Path) -> None:
         assert problem.isprintable()
 
 
-def test_eval_says_it_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eval_refuses_invalid_expressions_before_it_loads_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "data", ["", "a \ud83d"])
     monkeypatch.setattr(evaluation, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     request = Request("miniature", Part("mevis", tmp_path / "data", "valid_u"), tmp_path / "out", device="cpu")
@@ -74,7 +76,7 @@ def test_eval_says_it_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "out").exists()
 
 
-def test_eval_says_before_anything_is_answered_what_the_model_cannot_read(tmp_path: Path) -> None:
+def test_eval_refuses_expressions_that_are_too_long_for_the_model_before_it_predicts(tmp_path: Path) -> None:
     write(tmp_path / "data", ["a dog", "\u00e9\u00e8" * 400, "\u00e9\u00e8" * 300])
     request = Request("miniature", Part("mevis", tmp_path / "data", "valid_u"), tmp_path / "out", device="cpu")
     with pytest.raises(DataError, match=r"expression 1 about video valid_u00 .*tokens; this model reads at most"):
@@ -83,7 +85,7 @@ def test_eval_says_before_anything_is_answered_what_the_model_cannot_read(tmp_pa
     assert not (tmp_path / "out" / "settings.json").exists()
 
 
-def test_masks_are_scored_whatever_was_asked(tmp_path: Path) -> None:
+def test_masks_are_scored_also_for_invalid_expressions(tmp_path: Path) -> None:
     write(tmp_path / "data", ["", "a \ud83d"])
     (tmp_path / "masks").mkdir()
     scored = score(tmp_path / "masks", Part("mevis", tmp_path / "data", "valid_u"), show_progress=False)
@@ -94,7 +96,7 @@ def test_masks_are_scored_whatever_was_asked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "a \ud83d", "\u00e9\u00e8" * 400])
 @pytest.mark.parametrize("role", ["data", "validation"])
-def test_training_says_it_before_the_first_step(tmp_path: Path, text: str, role: str) -> None:
+def test_training_refuses_invalid_expressions_before_the_first_step(tmp_path: Path, text: str, role: str) -> None:
     write(tmp_path / "wrong", ["a dog", text])
     layouts.write_mevis(tmp_path / "right", videos=1, frames=3)
     folders = {"data": "right", "validation": "right", role: "wrong"}
@@ -120,13 +122,13 @@ def test_training_says_it_before_the_first_step(tmp_path: Path, text: str, role:
     assert not list((tmp_path / "run").rglob("*.safetensors"))
 
 
-def test_many_are_counted(tmp_path: Path) -> None:
+def test_an_error_about_many_expressions_lists_five_and_the_total(tmp_path: Path) -> None:
     layouts.write_mevis(tmp_path, videos=4, frames=2)
     file = tmp_path / "valid_u" / "meta_expressions.json"
     content = json.loads(file.read_text())
     for video in content["videos"].values():
-        for told in video["expressions"].values():
-            told["exp"] = ""
+        for expression in video["expressions"].values():
+            expression["exp"] = ""
     file.write_text(json.dumps(content))
     dataset = open_dataset("mevis", tmp_path)
     with pytest.raises(DataError, match=f"{len(dataset)} of the expressions .*and {len(dataset) - 5} more"):

@@ -1,4 +1,4 @@
-"""What people have on disk besides published archives: parts of them, other tools' exports, other kinds of files."""
+"""Data besides the published archives: incomplete downloads, exports of annotation tools, other file formats."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from refervos.errors import DataError, EvaluationError
 from refervos.evaluation.datasets import Part
 from refervos.evaluation.scoring import score
 
-# Ref-YouTube-VOS in part.
+# Incomplete Ref-YouTube-VOS.
 
 
-def test_ref_youtube_vos_is_read_without_the_list_of_its_objects(tmp_path: Path) -> None:
+def test_ref_youtube_vos_is_read_without_meta_json(tmp_path: Path) -> None:
     layouts.write_ref_youtube_vos(tmp_path, "train")
     whole = open_dataset("ref-youtube-vos", tmp_path, "train")
     (tmp_path / "train" / "meta.json").unlink()
@@ -43,7 +43,7 @@ def test_ref_youtube_vos_is_read_without_the_list_of_its_objects(tmp_path: Path)
     assert any("'obj_id'" in problem for problem in check_dataset("ref-youtube-vos", tmp_path, "train").problems)
 
 
-def test_videos_of_valid_are_those_that_are_there_where_the_list_of_test_is_missing(tmp_path: Path) -> None:
+def test_without_the_list_of_test_the_present_videos_of_valid_are_read(tmp_path: Path) -> None:
     layouts.write_ref_youtube_vos(tmp_path, "valid")
     whole = open_dataset("ref-youtube-vos", tmp_path, "valid")
     (tmp_path / "meta_expressions" / "test" / "meta_expressions.json").unlink()
@@ -54,19 +54,19 @@ def test_videos_of_valid_are_those_that_are_there_where_the_list_of_test_is_miss
     assert "2 of 4" in checked.splits[0].notes[0]
 
 
-# Answers to Ref-DAVIS17 as published code writes them.
+# Masks for Ref-DAVIS17 in the layout of published code.
 
 
-def write_merged(folder: Path, samples: Sequence[Sample], answer: Callable[[Sample, int], np.ndarray]) -> Path:
-    """Write ``anno_0/<video>/<frame>.png`` and so on, the number of each being that of the object in the video."""
-    together: dict[tuple[str, str], list[Sample]] = {}
+def write_merged(folder: Path, samples: Sequence[Sample], predict: Callable[[Sample, int], np.ndarray]) -> Path:
+    """Write ``anno_0/<video>/<frame>.png`` and so on, with object numbers as pixel values."""
+    groups: dict[tuple[str, str], list[Sample]] = {}
     for sample in samples:
-        together.setdefault((str(sample.annotator), sample.video.id), []).append(sample)
-    for (annotator, video), asked in together.items():
-        for index, name in enumerate(asked[0].video.frames.names):
+        groups.setdefault((str(sample.annotator), sample.video.id), []).append(sample)
+    for (annotator, video), group in groups.items():
+        for index, name in enumerate(group[0].video.frames.names):
             numbers = np.zeros((48, 64), np.uint8)
-            for sample in reversed(asked):
-                numbers[answer(sample, index)] = int(sample.expression_id) // 4 + 1
+            for sample in reversed(group):
+                numbers[predict(sample, index)] = int(sample.expression_id) // 4 + 1
             image = Image.fromarray(numbers)
             image.putpalette([value for number in range(256) for value in (number, 0, 255 - number)])
             path = folder / f"anno_{annotator}" / video / f"{name}.png"
@@ -75,35 +75,35 @@ def write_merged(folder: Path, samples: Sequence[Sample], answer: Callable[[Samp
     return folder
 
 
-def moved(sample: Sample, index: int) -> np.ndarray:
-    """What is meant, further to the right for each annotator."""
+def shifted(sample: Sample, index: int) -> np.ndarray:
+    """Return the target mask, shifted to the right by the number of the annotator."""
     return np.roll(perfect(sample, index), int(str(sample.annotator)), axis=1)
 
 
 @pytest.mark.parametrize("inner", ["", "valid"])
-def test_merged_answers_are_scored_as_the_same_answers_one_by_one(tmp_path: Path, inner: str) -> None:
+def test_merged_masks_score_like_the_same_masks_in_separate_files(tmp_path: Path, inner: str) -> None:
     layouts.write_ref_davis17(tmp_path / "data")
     part = Part("ref-davis17", tmp_path / "data")
     samples = list(part.open().samples())
 
     def apart(sample: Sample, index: int) -> np.ndarray:
-        """What a sample keeps where an earlier object has taken its pixels."""
-        mask = moved(sample, index)
+        """Return the pixels of a sample that no earlier object covers."""
+        mask = shifted(sample, index)
         for other in samples:
             beside = other.video is sample.video and other.annotator == sample.annotator
             if beside and int(other.expression_id) < int(sample.expression_id):
-                mask = mask & ~moved(other, index)
+                mask = mask & ~shifted(other, index)
         return mask
 
     write_masks(tmp_path / "single", samples, apart)
-    write_merged(tmp_path / "merged" / inner, samples, moved)
+    write_merged(tmp_path / "merged" / inner, samples, shifted)
     one, other = (score(tmp_path / name, part, show_progress=False) for name in ("single", "merged"))
     assert means(other) == means(one)
     assert lines(other) == lines(one)
     assert 20 < lines(other)["J&F, published (matched)"] < 100
 
 
-def test_frames_without_a_merged_answer_count_nothing(tmp_path: Path) -> None:
+def test_a_missing_merged_file_counts_as_missing_masks(tmp_path: Path) -> None:
     layouts.write_ref_davis17(tmp_path / "data", videos=1)
     part = Part("ref-davis17", tmp_path / "data")
     merged = write_merged(tmp_path / "merged", list(part.open().samples()), perfect)
@@ -113,7 +113,7 @@ def test_frames_without_a_merged_answer_count_nothing(tmp_path: Path) -> None:
     assert "2 masks of 2 expressions are missing" in score(merged, part, show_progress=False).summary.notes()[-1]
 
 
-def test_merged_answers_that_fit_nothing_are_told(tmp_path: Path) -> None:
+def test_merged_masks_that_do_not_match_the_data_set_are_refused(tmp_path: Path) -> None:
     layouts.write_ref_davis17(tmp_path / "data", videos=1)
     part = Part("ref-davis17", tmp_path / "data")
     merged = write_merged(tmp_path / "merged", list(part.open().samples()), perfect)
@@ -126,7 +126,7 @@ def test_merged_answers_that_fit_nothing_are_told(tmp_path: Path) -> None:
         score(merged, Part("mevis", tmp_path / "mevis"), show_progress=False)
 
 
-# COCO exports of images that are frames.
+# COCO exports of images that are video frames.
 
 HEIGHT, WIDTH = layouts_images.SIZE
 
@@ -138,18 +138,18 @@ def annotation(id: int, image: int, mask: np.ndarray, **more: Any) -> dict[str, 
 def write_images(
     root: Path, names: Sequence[str], file: str, images: str, more: Callable[[int, int], dict[str, Any]] | None = None
 ) -> None:
-    """Write an export whose pictures of those names are the frames of a clip, with both of its objects.
+    """Write an export whose images are the frames of a clip, with both of its objects.
 
     Args:
-        root: The data set.
-        names: Of the pictures, as the export calls them, in the order of the clip.
-        file: The export, below the root.
-        images: What the names are relative to, below the root.
-        more: What an annotation says besides, by its object and its frame.
+        root: Folder of the data set.
+        names: Names of the images in the export, in the order of the clip.
+        file: Path of the export below the root.
+        images: Folder below the root that the names are relative to.
+        more: Returns additional fields of an annotation, given the indices of its object and its frame.
     """
     clip = layouts_images.own_clip(len(names))
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "shape"}]}
-    for index in np.random.default_rng(1).permutation(len(names)).tolist():  # exports are in any order
+    for index in np.random.default_rng(1).permutation(len(names)).tolist():  # exports have no fixed order
         path = root / images / names[index]
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(clip.frames[index]).save(path, quality=95)
@@ -158,9 +158,9 @@ def write_images(
         )
         for thing, masks in enumerate(clip.masks):
             if masks[index].any():
-                told = more(thing, index) if more else {}
+                fields = more(thing, index) if more else {}
                 content["annotations"].append(
-                    annotation(len(content["annotations"]), 100 + index, masks[index], **told)
+                    annotation(len(content["annotations"]), 100 + index, masks[index], **fields)
                 )
     path = root / file
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +192,7 @@ EXPORTS: dict[str, tuple[list[str], str, str, str]] = {
 
 
 @pytest.mark.parametrize("tool", EXPORTS)
-def test_images_of_an_export_are_a_video_in_the_order_of_their_numbers(tmp_path: Path, tool: str) -> None:
+def test_numbered_images_of_an_export_form_a_video_in_the_order_of_their_numbers(tmp_path: Path, tool: str) -> None:
     names, file, images, split = EXPORTS[tool]
     write_images(tmp_path / "set", names, file, images)
     (sample,) = open_dataset("coco-video", tmp_path / "set", split).samples
@@ -209,14 +209,14 @@ def test_images_of_an_export_are_a_video_in_the_order_of_their_numbers(tmp_path:
     assert [one.split for one in checked.splits] == [split]
 
 
-def test_pictures_of_several_videos_in_one_folder_are_told_apart(tmp_path: Path) -> None:
+def test_images_of_several_videos_in_one_folder_are_separated(tmp_path: Path) -> None:
     names = ["cat_1.jpg", "cat_2.jpg", "dog_mp4-1_jpg.rf.a.jpg", "dog_mp4-2_jpg.rf.b.jpg", "deep/1.jpg", "still.jpg"]
     write_images(tmp_path / "set", names, "train.json", "images")
     dataset = open_dataset("coco-video", tmp_path / "set", "train")
     assert {video.id: len(video) for video, _ in dataset.videos()} == {"cat": 2, "dog_mp4": 2, "deep": 1, "still": 1}
 
 
-def test_videos_that_images_tell_are_taken(tmp_path: Path) -> None:
+def test_a_video_id_in_the_images_takes_precedence(tmp_path: Path) -> None:
     write_images(tmp_path, ["a.jpg", "b.jpg", "c.jpg"], "train.json", "images")
 
     def change(content: Any) -> None:
@@ -230,25 +230,25 @@ def test_videos_that_images_tell_are_taken(tmp_path: Path) -> None:
     assert {video.id: list(video.frames.names) for video, _ in dataset.videos()} == {"one": ["b", "a"], "two": ["c"]}
 
 
-def test_sentences_and_tracks_of_annotations_are_read(tmp_path: Path) -> None:
-    def told(thing: int, index: int) -> dict[str, Any]:
+def test_expressions_and_tracks_of_annotations_are_read(tmp_path: Path) -> None:
+    def fields(thing: int, index: int) -> dict[str, Any]:
         text = "the square" if thing else "the circle on the left" if index < 2 else "the circle on the right"
         return {"attributes": {"expression": text, "track_id": thing, "occluded": False}}
 
-    write_images(tmp_path, [f"{n}.jpg" for n in range(4)], "train.json", "images", told)
+    write_images(tmp_path, [f"{n}.jpg" for n in range(4)], "train.json", "images", fields)
     samples = {sample.expression: sample for sample in open_dataset("coco-video", tmp_path, "train").samples}
     annotated = {text: list(sample.ground_truth.annotated) for text, sample in samples.items() if sample.ground_truth}
     assert annotated == {
-        "the circle on the left": [0, 1],  # where it has another name, this one was not asked
+        "the circle on the left": [0, 1],  # not annotated where the track has another expression
         "the circle on the right": [2, 3],
         "the square": [0, 1, 2, 3],
     }
-    truth = samples["the square"].ground_truth
-    assert truth is not None
-    assert [bool(truth.mask(index).any()) for index in range(4)] == [True, True, True, False]
+    ground_truth = samples["the square"].ground_truth
+    assert ground_truth is not None
+    assert [bool(ground_truth.mask(index).any()) for index in range(4)] == [True, True, True, False]
 
 
-def test_images_in_which_nothing_is_drawn_are_not_annotated(tmp_path: Path) -> None:
+def test_images_without_annotations_do_not_count_as_annotated(tmp_path: Path) -> None:
     write_images(tmp_path, [f"{n}.jpg" for n in range(4)], "train.json", "images")
 
     def change(content: Any) -> None:
@@ -262,7 +262,7 @@ def test_images_in_which_nothing_is_drawn_are_not_annotated(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
         (lambda c: c["annotations"][0].update(segmentation=[]), "a box is not a mask"),
         (lambda c: c["annotations"][0].update(image_id=7), "image 7, which is missing"),
@@ -277,8 +277,8 @@ def test_images_in_which_nothing_is_drawn_are_not_annotated(tmp_path: Path) -> N
         (lambda c: [one.update(track_id=1) for one in c["annotations"]], "track 1 is in image"),
     ],
 )
-def test_what_is_wrong_with_an_export_of_images_is_told(
-    tmp_path: Path, change: Callable[[Any], Any], said: str
+def test_an_invalid_export_of_images_is_refused_with_the_reason(
+    tmp_path: Path, change: Callable[[Any], Any], reason: str
 ) -> None:
     root = tmp_path / "set"
     write_images(root, [f"{n}.jpg" for n in range(1, 5)], "train.json", "images")
@@ -287,21 +287,21 @@ def test_what_is_wrong_with_an_export_of_images_is_told(
     (root / "train.json").write_text(json.dumps(content))
     with pytest.raises(DataError) as raised:
         open_dataset("coco-video", root, "train")
-    assert said in str(raised.value)
+    assert reason in str(raised.value)
     assert str(raised.value) in check_dataset("coco-video", root, "train").problems
 
 
-def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+def test_a_missing_split_is_refused_with_a_list_of_the_present_splits(tmp_path: Path) -> None:
     write_images(tmp_path, ["1.jpg"], "valid/_annotations.coco.json", "valid")
     with pytest.raises(DataError, match="present are valid"):
         open_dataset("coco-video", tmp_path, "all")
 
 
-# Kinds of pictures.
+# Image formats.
 
 
 @pytest.mark.parametrize("suffix", ["jpe", "jfif", "JFIF", "gif", "avif", "webp", "bmp", "tif"])
-def test_frames_may_be_pictures_of_every_known_kind(tmp_path: Path, suffix: str) -> None:
+def test_frames_may_be_images_of_every_supported_format(tmp_path: Path, suffix: str) -> None:
     clip = layouts_images.own_clip(2)
     (tmp_path / "v").mkdir()
     for index, frame in enumerate(clip.frames):
@@ -315,7 +315,7 @@ def test_frames_may_be_pictures_of_every_known_kind(tmp_path: Path, suffix: str)
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "tif"])
-def test_a_file_of_several_pictures_is_a_video(tmp_path: Path, suffix: str) -> None:
+def test_an_image_file_with_several_images_is_a_video(tmp_path: Path, suffix: str) -> None:
     clip = layouts_images.own_clip(3)
     first, *others = [Image.fromarray(frame) for frame in clip.frames]
     first.save(tmp_path / f"v.{suffix}", save_all=True, append_images=others)
@@ -332,7 +332,7 @@ def test_a_file_of_several_pictures_is_a_video(tmp_path: Path, suffix: str) -> N
     assert np.abs(sample.video.frames.read(2).astype(int) - clip.frames[2]).mean() < 12
 
 
-def test_pictures_of_equal_numbers_have_an_order_of_their_own(tmp_path: Path) -> None:
+def test_images_with_equal_numbers_are_ordered_by_name(tmp_path: Path) -> None:
     for name in ("1.jpg", "01.jpg", "001.jpg"):
         layouts_images.write_frames(tmp_path / "v", layouts_images.own_clip(1), name)
     (tmp_path / "expressions.jsonl").write_text('{"video": "v", "expression": "x"}')

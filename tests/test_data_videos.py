@@ -1,4 +1,4 @@
-"""Every video benchmark is read from its published layout: what is asked, and exactly the masks that are meant."""
+"""Every video benchmark is read from its published layout, with exact expressions and masks."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from refervos.errors import ConfigError, DataError
 
 
 def masks_of(sample: Sample) -> np.ndarray:
-    """All annotated masks of a sample (T, H, W)."""
+    """Return all annotated masks of a sample, bool (T, H, W)."""
     assert sample.ground_truth is not None
     return np.stack([sample.ground_truth.mask(index) for index in sample.ground_truth.annotated])
 
 
-def test_mevis_unites_the_objects_and_knows_expressions_without_target(tmp_path: Path) -> None:
+def test_mevis_has_expressions_with_several_targets_and_without_target(tmp_path: Path) -> None:
     dataset = open_dataset("mevis", write_mevis(tmp_path), "valid_u")
-    films = drawn_videos("valid_u")
-    assert [sample.key for sample in dataset.samples] == [(one.id, str(k)) for one in films for k in range(4)]
-    for sample, (one, k) in zip(dataset.samples, [(one, k) for one in films for k in range(4)], strict=True):
+    drawn = drawn_videos("valid_u")
+    assert [sample.key for sample in dataset.samples] == [(one.id, str(k)) for one in drawn for k in range(4)]
+    for sample, (one, k) in zip(dataset.samples, [(one, k) for one in drawn for k in range(4)], strict=True):
         assert sample.expression == one.expressions[k].text
         assert sample.has_target == bool(one.expressions[k].targets)
         assert len(sample.object_ids) == len(one.expressions[k].targets)
@@ -51,15 +51,15 @@ def test_mevis_unites_the_objects_and_knows_expressions_without_target(tmp_path:
     assert dataset.samples[0].video is dataset.samples[3].video
     assert list(dataset.samples[0].video.frames.names) == [f"{index:05d}" for index in range(6)]
     shown = dataset.samples[0].video.frames.read(2).astype(int)
-    assert np.abs(shown - films[0].clip.frames[2]).mean() < 10
+    assert np.abs(shown - drawn[0].clip.frames[2]).mean() < 10
 
 
-def test_mevis_without_public_masks_keeps_the_target_secret(tmp_path: Path) -> None:
+def test_mevis_valid_has_no_ground_truth(tmp_path: Path) -> None:
     for sample in open_dataset("mevis", write_mevis(tmp_path, "valid"), "valid").samples:
         assert (sample.ground_truth, sample.has_target, sample.object_ids) == (None, None, ())
 
 
-def test_mevis_train_without_masks_is_no_secret(tmp_path: Path) -> None:
+def test_mevis_train_without_its_masks_is_refused(tmp_path: Path) -> None:
     write_mevis(tmp_path, "train")
     (tmp_path / "train/mask_dict.json").unlink()
     with pytest.raises(DataError, match=r"mask_dict\.json"):
@@ -75,7 +75,7 @@ def test_ref_youtube_vos_train_reads_objects_by_palette_index(tmp_path: Path) ->
             np.testing.assert_array_equal(masks_of(sample), one.masks(k))
 
 
-def test_ref_youtube_vos_valid_is_without_the_videos_of_test(tmp_path: Path) -> None:
+def test_ref_youtube_vos_valid_excludes_the_videos_of_test(tmp_path: Path) -> None:
     write_ref_youtube_vos(tmp_path, "valid")
     for split in ("valid", "test"):
         dataset = open_dataset("ref-youtube-vos", tmp_path, split)
@@ -87,7 +87,7 @@ def test_ref_youtube_vos_valid_is_without_the_videos_of_test(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("converted", [False, True])
-def test_ref_davis17_has_four_annotators_about_each_object(tmp_path: Path, converted: bool) -> None:
+def test_ref_davis17_has_four_annotators_per_object(tmp_path: Path, converted: bool) -> None:
     dataset = open_dataset("ref-davis17", write_ref_davis17(tmp_path, converted=converted), "val")
     assert [video.id for video, _ in dataset.videos()] == list(DAVIS_VIDEOS["val"][:2])
     for (_, samples), one in zip(dataset.videos(), drawn_videos("val"), strict=True):
@@ -98,9 +98,9 @@ def test_ref_davis17_has_four_annotators_about_each_object(tmp_path: Path, conve
             expression = one.expressions[k // 4]
             assert sample.expression == davis_text(k % 4, expression)
             assert sample.object_ids == (str(expression.targets[0] + 1),)
-            meant = one.masks(k // 4).copy()
-            meant[:, *DAVIS_VOID] = False
-            np.testing.assert_array_equal(masks_of(sample), meant)
+            target = one.masks(k // 4).copy()
+            target[:, *DAVIS_VOID] = False
+            np.testing.assert_array_equal(masks_of(sample), target)
             assert isinstance(sample.ground_truth, IndexedMasks)
             void = sample.ground_truth.void(0)
             assert void is not None
@@ -108,20 +108,20 @@ def test_ref_davis17_has_four_annotators_about_each_object(tmp_path: Path, conve
             assert set(np.unique(sample.ground_truth.numbers(5))) <= {*range(len(one.clip.masks) + 1), 255}
 
 
-def test_ref_davis17_knows_how_the_annotators_misspell_videos(tmp_path: Path) -> None:
+def test_ref_davis17_corrects_misspelt_video_names(tmp_path: Path) -> None:
     write_ref_davis17(tmp_path, "train", videos=4)
     assert "clasic-car" in (tmp_path / "davis_text_annotations/Davis17_annot1.txt").read_text()
     dataset = open_dataset("ref-davis17", tmp_path, "train")
     assert [video.id for video, _ in dataset.videos()] == list(DAVIS_VIDEOS["train"])
 
 
-def test_ref_davis17_reads_the_semi_supervised_masks_where_there_are_no_others(tmp_path: Path) -> None:
+def test_ref_davis17_reads_semi_supervised_masks_when_there_are_no_others(tmp_path: Path) -> None:
     write_ref_davis17(tmp_path)
     (tmp_path / "DAVIS/Annotations_unsupervised").rename(tmp_path / "DAVIS/Annotations")
     assert len(open_dataset("ref-davis17", tmp_path)) == 16
 
 
-def test_ref_davis17_wants_every_annotator_about_every_object(tmp_path: Path) -> None:
+def test_ref_davis17_requires_every_annotator_for_every_object(tmp_path: Path) -> None:
     write_ref_davis17(tmp_path)
     file = tmp_path / "davis_text_annotations/Davis17_annot2.txt"
     file.write_bytes(b"\n".join(file.read_bytes().split(b"\n")[1:]))
@@ -129,7 +129,7 @@ def test_ref_davis17_wants_every_annotator_about_every_object(tmp_path: Path) ->
         open_dataset("ref-davis17", tmp_path)
 
 
-def test_ref_davis17_converted_wants_four_in_a_row_about_an_object(tmp_path: Path) -> None:
+def test_converted_ref_davis17_requires_four_expressions_in_a_row_per_object(tmp_path: Path) -> None:
     write_ref_davis17(tmp_path, converted=True)
     file = tmp_path / "meta_expressions/valid/meta_expressions.json"
     change_json(file, lambda content: content["videos"]["blackswan"]["expressions"]["5"].update(obj_id="9"))
@@ -137,7 +137,7 @@ def test_ref_davis17_converted_wants_four_in_a_row_about_an_object(tmp_path: Pat
         open_dataset("ref-davis17", tmp_path)
 
 
-def test_revos_tells_kinds_and_the_foreground(tmp_path: Path) -> None:
+def test_revos_has_kinds_and_a_foreground(tmp_path: Path) -> None:
     write_revos(tmp_path, "train")
     dataset = open_dataset("revos", write_revos(tmp_path, "valid"), "valid")
     for (video, samples), one in zip(dataset.videos(), drawn_videos("valid"), strict=True):
@@ -149,17 +149,17 @@ def test_revos_tells_kinds_and_the_foreground(tmp_path: Path) -> None:
             np.testing.assert_array_equal(sample.ground_truth.foreground(3), one.clip.masks[:, 3].any(axis=0))
 
 
-def test_revos_without_its_foreground_says_so_when_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_missing_foreground_of_revos_is_refused_when_it_is_read(tmp_path: Path) -> None:
     write_revos(tmp_path)
     (tmp_path / "mask_dict_foreground.json").unlink()
-    truth = open_dataset("revos", tmp_path).samples[0].ground_truth
-    assert isinstance(truth, RevosGroundTruth)
-    assert truth.mask(0).shape == (48, 64)
+    ground_truth = open_dataset("revos", tmp_path).samples[0].ground_truth
+    assert isinstance(ground_truth, RevosGroundTruth)
+    assert ground_truth.mask(0).shape == (48, 64)
     with pytest.raises(DataError, match=r"mask_dict_foreground\.json"):
-        truth.foreground(0)
+        ground_truth.foreground(0)
 
 
-def test_a_frame_of_mask_dict_may_hold_several_run_lengths(tmp_path: Path) -> None:
+def test_a_frame_in_mask_dict_may_have_several_run_length_masks(tmp_path: Path) -> None:
     write_mevis(tmp_path)
     sample = open_dataset("mevis", tmp_path).samples[0]
     other = open_dataset("mevis", tmp_path).samples[1]
@@ -173,7 +173,7 @@ def test_a_frame_of_mask_dict_may_hold_several_run_lengths(tmp_path: Path) -> No
     np.testing.assert_array_equal(joined, masks_of(sample)[5] | masks_of(other)[5])
 
 
-def test_long_rvos_takes_a_frame_without_mask_for_one_without_object(tmp_path: Path) -> None:
+def test_long_rvos_reads_a_missing_mask_as_empty(tmp_path: Path) -> None:
     dataset = open_dataset("long-rvos", write_long_rvos(tmp_path), "valid")
     for (_, samples), one in zip(dataset.videos(), drawn_videos("valid"), strict=True):
         assert [sample.kind for sample in samples] == ["static", "dynamic", "hybrid"] * 2
@@ -187,14 +187,14 @@ def test_long_rvos_takes_a_frame_without_mask_for_one_without_object(tmp_path: P
     assert not masks[5].any()
 
 
-def test_long_rvos_test_may_be_secret(tmp_path: Path) -> None:
+def test_long_rvos_test_has_no_ground_truth(tmp_path: Path) -> None:
     samples = open_dataset("long-rvos", write_long_rvos(tmp_path, "test"), "test").samples
     assert {(sample.ground_truth, sample.has_target) for sample in samples} == {(None, None)}
     assert {sample.kind for sample in samples} == {"static", "dynamic", "hybrid"}
 
 
 @pytest.mark.parametrize("images", [False, True])
-def test_a2d_sentences_scores_the_frames_that_show_the_instance(tmp_path: Path, images: bool) -> None:
+def test_a2d_sentences_annotates_the_frames_that_show_the_instance(tmp_path: Path, images: bool) -> None:
     write_a2d_sentences(tmp_path, "train", images=images)
     dataset = open_dataset("a2d-sentences", write_a2d_sentences(tmp_path, "test", images=images), "test")
     assert {video.id for video, _ in dataset.videos()} == {one.id for one in drawn_videos("test")}
@@ -203,23 +203,23 @@ def test_a2d_sentences_scores_the_frames_that_show_the_instance(tmp_path: Path, 
         for k, sample in enumerate(samples):
             assert sample.expression == f"{one.expressions[k].text}, moving"
             assert sample.expression_id == str(one.expressions[k].targets[0] + 1)
-            shown = [index for index in A2D_ANNOTATED if one.masks(k)[index].any()]
+            visible = [index for index in A2D_ANNOTATED if one.masks(k)[index].any()]
             assert sample.ground_truth is not None
-            assert list(sample.ground_truth.annotated) == shown
-            np.testing.assert_array_equal(masks_of(sample), one.masks(k)[shown])
+            assert list(sample.ground_truth.annotated) == visible
+            np.testing.assert_array_equal(masks_of(sample), one.masks(k)[visible])
 
 
-def test_a2d_sentences_reads_a_single_instance_without_its_axis(tmp_path: Path) -> None:
+def test_a2d_sentences_reads_a_two_dimensional_mask_of_a_single_instance(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     write_a2d_sentences(tmp_path)
     sample = open_dataset("a2d-sentences", tmp_path).samples[0]
-    meant = drawn_videos("test")[0].masks(0)[1]
+    target = drawn_videos("test")[0].masks(0)[1]
     path = tmp_path / "text_annotations/a2d_annotation_with_instances/test00/00002.h5"
     with h5py.File(path, "w") as file:
         file["instance"] = np.array([[int(sample.expression_id)]], np.float64)
-        file["reMask"] = meant.T.astype(np.uint8)
+        file["reMask"] = target.T.astype(np.uint8)
     assert sample.ground_truth is not None
-    np.testing.assert_array_equal(sample.ground_truth.mask(1), meant)
+    np.testing.assert_array_equal(sample.ground_truth.mask(1), target)
 
 
 def test_a2d_sentences_leaves_out_the_known_mistake(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a2d_sentences_leaves_out_the_known_mistake(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scored", [False, True])
-def test_jhmdb_sentences_scores_the_chosen_frames_or_all_that_have_masks(tmp_path: Path, scored: bool) -> None:
+def test_jhmdb_sentences_annotates_the_listed_frames_or_all_with_masks(tmp_path: Path, scored: bool) -> None:
     dataset = open_dataset("jhmdb-sentences", write_jhmdb_sentences(tmp_path, scored=scored), "test")
     for sample, one in zip(dataset.samples, drawn_videos("jhmdb"), strict=True):
         assert sample.key == (one.id, "0")
@@ -241,8 +241,8 @@ def test_jhmdb_sentences_scores_the_chosen_frames_or_all_that_have_masks(tmp_pat
         np.testing.assert_array_equal(sample.video.frames.read(2), one.clip.frames[2])
 
 
-def test_masks_are_not_kept(tmp_path: Path) -> None:
-    """A truth that kept what it decodes would fill the memory, and would not see a changed file."""
+def test_masks_are_not_cached(tmp_path: Path) -> None:
+    """Cached masks would fill the memory."""
     write_ref_youtube_vos(tmp_path)
     sample = open_dataset("ref-youtube-vos", tmp_path, "train").samples[0]
     before = masks_of(sample)
@@ -252,7 +252,7 @@ def test_masks_are_not_kept(tmp_path: Path) -> None:
     assert masks_of(sample).all()
 
 
-def test_an_unknown_data_set_or_split_is_answered_with_what_there_is(tmp_path: Path) -> None:
+def test_an_unknown_data_set_or_split_is_refused_with_a_list(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'mvis' is unknown.*mevis.*ref-davis17.*refcoco"):
         open_dataset("mvis", tmp_path)
     with pytest.raises(ConfigError, match=r"no split 'val'; choose from train, valid_u, valid, test"):
@@ -261,7 +261,7 @@ def test_an_unknown_data_set_or_split_is_answered_with_what_there_is(tmp_path: P
         open_dataset("mevis", tmp_path / "nowhere")
 
 
-def test_every_reader_of_the_catalogue_is_there() -> None:
+def test_every_reader_in_the_catalogue_exists() -> None:
     import importlib
 
     for name, benchmark in BENCHMARKS.items():
@@ -271,7 +271,7 @@ def test_every_reader_of_the_catalogue_is_there() -> None:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_every_split_that_was_written_is_found(tmp_path: Path, name: str) -> None:
+def test_every_written_split_is_found(tmp_path: Path, name: str) -> None:
     write: Callable[..., Path] = WRITERS[name]
     folder = write(tmp_path)
     assert BENCHMARKS[name].splits_in(folder)

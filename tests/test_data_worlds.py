@@ -1,4 +1,4 @@
-"""The diagnostic benchmark as a data set: its clips, drawn when they are wanted."""
+"""The diagnostic benchmark as a data set, with clips rendered on demand."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def test_samples_are_the_cases_of_the_benchmark() -> None:
         assert (sample.kind, sample.has_target) == ("spatial", True)
         assert len(sample.video) == len(case.clip.frames)
         assert sample.ground_truth is not None
-        truth = case.clip.target_masks(case.expression)
+        masks = case.clip.target_masks(case.expression)
         for index in sample.ground_truth.annotated:
             np.testing.assert_array_equal(sample.video.frames.read(index), case.clip.frames[index])
-            np.testing.assert_array_equal(sample.ground_truth.mask(index), truth[index])
+            np.testing.assert_array_equal(sample.ground_truth.mask(index), masks[index])
 
 
-def test_nothing_is_drawn_before_it_is_wanted_and_each_clip_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clips_are_rendered_on_demand_and_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[str, int]] = []
 
     def draw(split: str, index: int) -> DiagnosticCase:
@@ -47,7 +47,7 @@ def test_nothing_is_drawn_before_it_is_wanted_and_each_clip_once(monkeypatch: py
     assert drawn == [("appearance", 0), ("appearance", 1)]
 
 
-def test_no_target_is_told_and_splits_must_be_known() -> None:
+def test_expressions_without_target_are_marked_and_unknown_splits_refused() -> None:
     assert {sample.has_target for sample in read_worlds(None, "no-target", Problems()).samples} == {False}
     with pytest.raises(DataError, match="'easy'"):
         read_worlds(None, "easy", Problems())
