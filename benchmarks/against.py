@@ -1,7 +1,7 @@
-"""What this version costs in proportion to another one: a frame, the start, a training step, in processor time.
+"""Compare the processor time of a frame, a start and a training step between this version and another one.
 
-Processes of both versions take turns on the same work with one thread each, so that whatever else the machine does
-falls on both. Run it from a clone with the ``dev`` extra: ``python benchmarks/against.py 4286a80``.
+Processes of both versions alternate on the same work with one thread each, so that other load on the machine affects
+both. Run it from a clone with the ``dev`` extra: ``python benchmarks/against.py 4286a80``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 CLIP = ROOT / "examples" / "data" / "shapes.mp4"
 SENTENCES = ("the red circle", "the blue star", "the largest shape", "the ring on the left")
 WARM_UP = 16
-"""Frames that fill the memory before any is measured."""
+"""Number of frames that fill the memory before the measured ones."""
 
 FRAMES = f"""
 import sys, time
@@ -44,7 +44,7 @@ for line in sys.stdin:
     sessions[count].step(frames[number % 16])
     print(time.process_time() - begun, flush=True)
 """
-"""Answers frames of 480 x 320 for one and for four sentences, one for each line that it reads."""
+"""Program that segments a frame of 480 x 320 with one or four sentences for each line of its input."""
 
 STEPS = """
 import sys, tempfile, time
@@ -72,23 +72,23 @@ seconds(1)  # imports
 few = seconds(2)
 print((seconds(8) - few) / 6)
 """
-"""Makes optimiser steps of one stage of a recipe and prints what one takes."""
+"""Program that makes optimiser steps of one stage of a recipe and prints the seconds of one."""
 
 
 @contextmanager
 def checked_out(revision: str) -> Iterator[Path]:
-    """A worktree of another version."""
+    """Check out another version in a temporary worktree."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "other"
-        subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "-q", "--detach", str(place), revision], check=True)
+        tree = Path(folder) / "other"
+        subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "-q", "--detach", str(tree), revision], check=True)
         try:
-            yield place
+            yield tree
         finally:
-            subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(place)], check=True)
+            subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(tree)], check=True)
 
 
 def environment(version: Path) -> dict[str, str]:
-    """What a process of a version runs with."""
+    """Return the environment of a version's processes."""
     return {**os.environ, "PYTHONPATH": str(version / "src"), "OMP_NUM_THREADS": "1"}
 
 
@@ -104,26 +104,28 @@ def frames(versions: dict[str, Path], repeats: int) -> None:
             env=environment(version),
         )
         assert running[name].stdout.readline() == "ready\n"
-    taken: dict[tuple[int, str], list[float]] = {(count, name): [] for count in (1, 4) for name in versions}
+    times_of: dict[tuple[int, str], list[float]] = {(count, name): [] for count in (1, 4) for name in versions}
     for number in range(repeats):
-        for count, name in taken:
+        for count, name in times_of:
             process = running[name]
             process.stdin.write(f"{count} {number}\n")
             process.stdin.flush()
-            taken[count, name].append(float(process.stdout.readline()))
+            times_of[count, name].append(float(process.stdout.readline()))
     for process in running.values():
         process.stdin.close()
         process.wait()
-    middle = {key: 1000 * statistics.median(times) for key, times in taken.items()}
+    medians = {key: 1000 * statistics.median(times) for key, times in times_of.items()}
     for count in (1, 4):
         compare(
-            f"a frame of 480 x 320, {count} sentence{'s' * (count > 1)}", middle[count, "this"], middle[count, "other"]
+            f"a frame of 480 x 320, {count} sentence{'s' * (count > 1)}",
+            medians[count, "this"],
+            medians[count, "other"],
         )
-    print(f"four sentences in proportion to one: {middle[4, 'this'] / middle[1, 'this']:.2f}")
+    print(f"four sentences relative to one: {medians[4, 'this'] / medians[1, 'this']:.2f}")
 
 
 def start(versions: dict[str, Path], repeats: int) -> None:
-    """Compare how long ``segment`` takes to its first mask, in proportion to importing torch."""
+    """Compare the time of ``segment`` until its first mask, also relative to importing torch."""
     with tempfile.TemporaryDirectory() as folder:
         segment = [sys.executable, "-m", "refervos", "segment", str(CLIP), SENTENCES[0], "--frames", "1", "-q"]
         segment += ["--overwrite", "--save", "rle", "--device", "cpu", "--out", folder]
@@ -131,17 +133,17 @@ def start(versions: dict[str, Path], repeats: int) -> None:
             "import torch": ([sys.executable, "-c", "import torch"], versions["this"]),
             **{name: (segment, version) for name, version in versions.items()},
         }
-        taken: dict[str, list[float]] = {name: [] for name in commands}
+        times_of: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(repeats):
             for name, (command, version) in commands.items():
-                taken[name].append(processor_seconds(command, version))
-    middle = {name: statistics.median(times[1:]) for name, times in taken.items()}
-    compare("segment to its first mask", 1000 * middle["this"], 1000 * middle["other"])
-    print(f"segment in proportion to import torch: {middle['this'] / middle['import torch']:.2f}")
+                times_of[name].append(processor_seconds(command, version))
+    medians = {name: statistics.median(times[1:]) for name, times in times_of.items()}
+    compare("segment to its first mask", 1000 * medians["this"], 1000 * medians["other"])
+    print(f"segment relative to import torch: {medians['this'] / medians['import torch']:.2f}")
 
 
 def processor_seconds(command: Sequence[str], version: Path) -> float:
-    """User and system time of a command and its children."""
+    """Measure the user and system time of a command and its children."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, env=environment(version), capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -152,18 +154,18 @@ def steps(versions: dict[str, Path], repeats: int) -> None:
     """Compare optimiser steps of the default model's recipe."""
     for stage in ("track-images", "images", "online"):
         command = [sys.executable, "-c", STEPS, str(ROOT / "recipes" / "miniature.yaml"), stage]
-        taken: dict[str, list[float]] = {name: [] for name in versions}
+        times_of: dict[str, list[float]] = {name: [] for name in versions}
         for _ in range(repeats):
             for name, version in versions.items():
                 done = subprocess.run(command, check=True, env=environment(version), capture_output=True, text=True)
-                taken[name].append(float(done.stdout))
-        middle = {name: 1000 * statistics.median(times) for name, times in taken.items()}
-        compare(f"an optimiser step of stage {stage}", middle["this"], middle["other"])
+                times_of[name].append(float(done.stdout))
+        medians = {name: 1000 * statistics.median(times) for name, times in times_of.items()}
+        compare(f"an optimiser step of stage {stage}", medians["this"], medians["other"])
 
 
-def compare(what: str, this: float, other: float) -> None:
+def compare(name: str, this: float, other: float) -> None:
     """Print two times in milliseconds and their ratio."""
-    print(f"{what}: {this:.1f} ms, before {other:.1f} ms, {this / other:.2f}x", flush=True)
+    print(f"{name}: {this:.1f} ms, before {other:.1f} ms, {this / other:.2f}x", flush=True)
 
 
 PARTS = {"frames": (frames, 40), "start": (start, 6), "steps": (steps, 2)}
@@ -172,7 +174,7 @@ PARTS = {"frames": (frames, 40), "start": (start, 6), "steps": (steps, 2)}
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("revision", help="the version to compare with, as git names it")
+    parser.add_argument("revision", help="git revision to compare with")
     parser.add_argument("--parts", default=",".join(PARTS), help="default all: %(default)s")
     options = parser.parse_args()
     with checked_out(options.revision) as other:

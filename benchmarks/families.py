@@ -1,4 +1,4 @@
-"""What a frame costs in each family: the miniatures in turns on the same frames, in processor time of one thread.
+"""Measure the processor time of a frame in each family: the miniatures alternate on the same frames, with one thread.
 
 Run it as ``OMP_NUM_THREADS=1 python benchmarks/families.py``.
 """
@@ -17,7 +17,7 @@ from refervos.worlds import WorldConfig, draw_clip
 
 SENTENCES = ("the red circle", "the blue star", "the largest shape", "the ring on the left")
 WARM_UP = 12
-"""Frames that are not counted: memories fill meanwhile."""
+"""Number of uncounted first frames, which fill the memories."""
 
 
 def main() -> None:
@@ -36,10 +36,10 @@ def main() -> None:
                 start = time.process_time()
                 session.step(frame)
                 taken[name].append(time.process_time() - start)
-        middle = {name: 1000 * statistics.median(times[WARM_UP:]) for name, times in taken.items()}
-        first = middle[BUNDLED[0]]
-        told = ", ".join(f"{name} {each:.1f} ms ({each / first:.2f}x)" for name, each in middle.items())
-        print(f"{count} sentence{'s' * (count > 1)}: {told}")
+        medians = {name: 1000 * statistics.median(times[WARM_UP:]) for name, times in taken.items()}
+        first = medians[BUNDLED[0]]
+        costs = ", ".join(f"{name} {each:.1f} ms ({each / first:.2f}x)" for name, each in medians.items())
+        print(f"{count} sentence{'s' * (count > 1)}: {costs}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Measure everything that wants a GPU in one go, and report it in one JSON and one Markdown file.
+"""Run all measurements and tests that need a GPU, and report them in one JSON and one Markdown file.
 
     python benchmarks/gpu.py --out out/gpu                  # on a machine with a GPU: at most eight minutes
-    python benchmarks/gpu.py --device cpu --quick           # the same parts, small, to try the script without one
+    python benchmarks/gpu.py --device cpu --quick           # the same parts, small, to test the script without a GPU
     python benchmarks/gpu.py --parts speed,memory           # some of them
 
-Each part runs in a process of its own and within its limit of time; one that fails is reported, and the rest goes on.
-The exit code is 1 when a part failed. Besides torch for the GPU and transformers it needs a few packages, which it
-installs from wheels/ into build/ where they are missing (see ``on_gpu/wheels.py``); nothing is downloaded.
-This process itself needs the standard library alone.
+Each part runs in its own process and within its time limit; a failed part is reported, and the others still run.
+The exit code is 1 if a part failed. Besides torch for the GPU and transformers the script needs a few packages, which
+it installs from wheels/ into build/ if they are missing (see ``on_gpu/wheels.py``); nothing is downloaded.
+This process itself needs only the standard library.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 
 from on_gpu.context import ROOT, Context
 from on_gpu.report import Run, commit_here, write
-from on_gpu.runner import LINES, Part, run_parts, write_found
+from on_gpu.runner import LINES, Part, run_parts, write_results
 from on_gpu.wheels import PACKAGES, install_missing
 
 PARTS = {
@@ -37,44 +37,44 @@ PARTS = {
     Part("training", "one step of each published recipe", 60): "on_gpu.training",
     Part("resize", "frames resized before or after the upload", 15): "on_gpu.speed",
 }
-"""The parts, the most important first, each with the seconds kept for it and the module that has its function."""
+"""Parts by importance, each with the seconds reserved for it and the module of its function."""
 
 
 def run_one(name: str, context: Context, path: Path) -> int:
-    """Run one part in this process; returns its exit code.
+    """Run one part in this process; return its exit code.
 
     Args:
-        name: The part's.
-        context: What it is told.
-        path: Where what it found is written.
+        name: Name of the part.
+        context: Options of the part.
+        path: File for its results.
     """
-    context.save = lambda values: write_found(path, values)
+    context.save = lambda values: write_results(path, values)
     try:
         module = next(module for part, module in PARTS.items() if part.name == name)
         values = getattr(import_module(module), name)(context)
     except BaseException as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         lines = "".join(traceback.format_exception(error)).splitlines()[-LINES:]
-        write_found(path, context.kept, reason, lines)
+        write_results(path, context.kept, reason, lines)
         return 1
-    write_found(path, values)
+    write_results(path, values)
     return 0
 
 
 def environment() -> dict[str, str]:
-    """Environment of the parts: this source tree first, and no thought of the hub."""
+    """Return the environment of the parts: this source tree first, and no access to the hub."""
     paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH", ""), str(PACKAGES)]
     offline: Mapping[str, str] = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     return {**os.environ, **offline, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
 def run_all(options: argparse.Namespace) -> int:
-    """Run the chosen parts and report after each; returns the exit code."""
-    begun = time.monotonic()
+    """Run the chosen parts and write the report after each; return the exit code."""
+    start = time.monotonic()
     try:
         missing = install_missing()
     except subprocess.CalledProcessError as error:
-        missing = [f"what pip could not install from wheels/ (exit code {error.returncode})"]
+        missing = [f"wheels that pip could not install (exit code {error.returncode})"]
     command = f"benchmarks/gpu.py {shlex.join(sys.argv[1:])}".strip()
     run = Run(command, options.commit or commit_here(), options.device, options.quick, options.minutes, missing)
     if missing:
@@ -86,18 +86,18 @@ def run_all(options: argparse.Namespace) -> int:
 
     chosen = [part for part in PARTS if part.name in options.parts]
     text = ""
-    left = 60 * options.minutes - (time.monotonic() - begun)
+    left = 60 * options.minutes - (time.monotonic() - start)
     for outcome in run_parts(chosen, command_of, left, environment()):
         run.outcomes.append(outcome)
-        told = outcome.reason or outcome.values.get("short", "")
-        print(f"{outcome.part.name}: {outcome.status}, {outcome.seconds:.0f} s; {told}", flush=True)
-        text = write(run, options.out)  # after each part: whoever is stopped has what there is
+        summary = outcome.reason or outcome.values.get("short", "")
+        print(f"{outcome.part.name}: {outcome.status}, {outcome.seconds:.0f} s; {summary}", flush=True)
+        text = write(run, options.out)  # after each part, in case the script is stopped
     print(f"\n{text}\n\nwritten: {options.out / 'gpu.json'} and {options.out / 'gpu.md'}")
     return 1 if run.failed else 0
 
 
-def names_of_parts(text: str) -> list[str]:
-    """Read names separated by commas."""
+def parse_parts(text: str) -> list[str]:
+    """Parse names of parts separated by commas."""
     names, known = text.split(","), [part.name for part in PARTS]
     for name in names:
         if name not in known:
@@ -106,15 +106,15 @@ def names_of_parts(text: str) -> list[str]:
 
 
 def main() -> int:
-    """Run all parts, or within a process of its own one of them."""
+    """Run all parts, or one of them in its own process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = ",".join(part.name for part in PARTS)
     parser.add_argument("--out", type=Path, default=Path("out/gpu"), help="folder of gpu.json and gpu.md")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--quick", action="store_true", help="small models and few frames, to try the script")
-    parser.add_argument("--minutes", type=float, default=8.0, help="budget of all parts together")
-    parser.add_argument("--parts", type=names_of_parts, default=names_of_parts(every), help=f"default {every}")
-    parser.add_argument("--commit", help="the project's version, where the folder has no .git")
+    parser.add_argument("--quick", action="store_true", help="small models and few frames, to test the script")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time limit of all parts in total")
+    parser.add_argument("--parts", type=parse_parts, default=parse_parts(every), help=f"default {every}")
+    parser.add_argument("--commit", help="version of the project, if the folder has no .git")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)

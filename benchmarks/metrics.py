@@ -1,6 +1,6 @@
-"""How much sooner J and F are there than the straightforward way, which is the oracle of the tests.
+"""Measure the speed of J and F relative to the straightforward implementation, which is the oracle of the tests.
 
-Both score the same drawn masks in the same run, and their numbers are compared. Run it from a clone with the ``dev``
+Both score the same drawn masks in the same run, and their results are compared. Run it from a clone with the ``dev``
 extra: ``python benchmarks/metrics.py``.
 """
 
@@ -28,7 +28,7 @@ from refervos.metrics import boundary, video_scores
 
 SIZES = {"854x480": (480, 854), "1920x1080": (1080, 1920)}
 FRAMES = 24
-CLIPS = (  # share of the image that the object covers, and how good the prediction is
+CLIPS = (  # share of the image that the object covers, and quality of the prediction
     (0.01, "close"),
     (0.05, "close"),
     (0.2, "close"),
@@ -37,29 +37,29 @@ CLIPS = (  # share of the image that the object covers, and how good the predict
     (0.2, "elsewhere"),
 )
 WIGGLE = {"close": 0.03, "rough": 0.2}
-"""How far the predicted outline strays from the true one, as a share of the radius."""
+"""Deviation of the predicted outline from the ground truth, as a share of the radius."""
 
 
 def draw(rng: np.random.Generator, size: tuple[int, int], covered: float, prediction: str) -> np.ndarray:
-    """A lobed object that drifts, and its prediction: bool (2, T, H, W)."""
+    """Draw a lobed object that drifts, and its prediction: bool (2, T, H, W)."""
     height, width = size
     centre, speed = rng.uniform(0.3, 0.7, 2) * size, rng.uniform(-3, 3, 2)
     lobes = rng.normal(0, 0.15, (6, 2)) / np.arange(1, 7)[:, None]
     radius = np.sqrt(covered * height * width / np.pi)
     clip = np.zeros((2, FRAMES, height, width), dtype=bool)
     for t in range(FRAMES):
-        place = centre + speed * t
-        clip[0, t] = lobed(size, place, radius, lobes)
+        position = centre + speed * t
+        clip[0, t] = lobed(size, position, radius, lobes)
         if prediction == "elsewhere":
-            clip[1, t] = lobed(size, size - place, radius, lobes[::-1])
+            clip[1, t] = lobed(size, size - position, radius, lobes[::-1])
         else:
-            strays = rng.normal(0, WIGGLE[prediction] / 5, (25, 2))
-            clip[1, t] = lobed(size, place + rng.normal(0, 1, 2), radius, np.concatenate([lobes, strays]))
+            deviations = rng.normal(0, WIGGLE[prediction] / 5, (25, 2))
+            clip[1, t] = lobed(size, position + rng.normal(0, 1, 2), radius, np.concatenate([lobes, deviations]))
     return clip
 
 
 def lobed(size: tuple[int, int], centre: np.ndarray, radius: float, lobes: np.ndarray) -> np.ndarray:
-    """A disc whose outline goes in and out: row ``k`` of ``lobes`` (K, 2) says how much, ``k + 1`` times around."""
+    """Draw a disc with a wavy outline: row ``k`` of ``lobes`` (K, 2) has the amplitudes of ``k + 1`` waves."""
     y, x = np.ogrid[: size[0], : size[1]]
     y, x = (y - centre[0]).astype(np.float32), (x - centre[1]).astype(np.float32)
     times = np.arange(1, len(lobes) + 1)
@@ -70,37 +70,37 @@ def lobed(size: tuple[int, int], centre: np.ndarray, radius: float, lobes: np.nd
 
 
 def seconds(call: Callable[[], object], repeats: int) -> float:
-    """Processor time of a call, the least of some."""
-    taken = []
+    """Measure the processor time of a call, the minimum of several."""
+    times = []
     for _ in range(repeats):
-        begin = time.process_time()
+        start = time.process_time()
         call()
-        taken.append(time.process_time() - begin)
-    return min(taken)
+        times.append(time.process_time() - start)
+    return min(times)
 
 
-# Other ways to find which boundary pixels are near, each measured in the box around both masks
+# Other methods to find near boundary pixels, each measured in the box around both masks
 
 
 def by_scipy_distance(edge: np.ndarray, other: np.ndarray, radius: int) -> int:
-    """The exact distance transform of SciPy."""
+    """Count near pixels by the exact distance transform of SciPy."""
     return int(np.count_nonzero(edge & (distance_transform_edt(~other) <= radius)))
 
 
 def by_opencv_distance(edge: np.ndarray, other: np.ndarray, radius: int) -> int:
-    """The exact distance transform of OpenCV."""
+    """Count near pixels by the exact distance transform of OpenCV."""
     distances = cv2.distanceTransform((~other).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return int(np.count_nonzero(edge & (distances <= radius)))
 
 
 def by_opencv_dilation(edge: np.ndarray, other: np.ndarray, radius: int) -> int:
-    """Dilation with a disk, as in the oracle."""
+    """Count near pixels by dilation with a disk, as in the oracle."""
     disk = metrics_oracle.disk(radius).astype(np.uint8)
     return int(np.count_nonzero(edge & cv2.dilate(other.view(np.uint8), disk).view(bool)))
 
 
 def by_tree(edge: np.ndarray, other: np.ndarray, radius: int) -> int:
-    """The nearest neighbour in a KD-tree."""
+    """Count near pixels by the nearest neighbour in a KD-tree."""
     distances, _ = KDTree(np.argwhere(other)).query(np.argwhere(edge), distance_upper_bound=radius + 0.01)
     return int(np.count_nonzero(distances <= radius))
 
@@ -108,12 +108,12 @@ def by_tree(edge: np.ndarray, other: np.ndarray, radius: int) -> int:
 OTHERS = (by_scipy_distance, by_opencv_distance, by_opencv_dilation, by_tree)
 
 
-def f_in_box(near: Callable[[np.ndarray, np.ndarray, int], int], truth: np.ndarray, predicted: np.ndarray) -> float:
-    """F of one frame with another way to find what is near; both masks have pixels."""
-    radius = int(np.ceil(0.008 * np.linalg.norm(truth.shape)))
-    rows, columns = (np.flatnonzero((truth | predicted).any(axis=axis)) for axis in (1, 0))
+def f_in_box(near: Callable[[np.ndarray, np.ndarray, int], int], exact: np.ndarray, predicted: np.ndarray) -> float:
+    """Compute F of one frame with another method to count near pixels; both masks must have pixels."""
+    radius = int(np.ceil(0.008 * np.linalg.norm(exact.shape)))
+    rows, columns = (np.flatnonzero((exact | predicted).any(axis=axis)) for axis in (1, 0))
     box = np.s_[max(0, rows[0] - 1) : rows[-1] + 2, max(0, columns[0] - 1) : columns[-1] + 2]
-    one, other = boundary(truth[box]), boundary(predicted[box])
+    one, other = boundary(exact[box]), boundary(predicted[box])
     precision, recall = near(other, one, radius) / other.sum(), near(one, other, radius) / one.sum()
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
@@ -122,57 +122,57 @@ def f_in_box(near: Callable[[np.ndarray, np.ndarray, int], int], truth: np.ndarr
 
 
 def one_process(clips: dict[tuple[float, str], np.ndarray], repeats: int) -> Iterator[str]:
-    """Rows: milliseconds a frame, and how many times sooner."""
+    """Yield rows of milliseconds a frame, with the speed-up."""
     totals = np.zeros(2)
-    for (covered, prediction), (truth, predicted) in clips.items():
+    for (covered, prediction), (exact, predicted) in clips.items():
         np.testing.assert_allclose(
-            video_scores(truth, predicted), metrics_oracle.scores(truth, predicted), atol=1e-12, rtol=0
+            video_scores(exact, predicted), metrics_oracle.scores(exact, predicted), atol=1e-12, rtol=0
         )
-        slow = seconds(partial(metrics_oracle.scores, truth, predicted), repeats) / FRAMES
-        fast = seconds(partial(video_scores, truth, predicted), repeats) / FRAMES
+        slow = seconds(partial(metrics_oracle.scores, exact, predicted), repeats) / FRAMES
+        fast = seconds(partial(video_scores, exact, predicted), repeats) / FRAMES
         totals += slow, fast
         yield f"{covered:.0%} of the image, {prediction} | {1e3 * slow:.2f} | {1e3 * fast:.3f} | {slow / fast:.0f}"
     slow, fast = totals / len(clips)
     yield f"all | {1e3 * slow:.2f} | {1e3 * fast:.3f} | {slow / fast:.0f}"
 
 
-def other_ways(clips: dict[tuple[float, str], np.ndarray], repeats: int) -> Iterator[str]:
-    """Rows: milliseconds a frame for F alone, over all clips."""
-    frames = [(truth[0], predicted[0]) for truth, predicted in clips.values()]
+def other_methods(clips: dict[tuple[float, str], np.ndarray], repeats: int) -> Iterator[str]:
+    """Yield rows of milliseconds a frame for F alone, over all clips."""
+    frames = [(exact[0], predicted[0]) for exact, predicted in clips.values()]
     for near in OTHERS:
-        for truth, predicted in frames:
-            assert abs(f_in_box(near, truth, predicted) - metrics_oracle.contour(truth, predicted)) < 1e-12
-        taken = sum(seconds(partial(f_in_box, near, *frame), repeats) for frame in frames) / len(frames)
-        yield f"{near.__name__.replace('_', ' ')} | {1e3 * taken:.2f}"
+        for exact, predicted in frames:
+            assert abs(f_in_box(near, exact, predicted) - metrics_oracle.contour(exact, predicted)) < 1e-12
+        mean = sum(seconds(partial(f_in_box, near, *frame), repeats) for frame in frames) / len(frames)
+        yield f"{near.__name__.replace('_', ' ')} | {1e3 * mean:.2f}"
 
 
-def score_file(way: Callable[..., object], path: Path) -> None:
-    """Map a clip into memory and score it; what a process is given to do."""
+def score_file(score: Callable[..., object], path: Path) -> None:
+    """Map a clip into memory and score it, in a process of the pool."""
     cv2.setNumThreads(1)
-    way(*np.asarray(np.load(path, mmap_mode="r")))
+    score(*np.asarray(np.load(path, mmap_mode="r")))
 
 
 def call(task: Callable[[], object]) -> None:
-    """Do a task; what it gives stays where it is."""
+    """Run a task and discard its result."""
     task()
 
 
 def several_processes(clips: dict[tuple[float, str], np.ndarray], processes: int) -> Iterator[str]:
-    """A row: milliseconds a frame by the clock, once the processes have begun to answer."""
-    taken = []
+    """Yield a row of wall-clock milliseconds a frame, measured after the processes have started."""
+    times = []
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.npy" for number in range(len(clips))]
         for path, clip in zip(paths, clips.values(), strict=True):
             np.save(path, clip)
-        for way, rounds in ((metrics_oracle.scores, 2), (video_scores, 40)):
-            tasks = [partial(score_file, way, path) for path in paths] * rounds
+        for score, rounds in ((metrics_oracle.scores, 2), (video_scores, 40)):
+            tasks = [partial(score_file, score, path) for path in paths] * rounds
             with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
                 results = pool.map(call, tasks)
                 next(results)
-                begin = time.perf_counter()
+                start = time.perf_counter()
                 done = sum(1 for _ in results)
-                taken.append((time.perf_counter() - begin) / (done * FRAMES))
-    slow, fast = taken
+                times.append((time.perf_counter() - start) / (done * FRAMES))
+    slow, fast = times
     yield f"all, {processes} processes | {1e3 * slow:.2f} | {1e3 * fast:.3f} | {slow / fast:.0f}"
 
 
@@ -191,8 +191,8 @@ def main() -> None:
             print(row, flush=True)
         for row in several_processes(clips, arguments.processes):
             print(row, flush=True)
-        print(f"\n{name}, other ways to F | ms a frame", flush=True)
-        for row in other_ways(clips, arguments.repeats):
+        print(f"\n{name}, other methods for F | ms a frame", flush=True)
+        for row in other_methods(clips, arguments.repeats):
             print(row, flush=True)
 
 

@@ -1,10 +1,10 @@
-"""Run one session for tens of thousands of frames and watch its memory: what it keeps, and what the process holds.
+"""Run one session for tens of thousands of frames and monitor the memory of the session and of the process.
 
     python benchmarks/soak.py --frames 20000 --plot docs/images/soak.png
 
-The frames are ten drawn scenes of 200 frames, one after the other, over and over: objects come and go, scene cuts
-are met and the sentences are at times true of nothing. They are drawn before the first look, because drawing takes and
-returns memory too. The session looks for cuts and repeats, as one on a live stream would.
+The frames are ten drawn scenes of 200 frames, repeated in order: objects appear and disappear, there are scene cuts,
+and some sentences have no target at times. They are drawn in advance, because drawing allocates memory, too. The
+session detects cuts and repeated frames, like one on a live stream.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from refervos.session.session import Session
 from refervos.worlds import WorldConfig, draw_clip
 
 SCENES, SCENE = 10, 200
-"""How many scenes, and frames of one."""
+"""Number of scenes, and of frames in a scene."""
 
 SENTENCES = ("the red circle", "the blue star", "the shape that moves left")
 
 
 def scenes() -> np.ndarray:
-    """Frames of all scenes, uint8 (T, 128, 128, 3)."""
+    """Draw the frames of all scenes, uint8 (T, 128, 128, 3)."""
     config = WorldConfig(frames=SCENE, height=128, width=128)
     return np.concatenate([draw_clip((5, number), config).frames for number in range(SCENES)])
 
 
 def resident() -> int:
-    """Bytes of main memory that this process holds now."""
+    """Return the resident memory of this process in bytes."""
     fields = Path("/proc/self/statm").read_text().split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def kept(session: Session) -> int:
-    """Bytes that saving the session would write: all that it remembers."""
+def state_size(session: Session) -> int:
+    """Return the size of the saved session in bytes, which is its whole state."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="miniature")
     parser.add_argument("--frames", type=int, default=20_000)
-    parser.add_argument("--every", type=int, default=250, help="frames between two looks")
+    parser.add_argument("--every", type=int, default=250, help="frames between two measurements")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--out", type=Path, help="JSON")
     options = parser.parse_args()
@@ -63,16 +63,16 @@ def main() -> None:
     frames = scenes()
     start = time.process_time()
     for index in range(options.frames):
-        answer = session.step(frames[index % len(frames)])
-        if (answer.frame_index + 1) % options.every == 0:
-            rows.append((answer.frame_index + 1, resident(), kept(session), time.process_time() - start))
+        count = session.step(frames[index % len(frames)]).frame_index + 1
+        if count % options.every == 0:
+            rows.append((count, resident(), state_size(session), time.process_time() - start))
             print(
                 f"{rows[-1][0]:>7} frames  {rows[-1][1] / 2**20:8.1f} MiB  {rows[-1][2] / 2**10:8.1f} KiB", flush=True
             )
     table = np.array(rows)
-    settled = table[len(table) // 20 :]  # libraries load and buffers grow in the first frames
-    for name, column in (("resident memory", 1), ("kept by the session", 2)):
-        values = settled[:, column]
+    steady = table[len(table) // 20 :]  # libraries load and buffers grow in the first frames
+    for name, column in (("resident memory", 1), ("state of the session", 2)):
+        values = steady[:, column]
         drift = 100 * (values[-len(values) // 4 :].mean() / values[: len(values) // 4].mean() - 1)
         spread = 100 * (values.max() / values.min() - 1)
         print(f"{name}: last quarter against first {drift:+.2f} %, largest against smallest {spread:.2f} %")
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def plot(table: np.ndarray, path: Path) -> None:
-    """Draw memory over frames."""
+    """Plot memory over frames."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -96,7 +96,7 @@ def plot(table: np.ndarray, path: Path) -> None:
     above.set_xlabel("frames")
     above.set_ylabel("MiB (process)", color="tab:blue")
     beside = above.twinx()
-    beside.plot(table[:, 0], table[:, 2] / 2**10, color="tab:orange", label="kept by the session")
+    beside.plot(table[:, 0], table[:, 2] / 2**10, color="tab:orange", label="state of the session")
     beside.set_ylim(0, table[:, 2].max() / 2**10 * 1.6)
     beside.set_ylabel("KiB (session)", color="tab:orange")
     above.set_title("One session, three sentences")

@@ -1,7 +1,7 @@
-"""What a frame costs on a CPU: SAMWISE with sentences against transformers' own SAM2 tracking one object from a click.
+"""Compare the cost of a frame on a CPU: SAMWISE with sentences, and transformers' own SAM2 with one clicked object.
 
-Both have random weights of the same shape, both look at the same frames, and they take turns, so that whatever else
-the machine does falls on both. Times are processor time. Run it from a clone with the ``dev`` extra:
+Both have random weights of the same shape, get the same frames and alternate, so that other load on the machine affects
+both. Times are processor time. Run it from a clone with the ``dev`` extra:
 ``OMP_NUM_THREADS=1 python benchmarks/tracking.py``.
 """
 
@@ -31,7 +31,7 @@ from refervos.samwise.track import SamwiseTrack
 
 FRAME_SIZE = (720, 1280)
 SENTENCE = (0, 627, 1354, 634, 2)
-"""Token ids; any will do, for the weights are random."""
+"""Token ids, chosen arbitrarily because the weights are random."""
 
 
 # Clock
@@ -39,26 +39,26 @@ SENTENCE = (0, 627, 1354, 634, 2)
 
 @dataclass
 class Clock:
-    """Processor seconds by name, user and system time apart."""
+    """Processor seconds by name, with separate user and system time."""
 
     user: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     system: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Add what the block takes."""
-        begin = os.times()
+        """Add the time of the block."""
+        start = os.times()
         yield
         end = os.times()
-        self.user[name] += end.user - begin.user
-        self.system[name] += end.system - begin.system
+        self.user[name] += end.user - start.user
+        self.system[name] += end.system - start.system
 
     def total(self, name: str) -> float:
-        """Seconds of user and system time."""
+        """Return the sum of user and system time."""
         return self.user[name] + self.system[name]
 
     def wrap(self, owner: object, method: str, name: Callable[..., str]) -> None:
-        """Measure a method of one object from now on; ``name`` is given the arguments."""
+        """Measure all later calls of an object's method; ``name`` gets the arguments."""
         call = getattr(owner, method)
 
         def measured(*args: Any, **options: Any) -> Any:
@@ -68,7 +68,7 @@ class Clock:
         setattr(owner, method, measured)
 
     def hook(self, module: nn.Module, name: str) -> None:
-        """Measure a module's forward from now on."""
+        """Measure all later forward passes of a module."""
         self.wrap(module, "forward", lambda *args: name)
 
 
@@ -76,7 +76,7 @@ class Clock:
 
 
 def frames_of(count: int) -> list[Tensor]:
-    """Smooth noise that drifts, uint8 (3, H, W) each."""
+    """Draw drifting smooth noise, uint8 (3, H, W) each."""
     rng = np.random.default_rng(0)
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 24, 42)).astype(np.float32))
     wide = nn.functional.interpolate(coarse, (FRAME_SIZE[0], FRAME_SIZE[1] + 8 * count), mode="bicubic")
@@ -85,7 +85,7 @@ def frames_of(count: int) -> list[Tensor]:
 
 
 def transformers(preset: str, clock: Clock) -> PlainSam2:
-    """``Sam2VideoModel`` as shipped, in float32, following one click."""
+    """Build transformers' ``Sam2VideoModel`` in float32, which tracks one clicked object."""
     plain = PlainSam2(SAMWISE_PRESETS[preset].sam2)
     randomise(plain.model)
     for part in ("vision_encoder", "memory_attention", "mask_decoder", "memory_encoder"):
@@ -93,14 +93,14 @@ def transformers(preset: str, clock: Clock) -> PlainSam2:
     return plain
 
 
-class Sentences:
-    """SAMWISE following sentences, clip by clip, frames and masks at the video's size.
+class Referring:
+    """SAMWISE with sentences, clip by clip, with frames and masks at the video's size.
 
     Args:
-        preset: Which size.
-        dtype: Precision.
-        count: How many sentences.
-        clock: Where its parts are measured.
+        preset: Name of the preset.
+        dtype: Type of weights and activations.
+        count: Number of sentences.
+        clock: Clock of its parts.
     """
 
     def __init__(self, preset: str, dtype: torch.dtype, count: int, clock: Clock) -> None:
@@ -108,23 +108,23 @@ class Sentences:
         randomise(self.model)
         self.model.to(dtype)
         self.tracks = [self.model.begin_tokens((*SENTENCE[:-1], 100 + index, 2)) for index in range(count)]
-        who = f"{name_of(dtype)}: "
+        prefix = f"{name_of(dtype)}: "
         tracker = self.model.tracker
-        clock.wrap(tracker, "embed_patches", lambda *args: who + "patches, stages 1 and 2")
-        clock.wrap(tracker, "encode_stage", lambda stage, *args: who + (STAGES[stage] if stage > 1 else STAGES[0]))
+        clock.wrap(tracker, "embed_patches", lambda *args: prefix + "patches, stages 1 and 2")
+        clock.wrap(tracker, "encode_stage", lambda stage, *args: prefix + (STAGES[stage] if stage > 1 else STAGES[0]))
         for adapter in self.model.adapters:
-            clock.hook(adapter, who + "adapters")
-        clock.wrap(self.model.text, "run_segment", lambda *args: who + "text")
+            clock.hook(adapter, prefix + "adapters")
+        clock.wrap(self.model.text, "run_segment", lambda *args: prefix + "text")
         for method in ("fine_level", "coarse_levels"):
-            clock.wrap(tracker, method, lambda *args: who + "pyramid")
-        clock.wrap(tracker, "condition", lambda *args: who + "memory attention")
-        clock.wrap(tracker, "decode", lambda *args: who + "decoder")
-        clock.wrap(tracker, "upsample", lambda *args: who + "masks to full size")
-        clock.wrap(tracker, "remember", lambda *args: who + "memory encoder")
-        self.restore = partial(self._restore, clock, who + "masks to full size")
+            clock.wrap(tracker, method, lambda *args: prefix + "pyramid")
+        clock.wrap(tracker, "condition", lambda *args: prefix + "memory attention")
+        clock.wrap(tracker, "decode", lambda *args: prefix + "decoder")
+        clock.wrap(tracker, "upsample", lambda *args: prefix + "masks to full size")
+        clock.wrap(tracker, "remember", lambda *args: prefix + "memory encoder")
+        self.restore = partial(self._restore, clock, prefix + "masks to full size")
 
-    def follow(self, frames: Sequence[Tensor]) -> Tensor:
-        """Mask logits (T, N, H, W) of frames (3, H, W)."""
+    def segment(self, frames: Sequence[Tensor]) -> Tensor:
+        """Return the mask logits (T, N, H, W) of frames (3, H, W)."""
         placement = self.model.placement(FRAME_SIZE)
         pixels = torch.stack([placement.place(frame) for frame in frames])
         predictions = self.model.segment_clip(pixels, self.tracks, [placement] * len(frames))
@@ -141,12 +141,12 @@ STAGES = ("patches, stages 1 and 2", "patches, stages 1 and 2", "stage 3", "stag
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """``float32`` and so on."""
+    """Return the name of a type, such as ``float32``."""
     return str(dtype).removeprefix("torch.")
 
 
 def randomise(model: nn.Module) -> None:
-    """Weights that keep activations near one, everywhere; transformers' own start with many zeros."""
+    """Draw weights that keep activations near one; transformers' own initialisation has many zeros."""
     generator = torch.Generator().manual_seed(0)
     for name, tensor in sorted(model.named_parameters()):
         if tensor.ndim < 2:
@@ -156,20 +156,20 @@ def randomise(model: nn.Module) -> None:
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * scale)
 
 
-# What is printed
+# Tables
 
 
 def tracking(preset: str, clip: int, dtypes: Sequence[torch.dtype], repeats: int) -> None:
-    """Cost of a frame with a full memory, and where it goes."""
+    """Print the cost of a frame with a full memory, in total and by part."""
     clock = Clock()
-    theirs = transformers(preset, clock)
-    ours = {dtype: Sentences(preset, dtype, 1, clock) for dtype in dtypes}
+    baseline_model = transformers(preset, clock)
+    models = {dtype: Referring(preset, dtype, 1, clock) for dtype in dtypes}
     frames = frames_of((repeats + 1) * clip)
 
-    def follow_click(some: Sequence[Tensor]) -> None:
-        for frame in some:
+    def track_click(clip_part: Sequence[Tensor]) -> None:
+        for frame in clip_part:
             with clock.measure("transformers"):
-                theirs.step(frame.permute(1, 2, 0))
+                baseline_model.step(frame.permute(1, 2, 0))
 
     with torch.inference_mode():
         for repeat in range(repeats + 1):
@@ -177,11 +177,11 @@ def tracking(preset: str, clip: int, dtypes: Sequence[torch.dtype], repeats: int
                 clock.user.clear()
                 clock.system.clear()
             part = frames[repeat * clip : (repeat + 1) * clip]
-            follow_click(part[: clip // 2])
-            for dtype, samwise in ours.items():
+            track_click(part[: clip // 2])
+            for dtype, samwise in models.items():
                 with clock.measure(name_of(dtype)):
-                    samwise.follow(part)
-            follow_click(part[clip // 2 :])
+                    samwise.segment(part)
+            track_click(part[clip // 2 :])
             print(f"{(repeat + 1) * clip} frames", file=sys.stderr, flush=True)
     counted = repeats * clip
     baseline = clock.total("transformers")
@@ -197,7 +197,7 @@ def tracking(preset: str, clip: int, dtypes: Sequence[torch.dtype], repeats: int
 
 
 def fill(track: SamwiseTrack, config: SamwiseConfig) -> None:
-    """Give a track a full memory of random content, as after many frames."""
+    """Fill a track's memory with random content, as after many frames."""
     memory, sam2 = track.memory, config.sam2
     generator = torch.Generator().manual_seed(0)
     for frame in range(memory.pointer_limit):
@@ -207,29 +207,29 @@ def fill(track: SamwiseTrack, config: SamwiseConfig) -> None:
 
 
 def sentences(preset: str, clip: int, dtype: torch.dtype, count: int) -> None:
-    """Cost of a sentence among several against one alone, with full memories."""
+    """Print the cost of each of several sentences relative to a single one, with full memories."""
     clock = Clock()
     frames = frames_of(clip)
     with torch.inference_mode():
         for name, several in (("warm", 1), ("one", 1), ("several", count)):
-            samwise = Sentences(preset, dtype, several, clock)
+            samwise = Referring(preset, dtype, several, clock)
             for track in samwise.tracks:
                 fill(track, samwise.model.config)
             with clock.measure(name):
-                samwise.follow(frames)
+                samwise.segment(frames)
     alone, each = clock.total("one") / clip, clock.total("several") / clip / count
     print(f"\n{name_of(dtype)}, full memories: one sentence {alone:.2f} s a frame, ", end="")
     print(f"each of {count} {each:.2f} s: {each / alone:.2f}", flush=True)
 
 
 def memory(preset: str, clip: int, dtype: torch.dtype) -> None:
-    """Peak resident memory of this process after two clips."""
+    """Print the peak resident memory of this process after two clips."""
     frames = frames_of(2 * clip)
     with torch.inference_mode():
-        samwise = Sentences(preset, dtype, 1, Clock())
+        samwise = Referring(preset, dtype, 1, Clock())
         built = peak_resident_megabytes() or math.nan
         for part in (frames[:clip], frames[clip:]):
-            samwise.follow(part)
+            samwise.segment(part)
     peak = peak_resident_megabytes() or math.nan
     print(f"{name_of(dtype)}: peak {peak:.0f} MB resident, {built:.0f} MB once built", flush=True)
 
@@ -255,7 +255,7 @@ def main() -> None:
             if arguments.here:
                 memory(arguments.preset, arguments.clip, dtype)
                 continue
-            # Each in a process of its own: what a process once took it does not show as given back.
+            # Each in its own process: the peak of a process never falls.
             options = ["--preset", arguments.preset, "--clip", str(arguments.clip), "--dtypes", name]
             again = [sys.executable, __file__, "--parts", "memory", "--here", "--threads", str(arguments.threads)]
             subprocess.run([*again, *options], check=True)

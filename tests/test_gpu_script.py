@@ -1,4 +1,4 @@
-"""``benchmarks/gpu.py``: every part on a CPU, and what it does about parts that fail, hang or no longer fit."""
+"""``benchmarks/gpu.py``: every part on a CPU, and parts that fail, hang or exceed the time limit."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def test_every_part_runs_on_a_cpu(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--device", "cpu", "--quick", "--out", str(tmp_path), "--commit", "here"]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     found = json.loads((tmp_path / "gpu.json").read_text())
-    told = {name: part["status"] for name, part in found["parts"].items()}
-    assert told == {part.name: "ok" for part in gpu.PARTS}, result.stdout + result.stderr
+    statuses = {name: part["status"] for name, part in found["parts"].items()}
+    assert statuses == {part.name: "ok" for part in gpu.PARTS}, result.stdout + result.stderr
     assert result.returncode == 0
     assert found["commit"] == "here"
     assert f"torch {torch.__version__.partition('+')[0]}" in found["machine"]["versions"]
-    assert found["goal"]["reached"] is None  # that is base-plus's, which quick does not run
+    assert found["goal"]["reached"] is None  # a goal of base-plus, which quick does not run
     parts = {name: part["values"] for name, part in found["parts"].items()}
     reached = [bound["reached"] for bound in parts["parity"]["goldens"]["absent"]["float32"]]
     assert 0 < max(reached) < 1.5e-3
@@ -61,21 +61,21 @@ def test_every_part_runs_on_a_cpu(tmp_path: Path) -> None:
     assert page.strip() in result.stdout
     assert all(
         f"## {part.name}: {part.title}" in page for part in gpu.PARTS if part.name != "twins"
-    )  # which has no table
+    )  # twins has no table
     assert "**not measured**" in page
 
 
-# What is run.
+# The runner.
 
 
-def test_what_fails_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_failed_parts_are_reported_and_the_others_run(tmp_path: Path) -> None:
     write = (
         "import sys, time; from pathlib import Path; sys.path.append(sys.argv[1]); "
-        "from on_gpu.runner import write_found; write_found(Path(sys.argv[2]), {'short': 'something'}"
+        "from on_gpu.runner import write_results; write_results(Path(sys.argv[2]), {'short': 'something'}"
     )
     programs = {
         "raises": "print('before'); raise ValueError('that is wrong')",
-        "tells": f"{write}, 'ValueError: told', ['line 1', 'line 2']); sys.exit(1)",
+        "reports": f"{write}, 'ValueError: reported', ['line 1', 'line 2']); sys.exit(1)",
         "hangs": f"{write}); time.sleep(60)",
         "dies": "import os; os.kill(os.getpid(), 9)",
         "silent": "pass",
@@ -86,28 +86,28 @@ def test_what_fails_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
         return [sys.executable, "-c", programs[part.name], str(SCRIPT.parent), str(path)]
 
     parts = [runner.Part(name, name, 2.0 if name == "hangs" else 5.0) for name in programs]
-    begun = time.monotonic()
+    start = time.monotonic()
     found = {outcome.part.name: outcome for outcome in runner.run_parts(parts, command, 20.0)}
-    assert time.monotonic() - begun < 22
+    assert time.monotonic() - start < 22
     assert {name: outcome.status for name, outcome in found.items()} == {
         name: "ok" if name == "fine" else "failed" for name in programs
     }
     assert found["raises"].reason == "its process ended with exit code 1"
     assert found["raises"].trace[0] == "before"
     assert found["raises"].trace[-1] == "ValueError: that is wrong"
-    assert (found["tells"].reason, found["tells"].trace) == ("ValueError: told", ("line 1", "line 2"))
+    assert (found["reports"].reason, found["reports"].trace) == ("ValueError: reported", ("line 1", "line 2"))
     assert "its limit" in found["hangs"].reason
-    assert found["hangs"].values == {"short": "something"}  # what was known before it hung
+    assert found["hangs"].values == {"short": "something"}  # its results before it hung
     assert found["dies"].reason == "its process ended with exit code -9"
-    assert found["silent"].reason == "it wrote nothing"
+    assert found["silent"].reason == "it wrote no results"
     run = report.Run("gpu.py", "1234", "cpu", False, 8.0, outcomes=list(found.values()))
     page = report.write(run, tmp_path)
-    assert run.failed == ["raises", "tells", "hangs", "dies", "silent"]
+    assert run.failed == ["raises", "reports", "hangs", "dies", "silent"]
     assert "ValueError: that is wrong" in page
     assert json.loads((tmp_path / "gpu.json").read_text())["parts"]["hangs"]["values"] == {"short": "something"}
 
 
-def test_what_a_part_started_ends_with_it(tmp_path: Path) -> None:
+def test_processes_of_a_part_end_with_it(tmp_path: Path) -> None:
     number = tmp_path / "number"
     program = (
         "import subprocess, time; child = subprocess.Popen(['sleep', '60']); "
@@ -116,27 +116,27 @@ def test_what_a_part_started_ends_with_it(tmp_path: Path) -> None:
     (outcome,) = runner.run_parts([runner.Part("hangs", "", 2.0)], lambda *_: [sys.executable, "-c", program], 2.0)
     assert outcome.status == "failed"
     status = Path(f"/proc/{number.read_text()}/status")
-    end = time.monotonic() + 10  # a signal takes its time
-    while status.is_file() and "zombie" not in status.read_text():  # orphans may wait for whoever takes them in
+    end = time.monotonic() + 10  # a signal may be delayed
+    while status.is_file() and "zombie" not in status.read_text():  # orphans may wait to be reaped
         assert time.monotonic() < end
         time.sleep(0.05)
 
 
-def test_time_is_kept_for_the_parts_that_follow() -> None:
+def test_time_is_reserved_for_later_parts() -> None:
     parts = [runner.Part("a", "", 60), runner.Part("b", "", 30), runner.Part("c", "", 10)]
-    assert runner.allowance(parts, 0, 200) == 160  # what is left over
+    assert runner.allowance(parts, 0, 200) == 160  # with the time that later parts do not need
     assert runner.allowance(parts, 0, 100) == 60
     assert runner.allowance(parts, 1, 100) == 90
-    assert runner.allowance(parts, 0, 50) == 50  # the first one goes first
+    assert runner.allowance(parts, 0, 50) == 50  # earlier parts have precedence
     assert runner.allowance(parts, 1, 14) is None
     assert runner.allowance(parts, 2, 14) == 14
     assert sum(part.seconds for part in gpu.PARTS) <= 8 * 60
 
 
 def test_a_part_that_no_longer_fits_is_not_run() -> None:
-    write = "import time; time.sleep(60)"
+    sleep = "import time; time.sleep(60)"
     parts = [runner.Part("long", "", 1.0), runner.Part("late", "", 30.0)]
-    first, second = runner.run_parts(parts, lambda *_: [sys.executable, "-c", write], 1.0)
+    first, second = runner.run_parts(parts, lambda *_: [sys.executable, "-c", sleep], 1.0)
     assert first.status == "failed"
     assert (second.status, second.reason) == ("not run", "no time left")
 
@@ -144,7 +144,7 @@ def test_a_part_that_no_longer_fits_is_not_run() -> None:
 def test_a_part_that_fails_sets_the_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = runner.Part("broken", "which the script has no function for", 20)
+    broken = runner.Part("broken", "without a function", 20)
     monkeypatch.setattr(gpu, "PARTS", {broken: "nowhere", runner.Part("resize", "resizing", 60): "on_gpu.speed"})
     options = argparse.Namespace(
         commit="1234", device="cpu", quick=True, minutes=5.0, parts=["broken", "resize"], out=tmp_path
@@ -154,19 +154,19 @@ def test_a_part_that_fails_sets_the_exit_code(
     assert {name: part["status"] for name, part in parts.items()} == {"broken": "failed", "resize": "ok"}
     assert "broken: failed" in capsys.readouterr().out
     with pytest.raises(argparse.ArgumentTypeError, match="no part 'speed'; there are broken, resize"):
-        gpu.names_of_parts("broken,speed")
+        gpu.parse_parts("broken,speed")
 
 
-def test_a_part_tells_what_it_kept_and_why_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(asked: Any) -> None:
-        asked.keep({"short": "half"})
+def test_a_failed_part_writes_its_results_and_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(options: Any) -> None:
+        options.keep({"short": "half"})
         raise MemoryError("too much")
 
-    monkeypatch.setattr(speed, "memory", fails)
-    assert gpu.run_one("memory", context.Context("cpu"), tmp_path / "found.json") == 1
-    told = json.loads((tmp_path / "found.json").read_text())
-    assert (told["values"], told["error"]) == ({"short": "half"}, "MemoryError: too much")
-    assert told["trace"][-1] == "MemoryError: too much"
+    monkeypatch.setattr(speed, "memory", fail)
+    assert gpu.run_one("memory", context.Context("cpu"), tmp_path / "results.json") == 1
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert (written["values"], written["error"]) == ({"short": "half"}, "MemoryError: too much")
+    assert written["trace"][-1] == "MemoryError: too much"
 
 
 # The parts.
@@ -181,8 +181,8 @@ TWINS: Mapping[str, tuple[str, bool]] = {
 
 
 @pytest.mark.parametrize("kind", TWINS)
-def test_the_twins_must_run(kind: str, tmp_path: Path) -> None:
-    body, right = TWINS[kind]
+def test_the_twins_must_run_and_pass(kind: str, tmp_path: Path) -> None:
+    body, passes = TWINS[kind]
     file = tmp_path / "test_twins.py"
     file.write_text(
         "import pytest\n\n@pytest.fixture(params=['cpu', 'cuda'])\n"
@@ -196,47 +196,47 @@ def test_the_twins_must_run(kind: str, tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-c", program, str(SCRIPT.parent), str(tmp_path)], capture_output=True, text=True
     )
-    assert (result.returncode == 0) == right, result.stdout + result.stderr
-    if right:
+    assert (result.returncode == 0) == passes, result.stdout + result.stderr
+    if passes:
         assert "1 chosen, 1 passed, 0 failed, 0 skipped" in result.stdout
     else:
         assert "AssertionError: " in result.stderr
 
 
-def test_a_golden_beyond_its_bound_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_golden_beyond_its_bound_fails_the_parity_part(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [("absent", "float32", checks.Bound(("switch",), 0.0), 0.0)]
     found.append(("absent", "float32", checks.Bound(("memcond",), 1e-3), math.nan))
     ious = {"masks": 9, "mean": 0.94, "median": 1.0, "low": 0.1}
     monkeypatch.setattr(checks, "golden_differences", lambda _: iter(found))
     monkeypatch.setattr(checks, "bfloat16_ious", lambda _: iter([("miniature", ious)]))
-    asked = context.Context("cpu")
+    options = context.Context("cpu")
     with pytest.raises(AssertionError, match=r"memcond differ by nan.*mean IoU 0\.940, less than 0\.95"):
-        checks.parity(asked)
-    assert asked.kept["bfloat16"] == {"miniature": ious}
-    assert "switch" in asked.kept["markdown"]
+        checks.parity(options)
+    assert options.kept["bfloat16"] == {"miniature": ious}
+    assert "switch" in options.kept["markdown"]
 
 
-def test_a_case_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_case_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     good = Case(model="miniature", mode="online", frames=1, warm_up=1, stages=False)
     cases = [("speed", Case(model="nowhere", mode="online")), ("speed", good)]
     monkeypatch.setattr(speed, "speed_cases", lambda _: iter(cases))
-    asked = context.Context("cpu", quick=True)
+    options = context.Context("cpu", quick=True)
     with pytest.raises(RuntimeError, match="1 cases failed, the first: nowhere"):
-        speed.speed(asked)
-    assert [case["frames"] for case in asked.kept["models"]["miniature"]["speed"]] == [1]
-    assert "nowhere" in asked.kept["markdown"]
+        speed.speed(options)
+    assert [case["frames"] for case in options.kept["models"]["miniature"]["speed"]] == [1]
+    assert "nowhere" in options.kept["markdown"]
     late = context.Context("cpu", quick=True, seconds=1.0)
     values = speed.speed(late)
     assert values["not run"] == ["nowhere, online, 1 sentence, float32", "miniature, online, 1 sentence, float32"]
 
 
-def test_memory_that_grows() -> None:
-    assert speed.flat([500.0, 510.0, 505.0])
-    assert not speed.flat([500.0, 500.0, 506.0])
+def test_memory_may_grow_by_one_percent() -> None:
+    assert speed.constant([500.0, 510.0, 505.0])
+    assert not speed.constant([500.0, 500.0, 506.0])
 
 
 class Small(nn.Module):
-    """A stage with one parameter."""
+    """Stage with one parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -247,13 +247,13 @@ class Small(nn.Module):
 
 
 @pytest.mark.parametrize(("room", "fits"), [(8, 8), (3, 2), (0, None)])
-def test_a_step_that_does_not_fit_is_made_in_portions(
+def test_a_step_that_does_not_fit_accumulates_smaller_batches(
     room: int, fits: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[tuple[int, int]] = []
 
-    def step(stage: object, optimiser: object, recipe: object, at_once: int, portions: int, device: str) -> Any:
-        tried.append((at_once, portions))
+    def step(stage: object, optimiser: object, recipe: object, at_once: int, accumulate: int, device: str) -> Any:
+        tried.append((at_once, accumulate))
         if at_once > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 1.0, 2.0, 3.0
@@ -269,16 +269,16 @@ def test_a_step_that_does_not_fit_is_made_in_portions(
     assert tried[-2:] == [(fits, 32 // fits)] * 2
 
 
-def test_a_recipe_that_is_wrong_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_recipe_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"at once": 1, "recipe at once": 1, "batch": 1, "step seconds": 1.0, "peak megabytes": None, "loss": 1.0}
-    answers: dict[str, Callable[[], Any]] = dict.fromkeys(training.RECIPES, lambda: found | {"gradient norm": 1.0})
-    answers["samwise-mevis"] = lambda: found | {"gradient norm": math.inf}
-    answers["refsam-refcoco"] = lambda: 1 // 0
-    monkeypatch.setattr(training, "training_step", lambda name, asked: answers[name]())
-    asked = context.Context("cpu")
+    steps: dict[str, Callable[[], Any]] = dict.fromkeys(training.RECIPES, lambda: found | {"gradient norm": 1.0})
+    steps["samwise-mevis"] = lambda: found | {"gradient norm": math.inf}
+    steps["refsam-refcoco"] = lambda: 1 // 0
+    monkeypatch.setattr(training, "training_step", lambda name, options: steps[name]())
+    options = context.Context("cpu")
     with pytest.raises(RuntimeError, match=r"samwise-mevis: loss 1.0, gradient norm inf; refsam-refcoco: ZeroDiv"):
-        training.training(asked)
-    assert list(asked.kept["recipes"]) == list(training.RECIPES)
+        training.training(options)
+    assert list(options.kept["recipes"]) == list(training.RECIPES)
 
 
 @pytest.mark.parametrize(
@@ -308,16 +308,16 @@ def result(mode: str = "online", **changes: Any) -> dict[str, Any]:
 
 
 def goal_of(*results: dict[str, Any]) -> Any:
-    return report.reached({"speed": {"models": {"base-plus": {"speed": list(results)}}}})
+    return report.evaluate_goal({"speed": {"models": {"base-plus": {"speed": list(results)}}}})
 
 
-def test_the_goal() -> None:
-    slow, dear = result(frames_per_second=119.9), result(times_plain_sam2=1.11, case={"compiled": True})
+def test_the_goal_is_reached_by_one_mode_that_meets_both_bounds() -> None:
+    slow, costly = result(frames_per_second=119.9), result(times_plain_sam2=1.11, case={"compiled": True})
     assert goal_of(result())["reached"] is True
-    assert goal_of(slow, dear)["reached"] is False  # neither reaches both
-    assert goal_of(slow, dear, result("clip"))["reached"] is True
+    assert goal_of(slow, costly)["reached"] is False  # neither meets both
+    assert goal_of(slow, costly, result("clip"))["reached"] is True
     assert goal_of()["reached"] is None
-    assert report.reached({})["reached"] is None
+    assert report.evaluate_goal({})["reached"] is None
     others = (
         result(case={"sentences": 8}),
         result(case={"dtype": "float32"}),
@@ -325,15 +325,15 @@ def test_the_goal() -> None:
         {"case": result()["case"], "reason": "out of memory"},
     )
     assert goal_of(*others)["ways"] == []
-    lines = report.goal_lines(goal_of(slow, dear))
+    lines = report.goal_lines(goal_of(slow, costly))
     assert "**not reached**" in lines
     assert "- online, compiled: 150.0 frames/s, 1.11 times plain SAM2: not reached" in lines
 
 
-# What is brought along.
+# Wheels.
 
 
-def test_only_what_is_missing_is_installed(tmp_path: Path) -> None:
+def test_only_missing_packages_are_installed(tmp_path: Path) -> None:
     folder, target = tmp_path / "wheels", tmp_path / "packages"
     folder.mkdir()
     for name in ("brought_along", "torch", "nvidia_cublas", "pytest"):
@@ -347,11 +347,11 @@ def test_only_what_is_missing_is_installed(tmp_path: Path) -> None:
     assert (target / "brought_along.py").is_file()
     assert not any((target / f"{name}.py").exists() for name in ("torch", "nvidia_cublas", "pytest"))
     before = (target / "brought_along.py").stat().st_mtime_ns
-    assert wheels.install_missing(folder, target) == []  # there is nothing left to install
+    assert wheels.install_missing(folder, target) == []  # nothing is left to install
     assert (target / "brought_along.py").stat().st_mtime_ns == before
-    assert wheels.skipped("numpy", ())  # also where it is missing
+    assert wheels.skipped("numpy", ())  # even if it is missing
 
 
-def test_what_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_without_wheels_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wheels, "NEEDED", ("pytest", "no-such-package"))
     assert wheels.install_missing(tmp_path / "none", tmp_path / "packages") == ["no-such-package"]

@@ -1,1 +1,1 @@
-"""The parts of ``benchmarks/gpu.py``, and what runs and reports them."""
+"""Parts of ``benchmarks/gpu.py``, their runner and their report."""

@@ -1,4 +1,4 @@
-"""Is it right on this device: the tests that exist for each device, the goldens, bfloat16 against float32."""
+"""Correctness on this device: tests parametrised by device, goldens, and bfloat16 against float32."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TWINS = (TESTS / "test_devices.py", TESTS / "test_cuda_graphs.py", TESTS / "test
 
 
 class Tally:
-    """A plugin of pytest that counts what became of the tests."""
+    """Plugin of pytest that counts the outcomes of tests."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -29,12 +29,12 @@ class Tally:
         self.failures: dict[str, str] = {}
 
     def pytest_collection_finish(self, session: Any) -> None:
-        """Count the tests that were chosen."""
+        """Count the selected tests."""
         self.selected = len(session.items)
         self.context.keep(self.values())
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Note how a test ended, or that it could not begin."""
+        """Record the outcome of a test, or an error before its start."""
         if report.when != "call" and report.outcome == "passed":
             return
         self.outcomes[report.nodeid] = report.outcome
@@ -43,7 +43,7 @@ class Tally:
         self.context.keep(self.values())
 
     def values(self) -> Values:
-        """The counts, and the last line of each failure."""
+        """Return the counts, and the last line of each failure."""
         counts = {name: list(self.outcomes.values()).count(name) for name in ("passed", "failed", "skipped")}
         lines = [f"- {name}: {line}" for name, line in self.failures.items()]
         short = f"{self.selected} chosen, " + ", ".join(f"{count} {name}" for name, count in counts.items())
@@ -57,7 +57,7 @@ class Tally:
 
 
 def twins(context: Context) -> Values:
-    """Run the tests that exist for each device, on this one; quick only finds them, for the test suite runs them."""
+    """Run the tests parametrised by device on this one; with ``quick`` only collect them."""
     import pytest
 
     for file in TWINS:
@@ -80,10 +80,10 @@ def twins(context: Context) -> Values:
 
 @dataclass(frozen=True)
 class Bound:
-    """How far quantities of a golden may be off in some frames.
+    """Bound of the differences of a golden's quantities in some frames.
 
     Attributes:
-        names: The quantities.
+        names: Names of the quantities.
         most: Largest absolute difference.
         frames: First and last-plus-one frame.
     """
@@ -135,10 +135,11 @@ GOLDENS: Mapping[str, tuple[tuple[tuple[int, int], ...], Mapping[str, Bounds]]] 
         },
     ),
 }
-"""Clips of each drawn golden, and how far off each type may be.
+"""Clips of each drawn golden, and the bounds of each type.
 
-In float64 no kernel decides, and the bounds are those of ``tests/test_parity.py``. In float32 they are three times what
-oneDNN's kernels reached on an Intel processor (4.0e-4, 2.1e-4, 4.1e-4, 4.8e-4), where rounding does not feed back.
+In float64 the choice of kernels hardly matters, and the bounds are those of ``tests/test_parity.py``. In float32 they
+are three times the differences of oneDNN's kernels on an Intel processor (4.0e-4, 2.1e-4, 4.1e-4, 4.8e-4), in frames
+where rounding does not feed back.
 """
 
 IOU = 0.95
@@ -176,12 +177,12 @@ def parity(context: Context) -> Values:
     for name, dtype, bound, reached in golden_differences(context):
         first, last = bound.frames
         span = "all" if (first, last) == (0, None) else f"{first} to {(last or 0) - 1}"
-        what = f"{name}, {dtype}: {', '.join(bound.names)}"
-        rows.append([what, span, f"{reached:.1e}", f"{bound.most:.1e}"])
+        label = f"{name}, {dtype}: {', '.join(bound.names)}"
+        rows.append([label, span, f"{reached:.1e}", f"{bound.most:.1e}"])
         found = {**dataclasses.asdict(bound), "reached": reached}
         values["goldens"].setdefault(name, {}).setdefault(dtype, []).append(found)
         if not reached <= bound.most:
-            wrong.append(f"{what} differ by {reached:.1e}, more than {bound.most:.1e}")
+            wrong.append(f"{label} differ by {reached:.1e}, more than {bound.most:.1e}")
         keep()
     for name, found in bfloat16_ious(context):
         values["bfloat16"][name] = found
@@ -194,10 +195,10 @@ def parity(context: Context) -> Values:
 
 
 def golden_differences(context: Context) -> Iterator[tuple[str, str, Bound, float]]:
-    """Follow the drawn goldens on the device; quick, one clip of one of them in float32.
+    """Compare the model with the drawn goldens on the device; with ``quick`` only one clip of one golden in float32.
 
     Yields:
-        Golden, type, bound, and the largest difference reached.
+        Golden, type, bound, and the largest difference.
     """
     import torch
 
@@ -221,10 +222,10 @@ def golden_differences(context: Context) -> Iterator[tuple[str, str, Bound, floa
 
 
 def bfloat16_ious(context: Context) -> Iterator[tuple[str, Values]]:
-    """Ask the models inside the package in both types, frame by frame.
+    """Run the packaged models in both types, frame by frame.
 
     Yields:
-        Model, and the IoUs of its masks in one type with those in the other; two empty masks agree.
+        Model, and statistics of the IoUs of its masks in one type with those in the other, 1 for two empty masks.
     """
     import numpy as np
 
@@ -241,9 +242,9 @@ def bfloat16_ious(context: Context) -> Iterator[tuple[str, Values]]:
             sentences = [expression.text for expression in referring_expressions(clip, np.random.default_rng(7))[:3]]
             sessions = exact.open(sentences), rounded.open(sentences)
             for frame in clip.frames:
-                ours, theirs = (session.step(frame).masks for session in sessions)  # (3, H, W) each
-                both, any_ = (ours & theirs).sum((1, 2)), (ours | theirs).sum((1, 2))
-                ious += [1.0 if not whole else float(shared / whole) for shared, whole in zip(both, any_, strict=True)]
+                one, other = (session.step(frame).masks for session in sessions)  # (3, H, W) each
+                intersections, unions = (one & other).sum((1, 2)), (one | other).sum((1, 2))
+                ious += [float(i / u) if u else 1.0 for i, u in zip(intersections, unions, strict=True)]
         yield (
             name,
             {

@@ -1,4 +1,4 @@
-"""What a part is told, and what several parts need."""
+"""Options and helpers of the parts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 
 Values = dict[str, Any]
-"""What a part found. Under ``short`` stands one line for the summary, under ``markdown`` the tables."""
+"""Results of a part; ``short`` has one line for the summary, ``markdown`` the tables."""
 
 
 @dataclass
 class Context:
-    """What a part is told.
+    """Options and results of a part.
 
     Attributes:
         device: ``cuda`` or ``cpu``.
-        quick: Whether all is small, to try the script.
-        seconds: How long the part may take.
+        quick: Use small models and few frames, to test the script.
+        seconds: Time limit of the part.
         save: Called by ``keep``.
-        begun: When the part began.
-        kept: What the part found so far.
+        begun: Start of the part by the monotonic clock.
+        kept: Results so far.
     """
 
     device: str
@@ -38,32 +38,32 @@ class Context:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether it runs on a GPU."""
+        """True if the device is a GPU."""
         return self.device.startswith("cuda")
 
     def left(self) -> float:
-        """Seconds until the part is stopped."""
+        """Return the seconds until the part is stopped."""
         return self.begun + self.seconds - time.monotonic()
 
     def keep(self, values: Values) -> Values:
-        """Have what is known so far written down, in case that the part does not come to its end."""
+        """Save the results so far, in case the part is stopped."""
         self.kept = values
         self.save(values)
         return values
 
 
 def clear_memory(context: Context) -> None:
-    """Give back what is no longer used, and forget the peak."""
+    """Free unused memory, and reset the peak."""
     import torch
 
     gc.collect()
     if context.on_gpu:
-        torch.cuda.init()  # there is no peak to forget before that
+        torch.cuda.init()  # needed before the peak can be reset
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, the first column to the left; made here because the report must not need the package."""
+    """Make a Markdown table with a left-aligned first column; not imported, as the report must not need the package."""
     lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

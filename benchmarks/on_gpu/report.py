@@ -1,4 +1,4 @@
-"""What a run found, as JSON and as Markdown."""
+"""Report of a run as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from on_gpu.runner import Outcome
 GOAL_MODEL = "base-plus"
 FRAMES_PER_SECOND = 120.0
 TIMES_PLAIN_SAM2 = 1.1
-"""The goal: base-plus at 1024 in bfloat16 with one sentence, at least so fast and at most so many times plain SAM2."""
+"""Goal for base-plus at 1024 in bfloat16 with one sentence: least frames/s, and largest cost relative to plain SAM2."""
 
 
 @dataclass
 class Run:
-    """A run of the script.
+    """Run of the script.
 
     Attributes:
-        command: What was typed.
-        commit: Which version of the project.
-        device: What it ran on.
-        quick: Whether all was small.
-        minutes: The budget.
-        missing: Packages that are not there.
-        begun: When, UTC.
+        command: The command line.
+        commit: Version of the project.
+        device: ``cuda`` or ``cpu``.
+        quick: True with small models and few frames.
+        minutes: Time limit.
+        missing: Missing packages.
+        begun: Start of the run, UTC.
         machine: See ``describe_machine``.
-        outcomes: Of the parts so far.
+        outcomes: Outcomes of the parts so far.
     """
 
     command: str
@@ -56,16 +56,16 @@ class Run:
 
 
 def write(run: Run, folder: Path) -> str:
-    """Write ``gpu.json`` and ``gpu.md``; called again as more parts are done.
+    """Write ``gpu.json`` and ``gpu.md``; called again after each part.
 
     Args:
         run: The run.
-        folder: Where to; made when missing.
+        folder: Folder of the files, created if missing.
 
     Returns:
         The Markdown.
     """
-    goal = reached({outcome.part.name: outcome.values for outcome in run.outcomes})
+    goal = evaluate_goal({outcome.part.name: outcome.values for outcome in run.outcomes})
     values = {
         **{name: value for name, value in vars(run).items() if name != "outcomes"},
         "goal": goal,
@@ -81,7 +81,7 @@ def write(run: Run, folder: Path) -> str:
 
 
 def as_markdown(run: Run, goal: Mapping[str, Any]) -> str:
-    """The run as one page."""
+    """Format the run as one page."""
     rows = [
         [
             f"{outcome.part.name}: {outcome.part.title}",
@@ -91,7 +91,7 @@ def as_markdown(run: Run, goal: Mapping[str, Any]) -> str:
         ]
         for outcome in run.outcomes
     ]
-    small = " (quick: small models, few frames, nothing compiled: these numbers say nothing)" if run.quick else ""
+    small = " (quick: small models, few frames, nothing compiled: the numbers mean nothing)" if run.quick else ""
     blocks = [
         "# refervos on a GPU" if run.device.startswith("cuda") else "# The GPU script, tried on a CPU",
         "\n".join(
@@ -103,7 +103,7 @@ def as_markdown(run: Run, goal: Mapping[str, Any]) -> str:
             ]
         ),
         goal_lines(goal),
-        table(["part", "status", "seconds", "what came out"], rows),
+        table(["part", "status", "seconds", "result"], rows),
     ]
     for outcome in run.outcomes:
         if outcome.values.get("markdown") or outcome.trace:
@@ -118,16 +118,16 @@ def as_markdown(run: Run, goal: Mapping[str, Any]) -> str:
 # The goal.
 
 
-def reached(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Whether the goal was reached, by any way to follow one sentence.
+def evaluate_goal(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Compare the goal with all measured modes of one sentence.
 
     Args:
-        found: What each part found, by name.
+        parts: Results of each part, by name.
 
     Returns:
-        ``reached`` (None where it was not measured), ``ways`` that were measured, and whether each reaches the goal.
+        ``reached`` (None if it was not measured), and the measured ``ways``, each with its own ``reached``.
     """
-    results = found.get("speed", {}).get("models", {}).get(GOAL_MODEL, {}).get("speed", [])
+    results = parts.get("speed", {}).get("models", {}).get(GOAL_MODEL, {}).get("speed", [])
     ways = []
     for result in results:
         case, ratio = result["case"], result.get("times_plain_sam2")
@@ -152,7 +152,7 @@ def reached(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def goal_lines(goal: Mapping[str, Any]) -> str:
-    """The goal in words."""
+    """Format the goal as text."""
     verdict = {None: "not measured", True: "reached", False: "not reached"}[goal["reached"]]
     lines = [
         f"Goal ({goal['model']} at 1024, bfloat16, one sentence: {goal['frames_per_second']:.0f} frames/s and at most "
@@ -166,11 +166,11 @@ def goal_lines(goal: Mapping[str, Any]) -> str:
     return "\n".join([lines[0], "", *lines[1:]]) if goal["ways"] else lines[0]
 
 
-# What it ran on. Told without torch: this process must not take any of the GPU's memory.
+# The machine, described without torch: this process must not use any of the GPU's memory.
 
 
 def describe_machine() -> dict[str, str]:
-    """Card, driver, processor cores and versions."""
+    """Describe card, driver, processor cores and versions."""
     versions = [f"Python {platform.python_version()}"]
     for name in ("torch", "transformers", "triton", "numpy"):
         try:
@@ -179,27 +179,27 @@ def describe_machine() -> dict[str, str]:
             versions.append(f"no {name}")
     cards = _nvidia_smi()
     return {
-        "card": "; ".join(cards) if cards else "none that nvidia-smi tells of",
+        "card": "; ".join(cards) if cards else "none found by nvidia-smi",
         "cores": str(os.cpu_count()),
         "versions": ", ".join(versions),
     }
 
 
 def _nvidia_smi() -> list[str]:
-    """Name, driver and memory of each card."""
+    """Query name, driver and memory of each card."""
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        output = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
     except (subprocess.SubprocessError, OSError):
         return []
-    cards = [line.split(", ") for line in told.splitlines() if line]
+    cards = [line.split(", ") for line in output.splitlines() if line]
     return [f"{card[0]}, driver {card[1]}, {card[2]}" for card in cards if len(card) == 3]
 
 
 def commit_here() -> str:
-    """The version of the project in this folder, with ``+ changes`` where files differ from it."""
+    """Return the commit of this folder, with ``+ changes`` if files differ from it."""
     try:
         head, changes = (
             subprocess.run(

@@ -1,4 +1,4 @@
-"""Runs parts one after another, each in a process of its own, within a budget of time; none stops the others."""
+"""Runner of parts: one after another, each in its own process, within a time limit; failures stop no other part."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 LINES = 15
-"""How many last lines are kept of what a part that failed printed."""
+"""Number of last lines to keep of a failed part's output."""
 
 FITS = 0.5
-"""A part is begun when at least this share of the seconds that it needs is left."""
+"""Least share of a part's needed seconds that must be left to start it."""
 
 Status = Literal["ok", "failed", "not run"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """Something to be run.
+    """Part of the run.
 
     Attributes:
-        name: Of one word.
-        title: What it does.
-        seconds: How long it needs at most. So much is kept for it; it may take longer where others leave time over.
+        name: Name of one word.
+        title: Short description.
+        seconds: Most seconds it needs, which are reserved for it; it may use time that others leave over.
     """
 
     name: str
@@ -40,15 +40,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a part.
+    """Outcome of a part.
 
     Attributes:
-        part: Which.
-        status: Whether it ran through.
-        seconds: How long it ran.
-        reason: Why not, in one line.
-        trace: Last lines of the traceback, or of the output where there is none.
-        values: What it found, also when it failed later.
+        part: The part.
+        status: ``ok``, ``failed`` or ``not run``.
+        seconds: Duration.
+        reason: Reason of a failure in one line.
+        trace: Last lines of the traceback, or of the output without one.
+        values: Results, also those from before a failure.
     """
 
     part: Part
@@ -60,7 +60,7 @@ class Outcome:
 
 
 Command = Callable[[Part, float, Path], Sequence[str]]
-"""The command line of a part: it is given the seconds that it may take and the file to write to (``write_found``)."""
+"""Returns the command line of a part, given its time limit in seconds and the file for its results."""
 
 
 def run_parts(
@@ -69,13 +69,13 @@ def run_parts(
     """Run parts in their order, the most important first.
 
     Args:
-        parts: What to run.
+        parts: The parts.
         command: See ``Command``.
-        seconds: The budget of all parts together.
-        environment: Of the processes, default this one's.
+        seconds: Time limit of all parts in total.
+        environment: Environment of the processes, default this one's.
 
     Yields:
-        One outcome a part, as soon as it is known.
+        The outcome of each part, as soon as it is known.
     """
     end = time.monotonic() + seconds
     for index, part in enumerate(parts):
@@ -87,15 +87,15 @@ def run_parts(
 
 
 def allowance(parts: Sequence[Part], index: int, left: float) -> float | None:
-    """How long a part may take: what it needs, and what is left over once the parts after it have what they need.
+    """Compute the time limit of a part: its own seconds, and those that later parts do not need.
 
     Args:
         parts: All parts.
-        index: Which of them.
-        left: Seconds until the budget is spent.
+        index: Index of the part.
+        left: Remaining seconds of the run.
 
     Returns:
-        Seconds, or None when the part no longer fits.
+        Seconds, or None if the part no longer fits.
     """
     needed = parts[index].seconds
     if left < FITS * needed:
@@ -104,15 +104,15 @@ def allowance(parts: Sequence[Part], index: int, left: float) -> float | None:
     return max(min(left, needed), left - later)
 
 
-def write_found(
+def write_results(
     path: Path, values: Mapping[str, Any], error: str | None = None, trace: Sequence[str] | None = None
 ) -> None:
-    """Write what a part found, whole; called again as more is known.
+    """Write a part's results atomically; called again with later results.
 
     Args:
-        path: The file that the part was told.
-        values: What it found.
-        error: What went wrong at last, in one line.
+        path: The part's file for results.
+        values: The results.
+        error: Final error in one line.
         trace: Last lines of the traceback.
     """
     unfinished = path.with_suffix(".unfinished")
@@ -121,13 +121,13 @@ def write_found(
 
 
 def _run(part: Part, command: Command, limit: float, environment: Mapping[str, str] | None) -> Outcome:
-    """Run one part; whatever it started ends with it."""
+    """Run one part, and end all processes that it started."""
     with tempfile.TemporaryDirectory(prefix="refervos-gpu-") as folder:
-        found, log = Path(folder) / "found.json", Path(folder) / "output.txt"
-        begun = time.monotonic()
+        results, log = Path(folder) / "results.json", Path(folder) / "output.txt"
+        start = time.monotonic()
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command(part, limit, found),
+                command(part, limit, results),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -140,22 +140,22 @@ def _run(part: Part, command: Command, limit: float, environment: Mapping[str, s
                 code = None
             finally:
                 _end(process)
-        seconds = time.monotonic() - begun
-        told = json.loads(found.read_text()) if found.is_file() else {"values": {}, "error": None, "trace": []}
-        if code == 0 and found.is_file():
-            return Outcome(part, "ok", seconds, values=told["values"])
+        seconds = time.monotonic() - start
+        written = json.loads(results.read_text()) if results.is_file() else {"values": {}, "error": None, "trace": []}
+        if code == 0 and results.is_file():
+            return Outcome(part, "ok", seconds, values=written["values"])
         if code is None:
             reason = f"stopped after {limit:.0f} s, its limit"
-        elif told["error"]:
-            reason = told["error"]
+        elif written["error"]:
+            reason = written["error"]
         else:
-            reason = f"its process ended with exit code {code}" if code else "it wrote nothing"
-        trace = told["trace"] or log.read_text(errors="replace").splitlines()[-LINES:]
-        return Outcome(part, "failed", seconds, reason, tuple(trace), told["values"])
+            reason = f"its process ended with exit code {code}" if code else "it wrote no results"
+        trace = written["trace"] or log.read_text(errors="replace").splitlines()[-LINES:]
+        return Outcome(part, "failed", seconds, reason, tuple(trace), written["values"])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill whatever is left of a process and of those that it started."""
-    with contextlib.suppress(ProcessLookupError):  # nothing is
-        os.killpg(process.pid, signal.SIGKILL)  # its group bears its number, for it leads a session of its own
+    """Kill a process and all others of its group that are still running."""
+    with contextlib.suppress(ProcessLookupError):  # none is
+        os.killpg(process.pid, signal.SIGKILL)  # the group has the process's id, because it leads its own session
     process.wait()

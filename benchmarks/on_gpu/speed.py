@@ -1,4 +1,4 @@
-"""How fast it is on this device, what memory it takes, and where frames are best resized."""
+"""Speed and memory on this device, and the best place to resize frames."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from on_gpu.context import Context, Values, clear_memory, table
 # Speed.
 
 LEAST_SECONDS = {False: 8.0, True: 15.0}
-"""No further case is begun when less is left; compiled ones take longer."""
+"""Least remaining seconds to start a further case, eager or compiled."""
 
 
 def speed(context: Context) -> Values:
-    """Time SAMWISE against transformers' SAM2 in one process: one sentence and several, online and clips, compiled."""
+    """Time SAMWISE and transformers' SAM2 in one process: one and several sentences, online and in clips, compiled."""
     from refervos.bench.machine import this_machine
     from refervos.bench.report import Report, as_json, floor_table, speed_table, stage_table
 
@@ -58,27 +58,27 @@ def speed(context: Context) -> Values:
     return values
 
 
-TABLES = {"speed": "the stage clock left out", "stages": "where the time goes, eager, and how far from its floor"}
+TABLES = {"speed": "without the stage clock", "stages": "time by stage, eager, and relative to its floor"}
 
 
 def failures(results: Sequence[Any]) -> list[Any]:
-    """The cases that could not be measured."""
+    """List the cases that could not be measured."""
     from refervos.bench.cases import Failure
 
     return [result for result in results if isinstance(result, Failure)]
 
 
 def speed_cases(context: Context) -> Iterator[tuple[str, Any]]:
-    """What is timed, the most important first.
+    """List the cases to time, the most important first.
 
     Yields:
-        Which table a case belongs to, and the case.
+        The table of a case, and the case.
     """
     from refervos.bench.cases import PLAIN_SAM2, Case
 
     models = ("miniature",) if context.quick else ("base-plus", "tiny")
-    asked = [(mode, count) for count in (1, 2 if context.quick else 8) for mode in ("online", "clip")]
-    once = asked[:1] if context.quick else asked
+    combinations = [(mode, count) for count in (1, 2 if context.quick else 8) for mode in ("online", "clip")]
+    few_combinations = combinations[:1] if context.quick else combinations
 
     def case(model: str, mode: str, sentences: int = 1, **changes: Any) -> Case:
         counts = {"frames": 2, "warm_up": 1} if context.quick else {"frames": 96, "warm_up": 32}
@@ -87,27 +87,27 @@ def speed_cases(context: Context) -> Iterator[tuple[str, Any]]:
 
     for model in models:
         yield "speed", case(model, PLAIN_SAM2)
-        for mode, count in asked:
+        for mode, count in combinations:
             yield "speed", case(model, mode, count)
-        for mode, count in once:
+        for mode, count in few_combinations:
             yield "speed", case(model, mode, count, compiled=True)
     for model in models:
-        for mode, count in once:
+        for mode, count in few_combinations:
             # Quick in float32: many processors lack bfloat16, and the product of large matrices would take long.
-            few: Values = {"dtype": "float32"} if context.quick else {"frames": 24, "warm_up": 16}
-            yield "stages", case(model, mode, count, stages=True, flops=True, **few)
+            changes: Values = {"dtype": "float32"} if context.quick else {"frames": 24, "warm_up": 16}
+            yield "stages", case(model, mode, count, stages=True, flops=True, **changes)
 
 
 def measured(case: Any, context: Context) -> Any:
-    """Measure a case in this process, with the GPU's memory and the compiler as fresh as a process of its own."""
+    """Measure a case in this process, with GPU memory and compiler reset as in a new process."""
     from refervos.bench.cases import Failure
     from refervos.bench.measuring import measure
 
-    torch.compiler.reset()  # it compiles a function for a few shapes only, whichever model asks
+    torch.compiler.reset()  # its limit of shapes for a function is shared by all models
     clear_memory(context)
-    as_it_is = torch.compiler.set_stance("force_eager") if context.quick and case.compiled else nullcontext()
+    stance = torch.compiler.set_stance("force_eager") if context.quick and case.compiled else nullcontext()
     try:
-        with as_it_is:
+        with stance:
             return measure(case)
     except Exception as error:
         return Failure(case, " ".join(f"{type(error).__name__}: {error}".split())[:200])
@@ -116,11 +116,11 @@ def measured(case: Any, context: Context) -> Any:
 # Memory over many frames.
 
 GROWTH = 1.01
-"""How much higher the last frames' peak may be than the first ones'."""
+"""Largest ratio of the last frames' peak to the first ones'."""
 
 
 def memory(context: Context) -> Values:
-    """Run one session for 500 frames and watch the peak of each hundred."""
+    """Run one session for 500 frames and measure the peak memory of each hundred."""
     from refervos.bench.cases import Case
     from refervos.bench.measured_models import draw_inputs, open_model, repeat_clips
     from refervos.bench.memory import resident_megabytes
@@ -138,23 +138,23 @@ def memory(context: Context) -> Values:
             measured_model.segment(next(source))
             highest = max(highest, resident_megabytes() or 0.0)
         peaks.append(torch.cuda.max_memory_allocated() / 1e6 if context.on_gpu else highest)
-    told = [f"{peak:.1f}" for peak in peaks]
-    what = f"{model}, {'GPU' if context.on_gpu else 'resident'} MB, peak of each {hundred} frames"
+    cells = [f"{peak:.1f}" for peak in peaks]
+    title = f"{model}, {'GPU' if context.on_gpu else 'resident'} MB, peak of each {hundred} frames"
     values = {
         "model": model,
         "megabytes": peaks,
-        "short": f"{what}: {told[0]} first, {told[-1]} last",
-        "markdown": table([what, "1st", "2nd", "3rd", "4th", "5th"], [["", *told]]),
+        "short": f"{title}: {cells[0]} first, {cells[-1]} last",
+        "markdown": table([title, "1st", "2nd", "3rd", "4th", "5th"], [["", *cells]]),
     }
     context.keep(values)
-    # What a process has resident tells little over so few frames; benchmarks/soak.py watches it for long enough.
-    if context.on_gpu and not flat(peaks):
+    # Resident memory over so few frames says little; benchmarks/soak.py monitors it for long enough.
+    if context.on_gpu and not constant(peaks):
         raise AssertionError(f"memory grows: {values['short']}")
     return values
 
 
-def flat(peaks: Sequence[float]) -> bool:
-    """Whether the last peak is about as high as the first."""
+def constant(peaks: Sequence[float]) -> bool:
+    """Return True if the last peak is about as high as the first."""
     return peaks[-1] <= GROWTH * peaks[0]
 
 
@@ -162,7 +162,7 @@ def flat(peaks: Sequence[float]) -> bool:
 
 
 def resize(context: Context) -> Values:
-    """Time bringing a frame to the model's size before the upload, and after it."""
+    """Time the resizing of a frame to the model's size before and after the upload."""
     import numpy as np
 
     from refervos.placement import as_rgb, letterbox
@@ -190,13 +190,13 @@ def resize(context: Context) -> Values:
     return context.keep(values)
 
 
-def milliseconds(way: Callable[[], torch.Tensor], context: Context) -> float:
-    """Median time of a call, waiting for the device."""
-    taken = []
+def milliseconds(call: Callable[[], torch.Tensor], context: Context) -> float:
+    """Measure the median time of a call, including the device's work."""
+    times = []
     for _ in range(3 if context.quick else 55):
-        begun = time.perf_counter()
-        way()
+        start = time.perf_counter()
+        call()
         if context.on_gpu:
             torch.cuda.synchronize()
-        taken.append(1000 * (time.perf_counter() - begun))
-    return statistics.median(taken[1 if context.quick else 5 :])  # the first ones are not warm
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[1 if context.quick else 5 :])  # without the warm-up

@@ -1,4 +1,4 @@
-"""Does training of the published sizes fit on this device, and how long does a step take."""
+"""Memory and time of training steps of the published sizes on this device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECIPES = (
 )
 
 FRAME = (480, 854)
-"""Height and width of the frames that random clips stand for."""
+"""Height and width of the frames of random clips."""
 
 
 def training(context: Context) -> Values:
@@ -53,14 +53,14 @@ def training(context: Context) -> Values:
 
 
 def training_step(name: str, context: Context) -> Values:
-    """Make a step of a recipe, in smaller portions where the GPU has no memory for those of the recipe.
+    """Make a step of a recipe, with more gradient accumulation if the GPU runs out of memory.
 
     Args:
-        name: The recipe's.
-        context: See there.
+        name: Name of the recipe.
+        context: Options of the part.
 
     Returns:
-        Seconds of a step, the most memory, loss and gradient norm.
+        Seconds of a step, peak memory, loss and gradient norm.
 
     Raises:
         OutOfMemoryError: When not even one clip fits.
@@ -72,23 +72,23 @@ def training_step(name: str, context: Context) -> Values:
     stage = published_stage(recipe, context).train()
     rule = recipe.optimiser
     optimiser = optimiser_for(stage, lr=rule.rate, betas=rule.betas, weight_decay=rule.weight_decay)
-    whole, portions = (1, 1) if context.quick else (recipe.batch, recipe.accumulate)
-    wanted = at_once = whole // portions
+    batch, accumulate = (1, 1) if context.quick else (recipe.batch, recipe.accumulate)
+    recipe_at_once = at_once = batch // accumulate
     while True:
         try:
             clear_memory(context)
             for _ in range(1 if context.quick else 2):  # the first one also chooses kernels
-                seconds, loss, norm = make_step(stage, optimiser, recipe, at_once, whole // at_once, context.device)
+                seconds, loss, norm = make_step(stage, optimiser, recipe, at_once, batch // at_once, context.device)
             break
         except torch.OutOfMemoryError:
             if at_once == 1:
                 raise
-        # Beyond the handler, which keeps alive what the step had in memory.
+        # Outside of the handler, which keeps the tensors of the step alive.
         optimiser.zero_grad(set_to_none=True)
         at_once //= 2
     return {
-        "batch": whole,
-        "recipe at once": wanted,
+        "batch": batch,
+        "recipe at once": recipe_at_once,
         "at once": at_once,
         "precision": recipe.precision or "float32",
         "step seconds": seconds,
@@ -99,39 +99,39 @@ def training_step(name: str, context: Context) -> Values:
 
 
 def make_step(
-    stage: Any, optimiser: torch.optim.Optimizer, recipe: Any, at_once: int, portions: int, device: str
+    stage: Any, optimiser: torch.optim.Optimizer, recipe: Any, at_once: int, accumulate: int, device: str
 ) -> tuple[float, float, float]:
-    """Make an optimiser step of random clips, as the trainer does.
+    """Make an optimiser step of random clips like the trainer.
 
     Returns:
-        Seconds, loss, and norm of the gradient before it was clipped.
+        Seconds, loss, and norm of the gradient before clipping.
     """
     from refervos.training.sampler import to_device
 
-    batches = [to_device(random_batch(stage, at_once), torch.device(device)) for _ in range(portions)]
-    begun = time.perf_counter()
+    batches = [to_device(random_batch(stage, at_once), torch.device(device)) for _ in range(accumulate)]
+    start = time.perf_counter()
     loss = torch.zeros((), device=device)
     for batch in batches:
-        part = stage(batch)["loss"] / portions
+        part = stage(batch)["loss"] / accumulate
         part.backward()
         loss += part.detach()
-    longest = math.inf if recipe.optimiser.clip_norm is None else recipe.optimiser.clip_norm
-    learning = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    norm = float(torch.nn.utils.clip_grad_norm_(learning, longest))
+    clip_norm = math.inf if recipe.optimiser.clip_norm is None else recipe.optimiser.clip_norm
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, clip_norm))
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     total = float(loss)
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - begun, total, norm
+    return time.perf_counter() - start, total, norm
 
 
 def published_stage(recipe: Any, context: Context) -> Any:
-    """A recipe's stage over frozen parts of the published size with random weights, on the device.
+    """Build a recipe's stage over frozen parts of the published size with random weights, on the device.
 
     Args:
         recipe: The stage's recipe.
-        context: Quick, the frozen parts have the size of those inside the package.
+        context: Options of the part; with ``quick`` the frozen parts have the size of the packaged models.
     """
     from refervos import load
     from refervos.bench.families import FAMILIES
@@ -162,7 +162,7 @@ def published_stage(recipe: Any, context: Context) -> Any:
             adapter_heads=size.adapter_heads,
             short_side=size.short_side,
         )
-    with torch.device(context.device):  # drawing so many weights takes long on a CPU
+    with torch.device(context.device):  # drawing all weights takes long on a CPU
         model = family.build(config, HashTokenizer(config.text.vocabulary, family.start, family.end))
     if recipe.stage == "refsam":
         model.gradient_checkpointing = settings.gradient_checkpointing
@@ -171,7 +171,7 @@ def published_stage(recipe: Any, context: Context) -> Any:
 
 
 def random_batch(stage: Any, clips: int) -> Any:
-    """A batch of random clips of the stage's length, each with a box as the true mask, on the CPU."""
+    """Make a batch of random clips of the stage's length, each with a box as ground truth, on the CPU."""
     from refervos.training.stages.referring import ReferringSource
 
     settings, model = stage.settings, stage.model
