@@ -38,18 +38,18 @@ SLOW_FILES = (
     "test_trainer_distributed.py",
     "test_examples.py",
 )
-"""Files that take longest, in this order."""
+"""The slowest test files, in this order."""
 
 
 def pytest_configure() -> None:
-    """Listen to signals as in a terminal, also under nohup and behind ``&``: the tests send them."""
+    """Restore the default signal handlers, also under nohup and in the background, because tests send signals."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, so that two processes end at about the same time; skip what cannot run here."""
+    """Start with the slowest files, so that two processes end together; skip tests that cannot run here."""
     places = {name: place for place, name in enumerate(SLOW_FILES)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
     for item in items if sys.platform != "linux" else ():
@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def official_states() -> Callable[[str], dict[str, Tensor]]:
-    """Official state dicts, each rebuilt once."""
+    """Return a function that rebuilds official state dicts, each once."""
     made: dict[str, dict[str, Tensor]] = {}
 
     def state(variant: str) -> dict[str, Tensor]:
@@ -75,10 +75,10 @@ def official_states() -> Callable[[str], dict[str, Tensor]]:
 def golden_model(
     official_states: Callable[[str], dict[str, Tensor]], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Samwise]:
-    """A model with a golden's weights, read from an official-format ``.pth`` that is written for it.
+    """Return a function that loads a model with a golden's weights from an official-format ``.pth``.
 
-    The file is written and read once for each variant and size; the few biases that a golden overrides and the settings
-    that weights do not hold are then set on the same model, so a test must not keep it for later.
+    The file is written and loaded once for each variant and size; the few biases that a golden overrides and settings
+    that are not in the weights are then set on the same model, so that a test must not keep it.
     """
     made: dict[tuple[str, int], tuple[Samwise, SamwiseConfig, dict[str, Tensor]]] = {}
 
@@ -105,7 +105,7 @@ def golden_model(
 
 @pytest.fixture
 def plain_kernels() -> Iterator[None]:
-    """Attention as plain matrix products, the arithmetic of the released code, instead of fused kernels."""
+    """Compute attention as plain matrix products, as in the released code, instead of with fused kernels."""
     with sdpa_kernel(SDPBackend.MATH):
         yield
 
@@ -118,7 +118,7 @@ def few_threads() -> None:
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Small models compute soonest in one thread."""
+    """Use one thread, the fastest for small models."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -126,12 +126,12 @@ def one_thread() -> Iterator[None]:
 
 
 DEVICES = ("imitated", "cuda", "mps")
-"""Where the tests that take a ``device`` run, unless they say otherwise; those that the machine lacks are skipped."""
+"""Devices of tests that take a ``device``, by default; devices that the machine lacks are skipped."""
 
 
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """Each device in turn; ``imitated`` stands in for an accelerator where there is none (see ``imitated_device``)."""
+    """Yield each device in turn; ``imitated`` stands in for an accelerator (see ``imitated_device``)."""
     if request.param == "imitated":
         with imitation():
             yield DEVICE
@@ -152,7 +152,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
 
 @pytest.fixture
 def imitated() -> Iterator[Imitation]:
-    """The imitated device alone, which tells what is fetched back from it."""
+    """Enable the imitated device, which records synchronisations."""
     with imitation() as found:
         yield found
 

@@ -23,35 +23,35 @@ from refervos.samwise.model import Samwise
 
 DATA = Path(__file__).parent / "data"
 FILMED = Path(__file__).parents[2] / "shared" / "parity"
-"""Goldens on filmed frames; the frames are third-party and not part of the project."""
+"""Folder of the goldens on filmed frames, which are third-party and not part of the project."""
 
 MEMORY_FREE = "nomem"
 
 
 def official_names(name: str) -> tuple[str, ...]:
-    """The released code's names of one of our tensors; an empty name where it has none."""
+    """Convert the name of one of our tensors to the released code's; empty if it has none."""
     return _official_names(name) or ("",)
 
 
 def noise(name: str, shape: Sequence[int]) -> np.ndarray:
-    """Uniform noise of zero mean and unit variance that depends on the name alone, float64."""
+    """Draw uniform noise of zero mean and unit variance that depends only on the name, float64."""
     raw = np.random.PCG64(zlib.crc32(name.encode())).random_raw(math.prod(shape))
     unit = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return ((2.0 * unit - 1.0) * 3.0**0.5).reshape(tuple(shape))
 
 
 def formula_input(name: str, shape: Sequence[int], scale: float) -> Tensor:
-    """An input of the module goldens."""
+    """Make an input of the module goldens."""
     return torch.from_numpy((scale * noise(f"input:{name}", shape)).astype(np.float32))
 
 
 def manifest(variant: str) -> dict[str, Any]:
-    """Names, shapes and checksums of an official checkpoint."""
+    """Read the names, shapes and checksums of an official checkpoint."""
     return json.loads((DATA / "manifests" / f"{variant}.json").read_text())
 
 
 def tensor_of(entry: Mapping[str, Any]) -> np.ndarray:
-    """The value of one entry of a manifest, float32 (zeros for integer buffers)."""
+    """Rebuild one entry of a manifest, float32 (zeros for integer buffers)."""
     shape, kind = tuple(entry["shape"]), entry["kind"]
     if kind == "zero":
         return np.zeros(shape, np.float32)
@@ -62,7 +62,7 @@ def tensor_of(entry: Mapping[str, Any]) -> np.ndarray:
 
 
 def official_state(variant: str) -> dict[str, Tensor]:
-    """An official state dict rebuilt from its manifest."""
+    """Rebuild an official state dict from its manifest."""
     state: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     for entry in manifest(variant)["entries"]:
@@ -82,7 +82,7 @@ def write_official(path: Path, state: Mapping[str, Tensor], overrides: Mapping[s
 
 
 def synthetic_frame(t: int, height: int = 144, width: int = 256) -> np.ndarray:
-    """Frame ``t`` of the formula clip, uint8 (H, W, 3): a textured ramp, two discs, a bar that enters at t = 5."""
+    """Draw frame ``t`` of the synthetic clip, uint8 (H, W, 3): textured ramp, two discs, a bar that enters at t = 5."""
     y, x = np.mgrid[0:height, 0:width].astype(np.int64)
     red = (x * 3 + y * 2 + 7 * t + ((x * y) >> 5)) % 160 + 20
     green = (x + y * 3 + ((x * x) >> 6) + 3 * t) % 140 + 30
@@ -96,7 +96,7 @@ def synthetic_frame(t: int, height: int = 144, width: int = 256) -> np.ndarray:
 
 
 def deviation(golden: Mapping[str, np.ndarray], key: str, value: Tensor) -> float:
-    """Largest absolute difference to a golden tensor, stored whole or as a probe of recorded places."""
+    """Compute the largest absolute difference from a golden tensor, stored whole or at sampled positions."""
     mine = value.detach().cpu().double().contiguous().numpy()
     if key in golden:
         return float(np.abs(golden[key].astype(np.float64).reshape(-1) - mine.reshape(-1)).max(initial=0.0))
@@ -108,7 +108,7 @@ def deviation(golden: Mapping[str, np.ndarray], key: str, value: Tensor) -> floa
 
 
 class Golden(dict[str, np.ndarray]):
-    """An ``.npz`` read whole, with its ``meta`` parsed."""
+    """Golden ``.npz`` file, read completely, with its ``meta`` parsed."""
 
     def __init__(self, path: Path) -> None:
         with np.load(path) as archive:
@@ -116,12 +116,12 @@ class Golden(dict[str, np.ndarray]):
         self.meta: dict[str, Any] = json.loads(str(self["meta"])) if "meta" in self else {}
 
     def has(self, key: str) -> bool:
-        """Whether a tensor is stored, whole or as a probe."""
+        """Return True if a tensor is stored, whole or at sampled positions."""
         return key in self or f"{key}.val" in self
 
 
 class Probe:
-    """Records what a model computes while it segments one track, by standing between it and its parts."""
+    """Recorder of a model's intermediate results while it segments one track."""
 
     def __init__(self, model: Samwise) -> None:
         self.model = model
@@ -188,12 +188,12 @@ def follow_golden(
     """Segment a golden video and measure every quantity that the golden holds.
 
     Args:
-        model: With the golden's weights.
-        golden: The numbers.
-        frame: Frame ``t``, uint8 (H, W, 3).
+        model: Model with the golden's weights.
+        golden: The golden numbers.
+        frame: Returns frame ``t``, uint8 (H, W, 3).
         clips: First and last-plus-one frame of each clip.
-        prefix: Before every key, such as ``w4/``.
-        verbs: Which tokens tell motion.
+        prefix: Prefix of every key, such as ``w4/``.
+        verbs: Motion flag of each token.
         ids: Token ids, default the golden's.
 
     Returns:
@@ -239,7 +239,7 @@ def follow_golden(
 
 
 def _final_mask_pixels(golden: Golden, prefix: str, t: int, mask_logits: Tensor, place: Placement) -> float:
-    """How many pixels of the mask at the video's own size differ from the released demo's."""
+    """Count the pixels of the full-size mask that differ from the released demo's."""
     _, height, width = golden.meta["final_shape"]
     mine = Placement((height, width), place.resized, place.image_size).restore(mask_logits)[0] > 0
     theirs = np.unpackbits(golden[f"{prefix}final_masks_packed"][t])[: height * width].reshape(height, width)
@@ -247,7 +247,7 @@ def _final_mask_pixels(golden: Golden, prefix: str, t: int, mask_logits: Tensor,
 
 
 def worst(rows: Sequence[Mapping[str, float]], names: Sequence[str], start: int = 0, stop: int | None = None) -> float:
-    """The largest difference of some quantities over some frames; at least one must be there."""
+    """Return the largest difference of some quantities over some frames, of which at least one must exist."""
     values = [row[name] for row in rows[start:stop] for name in names if name in row]
     assert values, f"no {names} in frames {start} to {stop}"
     return max(values)

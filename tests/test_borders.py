@@ -160,11 +160,11 @@ def test_batched_evaluation_gives_the_borders_of_single_clips() -> None:
     assert isinstance(model, Samwise)
     assert isinstance(plain, Samwise)
     clip = draw_clip(5, WorldConfig(height=96, width=128, frames=4))
-    questions = [PromptedClip(clip.frames, Prompt(text)) for text in sentences_about(clip)]
-    joint = predict_batch(model, questions, 1)
-    for question, result in zip(questions, joint, strict=True):
-        assert np.mean(result.masks != predict_clip(model, question, 1).masks) < 1e-4
-    bilinear = predict_batch(plain, questions, 1)
+    prompted = [PromptedClip(clip.frames, Prompt(text)) for text in sentences_about(clip)]
+    joint = predict_batch(model, prompted, 1)
+    for clip_and_prompt, result in zip(prompted, joint, strict=True):
+        assert np.mean(result.masks != predict_clip(model, clip_and_prompt, 1).masks) < 1e-4
+    bilinear = predict_batch(plain, prompted, 1)
     assert any(not np.array_equal(a.masks, b.masks) for a, b in zip(joint, bilinear, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The models inside the package understand what their documents say they do."""
+"""The bundled models reach their documented quality."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def refsam() -> RefSam:
     return model
 
 
-def test_they_are_small(miniature: Samwise, refsam: RefSam) -> None:
+def test_the_bundled_models_are_small(miniature: Samwise, refsam: RefSam) -> None:
     for name in BUNDLED:
         folder = bundled_folder(name)
         assert folder is not None
@@ -41,18 +41,20 @@ def test_they_are_small(miniature: Samwise, refsam: RefSam) -> None:
 
 
 @pytest.mark.parametrize(("name", "least"), [("miniature", 70), ("refsam", 60)])
-def test_they_read_the_sentence(name: str, least: float, request: pytest.FixtureRequest) -> None:
-    """Six clips of the appearance split; asked about another object, they must not answer with this one."""
+def test_the_bundled_models_distinguish_objects_by_the_sentence(
+    name: str, least: float, request: pytest.FixtureRequest
+) -> None:
+    """On six clips of the appearance split, a sentence about another object must not give this one."""
     model = request.getfixturevalue(name)
-    asked = diagnose(model, ["appearance"], 6).summary("appearance").j_and_f
+    matching = diagnose(model, ["appearance"], 6).summary("appearance").j_and_f
     other = diagnose(model, ["appearance"], 6, prompt_with="other").summary("appearance").j_and_f
-    assert asked > least
-    assert asked - other > 35
+    assert matching > least
+    assert matching - other > 35
 
 
 @pytest.mark.slow
-def test_the_whole_benchmark(miniature: Samwise) -> None:
-    """The figures of docs/training.md, with room for another machine's rounding."""
+def test_the_miniature_reaches_its_documented_scores(miniature: Samwise) -> None:
+    """The scores are those of docs/training.md, with a margin for rounding on other machines."""
     diagnosis = diagnose(miniature)
     assert sum(len(diagnosis.of_split(split)) for split in diagnosis.splits) >= 500
     assert diagnosis.target_mean is not None
@@ -62,8 +64,8 @@ def test_the_whole_benchmark(miniature: Samwise) -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_benchmark_by_refsam(refsam: RefSam) -> None:
-    """Likewise."""
+def test_the_refsam_miniature_reaches_its_documented_scores(refsam: RefSam) -> None:
+    """The scores are those of docs/training.md, with a margin for rounding on other machines."""
     diagnosis = diagnose(refsam)
     assert diagnosis.target_mean is not None
     assert diagnosis.target_mean > 55

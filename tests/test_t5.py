@@ -429,11 +429,11 @@ def test_only_words_are_masked(stage: LanguageStage) -> None:
     sentinel = stage.tokenizer.id_of("<extra_id_0>")
     hidden = 0
     for index in range(200):
-        shown, asked, ids = (part.numpy() for part in stage.source().draw(0, index, (1, 0, 0))[:3])
+        shown, targets, ids = (part.numpy() for part in stage.source().draw(0, index, (1, 0, 0))[:3])
         assert ids[-1] == shown[-1] == 1
-        assert not special & set(asked[asked != -100])
-        assert ((shown == ids) | (asked == ids)).all()
-        assert not special - {sentinel} & set(shown[asked != -100])
+        assert not special & set(targets[targets != -100])
+        assert ((shown == ids) | (targets == ids)).all()
+        assert not special - {sentinel} & set(shown[targets != -100])
         hidden += (shown == sentinel).sum()
     assert hidden > 200
 

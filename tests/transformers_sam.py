@@ -1,4 +1,4 @@
-"""transformers' own SAM as the oracle of ours."""
+"""transformers' SAM as the reference for ours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from refervos.sam.model import Sam
 
 
 def transformers_own(sam: Sam) -> Any:
-    """transformers' SAM with the weights of ours."""
+    """Make transformers' SAM with the weights of ours."""
     from transformers import SamModel
 
     model = SamModel(hf_config(sam.config)).to(sam.dtype).eval()
@@ -18,7 +18,7 @@ def transformers_own(sam: Sam) -> Any:
 
 
 def hf_config(config: SamConfig) -> Any:
-    """The transformers configuration that builds these modules.
+    """Make the transformers configuration of these modules.
 
     Args:
         config: The shape.

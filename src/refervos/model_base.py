@@ -167,11 +167,11 @@ class TrainableModel(VideoSegmenterBase):
 
     @abstractmethod
     def frozen_parts(self) -> tuple[nn.Module, ...]:
-        """The parts that never train."""
+        """Return the parts that are never trained."""
 
     @abstractmethod
     def trained_parts(self) -> Mapping[str, nn.Module]:
-        """The parts that train, by name."""
+        """Return the trained parts by name."""
 
     @abstractmethod
     def upsample(self, mask_logits: Tensor) -> Tensor:

@@ -68,13 +68,13 @@ def segment_frame(
     predicted = []
     for members in groups:
         group = [tracks[index] for index in members]
-        mine = repeated(features, len(members))
+        group_features = repeated(features, len(members))
         if group[0].frame:
-            part = _follow(tracker, mine, stack_readings([readings[index] for index in members]))
+            part = _follow(tracker, group_features, stack_readings([readings[index] for index in members]))
         else:
-            part = first(mine, group)
+            part = first(group_features, group)
         predicted.append(part)
-        _remember(tracker, mine, group, part)
+        _remember(tracker, group_features, group, part)
     none = torch.zeros(len(tracks), dtype=torch.bool, device=frame.device)
     parts = [
         FramePrediction(part.mask_logits[:, 0], part.score, none[: len(members)])

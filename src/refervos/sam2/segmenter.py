@@ -196,7 +196,7 @@ class Sam2Segmenter(VideoSegmenterBase):
     # Description.
 
     def stages_to_compile(self) -> Sequence[Stage]:
-        """The stages of the tracker."""
+        """Return the stages of the tracker."""
         return self.tracker.stages_to_compile()
 
     def describe(self) -> dict[str, Any]:
