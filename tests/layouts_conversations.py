@@ -1,7 +1,7 @@
-"""Small data sets of exactly the published layouts of grounded conversations and of visual grounding, drawn by worlds.
+"""Writers of small data sets in the layouts of grounded conversations and visual grounding, rendered by worlds.
 
-Each writer adds one split to a folder and returns the folder, as those of `layouts` do, and writes what follows from
-the films that ``layouts.drawn_videos`` draws again from the same arguments.
+Like the writers of `layouts`, each adds one split to a folder and returns the folder; its content follows from
+``layouts.drawn_videos`` with the same arguments.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from layouts import (
 from video_files import write_video
 
 CAPTION = "In this scene, there is [the first](0), and [two more](1, 2) follow."
-"""A caption of objects 0, 1 and 2; in sets whose objects are numbered from 1, these are one more."""
+"""Caption about objects 0, 1 and 2; ids are one higher in sets that number objects from 1."""
 
 PLAIN_CAPTION = "In this scene, there is the first, and two more follow."
 PHRASES = {"the first": (0,), "two more": (1, 2)}
-"""The same without marks, and the objects of each of its phrases."""
+"""Objects of each phrase of the caption."""
 
 
 def write_mevis_gcg(folder: Path, split: str = "valid_u", **options: Unpack[DrawingOptions]) -> Path:
-    """Add a split of MeViS-GCG and the split of MeViS that it is about; all of its objects are meant by expressions."""
+    """Add a split of MeViS-GCG and its split of MeViS, in which every object is a target of some expression."""
     write_mevis(folder / "mevis", split, **options)
     meta = folder / "mevis" / split / "meta_expressions.json"
     content = json.loads(meta.read_text())
@@ -54,7 +54,7 @@ def write_mevis_gcg(folder: Path, split: str = "valid_u", **options: Unpack[Draw
 
 
 def write_ytvos_gcg(folder: Path, **options: Unpack[DrawingOptions]) -> Path:
-    """Write Refer-YouTube-VOS-GCG and the split of Refer-YouTube-VOS that it is about."""
+    """Write Refer-YouTube-VOS-GCG and its split of Refer-YouTube-VOS."""
     write_ref_youtube_vos(folder / "refer_youtube_vos", "train", **options)
     for one in drawn_videos("train", **options):
         caption = CAPTION.replace("(1, 2)", "(2, 3)").replace("(0)", "(1)")
@@ -66,20 +66,20 @@ def write_segmented_gcg(folder: Path, name: str, split: str = "val", **options: 
     """Add a split of VidSTG-GCG (``vidstg_gcg``) or HC-STVG-GCG (``hcstvg_gcg``)."""
     for number, one in enumerate(drawn_videos(split, **options)):
         id = f"{number:06d}"
-        place = folder / name / split / id
+        root = folder / name / split / id
         names = [f"{13 + 4 * index:06d}.png" for index in range(len(one.clip.frames))]
         for index, frame_name in enumerate(names):
-            write_image(place / "frames" / frame_name, one.clip.frames[index])
+            write_image(root / "frames" / frame_name, one.clip.frames[index])
             for k, masks in enumerate(one.clip.masks):
-                write_image(place / "masks" / f"{k:03d}" / frame_name, masks[index] * np.uint8(255))
+                write_image(root / "masks" / f"{k:03d}" / frame_name, masks[index] * np.uint8(255))
         write_json(folder / name / f"{split}_captions" / f"{id}.json", {"caption": CAPTION})
     return folder
 
 
 def write_video_gcg(folder: Path, split: str = "test", **options: Unpack[DrawingOptions]) -> Path:
-    """Add a split of the grounded captions of BURST and YouTube-VIS, a video of each in turn, and one without caption.
+    """Add a split of the grounded captions of BURST and YouTube-VIS, in turn, and a video without caption.
 
-    The captions are ``A shape, and other shapes.``, of which ``shape,`` is object 0 and ``shapes.`` objects 1 and 2.
+    The captions are ``A shape, and other shapes.``; ``shape,`` is object 0 and ``shapes.`` are objects 1 and 2.
     """
     videos: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -116,18 +116,18 @@ def write_video_gcg(folder: Path, split: str = "test", **options: Unpack[Drawing
 
 
 def write_gcg(folder: Path, **options: Unpack[DrawingOptions]) -> Path:
-    """Write the three sets of the published test set."""
+    """Write the three data sets of the published test set."""
     write_video_gcg(folder, "test", **options)
     write_mevis_gcg(folder, "valid_u", **options)
     return write_segmented_gcg(folder, "vidstg_gcg", "val", **options)
 
 
 ANET_FRAME = 2
-"""The frame in which `write_anet_gcg` annotates."""
+"""Index of the frame annotated by `write_anet_gcg`."""
 
 
 def write_anet_gcg(folder: Path, **options: Unpack[DrawingOptions]) -> Path:
-    """Write ActivityNet-Entities-GCG: object k of a film is ``[SEG:k]``; the first is named twice."""
+    """Write ActivityNet-Entities-GCG: object k is ``[SEG:k]``; the first is named twice."""
     root = folder / "activitynet_entities_gcg"
     for one in drawn_videos("anet", **options):
         video, segment = f"v_{one.id}", "3"
@@ -144,11 +144,11 @@ def write_anet_gcg(folder: Path, **options: Unpack[DrawingOptions]) -> Path:
 
 
 RATE = 3
-"""Frames a second of the videos of visual grounding, of which every third frame is looked at."""
+"""Frame rate of the videos of visual grounding, of which every third frame is scored."""
 
 
 def boxes_of(one: DrawnVideo, k: int) -> list[list[int] | None]:
-    """The box of an object in each frame, as left, top, right, bottom; None where it is not seen."""
+    """Return the box of an object in each frame, left, top, right, bottom; None when it is not visible."""
     boxes: list[list[int] | None] = []
     for mask in one.clip.masks[k]:
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -156,16 +156,16 @@ def boxes_of(one: DrawnVideo, k: int) -> list[list[int] | None]:
     return boxes
 
 
-def seen_throughout(one: DrawnVideo) -> list[int]:
-    """The objects that are seen in every frame; a box with every moment is annotated of these alone."""
+def always_visible(one: DrawnVideo) -> list[int]:
+    """Return the objects that are visible in every frame, as HC-STVG requires."""
     return [k for k in range(len(one.clip.masks)) if one.clip.masks[k].any(axis=(1, 2)).all()]
 
 
 def write_vidstg(folder: Path, split: str = "test", **options: Unpack[DrawingOptions]) -> Path:
-    """Add a split of VidSTG: a moment that leaves the first frame out, with a sentence and two questions.
+    """Add a split of VidSTG: a moment from the second frame on, with a declarative expression and two questions.
 
-    Video n of the split is ``1000 + n``; the sentence and the second question are about the first of
-    ``seen_throughout``, the first question about object 0.
+    Video n of the split is ``1000 + n``; the declarative expression and the second question are about the first of
+    ``always_visible``, the first question about object 0.
     """
     part = "validation" if split == "test" else "training"
     annotations = []
@@ -175,22 +175,22 @@ def write_vidstg(folder: Path, split: str = "test", **options: Unpack[DrawingOpt
         clip = folder / "video" / "0007" / f"{id}.mp4"
         clip.parent.mkdir(parents=True, exist_ok=True)
         write_video(clip, count, width=width, height=height, fps=RATE, images=list(one.clip.frames))
-        target = seen_throughout(one)[0]
+        target = always_visible(one)[0]
         shared = {"fps": RATE, "frame_count": count, "width": width, "height": height}
-        things = [{"tid": k, "category": "shape"} for k in range(len(one.clip.masks))]
+        objects = [{"tid": k, "category": "shape"} for k in range(len(one.clip.masks))]
         trajectories: list[list[dict[str, Any]]] = [[] for _ in range(count)]
         for k in range(len(one.clip.masks)):
             for index, box in enumerate(boxes_of(one, k)):
                 if box is not None:
                     sides = dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
                     trajectories[index].append({"tid": k, "bbox": sides, "generated": 0, "tracker": "none"})
-        vidor = {"video_id": id, "video_path": f"0007/{id}.mp4", **shared, "subject/objects": things}
+        vidor = {"video_id": id, "video_path": f"0007/{id}.mp4", **shared, "subject/objects": objects}
         vidor |= {"trajectories": trajectories, "relation_instances": [], "version": "VERSION 1.0"}
         write_json(folder / "vidor_annotations" / part / "0007" / f"{id}.json", vidor)
         moment = {"begin_fid": 1, "end_fid": count}
         relation = {"subject_tid": target, "object_tid": 0, "predicate": "towards", **moment}
         annotations.append(
-            {"vid": id, **shared, "subject/objects": things, "used_relation": relation, "temporal_gt": moment}
+            {"vid": id, **shared, "subject/objects": objects, "used_relation": relation, "temporal_gt": moment}
             | {"used_segment": {"begin_fid": 0, "end_fid": count - 1}}
             | {"captions": [{"description": "a shape moves.", "type": "object", "target_id": target}]}
             | {
@@ -206,10 +206,10 @@ def write_vidstg(folder: Path, split: str = "test", **options: Unpack[DrawingOpt
 
 
 def write_hcstvg(folder: Path, split: str = "val", *, version: int = 2, **options: Unpack[DrawingOptions]) -> Path:
-    """Add a split of HC-STVG: the frames of a film are repeated until they are 20 seconds, at three a second.
+    """Add a split of HC-STVG: the frames of a video repeated to 20 seconds at three frames per second.
 
-    The moment begins in the second frame; its person is the first of ``seen_throughout``. The second clip of version 2
-    has a question besides.
+    The moment starts with the second frame; its person is the first of ``always_visible``. The second clip of version 2
+    also has a question.
     """
     content: dict[str, Any] = {}
     for number, one in enumerate(drawn_videos(split, **options)):
@@ -219,7 +219,7 @@ def write_hcstvg(folder: Path, split: str = "val", *, version: int = 2, **option
         clip = folder / "Video" / "0" / name
         clip.parent.mkdir(parents=True, exist_ok=True)
         write_video(clip, len(frames), width=width, height=height, fps=RATE, images=frames)
-        boxes = boxes_of(one, seen_throughout(one)[0])
+        boxes = boxes_of(one, always_visible(one)[0])
         stored: list[Sequence[int]] = []
         for index in range(1, 20 * RATE - 1):
             box = boxes[index % count]

@@ -9,7 +9,7 @@ import pytest
 
 from layouts import write_image
 from layouts_conversations import write_vidstg
-from refervos.data.boxes import BoxTruth
+from refervos.data.boxes import BoxGroundTruth
 from refervos.evaluation.datasets import Part
 from refervos.evaluation.scoring import score
 
@@ -19,7 +19,7 @@ def write_masks(folder: Path, part: Part) -> list[float]:
     expected = []
     for number, sample in enumerate(part.open().samples()):
         truth = sample.ground_truth
-        assert isinstance(truth, BoxTruth)
+        assert isinstance(truth, BoxGroundTruth)
         ious = []
         for index in truth.annotated:
             left, top, right, bottom = (int(side) for side in truth.boxes[index])

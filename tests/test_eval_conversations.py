@@ -31,13 +31,13 @@ from refervos.evaluation.grounded_answers import (
     write_answer,
 )
 
-SHOOTING: dict[str, Any] = {"videos": 2, "frames": 4}
+OPTIONS: dict[str, Any] = {"videos": 2, "frames": 4}
 
 
 @pytest.fixture
 def part(tmp_path: Path) -> Part:
     """MeViS-GCG: two videos, whose captions have the phrases ``the first`` and ``two more``."""
-    return Part("mevis-gcg", layouts_conversations.write_mevis_gcg(tmp_path / "data", **SHOOTING), "valid_u")
+    return Part("mevis-gcg", layouts_conversations.write_mevis_gcg(tmp_path / "data", **OPTIONS), "valid_u")
 
 
 def right_answer(conversation: Conversation, turn: int = 0) -> GroundedAnswer:
@@ -191,7 +191,7 @@ def test_frames_that_an_answer_lacks_have_no_mask(part: Part) -> None:
 
 def test_only_annotated_frames_count(tmp_path: Path) -> None:
     """Objects of ActivityNet-Entities-GCG have a mask in one frame; a prediction may have more."""
-    part = Part("anet-gcg", layouts_conversations.write_anet_gcg(tmp_path, **SHOOTING), "train")
+    part = Part("anet-gcg", layouts_conversations.write_anet_gcg(tmp_path, **OPTIONS), "train")
     conversation = part.open().dataset.conversations[0]
     turn = conversation.turns[0]
     height, width = conversation.video.frames.read(0).shape[:2]

@@ -1,4 +1,4 @@
-"""Ground truth that is a box in each annotated frame, as in VidSTG and HC-STVG."""
+"""Ground-truth boxes, as in VidSTG and HC-STVG."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from refervos.errors import DataError
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels; pixel (x, y) covers x to x + 1 and y to y + 1."""
 
-FRAMES_A_SECOND = 1
-"""Frames a second of the published evaluation of visual grounding."""
+FRAMES_PER_SECOND = 1
+"""Frame rate of the published evaluation of visual grounding."""
 
 MOST_FRAMES = 40
-"""Maximum number of frames of a moment in that evaluation; longer moments are thinned out evenly."""
+"""Maximum number of frames of a moment in that evaluation; longer moments are subsampled evenly."""
 
 LONGEST_VIDEO = 1_000_000
 """Maximum number of frames of a video."""
 
 
 @dataclass(frozen=True, eq=False)
-class BoxTruth:
-    """A ground truth of boxes; as a mask, a box is filled.
+class BoxGroundTruth:
+    """Ground truth of one box per annotated frame; its masks are the filled boxes.
 
     Attributes:
-        read: Reads the boxes by the index of their frame, ascending, within the frame and with an area; called once.
+        read: Function that returns the boxes by frame index, ascending, non-empty and within the frame; called once.
         size: Height and width of the frames.
     """
 
@@ -41,38 +41,38 @@ class BoxTruth:
 
     @cached_property
     def boxes(self) -> Mapping[int, Box]:
-        """The box of each annotated frame by its index; DataError where it is missing or damaged."""
+        """Box of each annotated frame by frame index; DataError when it is missing or damaged."""
         return self.read()
 
     @property
     def annotated(self) -> Sequence[int]:
-        """Indices of the frames that have a box."""
+        """Indices of the frames with a box."""
         return tuple(self.boxes)
 
     def mask(self, index: int) -> Mask:
-        """Return the filled box of one annotated frame, bool (H, W): each pixel that it covers by half or more."""
+        """Return the filled box of one annotated frame, bool (H, W), with sides rounded to whole pixels."""
         left, top, right, bottom = (round(side) for side in self.boxes[index])
         filled = np.zeros(self.size, dtype=np.bool_)
         filled[top:bottom, left:right] = True
         return filled
 
     def void(self, index: int) -> None:
-        """All pixels count."""
+        """Return None: there are no void pixels."""
         return None
 
 
-def clipped_box(left: float, top: float, right: float, bottom: float, size: tuple[int, int]) -> Box | None:
-    """Cut a box at the borders of its frame.
+def clip_box(left: float, top: float, right: float, bottom: float, size: tuple[int, int]) -> Box | None:
+    """Clip a box to its frame.
 
     Args:
-        left: In pixels, as the others.
-        top: See ``Box``.
-        right: Likewise.
-        bottom: Likewise.
+        left: Left side; see ``Box``.
+        top: Top side.
+        right: Right side.
+        bottom: Bottom side.
         size: Height and width of the frame.
 
     Returns:
-        The part inside; None where nothing of it is.
+        The part inside the frame; None when it is empty.
     """
     height, width = size
     left, right = max(0.0, min(left, width)), max(0.0, min(right, width))
@@ -81,17 +81,17 @@ def clipped_box(left: float, top: float, right: float, bottom: float, size: tupl
 
 
 def require_numbers(values: Sequence[Any], where: str) -> list[float]:
-    """Make sure that values are numbers.
+    """Check that values are numbers.
 
     Args:
-        values: What was read.
-        where: What to call them in an error.
+        values: The parsed values.
+        where: Name of the values in error messages.
 
     Returns:
-        The same.
+        The values as floats.
 
     Raises:
-        DataError: When one is no number, or too large for one of a pixel or a second.
+        DataError: When one is not a number below 1e9.
     """
     for value in values:
         if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e9:
@@ -99,54 +99,53 @@ def require_numbers(values: Sequence[Any], where: str) -> list[float]:
     return [float(value) for value in values]
 
 
-def sampled_moment(begin: int, end: int, rate: float, where: str) -> tuple[int, ...]:
-    """Choose the frames of a moment that the published evaluation scores: one a second, at most 40.
+def sample_moment(begin: int, end: int, rate: float, where: str) -> tuple[int, ...]:
+    """Select the frames of a moment that the published evaluation scores: one per second, at most 40.
 
-    As TubeDETR's and VideoGLaMM's loaders choose them: the first frame, then each in which a new second of the video
-    begins.
+    Like the loaders of TubeDETR and VideoGLaMM: the first frame, then each frame in which a new second starts.
 
     Args:
-        begin: The first frame of the moment, counted from 0.
-        end: The frame after its last.
-        rate: Frames of the video a second.
-        where: What to call the moment in an error.
+        begin: First frame of the moment, counted from 0.
+        end: Frame after its last.
+        rate: Frames per second of the video.
+        where: Name of the moment in error messages.
 
     Returns:
-        Numbers of frames, ascending.
+        Frame numbers, ascending.
 
     Raises:
-        DataError: When the moment has no frame, or the numbers are none of a video.
+        DataError: When the moment is empty, or a number is out of range.
     """
-    if not (0 <= begin < end <= LONGEST_VIDEO and math.isfinite(rate) and rate >= FRAMES_A_SECOND):
+    if not (0 <= begin < end <= LONGEST_VIDEO and math.isfinite(rate) and rate >= FRAMES_PER_SECOND):
         raise DataError(
-            f"{where} goes from frame {begin} to {end} at {rate:g} frames a second; a moment has a frame at least, a "
-            f"video at most {LONGEST_VIDEO:,}, and at least {FRAMES_A_SECOND} a second."
+            f"{where} goes from frame {begin} to {end} at {rate:g} frames per second; a moment must have at least one "
+            f"frame, a video at most {LONGEST_VIDEO:,}, at a rate of at least {FRAMES_PER_SECOND}."
         )
-    share = FRAMES_A_SECOND / rate
+    share = FRAMES_PER_SECOND / rate
     chosen = [begin]
     for number in range(begin, end):
         if int(chosen[-1] * share) < int(number * share):
             chosen.append(number)
     if len(chosen) > MOST_FRAMES:
-        chosen = [chosen[place * len(chosen) // MOST_FRAMES] for place in range(MOST_FRAMES)]
+        chosen = [chosen[position * len(chosen) // MOST_FRAMES] for position in range(MOST_FRAMES)]
     return tuple(chosen)
 
 
 @dataclass(frozen=True, eq=False)
 class SampledFrames(VideoFileFrames):
-    """Some frames of a video file, each named by its number in the file.
+    """Selected frames of a video file, named by their numbers in the file.
 
     Attributes:
-        numbers: Of the frames in the file, counted from 0, ascending.
+        numbers: Numbers of the frames in the file, from 0, ascending.
     """
 
     numbers: tuple[int, ...] = ()
 
     @cached_property
     def names(self) -> Sequence[str]:
-        """``00013`` and so on; nothing is decoded."""
+        """Frame names such as ``00013``; nothing is decoded."""
         return tuple(f"{number:05d}" for number in self.numbers)
 
     def read(self, index: int) -> ImageArray:
-        """Decode one frame, uint8 RGB (H, W, 3); DataError where the file is damaged or over before."""
+        """Decode one frame, uint8 RGB (H, W, 3); DataError when the file is damaged or too short."""
         return super().read(self.numbers[index])

@@ -1,7 +1,7 @@
-"""Conversations about a video, in which phrases of an answer name objects and have masks.
+"""Grounded conversations about a video, in which phrases of an answer have masks.
 
-A data set of grounded conversations holds them beside its samples (``Dataset.conversations``). Each phrase is a sample,
-too: an expression about the video with its masks, so that everything that takes samples takes phrases.
+A data set of grounded conversations has them beside its samples (``Dataset.conversations``). Each phrase is also a
+sample: an expression about the video with its masks, so that everything that takes samples takes phrases.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ GCG_QUESTION = (
     "Could you please give me a detailed description of the video? Please respond with interleaved segmentation masks "
     "for the corresponding parts of the answer."
 )
-"""The question of the published evaluation of grounded conversation generation, whatever the video."""
+"""Question of the published evaluation of grounded conversation generation, the same for every video."""
 
 SEGMENTATION_TOKEN = "[SEG]"
-"""What follows each phrase in a tagged answer."""
+"""Token after each phrase in a tagged answer."""
 
 LONGEST_ANSWER = 100_000
-"""Maximum number of characters of an annotated answer; published ones have some hundreds."""
+"""Maximum number of characters of an annotated answer; published ones have a few hundred."""
 
 # No pattern begins anew inside of what it reads, so that no text makes either slow.
 _MARKED = re.compile(r"\[([^\[\]]+)\]\(([^()]+)\)")
@@ -32,7 +32,7 @@ _TAGGED = re.compile(r"<p>([^<>]*)</p>\s*\[SEG\]|\s?\[SEG\]")
 
 @dataclass(frozen=True, eq=False)
 class GroundedPhrase:
-    """A phrase of an answer, and the objects that it names.
+    """A phrase of an answer, with the objects that it names.
 
     Attributes:
         start: Index of its first character in the answer.
@@ -54,7 +54,7 @@ class Turn:
     Attributes:
         question: The question.
         answer: The answer as plain text, without tags.
-        phrases: Its grounded phrases, in the order of the text, none inside another; none where nothing is named.
+        phrases: Its grounded phrases, in the order of the text, not nested; possibly none.
         kind: Kind of question, if the data set defines kinds.
         is_true: Function that decides whether a tagged text is a true answer, if the data set can decide that.
     """
@@ -71,7 +71,7 @@ class Turn:
 
     @property
     def tagged(self) -> str:
-        """The answer as models are trained to write it, see ``tagged``."""
+        """The answer with tags, as in training data; see ``tagged``."""
         return tagged(self.answer, [(phrase.start, phrase.end) for phrase in self.phrases])
 
 
@@ -80,9 +80,9 @@ class Conversation:
     """A conversation about a video.
 
     Attributes:
-        video: The video; conversations about the same video share the same object.
-        id: Unique within the video; the name of its folder among predictions.
-        turns: Questions and answers, at least one; a later question may refer to what was said before.
+        video: The video; all conversations about a video share one object.
+        id: Unique within the video, also the name of its folder in predictions.
+        turns: Questions and answers, at least one; later questions may refer to earlier turns.
     """
 
     video: Video
@@ -91,12 +91,12 @@ class Conversation:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Video and conversation, which together are unique in a data set."""
+        """Ids of the video and the conversation, a unique pair in a data set."""
         return self.video.id, self.id
 
 
 def tagged(text: str, phrases: Sequence[tuple[int, int]]) -> str:
-    """Return a text as models write it: ``<p> phrase </p> [SEG]``, and ``[SEG]`` alone for an empty phrase.
+    """Return a text in the form of model output: ``<p> phrase </p> [SEG]``, and ``[SEG]`` alone for an empty phrase.
 
     Args:
         text: The text without tags.
@@ -112,12 +112,12 @@ def tagged(text: str, phrases: Sequence[tuple[int, int]]) -> str:
 
 
 def with_conversations(name: str, split: str, conversations: Sequence[Conversation]) -> Dataset:
-    """Make a data set of conversations, whose samples are their phrases.
+    """Build a data set of conversations, with their phrases as samples.
 
     Args:
-        name: Of the benchmark.
-        split: Of the benchmark.
-        conversations: All of the split, those about one video next to each other.
+        name: Name of the benchmark.
+        split: Name of the split.
+        conversations: Conversations of the split; those about one video are adjacent.
 
     Returns:
         The data set. The expression id of a phrase is ``<conversation>-<turn>-<phrase>``, counted from 0; masks without
@@ -129,12 +129,12 @@ def with_conversations(name: str, split: str, conversations: Sequence[Conversati
 def _phrases(conversations: Iterable[Conversation]) -> Iterator[Sample]:
     for conversation in conversations:
         for number, turn in enumerate(conversation.turns):
-            for place, phrase in enumerate(turn.phrases):
+            for position, phrase in enumerate(turn.phrases):
                 if phrase.start == phrase.end:
                     continue
                 yield Sample(
                     conversation.video,
-                    f"{conversation.id}-{number}-{place}",
+                    f"{conversation.id}-{number}-{position}",
                     turn.text_of(phrase),
                     phrase.ground_truth,
                     has_target=None if phrase.ground_truth is None else True,
@@ -145,12 +145,12 @@ def _phrases(conversations: Iterable[Conversation]) -> Iterator[Sample]:
 
 @dataclass(frozen=True)
 class MarkedPhrase:
-    """A phrase that a text marks.
+    """A phrase marked in a text.
 
     Attributes:
         start: Index of its first character in the plain text.
         end: Index after its last character.
-        ids: Ids of the objects that the text names after it.
+        ids: Object ids after the phrase.
     """
 
     start: int
@@ -159,7 +159,7 @@ class MarkedPhrase:
 
 
 def parse_marked(text: str) -> tuple[str, tuple[MarkedPhrase, ...]]:
-    """Read a caption in which phrases are marked as ``[phrase](0)`` or ``[phrase](0, 2)``, as most GCG sets do it.
+    """Parse a caption with phrases marked as ``[phrase](0)`` or ``[phrase](0, 2)``, the form of most GCG sets.
 
     Args:
         text: The caption.
@@ -171,7 +171,7 @@ def parse_marked(text: str) -> tuple[str, tuple[MarkedPhrase, ...]]:
 
 
 def parse_tagged(text: str) -> tuple[str, tuple[MarkedPhrase, ...]]:
-    """Read an answer as models write it: ``<p> phrase </p> [SEG]``, or ``[SEG]`` alone.
+    """Parse an answer in the form of model output: ``<p> phrase </p> [SEG]``, or ``[SEG]`` alone.
 
     Args:
         text: The answer.
@@ -183,7 +183,7 @@ def parse_tagged(text: str) -> tuple[str, tuple[MarkedPhrase, ...]]:
 
 
 def parse_numbered_tags(text: str) -> tuple[str, tuple[MarkedPhrase, ...]]:
-    """Read a caption in which phrases are marked as ``<p> phrase </p> [SEG:0]``, as ActivityNet-Entities-GCG does it.
+    """Parse a caption with phrases marked as ``<p> phrase </p> [SEG:0]``, the form of ActivityNet-Entities-GCG.
 
     Args:
         text: The caption.

@@ -80,6 +80,24 @@ class Problems:
             self.found.append(str(error))
 
 
+def list_folder(folder: Path) -> list[str]:
+    """List the names in a folder.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Names of files and folders, sorted, without hidden ones.
+
+    Raises:
+        DataError: When it is missing or not a readable folder.
+    """
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder} is not a readable folder ({error.strerror}).") from error
+
+
 def read_bytes(path: Path) -> bytes:
     """Read a file.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
 
-from refervos.data.files import IMAGE_SUFFIXES, Problems, image_size, read_frame, report_missing
+from refervos.data.files import IMAGE_SUFFIXES, Problems, image_size, list_folder, read_frame, report_missing
 from refervos.data.records import as_number
 from refervos.data.sample import ImageArray
 from refervos.errors import DataError, VideoError
@@ -60,13 +60,8 @@ def image_files(folder: Path) -> tuple[str, ...]:
     Raises:
         DataError: When the folder is missing, contains no image, or two images have the same stem.
     """
-    try:
-        names = [name for name in os.listdir(folder) if not name.startswith(".")]
-    except OSError as error:
-        raise DataError(f"{folder} is not a readable folder ({error.strerror}).") from error
-    found = sorted(
-        (name for name in names if name.lower().endswith(IMAGE_SUFFIXES)), key=lambda name: (natural_key(name), name)
-    )
+    images = (name for name in list_folder(folder) if name.lower().endswith(IMAGE_SUFFIXES))
+    found = sorted(images, key=lambda name: (natural_key(name), name))
     if not found:
         raise DataError(f"{folder} contains no images; frames are {', '.join(IMAGE_SUFFIXES)} files.")
     stems: dict[str, str] = {}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refervos.data.boxes import BoxTruth
+from refervos.data.boxes import BoxGroundTruth
 from refervos.data.layouts.revos import RevosGroundTruth
 from refervos.data.sample import GroundTruth, Mask, Sample
 from refervos.errors import ConfigError, DataError, EvaluationError
@@ -221,7 +221,7 @@ def _robustness(ground_truth: GroundTruth, index: int, target: Mask, mask: Mask 
 
 def _box_iou(ground_truth: GroundTruth, index: int, predicted: Mask) -> float | None:
     """Return the IoU of boxes in one frame, or None if the ground truth has no boxes."""
-    if not isinstance(ground_truth, BoxTruth):
+    if not isinstance(ground_truth, BoxGroundTruth):
         return None
     return float(box_iou(np.array(ground_truth.boxes[index]), boxes_around(predicted)))
 

@@ -1,20 +1,18 @@
-"""ActivityNet-Entities-GCG: grounded captions whose objects have a mask in one frame each.
+"""ActivityNet-Entities-GCG: grounded captions with a mask of each object in one frame.
 
-Layout (VideoGLaMM: ``utils/video_gcg_anet.py`` of https://github.com/mbzuai-oryx/VideoGLaMM, commit 6b15b1e), below the
-folder that is called ``video_dataset`` there::
+Layout (VideoGLaMM: ``utils/video_gcg_anet.py`` of https://github.com/mbzuai-oryx/VideoGLaMM, commit 6b15b1e), below its
+folder ``video_dataset``::
 
     activitynet_entities_gcg/anns/<video>____<segment>.json
     activitynet_entities_gcg/video_frames/<video>/<segment>/00.jpg
     activitynet_entities_gcg/masks/<video>____<segment>/<object>/mask.png    0 and 255; the object in two digits
 
-Each JSON file holds a ``refined_caption``, in which phrases are marked as ``<p> a man </p> [SEG:1]``, and in
-``seg_token_to_obj`` the ``frame_id`` of each object by its token: the number of the frame in which it has its mask.
-There is one split, for training.
+Each JSON file has a ``refined_caption`` with phrases marked as ``<p> a man </p> [SEG:1]``, and ``seg_token_to_obj``,
+which maps each token to a ``frame_id``: the number of the frame with the object's mask. The only split is for training.
 """
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from refervos.data.conversations import (
     parse_numbered_tags,
     with_conversations,
 )
-from refervos.data.files import Problems, binary_mask, read_indices, read_json
+from refervos.data.files import Problems, binary_mask, list_folder, read_indices, read_json
 from refervos.data.frames import ImageFrames, image_files, require_frame_size
 from refervos.data.ground_truth import StoredMasks
 from refervos.data.records import as_id, as_number, require_field
@@ -37,15 +35,15 @@ from refervos.errors import DataError
 
 NAME = "anet-gcg"
 
-BETWEEN = "____"
-"""What stands between a video and its segment in the names of files."""
+SEPARATOR = "____"
+"""Separator of video and segment in file names."""
 
 
 def read_anet_gcg(folder: Path, split: str, problems: Problems) -> Dataset:
     """Read ActivityNet-Entities-GCG.
 
     Args:
-        folder: The folder that holds ``activitynet_entities_gcg``.
+        folder: Folder of ``activitynet_entities_gcg``.
         split: ``train``.
         problems: Collects problems with single captions and segments.
 
@@ -56,12 +54,8 @@ def read_anet_gcg(folder: Path, split: str, problems: Problems) -> Dataset:
         DataError: When a folder is missing.
     """
     root = folder / "activitynet_entities_gcg"
-    try:
-        names = sorted(name for name in os.listdir(root / "anns") if name.endswith(".json"))
-    except OSError as error:
-        raise DataError(f"{root / 'anns'} is no folder that can be read ({error.strerror}).") from error
     conversations = []
-    for name in names:
+    for name in (name for name in list_folder(root / "anns") if name.endswith(".json")):
         with problems.collect():
             conversations.append(_conversation(root, name.removesuffix(".json")))
     return with_conversations(NAME, split, conversations)
@@ -70,18 +64,18 @@ def read_anet_gcg(folder: Path, split: str, problems: Problems) -> Dataset:
 def _conversation(root: Path, id: str) -> Conversation:
     file = root / "anns" / f"{id}.json"
     as_id(id, f"{file}: the name of the segment")
-    video, between, segment = id.partition(BETWEEN)
-    if not (video and between and segment):
-        raise DataError(f"{file} must be named after a video and its segment, as in v_abc{BETWEEN}0.json.")
-    place = root / "video_frames" / video / segment
-    frames = ImageFrames(place, image_files(place))
+    video, separator, segment = id.partition(SEPARATOR)
+    if not (video and separator and segment):
+        raise DataError(f"{file} must be named by a video and its segment, such as v_abc{SEPARATOR}0.json.")
+    images = root / "video_frames" / video / segment
+    frames = ImageFrames(images, image_files(images))
     content = read_json(file)
     caption = require_field(content, "refined_caption", str, str(file))
     if len(caption) > LONGEST_ANSWER:
-        raise DataError(f"{file} has a caption of {len(caption):,} characters; at most {LONGEST_ANSWER:,} are read.")
+        raise DataError(f"{file} has a caption of {len(caption):,} characters; at most {LONGEST_ANSWER:,} are allowed.")
     answer, marked = parse_numbered_tags(caption)
     if not marked:
-        raise DataError(f"{file} has no phrase with an object; they are marked as <p> a man </p> [SEG:1].")
+        raise DataError(f"{file} has no phrase with an object; mark phrases as <p> a man </p> [SEG:1].")
     objects = require_field(content, "seg_token_to_obj", dict, str(file))
     masks = {
         number: _masks(root / "masks" / id, frames, number, objects, file)

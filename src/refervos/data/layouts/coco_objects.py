@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from refervos.data.files import Problems, require_inside
@@ -83,6 +83,27 @@ def expressions_of(record: Mapping[str, Any], where: str) -> tuple[str, ...]:
     if not all(isinstance(text, str) and text for text in found):
         raise DataError(f"{where}: an expression must be text.")
     return tuple(found)
+
+
+def file_names_of(record: Mapping[str, Any], where: str) -> list[str]:
+    """Return the file names of a video's frames.
+
+    Args:
+        record: The video.
+        where: Name of the video in error messages.
+
+    Returns:
+        The names, each with its own stem.
+
+    Raises:
+        DataError: When there are none, or two have the same stem.
+    """
+    names = require_field(record, "file_names", list, where)
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise DataError(f"{where}: 'file_names' must list one file per frame.")
+    if len({PurePosixPath(name).stem for name in names}) < len(names):
+        raise DataError(f"{where}: two of its 'file_names' have the same stem; each frame needs its own.")
+    return names
 
 
 def categories_of(content: Any, file: Path, problems: Problems) -> dict[str, str]:

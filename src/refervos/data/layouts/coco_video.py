@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from refervos.data.files import Problems, read_json, require_inside
@@ -26,6 +26,7 @@ from refervos.data.layouts.coco_objects import (
     categories_of,
     category_of,
     expressions_of,
+    file_names_of,
     folder_of,
 )
 from refervos.data.records import require_field, require_id, require_ids, require_size
@@ -138,13 +139,9 @@ def _videos(content: Any, file: Path, split: str, problems: Problems) -> dict[st
             if id in videos:
                 raise DataError(f"{file} has video {id} twice.")
             videos[id] = CocoVideo(None)
-            size, names = require_size(record, where), require_field(record, "file_names", list, where)
-            if not names or not all(isinstance(name, str) and name for name in names):
-                raise DataError(f"{where}: 'file_names' must list one file per frame.")
+            size, names = require_size(record, where), file_names_of(record, where)
             if "length" in record and record["length"] != len(names):
                 raise DataError(f"{where}: its 'length' must be the number of its 'file_names', {len(names)}.")
-            if len({PurePosixPath(name).stem for name in names}) < len(names):
-                raise DataError(f"{where}: two of its 'file_names' have the same stem; each frame needs its own.")
             folders = [file.parent / folder.format(split=split) for folder in IMAGE_FOLDERS]
             root = root or folder_of(folders, names[0], where, problems)
             for name in names:

@@ -1,7 +1,7 @@
-"""The published test set of grounded conversation generation: splits of three sets, one after another.
+"""The published test set of grounded conversation generation, the union of splits of three sets.
 
 ``ValGCGDataset`` of VideoGLaMM (``utils/dataset.py`` of https://github.com/mbzuai-oryx/VideoGLaMM, commit 6b15b1e)
-joins video_gcg test, MeViS-GCG valid_u and VidSTG-GCG val.
+concatenates video_gcg test, MeViS-GCG valid_u and VidSTG-GCG val.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from refervos.data.sample import Dataset
 NAME = "gcg"
 
 SETS = ((read_video_gcg, "test"), (read_mevis_gcg, "valid_u"), (read_vidstg_gcg, "val"))
-"""The reader and the split of each set."""
+"""Reader and split of each set."""
 
 
 def read_gcg(folder: Path, split: str, problems: Problems) -> Dataset:
     """Read the published test set.
 
     Args:
-        folder: The folder of all three sets (``video_dataset``).
+        folder: Folder of all three sets (``video_dataset``).
         split: ``test``.
         problems: Collects problems with single captions and videos.
 
     Returns:
-        The conversations of all sets. The id of a video begins with the name of its set.
+        The conversations of all sets; the id of a video starts with the name of its set.
 
     Raises:
         DataError: When a folder or a file that describes all videos is missing or damaged.

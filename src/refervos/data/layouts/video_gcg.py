@@ -1,23 +1,23 @@
-"""Grounded captions of BURST and YouTube-VIS 2019 videos, called ``video_gcg``.
+"""``video_gcg``: grounded captions of BURST and YouTube-VIS 2019 videos.
 
 Layout (VideoGLaMM: ``utils/video_gcg_dataset.py`` and ``gcg_data_gen/burst_ytvis_gcg`` of
-https://github.com/mbzuai-oryx/VideoGLaMM, commit 6b15b1e), below the folder that is called ``video_dataset`` there::
+https://github.com/mbzuai-oryx/VideoGLaMM, commit 6b15b1e), below its folder ``video_dataset``::
 
     video_gcg/instruction_data/train.json    val.json    test.json
-    ytvis/vos/train/JPEGImages/<file>        frames of YouTube-VIS videos, whatever the split
+    ytvis/vos/train/JPEGImages/<file>        frames of YouTube-VIS videos of all splits
     burst/frames/train/<file>                frames of BURST videos of train; burst/frames/val of val and test
 
-A file is YouTube-VIS's (``videos``, ``annotations`` with a segmentation for each frame) with, for each video, a
+A file has YouTube-VIS's layout (``videos``, ``annotations`` with a segmentation per frame) and, for each video, a
 ``dense_cap``: the ``caption``, and in ``token_pos`` and ``mask_id`` pairs of a word's index (the caption split at
-spaces) and the annotation that it means. A word with several annotations means their union. The grounded phrase is the
-word as it stands, punctuation included. ``dataset_split``, or ``metadata.dataset``, is ``yt19`` for YouTube-VIS.
+spaces) and its annotation. The target of a word with several annotations is their union. The grounded phrase is the
+word including punctuation. ``dataset_split``, or ``metadata.dataset``, is ``yt19`` for YouTube-VIS.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from refervos.data.conversations import (
@@ -31,6 +31,7 @@ from refervos.data.conversations import (
 from refervos.data.files import Problems, read_json, require_inside
 from refervos.data.frames import ImageFrames, require_frame_size
 from refervos.data.ground_truth import StoredMasks, decode_segmentations
+from refervos.data.layouts.coco_objects import file_names_of
 from refervos.data.records import require_field, require_id, require_ids, require_size
 from refervos.data.sample import Dataset, Mask, Video
 from refervos.errors import DataError
@@ -44,12 +45,12 @@ def read_video_gcg(folder: Path, split: str, problems: Problems) -> Dataset:
     """Read a split of the grounded captions of BURST and YouTube-VIS.
 
     Args:
-        folder: The folder that holds ``video_gcg``, ``burst`` and ``ytvis``.
+        folder: Folder of ``video_gcg``, ``burst`` and ``ytvis``.
         split: ``train``, ``val`` or ``test``.
         problems: Collects problems with single videos, annotations and captions.
 
     Returns:
-        A conversation of one turn for each video that has a caption.
+        A conversation of one turn for each video with a caption.
 
     Raises:
         DataError: When the file of the split is missing or damaged.
@@ -65,7 +66,7 @@ def read_video_gcg(folder: Path, split: str, problems: Problems) -> Dataset:
                 raise DataError(f"{file} has annotation {id} twice.")
             tracks[id] = require_field(record, "segmentations", list, where)
     conversations: dict[str, Conversation] = {}
-    bare = 0
+    without_caption = 0
     for number, record in enumerate(require_field(content, "videos", list, str(file))):
         where = f"{file}, video {number}"
         with problems.collect():
@@ -74,25 +75,21 @@ def read_video_gcg(folder: Path, split: str, problems: Problems) -> Dataset:
                 raise DataError(f"{file} has video {id} twice.")
             caption = require_field(record, "dense_cap", dict, where)
             if caption.get("caption") is None:
-                bare += 1
+                without_caption += 1
                 continue
             frames, size = _frames(folder, record, split, where, problems)
             turn = _turn(caption, tracks, frames, size, f"{where}, 'dense_cap'", problems)
             conversations[id] = Conversation(Video(id, frames, size), "0", (turn,))
-    if bare:
-        problems.note(f"{file} has {bare:,} videos without a caption, which are left out.")
+    if without_caption:
+        problems.note(f"{file} has {without_caption:,} videos without a caption, which are left out.")
     return with_conversations(NAME, split, tuple(conversations.values()))
 
 
 def _frames(
     folder: Path, record: Any, split: str, where: str, problems: Problems
 ) -> tuple[ImageFrames, tuple[int, int]]:
-    """Find the frames of a video, and their size."""
-    size, names = require_size(record, where), require_field(record, "file_names", list, where)
-    if not names or not all(isinstance(name, str) and name for name in names):
-        raise DataError(f"{where}: 'file_names' must list the file of each frame.")
-    if len({PurePosixPath(name).stem for name in names}) < len(names):
-        raise DataError(f"{where}: two of its 'file_names' have the same stem; each frame needs its own.")
+    """Find the frames of a video and their size."""
+    size, names = require_size(record, where), file_names_of(record, where)
     metadata = record.get("metadata")
     source = metadata.get("dataset") if isinstance(metadata, dict) else record.get("dataset_split")
     root = folder / "burst" / "frames" / ("train" if split == "train" else "val")
@@ -115,36 +112,36 @@ def _turn(
 ) -> Turn:
     text = require_field(caption, "caption", str, where)
     if len(text) > LONGEST_ANSWER:
-        raise DataError(f"{where} is of {len(text):,} characters; at most {LONGEST_ANSWER:,} are read.")
+        raise DataError(f"{where} has {len(text):,} characters; at most {LONGEST_ANSWER:,} are allowed.")
     words = text.split(" ")
-    places, ids = require_field(caption, "token_pos", list, where), require_ids(caption, "mask_id", where)
-    if len(places) != len(ids):
-        # The script that wrote the files counts a word even where its object is unknown; loaders pair what is there.
-        problems.note(f"{where} has {len(places)} words with objects and {len(ids)} objects; the rest is left out.")
-    meant: dict[int, list[str]] = {}
-    for place, id in zip(places, ids, strict=False):
-        if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < len(words):
-            raise DataError(f"{where}: 'token_pos' must hold indices of the {len(words)} words of the caption.")
+    positions, ids = require_field(caption, "token_pos", list, where), require_ids(caption, "mask_id", where)
+    if len(positions) != len(ids):
+        # The script that wrote the files lists a word even if its object is unknown; loaders pair up the rest.
+        problems.note(f"{where} has {len(positions)} words with objects and {len(ids)} objects; the rest is left out.")
+    targets: dict[int, list[str]] = {}
+    for position, id in zip(positions, ids, strict=False):
+        if not isinstance(position, int) or isinstance(position, bool) or not 0 <= position < len(words):
+            raise DataError(f"{where}: 'token_pos' must be indices of the {len(words)} words of the caption.")
         if id not in tracks:
-            raise DataError(f"{where} means annotation {id}, which is not there.")
+            raise DataError(f"{where} refers to annotation {id}, which is missing.")
         if len(tracks[id]) != len(frames.files):
             raise DataError(
-                f"{where} means annotation {id}, which has {len(tracks[id])} segmentations; the video has "
+                f"{where} refers to annotation {id}, which has {len(tracks[id])} segmentations; the video has "
                 f"{len(frames.files)} frames."
             )
-        meant.setdefault(place, []).append(id)
+        targets.setdefault(position, []).append(id)
     starts = [0]
     for word in words:
         starts.append(starts[-1] + len(word) + 1)
     phrases = []
-    for place, objects in sorted(meant.items()):
-        word = f"{where}, word {place}"
+    for position, objects in sorted(targets.items()):
+        word = f"{where}, word {position}"
         readers = {
             index: partial(_decode, [tracks[id][index] for id in objects], size, f"{word}, frame {name}")
             for index, name in enumerate(frames.names)
         }
-        end = starts[place] + len(words[place])
-        phrases.append(GroundedPhrase(starts[place], end, tuple(dict.fromkeys(objects)), StoredMasks(readers)))
+        end = starts[position] + len(words[position])
+        phrases.append(GroundedPhrase(starts[position], end, tuple(dict.fromkeys(objects)), StoredMasks(readers)))
     return Turn(GCG_QUESTION, text, tuple(phrases))
 
 

@@ -1,27 +1,26 @@
-"""VidSTG: sentences and questions about an object in a moment of a video, with its box in each frame.
+"""VidSTG: expressions and questions about an object in a moment of a video, with its box in each frame.
 
-Layout (https://github.com/Guaranteer/VidSTG-Dataset; videos and boxes are VidOR's,
-https://xdshang.github.io/docs/vidor.html; the folders' names are those of VideoGLaMM's and TubeDETR's loaders)::
+Layout (https://github.com/Guaranteer/VidSTG-Dataset; videos and boxes of VidOR,
+https://xdshang.github.io/docs/vidor.html; folder names of VideoGLaMM's and TubeDETR's loaders)::
 
     vidstg_annotations/<split>_annotations.json                  also annotations/
     vidor_annotations/training/0054/2463204137.json              also annotation/; validation/ for test
     video/0054/2463204137.mp4                                    also videos/
 
-An annotation of VidSTG has a moment (``temporal_gt``, whose end is the frame after the last) of a video (``vid``), and
-``captions`` (declarative) and ``questions`` (interrogative), each with the ``target_id`` that VidOR's file of the video
-tracks. Train and val are of VidOR's training videos, test is of its validation videos.
+An annotation of VidSTG has a moment (``temporal_gt``, which ends before ``end_fid``) of a video (``vid``), and
+``captions`` (declarative) and ``questions`` (interrogative), each with a ``target_id``, a track in VidOR's file of the
+video. Train and val have VidOR's training videos, test has its validation videos.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refervos.data.boxes import Box, BoxTruth, SampledFrames, clipped_box, require_numbers, sampled_moment
-from refervos.data.files import Problems, read_json
+from refervos.data.boxes import Box, BoxGroundTruth, SampledFrames, clip_box, require_numbers, sample_moment
+from refervos.data.files import Problems, list_folder, read_json
 from refervos.data.frames import VideoDecoder
 from refervos.data.records import require_field, require_id, require_size
 from refervos.data.sample import Dataset, Sample, Video
@@ -30,41 +29,41 @@ from refervos.errors import DataError
 NAME = "vidstg"
 
 DECLARATIVE, INTERROGATIVE = "declarative", "interrogative"
-"""The kinds of sentences."""
+"""Kinds of expressions."""
 
-SENTENCES = {"questions": INTERROGATIVE, "captions": DECLARATIVE}
-"""The kind of the sentences in each field, in the order of the published evaluation."""
+KINDS = {"questions": INTERROGATIVE, "captions": DECLARATIVE}
+"""Kind of the expressions in each field, in the order of the published evaluation."""
 
 VIDOR_SPLITS = {"train": "training", "val": "training", "test": "validation"}
 
-SENTENCE_FOLDERS = ("vidstg_annotations", "annotations")
+ANNOTATION_FOLDERS = ("vidstg_annotations", "annotations")
 BOX_FOLDERS = ("vidor_annotations", "annotation")
 VIDEO_FOLDERS = ("video", "videos")
-"""Where annotations of VidSTG, of VidOR, and videos may be; the first that is there counts."""
+"""Possible folders of VidSTG's annotations, VidOR's annotations and the videos; the first that exists is used."""
 
 
 def read_vidstg(folder: Path, split: str, problems: Problems) -> Dataset:
     """Read a split of VidSTG.
 
     Args:
-        folder: The folder that holds the annotations and the videos.
+        folder: Folder of the annotations and the videos.
         split: ``train``, ``val`` or ``test``.
         problems: Collects problems with single annotations.
 
     Returns:
-        A sample for each sentence about its moment, at one frame a second and 40 at most, as the published evaluation
-        of spatial grounding has it. The id of a video is VidOR's with the moment, such as ``2463204137_13_45``.
+        A sample for each expression about its moment, at one frame per second and at most 40 frames, as in the
+        published evaluation of spatial grounding. The id of a video is VidOR's with the moment: ``2463204137_13_45``.
 
     Raises:
         DataError: When a folder or the file of the split is missing or damaged.
     """
-    file = first_there(folder, SENTENCE_FOLDERS) / f"{split}_annotations.json"
+    file = first_existing_folder(folder, ANNOTATION_FOLDERS) / f"{split}_annotations.json"
     content = read_json(file)
     if not isinstance(content, list):
         raise DataError(f"{file} must be a list of annotations.")
-    boxes = first_there(folder, BOX_FOLDERS) / VIDOR_SPLITS[split]
-    places = _places(boxes)
-    root, decoder = first_there(folder, VIDEO_FOLDERS), VideoDecoder()
+    boxes = first_existing_folder(folder, BOX_FOLDERS) / VIDOR_SPLITS[split]
+    box_files = _box_files(boxes)
+    root, decoder = first_existing_folder(folder, VIDEO_FOLDERS), VideoDecoder()
     videos: dict[str, Video] = {}
     samples: dict[str, list[Sample]] = {}
     for number, record in enumerate(content):
@@ -76,35 +75,34 @@ def read_vidstg(folder: Path, split: str, problems: Problems) -> Dataset:
                 require_field(moment, name, int, f"{where}, 'temporal_gt'") for name in ("begin_fid", "end_fid")
             )
             (rate,) = require_numbers([record.get("fps")], f"{where}: 'fps'")
-            numbers = sampled_moment(begin, end, rate, f"{where}, 'temporal_gt',")
+            numbers = sample_moment(begin, end, rate, f"{where}, 'temporal_gt',")
             id = f"{vid}_{begin}_{end}"
             if id not in videos:
-                if vid not in places:
-                    raise DataError(f"{boxes} has no file of video {vid}, which {where} is about.")
-                path = root / places[vid].parent.name / f"{vid}.mp4"
+                if vid not in box_files:
+                    raise DataError(f"{boxes} has no file for video {vid}, which {where} is about.")
+                path = root / box_files[vid].parent.name / f"{vid}.mp4"
                 if not path.is_file():
                     raise DataError(f"{path} is missing.")
                 videos[id] = Video(id, SampledFrames(path, decoder, numbers), size)
-            of_video = samples.setdefault(id, [])
-            for sentence, kind, target in _sentences(record, where):
-                boxes_of = BoxTruth(partial(_boxes, places[vid], target, numbers, size), size)
-                expression_id = str(len(of_video))
-                of_video.append(Sample(videos[id], expression_id, sentence, boxes_of, True, kind, (str(target),)))
-    return Dataset(NAME, split, tuple(sample for of_video in samples.values() for sample in of_video))
+            listed = samples.setdefault(id, [])
+            for text, kind, target in _expressions(record, where):
+                ground_truth = BoxGroundTruth(partial(_boxes, box_files[vid], target, numbers, size), size)
+                listed.append(Sample(videos[id], str(len(listed)), text, ground_truth, True, kind, (str(target),)))
+    return Dataset(NAME, split, tuple(sample for listed in samples.values() for sample in listed))
 
 
-def first_there(folder: Path, names: tuple[str, ...]) -> Path:
-    """Find the first of some folders that is there.
+def first_existing_folder(folder: Path, names: tuple[str, ...]) -> Path:
+    """Find the first existing folder of several names.
 
     Args:
-        folder: Where to look.
-        names: What it may be called.
+        folder: Parent folder.
+        names: Possible names.
 
     Returns:
         Its path.
 
     Raises:
-        DataError: When none is there.
+        DataError: When none exists.
     """
     for name in names:
         if (folder / name).is_dir():
@@ -112,39 +110,32 @@ def first_there(folder: Path, names: tuple[str, ...]) -> Path:
     raise DataError(f"{folder} has no folder {' or '.join(repr(name) for name in names)}.")
 
 
-def _places(folder: Path) -> dict[str, Path]:
+def _box_files(folder: Path) -> dict[str, Path]:
     """Return VidOR's file of each video."""
-    try:
-        groups = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-        return {
-            name.removesuffix(".json"): group / name
-            for group in groups
-            for name in os.listdir(group)
-            if name.endswith(".json")
-        }
-    except OSError as error:
-        raise DataError(f"{folder} is no folder that can be read ({error.strerror}).") from error
+    groups = (folder / name for name in list_folder(folder) if (folder / name).is_dir())
+    return {
+        name.removesuffix(".json"): group / name
+        for group in groups
+        for name in list_folder(group)
+        if name.endswith(".json")
+    }
 
 
-def _sentences(record: Any, where: str) -> Iterator[tuple[str, str, int]]:
-    """Yield each sentence of an annotation, its kind and its target."""
-    for name, kind in SENTENCES.items():
-        for place, sentence in enumerate(require_field(record, name, list, where)):
-            here = f"{where}, {name} {place}"
-            yield (
-                require_field(sentence, "description", str, here),
-                kind,
-                require_field(sentence, "target_id", int, here),
-            )
+def _expressions(record: Any, where: str) -> Iterator[tuple[str, str, int]]:
+    """Yield text, kind and target of each expression of an annotation."""
+    for field, kind in KINDS.items():
+        for position, entry in enumerate(require_field(record, field, list, where)):
+            name = f"{where}, {field} {position}"
+            yield (require_field(entry, "description", str, name), kind, require_field(entry, "target_id", int, name))
 
 
 def _boxes(file: Path, target: int, numbers: tuple[int, ...], size: tuple[int, int]) -> Mapping[int, Box]:
-    """Read the boxes of a target in the chosen frames from VidOR's file of the video."""
+    """Read the boxes of a target in the selected frames from VidOR's file of the video."""
     trajectories = require_field(read_json(file), "trajectories", list, str(file))
     boxes: dict[int, Box] = {}
     for index, number in enumerate(numbers):
         if number >= len(trajectories):
-            raise DataError(f"{file} has boxes in {len(trajectories)} frames, none in frame {number}.")
+            raise DataError(f"{file} has boxes for {len(trajectories)} frames, none for frame {number}.")
         where = f"{file}, frame {number}"
         if not isinstance(trajectories[number], list):
             raise DataError(f"{where} must be a list of boxes.")
@@ -153,7 +144,7 @@ def _boxes(file: Path, target: int, numbers: tuple[int, ...], size: tuple[int, i
                 box = require_field(entry, "bbox", dict, where)
                 sides = [box.get(side) for side in ("xmin", "ymin", "xmax", "ymax")]
                 left, top, right, bottom = require_numbers(sides, f"{where}: 'bbox'")
-                inside = clipped_box(left, top, right, bottom, size)
+                inside = clip_box(left, top, right, bottom, size)
                 if inside is not None:
                     boxes[index] = inside
     if not boxes:

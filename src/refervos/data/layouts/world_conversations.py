@@ -1,4 +1,4 @@
-"""Held-out conversations about drawn clips as a data set; clips are rendered on demand."""
+"""Held-out conversations about rendered clips as a data set; clips are rendered on demand."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ NAME = "world-conversations"
 
 CAPTIONS, QUESTIONS, MOTION, ALL = "captions", "questions", "motion", "all"
 SPLITS = (CAPTIONS, QUESTIONS, MOTION, ALL)
-"""Descriptions of the clips; all other conversations; those of them in which motion must be seen; everything."""
+"""Descriptions of the clips, all other conversations, those of them that require motion, and everything."""
 
 Draw = Callable[[int], ConversationClip]
 """Function that renders a held-out clip with its conversations."""
 
 
 def read_world_conversations(folder: Path | None, split: str, problems: Problems) -> Dataset:
-    """Read the held-out conversations about drawn clips.
+    """List the held-out conversations about rendered clips.
 
-    All clips are drawn once for their texts, which takes some seconds, and again when frames or masks are read. One
+    All clips are rendered once for their texts, which takes seconds, and again when frames or masks are read. One
     clip is kept in memory at a time, so process one video after another.
 
     Args:
