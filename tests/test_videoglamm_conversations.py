@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import processors
 from torch import Tensor
@@ -69,6 +69,7 @@ MARKED = st.lists(
 )
 
 
+@settings(deadline=None, database=None, derandomize=True)
 @given(parts=MARKED)
 def test_whatever_is_written_has_a_meaning(parts: list[str]) -> None:
     raw = "".join(parts)
@@ -80,6 +81,7 @@ def test_whatever_is_written_has_a_meaning(parts: list[str]) -> None:
         assert phrase.text == phrase.text.strip()
 
 
+@settings(deadline=None, database=None, derandomize=True)
 @given(parts=MARKED)
 def test_what_was_shown_of_an_answer_is_never_taken_back(parts: list[str]) -> None:
     raw = "".join(parts).replace("\ufffd", "")
