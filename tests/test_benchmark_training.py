@@ -6,7 +6,6 @@ The miniatures' frozen parts replace SAM2, RoBERTa, SAM and T5; otherwise the re
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from refervos.refsam.model import RefSam
 from refervos.samwise.model import Samwise
 from refervos.training.recipe import Recipe, read_recipe
 from refervos.training.trainer import train
+from training_runs import history
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -68,10 +68,6 @@ def small(name: str, data: Path, **changes: Any) -> Recipe:
         log_every=1, validation_batches=1, checkpoint_every=2,
     )  # fmt: skip
     return dataclasses.replace(recipe, stages=(dataclasses.replace(stage, **changes),))
-
-
-def history(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from refervos.bench.measured_models import HashTokenizer
 from refervos.model_base import ClipOutput
 from refervos.samwise.cme import cme_loss
 from refervos.text.t5 import T5Config
@@ -19,7 +18,7 @@ from refervos.training.stages.language import LanguageSettings, LanguageStage
 from refervos.training.stages.prompt_stage import best_candidate
 from refervos.training.stages.recognition import RecognitionHead
 from refervos.training.stages.samwise import VideoSettings, VideoStage
-from scenes import micro_model
+from training_runs import trainable_micro_model
 
 HALF = torch.bfloat16
 
@@ -120,8 +119,7 @@ def test_the_language_losses_are_computed_in_float32() -> None:
 
 
 def test_the_cme_loss_is_computed_in_float32() -> None:
-    model = micro_model()
-    model.tokenizer = HashTokenizer(100, start=(0,), end=(2,))
+    model = trainable_micro_model()
     stage = VideoStage(VideoSettings(), model)
     output: Any = ClipOutput(random(1, 1, 4, 4), None)
     output.cme_logits = random(200, 2)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from refervos.bench.measured_models import HashTokenizer
 from refervos.errors import TrainingError
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
@@ -30,7 +29,7 @@ from refervos.worlds import (
     decidable_from,
     draw_scene,
 )
-from scenes import micro_model
+from training_runs import trainable_micro_model
 
 FRAMES = 12
 NARROW = WorldConfig(objects=(2, 3), twins=0.9)
@@ -95,8 +94,7 @@ def test_a_stride_leaves_out_every_second_frame() -> None:
 
 def stage_of(**changes: Any) -> VideoStage:
     torch.manual_seed(0)
-    model = micro_model(motion_features=True, time="online", clip_length=4, cme=False)
-    model.tokenizer = HashTokenizer(100, start=(0,), end=(2,))
+    model = trainable_micro_model(motion_features=True, time="online", clip_length=4, cme=False)
     settings = VideoSettings(world=NARROW, frames=(5,), sentences=2, families={"motion": 1.0})
     stage = VideoStage(replace(settings, **changes), model)
     stage.prepare_data(2, 0)

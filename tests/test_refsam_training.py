@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from refervos.training.stages.refsam import RefSamSettings, RefSamStage, build_r
 from refervos.training.stages.sam import SamSettings
 from refervos.training.trainer import train
 from refsam_models import TINY, tiny_model
+from training_runs import history, training_losses
 
 OPTIMISER = {"rate": 2e-3, "final_rate": 2e-4, "warmup": 2}
 WORLD = {"objects": [1, 2]}
@@ -56,11 +56,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def losses_of(folder: Path) -> list[float]:
-    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    return [row["train"]["loss"] for row in rows if "train" in row]
-
-
 def loaded(folder: Path) -> RefSam:
     model = load(folder, device="cpu")
     assert isinstance(model, RefSam)
@@ -69,7 +64,7 @@ def loaded(folder: Path) -> RefSam:
 
 @pytest.mark.parametrize("stage", ["sam", "language", "images"])
 def test_the_loss_of_every_stage_falls(trained: Path, stage: str) -> None:
-    losses = losses_of(trained / stage)
+    losses = training_losses(trained / stage)
     assert losses[-1] < losses[0]
 
 
@@ -101,8 +96,7 @@ def test_the_trained_model_segments_sentences(trained: Path) -> None:
 
 
 def test_validation_reports_the_iou_of_each_family(trained: Path) -> None:
-    rows = [json.loads(line) for line in (trained / "images" / "history.jsonl").read_text().splitlines()]
-    (scalars,) = [row["validation"] for row in rows if "validation" in row]
+    (scalars,) = [row["validation"] for row in history(trained / "images") if "validation" in row]
     assert sum(name.startswith("iou ") for name in scalars) > 3
 
 

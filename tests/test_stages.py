@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from refervos.bench.measured_models import HashTokenizer
 from refervos.errors import ConfigError, TrainingError
 from refervos.loading import MINIATURE_FOLDER, load
 from refervos.samwise.config import SamwiseConfig
@@ -28,7 +26,8 @@ from refervos.training.stages.track import TrackSettings, TrackStage
 from refervos.training.trainer import train
 from refervos.worlds import WorldConfig, draw_clip
 from refsam_models import tiny_model
-from scenes import MICRO_SAM2, micro_model
+from scenes import MICRO_SAM2
+from training_runs import trainable_micro_model, training_losses
 
 ROOT = Path(__file__).parents[1]
 SIDE = 64
@@ -117,8 +116,7 @@ def test_rough_masks_overlap_the_exact_ones() -> None:
 
 def samwise_stage(blind: bool = False) -> VideoStage:
     """Make a stage over a model that shows every mask or, ``blind``, none because no object passes the gate."""
-    model = micro_model(cme=False, presence_shift=-100.0 if blind else 100.0)
-    model.tokenizer = HashTokenizer(100, start=(0,), end=(2,))
+    model = trainable_micro_model(cme=False, presence_shift=-100.0 if blind else 100.0)
     stage = VideoStage(VideoSettings(world=WorldConfig(objects=(2, 3)), frames=(2,), sentences=2), model)
     stage.prepare_data(2, 1)
     return stage
@@ -133,18 +131,13 @@ def refsam_stage(blind: bool = False) -> RefSamStage:
     return stage
 
 
-def losses_of(folder: Path) -> list[float]:
-    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    return [row["train"]["loss"] for row in rows if "train" in row]
-
-
 def test_every_stage_of_the_smallest_recipe_learns_and_its_model_segments(tmp_path: Path) -> None:
     """Frozen parts stay bit-equal."""
     recipe = read_recipe(ROOT / "recipes" / "smallest.yaml")
     reports = train(recipe, tmp_path, show_progress=False)
     assert [report.stage for report in reports] == [stage.name for stage in recipe.stages]
     for stage in recipe.stages:
-        losses = losses_of(tmp_path / stage.name)
+        losses = training_losses(tmp_path / stage.name)
         assert np.mean(losses[-2:]) < np.mean(losses[:2]), stage.name
     tracker = load(tmp_path / "track-clips" / "model", device="cpu").state_dict()
     text, _ = load_text(tmp_path / "language" / "model")
@@ -306,8 +299,7 @@ def test_void_pixels_are_ignored_in_losses_and_validation(stage_of: Any, publish
 
 def test_scalars_of_the_cme_are_left_out_without_labelled_decisions() -> None:
     """It is trained from the sixth frame on; a zero in short clips or validation would look like a perfect CME."""
-    model = micro_model(cme=True)
-    model.tokenizer = HashTokenizer(100, start=(0,), end=(2,))
+    model = trainable_micro_model(cme=True)
     losses = {}
     for frames in (2, 7):
         settings = VideoSettings(world=WorldConfig(objects=(2, 3)), frames=(frames,), sentences=2)

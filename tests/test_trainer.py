@@ -28,6 +28,7 @@ from refervos.training.recipe import Recipe, recipe_from_mapping
 from refervos.training.report import draw_losses
 from refervos.training.sampler import ShareSampler, to_device
 from refervos.training.trainer import optimiser_for, require_packages, train
+from training_runs import history, training_losses
 from training_stages import ToySettings, ToyStage
 
 
@@ -55,10 +56,6 @@ def run(out: Path, *stages: dict[str, Any], **options: Any) -> list[Any]:
     return train(recipe_of(*stages), out, show_progress=False, **options)
 
 
-def history(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-
-
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model" / "w.safetensors")
 
@@ -82,7 +79,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_loss_falls(tmp_path: Path) -> None:
     (report,) = run(tmp_path, toy(steps=150))
-    losses = [row["train"]["loss"] for row in history(tmp_path / "toy") if "train" in row]
+    losses = training_losses(tmp_path / "toy")
     assert losses[-1] < 0.3 * losses[0]
     assert report.validation["loss"] < 0.3 * losses[0]
 

@@ -15,7 +15,6 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from refervos.bench.measured_models import HashTokenizer
 from refervos.errors import TrainingError
 from refervos.training.distributed import (
     SyncedBatchNorm2d,
@@ -26,8 +25,8 @@ from refervos.training.distributed import (
     synchronise_batch_norm,
 )
 from refervos.training.stages.samwise import VideoSettings, VideoStage
-from scenes import micro_model
-from test_trainer import history, run, toy
+from test_trainer import run, toy
+from training_runs import history, trainable_micro_model
 
 PROCESSES = 2
 CPU = torch.device("cpu")
@@ -167,8 +166,7 @@ def test_batch_norms_for_cuda_become_those_of_torch() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_synchronised_batch_norms_stay_frozen(device: str) -> None:
-    model = micro_model()
-    model.tokenizer = HashTokenizer(100, start=(0,), end=(2,))
+    model = trainable_micro_model()
     stage = VideoStage(VideoSettings(freeze_norms=True), model)
     synchronise_batch_norm(stage, torch.device(device))
     stage.train()

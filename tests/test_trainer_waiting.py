@@ -22,7 +22,8 @@ from refervos.training.stages.simulated_prompts import PromptShares
 from refervos.training.stages.track import TrackSettings, TrackStage
 from refsam_models import tiny_model
 from scenes import MICRO_SAM2
-from test_trainer import history, run, toy
+from test_trainer import run, toy
+from training_runs import history
 from training_stages import ToySettings, ToyStage
 
 
