@@ -154,7 +154,7 @@ def test_an_overexposed_frame_is_rarely_a_cut() -> None:
 
 @pytest.mark.slow
 def test_error_rates_on_two_hundred_clips() -> None:
-    """Prints the figures of the documentation: ``pytest -s -m slow tests/test_frame_changes.py``."""
+    """Prints the figures of the documentation: ``pytest -s -m slow tests/test_scene_changes.py``."""
     clips = synthetic_clips(200)
     frames = sum(len(clip) - 1 for clip in clips)
     print()
