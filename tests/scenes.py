@@ -17,7 +17,7 @@ from refervos.sam2.config import Sam2Config
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.segmentation import Segmentation
-from refervos.session.session import Session
+from refervos.session.session import Session, SessionMixin
 from refervos.text.encoder import TextConfig
 from refervos.text.tokenizer import Tokenizer
 
@@ -135,7 +135,7 @@ def bytes_kept(session: Session) -> int:
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors_of(session)}.values())
 
 
-class Uncorrectable:
+class Uncorrectable(SessionMixin):
     """Base of stand-in segmenters that supports no changes of running tracks."""
 
     state_types: tuple[type, ...] = ()

@@ -20,12 +20,13 @@ from refervos.evaluation.matched import merged_png
 from refervos.placement import Placement, stretch
 from refervos.prompts import Prompt
 from refervos.segmenter import FramePrediction
+from refervos.session.session import SessionMixin
 from test_eval_run import SQUARE, oracle, run_all
 
 HEIGHT, WIDTH, FRAMES, SIDE = 30, 40, 10, 16
 
 
-class BrightPixels:
+class BrightPixels(SessionMixin):
     """A segmenter that takes batches and predicts the pixels brighter than the mean of their frame."""
 
     device = torch.device("cpu")

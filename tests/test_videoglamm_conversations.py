@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import processors
-from torch import Tensor
 
 from refervos.errors import CheckpointError, PromptError
-from refervos.videoglamm.answers import Answer, Phrase, parse_answer, stable
+from refervos.text.grounded import Answer, Phrase, parse_answer, stable, tagged
 from refervos.videoglamm.conversation import (
     RESERVED,
     ChatTokenizer,
@@ -27,12 +25,13 @@ from refervos.videoglamm.conversation import (
     referring_question,
 )
 from refervos.videoglamm.language import IMAGE, Sampling
-from refervos.videoglamm.model import Rule, VideoGlamm
-from videoglamm_models import MINIATURE, random_model, small_tokenizer
+from refervos.videoglamm.model import VideoGlamm
+from videoglamm_models import MINIATURE, random_model, script, small_tokenizer
 
 
-def phrases_of(answer: Answer) -> list[tuple[str, tuple[int, ...]]]:
-    return [(answer.text[phrase.start : phrase.end], phrase.segments) for phrase in answer.phrases]
+def phrases_of(answer: Answer) -> list[tuple[str, int]]:
+    """Return each phrase and the position of its first character."""
+    return [(answer.text[phrase.start : phrase.end], phrase.start) for phrase in answer.phrases]
 
 
 @pytest.mark.parametrize(
@@ -41,22 +40,22 @@ def phrases_of(answer: Answer) -> list[tuple[str, tuple[int, ...]]]:
         (
             "<p> The red circle </p> [SEG] passes behind <p> the square </p> [SEG].",
             "The red circle passes behind the square.",
-            [("The red circle", (0,)), ("the square", (1,))],
+            [("The red circle", 0), ("the square", 29)],
         ),
-        ("It is [SEG].", "It is.", [("", (0,))]),
-        ("[SEG].", ".", [("", (0,))]),
+        ("It is [SEG].", "It is.", [("", 5)]),
+        ("[SEG].", ".", [("", 0)]),
         ("<p> a dog </p> runs.", "a dog runs.", []),
-        ("<p> two dogs </p> [SEG] [SEG] run", "two dogs run", [("two dogs", (0, 1))]),
-        ("<p> a dog [SEG] runs", "a dog runs", [("a dog", (0,))]),
-        ("a </p> [SEG] b", "a b", [("", (0,))]),
-        ("<p>a<p> b </p>[SEG]c", "a b c", [("b", (0,))]),
-        ("<p> </p> [SEG] nothing", "nothing", [("", (0,))]),
+        ("<p> two dogs </p> [SEG] [SEG] run", "two dogs run", [("two dogs", 0), ("two dogs", 0)]),
+        ("<p> a dog [SEG] runs", "a dog runs", [("a dog", 0)]),
+        ("a </p> [SEG] b", "a b", [("", 1)]),
+        ("<p>a<p> b </p>[SEG]c", "a b c", [("b", 2)]),
+        ("<p> </p> [SEG] nothing", "nothing", [("", 0)]),
         ("", "", []),
         ("<p", "<p", []),
-        ("<p> a cat </p> [SEG], and then", "a cat, and then", [("a cat", (0,))]),
+        ("<p> a cat </p> [SEG], and then", "a cat, and then", [("a cat", 0)]),
     ],
 )
-def test_an_answer_is_text_and_phrases(raw: str, text: str, phrases: list[tuple[str, tuple[int, ...]]]) -> None:
+def test_an_answer_is_text_and_phrases(raw: str, text: str, phrases: list[tuple[str, int]]) -> None:
     answer = parse_answer(raw)
     assert answer.text == text
     assert phrases_of(answer) == phrases
@@ -74,7 +73,7 @@ MARKED = st.lists(
 def test_whatever_is_written_has_a_meaning(parts: list[str]) -> None:
     raw = "".join(parts)
     answer = parse_answer(raw)
-    assert [segment for phrase in answer.phrases for segment in phrase.segments] == list(range(raw.count("[SEG]")))
+    assert len(answer.phrases) == raw.count("[SEG]")
     assert "[SEG]" not in answer.text
     for phrase in answer.phrases:
         assert answer.text[phrase.start : phrase.end] == phrase.text
@@ -85,9 +84,21 @@ def test_whatever_is_written_has_a_meaning(parts: list[str]) -> None:
 @given(parts=MARKED)
 def test_what_was_shown_of_an_answer_is_never_taken_back(parts: list[str]) -> None:
     raw = "".join(parts).replace("\ufffd", "")
-    whole = parse_answer(raw).text
+    whole = parse_answer(raw)
     for length in range(len(raw) + 1):
-        assert whole.startswith(parse_answer(stable(raw[:length])).text)
+        so_far = parse_answer(stable(raw[:length]))
+        assert whole.text.startswith(so_far.text)
+        assert whole.phrases[: len(so_far.phrases)] == so_far.phrases
+        later = whole.phrases[len(so_far.phrases) :]
+        repeated = {phrase.start for phrase in so_far.phrases}  # [SEG] [SEG] after one phrase
+        assert all(phrase.start >= so_far.settled or phrase.start in repeated for phrase in later)
+
+
+def test_a_text_with_markup_is_parsed_to_what_was_marked() -> None:
+    marked = tagged("The red circle passes behind the square.", [(0, 14), (29, 39)])
+    assert marked == "<p> The red circle </p> [SEG] passes behind <p> the square </p> [SEG]."
+    assert phrases_of(parse_answer(marked)) == [("The red circle", 0), ("the square", 29)]
+    assert tagged("It is.", [(5, 5)]) == "It is [SEG]."
 
 
 def test_the_prompt_is_the_published_template() -> None:
@@ -163,18 +174,6 @@ def frames() -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 256, (5, 40, 60, 3), dtype=np.uint8))
 
 
-def script(model: VideoGlamm, text: str) -> Rule:
-    """A rule under which the model writes a text."""
-    ids = model.tokenizer.encode(text)
-
-    def rule(written: Sequence[int], logits: Tensor) -> Tensor:
-        wanted = torch.full_like(logits, -torch.inf)
-        wanted[ids[len(written)]] = 0
-        return wanted
-
-    return rule
-
-
 WRITTEN = "<p> the red circle </p> [SEG] passes behind <p> the blue square </p> [SEG] . <|end|>"
 
 
@@ -186,9 +185,10 @@ def test_an_answer_comes_piece_by_piece(model: VideoGlamm, frames: list[np.ndarr
     assert (
         "".join(piece.text for piece in pieces) == turn.answer.text == "the red circle passes behind the blue square."
     )
+    assert [piece.text for piece in pieces if piece.phrase is not None] == ["the red circle", "the blue square"]
     told = [piece.phrase for piece in pieces if piece.phrase is not None]
     assert told == list(turn.answer.phrases)
-    assert told[0] == Phrase("the red circle", 0, 14, (0,))
+    assert told[0] == Phrase("the red circle", 0, 14)
     tokens = [piece.prompt_token for piece in pieces if piece.prompt_token is not None]
     assert torch.equal(torch.stack(tokens), turn.prompt_tokens)
     assert turn.ids[-1] == model.tokenizer.end
@@ -223,7 +223,7 @@ def test_an_answer_that_nobody_reads_to_its_end_can_be_asked_about(model: VideoG
     answer = talk.ask("what is happening here ?", rule=script(model, WRITTEN))
     next(answer)
     answer.close()
-    assert talk.turns[0].answer.text == "the"
+    assert talk.turns[0].answer.text == "the red circle"
     talk.ask("which one ?")  # never read at all
     list(talk.ask("and then ?", rule=script(model, "it stays <|end|>")))
     assert talk.turns[1].answer.text == "it stays"

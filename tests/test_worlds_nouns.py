@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -360,7 +361,7 @@ def test_diagnose_runs_the_noun_splits_with_a_folder_of_drawings(six_designs: Pa
 
 def test_bundled_models_list_the_words_of_their_training() -> None:
     for name in ("miniature", "refsam-miniature"):
-        model = load(name, device="cpu")
+        model: Any = load(name, device="cpu")
         assert model.config.words == known_words()
     assert {"circle", "leftmost", "spins", "everything", "circles"} <= set(known_words())
     assert {"car", "cars", "mice", "smartphone"} <= set(known_words(["car", "mouse", "phone"]))

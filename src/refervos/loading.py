@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 import torch
 
@@ -71,7 +71,7 @@ def load(
     memory_budget: int | None = ...,
     bits: Literal[4, 8] | None = ...,
     **overrides: Any,
-) -> Samwise | Sam2Segmenter | RefSam: ...
+) -> Samwise | Sam2Segmenter | RefSam | VideoGlamm: ...
 
 
 @overload
@@ -98,7 +98,7 @@ def load(
     memory_budget: int | None = None,
     bits: Literal[4, 8] | None = None,
     **overrides: Any,
-) -> Samwise | Sam2Segmenter | RefSam | OnnxSamwise:
+) -> Samwise | Sam2Segmenter | RefSam | VideoGlamm | OnnxSamwise:
     """Load a model, ready for ``open``.
 
     Args:
@@ -157,7 +157,7 @@ def load(
         return loaded
 
 
-def load_to_describe(model: str | os.PathLike[str]) -> Samwise | Sam2Segmenter | RefSam | OnnxSamwise:
+def load_to_describe(model: str | os.PathLike[str]) -> Samwise | Sam2Segmenter | RefSam | VideoGlamm | OnnxSamwise:
     """Load a model to describe it; accepts official SAMWISE checkpoints in addition to the inputs of ``load``.
 
     Args:
@@ -276,7 +276,7 @@ def _read_exported(path: Path, overrides: dict[str, Any]) -> OnnxSamwise:
     return OnnxSamwise.from_folder(path, read_header(path, CONVERT_FIRST), overrides)
 
 
-def _read(path: Path, overrides: dict[str, Any], dtype: torch.dtype) -> Samwise | Sam2Segmenter | RefSam:
+def _read(path: Path, overrides: dict[str, Any], dtype: torch.dtype) -> Samwise | Sam2Segmenter | RefSam | VideoGlamm:
     if path.is_file():
         return _read_sam2(path, overrides)
     header = read_header(path, CONVERT_FIRST)
@@ -288,8 +288,7 @@ def _read(path: Path, overrides: dict[str, Any], dtype: torch.dtype) -> Samwise 
     if kind == "refsam":
         return _read_refsam(path, header, overrides)
     if kind == "videoglamm":
-        # Not yet a segmenter for sessions, which is what the types promise.
-        return cast("Any", _read_videoglamm(path, header, overrides, dtype))
+        return _read_videoglamm(path, header, overrides, dtype)
     if kind == "VideoGPT+":
         raise CheckpointError(f"{path} is a checkpoint of the released VideoGLaMM code; {CONVERT_FIRST}.")
     if kind == "refervos-sam2":

@@ -127,13 +127,34 @@ class Segmenter(Protocol[Track]):
         """Start a track: all state that one prompt needs from frame to frame."""
         ...
 
+    def prepare(self, images: Sequence[Tensor], placements: Sequence[Placement], past: list[Any]) -> Any:
+        """Prepare consecutive frames for ``segment_clip``.
+
+        Args:
+            images: The frames, uint8 (3, H, W), at least one.
+            placements: Placement of each frame in the square.
+            past: What the model keeps of the stream's earlier frames, updated here; empty at the start of a scene.
+
+        Returns:
+            The ``pixels`` of ``segment_clip``: placed frames (T, 3, S, S) for most models.
+        """
+        ...
+
+    def check_past(self, past: list[Any]) -> None:
+        """Check by types and shapes that what was read from a file is what ``prepare`` could have kept.
+
+        Raises:
+            StateError: When it is not.
+        """
+        ...
+
     def segment_clip(
-        self, pixels: Tensor, tracks: Sequence[Track], placements: Sequence[Placement]
+        self, pixels: Any, tracks: Sequence[Track], placements: Sequence[Placement]
     ) -> Iterator[FramePrediction]:
         """Segment consecutive frames, one prediction a frame, and update the tracks.
 
         Args:
-            pixels: Placed frames (T, 3, S, S).
+            pixels: T frames as returned by ``prepare``.
             tracks: The N tracks; they advance by T frames.
             placements: Placement of each frame in the square (for prompts in pixels), length T.
         """

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from refervos.data.sample import Dataset, GroundTruth, Sample, Video
+from refervos.text.grounded import tagged
 
 GCG_QUESTION = (
     "Could you please give me a detailed description of the video? Please respond with interleaved segmentation masks "
@@ -18,16 +19,12 @@ GCG_QUESTION = (
 )
 """Question of the published evaluation of grounded conversation generation, the same for every video."""
 
-SEGMENTATION_TOKEN = "[SEG]"
-"""Token after each phrase in a tagged answer."""
-
 LONGEST_ANSWER = 100_000
 """Maximum number of characters of an annotated answer; published ones have a few hundred."""
 
 # No pattern begins anew inside of what it reads, so that no text makes either slow.
 _MARKED = re.compile(r"\[([^\[\]]+)\]\(([^()]+)\)")
 _NUMBERED = re.compile(r"<p>([^<>]*)</p>\s*\[SEG:(\d{1,9})\]")
-_TAGGED = re.compile(r"<p>([^<>]*)</p>\s*\[SEG\]|\s?\[SEG\]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +68,7 @@ class Turn:
 
     @property
     def tagged(self) -> str:
-        """The answer with tags, as in training data; see ``tagged``."""
+        """The answer with tags, as in training data; see ``text.grounded.tagged``."""
         return tagged(self.answer, [(phrase.start, phrase.end) for phrase in self.phrases])
 
 
@@ -93,22 +90,6 @@ class Conversation:
     def key(self) -> tuple[str, str]:
         """Ids of the video and the conversation, a unique pair in a data set."""
         return self.video.id, self.id
-
-
-def tagged(text: str, phrases: Sequence[tuple[int, int]]) -> str:
-    """Return a text in the form of model output: ``<p> phrase </p> [SEG]``, and ``[SEG]`` alone for an empty phrase.
-
-    Args:
-        text: The text without tags.
-        phrases: Start and end of each phrase, in the order of the text, none inside another.
-    """
-    parts, position = [], 0
-    for start, end in phrases:
-        words = text[start:end]
-        parts.append(text[position:start])
-        parts.append(f"<p> {words} </p> {SEGMENTATION_TOKEN}" if words else f" {SEGMENTATION_TOKEN}")
-        position = end
-    return "".join((*parts, text[position:])).lstrip(" ")
 
 
 def with_conversations(name: str, split: str, conversations: Sequence[Conversation]) -> Dataset:
@@ -168,18 +149,6 @@ def parse_marked(text: str) -> tuple[str, tuple[MarkedPhrase, ...]]:
         The text without marks, and the phrases with their ids.
     """
     return _parse(text, _MARKED, lambda match: (match[1], tuple(id.strip() for id in match[2].split(","))))
-
-
-def parse_tagged(text: str) -> tuple[str, tuple[MarkedPhrase, ...]]:
-    """Parse an answer in the form of model output: ``<p> phrase </p> [SEG]``, or ``[SEG]`` alone.
-
-    Args:
-        text: The answer.
-
-    Returns:
-        The text without tags, and the phrases without ids; an empty one for each ``[SEG]`` alone.
-    """
-    return _parse(text, _TAGGED, lambda match: ((match[1] or "").strip(), ()))
 
 
 def parse_numbered_tags(text: str) -> tuple[str, tuple[MarkedPhrase, ...]]:

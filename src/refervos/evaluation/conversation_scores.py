@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from refervos.data.conversations import Conversation, Turn, tagged
+from refervos.data.conversations import Conversation, Turn
 from refervos.errors import ConfigError, EvaluationError
 from refervos.evaluation.bootstrap import Interval, interval_around, resampled_ratios, span
 from refervos.evaluation.datasets import OpenPart, Part
@@ -32,6 +32,7 @@ from refervos.metrics.grounded_conversation import (
 from refervos.metrics.phrase_similarity import BertSimilarity, TextSimilarity, word_similarity
 from refervos.progress import Bar
 from refervos.safe_text import one_line, table_cell
+from refervos.text.grounded import tagged
 
 Similarity = Literal["words", "bert"]
 """How the published recall compares phrases: by their words, or by BERT as published."""

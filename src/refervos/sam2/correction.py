@@ -21,7 +21,7 @@ from refervos.placement import Placement
 from refervos.prompts import Prompt
 from refervos.sam2.config import Sam2Config
 from refervos.sam2.memory import CONDITIONING_LIMIT, MemoryBank, MemoryMap, ObjectPointer
-from refervos.sam2.prompting import check_geometry, check_within, predict_from_masks, predict_from_points
+from refervos.sam2.prompting import check_geometry, check_within, predict_from_geometry
 from refervos.sam2.tracker import Sam2Tracker, gate
 from refervos.segmenter import FramePrediction
 from refervos.session.state_files import check_state, check_tensor
@@ -216,8 +216,7 @@ def correct(
     if track.before is not None and track.before.frame == frame:
         prompt = merge_prompts(track.before.said, prompt)
     features = tracker.pyramid(tracker.encode(last.pixels.unsqueeze(0)))
-    predict = predict_from_points if prompt.mask is None else predict_from_masks
-    predicted = predict(tracker, features, [prompt], placement)
+    predicted = predict_from_geometry(tracker, features, [prompt], placement)
     earlier = _limited(track.before, frame, UNDO_STEPS - 1)
     track.before = BeforeCorrection(frame, track.memory.copy(), last, track.manually_corrected, prompt, earlier)
     if show_different_objects(last.mask_logits, predicted.mask_logits):

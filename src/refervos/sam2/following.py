@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from refervos.sam2.config import Sam2Config
-from refervos.sam2.correction import CorrectableTrack, keep_last
+from refervos.sam2.correction import CorrectableTrack, keep_last, show_different_objects
 from refervos.sam2.memory import MemoryBank, MemoryReading, group_by_layout, stack_readings
 from refervos.sam2.prompting import GroupPrediction, predict_best
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
@@ -49,6 +49,7 @@ def segment_frame(
     tracks: Sequence[Track],
     kinds: Sequence[Hashable],
     first: Callable[[FrameFeatures, Sequence[Track]], GroupPrediction],
+    prompted: Sequence[bool] | None = None,
 ) -> FramePrediction:
     """Predict the masks of all tracks in the next frame and store them; the tracks advance by one frame.
 
@@ -56,25 +57,30 @@ def segment_frame(
         tracker: The weights.
         frame: The placed frame (3, S, S).
         tracks: The N tracks, of any age.
-        kinds: A value per track; new tracks with equal values are passed to ``first`` as one batch.
-        first: Predicts the masks of n new tracks in their first frame from features (n, ...).
+        kinds: A value per track; prompted tracks with equal values are passed to ``first`` as one batch.
+        first: Predicts the masks of n prompted tracks in this frame from features (n, ...).
+        prompted: Whether each track is prompted in this frame, which then becomes a conditioning frame; default the new
+            tracks. When a running track is prompted again and its mask moves to another object, its memory is cleared.
 
     Returns:
         The predictions, in the order of the tracks.
     """
     features = tracker.pyramid(tracker.encode(frame.unsqueeze(0)))
     readings = [track.memory.read(track.frame) for track in tracks]
-    groups = group_by_layout(readings, [(track.frame > 0, kind) for track, kind in zip(tracks, kinds, strict=True)])
+    prompted = [track.frame == 0 for track in tracks] if prompted is None else prompted
+    groups = group_by_layout(readings, list(zip(prompted, kinds, strict=True)))
     predicted = []
     for members in groups:
         group = [tracks[index] for index in members]
         group_features = repeated(features, len(members))
-        if group[0].frame:
-            part = _follow(tracker, group_features, stack_readings([readings[index] for index in members]))
-        else:
+        conditioning = prompted[members[0]]
+        if conditioning:
             part = first(group_features, group)
+            _forget_other_objects(group, part)
+        else:
+            part = _follow(tracker, group_features, stack_readings([readings[index] for index in members]))
         predicted.append(part)
-        _remember(tracker, group_features, group, part)
+        _remember(tracker, group_features, group, part, conditioning=conditioning)
     none = torch.zeros(len(tracks), dtype=torch.bool, device=frame.device)
     parts = [
         FramePrediction(part.mask_logits[:, 0], part.score, none[: len(members)])
@@ -91,13 +97,26 @@ def _follow(tracker: Sam2Tracker, features: FrameFeatures, memory: MemoryReading
     return predict_best(tracker, tracker.condition(features.top, memory), features, sparse, multimask=True)
 
 
-def _remember(
-    tracker: Sam2Tracker, features: FrameFeatures, tracks: Sequence[Track], predicted: GroupPrediction
-) -> None:
-    prompted = tracks[0].frame == 0
-    maps = tracker.remember(features.top, predicted.memory_logits, predicted.score, binary=prompted)
+def _forget_other_objects(tracks: Sequence[Track], predicted: GroupPrediction) -> None:
+    """Clear the memory of tracks whose prompt shows another object than their last mask."""
     for row, track in enumerate(tracks):
-        track.memory.store(track.frame, maps[row], predicted.pointer[row], conditioning=prompted)
+        if track.last is not None and show_different_objects(
+            track.last.mask_logits, predicted.mask_logits[row : row + 1]
+        ):
+            track.memory.clear()
+
+
+def _remember(
+    tracker: Sam2Tracker,
+    features: FrameFeatures,
+    tracks: Sequence[Track],
+    predicted: GroupPrediction,
+    *,
+    conditioning: bool,
+) -> None:
+    maps = tracker.remember(features.top, predicted.memory_logits, predicted.score, binary=conditioning)
+    for row, track in enumerate(tracks):
+        track.memory.store(track.frame, maps[row], predicted.pointer[row], conditioning=conditioning)
         track.frame += 1
 
 

@@ -117,6 +117,28 @@ def predict_from_masks(
     return GroupPrediction(small, logits, pointer, score)
 
 
+def predict_from_geometry(
+    tracker: Sam2Tracker, features: FrameFeatures, prompts: Sequence[Prompt], placement: Placement
+) -> GroupPrediction:
+    """Predict masks from clicks, boxes or masks, without memory.
+
+    Args:
+        tracker: The weights.
+        features: The frame's features (n, ...).
+        prompts: n prompts of the same ``geometry_kind``.
+        placement: Placement of the frame in the square.
+    """
+    predict = predict_from_points if prompts[0].mask is None else predict_from_masks
+    return predict(tracker, features, prompts, placement)
+
+
+def geometry_kind(prompt: Prompt) -> str | int:
+    """Return a key that is equal for clicks, boxes and masks that can be predicted in one batch."""
+    if prompt.mask is not None:
+        return "mask"
+    return 2 * (prompt.box is not None) + (0 if prompt.points is None else len(prompt.points))
+
+
 # From the frame into the square.
 
 

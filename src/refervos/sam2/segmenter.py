@@ -25,8 +25,8 @@ from refervos.sam2.prompting import (
     GroupPrediction,
     check_geometry,
     check_within,
-    predict_from_masks,
-    predict_from_points,
+    geometry_kind,
+    predict_from_geometry,
 )
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
 from refervos.segmenter import FramePrediction
@@ -143,11 +143,10 @@ class Sam2Segmenter(VideoSegmenterBase):
         """Encode a frame (3, S, S) once, then predict and store it for each track; the tracks advance by one frame."""
 
         def first(features: FrameFeatures, group: Sequence[Sam2Track]) -> GroupPrediction:
-            prompts = [track.prompt for track in group]
-            predict = predict_from_points if prompts[0].mask is None else predict_from_masks
-            return predict(self.tracker, features, prompts, placement)
+            return predict_from_geometry(self.tracker, features, [track.prompt for track in group], placement)
 
-        return segment_frame(self.tracker, frame, tracks, [_prompt_kind(track) for track in tracks], first)
+        kinds = ["follow" if track.frame else geometry_kind(track.prompt) for track in tracks]
+        return segment_frame(self.tracker, frame, tracks, kinds, first)
 
     # Changes by the user in mid-stream.
 
@@ -215,13 +214,3 @@ class Sam2Segmenter(VideoSegmenterBase):
             "total": count_parameters(self),
             "trained": 0,
         }
-
-
-def _prompt_kind(track: Sam2Track) -> str | int:
-    """Return a key that is equal for tracks whose current frame can be predicted in one batch."""
-    if track.frame:
-        return "follow"
-    prompt = track.prompt
-    if prompt.mask is not None:
-        return "mask"
-    return 2 * (prompt.box is not None) + (0 if prompt.points is None else len(prompt.points))

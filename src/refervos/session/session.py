@@ -65,7 +65,12 @@ class StreamCounts:
 
 @dataclass
 class _State:
-    """All state of a session; ``image`` is the last frame, uint8 (3, H, W), kept when borders follow the frame."""
+    """All state of a session.
+
+    Attributes:
+        image: The last frame, uint8 (3, H, W), kept when borders follow the frame.
+        past: What the model keeps of the last frames, see ``Segmenter.prepare``.
+    """
 
     tracks: dict[int, _Followed]
     changes: FrameChanges
@@ -75,6 +80,7 @@ class _State:
     placement: Placement | None = None
     last: Segmentation | None = None
     image: Tensor | None = field(default=None, metadata=IN_MAIN_MEMORY)
+    past: list[Any] = field(default_factory=list, metadata=IN_MAIN_MEMORY)
 
 
 class Session:
@@ -141,6 +147,11 @@ class Session:
         return self._state.counts
 
     @property
+    def past(self) -> Sequence[Any]:
+        """What the model keeps of the last frames of the scene; empty for most models."""
+        return self._state.past
+
+    @property
     def _tracks(self) -> dict[int, _Followed]:
         return self._state.tracks
 
@@ -162,8 +173,20 @@ class Session:
             PromptError: When the model does not accept the prompt.
         """
         prompt = _as_prompt(prompt)
+        return self.follow(prompt, self.model.begin(prompt))
+
+    def follow(self, prompt: Prompt, state: Any) -> int:
+        """Follow an object from the next frame on for which the model has already started a track.
+
+        Args:
+            prompt: Description of the object.
+            state: A new track of this session's model.
+
+        Returns:
+            The track's number, never reused in this session.
+        """
         number = self._state.next_track
-        self._tracks[number] = _Followed(prompt, self.model.begin(prompt))
+        self._tracks[number] = _Followed(prompt, state)
         self._state.next_track += 1
         return number
 
@@ -379,14 +402,14 @@ class Session:
                 return [self._set_last(again)]
         if after_cut:
             self.counts.cuts += 1
+            self._state.past.clear()
             for followed in self._tracks.values():
                 self.model.restart(followed.state)
         placements = [self.model.placement((image.shape[1], image.shape[2])) for image in images]
+        pixels = self.model.prepare(images, placements, self._state.past)
         if not self._tracks:
             pairs = zip(images, placements, strict=True)
             return [self._segmentation(None, *pair, after_cut and not at) for at, pair in enumerate(pairs)]
-        device = self.model.device
-        pixels = torch.stack([place.place(image, device) for place, image in zip(placements, images, strict=True)])
         states = [track.state for track in self._tracks.values()]
         predictions = self.model.segment_clip(pixels, states, placements)
         frames = zip(predictions, images, placements, strict=True)
@@ -560,6 +583,7 @@ class Session:
             check_state(isinstance(followed.state, self.model.state_types[0]), "a track is of another family")
             followed.prompt.check()
             self.model.check_restored(followed.state)
+        self.model.check_past(state.past)
         state.changes.check_restored()
         check_state(min(state.counts.cuts, state.counts.repeats, state.counts.gaps) >= 0, "a count is below 0")
         check_state((last is None) == (state.frame_index == 0), "its last segmentation is missing or unexpected")
@@ -594,7 +618,25 @@ _STATE_TYPES = (_State, _Followed, Prompt, Placement, Segmentation, StreamCounts
 
 
 class SessionMixin:
-    """Mixin that opens and restores sessions."""
+    """Mixin that opens and restores sessions, and prepares frames for models that see nothing but the square."""
+
+    def prepare(self, images: Sequence[Tensor], placements: Sequence[Placement], past: list[Any]) -> Any:
+        """Place consecutive frames in the square, on the model's device (see ``Segmenter``).
+
+        Args:
+            images: The frames, uint8 (3, H, W).
+            placements: Placement of each.
+            past: Ignored.
+
+        Returns:
+            float32 (T, 3, S, S).
+        """
+        device = cast(Segmenter[Any], self).device
+        return torch.stack([place.place(image, device) for place, image in zip(placements, images, strict=True)])
+
+    def check_past(self, past: list[Any]) -> None:
+        """Check that nothing of earlier frames was kept (see ``Segmenter``)."""
+        check_state(not past, "it keeps frames that the model does not read")
 
     def open(
         self,

@@ -6,6 +6,7 @@ Values that the paper (Munasinghe et al. 2025, arXiv 2411.04923) does not give a
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from refervos.errors import ConfigError
 from refervos.sam2.config import LARGEST_IMAGE, SAM2_PRESETS, Sam2Config
@@ -148,6 +149,11 @@ class VideoGlammConfig:
         seg: Id of the token ``[SEG]``.
         frames: Frames sampled from a video for both encoders.
         pooling: Side of the average pooling over a frame's token grid, after projection.
+        clip_length: Frames that a session passes at once by default, for the language model to read before it points an
+            object out. A clip as long as the video reproduces the published inference on recordings.
+        ask_every: Frames after which a session asks the language model again for an object; None to ask once, and
+            again only for objects that it did not find. Not in the published model.
+        question: Published question about an expression: that of referring segmentation, or that of visual grounding.
     """
 
     clip: ClipConfig = field(default_factory=ClipConfig)
@@ -158,9 +164,13 @@ class VideoGlammConfig:
     seg: int = 32011
     frames: int = 16
     pooling: int = 2
+    clip_length: int = 16
+    ask_every: int | None = None
+    question: Literal["referring", "grounding"] = "referring"
 
     def __post_init__(self) -> None:
         check_range(self, seg=(0, self.phi.vocabulary - 1), frames=(1, MOST_FRAMES), pooling=(1, LARGEST_IMAGE))
+        check_range(self, clip_length=(1, 2**20), ask_every=(1, 2**20))
         for name, encoder in (("clip", self.clip), ("internvideo", self.internvideo)):
             if encoder is not None and encoder.grid % self.pooling:
                 raise ConfigError(

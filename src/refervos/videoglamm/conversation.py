@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from refervos.checkpoints.weight_files import read_settings
 from refervos.errors import CheckpointError, PromptError, is_out_of_memory, require_installed
-from refervos.videoglamm.answers import SEG, Answer, Phrase, parse_answer, stable
+from refervos.text.grounded import SEG, Answer, Phrase, parse_answer, stable
 from refervos.videoglamm.language import IMAGE, Context, Sampling
 
 if TYPE_CHECKING:
@@ -190,8 +190,10 @@ def next_ids(tokenizer: ChatTokenizer, question: str, *, ended: bool) -> list[in
 class AnswerPiece:
     """Increment of a streamed answer.
 
+    A phrase comes as a whole, when its ``[SEG]`` is generated: until then it could also be plain text.
+
     Attributes:
-        text: Text to append; may be empty.
+        text: Text to append: that of the phrase, or plain text. It may be empty.
         phrase: The phrase whose ``[SEG]`` was just generated, or None.
         prompt_token: SAM2 prompt token of the phrase (C,), or None.
     """
@@ -211,7 +213,7 @@ class Turn:
     Attributes:
         question: The question.
         answer: The parsed answer.
-        prompt_tokens: SAM2 prompt tokens of all ``[SEG]`` (N, C), indexed by ``Phrase.segments``.
+        prompt_tokens: SAM2 prompt tokens (N, C), one for each of the answer's phrases.
         ids: Token ids of the answer.
     """
 
@@ -283,24 +285,30 @@ class Conversation:
     ) -> Pieces:
         ids: list[int] = []
         prompts: list[Tensor] = []
+        phrases: list[Phrase] = []  # of tokens: a model may also write "[SEG]" letter by letter
         shown = 0
         try:
             for token in self.model.generate(context, limit=limit, sampling=sampling, rule=rule):
                 ids.append(token.id)
                 so_far = parse_answer(stable(self._tokenizer.decode(ids)))
-                phrase = None
                 if token.prompt_token is not None:
                     prompts.append(token.prompt_token)
-                    phrase = next((each for each in so_far.phrases if len(prompts) - 1 in each.segments), None)
-                text, shown = so_far.text[shown:], max(shown, len(so_far.text))
-                if text or phrase is not None:
-                    yield AnswerPiece(text, phrase, token.prompt_token)
+                    phrase = so_far.phrases[-1]
+                    phrases.append(phrase)
+                    if so_far.text[shown : phrase.start]:
+                        yield AnswerPiece(so_far.text[shown : phrase.start])
+                    shown = max(shown, phrase.start)
+                    yield AnswerPiece(so_far.text[shown : phrase.end], phrase, token.prompt_token)
+                    shown = max(shown, phrase.end)
+                if so_far.text[shown : so_far.settled]:
+                    yield AnswerPiece(so_far.text[shown : so_far.settled])
+                shown = max(shown, so_far.settled)
             whole = parse_answer(self._tokenizer.decode(ids)).text
             if whole[shown:]:
                 yield AnswerPiece(whole[shown:])
         finally:
             self._ended = ids[-1:] == [self._tokenizer.end]
-            answer = parse_answer(self._tokenizer.decode(ids))
+            answer = replace(parse_answer(self._tokenizer.decode(ids)), phrases=tuple(phrases))
             width = self.model.config.sam2.hidden
             stacked = torch.stack(prompts) if prompts else torch.zeros(0, width, device=self.model.device)
             self.turns.append(Turn(question, answer, stacked, tuple(ids)))

@@ -102,6 +102,59 @@ class EncoderPixels:
         return EncoderPixels(self.clip.to(device), None if self.internvideo is None else self.internvideo.to(device))
 
 
+@dataclass(frozen=True)
+class EncoderView:
+    """A frame resized for the encoders, in bytes: small enough to keep many.
+
+    Attributes:
+        clip: For the image encoder, uint8 (3, S, S).
+        internvideo: For the video encoder, uint8 (3, s, s); None for a model without it.
+    """
+
+    clip: Tensor
+    internvideo: Tensor | None
+
+
+def encoder_view(frame: Any, config: VideoGlammConfig) -> EncoderView:
+    """Resize a frame for the encoders.
+
+    Args:
+        frame: uint8 array or tensor (H, W, 3).
+        config: Sizes.
+
+    Returns:
+        A copy, independent of the frame.
+
+    Raises:
+        FrameError: When it is not an image.
+    """
+    image = _as_array(frame)
+    video = None if config.internvideo is None else _as_planes(squash(image, config.internvideo.image_size))
+    return EncoderView(_as_planes(clip_crop(image, config.clip.image_size)), video)
+
+
+def view_pixels(views: Sequence[EncoderView], config: VideoGlammConfig) -> EncoderPixels:
+    """Sample and normalise a video of resized frames for the encoders.
+
+    Args:
+        views: The resized frames, at least one.
+        config: Number of frames.
+
+    Returns:
+        ``config.frames`` frames; the last one is repeated if the video is shorter.
+    """
+    chosen = encoder_frames(len(views), config.frames)
+    chosen += chosen[-1:] * (config.frames - len(chosen))
+    sampled = [views[index] for index in chosen]
+    clip = torch.stack([_normalised(view.clip, CLIP_MEAN, CLIP_STD, np.float32) for view in sampled])
+    video = [
+        _normalised(view.internvideo, IMAGE_MEAN, IMAGE_STD, np.float64)
+        for view in sampled
+        if view.internvideo is not None
+    ]
+    return EncoderPixels(clip, torch.stack(video) if video else None)
+
+
 def video_pixels(frames: Sequence[Any], config: VideoGlammConfig) -> EncoderPixels:
     """Sample and preprocess a video for the encoders.
 
@@ -118,14 +171,7 @@ def video_pixels(frames: Sequence[Any], config: VideoGlammConfig) -> EncoderPixe
     if not len(frames):
         raise FrameError("the video has no frames; give at least one.")
     chosen = encoder_frames(len(frames), config.frames)
-    chosen += chosen[-1:] * (config.frames - len(chosen))
-    images = {index: _as_array(frames[index]) for index in chosen}
-    clip = {index: clip_pixels(image, config.clip) for index, image in images.items()}
-    stacked = torch.stack([clip[index] for index in chosen])
-    if config.internvideo is None:
-        return EncoderPixels(stacked, None)
-    internvideo = {index: internvideo_pixels(image, config.internvideo) for index, image in images.items()}
-    return EncoderPixels(stacked, torch.stack([internvideo[index] for index in chosen]))
+    return view_pixels([encoder_view(frames[index], config) for index in chosen], config)
 
 
 def image_pixels(image: Any, config: VideoGlammConfig) -> EncoderPixels:
@@ -141,14 +187,22 @@ def image_pixels(image: Any, config: VideoGlammConfig) -> EncoderPixels:
     return EncoderPixels(clip_pixels(_as_array(image), config.clip).unsqueeze(0), None)
 
 
+def single_pixels(view: EncoderView) -> EncoderPixels:
+    """Normalise a single resized image for the image encoder."""
+    return EncoderPixels(_normalised(view.clip, CLIP_MEAN, CLIP_STD, np.float32).unsqueeze(0), None)
+
+
 def _as_array(frame: Any) -> Rgb:
     return np.ascontiguousarray(as_rgb(frame).permute(1, 2, 0).cpu().numpy())
 
 
+def _as_planes(image: Rgb) -> Tensor:
+    """uint8 (S, S, 3) -> a contiguous copy uint8 (3, S, S)."""
+    return torch.from_numpy(image.transpose(2, 0, 1).copy())
+
+
 def clip_pixels(image: Rgb, config: ClipConfig) -> Tensor:
     """Preprocess a frame for CLIP: bicubic resize of the short side, centre crop, normalisation.
-
-    Frames with an extreme aspect ratio are cropped before they are resized.
 
     Args:
         image: uint8 (H, W, 3).
@@ -157,13 +211,28 @@ def clip_pixels(image: Rgb, config: ClipConfig) -> Tensor:
     Returns:
         float32 (3, S, S).
     """
+    return _normalised(_as_planes(clip_crop(image, config.image_size)), CLIP_MEAN, CLIP_STD, np.float32)
+
+
+def clip_crop(image: Rgb, side: int) -> Rgb:
+    """Resize the short side of a frame, bicubic, and take the square in the centre.
+
+    Frames with an extreme aspect ratio are cropped before they are resized.
+
+    Args:
+        image: uint8 (H, W, 3).
+        side: Side of the square in pixels.
+
+    Returns:
+        uint8 (side, side, 3).
+    """
     image = _middle(image)
     height, width = image.shape[:2]
-    side, short = config.image_size, min(height, width)
+    short = min(height, width)
     tall, wide = (side if edge == short else int(side * edge / short) for edge in (height, width))
     top, left = (tall - side) // 2, (wide - side) // 2
     resized = np.asarray(Image.fromarray(image).resize((wide, tall), Image.Resampling.BICUBIC))
-    return _normalised(resized[top : top + side, left : left + side], CLIP_MEAN, CLIP_STD, np.float32)
+    return resized[top : top + side, left : left + side]
 
 
 def _middle(image: Rgb) -> Rgb:
@@ -184,13 +253,14 @@ def internvideo_pixels(image: Rgb, config: InternVideoConfig) -> Tensor:
     Returns:
         float32 (3, s, s).
     """
-    return _normalised(squash(image, config.image_size), IMAGE_MEAN, IMAGE_STD, np.float64)
+    return _normalised(_as_planes(squash(image, config.image_size)), IMAGE_MEAN, IMAGE_STD, np.float64)
 
 
-def _normalised(image: Rgb, mean: Sequence[float], deviation: Sequence[float], exact: Any) -> Tensor:
-    """uint8 (S, S, 3) -> float32 (3, S, S), computed in the released code's data type."""
-    values = (image.astype(exact) / exact(255) - np.array(mean, exact)) / np.array(deviation, exact)
-    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32))
+def _normalised(image: Tensor, mean: Sequence[float], deviation: Sequence[float], exact: Any) -> Tensor:
+    """uint8 (3, S, S) -> float32 (3, S, S), computed in the released code's data type."""
+    scale = [np.array(values, exact)[:, None, None] for values in (mean, deviation)]
+    values = (image.numpy().astype(exact) / exact(255) - scale[0]) / scale[1]
+    return torch.from_numpy(values.astype(np.float32))
 
 
 def squash(image: Rgb, side: int) -> Rgb:

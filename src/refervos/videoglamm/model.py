@@ -19,16 +19,14 @@ from torch import Tensor, nn
 
 from refervos.checkpoints.weights import count_parameters
 from refervos.errors import CheckpointError, PromptError, require_installed
-from refervos.model_base import VideoSegmenterBase
 from refervos.ops.compilation import Stage
 from refervos.ops.precision import keeping_float32
-from refervos.placement import Placement
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.segmenter import FramePrediction
 from refervos.videoglamm.config import VideoGlammConfig
 from refervos.videoglamm.decoding import PhraseTrack, begin_tracks, decode_frame, follow_phrases
 from refervos.videoglamm.encoders import ImageEncoder, VideoEncoder, pool, projector
-from refervos.videoglamm.frames import EncoderPixels, image_pixels, place_squashed, video_pixels
+from refervos.videoglamm.frames import EncoderPixels, EncoderView, image_pixels, video_pixels, view_pixels
 from refervos.videoglamm.language import (
     IGNORED,
     POSITION_BUFFERS,
@@ -42,6 +40,7 @@ from refervos.videoglamm.language import (
 )
 from refervos.videoglamm.losses import Losses, LossWeights, pad_masks, sigmoid_bce_loss, sigmoid_dice_loss
 from refervos.videoglamm.quantisation import Bits, quantise
+from refervos.videoglamm.referring import ReferringSegmenter
 
 Decoding = Literal["memory", "frames"]
 """Mask decoding: ``memory`` prompts the first frame and propagates the mask, ``frames`` prompts every frame."""
@@ -111,7 +110,7 @@ class Example:
     masks: Tensor
 
 
-class VideoGlamm(VideoSegmenterBase):
+class VideoGlamm(ReferringSegmenter):
     """VideoGLaMM (Munasinghe et al. 2025, arXiv 2411.04923) over VideoGPT+ with Phi-3-mini.
 
     Args:
@@ -241,6 +240,14 @@ class VideoGlamm(VideoSegmenterBase):
             FrameError: When there is no frame, or a frame is not an image.
         """
         return self.encode_pixels(video_pixels(frames, self.config))
+
+    def encode_views(self, views: Sequence[EncoderView]) -> VisualTokens:
+        """Sample and encode a video of resized frames for the language model.
+
+        Args:
+            views: The resized frames, at least one.
+        """
+        return self.encode_pixels(view_pixels(views, self.config))
 
     def encode_image(self, image: Any) -> VisualTokens:
         """Preprocess and encode a single image, with the image encoder alone and without pooling.
@@ -408,10 +415,6 @@ class VideoGlamm(VideoSegmenterBase):
         )
 
     # Segment.
-
-    def placement(self, frame_size: tuple[int, int]) -> Placement:
-        """Return the placement of a frame of this height and width in SAM2's square, which it fills."""
-        return place_squashed(frame_size, self.config.sam2.image_size)
 
     def begin_tracks(self, tokens: Tensor) -> list[PhraseTrack]:
         """Start a track for each prompt token (N, C); its first frame is the prompted one."""

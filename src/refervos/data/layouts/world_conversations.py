@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from refervos.data.conversations import Conversation, GroundedPhrase, Turn, parse_tagged, with_conversations
+from refervos.data.conversations import Conversation, GroundedPhrase, Turn, with_conversations
 from refervos.data.files import Problems
 from refervos.data.sample import Dataset, ImageArray, Mask, Video
 from refervos.errors import DataError
+from refervos.text.grounded import parse_answer
 from refervos.worlds import Facts
 from refervos.worlds.conversation_writer import Turn as WrittenTurn
 from refervos.worlds.conversations import CASES, CONVERSATION_WORLD, ConversationClip, held_out_conversation
@@ -71,16 +72,16 @@ def _belongs(turns: Sequence[WrittenTurn], split: str) -> bool:
 def _turns(turns: Sequence[WrittenTurn], index: int, draw: Draw) -> list[Turn]:
     read = []
     for number, turn in enumerate(turns):
-        answer, marked = parse_tagged(turn.answer)
+        answer = parse_answer(turn.answer)
         phrases = tuple(
             GroundedPhrase(
                 phrase.start, phrase.end, tuple(map(str, objects)), _DrawnObjects(index, draw, tuple(objects))
             )
-            for phrase, objects in zip(marked, turn.targets, strict=True)
+            for phrase, objects in zip(answer.phrases, turn.targets, strict=True)
         )
         earlier = tuple(before.question for before in turns[:number])
         is_true = partial(_is_true, index, draw, turn.kind, turn.question, earlier)
-        read.append(Turn(turn.question, answer, phrases, turn.kind, is_true))
+        read.append(Turn(turn.question, answer.text, phrases, turn.kind, is_true))
     return read
 
 

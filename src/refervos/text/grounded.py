@@ -1,9 +1,10 @@
-"""Parsing of grounded answers: ``<p> phrase </p> [SEG]`` becomes plain text and phrases with character spans."""
+"""Grounded text: ``<p> phrase </p> [SEG]`` in an answer marks a phrase that has a mask."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 SEG = "[SEG]"
 OPEN = "<p>"
@@ -22,13 +23,11 @@ class Phrase:
         text: The phrase; empty for a ``[SEG]`` without a phrase, as in "It is [SEG]."
         start: Position of its first character in the answer's text.
         end: Position after its last character.
-        segments: Indices of its ``[SEG]`` tokens among those of the answer; the mask is their union.
     """
 
     text: str
     start: int
     end: int
-    segments: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -37,32 +36,34 @@ class Answer:
 
     Attributes:
         text: The answer without markup.
-        phrases: Phrases with a mask, in order.
-        raw: The generated text.
+        phrases: One for each ``[SEG]``, in order. Several ``[SEG]`` after one phrase have the same span.
+        raw: The text with markup.
+        settled: Number of characters of ``text`` that do not change if ``raw`` continues, and that belong to no phrase
+            but those found.
     """
 
     text: str
     phrases: tuple[Phrase, ...]
     raw: str
+    settled: int
 
 
 def parse_answer(raw: str) -> Answer:
-    """Parse a generated answer.
+    """Parse an answer.
 
     Malformed markup is tolerated: a phrase without ``[SEG]`` is plain text, a ``[SEG]`` without a phrase has an empty
     phrase, and an unclosed phrase ends at its ``[SEG]``.
 
     Args:
-        raw: The generated text.
+        raw: The text with markup.
 
     Returns:
         The text without markup and surplus spaces, and the phrases with their character spans.
     """
     text = ""
-    phrases: list[Phrase] = []
+    spans: list[tuple[int, int]] = []
     opened: int | None = None  # start of the open phrase
     closed: tuple[int, int] | None = None  # the last closed phrase, if only spaces followed it
-    segments = 0
     place = 0
     for mark in [*_MARKS.finditer(raw), None]:
         text, added = _joined(text, raw[place : mark.start() if mark else len(raw)])
@@ -76,18 +77,14 @@ def parse_answer(raw: str) -> Answer:
             closed = None if opened is None else _span(text, opened)
             opened = None
         else:
-            start, end = closed or (len(text), len(text)) if opened is None else _span(text, opened)
-            opened, closed = None, (start, end)
-            if phrases and start < end and (phrases[-1].start, phrases[-1].end) == (start, end):
-                phrases[-1] = replace(phrases[-1], segments=(*phrases[-1].segments, segments))
-            else:
-                phrases.append(Phrase(text[start:end], start, end, (segments,)))
-            segments += 1
+            span = closed or _span(text, len(text)) if opened is None else _span(text, opened)
+            opened, closed = None, span
+            spans.append(span)
     shown = text.rstrip()
-    fitted = [
-        replace(phrase, start=min(phrase.start, len(shown)), end=min(phrase.end, len(shown))) for phrase in phrases
-    ]
-    return Answer(shown, tuple(fitted), raw)
+    undecided = opened if opened is not None else closed[0] if closed and closed not in spans else len(shown)
+    fitted = [(min(start, len(shown)), min(end, len(shown))) for start, end in spans]
+    phrases = tuple(Phrase(shown[start:end], start, end) for start, end in fitted)
+    return Answer(shown, phrases, raw, min(undecided, len(shown)))
 
 
 def stable(raw: str) -> str:
@@ -107,6 +104,22 @@ def stable(raw: str) -> str:
     return raw
 
 
+def tagged(text: str, phrases: Sequence[tuple[int, int]]) -> str:
+    """Return a text with markup: ``<p> phrase </p> [SEG]``, and ``[SEG]`` alone for an empty phrase.
+
+    Args:
+        text: The text without markup.
+        phrases: Start and end of each phrase, in the order of the text, none inside another.
+    """
+    parts, position = [], 0
+    for start, end in phrases:
+        words = text[start:end]
+        parts.append(text[position:start])
+        parts.append(f"{OPEN} {words} {CLOSE} {SEG}" if words else f" {SEG}")
+        position = end
+    return "".join((*parts, text[position:])).lstrip(" ")
+
+
 def _joined(text: str, more: str) -> tuple[str, bool]:
     """Append the text after a mark; also return whether it is more than spaces."""
     bare = more.lstrip(" ")
@@ -120,7 +133,7 @@ def _joined(text: str, more: str) -> tuple[str, bool]:
 
 
 def _span(text: str, start: int) -> tuple[int, int]:
-    """Return the span of a phrase that began at ``start``, without spaces around it."""
+    """Return the span of a phrase that began at ``start``, without spaces around it; empty if there is no word."""
     words = text[start:]
-    first = start + len(words) - len(words.lstrip())
-    return first, max(first, len(text.rstrip()))
+    end = len(text.rstrip())
+    return min(start + len(words) - len(words.lstrip()), end), end
