@@ -1,4 +1,4 @@
-"""From nothing to a result: ask the miniature model three questions about a short video.
+"""Segment a short video by three sentences with the miniature model.
 
     python examples/demo.py --out demo_output
 
@@ -22,14 +22,14 @@ from refervos.video import OverlaySink, RleSink, draw_overlay, open_source, pale
 DATA = Path(__file__).parent / "data"
 
 
-def contact_sheet(pictures: list[np.ndarray], columns: int = 3) -> Image.Image:
-    """Pictures (H, W, 3) of one size in rows, with a thin white line between."""
+def contact_sheet(images: list[np.ndarray], columns: int = 3) -> Image.Image:
+    """Arrange images (H, W, 3) of one size in rows, separated by thin white lines."""
     gap = 4
-    height, width, _ = pictures[0].shape
-    rows = -(-len(pictures) // columns)
+    height, width, _ = images[0].shape
+    rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
-    for index, picture in enumerate(pictures):
-        sheet.paste(Image.fromarray(picture), (index % columns * (width + gap), index // columns * (height + gap)))
+    for index, image in enumerate(images):
+        sheet.paste(Image.fromarray(image), (index % columns * (width + gap), index // columns * (height + gap)))
     return sheet
 
 
@@ -39,35 +39,35 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo_output"), help="folder for the results")
     out = parser.parse_args().out
 
-    questions = json.loads((DATA / "shapes.json").read_text())
-    sentences = [*questions["sentences"], questions["absent"]]
+    prompts = json.loads((DATA / "shapes.json").read_text())
+    sentences = [*prompts["sentences"], prompts["absent"]]
     model = refervos.load("miniature")
     session = model.open(sentences)
     colours = palette(len(sentences))
     seen = dict.fromkeys(sentences, 0)
-    pictures: list[np.ndarray] = []
+    images: list[np.ndarray] = []
     with (
         open_source(DATA / "shapes.mp4") as source,
         OverlaySink(out / "overlay.mp4", source.info, overwrite=True) as overlay,
         RleSink(out / "masks.jsonl", overwrite=True) as masks,
     ):
         total = source.info.frame_count or 1
-        for frame, answer in progress(segment_frames(source, session), total, "shapes.mp4"):
-            overlay.write(frame, answer)
-            masks.write(frame, answer)
-            for sentence, mask in zip(sentences, answer.masks, strict=True):
+        for frame, result in progress(segment_frames(source, session), total, "shapes.mp4"):
+            overlay.write(frame, result)
+            masks.write(frame, result)
+            for sentence, mask in zip(sentences, result.masks, strict=True):
                 seen[sentence] += bool(mask.any())
-            if frame.index * 6 // total == len(pictures):
-                pictures.append(draw_overlay(frame.image, answer, colours))
-    contact_sheet(pictures).save(out / "contact_sheet.png")
+            if frame.index * 6 // total == len(images):
+                images.append(draw_overlay(frame.image, result, colours))
+    contact_sheet(images).save(out / "contact_sheet.png")
 
-    print(f"{answer.frame_index + 1} frames, {len(sentences)} sentences:")
+    print(f"{result.frame_index + 1} frames, {len(sentences)} sentences:")
     for sentence, frames in seen.items():
         print(f"  {sentence!r}: seen in {frames} frames")
-    print(f"Look at {out / 'overlay.mp4'} and {out / 'contact_sheet.png'}.")
+    print(f"Results: {out / 'overlay.mp4'} and {out / 'contact_sheet.png'}.")
     print(
-        "\nThis is the MINIATURE model, 3.3 M parameters that this project trained on drawn shapes: it knows their\n"
-        "looks and places, nothing of the world. For real videos convert an official SAMWISE checkpoint:\n"
+        "\nThis is the MINIATURE model with 3.3 M parameters, trained by this project on drawn shapes only.\n"
+        "For real videos convert an official SAMWISE checkpoint:\n"
         "  refervos convert final_model_mevis.pth samwise-mevis\n"
         '  refervos segment video.mp4 "the dog that jumps over the fence" --model samwise-mevis'
     )

@@ -1,9 +1,9 @@
-"""Draw the demo's video: a scene of ``refervos.worlds`` that is written down instead of thrown with dice.
+"""Render the demo's video from a fixed scene of ``refervos.worlds``.
 
     python examples/draw_demo.py
 
-writes ``examples/data/shapes.mp4``. A red circle passes behind a yellow square, a white ring lies below, a striped
-green heart sinks on the right, and a blue star comes in late.
+writes ``examples/data/shapes.mp4``. A red circle passes behind a yellow square, a white ring stays at the bottom left,
+a striped green heart sinks on the right, and a blue star enters late.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SCENE = Scene(
 
 
 def main() -> None:
-    """Write H.264 that plays everywhere."""
+    """Render the scene and write it as H.264 in yuv420p, which plays everywhere."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--video", type=Path, default=Path(__file__).parent / "data" / "shapes.mp4")
     path = parser.parse_args().video

@@ -1,4 +1,4 @@
-"""Imports point one way, and as docs/architecture.md draws them."""
+"""Imports between rooms follow the diagram of docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(refervos.__file__).parent
 DRAWING = Path(__file__).parents[1] / "docs" / "architecture.md"
 
 FACES = {"__init__", "__main__"}
-"""How the package is met from outside; they import what they offer."""
+"""Entry points of the package; they may import any room."""
 
 GROUND = {
     "errors",
@@ -30,21 +30,21 @@ GROUND = {
     "segmentation",
     "typed_config",
 }
-"""Every room may import these, and they import each other alone."""
+"""Every room may import these; they import only each other."""
 
 INNER = {"training/stages"}
-"""Rooms within rooms."""
+"""Rooms inside other rooms."""
 
 
 def room_of(path: Path) -> str:
-    """The room of a file of the package."""
+    """Return the room of a file of the package."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     inner = "/".join(parts[:2])
     return inner if inner in INNER else parts[0]
 
 
 def imports_of(path: Path) -> Iterator[str]:
-    """Rooms of this package that a file imports."""
+    """Yield the rooms of this package that a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -58,7 +58,7 @@ def imports_of(path: Path) -> Iterator[str]:
 
 @functools.cache
 def arrows() -> dict[str, set[str]]:
-    """Which rooms each room imports."""
+    """Return the rooms that each room imports."""
     found: dict[str, set[str]] = defaultdict(set)
     for path in ROOT.rglob("*.py"):
         room = room_of(path)
@@ -67,7 +67,7 @@ def arrows() -> dict[str, set[str]]:
 
 
 def drawn() -> dict[str, list[str]]:
-    """The same as the documentation has it, from top to bottom."""
+    """Return the rooms of the diagram from top to bottom, each with the rooms that it may import."""
     block = re.search(r"```rooms\n(.*?)```", DRAWING.read_text(encoding="utf-8"), re.DOTALL)
     assert block is not None
     rows = [line.split("→") for line in block[1].strip().splitlines()]
@@ -79,7 +79,7 @@ def test_every_room_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("room", drawn())
-def test_a_room_imports_what_the_drawing_says(room: str) -> None:
+def test_a_room_imports_exactly_the_rooms_of_the_diagram(room: str) -> None:
     assert arrows()[room] - GROUND == set(drawn()[room])
 
 
@@ -98,18 +98,18 @@ def test_the_root_holds_few_modules() -> None:
     assert len(list(ROOT.glob("*.py"))) <= 16
 
 
-def test_only_the_command_line_knows_typer() -> None:
+def test_only_the_command_line_imports_typer() -> None:
     for file in ROOT.rglob("*.py"):
         if room_of(file) != "cli":
             assert "typer" not in file.read_text(), file
 
 
-def test_no_file_replaces_what_another_one_calls() -> None:
+def test_no_file_patches_another() -> None:
     for file in ROOT.rglob("*.py"):
         assert "unittest" not in file.read_text(), file
 
 
-def test_no_room_uses_the_models_of_transformers_but_the_bench() -> None:
+def test_only_sam2_and_the_bench_mention_the_sam2_of_transformers() -> None:
     for file in ROOT.rglob("*.py"):
         if room_of(file) not in ("bench", "sam2"):
             assert "Sam2Video" not in file.read_text(), file

@@ -1,4 +1,4 @@
-"""What the README and the examples say is what happens."""
+"""The README's and guides' examples run, and print what is written beside them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,21 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_demo(tmp_path: Path) -> None:
+def numbers(line: str) -> list[float]:
+    """Find the numbers of a printed line."""
+    return [float(number) for number in re.findall(r"[\d.]+", line)]
+
+
+def test_the_demo_finds_two_objects_and_reports_the_third_absent(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--out", str(tmp_path / "out")]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    questions = json.loads((ROOT / "examples" / "data" / "shapes.json").read_text())
+    prompts = json.loads((ROOT / "examples" / "data" / "shapes.json").read_text())
     seen = dict(re.findall(r"'(.+)': seen in (\d+) frames", result.stdout))
     total = int(re.findall(r"(\d+) frames, 3 sentences", result.stdout)[0])
-    assert set(seen) == {*questions["sentences"], questions["absent"]}
-    # Both objects are there for more than half of the video, the third never.
-    assert all(int(seen[sentence]) > total / 2 for sentence in questions["sentences"])
-    assert int(seen[questions["absent"]]) < total / 20
+    assert set(seen) == {*prompts["sentences"], prompts["absent"]}
+    # Both objects are visible in more than half of the video, the third never is.
+    assert all(int(seen[sentence]) > total / 2 for sentence in prompts["sentences"])
+    assert int(seen[prompts["absent"]]) < total / 20
     assert "MINIATURE" in result.stdout
     with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
         assert sheet.width > 1000
@@ -38,24 +44,38 @@ def test_demo(tmp_path: Path) -> None:
         assert sum(1 for _ in video.decode(video=0)) == total
 
 
-def test_readme_snippet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readmes_snippet_prints_its_comments(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (snippet,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+    first, last, corrected = re.findall(r"^# ((?:\d+ )?\[.+?\] \[.+?\])", snippet, re.MULTILINE)
     monkeypatch.chdir(ROOT)
     exec(compile(snippet, "README.md", "exec"), {})
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) > 50
-    assert lines[0].startswith("0 [")
-    assert "(2, 320, 480)" in lines[0]
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 75
+    for line, expected in ((printed[0], first), (printed[-2], last), (printed[-1], corrected)):
+        found, wanted = numbers(line), numbers(expected)
+        assert found[:-4] == wanted[:-4]  # the frame
+        assert found[-4:-2] == pytest.approx(wanted[-4:-2], abs=0.11)  # presence, rounded to tenths, on any CPU
+        assert found[-2:] == pytest.approx(wanted[-2:], rel=0.05)  # pixels
+    missed, found_again = numbers(last)[-2], numbers(corrected)[-2]
+    assert missed == 0 < found_again
 
 
-def test_readme_names_what_exists() -> None:
+def test_links_and_make_targets_of_the_readme_exist() -> None:
     for link in re.findall(r"\]\((docs/[^)#]+)\)", README):
         assert (ROOT / link).is_file(), link
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert f"\n{target}:" in (ROOT / "Makefile").read_text()
 
 
-def test_every_help_example_uses_real_commands() -> None:
+def test_the_readme_lists_every_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (listed,) = re.findall(r"Extras: ([^.]+)\.", README)
+    assert set(re.findall(r"`(\w+)`", listed)) == set(extras) - {"dev", "docs"}
+
+
+def test_commands_of_the_readme_exist() -> None:
     help_text = subprocess.run([sys.executable, "-m", "refervos", "--help"], capture_output=True, text=True, check=True)
     for command in set(re.findall(r"^refervos (\w+)", README, re.MULTILINE)):
         assert command in help_text.stdout
@@ -68,7 +88,7 @@ def test_every_import_of_the_documentation_exists(page: Path) -> None:
             exec(compile(line, str(page), "exec"), {})
 
 
-def test_the_streams_snippets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_snippets_of_the_streams_guide_run(monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "streams.md").read_text(encoding="utf-8")
     connecting, correcting = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
     addresses: list[str] = []
@@ -89,31 +109,32 @@ def test_the_streams_snippets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert session.expressions[0] == "the dog on the left"
 
 
-def test_the_worlds_snippets(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_guide_to_worlds_shows_what_its_snippets_print(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "worlds.md").read_text(encoding="utf-8")
-    drawn, talked = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
+    drawing, conversation = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
     names: dict[str, Any] = {}
-    exec(compile(drawn, "worlds.md", "exec"), names)
+    exec(compile(drawing, "worlds.md", "exec"), names)
     assert names["masks"].shape == (8, 128, 128)
-    capsys.readouterr()
-    exec(compile(talked, "worlds.md", "exec"), names)
-    assert capsys.readouterr().out in page
+    quoted, targets = re.findall(r'# "(.+)" (\(.+\))', drawing)[0]
+    assert f"{quoted} {targets}" in capsys.readouterr().out.splitlines()
+    exec(compile(conversation, "worlds.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert printed
+    assert printed in page
     assert names["masks"].shape == (3, 16, 128, 128)
 
 
-def test_the_first_steps_print_what_the_page_says(
+def test_the_first_steps_show_what_their_snippets_print(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (ROOT / "docs" / "first-steps.md").read_text(encoding="utf-8")
     snippets = re.findall(r"```python\n(.+?)```\n(?:\n```\n(.+?)```)?", page, re.DOTALL)
     monkeypatch.chdir(ROOT)
     names: dict[str, Any] = {}
-    for code, told in snippets:
+    for code, output in snippets:
         exec(compile(code, "first-steps.md", "exec"), names)
-        printed = [
-            [float(number) for number in re.findall(r"[\d.]+", line)] for line in capsys.readouterr().out.splitlines()
-        ]
-        expected = [[float(number) for number in re.findall(r"[\d.]+", line)] for line in told.splitlines()]
+        printed = [numbers(line) for line in capsys.readouterr().out.splitlines()]
+        expected = [numbers(line) for line in output.splitlines()]
         assert len(printed) == len(expected)
         for line, wanted in zip(printed, expected, strict=True):
             frame, *presence = line[:3]
@@ -121,4 +142,4 @@ def test_the_first_steps_print_what_the_page_says(
             assert presence == pytest.approx(wanted[1:3], abs=0.11)  # rounded to tenths, on any CPU
             assert line[3:] == pytest.approx(wanted[3:], rel=0.05)
             star = wanted[-1]
-    assert names["answer"].masks[1].sum() == pytest.approx(star, rel=0.05)  # the correction was taken back
+    assert names["result"].masks[1].sum() == pytest.approx(star, rel=0.05)  # the correction was undone

@@ -1,4 +1,4 @@
-"""What starting costs: which packages are imported, and that none is needed which is not installed by default."""
+"""Cost of starting: the imported packages, none of which may be an optional one."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ROOT = Path(__file__).parent.parent
 CLIP = ROOT / "examples/data/shapes.mp4"
 
 STARTS_WITH = {"refervos", "typer", "pydantic", "annotated_types", "numpy"}
-"""What is imported before a command runs, with what these import (pydantic by some versions of typer)."""
+"""Packages imported before a command runs; some versions of typer import pydantic."""
 
 SEGMENT_IMPORTS = {*STARTS_WITH, "torch", "av", "safetensors", "tokenizers", "tqdm", "pycocotools", "PIL"}
-"""What ``segment`` imports with the bundled model, with what these import."""
+"""Packages imported by ``segment`` with the bundled model."""
 
 PROBE = """
 import sys
@@ -35,10 +35,10 @@ print("FOUND", json.dumps(sorted(name for name in names if not name.startswith("
 """
 
 
-def third_party(run: str, besides: set[str]) -> set[str]:
-    """Top-level packages that some code imports, besides those that ``besides`` import."""
+def third_party(run: str, known: set[str]) -> set[str]:
+    """List the top-level packages that code imports, except the known ones and their own imports."""
     imports = "import contextlib\n"
-    imports += "".join(f"with contextlib.suppress(ImportError): import {name}\n" for name in sorted(besides))
+    imports += "".join(f"with contextlib.suppress(ImportError): import {name}\n" for name in sorted(known))
     code = PROBE.format(imports=imports, run=run)
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     found: list[str] = json.loads(out.split("FOUND ")[1])
@@ -46,7 +46,7 @@ def third_party(run: str, besides: set[str]) -> set[str]:
 
 
 def command(*arguments: object) -> str:
-    """Code that runs the command line."""
+    """Return code that runs the command line."""
     words = ["refervos", *map(str, arguments)]
     return (
         f"import sys\nsys.argv = {words!r}\nfrom refervos.cli.entry import main\n"
@@ -59,14 +59,14 @@ def test_help_does_not_import_torch(run: str) -> None:
     assert not third_party(run, STARTS_WITH - {"refervos"}) & {"torch", "av", "safetensors", "tokenizers"}
 
 
-def test_segment_imports_these_and_no_more(tmp_path: Path) -> None:
+def test_segment_imports_no_other_packages(tmp_path: Path) -> None:
     run = command("segment", CLIP, "the red circle", "--frames", 2, "--out", tmp_path / "out", "--device", "cpu", "-q")
     assert third_party(run, SEGMENT_IMPORTS) == set()
     assert (tmp_path / "out").is_dir()
 
 
 def test_segment_does_not_import_compilers(tmp_path: Path) -> None:
-    """They take longer to import than the first mask takes to compute."""
+    """Importing them takes longer than computing the first mask."""
     run = command("segment", CLIP, "the red circle", "--frames", 2, "--out", tmp_path / "out", "--device", "cpu", "-q")
     run += "\nassert not {'torch._dynamo', 'torch._inductor', 'sympy'} & set(sys.modules)"
     third_party(run, {"torch"})
@@ -84,7 +84,7 @@ sys.meta_path.insert(0, Missing())
 
 @pytest.fixture
 def refervos_without_transformers(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the command line where transformers cannot be imported, in processes that it starts neither."""
+    """A function that runs the command line while transformers cannot be imported, also in child processes."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(MISSING)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{ROOT / 'src'}"}

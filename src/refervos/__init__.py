@@ -1,4 +1,4 @@
-"""Referring video object segmentation: a video and a sentence in, that object's mask in every frame out."""
+"""Referring video object segmentation: the mask of an object in every frame of a video, from a sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = ["Prompt", "Segmentation", "Segmenter", "Session", "__version__", "load", "open_source"]
 
-_ROOMS = {
+_MODULES = {
     "load": "refervos.loading",
     "Prompt": "refervos.prompts",
     "Segmenter": "refervos.segmenter",
@@ -27,9 +27,9 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when a model is asked for, so that ``refervos --help`` is quick."""
-    if name in _ROOMS:
+    """Import a public name on first use, so that ``import refervos`` and ``refervos --help`` do not import torch."""
+    if name in _MODULES:
         from importlib import import_module
 
-        return getattr(import_module(_ROOMS[name]), name)
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'refervos' has no attribute {name!r}")
