@@ -198,13 +198,17 @@ def test_captions_describe_the_objects_from_left_to_right() -> None:
     assert "<p> The red circle </p> [SEG] stays still." in least.answer
 
 
-def test_captions_name_the_object_in_front_of_an_occluded_one() -> None:
+def draw_occlusion() -> Clip:
+    """Draw a red circle that passes behind a yellow square."""
     things = (
         Thing("circle", "red", 0.11, Motion((0.15, 0.5), (0.06, 0.0))),
         Thing("square", "yellow", 0.2, Motion((0.5, 0.5))),
     )
-    clip = draw_scene(Scene(things), 12, (128, 128))
-    described = caption(clip, np.random.default_rng(0), variety=0.0)
+    return draw_scene(Scene(things), 12, (128, 128))
+
+
+def test_captions_name_the_object_in_front_of_an_occluded_one() -> None:
+    described = caption(draw_occlusion(), np.random.default_rng(0), variety=0.0)
     assert (
         described.answer
         == "<p> The red circle </p> [SEG] moves right and passes behind <p> the yellow square </p> [SEG]."
@@ -544,11 +548,7 @@ def test_inverted_relations_are_false() -> None:
 
 
 def test_the_object_in_front_does_not_pass_behind() -> None:
-    things = (
-        Thing("circle", "red", 0.11, Motion((0.15, 0.5), (0.06, 0.0))),
-        Thing("square", "yellow", 0.2, Motion((0.5, 0.5))),
-    )
-    facts = Facts.of(draw_scene(Scene(things), 12, (128, 128)))
+    facts = Facts.of(draw_occlusion())
     assert judge("The red circle is hidden by the yellow square.", facts).all_true
     assert judge("The yellow square passes behind the red circle.", facts).sentences[0].verdict == "false"
 
