@@ -1,4 +1,4 @@
-"""Load a model by folder, file, hub id or name."""
+"""Load a model by folder, file, name or hub id."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 import torch
 
-from refervos.checkpoints.hub import fetch
+from refervos.checkpoints.hub import fetch, is_hub_id
 from refervos.checkpoints.weights import (
     CONFIG,
     WEIGHTS,
@@ -19,6 +19,7 @@ from refervos.checkpoints.weights import (
     read_tensors,
 )
 from refervos.errors import CheckpointError, ConfigError
+from refervos.models.registry import ASSETS, BY_NAME, MODELS, Bundled, bundled_folder, suggestion
 from refervos.ops.compilation import compile_stages
 from refervos.ops.linear import make_column_major
 from refervos.typed_config import config_from_mapping
@@ -42,22 +43,14 @@ Backend = Literal["torch", "onnx"]
 MINIATURE = "miniature"
 """Name of the small default model of ``load``."""
 
-ASSETS = Path(__file__).parent / "assets"
-"""Folder of the bundled models."""
-
 MINIATURE_FOLDER = ASSETS / MINIATURE
 """Folder of ``miniature``, a SAMWISE model."""
 
-BUNDLED = (MINIATURE, "refsam-miniature")
+BUNDLED = tuple(model.name for model in MODELS if isinstance(model.origin, Bundled))
 """Names of the bundled models."""
 
 UNPUBLISHED = ("refsam-vit-b", "refsam-vit-l", "refsam-vit-h")
 """Names of published systems whose weights were never released."""
-
-
-def bundled_folder(name: str | os.PathLike[str]) -> Path | None:
-    """Return the folder of a bundled model; None for other names."""
-    return ASSETS / str(name) if str(name) in BUNDLED else None
 
 
 @overload
@@ -104,7 +97,8 @@ def load(
     Args:
         model: A folder written by ``save_pretrained``, ``refervos train`` or ``refervos convert``; a Hugging Face SAM2
             folder or Meta ``.pt`` file (for clicks, boxes and masks); a folder written by ``refervos export``; a hub id
-            ``owner/name``; or a bundled model: ``miniature`` (SAMWISE) or ``refsam-miniature``.
+            ``owner/name``; or a name that ``refervos models`` lists, such as ``miniature``, which is bundled, or
+            ``samwise-mevis``, which is downloaded on first use. A folder of that name comes first.
         device: Device such as ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; default a GPU if available.
         dtype: Data type of the computation: ``torch.bfloat16``, ``torch.float16`` or their names; default float32.
         backend: ``onnx`` for exported folders, ``torch`` for all others; default the one that fits the model.
@@ -243,7 +237,7 @@ def find_device(device: str | torch.device | None) -> torch.device:
 
 
 def _locate(model: str | os.PathLike[str]) -> Path:
-    """Return the folder or file of a model; a hub id is downloaded."""
+    """Return the folder or file of a model; one known by name or hub id is downloaded."""
     inside = bundled_folder(model)
     if inside is not None:
         return inside
@@ -257,9 +251,14 @@ def _locate(model: str | os.PathLike[str]) -> Path:
             f"{model} has no published weights; train it with recipes/refsam-refcoco.yaml and give the folder, "
             "or use the bundled refsam-miniature."
         )
-    if str(model).count("/") != 1 or str(model).startswith((".", "/", "~")):
+    if str(model) in BY_NAME:
+        from refervos.models.fetching import fetch_model
+
+        return fetch_model(str(model))
+    if not is_hub_id(str(model)):
         raise CheckpointError(
-            f"{model} does not exist; give a model folder, a SAM2 checkpoint, or a hub id owner/name."
+            f"{model} does not exist{suggestion(str(model))}; give a model folder, a SAM2 checkpoint, a hub id "
+            "owner/name, or a name that 'refervos models' lists."
         )
     return fetch(str(model), ["*.json", "*.txt", "*.safetensors"], "give a model folder, or a hub id owner/name")
 

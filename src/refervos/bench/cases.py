@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from refervos.checkpoints.hub import is_hub_id
 from refervos.errors import ConfigError
-from refervos.loading import BUNDLED
+from refervos.models.registry import BY_NAME
 
 MODES = ("clip", "online")
 """Ways to pass frames: in clips of the model's length, or one by one."""
@@ -254,9 +255,9 @@ def check_model(model: str, presets: Sequence[str]) -> None:
     Raises:
         ConfigError: When there is no such model.
     """
-    if model in (*presets, *BUNDLED) or Path(model).exists() or model.count("/") == 1:
+    if model in (*presets, *BY_NAME) or Path(model).exists() or is_hub_id(model):
         return
     raise ConfigError(
-        f"there is no model {model!r}; give a model folder, a hub id owner/name, {' or '.join(BUNDLED)}, "
+        f"there is no model {model!r}; give a model folder, a hub id owner/name, a name that 'refervos models' lists, "
         f"or a size with random weights: {', '.join(presets)}."
     )

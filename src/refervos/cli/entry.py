@@ -23,6 +23,7 @@ from refervos.cli.failures import (
     print_error,
     report_usage_error,
 )
+from refervos.cli.models import models_app
 from refervos.cli.segment import segment
 from refervos.cli.stopping import INTERRUPTED, StopSignals
 from refervos.cli.train import train
@@ -65,6 +66,7 @@ app.command()(submit)
 app.command()(compare)
 app.command()(bench)
 app.command()(export)
+app.add_typer(models_app)
 app.add_typer(data_app)
 
 

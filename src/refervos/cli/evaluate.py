@@ -47,7 +47,9 @@ VideosOption = Annotated[
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Model folder, Hugging Face id, 'miniature' or 'refsam-miniature'.")],
+    model: Annotated[
+        str, typer.Argument(help="Model folder, Hugging Face id, or a name that `refervos models` lists.")
+    ],
     dataset: DatasetArgument,
     path: PathArgument = None,
     *,

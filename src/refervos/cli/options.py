@@ -10,7 +10,7 @@ import typer
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="Model folder, SAM2 checkpoint, Hugging Face id, 'miniature' or 'refsam-miniature'."
+        "--model", "-m", help="Model folder, SAM2 checkpoint, Hugging Face id, or a name that `refervos models` lists."
     ),
 ]
 DeviceOption = Annotated[

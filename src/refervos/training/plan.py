@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refervos.checkpoints.hub import fetch
+from refervos.checkpoints.hub import fetch, is_hub_id
 from refervos.errors import TrainingError
 from refervos.files.writing import write_atomically
-from refervos.loading import bundled_folder
+from refervos.models.registry import BY_NAME, bundled_folder
 from refervos.training.checkpoint import PREFIX, checkpoints_in
 from refervos.training.recipe import PREVIOUS, Recipe, StageRecipe, differences, is_extended, read_yaml, stored_text
 from refervos.training.stage import Stage, stage_class
@@ -179,7 +179,11 @@ def _init_folder(stage: StageRecipe, source: str, names: Sequence[str], out: Pat
     except (OSError, RuntimeError) as error:  # too long, not allowed, or the home of an unknown user
         reason = getattr(error, "strerror", None) or error
         raise TrainingError(f"stage {stage.name!r} starts from {source!r}, which cannot be read ({reason}).") from error
-    if source.count("/") == 1 and source[0] not in "./~":
+    if source in BY_NAME:
+        from refervos.models.fetching import fetch_model
+
+        return fetch_model(source)
+    if source and is_hub_id(source):
         advice = f"stage {stage.name!r} needs an earlier stage, a model folder or a hub id to start from"
         folder = fetch(source, ["*.json", "*.safetensors", "*.txt", "spiece.model"], advice)
         if not any(folder.glob("*.safetensors")):  # some older models, T5 among them, have pickled weights only

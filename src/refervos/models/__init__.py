@@ -1,0 +1,1 @@
+"""Models known by name: a table of them, and how each is fetched, checked, kept and removed."""
