@@ -16,7 +16,7 @@ from refervos.errors import CheckpointError
 ASSETS = Path(__file__).parents[1] / "assets"
 """Folder of the bundled models."""
 
-REFERRING, TRACKING, CONVERSATION = "referring (sentence)", "tracking (click, box, mask)", "conversation (question, sentence)"
+REFERRING, TRACKING, CONVERSATION = "referring (sentence)", "tracking (click, box, mask)", "conversation (question)"
 """Tasks, with the prompts that they take."""
 
 
