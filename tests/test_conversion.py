@@ -1,4 +1,4 @@
-"""Official checkpoints: converted completely and safely, or refused with the names that are wrong."""
+"""Official checkpoints are converted completely and safely, or refused with the names of wrong tensors."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from refervos.errors import CheckpointError
 from refervos.samwise.checkpoints import infer_samwise_config, load_official, official_names
 from refervos.samwise.config import SAMWISE_PRESETS
 from refervos.samwise.model import Samwise
+from refervos.text.tokenizer import Tokenizer
 
 MINIATURE = Path(refervos.__file__).parent / "assets" / "miniature"
 
@@ -27,7 +28,7 @@ States = Callable[[str], dict[str, Tensor]]
 
 @pytest.fixture
 def official(official_states: States, tmp_path: Path) -> Callable[..., Path]:
-    """Writes an official checkpoint, perhaps damaged."""
+    """Return a function that writes an official checkpoint, optionally with a tensor missing."""
 
     def write(variant: str = "tiny_ris", *, without: str = "", prefix: str = "", **extra: Any) -> Path:
         state = {prefix + name: value for name, value in official_states(variant).items() if name != without}
@@ -36,7 +37,7 @@ def official(official_states: States, tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_conversion_keeps_every_number(official_states: States, tmp_path: Path) -> None:
+def test_conversion_keeps_every_weight(official_states: States, tmp_path: Path) -> None:
     golden = Golden(DATA / "synth256_switch.npz")
     state = {f"module.{name}": value for name, value in official_states("tiny_hsa_cme").items()}
     overrides = {f"module.{name}": value for name, value in golden.meta["overrides"].items()}
@@ -52,9 +53,9 @@ def test_conversion_keeps_every_number(official_states: States, tmp_path: Path) 
     assert loaded.config.sam2 == SAMWISE_PRESETS["tiny"].sam2
     assert (loaded.config.cme_window, loaded.config.switch_memory, loaded.config.motion_prompt) == (5, "avg", False)
     assert loaded.tokenizer is not None
-    mine = loaded.state_dict()
-    assert all(torch.equal(mine[name], value) for name, value in written.state_dict().items())
-    for name, value in mine.items():
+    converted = loaded.state_dict()
+    assert all(torch.equal(converted[name], value) for name, value in written.state_dict().items())
+    for name, value in converted.items():
         sources = official_names(name)
         if not sources:
             assert not value.any()
@@ -64,12 +65,14 @@ def test_conversion_keeps_every_number(official_states: States, tmp_path: Path) 
             assert torch.equal(value.flatten(), kept.flatten()), name
 
 
-def test_the_converted_model_runs_at_its_published_size(official: Callable[..., Path]) -> None:
-    model = load_official(official("tiny_ris"))
-    session = refervos.Session(model)
+def test_a_converted_model_segments_frames_at_the_published_size(official: Callable[..., Path]) -> None:
+    model = load_official(official("tiny_ris"), Tokenizer.from_pretrained(MINIATURE))
+    session = refervos.Session(model, ["the red circle"])
     assert model.placement((480, 854)).resized == (575, 1024)
     assert model.config.sam2.image_size == 1024
-    assert session.step(synthetic_frame(0)).masks.shape == (0, 144, 256)
+    prediction = session.step(synthetic_frame(0))
+    assert prediction.masks.shape == (1, 144, 256)
+    assert prediction.presence[0] == prediction.masks.any()  # this variant has no object score
 
 
 @pytest.mark.parametrize(
@@ -84,8 +87,10 @@ def test_the_converted_model_runs_at_its_published_size(official: Callable[..., 
         ("large_hsa_cme", "large", {}),
     ],
 )
-def test_names_and_shapes_of_every_published_variant(variant: str, preset: str, differences: dict[str, Any]) -> None:
-    """Configuration from the weights alone; every tensor has a place and every place a tensor."""
+def test_every_published_variant_matches_by_names_and_shapes(
+    variant: str, preset: str, differences: dict[str, Any]
+) -> None:
+    """The configuration is inferred from the weights; all tensors are used, and none is missing."""
     from golden import manifest
 
     entries = manifest(variant)["entries"]
@@ -123,19 +128,19 @@ def test_missing_unexpected_and_misshapen_names_are_listed(official_states: Stat
 
 
 class Bomb:
-    """What a hostile checkpoint would hold."""
+    """Object that runs code when unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return exec, ("raise SystemExit('executed')",)
 
 
-def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
     torch.save({"model": {"a": torch.zeros(1)}, "args": Bomb()}, tmp_path / "hostile.pth")
     with pytest.raises(CheckpointError, match="cannot be read as weights: "):
         read_torch_file(tmp_path / "hostile.pth")
 
 
-def test_an_old_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_version_without_safe_loading_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
     with pytest.raises(
         CheckpointError, match=r"torch 2.5.1\+cpu cannot load weights safely; install torch 2.6 or newer"
@@ -143,7 +148,7 @@ def test_an_old_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         read_torch_file(tmp_path / "any.pth")
 
 
-def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
+def test_files_that_are_not_checkpoints_are_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist or is not a file"):
         load_official(tmp_path / "absent.pth")
     (tmp_path / "text.pth").write_text("hello")
@@ -160,7 +165,7 @@ def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
         load_official(tmp_path / "other.pth")
 
 
-def test_a_full_folder_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_a_folder_with_files_is_refused_before_the_checkpoint_is_read(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("keep")
     with pytest.raises(CheckpointError, match="is not empty"):

@@ -1,4 +1,4 @@
-"""JSON that is nested without end is refused in a sentence wherever it is read."""
+"""Deeply nested JSON is refused in one sentence wherever it is read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("deep", DEEP, ids=["list", "object", "closed"])
 @pytest.mark.parametrize("reader", READERS)
-def test_it_is_refused_with_the_name_of_the_file(tmp_path: Path, reader: str, deep: str) -> None:
+def test_deeply_nested_json_is_refused_with_the_name_of_the_file(tmp_path: Path, reader: str, deep: str) -> None:
     path = tmp_path / "it.json"
     path.write_text(deep)
     with pytest.raises(RefervosError) as raised:
@@ -42,10 +42,10 @@ def test_it_is_refused_with_the_name_of_the_file(tmp_path: Path, reader: str, de
 
 
 @pytest.mark.parametrize("deep", DEEP, ids=["list", "object", "closed"])
-def test_the_rows_of_a_training_go_on_behind_it(tmp_path: Path, deep: str) -> None:
+def test_rows_of_a_training_history_after_nested_json_are_read(tmp_path: Path, deep: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "train": {{}}}}\n{deep}\n{{"step": 2, "train": {{}}}}\n')
     assert [step for step, _ in History(tmp_path / "metrics.jsonl", upto=9).of("train")] == [1, 2]
 
 
-def test_a_setting_of_brackets_is_a_text() -> None:
+def test_a_setting_of_brackets_is_parsed_as_text() -> None:
     assert parse_settings(["a=" + "[" * 100_000]) == {"a": "[" * 100_000}

@@ -1,4 +1,4 @@
-"""Model folders: what is saved is what is loaded, and what does not fit is refused with a reason."""
+"""Model folders: a saved model loads unchanged, and a folder that does not match is refused with a reason."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def masks(model: Any) -> np.ndarray:
     return np.stack([answer.masks for answer in session_of(model, [CAPTION]).stream(scene(4))])
 
 
-def test_round_trip(folder: Path) -> None:
+def test_a_saved_model_loads_unchanged(folder: Path) -> None:
     model, loaded = micro_model(), load(folder, device="cpu")
     assert isinstance(loaded, Samwise)
     assert loaded.config == model.config
-    mine, theirs = model.state_dict(), loaded.state_dict()
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    saved, read = model.state_dict(), loaded.state_dict()
+    assert saved.keys() == read.keys()
+    assert all(torch.equal(saved[name], read[name]) for name in saved)
     make_column_major(model)  # as load does; with another memory layout, products differ in rounding on some processors
     assert np.array_equal(masks(model), masks(loaded))
     assert not loaded.training
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
-    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # others may read what they may read
-    assert sorted(path.name for path in folder.parent.iterdir()) == ["model"]  # nothing temporary is left
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # both files have the same permissions
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["model"]  # no temporary files are left
 
 
-def test_half_precision_on_disk(tmp_path: Path) -> None:
+def test_weights_saved_in_half_precision_load_in_float32(tmp_path: Path) -> None:
     micro_model().save_pretrained(tmp_path / "half", dtype=torch.float16)
     stored = load_file(tmp_path / "half" / "model.safetensors")
     assert {t.dtype for t in stored.values() if t.is_floating_point()} == {torch.float16}
@@ -59,7 +59,7 @@ def test_half_precision_on_disk(tmp_path: Path) -> None:
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
 
 
-def test_saving_does_not_overwrite_unless_told(folder: Path) -> None:
+def test_saving_overwrites_a_folder_only_on_request(folder: Path) -> None:
     before = (folder / "model.safetensors").read_bytes()
     with pytest.raises(CheckpointError, match="is not empty; give a new folder, or allow overwriting"):
         micro_model(cme=False).save_pretrained(folder)
@@ -70,19 +70,17 @@ def test_saving_does_not_overwrite_unless_told(folder: Path) -> None:
 
 
 EXCHANGES = [True, False]
-"""Whether the file system can exchange two folders."""
+"""Whether the file system can exchange two folders atomically."""
 
 
-def other_system(monkeypatch: pytest.MonkeyPatch, exchanges: bool) -> None:
+def set_exchange(monkeypatch: pytest.MonkeyPatch, exchanges: bool) -> None:
     if not exchanges:
         monkeypatch.setattr(writing, "_exchange", lambda one, other: False)
 
 
 @pytest.mark.parametrize("exchanges", EXCHANGES)
-def test_overwriting_keeps_what_is_not_written_anew(
-    folder: Path, exchanges: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other_system(monkeypatch, exchanges)
+def test_overwriting_keeps_other_files(folder: Path, exchanges: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_exchange(monkeypatch, exchanges)
     (folder / "README.md").write_text("mine")
     (folder / "notes" / "deep").mkdir(parents=True)
     (folder / "notes" / "deep" / "a.txt").write_text("also mine")
@@ -100,82 +98,82 @@ def test_overwriting_keeps_what_is_not_written_anew(
 
 
 class Killed(BaseException):
-    """A process that is killed does nothing more, not even clean up."""
+    """Stand-in for a kill: not caught by ``except Exception``."""
 
 
-class Mortal:
-    """Lets calls of the system through until one of them is the last, before or after it has had its effect."""
+class KillSwitch:
+    """Wrapper of system calls that raises ``Killed`` before or after one of them."""
 
-    def __init__(self, last: int) -> None:
-        self.left = last
+    def __init__(self, moment: int) -> None:
+        self.left = moment
 
     def __call__(self, call: Any) -> Any:
         def called(*arguments: Any, **options: Any) -> Any:
-            self.pass_time()
+            self.count_down()
             result = call(*arguments, **options)
-            self.pass_time()
+            self.count_down()
             return result
 
         return called
 
-    def pass_time(self) -> None:
+    def count_down(self) -> None:
         self.left -= 1
         if self.left <= 0:
             raise Killed
 
 
-def write_pair(folder: Path, what: str) -> None:
-    """A configuration and weights that belong together."""
+def write_model_files(folder: Path, content: str) -> None:
+    """Write a model folder whose files all have the same content."""
     with weights.model_folder(folder, overwrite=True) as staged:
         for name in ("config.json", "model.safetensors", "tokenizer.json"):
-            (staged / name).write_text(what)
+            (staged / name).write_text(content)
 
 
 @pytest.mark.parametrize("exchanges", EXCHANGES)
-@pytest.mark.parametrize("there", [True, False])
-def test_a_save_that_is_killed_anywhere_pairs_no_configuration_with_other_weights(
-    there: bool, exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_killed_save_never_pairs_a_configuration_with_other_weights(
+    exists: bool, exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At each call of the system in turn; the next save clears away what was left."""
-    other_system(monkeypatch, exchanges)
+    """Killed at each system call in turn; the next save removes all temporary files."""
+    set_exchange(monkeypatch, exchanges)
     found, finished = set(), False
     for moment in range(1, 200):
         folder = tmp_path / f"at-{moment}" / "model"
         folder.parent.mkdir()
-        if there:
-            write_pair(folder, "old")
+        if exists:
+            write_model_files(folder, "old")
             (folder / "README.md").write_text("mine")
-        mortal = Mortal(moment)
+        switch = KillSwitch(moment)
         with monkeypatch.context() as patch:
-            patch.setattr(shutil, "rmtree", mortal(shutil.rmtree))
-            patch.setattr(writing, "_exchange", mortal(writing._exchange))
+            patch.setattr(shutil, "rmtree", switch(shutil.rmtree))
+            patch.setattr(writing, "_exchange", switch(writing._exchange))
             for name in ("replace", "link", "unlink", "mkdir"):
-                patch.setattr(os, name, mortal(getattr(os, name)))
+                patch.setattr(os, name, switch(getattr(os, name)))
             try:
-                write_pair(folder, "new")
+                write_model_files(folder, "new")
                 finished = True
             except Killed:
                 pass
-        held = {path.name: path.read_text() for path in folder.iterdir()} if folder.exists() else {}
-        if "config.json" in held:  # else it is no model
-            assert held["config.json"] == held["model.safetensors"] == held["tokenizer.json"]
+        present = {path.name: path.read_text() for path in folder.iterdir()} if folder.exists() else {}
+        if "config.json" in present:  # otherwise the folder is not a model
+            assert present["config.json"] == present["model.safetensors"] == present["tokenizer.json"]
         else:
-            assert not there or not exchanges
-        assert not there or held["README.md"] == "mine"
-        found.add(held.get("config.json"))
-        write_pair(folder, "newer")
+            assert not exists or not exchanges
+        assert not exists or present["README.md"] == "mine"
+        found.add(present.get("config.json"))
+        write_model_files(folder, "newer")
         assert {path.name: path.read_text() for path in folder.iterdir()} == {
             **dict.fromkeys(("config.json", "model.safetensors", "tokenizer.json"), "newer"),
-            **({"README.md": "mine"} if there else {}),
+            **({"README.md": "mine"} if exists else {}),
         }
         assert [path.name for path in folder.parent.iterdir()] == ["model"]
         if finished:
             break
     assert finished
-    assert found == {"new"} | ({"old"} if there else set()) | ({None} if not there or not exchanges else set())
+    assert found == {"new"} | ({"old"} if exists else set()) | ({None} if not exists or not exchanges else set())
 
 
-def test_two_processes_do_not_write_one_folder_at_once(folder: Path) -> None:
+def test_a_folder_is_written_by_one_process_at_a_time(folder: Path) -> None:
     code = (
         "import sys, pathlib; from refervos.checkpoints.weights import model_folder\n"
         "with model_folder(pathlib.Path(sys.argv[1]), overwrite=True): print('in', flush=True), sys.stdin.read()"
@@ -192,10 +190,8 @@ def test_two_processes_do_not_write_one_folder_at_once(folder: Path) -> None:
     load(folder, device="cpu")
 
 
-def test_a_folder_whose_neighbourhood_cannot_be_written_is_written_inside(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a volume of a container, which is a mount and cannot be renamed either."""
+def test_a_mounted_folder_is_written_in_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mount, such as a container volume, cannot be renamed."""
     monkeypatch.setattr(Path, "is_mount", lambda path: path == folder)
     micro_model(cme=False).save_pretrained(folder, overwrite=True)
     again: Any = load(folder, device="cpu")
@@ -222,7 +218,7 @@ def edit(folder: Path, change: Any) -> None:
     (folder / "config.json").write_text(json.dumps(header))
 
 
-def test_broken_folders(folder: Path, tmp_path: Path) -> None:
+def test_invalid_folders_are_refused_with_the_reason(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"has no config.json; give a folder written by 'refervos convert'"):
         load(tmp_path / "empty")
@@ -237,7 +233,7 @@ def test_broken_folders(folder: Path, tmp_path: Path) -> None:
         load(folder)
 
 
-def test_weights_that_do_not_fit(folder: Path) -> None:
+def test_weights_that_do_not_match_the_model_are_listed(folder: Path) -> None:
     file = folder / "model.safetensors"
     whole = load_file(file)
     state = dict(whole)
@@ -261,7 +257,7 @@ def test_weights_that_do_not_fit(folder: Path) -> None:
         load(folder)
 
 
-def test_names_that_are_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_model_is_refused_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointError, match="nowhere does not exist; give a model folder"):
         load("nowhere")
     with pytest.raises(CheckpointError, match="does not exist"):
@@ -273,20 +269,20 @@ def test_names_that_are_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load("someone/something")
 
 
-def test_hub_id_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
+def test_a_hub_id_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requested: dict[str, Any] = {}
 
     def download(repository: str, *, allow_patterns: list[str]) -> str:
-        asked.update(repository=repository, patterns=allow_patterns)
+        requested.update(repository=repository, patterns=allow_patterns)
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert isinstance(load("someone/samwise", device="cpu"), Samwise)
-    assert asked["repository"] == "someone/samwise"
-    assert not any(pattern.endswith((".bin", ".pt", ".pth", ".py")) for pattern in asked["patterns"])
+    assert requested["repository"] == "someone/samwise"
+    assert not any(pattern.endswith((".bin", ".pt", ".pth", ".py")) for pattern in requested["patterns"])
 
 
-def test_push_to_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_push_to_hub_uploads_a_loadable_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     uploaded: dict[str, Any] = {}
 
     class Api:
@@ -308,7 +304,7 @@ def test_push_to_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(uploaded["files"])
 
 
-def test_sam2_folder_of_our_own(tmp_path: Path) -> None:
+def test_a_saved_sam2_segmenter_loads_unchanged(tmp_path: Path) -> None:
     model = Sam2Segmenter(Sam2Tracker(micro_model().config.sam2))
     model.save_pretrained(tmp_path / "sam2")
     loaded = load(tmp_path / "sam2", device="cpu")
@@ -317,16 +313,7 @@ def test_sam2_folder_of_our_own(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
 
 
-def test_importing_the_package_is_light() -> None:
-    import subprocess
-    import sys
-
-    heavy = "('torch', 'transformers', 'av')"
-    code = f"import sys, refervos, refervos.cli.entry; print([m for m in {heavy} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-def test_a_memory_budget_is_kept(folder: Path, tmp_path: Path) -> None:
+def test_a_memory_budget_is_set_on_models_that_have_one(folder: Path, tmp_path: Path) -> None:
     assert load(folder, device="cpu", memory_budget=2**20).memory_budget == 2**20
     with pytest.raises(ConfigError, match="memory_budget is 0; it must be a positive number of bytes"):
         load(folder, memory_budget=0)
@@ -335,7 +322,7 @@ def test_a_memory_budget_is_kept(folder: Path, tmp_path: Path) -> None:
         load(tmp_path / "sam2", device="cpu", memory_budget=1)
 
 
-def test_stages_are_compiled_when_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_are_compiled_only_on_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[Any] = []
     monkeypatch.setattr("refervos.loading.compile_stages", compiled.append)
     model = load(folder, device="cpu")
@@ -344,7 +331,7 @@ def test_stages_are_compiled_when_asked_for(folder: Path, monkeypatch: pytest.Mo
     assert compiled == [model]
 
 
-def test_backends(folder: Path) -> None:
+def test_a_backend_that_does_not_fit_the_model_is_refused(folder: Path) -> None:
     assert isinstance(load(folder, device="cpu", backend="torch"), Samwise)
     with pytest.raises(CheckpointError, match=r"is not an exported model; run 'refervos export .* --out FOLDER' first"):
         load(folder, backend="onnx")

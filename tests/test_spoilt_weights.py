@@ -1,4 +1,4 @@
-"""Weights that would answer with empty masks: they are refused, with the names of the tensors."""
+"""Weights with NaN, infinity or a wrong data type are refused, with the names of the tensors."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def spoilt(value: float) -> Any:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", [WEIGHT, "adapters.0.vision_up_norm.running_var", "tracker.sam.mask_downsample.bias"])
-def test_weights_that_are_no_numbers_are_refused_by_name(folder: Path, value: float, name: str) -> None:
+def test_weights_with_nan_or_infinity_are_refused_by_name(folder: Path, value: float, name: str) -> None:
     change(folder, name, spoilt(value))
     with pytest.raises(CheckpointError, match=rf"model.safetensors has NaN or infinity in {name}; its weights"):
         load(folder, device="cpu")
 
 
-def test_a_number_that_becomes_infinite_in_the_models_type_is_refused(folder: Path) -> None:
+def test_a_weight_that_overflows_in_the_data_type_of_the_model_is_refused(folder: Path) -> None:
     change(folder, WEIGHT, lambda tensor: spoilt(1e300)(tensor.double()))
     with pytest.raises(CheckpointError, match=rf"has NaN or infinity in {WEIGHT}; "):
         load(folder, device="cpu")
@@ -56,7 +56,7 @@ def test_a_number_that_becomes_infinite_in_the_models_type_is_refused(folder: Pa
 @pytest.mark.parametrize(
     "dtype", [torch.int8, torch.int32, torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn]
 )
-def test_weights_of_another_type_are_refused_and_not_cast(folder: Path, dtype: torch.dtype) -> None:
+def test_weights_of_a_non_float_type_are_refused_and_not_cast(folder: Path, dtype: torch.dtype) -> None:
     change(folder, WEIGHT, lambda tensor: tensor.to(dtype))
     name = str(dtype).removeprefix("torch.")
     with pytest.raises(CheckpointError, match=rf"1 of another type: {WEIGHT} is {name}, float32 expected\."):
@@ -70,14 +70,14 @@ def test_weights_of_other_float_types_load(folder: Path, dtype: torch.dtype) -> 
     assert model.state_dict()[WEIGHT].dtype == torch.float32
 
 
-def test_counters_that_are_no_integers_are_refused(folder: Path) -> None:
+def test_counters_that_are_not_integers_are_refused(folder: Path) -> None:
     counter = "adapters.0.vision_up_norm.num_batches_tracked"
     change(folder, counter, lambda tensor: tensor.float())
     with pytest.raises(CheckpointError, match=rf"1 of another type: {counter} is float32, int64 expected"):
         load(folder, device="cpu")
 
 
-def test_many_spoilt_tensors_make_a_sentence_of_bearable_length(folder: Path) -> None:
+def test_an_error_about_many_tensors_has_a_limited_length(folder: Path) -> None:
     state = {name: torch.full_like(value, 7).to(torch.int8) for name, value in micro_model().state_dict().items()}
     save_file(state, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"\d\d\d of another type: .* and \d+ more\.") as caught:
@@ -85,7 +85,7 @@ def test_many_spoilt_tensors_make_a_sentence_of_bearable_length(folder: Path) ->
     assert len(str(caught.value)) < 2100
 
 
-def test_weights_too_large_for_half_precision_are_refused_there_alone(folder: Path) -> None:
+def test_weights_too_large_for_float16_are_refused_only_in_float16(folder: Path) -> None:
     change(folder, WEIGHT, spoilt(1e6))
     load(folder, device="cpu")
     load(folder, device="cpu", dtype="bfloat16")
@@ -93,7 +93,7 @@ def test_weights_too_large_for_half_precision_are_refused_there_alone(folder: Pa
         load(folder, device="cpu", dtype="float16")
 
 
-def test_a_model_that_is_no_numbers_is_not_saved(tmp_path: Path) -> None:
+def test_a_model_with_nan_or_infinity_is_not_saved(tmp_path: Path) -> None:
     model: Any = micro_model()
     model.text_prompt.layers[0].weight.data[0, 0] = 1e6
     model.save_pretrained(tmp_path / "fits")
@@ -126,7 +126,7 @@ def test_a_batch_of_clips_refuses_nan_too(overflowing: Any) -> None:
         predict_batch(overflowing, clips, clip_length=1)
 
 
-def test_names_in_errors_cannot_command_a_terminal(folder: Path) -> None:
+def test_tensor_names_in_errors_are_escaped(folder: Path) -> None:
     change(folder, WEIGHT, lambda tensor: tensor)
     state = load_file(folder / "model.safetensors")
     state["\x1b]0;owned\x07\x1b[31m\u202egnp"] = torch.zeros(1)
@@ -137,7 +137,7 @@ def test_names_in_errors_cannot_command_a_terminal(folder: Path) -> None:
     assert "\\x1b]0;owned\\x07" in str(caught.value)
 
 
-def test_an_error_is_one_bearable_line_whatever_it_quotes() -> None:
+def test_an_error_message_is_one_line_of_limited_length() -> None:
     assert str(RefervosError("a\nb\x1b[0m\ud800")) == "a\\nb\\x1b[0m\\ud800"
     assert str(RefervosError("größer, 犬, 🐕")) == "größer, 犬, 🐕"
     long = str(RefervosError("<" + "x" * 10**6 + ">"))

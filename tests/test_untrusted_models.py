@@ -1,4 +1,4 @@
-"""Model files of anybody's making: what they are is told in a sentence, and they take no more than they hold."""
+"""Untrusted model files: errors name their content, and they cannot allocate more memory than their size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from refervos import load
 from refervos.checkpoints.weight_files import LONGEST_SETTINGS
 from refervos.checkpoints.weights import SkipRandomInit, read_tensors
 from refervos.errors import CheckpointError, ConfigError, RefervosError
-from refervos.loading import ASSETS, MINIATURE_FOLDER, find_device, load_to_describe
+from refervos.loading import ASSETS, BUNDLED, MINIATURE_FOLDER, find_device, load_to_describe
 from refervos.sam.checkpoints import load_sam
 from refervos.sam2.checkpoints import SAM2_PRESETS, load_sam2, meta_names
 from refervos.sam2.tracker import Sam2Tracker
@@ -40,19 +40,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def sentence(path: Path, read: Callable[[Path], Any] = load) -> str:
-    """What is said of a file that is refused: one line that gives no advice to run what is in it."""
+def refusal(path: Path, read: Callable[[Path], Any] = load) -> str:
+    """Return the message with which a file is refused: one line without advice to run the code in it."""
     with pytest.raises(CheckpointError) as caught:
         read(path)
-    told = str(caught.value)
-    assert told.isprintable()
-    assert "weights_only" not in told
-    assert "traceback" not in told.lower()
-    assert len(told) < 1000
-    return told
+    message = str(caught.value)
+    assert message.isprintable()
+    assert "weights_only" not in message
+    assert "traceback" not in message.lower()
+    assert len(message) < 1000
+    return message
 
 
-# What the file is.
+# File formats.
 
 CONTENTS: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "it is empty; download or copy it again"),
@@ -72,17 +72,17 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("kind", CONTENTS)
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "sam2.pt", "sam2.pth"])
-def test_what_stands_in_the_place_of_weights_is_told(kind: str, name: str, folder: Path) -> None:
-    content, told = CONTENTS[kind]
+def test_a_file_of_another_format_is_named(kind: str, name: str, folder: Path) -> None:
+    content, reason = CONTENTS[kind]
     if name.startswith("sam2"):
         path = folder.parent / name
     else:
         (folder / "model.safetensors").unlink()
         path = folder / name
     path.write_bytes(content)
-    said = sentence(path if name.startswith("sam2") else folder)
-    assert f"{name} cannot be read as weights: " in said
-    assert told in said or kind == "noise"
+    message = refusal(path if name.startswith("sam2") else folder)
+    assert f"{name} cannot be read as weights: " in message
+    assert reason in message or kind == "noise"
 
 
 class Bomb:
@@ -125,25 +125,25 @@ def old_format(path: Path) -> None:
         (script, "it is a TorchScript program"),
     ],
 )
-def test_objects_beside_the_weights_are_named_with_how_to_save_again(
+def test_objects_beside_the_weights_are_named_with_a_remedy(
     write: Callable[[Path], None], named: str, tmp_path: Path
 ) -> None:
     write(tmp_path / "sam2.pth")
-    said = sentence(tmp_path / "sam2.pth")
-    assert named in said
-    assert "torch.save(model.state_dict(), FILE)" in said
+    message = refusal(tmp_path / "sam2.pth")
+    assert named in message
+    assert "torch.save(model.state_dict(), FILE)" in message
 
 
-def test_a_torch_file_that_is_cut_off(tmp_path: Path) -> None:
+def test_a_truncated_torch_file_is_refused_as_truncated(tmp_path: Path) -> None:
     path = tmp_path / "sam2.pt"
     torch.save({"model": micro_model().state_dict()}, path)
     whole = path.read_bytes()
     for kept in (100, len(whole) // 2, len(whole) - 10):
         path.write_bytes(whole[:kept])
-        assert "it is truncated" in sentence(path)
+        assert "it is truncated" in refusal(path)
 
 
-def test_archives_that_are_none_of_torch(tmp_path: Path) -> None:
+def test_zip_archives_that_are_not_torch_files_are_refused_with_the_reason(tmp_path: Path) -> None:
     torch.save({"model": {"a": torch.zeros(2**22)}}, tmp_path / "good.pt")
     with (
         zipfile.ZipFile(tmp_path / "good.pt") as good,
@@ -151,14 +151,14 @@ def test_archives_that_are_none_of_torch(tmp_path: Path) -> None:
     ):
         for part in good.infolist():
             packed.writestr(part.filename, good.read(part))
-    assert (tmp_path / "packed.pt").stat().st_size < 2**16  # sixteen megabytes of zeros are in it
-    assert "it was repacked with compression" in sentence(tmp_path / "packed.pt")
+    assert (tmp_path / "packed.pt").stat().st_size < 2**16  # contains sixteen megabytes of zeros
+    assert "it was repacked with compression" in refusal(tmp_path / "packed.pt")
     with zipfile.ZipFile(tmp_path / "other.pt", "w") as other:
         other.writestr("weights/readme.txt", "x")
-    assert "it is a zip archive without torch weights; unpack it" in sentence(tmp_path / "other.pt")
+    assert "it is a zip archive without torch weights; unpack it" in refusal(tmp_path / "other.pt")
 
 
-def test_files_are_known_by_what_is_in_them_and_not_by_their_names(folder: Path) -> None:
+def test_the_format_is_detected_from_the_content_and_not_the_name(folder: Path) -> None:
     weights = {name: value.clone() for name, value in load_file(folder / "model.safetensors").items()}
     torch.save(weights, folder / "model.safetensors")
     load(folder, device="cpu")
@@ -168,17 +168,17 @@ def test_files_are_known_by_what_is_in_them_and_not_by_their_names(folder: Path)
 
 
 @pytest.mark.parametrize("length", [0x80, 0x4B50])
-def test_a_header_whose_length_looks_like_another_kind_of_file(length: int, tmp_path: Path) -> None:
+def test_a_safetensors_length_that_looks_like_another_format_is_read(length: int, tmp_path: Path) -> None:
     header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).ljust(length).encode()
     (tmp_path / "model.safetensors").write_bytes(length.to_bytes(8, "little") + header + bytes(4))
     assert read_tensors(tmp_path)["a"].tolist() == [0.0]
 
 
-# Names.
+# Tensor names.
 
 
 def published() -> dict[str, torch.Tensor]:
-    """SAM2 tiny as Meta's file has it."""
+    """Return the state dict of SAM2 tiny with Meta's names."""
     with SkipRandomInit():
         tracker = Sam2Tracker(SAM2_PRESETS["tiny"])
     state = {}
@@ -199,14 +199,14 @@ PREFIXES: dict[str, Callable[[str], str]] = {
     "data parallel": lambda name: f"module.{name}",
     "compiled": lambda name: f"_orig_mod.{name}",
     "both": lambda name: f"module._orig_mod.{name}",
-    "both the other way": lambda name: f"_orig_mod.module.{name}",
+    "both, reversed": lambda name: f"_orig_mod.module.{name}",
     "parts compiled": lambda name: name.replace("image_encoder.", "image_encoder._orig_mod.", 1),
 }
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("name", ["mine.pth", "checkpoint.pt", "mine.ckpt", "mine.safetensors"])
-def test_a_sam2_that_was_trained_further_loads_whatever_it_is_called(
+def test_a_fine_tuned_sam2_loads_from_any_file_name_and_prefix(
     prefix: str, name: str, tiny: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     state = {PREFIXES[prefix](key): value for key, value in tiny.items()}
@@ -218,41 +218,41 @@ def test_a_sam2_that_was_trained_further_loads_whatever_it_is_called(
     assert model.config == replace(SAM2_PRESETS["tiny"], multimask_stability=True)
 
 
-def test_state_dicts_under_other_keys(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_state_dicts_under_other_keys_are_found(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
     for key in ("state_dict", "model_state_dict", "module"):
         torch.save({key: tiny, "epoch": 1}, tmp_path / "mine.pt")
         load(tmp_path / "mine.pt", device="cpu")
 
 
-def test_a_tensor_that_is_there_twice_is_refused(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_a_duplicate_tensor_is_refused(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
     name = "no_mem_embed"
     torch.save({"model": {**tiny, f"module.{name}": tiny[name] + 1}}, tmp_path / "mine.pt")
-    assert f"has {name} twice" in sentence(tmp_path / "mine.pt")
+    assert f"has {name} twice" in refusal(tmp_path / "mine.pt")
 
 
-def test_what_a_file_of_ones_own_is_can_be_asked(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_a_fine_tuned_file_can_be_described(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
     torch.save({"model": {f"module.{name}": value for name, value in tiny.items()}}, tmp_path / "mine.pth")
     assert load_to_describe(tmp_path / "mine.pth").describe()["family"] == "SAM2"
     for kind in CONTENTS:
         (tmp_path / "other.pth").write_bytes(CONTENTS[kind][0])
-        assert "cannot be read as weights" in sentence(tmp_path / "other.pth", load_to_describe)
+        assert "cannot be read as weights" in refusal(tmp_path / "other.pth", load_to_describe)
 
 
-def test_official_samwise_and_sam_checkpoints_are_told_apart(tmp_path: Path) -> None:
+def test_official_samwise_and_sam_checkpoints_are_recognised(tmp_path: Path) -> None:
     torch.save({"model": {"cmt_adapters.0.proj_text_down.0.weight": torch.zeros(2, 2)}}, tmp_path / "a.pth")
-    assert f"is an official SAMWISE checkpoint; run 'refervos convert {tmp_path / 'a.pth'} FOLDER'" in sentence(
+    assert f"is an official SAMWISE checkpoint; run 'refervos convert {tmp_path / 'a.pth'} FOLDER'" in refusal(
         tmp_path / "a.pth"
     )
     torch.save({"image_encoder.patch_embed.proj.weight": torch.zeros(2, 2)}, tmp_path / "b.pth")
-    assert "is a SAM, which takes neither videos nor sentences" in sentence(tmp_path / "b.pth")
+    assert "is a SAM, which takes neither videos nor sentences" in refusal(tmp_path / "b.pth")
 
 
 # Shapes and sizes.
 
 
 @contextmanager
-def little_memory(more: int = 2**30) -> Iterator[None]:
-    """No more than so many bytes of addresses beyond what the process has."""
+def memory_limit(more: int = 2**30) -> Iterator[None]:
+    """Limit the address space to ``more`` bytes above the current use."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + more, before[1]))
@@ -315,32 +315,32 @@ HUGE = 10**9
         ("cme_window", 10**400),
     ],
 )
-def test_sizes_in_a_configuration_take_nothing_that_the_weights_do_not(folder: Path, field: str, value: Any) -> None:
+def test_sizes_in_a_configuration_allocate_no_memory(folder: Path, field: str, value: Any) -> None:
     header = json.loads((folder / "config.json").read_text())
     *parts, last = field.split(".")
-    place = header["config"]
+    section = header["config"]
     for part in parts:
-        place = place[part]
-    place[last] = value
+        section = section[part]
+    section[last] = value
     (folder / "config.json").write_text(json.dumps(header))
-    with little_memory(), pytest.raises((ConfigError, CheckpointError)) as caught:
+    with memory_limit(), pytest.raises((ConfigError, CheckpointError)) as caught:
         load(folder, device="cpu")
     assert len(str(caught.value)) < 2100
     assert last in str(caught.value) or "does not fit the model" in str(caught.value)
 
 
-def test_sizes_that_no_tensor_shows_are_limited_nevertheless(folder: Path) -> None:
-    """The largest square that is allowed, whose tables are in no file."""
+def test_the_largest_allowed_image_size_loads_within_a_gigabyte(folder: Path) -> None:
+    """Its position tables are in no file."""
     header = json.loads((folder / "config.json").read_text())
     header["config"]["sam2"]["image_size"] = 4096
     (folder / "config.json").write_text(json.dumps(header))
-    with little_memory(2**30):
+    with memory_limit(2**30):
         load(folder, device="cpu")
 
 
 @pytest.mark.parametrize("read", [load_sam2, load_sam, load_official])
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (1, 1), (2**40, 1, 1, 1)])
-def test_shapes_in_a_torch_file_are_not_believed(
+def test_shapes_in_a_torch_file_are_checked_before_memory_is_allocated(
     read: Callable[[Path], Any], shape: tuple[int, ...], tmp_path: Path
 ) -> None:
     names = [
@@ -354,23 +354,23 @@ def test_shapes_in_a_torch_file_are_not_believed(
         "text_encoder.model.encoder.sentence_encoder.embed_tokens.weight",
     ]
     torch.save({"model": {name: torch.zeros(()).expand(shape) for name in names}}, tmp_path / "x.pth")
-    with little_memory():
-        sentence(tmp_path / "x.pth", read)
+    with memory_limit():
+        refusal(tmp_path / "x.pth", read)
 
 
-def test_a_tensor_that_repeats_its_numbers_is_refused(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_expanded_and_sparse_tensors_are_refused(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
     name = "memory_encoder.fuser.layers.0.pwconv1.weight"
     for strange in (torch.zeros(1, 1).expand(2**20, 2**20), torch.zeros(2, 2).to_sparse()):
         torch.save({"model": {**tiny, name: strange}}, tmp_path / "mine.pt")
-        with little_memory():
-            assert f"{name} as a sparse, quantised or expanded tensor" in sentence(tmp_path / "mine.pt")
+        with memory_limit():
+            assert f"{name} as a sparse, quantised or expanded tensor" in refusal(tmp_path / "mine.pt")
 
 
 # Configurations.
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reason"),
     [
         ("[" * 100_000, "nested"),
         ('{"a":' * 100_000, "nested"),
@@ -384,77 +384,75 @@ def test_a_tensor_that_repeats_its_numbers_is_refused(tiny: dict[str, torch.Tens
         ('{"model_type": "\\u001b[31m"}', "model_type"),
     ],
 )
-def test_configurations_of_anybodys_making(folder: Path, text: str, told: str | None) -> None:
+def test_an_invalid_configuration_is_refused_with_the_reason(folder: Path, text: str, reason: str | None) -> None:
     (folder / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises((ConfigError, CheckpointError)) as caught:
         load(folder, device="cpu")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 2100
-    assert told is None or told in str(caught.value)
+    assert reason is None or reason in str(caught.value)
 
 
 @pytest.mark.parametrize("config", [None, [], 3, "x", True])
-def test_a_configuration_that_is_no_mapping(config: Any, tmp_path: Path) -> None:
+def test_a_configuration_that_is_not_a_mapping_is_refused(config: Any, tmp_path: Path) -> None:
     for name, read in (("refervos-sam", load_sam), ("refervos-text", load_text), ("refervos-t5", load_t5)):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": name, "config": config}))
         with pytest.raises(ConfigError, match="for a configuration; a mapping of names to values is expected"):
             read(tmp_path)
 
 
-def test_a_byte_order_mark_is_no_fault(folder: Path) -> None:
+def test_a_configuration_with_a_byte_order_mark_is_read(folder: Path) -> None:
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text("\ufeff" + text, encoding="utf-8")
     load(folder, device="cpu")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_a_pipe_among_the_files_is_not_waited_for(name: str, tmp_path: Path) -> None:
+def test_a_pipe_among_the_files_is_refused_without_blocking(name: str, tmp_path: Path) -> None:
     model: Any = load("miniature", device="cpu")
     model.save_pretrained(tmp_path / "model")
     (tmp_path / "model" / name).unlink()
     os.mkfifo(tmp_path / "model" / name)
-    found: list[Any] = []
+    refusals: list[str] = []
 
-    def ask() -> None:
+    def use() -> None:
         try:
             loaded: Any = load(tmp_path / "model", device="cpu")
             loaded.open("the red circle")
         except RefervosError as error:
-            found.append(str(error))
+            refusals.append(str(error))
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(30)
-    assert not asking.is_alive()
-    assert found
+    thread = threading.Thread(target=use, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert refusals
 
 
-def test_a_pipe_or_a_device_as_a_model(tmp_path: Path) -> None:
+def test_a_pipe_or_a_device_as_a_model_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pth")
     for path in (tmp_path / "pipe.pth", Path("/dev/null")):
-        assert "is neither a folder nor a file" in sentence(path)
+        assert "is neither a folder nor a file" in refusal(path)
 
 
-def test_a_configuration_of_gigabytes_is_not_read(folder: Path) -> None:
+def test_a_configuration_above_the_size_limit_is_not_read(folder: Path) -> None:
     with (folder / "config.json").open("wb") as file:
-        file.truncate(LONGEST_SETTINGS + 1)  # takes no room on disk
-    assert f"at most {LONGEST_SETTINGS}." in sentence(folder)
+        file.truncate(LONGEST_SETTINGS + 1)  # a sparse file
+    assert f"at most {LONGEST_SETTINGS}." in refusal(folder)
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "..", ""])
-def test_an_index_names_files_beside_it_alone(folder: Path, name: str) -> None:
+def test_an_index_with_files_outside_its_folder_is_refused(folder: Path, name: str) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
-    assert "which is not in its folder" in sentence(folder)
+    assert "which is not in its folder" in refusal(folder)
 
 
-# What the system says.
+# Errors of the system.
 
 
 @pytest.mark.parametrize("number", [13, 5, 36])
-def test_what_the_system_does_not_let_be_read_is_told(
-    folder: Path, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_error_of_the_system_is_reported(folder: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     reading = Path.read_bytes
 
     def refuse(path: Path) -> bytes:
@@ -463,29 +461,29 @@ def test_what_the_system_does_not_let_be_read_is_told(
         return reading(path)
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    assert sentence(folder).endswith(f" cannot be read ({os.strerror(number)}).")
+    assert refusal(folder).endswith(f" cannot be read ({os.strerror(number)}).")
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a/" + "x" * 300, "a\0b", "~nobody/x", ""])
-def test_names_that_cannot_be_paths(name: str) -> None:
+def test_invalid_paths_are_refused(name: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         load(name, device="cpu")
     assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(12, "Cannot allocate memory"), RuntimeError("out of memory")])
-def test_too_little_memory_while_loading_is_told(
+def test_lack_of_memory_while_loading_is_reported(
     folder: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: Any, **options: Any) -> Any:
         raise error
 
     monkeypatch.setattr("safetensors.torch.load_file", full)
-    assert sentence(folder).startswith(f"not enough memory to load {folder}")
+    assert refusal(folder).startswith(f"not enough memory to load {folder}")
 
 
-def test_a_process_with_too_little_memory_says_so() -> None:
-    """Base-plus in a process that may have half a gigabyte more than torch itself needs."""
+def test_a_process_with_too_little_memory_reports_it() -> None:
+    """The miniature in a process limited to three megabytes above its use after the imports."""
     code = (
         "import resource, sys, torch; from pathlib import Path; from refervos import load\n"
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
@@ -502,19 +500,19 @@ def test_a_process_with_too_little_memory_says_so() -> None:
 
 
 @pytest.mark.parametrize("device", ["banana", "meta", "xpu", "cuda:99", "cuda:-1", "cpu:x", "", "hpu:0", 7])
-def test_a_device_that_is_not_here(device: Any) -> None:
+def test_an_unavailable_device_is_refused(device: Any) -> None:
     with pytest.raises(ConfigError, match=r"^device is "):
         find_device(device)
 
 
-def test_every_packaged_model_is_built_without_memory_first() -> None:
-    for name in ("miniature", "refsam-miniature"):
+def test_every_bundled_model_loads_completely() -> None:
+    for name in BUNDLED:
         assert read_tensors(ASSETS / name)
         loaded: Any = load(name, device="cpu")
         assert not any(value.is_meta for value in (*loaded.parameters(), *loaded.buffers()))
         assert loaded.open("the red circle").step(scene(1)[0]).masks.shape == (1, 96, 128)
 
 
-def test_the_configuration_that_is_written_is_the_one_that_is_read(folder: Path) -> None:
+def test_a_configuration_is_read_as_written(folder: Path) -> None:
     loaded: Any = load(folder, device="cpu")
     assert asdict(loaded.config) == asdict(MICRO)

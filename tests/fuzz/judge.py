@@ -1,7 +1,7 @@
-"""What must hold for every input, however broken: an answer or one sentence, soon, in bounded memory, nothing torn.
+"""Requirements for every input, however damaged: a result or one sentence, within limits of time and memory.
 
-An input is tried in a forked process, so that one that hangs, takes all memory or ends the process is seen and told
-like any other, and leaves the tests as they were.
+Each input is tried in a forked process, so that hangs, crashes and lack of memory are reported like any other failure
+and do not affect the tests.
 """
 
 from __future__ import annotations
@@ -34,29 +34,30 @@ from typer.testing import CliRunner
 from refervos.cli.entry import app, main
 from refervos.errors import RefervosError
 
-POSIX = pytest.mark.skipif(sys.platform != "linux", reason="inputs are tried in forked processes with Linux's limits")
+REASON = "inputs run in forked processes with the resource limits of Linux"
+POSIX = pytest.mark.skipif(sys.platform != "linux", reason=REASON)
 
 SECONDS = 10
-"""How long an input may keep a process busy, in the process' own time; waiting, it gets three times that."""
+"""CPU time that an input may take; the wall-clock limit is three times as long."""
 
 MEMORY = 1 << 30
-"""Bytes that an input may take above what the process has when idle."""
+"""Bytes of memory that an input may take above the idle process."""
 
 ADDRESSES = 4 << 30
-"""Bytes of addresses that an input may claim, so that one that claims all does not take the machine with it."""
+"""Bytes of address space that an input may claim, which protects the machine."""
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
-"""Inputs of each kind when run by hand; 0 for the fixed few of every test run."""
+"""Number of random inputs of each kind; 0 for the few fixed ones of every test run."""
 
 FINDINGS = os.environ.get("FUZZ_FINDINGS")
-"""Folder in which inputs that fail are kept, so that a long run goes on and ends with all of them."""
+"""Folder that collects failing inputs, so that a long run continues after a failure."""
 
 
 def inputs(few: int) -> settings:
-    """How many inputs of a kind are tried.
+    """Return the hypothesis settings of a test.
 
     Args:
-        few: In every test run, where they are always the same ones.
+        few: Number of inputs in a normal test run, always the same ones.
     """
     return settings(
         max_examples=EXAMPLES or few,
@@ -70,7 +71,7 @@ def inputs(few: int) -> settings:
 
 
 def fresh(folder: Path) -> Path:
-    """Empty a folder; returns where in it the next input shall be."""
+    """Empty a folder and return the path in it for the next input."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -81,15 +82,15 @@ def fresh(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an input.
+    """Result of an input.
 
     Attributes:
-        fault: What is wrong with how it was dealt with, empty where nothing is.
+        fault: Violated requirement, or empty.
         refused: Whether it was refused with a sentence.
-        said: That sentence, or what was printed.
-        seconds: How long it took.
-        memory: Bytes above the idle process, at most.
-        stalled: Whether its time was up although it hardly did anything: it waits for ever, or was not let.
+        said: That sentence, or the printed output.
+        seconds: Wall-clock time.
+        memory: Peak memory in bytes above the idle process.
+        stalled: Whether it timed out with little CPU time: it blocks, or the machine was busy.
     """
 
     fault: str
@@ -101,26 +102,26 @@ class Outcome:
 
 
 def judge(call: Callable[[], object], scratch: Path, *, out: Path | None = None, about: str = "") -> Outcome:
-    """Try an input and check that it is dealt with as every input must be.
+    """Try an input and check the requirements.
 
     Args:
-        call: Uses the input. What it raises must be a ``RefervosError``.
-        scratch: The folder with the input, kept where ``FINDINGS`` are collected.
-        out: The folder that results are written to, if any: no file in it may be torn.
-        about: What was done to the input, for the report.
+        call: Uses the input; it may raise only ``RefervosError``.
+        scratch: Folder of the input, copied to ``FINDINGS`` on failure.
+        out: Folder of the results, if any: no file in it may be incomplete.
+        about: Description of the input, for the report.
 
     Returns:
-        What came of it.
+        The outcome.
 
     Raises:
-        AssertionError: When something is wrong and findings are not collected.
+        AssertionError: When a requirement is violated and findings are not collected.
     """
     outcome = tried(call, scratch)
-    if outcome.stalled:  # on a machine that stood still it would not be the input's fault, and not happen twice
+    if outcome.stalled:  # a busy machine can be the cause, but hardly twice
         outcome = tried(call, scratch)
-    torn = "" if outcome.fault or out is None else torn_files(out)
-    fault = outcome.fault or torn
-    event("refused" if outcome.refused else "fault" if fault else "answered")
+    incomplete = "" if outcome.fault or out is None else incomplete_files(out)
+    fault = outcome.fault or incomplete
+    event("refused" if outcome.refused else "fault" if fault else "accepted")
     note(f"{about}: {outcome}")
     if fault and FINDINGS:
         _keep(fault, about, scratch, Path(FINDINGS))
@@ -130,14 +131,14 @@ def judge(call: Callable[[], object], scratch: Path, *, out: Path | None = None,
 
 
 def tried(call: Callable[[], object], scratch: Path) -> Outcome:
-    """Use an input in a process of its own, and tell what came of it."""
+    """Use an input in a forked process and return the outcome."""
     _import_commands()
     printed = scratch.with_name(f"{scratch.name}.printed")
     reader, writer = os.pipe()
     begun = time.monotonic()
     sys.stdout.flush()
     sys.stderr.flush()
-    gc.freeze()  # else the child would free a video decoder that is garbage, and wait for its threads for ever
+    gc.freeze()  # otherwise the child could collect a video decoder and wait for its threads forever
     child = os.fork()
     if not child:
         os.close(reader)
@@ -149,7 +150,7 @@ def tried(call: Callable[[], object], scratch: Path) -> Outcome:
         os.kill(child, signal.SIGKILL)
     _, status, used = os.wait4(child, 0)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # what it has started itself
+        os.killpg(child, signal.SIGKILL)  # processes that it has started
     seconds = time.monotonic() - begun
     text = printed.read_text(errors="replace") if printed.exists() else ""
     printed.unlink(missing_ok=True)
@@ -169,12 +170,12 @@ def tried(call: Callable[[], object], scratch: Path) -> Outcome:
 
 @functools.cache
 def _import_commands() -> None:
-    """Import once what every forked process would import for itself."""
+    """Import once the modules that every forked process would import."""
     CliRunner().invoke(app, ["info", "--json", "absent"])
 
 
 def _use(call: Callable[[], object], printed: Path, writer: int) -> NoReturn:
-    """What the forked process does: use the input, tell what came of it, end without any cleaning up."""
+    """Use the input in the forked process, report the outcome, and exit without cleanup."""
     try:
         os.setpgid(0, 0)
         os.write(writer, _resident().to_bytes(8, "little"))
@@ -194,7 +195,7 @@ def _use(call: Callable[[], object], printed: Path, writer: int) -> NoReturn:
             said = str(call() or "")
         except RefervosError as error:
             refused, said = True, str(error)
-            fault = wrong_with(said)
+            fault = sentence_fault(said)
         except BaseException:
             fault = traceback.format_exc()
         os.write(writer, pickle.dumps((fault, refused, said[:5000])))
@@ -203,7 +204,7 @@ def _use(call: Callable[[], object], printed: Path, writer: int) -> NoReturn:
 
 
 def _received(reader: int, until: float) -> bytes | None:
-    """What the process has told, empty where it ended without a word, None when time is up."""
+    """Return the report of the process, empty when it ended without one, None on a timeout."""
     parts = []
     try:
         while select.select([reader], [], [], max(0.0, until - time.monotonic()))[0]:
@@ -219,18 +220,18 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def wrong_with(sentence: str) -> str:
-    """What is wrong with the sentence of an error; empty when nothing is."""
+def sentence_fault(sentence: str) -> str:
+    """Return the fault of an error message, or an empty string."""
     if not sentence.strip():
-        return "the error says nothing"
+        return "the message is empty"
     if odd := [letter for letter in sentence if letter != "\n" and not _safe(letter)]:
-        return f"the sentence has the control characters {odd[:5]}: {sentence!r}"
+        return f"the message has the control characters {odd[:5]}: {sentence!r}"
     if any(line and not line.startswith("  ") for line in sentence.split("\n")[1:]):
-        return f"the sentence has several lines: {sentence!r}"
+        return f"the message has several lines: {sentence!r}"
     if len(sentence) > 10_000:
-        return f"the sentence has {len(sentence)} letters: {sentence[:300]!r}"
+        return f"the message has {len(sentence)} characters: {sentence[:300]!r}"
     if re.search(r"Traceback|File \"|weights_only=", sentence):
-        return f"the sentence is for programmers: {sentence!r}"
+        return f"the message is for programmers: {sentence!r}"
     return ""
 
 
@@ -239,13 +240,13 @@ def _safe(letter: str) -> bool:
 
 
 def command(*arguments: object) -> Callable[[], str]:
-    """A command line, to be judged: exit code 0, 2 with one sentence, or 1 where problems are what it reports.
+    """Return a function that runs a command line: exit code 0, 2 with one sentence, or 1 for reported problems.
 
     Args:
-        arguments: What follows ``refervos``.
+        arguments: Arguments after ``refervos``.
 
     Returns:
-        What uses it in this very process, and gives back what it printed on standard output.
+        Function that runs it in the current process and returns its output.
     """
 
     def run() -> str:
@@ -278,7 +279,7 @@ def command(*arguments: object) -> Callable[[], str]:
 
 
 def _logged(printed: str) -> str:
-    """The traceback that the command line has put into a file."""
+    """Return the traceback that the command line wrote to a log file."""
     found = re.search(r"the details are in (\S+);", printed)
     if not found:
         return ""
@@ -288,33 +289,33 @@ def _logged(printed: str) -> str:
     return text
 
 
-def torn_files(folder: Path, *, unfinished: bool = False) -> str:
-    """Names of results that are not whole, or were left under a name for unfinished ones; empty when all are whole.
+def incomplete_files(folder: Path, *, allow_hidden: bool = False) -> str:
+    """List results that are incomplete or have a temporary name; empty when there are none.
 
     Args:
-        folder: Where results were written.
-        unfinished: Whether there may be unfinished ones under hidden names, as after a kill.
+        folder: Folder of the results.
+        allow_hidden: Whether hidden files may be incomplete, as after a kill.
     """
-    torn = []
+    incomplete = []
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or (unfinished and is_hidden(path, folder)):
+        if not path.is_file() or (allow_hidden and is_hidden(path, folder)):
             continue
         try:
-            _open_whole(path)
+            _read_to_end(path)
         except Exception as error:
-            torn.append(f"{path.relative_to(folder)} ({type(error).__name__}: {error})")
-    return f"these files are not whole: {', '.join(torn)}" if torn else ""
+            incomplete.append(f"{path.relative_to(folder)} ({type(error).__name__}: {error})")
+    return f"these files are incomplete: {', '.join(incomplete)}" if incomplete else ""
 
 
 def is_hidden(path: Path, folder: Path) -> bool:
-    """Whether a path below a folder is hidden, or in a folder that is."""
+    """Return whether a path below a folder is hidden or in a hidden folder."""
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def _open_whole(path: Path) -> None:
-    """Read a result to its end, by its suffix."""
+def _read_to_end(path: Path) -> None:
+    """Read a result completely, according to its suffix."""
     if path.name.endswith(".part"):
-        raise ValueError("it was left unfinished")
+        raise ValueError("it has a temporary name")
     if path.suffix == ".png":
         from PIL import Image
 
@@ -339,7 +340,7 @@ def _open_whole(path: Path) -> None:
 
 
 def _keep(fault: str, about: str, scratch: Path, findings: Path) -> None:
-    """Put an input that failed aside, once for each place in the code."""
+    """Keep a failing input, one per place in the code."""
     places = re.findall(r'File "([^"]+)", line (\d+)', fault)
     own = [f"{Path(file).stem}-{line}" for file, line in places if "/refervos/" in file]
     hangs = "most recent call first" in fault
@@ -354,5 +355,5 @@ def _keep(fault: str, about: str, scratch: Path, findings: Path) -> None:
 
 
 def _specials(folder: str, names: list[str]) -> list[str]:
-    """What cannot be copied: pipes and devices."""
+    """Return the names that cannot be copied: pipes and devices."""
     return [name for name in names if not (Path(folder, name).is_file() or Path(folder, name).is_dir())]

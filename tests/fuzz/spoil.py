@@ -1,4 +1,4 @@
-"""Ways to spoil a good input, as people, disks, networks and attackers do. Each draws what it does from hypothesis."""
+"""Ways in which people, disks, networks and attackers corrupt valid inputs, drawn by hypothesis."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ T = TypeVar("T")
 
 
 class Draw(Protocol):
-    """What draws a value from a strategy, as ``data.draw`` does."""
+    """Function that draws a value from a strategy, such as ``data.draw``."""
 
     def __call__(self, strategy: st.SearchStrategy[T]) -> T: ...
 
 
 def one_of(draw: Draw, *options: T) -> T:
-    """One of some values."""
+    """Draw one of several values."""
     return draw(st.sampled_from(options))
 
 
 def number_below(draw: Draw, limit: int) -> int:
-    """A whole number from 0, below a limit of at least 1."""
+    """Draw a whole number from 0 and below a limit of at least 1."""
     return draw(st.integers(0, max(0, limit - 1)))
 
 
@@ -52,7 +52,7 @@ NUMBERS = (
 
 
 def odd_value(draw: Draw) -> Any:
-    """A plain value that is seldom right."""
+    """Draw a plain value that is rarely valid."""
     kind = one_of(draw, "text", "number", "number", "constant", "list", "object", "deep")
     if kind == "text":
         return one_of(draw, *TEXTS)
@@ -71,7 +71,7 @@ def odd_value(draw: Draw) -> Any:
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where the values within a value are, itself included."""
+    """Yield the path of each nested value, including the value itself."""
     yield path
     if isinstance(value, dict):
         for key, part in value.items():
@@ -82,14 +82,13 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 
 def spoil_value(draw: Draw, value: T) -> Any:
-    """A copy of plain values in lists and dicts, with one place in it changed.
+    """Return a copy of nested lists and dicts with one change.
 
-    Names and numbers are changed by what they mean too: keys of dicts, a little more or less, the sign, another place's
-    value.
+    Changes include renamed keys, slightly different numbers, other signs, and values copied from another place.
     """
     value = copy.deepcopy(value)
     places = list(_places(value))
-    # Shallow places are few and decide most, so they come up more often than their number says.
+    # Shallow places are few but decide most, so they are drawn more often.
     depth = one_of(draw, *sorted({len(place) for place in places}))
     place = one_of(draw, *[place for place in places if len(place) == depth])
     if not place:
@@ -144,13 +143,13 @@ WHOLES = (
     b"[" * 100_000,
     b'{"a":' * 50_000,
 )
-"""What stands in place of a file: nothing, a web page, a pointer, another format, brackets without end."""
+"""Content that replaces a whole file: nothing, a web page, a pointer, another format, many brackets."""
 
 
 def spoil_bytes(draw: Draw, content: bytes) -> bytes:
-    """Some bytes with one piece lost, changed, doubled or put in."""
+    """Remove, change, double or insert one piece of some bytes."""
     size = len(content)
-    # Formats are decided in their first bytes and their last.
+    # Formats are recognised by their first and last bytes.
     at = one_of(
         draw, number_below(draw, min(size, 64)), number_below(draw, size), max(0, size - 1 - number_below(draw, 64))
     )
@@ -183,7 +182,7 @@ def spoil_bytes(draw: Draw, content: bytes) -> bytes:
 
 
 def spoil_text(draw: Draw, text: str) -> str:
-    """A text with one number, word or line of it changed."""
+    """Change one number, word or line of a text."""
     kind = one_of(draw, "number", "number", "word", "line", "odd", "ends")
     if kind == "ends":
         return one_of(draw, f"\ufeff{text}", text.replace("\n", "\r\n"), text.replace("\n", "\r"), text.rstrip("\n"))
@@ -214,7 +213,7 @@ TYPES = (torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.int64, 
 
 
 def spoil_tensors(draw: Draw, state: dict[str, Any]) -> str:
-    """Change one tensor of a state dict, or a name; returns what was done."""
+    """Change one tensor or name of a state dict and return a description."""
     names = sorted(state)
     name = one_of(draw, *names)
     tensor = state[name]
@@ -253,11 +252,13 @@ def spoil_tensors(draw: Draw, state: dict[str, Any]) -> str:
 # Files and folders.
 
 
-def odd_picture(draw: Draw) -> bytes:
-    """A picture of another size, kind or depth than the ones beside it, or one that only tells of a great size."""
-    kind = one_of(draw, "size", "size", "mode", "told", "flat")
-    if kind == "told":
-        return _told_size(one_of(draw, (65535, 65535), (2**31 - 1, 2**31 - 1), (0, 5), (30000, 30000), (1, 2**31 - 1)))
+def odd_image(draw: Draw) -> bytes:
+    """Draw an image of an unexpected size or mode, or one whose header states a wrong size."""
+    kind = one_of(draw, "size", "size", "mode", "header", "flat")
+    if kind == "header":
+        return _stated_size(
+            one_of(draw, (65535, 65535), (2**31 - 1, 2**31 - 1), (0, 5), (30000, 30000), (1, 2**31 - 1))
+        )
     stream = io.BytesIO()
     if kind == "flat":
         Image.new("1", one_of(draw, (6000, 6000), (30000, 2000), (1, 60000)), 1).save(stream, "PNG")
@@ -272,8 +273,8 @@ def odd_picture(draw: Draw) -> bytes:
     return stream.getvalue()
 
 
-def _told_size(size: tuple[int, int]) -> bytes:
-    """A PNG whose header tells a size that its data do not have."""
+def _stated_size(size: tuple[int, int]) -> bytes:
+    """Return a PNG whose header states a size that its data do not have."""
     import struct
     import zlib
 
@@ -285,11 +286,11 @@ def _told_size(size: tuple[int, int]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-PICTURES = (".png", ".jpg", ".jpeg")
+IMAGES = (".png", ".jpg", ".jpeg")
 
 
 def spoil_content(draw: Draw, name: str, content: bytes) -> bytes:
-    """What a file holds, changed in the terms of its format, which its name tells, or byte by byte."""
+    """Change the content of a file, either in its format, given by its name, or byte by byte."""
     suffix = Path(name).suffix
     if one_of(draw, *[False] * 3, True):
         return spoil_bytes(draw, content)
@@ -302,52 +303,48 @@ def spoil_content(draw: Draw, name: str, content: bytes) -> bytes:
             )
         if suffix == ".p":
             return pickle.dumps(spoil_value(draw, pickle.loads(content, encoding="latin1")), 2)
-        if suffix in PICTURES:
-            return odd_picture(draw)
+        if suffix in IMAGES:
+            return odd_image(draw)
         if suffix in (".xml", ".txt", ".csv", ".yaml"):
             return spoil_text(draw, content.decode()).encode("utf-8", "surrogatepass")
     except (ValueError, TypeError, RecursionError, pickle.UnpicklingError, EOFError, LookupError, AttributeError):
-        pass  # spoilt before, so that it can no longer be read
+        pass  # already unreadable from an earlier change
     return spoil_bytes(draw, content)
 
 
 def to_json(value: Any) -> bytes:
-    """JSON in UTF-8, with NaN and halves of characters as Python writes them."""
+    """Encode JSON in UTF-8, with NaN and lone surrogates as Python writes them."""
     return json.dumps(value).encode()
 
 
 def spoil_folder(draw: Draw, folder: Path) -> str:
-    """Change one file or name below a folder.
-
-    Returns:
-        What was done, for a report.
-    """
-    # Annotations are few beside frames, and are what decides: by kinds, not by their number.
+    """Change one file or name below a folder and return a description."""
+    # There are few annotation files beside many frames, so draw the suffix first.
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     if not files:
         return "nothing is left"
     suffix = one_of(draw, *sorted({path.suffix for path in files}))
     path = one_of(draw, *[path for path in files if path.suffix == suffix])
     kind = one_of(draw, *["content"] * 8, "place", "name", "exchange")
-    told = path.relative_to(folder)
+    name = path.relative_to(folder)
     if kind == "content":
         path.write_bytes(spoil_content(draw, path.name, path.read_bytes()))
-        return f"content of {told}"
+        return f"content of {name}"
     if kind == "exchange":
         other = one_of(draw, *files)
         shutil.copyfile(other, folder / ".spare")
         if path != other:
             shutil.copyfile(path, other)
         os.replace(folder / ".spare", path)
-        return f"{told} and {other.relative_to(folder)} exchanged"
+        return f"{name} and {other.relative_to(folder)} exchanged"
     if kind == "place":
-        return f"{told}: {spoil_place(draw, path)}"
-    return f"{told}: {spoil_name(draw, path if path.parent == folder else one_of(draw, path, path, path.parent))}"
+        return f"{name}: {spoil_place(draw, path)}"
+    return f"{name}: {spoil_name(draw, path if path.parent == folder else one_of(draw, path, path, path.parent))}"
 
 
 def spoil_place(draw: Draw, path: Path) -> str:
-    """Put something that is no plain file in a file's place."""
-    what = one_of(draw, "nothing", "folder", "pipe", "link to itself", "link to nothing", "link outside", "zeros")
+    """Replace a file by something that is not a regular file."""
+    kind = one_of(draw, "nothing", "folder", "pipe", "link to itself", "link to nothing", "link outside", "zeros")
     path.unlink()
     makers: dict[str, Callable[[], object]] = {
         "nothing": lambda: None,
@@ -358,18 +355,18 @@ def spoil_place(draw: Draw, path: Path) -> str:
         "link outside": lambda: path.symlink_to("/etc/hostname"),
         "zeros": lambda: path.symlink_to("/dev/zero"),
     }
-    makers[what]()
-    return what
+    makers[kind]()
+    return kind
 
 
 def spoil_name(draw: Draw, path: Path) -> str:
-    """Rename a file or a folder, or put a twin beside a file."""
+    """Rename a file or folder, or copy a file under another name."""
     stem, suffix = path.stem, path.suffix
     odd: list[bytes | str] = [f"{stem}.bak", f"{stem}{suffix.upper()}", f"{stem}é{suffix}", f"{stem}\x1b[31m{suffix}"]
     odd += [b"\xff" + os.fsencode(suffix), f"1{stem}{suffix}", f"{stem}\n{suffix}", f"-{stem}{suffix}", f" {suffix}"]
     name = os.fsdecode(one_of(draw, *odd))
     if one_of(draw, True, False) and path.is_file():
         shutil.copyfile(path, path.with_name(name))
-        return f"twin {name!r}"
+        return f"copied to {name!r}"
     path.rename(path.with_name(name))
     return f"renamed {path.name} to {name!r}"

@@ -1,4 +1,4 @@
-"""Answers in conversations with something wrong in them: files of predictions that any program may write."""
+"""Spoilt files of predicted answers in conversations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = POSIX
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Part, Path]:
-    """A data set and right answers to its questions."""
+    """Write a data set and correct answers to its questions."""
     root = tmp_path_factory.mktemp("good")
     part = Part("mevis-gcg", write_mevis_gcg(root / "data", videos=2, frames=3), "valid_u")
     conversations = part.open().dataset.conversations
@@ -30,12 +30,14 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Part, Path]:
 
 @inputs(12)
 @given(data=st.data())
-def test_answers_are_scored_or_refused(good: tuple[Part, Path], tmp_path: Path, data: st.DataObject) -> None:
+def test_spoilt_answers_are_scored_or_refused_in_one_sentence(
+    good: tuple[Part, Path], tmp_path: Path, data: st.DataObject
+) -> None:
     part, answers = good
     folder = fresh(tmp_path)
     shutil.copytree(answers, folder)
     draw: Draw = data.draw
-    done = [spoil_folder(draw, folder) for _ in range(one_of(draw, 1, 1, 2))]
+    changes = [spoil_folder(draw, folder) for _ in range(one_of(draw, 1, 1, 2))]
 
     def scored() -> None:
         summary = score_conversations(folder, part, captions=False, show_progress=False)
@@ -44,4 +46,4 @@ def test_answers_are_scored_or_refused(good: tuple[Part, Path], tmp_path: Path, 
         summary.markdown()
         summary.csv()
 
-    judge(scored, folder, about="; ".join(done))
+    judge(scored, folder, about="; ".join(changes))

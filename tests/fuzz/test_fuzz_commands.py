@@ -1,4 +1,4 @@
-"""Command lines of any kind: every command with options and values that fit, that do not, and that fit no option."""
+"""Random command lines: every command with valid and invalid options and values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = [POSIX, pytest.mark.usefixtures("one_thread")]
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command that there is, by the words that it is called by."""
+    """Yield every command with the words that call it."""
     for name, part in group.commands.items():
         if hasattr(part, "commands"):
             yield from commands(part, (*path, name))
@@ -47,12 +47,12 @@ QUICK: dict[str, list[str]] = {
     "score": ["--count", "1", "--processes", "1"],
     "bench": ["--frames", "1", "--warm-up", "1", "--threads", "1", "--no-stages"],
 }
-"""What keeps a run short that goes through: the last of an option that is given twice counts."""
+"""Options that keep a successful run short; the last value of a repeated option counts."""
 
 SLOW = {"compiled", "baseline", "flops", "processes"}
-"""Options that take minutes where they work, or start other processes."""
+"""Options that take minutes or start other processes."""
 
-FITTING: dict[str, tuple[str, ...]] = {
+VALID: dict[str, tuple[str, ...]] = {
     "video": ("film.mp4", "frames", "frames/000.png", "film.mp4", "absent.mp4", "http://localhost:1/x", "rtsp:/u:p@x"),
     "expressions": ("the red circle", "a dog", "film.mp4", ""),
     "out": ("out", "out/deep/er", "words.txt", "frames", "/dev/full", "/proc/x", "-"),
@@ -90,7 +90,7 @@ FITTING: dict[str, tuple[str, ...]] = {
 }
 
 OUT = {"submit": ("out.zip", "out"), "compare": ("out.png", "out.mp4")}
-"""Files that some commands write, besides."""
+"""Output files of some commands."""
 
 NUMBERS = ("1", "2", "-3", "0.5", "nan", "99999999999999999999")
 ODD = (*(text.replace("\0", "") for text in TEXTS), *NUMBERS, "--", "-x", "pipe")
@@ -98,7 +98,7 @@ ODD = (*(text.replace("\0", "") for text in TEXTS), *NUMBERS, "--", "-x", "pipe"
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with something of everything that commands take."""
+    """Return a folder with valid inputs of every kind."""
     root = tmp_path_factory.mktemp("good") / "all"
     (root / "frames").mkdir(parents=True)
     write_video(root / "film.mp4", 3, audio="aac")
@@ -113,53 +113,53 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def not_here(*_: object, **__: object) -> None:
-    """Stands for what takes longer than an input may."""
-    raise RefervosError("this is not done in this test.")
+def refuse(*_: object, **__: object) -> None:
+    """Replace functions that take longer than an input may."""
+    raise RefervosError("this function is disabled in this test.")
 
 
 def line(draw: Draw, words: Sequence[str]) -> list[str]:
-    """The rest of a command line."""
+    """Draw the arguments of a command."""
     known = COMMANDS[tuple(words)]
 
     def value(name: str) -> str:
-        fitting = FITTING.get(name, ("1", "2", "0")) + (OUT.get(words[0], ()) * 3 if name == "out" else ())
-        return one_of(draw, *fitting) if one_of(draw, *[True] * 5, False) else one_of(draw, *ODD)
+        valid = VALID.get(name, ("1", "2", "0")) + (OUT.get(words[0], ()) * 3 if name == "out" else ())
+        return one_of(draw, *valid) if one_of(draw, *[True] * 5, False) else one_of(draw, *ODD)
 
-    given: list[str] = []
+    arguments: list[str] = []
     options = []
     for parameter in known.params:
         if parameter.param_type_name == "argument":
             count = one_of(draw, 0, 1, 1, 1, 2) if parameter.nargs == -1 else one_of(draw, *[1] * 15, 0, 2)
-            given += [value(parameter.name) for _ in range(count)]
+            arguments += [value(parameter.name) for _ in range(count)]
         elif parameter.name not in SLOW:
             options.append(parameter)
     needed = [option for option in options if option.required and one_of(draw, *[True] * 15, False)]
     for option in needed + [one_of(draw, *options) for _ in range(one_of(draw, 0, 0, 1, 1, 2, 4))]:
         name = one_of(draw, *option.opts, *option.secondary_opts)
-        given += [name] if option.is_flag else [name, value(option.name)]
+        arguments += [name] if option.is_flag else [name, value(option.name)]
     if one_of(draw, *[False] * 19, True):
-        given.append(one_of(draw, "--no-such-option", "-Z", "--help", "-h", *ODD))
-    return given
+        arguments.append(one_of(draw, "--no-such-option", "-Z", "--help", "-h", *ODD))
+    return arguments
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids="-".join)
 @inputs(4)
 @given(data=st.data())
-def test_a_command_line_is_obeyed_or_refused(
+def test_a_random_command_line_succeeds_or_is_refused_in_one_sentence(
     words: tuple[str, ...], good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for slow in ("refervos.bench.processes.measure_in_processes", "refervos.export.onnx_export.export_onnx"):
-        monkeypatch.setattr(slow, not_here)
+        monkeypatch.setattr(slow, refuse)
     folder = fresh(tmp_path)
     shutil.copytree(good, folder)
     os.mkfifo(folder / "pipe")
-    given = line(data.draw, words)
-    quick = [] if "--" in given else QUICK.get(words[0], [])
+    arguments = line(data.draw, words)
+    quick = [] if "--" in arguments else QUICK.get(words[0], [])
 
     def use() -> str:
         os.chdir(folder)
-        return command(*words, *given, *quick)()
+        return command(*words, *arguments, *quick)()
 
-    judge(use, folder, out=folder, about=f"refervos {' '.join(words)} {given!r} {quick}")
+    judge(use, folder, out=folder, about=f"refervos {' '.join(words)} {arguments!r} {quick}")

@@ -1,4 +1,4 @@
-"""Frames with something wrong in them: pictures, folders of pictures, videos, and arrays handed to a session."""
+"""Spoilt frames: images, folders of images, videos, and arrays given to a session."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ import refervos
 from judge import POSIX, command, fresh, inputs, judge
 from refervos import load
 from refervos.prompts import Prompt
-from spoil import Draw, odd_picture, one_of, spoil_bytes, spoil_folder, spoil_name, spoil_place
+from spoil import Draw, odd_image, one_of, spoil_bytes, spoil_folder, spoil_name, spoil_place
 from test_fuzz_models import write_samwise
 from video_files import numbered_frame, rotate, write_video
 
 pytestmark = [POSIX, pytest.mark.usefixtures("one_thread")]
 
-PICTURES = ("png", "jpg", "webp", "gif", "bmp", "tif", "avif", "jp2", "ppm")
+IMAGES = ("png", "jpg", "webp", "gif", "bmp", "tif", "avif", "jp2", "ppm")
 VIDEOS = ("mp4", "mov", "mkv", "webm", "avi", "gif", "ts")
 SOURCES = ("folder", "still", "pages", "video")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A small model that reads sentences."""
+    """Return a small model with text prompts."""
     write_samwise(tmp_path_factory.mktemp("model") / "model")
     return load(tmp_path_factory.getbasetemp() / "model0" / "model", device="cpu")
 
 
 @pytest.fixture(autouse=True)
 def _loaded(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command line finds the model in memory; what is tried are the frames."""
+    """Make the command line use the loaded model, as only frames are tested."""
     monkeypatch.setattr(refervos, "load", lambda *_, **__: model)
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """A small source of each kind, made once."""
+    """Return a small source, written once per kind and suffix."""
     root = tmp_path_factory.mktemp("good")
 
     def source(kind: str, suffix: str) -> Path:
@@ -76,21 +76,21 @@ def _make(kind: str, suffix: str, path: Path) -> None:
 
 
 PAGES = ("tif", "webp", "gif", "png", "avif")
-SUFFIXES = {"folder": PICTURES, "still": PICTURES, "pages": PAGES, "video": VIDEOS}
+SUFFIXES = {"folder": IMAGES, "still": IMAGES, "pages": PAGES, "video": VIDEOS}
 
 
 def spoil_frames(draw: Draw, path: Path) -> tuple[Path, str]:
-    """Change a source; returns where it is now and what was done."""
+    """Change a source and return its path and a description."""
     if path.is_dir():
         return path, "; ".join(spoil_folder(draw, path) for _ in range(one_of(draw, 1, 1, 2)))
-    kind = one_of(draw, "bytes", "bytes", "bytes", "bytes", "suffix", "picture", "place", "name")
+    kind = one_of(draw, "bytes", "bytes", "bytes", "bytes", "suffix", "image", "place", "name")
     if kind == "bytes":
         path.write_bytes(spoil_bytes(draw, path.read_bytes()))
-    elif kind == "picture":
-        path.write_bytes(odd_picture(draw))
+    elif kind == "image":
+        path.write_bytes(odd_image(draw))
     elif kind == "suffix":
         suffix = one_of(
-            draw, *PICTURES, *VIDEOS, "m3u8", "txt", "eps", "pdf", "svg", "heic", "exr", "ffconcat", "sdp", ""
+            draw, *IMAGES, *VIDEOS, "m3u8", "txt", "eps", "pdf", "svg", "heic", "exr", "ffconcat", "sdp", ""
         )
         path = path.rename(path.with_name(f"a.{suffix}".rstrip(".")))
         return path, f"suffix .{suffix}"
@@ -103,7 +103,7 @@ def spoil_frames(draw: Draw, path: Path) -> tuple[Path, str]:
 
 
 def options(draw: Draw) -> list[object]:
-    """Options of ``segment`` that change how frames are read and answers are written."""
+    """Draw options of ``segment`` for reading frames and writing results."""
     chosen: list[object] = []
     for output in one_of(draw, ["rle"], ["overlay"], ["overlay", "masks", "rle"], ["binary", "cutout"]):
         chosen += ["--save", output]
@@ -118,7 +118,7 @@ def options(draw: Draw) -> list[object]:
 @pytest.mark.parametrize("kind", SOURCES)
 @inputs(8)
 @given(data=st.data())
-def test_frames_are_segmented_or_refused(
+def test_spoilt_frames_are_segmented_or_refused_in_one_sentence(
     kind: str, good: Callable[[str, str], Path], tmp_path: Path, data: st.DataObject
 ) -> None:
     draw: Draw = data.draw
@@ -136,7 +136,7 @@ def test_frames_are_segmented_or_refused(
 
 
 def odd_array(draw: Draw) -> Any:
-    """Something that is hardly a frame."""
+    """Draw a value that is rarely a valid frame."""
     shape = one_of(
         draw,
         *((48, 64, 3), (48, 64), (1, 1, 3), (3, 48, 64), (48, 64, 4), (48, 64, 1), (0, 64, 3), (48, 0), (2, 48, 64, 3)),
@@ -144,24 +144,24 @@ def odd_array(draw: Draw) -> Any:
     )
     kind = one_of(draw, np.uint8, np.uint8, np.uint8, np.float32, np.int64, bool, np.uint16, object, "U1", complex)
     array: Any = np.zeros(shape, kind)
-    how = one_of(draw, "array", "array", "tensor", "turned", "list", "picture", "other", "frozen")
-    if how == "tensor" and kind not in (object, "U1"):
+    form = one_of(draw, "array", "array", "tensor", "transposed", "list", "image", "other", "read-only")
+    if form == "tensor" and kind not in (object, "U1"):
         return one_of(draw, torch.from_numpy(array), torch.from_numpy(array).to("meta"))
-    if how == "turned":
+    if form == "transposed":
         return array[::-1].T
-    if how == "list":
+    if form == "list":
         return array.tolist()
-    if how == "picture":
+    if form == "image":
         return Image.new(one_of(draw, "RGB", "L", "P", "RGBA", "1", "I;16"), (64, 48))
-    if how == "other":
+    if form == "other":
         return one_of(draw, None, 0, "frame.png", b"", io.BytesIO(), [], {})
-    if how == "frozen":
+    if form == "read-only":
         array.flags.writeable = False
     return array
 
 
-def odd_question(draw: Draw) -> dict[str, Any]:
-    """What a prompt may be asked for."""
+def odd_prompt(draw: Draw) -> dict[str, Any]:
+    """Draw the arguments of a prompt."""
     numbers = st.one_of(st.integers(-5, 70), st.floats(), st.sampled_from([10**30, "3", None, True, [1]]))
     words = st.one_of(st.text(max_size=20), st.sampled_from(["the red circle", "\ud800", "", 3, None]))
     masks = st.sampled_from(
@@ -193,22 +193,24 @@ def odd_question(draw: Draw) -> dict[str, Any]:
 
 @inputs(20)
 @given(data=st.data())
-def test_what_a_session_is_given_is_answered_or_refused(model: Any, tmp_path: Path, data: st.DataObject) -> None:
+def test_odd_prompts_and_arrays_are_segmented_or_refused_in_one_sentence(
+    model: Any, tmp_path: Path, data: st.DataObject
+) -> None:
     draw: Draw = data.draw
-    asked, frame = odd_question(draw), odd_array(draw)
+    prompt, frame = odd_prompt(draw), odd_array(draw)
     later = one_of(draw, odd_array(draw), np.zeros((48, 64, 3), np.uint8))
-    correction = {name: value for name, value in odd_question(draw).items() if name not in ("expression", "verbs")}
+    correction = {name: value for name, value in odd_prompt(draw).items() if name not in ("expression", "verbs")}
     folder = fresh(tmp_path)
     folder.mkdir()
 
     def use() -> None:
-        session = model.open([Prompt(**asked)])
+        session = model.open([Prompt(**prompt)])
         for image in (frame, later):
-            answer = session.step(image)
-            assert answer.masks.dtype == bool
-            assert answer.masks.ndim == 3
-            assert np.isfinite(answer.presence).all()
+            prediction = session.step(image)
+            assert prediction.masks.dtype == bool
+            assert prediction.masks.ndim == 3
+            assert np.isfinite(prediction.presence).all()
         session.correct(0, **correction)
         session.undo(0)
 
-    judge(use, folder, about=f"{asked!r:.500}; {frame!r:.200}; {later!r:.200}; {correction!r:.500}")
+    judge(use, folder, about=f"{prompt!r:.500}; {frame!r:.200}; {later!r:.200}; {correction!r:.500}")

@@ -1,4 +1,4 @@
-"""Model folders and checkpoints with something wrong in them: configuration, tokenizer, names, shapes, types, bytes."""
+"""Spoilt model folders and checkpoints: configuration, tokenizer, tensor names, shapes, types, bytes."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ pytestmark = [POSIX, pytest.mark.usefixtures("one_thread")]
 FRAME = scene(1, 48, 64)[0]
 
 
-def ask(folder: Path) -> None:
-    """Load a model and ask it about a frame: by a sentence where it reads sentences, else by a click."""
+def segment(folder: Path) -> None:
+    """Load a model and segment a frame, with an expression or else a click."""
     model: Any = load(folder, device="cpu")
     session = model.open([Prompt(points=[[20, 20]]) if isinstance(model, Sam2Segmenter) else SENTENCES[0]])
-    answer = session.step(FRAME)
-    assert answer.masks.shape == (1, *FRAME.shape[:2])
-    assert answer.masks.dtype == bool
-    assert np.isfinite(answer.presence).all()
-    assert ((answer.presence >= 0) & (answer.presence <= 1)).all()
+    prediction = session.step(FRAME)
+    assert prediction.masks.shape == (1, *FRAME.shape[:2])
+    assert prediction.masks.dtype == bool
+    assert np.isfinite(prediction.presence).all()
+    assert ((prediction.presence >= 0) & (prediction.presence <= 1)).all()
     model.describe()
 
 
@@ -98,7 +98,7 @@ def write_t5(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of model: how a good one is written, and how any is used."""
+    """Kind of model, with functions that write a valid one and use any."""
 
     write: Callable[[Path], None]
     use: Callable[[Path], object]
@@ -122,10 +122,10 @@ def converse(folder: Path) -> None:
 
 
 FOLDERS = {
-    "samwise": Kind(write_samwise, ask),
-    "refsam": Kind(write_refsam, ask),
-    "sam2": Kind(write_sam2, ask),
-    "published sam2": Kind(write_hf_sam2, ask),
+    "samwise": Kind(write_samwise, segment),
+    "refsam": Kind(write_refsam, segment),
+    "sam2": Kind(write_sam2, segment),
+    "published sam2": Kind(write_hf_sam2, segment),
     "videoglamm": Kind(write_videoglamm, converse),
     "sam": Kind(write_sam, load_sam),
     "text": Kind(write_text, load_text),
@@ -135,7 +135,7 @@ FOLDERS = {
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, dict[str, Kind]], Path]:
-    """A small model of each kind, written and used once."""
+    """Return the path of a small model, written and used once per kind."""
     written: dict[str, Path] = {}
 
     def place(name: str, kinds: dict[str, Kind]) -> Path:
@@ -150,8 +150,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, dict[str, K
 
 
 def spoil_weights(draw: Draw, file: Path) -> str:
-    """Change a safetensors file: its tensors, its header as text, or what its header tells of a tensor."""
-    kind = one_of(draw, "tensors", "tensors", "header", "told", "length", "bytes")
+    """Change a safetensors file: its tensors, the bytes of its header, or an entry of its header."""
+    kind = one_of(draw, "tensors", "tensors", "header", "entry", "length", "bytes")
     content = file.read_bytes()
     (size,) = struct.unpack("<Q", content[:8])
     header, data = content[8 : 8 + size], content[8 + size :]
@@ -162,17 +162,17 @@ def spoil_weights(draw: Draw, file: Path) -> str:
         return done
     if kind == "header":
         header = spoil_bytes(draw, header)
-    elif kind == "told":
-        told = json.loads(header)
-        name = one_of(draw, *sorted(told))
-        part = told[name]
+    elif kind == "entry":
+        entries = json.loads(header)
+        name = one_of(draw, *sorted(entries))
+        part = entries[name]
         if "shape" in part:
             part[one_of(draw, "shape", "dtype", "data_offsets")] = one_of(
                 draw, odd_value(draw), [2**40], [0, 2**62], [1, 1], "F8_E4M3", "I64", [-1, 4], [0, 0]
             )
         else:
-            told[name] = odd_value(draw)
-        header = json.dumps(told).encode()
+            entries[name] = odd_value(draw)
+        header = json.dumps(entries).encode()
     elif kind == "length":
         file.write_bytes(struct.pack("<Q", one_of(draw, 0, 1, size - 1, size + 1, 2**40, 2**64 - 1)) + header + data)
         return "length of the header"
@@ -186,7 +186,7 @@ def spoil_weights(draw: Draw, file: Path) -> str:
 @pytest.mark.parametrize("name", FOLDERS)
 @inputs(5)
 @given(data=st.data())
-def test_a_model_folder_is_loaded_and_answers_or_is_refused(
+def test_a_spoilt_model_folder_works_or_is_refused_in_one_sentence(
     name: str, good: Callable[[str, dict[str, Kind]], Path], tmp_path: Path, data: st.DataObject
 ) -> None:
     source, folder, draw = good(name, FOLDERS), fresh(tmp_path), data.draw
@@ -196,7 +196,7 @@ def test_a_model_folder_is_loaded_and_answers_or_is_refused(
     if one_of(draw, True, False, False):
         done.append(spoil_folder(draw, folder))
     about = f"{name}: {'; '.join(done)}"
-    if FOLDERS[name].use is ask and one_of(draw, False, False, True):
+    if FOLDERS[name].use is segment and one_of(draw, False, False, True):
         judge(command("info", folder), folder, about=f"info {about}")
     else:
         judge(lambda: FOLDERS[name].use(folder), folder, about=about)
@@ -206,7 +206,7 @@ def test_a_model_folder_is_loaded_and_answers_or_is_refused(
 
 
 def as_published(state: dict[str, Tensor], names_of: Callable[[str], tuple[str, ...]]) -> dict[str, Tensor]:
-    """A state dict under published names, of which several may hold a part each."""
+    """Rename a state dict to published names, several of which may store a part each."""
     published: dict[str, Tensor] = {}
     for name, tensor in state.items():
         names = names_of(name)
@@ -216,7 +216,7 @@ def as_published(state: dict[str, Tensor], names_of: Callable[[str], tuple[str, 
 
 
 LARGE_FRAMES = replace(MICRO_SAM2, image_size=1024)
-"""A small model for frames of the published size."""
+"""Small model with the published frame size."""
 
 
 def write_official(path: Path) -> None:
@@ -244,20 +244,20 @@ def convert(path: Path) -> None:
 
 CHECKPOINTS = {
     "official samwise": Kind(write_official, convert),
-    "meta sam2": Kind(write_meta_sam2, ask),
+    "meta sam2": Kind(write_meta_sam2, segment),
     "meta sam": Kind(write_meta_sam, load_sam),
 }
 
 
 class Foreign:
-    """An object of a class that is not here where it is read."""
+    """Object that is not plain data."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.getcwd, ()
 
 
 def spoil_checkpoint(draw: Draw, path: Path) -> str:
-    """Change what is in a file of torch, or its bytes."""
+    """Change the content or the bytes of a torch file."""
     if one_of(draw, True, False, False):
         path.write_bytes(spoil_bytes(draw, path.read_bytes()))
         return "bytes"
@@ -276,8 +276,8 @@ def spoil_checkpoint(draw: Draw, path: Path) -> str:
             draw, odd_value(draw), [state], torch.zeros(3), {"model": odd_value(draw)}, {"state_dict": state}
         )
     elif kind == "args":
-        told = {one_of(draw, "cme_decision_window", "use_cme_head", "switch_mem"): odd_value(draw)}
-        loaded["args"] = one_of(draw, odd_value(draw), argparse.Namespace(**told))
+        args = {one_of(draw, "cme_decision_window", "use_cme_head", "switch_mem"): odd_value(draw)}
+        loaded["args"] = one_of(draw, odd_value(draw), argparse.Namespace(**args))
     elif kind == "nested":
         loaded = {"model": loaded}
     torch.save(loaded, path, _use_new_zipfile_serialization=kind != "old")
@@ -287,14 +287,14 @@ def spoil_checkpoint(draw: Draw, path: Path) -> str:
 @pytest.mark.parametrize("name", CHECKPOINTS)
 @inputs(5)
 @given(data=st.data())
-def test_a_checkpoint_is_read_or_refused(
+def test_a_spoilt_checkpoint_is_read_or_refused_in_one_sentence(
     name: str,
     good: Callable[[str, dict[str, Kind]], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     data: st.DataObject,
 ) -> None:
-    # Lets the small model pass for a published size.
+    # Register the small model as a published size.
     monkeypatch.setitem(SAM2_PRESETS, "micro", LARGE_FRAMES if "official" in name else MICRO_SAM2)
     source, folder, draw = good(name, CHECKPOINTS), fresh(tmp_path), data.draw
     folder.mkdir()

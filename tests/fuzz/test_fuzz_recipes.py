@@ -1,4 +1,4 @@
-"""Recipes with something wrong in them: YAML of anybody's making, and values that no training can do with."""
+"""Spoilt recipes: arbitrary YAML, and invalid values."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ DOCUMENTS = (
 
 
 def spoil_recipe(draw: Draw, recipe: dict[str, Any]) -> tuple[bytes, str]:
-    """The file of a recipe after something was done to it, and what that was."""
+    """Change a recipe and return its file content and a description."""
     kind = one_of(draw, *["value"] * 6, "text", "text", "bytes", "document")
     if kind == "document":
         return one_of(draw, *DOCUMENTS).encode(), kind
@@ -81,7 +81,7 @@ def spoil_recipe(draw: Draw, recipe: dict[str, Any]) -> tuple[bytes, str]:
     try:
         text = yaml.safe_dump(recipe, sort_keys=False)
     except RecursionError:
-        text = json.dumps(recipe)  # which is YAML too
+        text = json.dumps(recipe)  # JSON is valid YAML
     if kind == "text":
         text = spoil_text(draw, text)
     content = text.encode("utf-8", "surrogatepass")
@@ -90,7 +90,7 @@ def spoil_recipe(draw: Draw, recipe: dict[str, Any]) -> tuple[bytes, str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _imported(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Import once what trainings import."""
+    """Import once the modules of training."""
     for name in ("torch.testing", "torch.utils.tensorboard", "refervos.training.trainer"):
         importlib.import_module(name)
     for stage in ("language", "samwise", "track"):
@@ -105,7 +105,7 @@ def _imported(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.mark.parametrize("name", STAGES)
 @inputs(4)
 @given(data=st.data())
-def test_a_recipe_is_trained_by_or_refused(name: str, tmp_path: Path, data: st.DataObject) -> None:
+def test_a_spoilt_recipe_trains_or_is_refused_in_one_sentence(name: str, tmp_path: Path, data: st.DataObject) -> None:
     draw: Draw = data.draw
     folder = fresh(tmp_path)
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Sentences of any writing and of none, through the whole way: into the model, onto the overlay, into the results."""
+"""Expressions in any script, from the model to the overlay and the results."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ WRITERS = {"samwise": write_samwise, "refsam": write_refsam}
 
 @pytest.fixture(scope="module", params=WRITERS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A small model of each family that reads sentences."""
+    """Return a small model of each family with text prompts."""
     folder = tmp_path_factory.mktemp("model") / "model"
     WRITERS[request.param](folder)
     return load(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video of two frames."""
-    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", 2)
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a video of two frames."""
+    return write_video(tmp_path_factory.mktemp("video") / "video.mp4", 2)
 
 
-WRITINGS = st.one_of(
+EXPRESSIONS = st.one_of(
     st.text(max_size=30),
     st.sampled_from(TEXTS),
     st.text(st.characters(categories=("Cc", "Cf", "Cs", "Co", "Zs", "Mn")), min_size=1, max_size=12),
@@ -52,16 +52,16 @@ WRITINGS = st.one_of(
 
 @inputs(12)
 @given(data=st.data())
-def test_sentences_are_asked_or_refused(
-    model: Any, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
+def test_any_expression_is_segmented_or_refused_in_one_sentence(
+    model: Any, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
 ) -> None:
     monkeypatch.setattr(refervos, "load", lambda *_, **__: model)
     draw: Draw = data.draw
     folder = fresh(tmp_path)
     folder.mkdir()
-    # What the system hands over as arguments has no null byte, and may have bytes that are no text.
-    sentences = [text.replace("\0", "") for text in draw(st.lists(WRITINGS, min_size=1, max_size=3))]
-    arguments: list[object] = ["segment", film, "--out", tmp_path / "out", "--quiet"]
+    # Command-line arguments have no null bytes, but may have bytes that are not text.
+    sentences = [text.replace("\0", "") for text in draw(st.lists(EXPRESSIONS, min_size=1, max_size=3))]
+    arguments: list[object] = ["segment", video, "--out", tmp_path / "out", "--quiet"]
     for output in one_of(draw, ["overlay", "rle"], ["masks", "cutout"], ["binary", "rle"]):
         arguments += ["--save", output]
     if one_of(draw, True, False, False):
@@ -73,7 +73,7 @@ def test_sentences_are_asked_or_refused(
         arguments += ["--sentences", listed]
         sentences = []
     if one_of(draw, True, False, False):
-        arguments += ["--verb", one_of(draw, *sentences, "red", "", draw(WRITINGS).replace("\0", ""))]
+        arguments += ["--verb", one_of(draw, *sentences, "red", "", draw(EXPRESSIONS).replace("\0", ""))]
     if one_of(draw, True, False, False, False):
         arguments += one_of(
             draw, ["--point", draw(st.text("0123456789,.-einfa ", max_size=12))], ["--box", "1,2,30,40"]
@@ -83,8 +83,8 @@ def test_sentences_are_asked_or_refused(
         printed = command(*arguments, "--", *sentences)()
         rows = tmp_path / "out" / "masks.jsonl"
         if rows.exists() and sentences and "--point" not in arguments:
-            told = [json.loads(row)["expression"] for row in rows.read_text().splitlines()]
-            assert told == sentences * 2, f"told as {told}"
+            written = [json.loads(row)["expression"] for row in rows.read_text().splitlines()]
+            assert written == sentences * 2, f"written as {written}"
         return printed
 
     judge(use, folder, out=tmp_path / "out", about=f"{sentences!r:.300} {arguments}")

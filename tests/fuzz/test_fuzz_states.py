@@ -1,4 +1,4 @@
-"""Files of saved sessions with something wrong in them, also where the digest was made anew so that it fits."""
+"""Spoilt files of saved sessions, also with a recomputed digest that matches."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ WRITERS = {"samwise": write_samwise, "refsam": write_refsam, "sam2": write_sam2}
 SENTENCES = ("the red circle", "the big blue square")
 
 
-def questions(model: Any, *, click: bool) -> list[Prompt]:
-    """Two questions that a model can be asked."""
+def prompts(model: Any, *, click: bool) -> list[Prompt]:
+    """Return two valid prompts of a model."""
     clicks = [Prompt(points=[[20, 20], [5, 5]], labels=[1, 0]), Prompt(box=[10, 10, 40, 40])]
     if isinstance(model, Sam2Segmenter):
         return clicks
@@ -44,7 +44,7 @@ def questions(model: Any, *, click: bool) -> list[Prompt]:
 
 @pytest.fixture(scope="module")
 def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """A small model of each family."""
+    """Return a small model of a family, loaded once."""
     loaded: dict[str, Any] = {}
 
     def model(name: str) -> Any:
@@ -59,7 +59,7 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory, model_of: Callable[[str], Any]) -> Callable[[str, bool], Path]:
-    """A saved session of each family, which has seen three frames and a correction, or none yet."""
+    """Return a saved session of a family, new or after frames and corrections, written once."""
     written: dict[tuple[str, bool], Path] = {}
 
     def place(name: str, begun: bool) -> Path:
@@ -67,7 +67,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory, model_of: Callable[[str], An
             model = model_of(name)
             click = name == "samwise" and not begun
             session = model.open(
-                questions(model, click=click), keep_logits=True, on_cut="forget", on_repeat="reuse", borders="frame"
+                prompts(model, click=click), keep_logits=True, on_cut="forget", on_repeat="reuse", borders="frame"
             )
             for frame in FRAMES[: 3 * begun]:
                 session.step(frame)
@@ -77,31 +77,31 @@ def saved(tmp_path_factory: pytest.TempPathFactory, model_of: Callable[[str], An
                 session.correct(1, box=[10, 10, 30, 30])
             path = tmp_path_factory.mktemp("saved") / "a.session"
             session.save(path)
-            go_on(model, path)
+            use_session(model, path)
             written[name, begun] = path
         return written[name, begun]
 
     return place
 
 
-def go_on(model: Any, path: Path) -> None:
-    """Do with a restored session all that can be done with one."""
+def use_session(model: Any, path: Path) -> None:
+    """Restore a session and call all of its methods."""
     session = model.restore(path)
     for frame in FRAMES[4:]:
-        answer = session.step(frame)
-        assert answer.masks.shape == (len(answer.track_ids), *frame.shape[:2])
-        assert answer.masks.dtype == bool
-        assert np.isfinite(answer.presence).all()
-        assert ((answer.presence >= 0) & (answer.presence <= 1)).all()
-        assert all(isinstance(text, str) for text in answer.expressions)
-    for number in answer.track_ids[:2]:
+        prediction = session.step(frame)
+        assert prediction.masks.shape == (len(prediction.track_ids), *frame.shape[:2])
+        assert prediction.masks.dtype == bool
+        assert np.isfinite(prediction.presence).all()
+        assert ((prediction.presence >= 0) & (prediction.presence <= 1)).all()
+        assert all(isinstance(text, str) for text in prediction.expressions)
+    for number in prediction.track_ids[:2]:
         for name, arguments in (
             ("correct", {"points": [[12, 13]]}),
             ("undo", {}),
             ("undo", {}),
-            ("rename", {"prompt": "the blue square"}),
+            ("set_prompt", {"prompt": "the blue square"}),
         ):
-            with contextlib.suppress(PromptError):  # such as that there is nothing to undo
+            with contextlib.suppress(PromptError):  # such as when there is nothing to undo
                 getattr(session, name)(number, **arguments)
     session.mark_gap()
     if not isinstance(model, Sam2Segmenter):
@@ -111,13 +111,13 @@ def go_on(model: Any, path: Path) -> None:
 
 
 def contents(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    """What is in a file of saved state: its texts and its tensors."""
+    """Return the texts and tensors in a file of saved state."""
     with safe_open(path, framework="pt") as file:
         return dict(file.metadata()), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
 
 
 def spoil_state(draw: Draw, path: Path) -> str:
-    """Change a file of saved state, most times so that only its content can tell."""
+    """Change a file of saved state, mostly with a matching digest."""
     if one_of(draw, *[False] * 5, True):
         path.write_bytes(spoil_bytes(draw, path.read_bytes()))
         return "bytes"
@@ -125,15 +125,15 @@ def spoil_state(draw: Draw, path: Path) -> str:
     text = texts[_STATE]
     done = one_of(draw, "tree", "tree", "about", *(["tensors", "tensors", "numbers"] if tensors else []))
     if done == "tree":
-        told = json.loads(text)
-        told["tree"] = spoil_value(draw, told["tree"])
-        text = json.dumps(told)
+        content = json.loads(text)
+        content["tree"] = spoil_value(draw, content["tree"])
+        text = json.dumps(content)
     elif done == "about":
         text = json.dumps(spoil_value(draw, json.loads(text)))
     elif done == "tensors":
         done = spoil_tensors(draw, tensors)
     else:
-        # Tensors that two places of the tree share, or that come in another order of axes.
+        # Other values in a tensor, which two places of the tree may share.
         name = one_of(draw, *sorted(tensors))
         tensors[name] = tensors[name] * one_of(draw, 0, -1, 1000)
     save_file(tensors, path, {_STATE: text, _DIGEST: _digest(text, tensors)})
@@ -144,7 +144,7 @@ def spoil_state(draw: Draw, path: Path) -> str:
 @pytest.mark.parametrize("name", WRITERS)
 @inputs(6)
 @given(data=st.data())
-def test_a_saved_session_goes_on_or_is_refused(
+def test_a_spoilt_session_continues_or_is_refused_in_one_sentence(
     name: str,
     begun: bool,
     model_of: Callable[[str], Any],
@@ -157,4 +157,4 @@ def test_a_saved_session_goes_on_or_is_refused(
     path = folder / "a.session"
     shutil.copyfile(source, path)
     about = f"{name}, {'begun' if begun else 'new'}: {spoil_state(data.draw, path)}"
-    judge(lambda: go_on(model_of(name), path), folder, about=about)
+    judge(lambda: use_session(model_of(name), path), folder, about=about)

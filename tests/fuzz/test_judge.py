@@ -1,4 +1,4 @@
-"""The judge of inputs notices each thing that it is there to notice."""
+"""The judge of fuzzed inputs detects every violation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import judge
-from judge import POSIX, command, torn_files, tried
+from judge import POSIX, command, incomplete_files, tried
 from refervos.errors import DataError
 
 pytestmark = POSIX
@@ -33,12 +33,12 @@ def hold(size: int) -> int:
     return int(np.ones(size, np.uint8).sum())
 
 
-def test_answers_and_sentences_are_fine(tmp_path: Path) -> None:
-    answer = tried(lambda: "an answer", tmp_path)
-    assert (answer.fault, answer.refused, answer.said) == ("", False, "an answer")
-    refusal = tried(refuse("a.png is broken; give a picture.\n  a.png"), tmp_path)
+def test_results_and_refusals_are_accepted(tmp_path: Path) -> None:
+    result = tried(lambda: "a result", tmp_path)
+    assert (result.fault, result.refused, result.said) == ("", False, "a result")
+    refusal = tried(refuse("a.png is damaged; give an image.\n  a.png"), tmp_path)
     assert (refusal.fault, refusal.refused) == ("", True)
-    assert refusal.said.startswith("a.png is broken")
+    assert refusal.said.startswith("a.png is damaged")
 
 
 @pytest.mark.parametrize(
@@ -49,29 +49,29 @@ def test_answers_and_sentences_are_fine(tmp_path: Path) -> None:
         (lambda: os._exit(3), "ends the process with code 3"),
         (lambda: hold(judge.MEMORY + 2**27), "MB above the idle process"),
         (lambda: hold(2 * judge.ADDRESSES), "MemoryError"),
-        (refuse(" "), "the error says nothing"),
+        (refuse(" "), "the message is empty"),
         (refuse("Traceback of nothing"), "is for programmers"),
-        (refuse("one\ntwo"), ""),  # what a RefervosError says is made safe
+        (refuse("one\ntwo"), ""),  # RefervosError escapes the line break
     ],
 )
-def test_faults_are_told(call: Callable[[], object], fault: str, tmp_path: Path) -> None:
+def test_a_violation_is_reported(call: Callable[[], object], fault: str, tmp_path: Path) -> None:
     found = tried(call, tmp_path).fault
     assert fault in found
     assert bool(fault) == bool(found)
 
 
-def wait_long() -> None:
+def block() -> None:
     time.sleep(60)
 
 
-def work_long() -> None:
+def compute() -> None:
     until = time.process_time() + 60
     while time.process_time() < until:
         sum(range(1000))
 
 
-@pytest.mark.parametrize("call", [wait_long, work_long])
-def test_a_hang_is_told_with_its_place(
+@pytest.mark.parametrize("call", [block, compute])
+def test_a_hang_is_reported_with_its_place_in_the_code(
     call: Callable[[], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judge, "SECONDS", 0.5)
@@ -81,7 +81,7 @@ def test_a_hang_is_told_with_its_place(
     assert found.seconds < 30
 
 
-def test_what_hangs_without_work_is_tried_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_input_that_blocks_is_tried_a_second_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judge, "SECONDS", 0.5)
     monkeypatch.setattr(judge, "event", lambda _: None)
     monkeypatch.setattr(judge, "note", lambda _: None)
@@ -90,17 +90,15 @@ def test_what_hangs_without_work_is_tried_once_more(tmp_path: Path, monkeypatch:
         mark = tmp_path / "tried"
         if not mark.exists():
             mark.touch()
-            wait_long()
+            block()
 
     assert not judge.judge(hang_at_first, tmp_path).fault
-    for call in (wait_long, work_long):
+    for call in (block, compute):
         with pytest.raises(AssertionError, match="it hangs after"):
             judge.judge(call, tmp_path)
 
 
-def test_command_lines_are_judged_by_their_exit_code_and_what_they_print(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command_lines_are_judged_by_exit_code_and_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tried(command("--version"), tmp_path).said.startswith("refervos ")
     refused = tried(command("info", tmp_path / "absent"), tmp_path)
     assert (refused.fault, refused.refused) == ("", True)
@@ -114,7 +112,7 @@ def test_command_lines_are_judged_by_their_exit_code_and_what_they_print(
     assert "control characters" in tried(command("info", tmp_path), tmp_path).fault
 
 
-def test_torn_files_are_told(tmp_path: Path) -> None:
+def test_incomplete_files_are_reported(tmp_path: Path) -> None:
     for name, content in {
         "a.jsonl": b'{"a": 1}\n{"a"',
         "b.json": b"{",
@@ -124,5 +122,5 @@ def test_torn_files_are_told(tmp_path: Path) -> None:
         ".f.png.0123abcd.part": b"",
     }.items():
         (tmp_path / name).write_bytes(content)
-        assert name in torn_files(tmp_path)
-    assert not torn_files(tmp_path / "absent")
+        assert name in incomplete_files(tmp_path)
+    assert not incomplete_files(tmp_path / "absent")

@@ -1,4 +1,4 @@
-"""Commands that are killed at any moment: the same command again comes to what an undisturbed one comes to."""
+"""Commands killed at random moments: repeating the command gives the result of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import yaml
 from safetensors.torch import load_file
 
 import layouts
-from judge import POSIX, is_hidden, torn_files
+from judge import POSIX, incomplete_files, is_hidden
 from predicted import perfect, write_masks
 from refervos import load
 from refervos.cli.entry import main
@@ -38,16 +38,16 @@ pytestmark = [POSIX, pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.us
 FRAMES = 24
 
 PATIENCE = 120
-"""Seconds after which a command that goes on is taken for one that hangs."""
+"""Seconds after which a command counts as hanging."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Something that writes files.
+    """Command that writes files.
 
     Attributes:
-        run: Does it, given a folder with all that it takes, and what to add to its command line.
-        kills: How often it is killed.
+        run: Function that runs it, given a folder with its inputs and additional arguments.
+        kills: Number of kills.
     """
 
     run: Callable[[Path, list[str]], object]
@@ -55,7 +55,7 @@ class Job:
 
 
 def command(*arguments: str) -> Callable[[Path, list[str]], object]:
-    """A command line, run in the folder."""
+    """Return a function that runs a command line in the folder."""
 
     def run(folder: Path, more: list[str]) -> None:
         os.chdir(folder)
@@ -66,7 +66,7 @@ def command(*arguments: str) -> Callable[[Path, list[str]], object]:
 
 
 def save(folder: Path, more: list[str]) -> None:
-    """Put another model in the place of one that is there."""
+    """Replace an existing model by another one."""
     load(folder / "model", device="cpu", cme=False).save_pretrained(folder / "out", overwrite=True)
 
 
@@ -98,13 +98,13 @@ JOBS = {
 }
 
 
-def test_fifty_kills_are_tried() -> None:
+def test_the_jobs_have_fifty_kills_in_total() -> None:
     assert sum(job.kills for job in JOBS.values()) == 50
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what all of them take."""
+    """Return a folder with the inputs of all jobs."""
     root = tmp_path_factory.mktemp("good") / "all"
     root.mkdir()
     write_samwise(root / "model")
@@ -119,12 +119,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Run:
-    """A job in a forked process.
+    """Job in a forked process.
 
     Args:
-        job: What is done.
-        folder: Where.
-        more: What is added to the command line.
+        job: The job.
+        folder: Folder of its inputs.
+        more: Additional arguments.
     """
 
     def __init__(self, job: Job, folder: Path, more: list[str]) -> None:
@@ -154,7 +154,7 @@ class Run:
             os._exit(code)
 
     def end(self) -> int:
-        """Wait for it; returns its exit code, or the number of the signal that ended it below 0."""
+        """Wait for it and return its exit code, or the negative number of the signal that ended it."""
         while time.monotonic() < self.begun + PATIENCE:
             found, status = os.waitpid(self.child, os.WNOHANG)
             if found:
@@ -162,45 +162,45 @@ class Run:
             time.sleep(0.01)
         os.kill(self.child, signal.SIGKILL)
         os.waitpid(self.child, 0)
-        raise AssertionError(f"it goes on for more than {PATIENCE} seconds: {self.said}")
+        raise AssertionError(f"it runs for more than {PATIENCE} seconds: {self.said}")
 
     @property
     def said(self) -> str:
-        """What it has printed."""
+        """Its output."""
         return self._printed.read_text(errors="replace")
 
 
 def again(job: Job, folder: Path) -> list[str]:
-    """Give the same command again, with what its sentence says to add; returns all that was done."""
-    told: list[str] = []
+    """Repeat a command with the option that its message suggests, and return a log."""
+    log: list[str] = []
     more: list[str] = []
     for _ in range(2):
         run = Run(job, folder, more)
         code = run.end()
-        told.append(f"{more}: {code} {run.said}")
+        log.append(f"{more}: {code} {run.said}")
         if code == 0:
-            return told
-        assert code == 2, told
-        assert len(run.said.splitlines()) == 1, told
-        # Of the two ways that segment tells, the one that loses nothing.
+            return log
+        assert code == 2, log
+        assert len(run.said.splitlines()) == 1, log
+        # Of the two options that segment suggests, prefer the one that keeps results.
         more = next(([option] for option in ("--resume", "--overwrite") if option in run.said), [])
-        assert more, f"the sentence does not say what to do: {told}"
-    raise AssertionError(told)
+        assert more, f"the message suggests no option: {log}"
+    raise AssertionError(log)
 
 
-OF_THE_RUN = "tensorboard|checkpoints|history|report|loss|timing"
-"""What is kept for going on, and what tells of how a run went."""
+RUN_FILES = "tensorboard|checkpoints|history|report|loss|timing"
+"""Files for resuming, and files that describe the run."""
 
 VARYING = {"seconds", "masks_per_second", "machine"}
-"""What differs from run to run."""
+"""Fields that differ between runs."""
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """What a job has come to, by file, without times and without what is only kept for going on."""
+    """Return the results of a job by file, without times and without files for resuming."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if not path.is_file() or is_hidden(path, folder) or re.search(OF_THE_RUN, name):
+        if not path.is_file() or is_hidden(path, folder) or re.search(RUN_FILES, name):
             continue
         if path.suffix == ".safetensors":
             found[name] = {key: digest(tensor.numpy().tobytes()) for key, tensor in load_file(path).items()}
@@ -209,13 +209,13 @@ def results(folder: Path) -> dict[str, Any]:
                 found[name] = {entry: digest(archive.read(entry)) for entry in archive.namelist()}
         elif path.suffix == ".json":
             found[name] = without_times(json.loads(path.read_text()))
-        elif path.suffix not in (".md", ".csv", ".html"):  # which are made of the JSON, with times
+        elif path.suffix not in (".md", ".csv", ".html"):  # written from the JSON, with times
             found[name] = digest(path.read_bytes())
     return found
 
 
 def without_times(value: Any) -> Any:
-    """JSON without what differs from run to run."""
+    """Remove the fields that differ between runs."""
     if isinstance(value, dict):
         return {key: without_times(part) for key, part in value.items() if key not in VARYING}
     return [without_times(part) for part in value] if isinstance(value, list) else value
@@ -226,7 +226,7 @@ def digest(content: bytes) -> str:
 
 
 def prepared(place: Path, folder: Path, name: str) -> Path:
-    """A fresh copy of what a job takes; for ``save_pretrained`` with the model that is to be replaced."""
+    """Copy the inputs of a job; for ``save_pretrained`` also the model to be replaced."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(place, folder)
     if name == "save_pretrained":
@@ -235,7 +235,7 @@ def prepared(place: Path, folder: Path, name: str) -> Path:
 
 
 def few_graphs(place: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have exports write two graphs of nine, which take seconds and not minutes, and import once what they need."""
+    """Make exports write two of nine graphs, which takes seconds instead of minutes, and import their modules once."""
     from refervos.export import onnx_export
 
     whole = onnx_export.streaming_step
@@ -250,46 +250,46 @@ def few_graphs(place: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_what_was_killed_can_be_done_again(
+def test_a_killed_command_can_be_repeated(
     name: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(SAM2_PRESETS, "micro", LARGE_FRAMES)  # what the official checkpoint is a size of
+    monkeypatch.setitem(SAM2_PRESETS, "micro", LARGE_FRAMES)  # the size of the official checkpoint
     if name == "export":
         few_graphs(place, tmp_path / "first", monkeypatch)
     job, moments = JOBS[name], random.Random(name)
-    whole = prepared(place, tmp_path / "killed", name)  # of the same name, which results may tell
+    whole = prepared(place, tmp_path / "killed", name)  # the same name, as results may contain it
     run = Run(job, whole, [])
     assert run.end() == 0, run.said
-    lasting = time.monotonic() - run.begun
-    wanted = results(whole / "out")
-    assert wanted
+    duration = time.monotonic() - run.begun
+    expected = results(whole / "out")
+    assert expected
     before = results(prepared(place, tmp_path / "killed", name) / "out")
     for number in range(job.kills):
         how = (signal.SIGKILL, signal.SIGTERM)[number % 2]
         folder = prepared(place, tmp_path / "killed", name)
         run = Run(job, folder, [])
-        moment = moments.uniform(0, lasting)
+        moment = moments.uniform(0, duration)
         time.sleep(moment)
         os.kill(run.child, how)
         code = run.end()
-        about = f"{name} after {moment:.2f} of {lasting:.2f} s, {how.name}, ended with {code}: {run.said}"
-        # Training takes any signal for the wish to end after its step, as Ctrl-C is.
+        about = f"{name} after {moment:.2f} of {duration:.2f} s, {how.name}, ended with {code}: {run.said}"
+        # Training handles every signal like Ctrl-C: it ends after its step.
         assert code in (0, 128 + how, -how, *([128 + signal.SIGINT] if name == "train" else [])), about
         assert "Traceback" not in run.said, about
-        torn = torn_files(folder, unfinished=True)
-        assert not torn, f"{about}: {torn}"
+        incomplete = incomplete_files(folder, allow_hidden=True)
+        assert not incomplete, f"{about}: {incomplete}"
         if name == "save_pretrained":
-            assert results(folder / "out") in (before, wanted), f"{about}: neither the old model nor the new one"
-        told = again(job, folder) if code else []
+            assert results(folder / "out") in (before, expected), f"{about}: neither the old model nor the new one"
+        log = again(job, folder) if code else []
         left = [path for path in folder.rglob("*") if path.name.endswith(".part")]
-        assert not left, f"{about}: {left} are left after {told}"
+        assert not left, f"{about}: {left} are left after {log}"
         found = results(folder / "out")
         if any(file.startswith("resumed-") for file in found):
-            # A film cannot be gone on with: what was missing is in a film of its own.
-            films = [folder / "out" / file for file in found if file.endswith(".mp4")]
-            assert sum(len(decode(film)[0]) for film in films) == FRAMES, f"{about}: {films} after {told}"
+            # A movie file cannot be continued: the remaining frames are in a file of their own.
+            movies = [folder / "out" / file for file in found if file.endswith(".mp4")]
+            assert sum(len(decode(movie)[0]) for movie in movies) == FRAMES, f"{about}: {movies} after {log}"
             found = {file: content for file, content in found.items() if not file.endswith(".mp4")}
-            found["overlay.mp4"] = wanted["overlay.mp4"]
-        assert set(found) == set(wanted), f"{about}: other files after {told}"
-        differing = [file for file in wanted if found[file] != wanted[file]]
-        assert not differing, f"{about}: {differing} differ after {told}"
+            found["overlay.mp4"] = expected["overlay.mp4"]
+        assert set(found) == set(expected), f"{about}: other files after {log}"
+        differing = [file for file in expected if found[file] != expected[file]]
+        assert not differing, f"{about}: {differing} differ after {log}"
