@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from refervos.model_base import ClipOutput
 from refervos.samwise.cme import cme_loss
@@ -154,6 +154,20 @@ def test_frame_weights_apply_to_the_mask_losses_only() -> None:
     twice = frame_losses(logits, logits[:, :, 0, 0], MASKS, 12, torch.full((2, 3), 2.0))
     for name in ("focal", "dice"):
         torch.testing.assert_close(twice[name], plain[name])
+
+
+def test_frames_without_a_visible_object_are_left_out_of_dice_and_small_objects_out_of_presence() -> None:
+    """The first frame has an object, the second too few pixels of it, the third none."""
+    logits, score = random(1, 3, 40, 50).float(), torch.tensor([[1.0, 2.0, 3.0]])
+    masks = torch.zeros(1, 3, 40, 50, dtype=torch.bool)
+    masks[0, 0, :20] = True
+    masks[0, 1, 0, :11] = True
+    found = frame_losses(logits, score, masks, 12)
+    first = frame_losses(logits[:, :1], score[:, :1], masks[:, :1], 12)
+    torch.testing.assert_close(found["dice"], first["dice"])
+    assert found["iou"] == first["iou"]
+    labelled = [score[0, 0], -score[0, 2]]  # of the frames with and without the object
+    torch.testing.assert_close(found["presence"], -nn.functional.logsigmoid(torch.stack(labelled)).mean())
 
 
 def masks_without(void: Tensor) -> Callable[[Tensor, Tensor], list[Tensor]]:

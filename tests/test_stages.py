@@ -12,9 +12,11 @@ import torch
 
 from refervos.errors import ConfigError, TrainingError
 from refervos.loading import MINIATURE_FOLDER, load
+from refervos.sam2.memory import MemoryBank
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.text.pretrained import load_text
+from refervos.training.losses import frame_losses
 from refervos.training.plan import make_plans
 from refervos.training.recipe import read_recipe
 from refervos.training.stages.prompt_stage import PromptedSettings, PromptedSource
@@ -250,6 +252,62 @@ def test_a_tracker_is_trained_with_dropout_and_without_choosing_the_most_stable_
     assert not torch.equal(trained[0][:, 0], evaluated[0][:, 0])
     stage.tracker.sam.mask_decoder.stability = False
     assert torch.equal(trained[0][:, 0], predictions(False)[0][:, 0])
+
+
+def track_batch(frames: int, **settings: Any) -> tuple[TrackStage, dict[str, Any]]:
+    """Build an untrained track stage in evaluation mode, and a batch of one clip."""
+    stage = TrackStage.build(TrackSettings(frames=(frames,), model=MICRO_SAM2, multimask=0.0, **settings), {}, 1)
+    batch = stage.source().collate([stage.source().draw(0, 0, (1, 0, 0))])
+    return stage.eval(), batch
+
+
+def test_frames_around_occlusions_have_the_weight_of_the_setting() -> None:
+    stage, batch = track_batch(3, hiding=0.0)
+    batch["ground_truth"].zero_()
+    batch["ground_truth"][:, 0, 10:30, 10:30] = True  # hidden from the second frame on
+    with torch.no_grad():
+        first = frame_losses(stage.predict(batch).mask_logits[:, :1], None, batch["ground_truth"][:, :1], 12)
+        losses = stage(batch)
+    torch.testing.assert_close(losses["focal"], first["focal"])
+
+
+def test_with_teacher_forcing_memory_holds_the_ground_truth() -> None:
+    stage, batch = track_batch(2)
+    other = {**batch, "ground_truth": torch.zeros_like(batch["ground_truth"])}
+    other["ground_truth"][:, 0, :40] = True
+    with torch.no_grad():
+        for teacher in (False, True):
+            one, changed = (stage.predict({**each, "teacher": teacher}).mask_logits for each in (batch, other))
+            assert torch.equal(one[:, 0], changed[:, 0])
+            assert torch.equal(one[:, 1], changed[:, 1]) != teacher
+
+
+@pytest.mark.parametrize("conditioning", [False, True])
+def test_the_first_frame_is_a_conditioning_frame_in_some_steps(
+    conditioning: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, batch = track_batch(3)
+    stored: list[bool] = []
+    store = MemoryBank.store
+
+    def recorded(bank: MemoryBank, *arguments: Any, conditioning: bool = False) -> None:
+        stored.append(conditioning)
+        store(bank, *arguments, conditioning=conditioning)
+
+    monkeypatch.setattr(MemoryBank, "store", recorded)
+    with torch.no_grad():
+        stage.predict({**batch, "conditioning": conditioning})
+    assert stored == [conditioning, False]
+
+
+def test_colour_jitter_changes_pixels_only() -> None:
+    plain, jittered = (
+        PromptedSource(PromptedSettings(frames=(2,), colours=strength), image_size=64, cell=16).draw(0, 0, (1, 2, 0))
+        for strength in (0.0, 0.1)
+    )
+    assert not torch.equal(plain["pixels"], jittered["pixels"])
+    assert torch.equal(plain["ground_truth"], jittered["ground_truth"])
+    assert torch.equal(plain["cell_labels"], jittered["cell_labels"])
 
 
 @pytest.mark.parametrize("stage_of", [samwise_stage, refsam_stage])
