@@ -175,6 +175,13 @@ def test_synchronised_batch_norms_stay_frozen(device: str) -> None:
     assert not any(module.training for module in norms)
 
 
+def test_batch_norms_of_the_adapters_have_the_momentum_of_the_settings() -> None:
+    stage = VideoStage(VideoSettings(norm_momentum=0.02), trainable_micro_model())
+    norms = [module for module in stage.model.adapters.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert {module.momentum for module in norms} == {0.02}
+
+
 @pytest.mark.parametrize(
     ("processes", "kind", "on_cpu"),
     [("1", None, False), ("2", None, True), ("2", "cuda", False), ("1", "mps", False), ("2", "mps", True)],
