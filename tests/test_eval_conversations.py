@@ -82,6 +82,7 @@ def test_an_answer_is_read_as_it_was_written(part: Part, tmp_path: Path) -> None
     ("change", "message"),
     [
         (lambda answer: answer.pop("text"), "'text' must be text"),
+        (lambda answer: answer.update(model=3), "'model' must be a name"),
         (lambda answer: answer.update(size=[48]), "'size' must be height and width"),
         (lambda answer: answer.update(size=[10**6, 10**6]), "an image cannot be"),
         (lambda answer: answer.update(frames=["a", "a"]), "each once"),

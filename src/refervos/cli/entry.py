@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import refervos
+from refervos.cli.ask import ask
 from refervos.cli.bench import bench
 from refervos.cli.convert import convert, info
 from refervos.cli.data import data_app
@@ -56,6 +57,7 @@ def common(
 
 
 app.command()(segment)
+app.command()(ask)
 app.command()(convert)
 app.command()(info)
 app.command()(train)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +79,36 @@ def answer_conversations(
                     prepare_folder(path.parent)
                     write_answer(path, answer)
             bar.advance()
+
+
+def conversations_with(model: Any, *, limit: int = 512) -> Callable[[Video], Ask]:
+    """Return a function that starts conversations with a model, for ``answer_conversations``.
+
+    Args:
+        model: A model with the method ``converse``, such as ``VideoGlamm``.
+        limit: Maximum number of generated tokens of an answer.
+    """
+
+    def begin(video: Video) -> Ask:
+        talk = model.converse(_Frames(video))
+
+        def ask(question: str) -> SpokenAnswer:
+            answer = talk.ask(question, limit=limit)
+            return SpokenAnswer(answer.text, tuple((p.start, p.end) for p in answer.phrases), answer.masks())
+
+        return ask
+
+    return begin
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """Frames of a data set's video, read whenever they are iterated over."""
+
+    video: Video
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
+        return (self.video.frames.read(number) for number in range(len(self.video)))
 
 
 def grounded_answer(conversation: Conversation, question: str, answer: SpokenAnswer) -> GroundedAnswer:

@@ -4,7 +4,7 @@
       {"phrase": "A red circle", "start": 0, "end": 12, "masks": [{"size": [48, 64], "counts": "..."}, null]}]}
 
 ``size`` is height and width; ``start`` and ``end`` are characters of the text; ``masks`` has an entry for each frame,
-null where nothing of the phrase is seen.
+null where nothing of the phrase is seen. ``model`` names the model, if known.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class GroundedAnswer:
         size: Height and width of the masks.
         frames: Names of the frames.
         phrases: Its phrases with masks, in the order of the text.
+        model: Name of the model, if known.
     """
 
     question: str
@@ -69,6 +70,7 @@ class GroundedAnswer:
     size: tuple[int, int]
     frames: tuple[str, ...]
     phrases: tuple[AnsweredPhrase, ...]
+    model: str | None = None
 
     def mask(self, phrase: int, frame: int) -> npt.NDArray[np.bool_]:
         """Decode a mask.
@@ -126,6 +128,7 @@ def write_answer(path: Path, answer: GroundedAnswer) -> None:
             {"phrase": phrase.text, "start": phrase.start, "end": phrase.end, "masks": list(phrase.masks)}
             for phrase in answer.phrases
         ],
+        **({} if answer.model is None else {"model": answer.model}),
     }
     write_atomically(path, (json.dumps(content) + "\n").encode())
 
@@ -165,7 +168,10 @@ def _answer(content: Any, where: str) -> GroundedAnswer:
         raise DataError(f"{where} has {len(phrases):,} phrases; the maximum is {MOST_PHRASES:,}.")
     read = tuple(_phrase(record, text, len(frames), f"{where}, phrase {k}") for k, record in enumerate(phrases))
     question = require_field(content, "question", str, where)
-    return GroundedAnswer(question, text, (height, width), tuple(frames), read)
+    model = content.get("model")
+    if not (model is None or isinstance(model, str)):
+        raise DataError(f"{where}: 'model' must be a name.")
+    return GroundedAnswer(question, text, (height, width), tuple(frames), read, model)
 
 
 def _phrase(record: Any, text: str, frames: int, where: str) -> AnsweredPhrase:

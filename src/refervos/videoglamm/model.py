@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,9 @@ from refervos.videoglamm.language import (
 from refervos.videoglamm.losses import Losses, LossWeights, pad_masks, sigmoid_bce_loss, sigmoid_dice_loss
 from refervos.videoglamm.quantisation import Bits, quantise
 from refervos.videoglamm.referring import ReferringSegmenter
+
+if TYPE_CHECKING:
+    from refervos.videoglamm.video_conversation import VideoConversation
 
 Decoding = Literal["memory", "frames"]
 """Mask decoding: ``memory`` prompts the first frame and propagates the mask, ``frames`` prompts every frame."""
@@ -413,6 +416,26 @@ class VideoGlamm(ReferringSegmenter):
             f"the conversation has {length} tokens, including those of the video, and the language model takes at most "
             f"{self.config.phi.positions}; ask a shorter question, or start a new conversation."
         )
+
+    def converse(self, video: Any, *, start: int = 0, stop: int | None = None) -> VideoConversation:
+        """Start a conversation about a video, or about the last frames of a session.
+
+        Args:
+            video: A path, an image, frames or any other recorded source of ``open_source``; or a session on this model.
+            start: First frame of a recording.
+            stop: Frame before which to end; None for all.
+
+        Returns:
+            The conversation; ``ask`` answers questions with text and with masks for phrases.
+
+        Raises:
+            ConfigError: When the session is on another model or has no frames.
+            PromptError: When the model has no tokenizer.
+            VideoError: When the video cannot be read or is live.
+        """
+        from refervos.videoglamm.video_conversation import VideoConversation
+
+        return VideoConversation(self, video, start=start, stop=stop)
 
     # Segment.
 
