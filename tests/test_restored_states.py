@@ -23,7 +23,9 @@ from refervos.refsam.model import RefSam
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.session.state_files import _digest
+from refervos.text.grounded import Phrase
 from scenes import MICRO_SAM2, scene
+from videoglamm_models import FOUND, NOT_FOUND, scripted_model
 
 FRAMES = scene(6)
 
@@ -66,7 +68,20 @@ def refsam(path: Path) -> Any:
     return model
 
 
-FAMILIES = {each.__name__: each for each in (samwise, clips, sam2, refsam)}
+def videoglamm(path: Path) -> Any:
+    """Save a session with a correction, an object that was not found, a new sentence and a phrase with its token."""
+    model = scripted_model(FOUND, NOT_FOUND, FOUND, ask_every=4)
+    session = model.open(["the red circle", Prompt("the blue square")], on_cut="forget")
+    for frame in FRAMES[:3]:
+        session.step(frame)
+    session.correct(0, points=[(60, 40)])
+    session.add("one that turns back")
+    session.follow(Prompt("it"), model.begin_phrase(Phrase("it", 0, 2), torch.ones(model.config.sam2.hidden)))
+    session.save(path)
+    return model
+
+
+FAMILIES = {each.__name__: each for each in (samwise, clips, sam2, refsam, videoglamm)}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

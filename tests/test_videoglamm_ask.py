@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import layouts_conversations
 from refervos import loading, open_source
 from refervos.cli import ask as ask_command
 from refervos.cli import entry as cli

@@ -21,7 +21,7 @@ from refervos.cli.entry import app
 from refervos.errors import RefervosError
 from refervos.evaluation.datasets import Part
 from spoil import TEXTS, Draw, one_of
-from test_fuzz_models import write_samwise
+from test_fuzz_models import write_samwise, write_videoglamm
 from test_fuzz_recipes import STAGES
 from video_files import write_video
 
@@ -41,6 +41,7 @@ COMMANDS = dict(commands(typer.main.get_command(app)))
 
 QUICK: dict[str, list[str]] = {
     "segment": ["--frames", "2", "--no-reconnect"],
+    "ask": ["--frames", "2", "--limit", "20"],
     "train": ["--steps", "1"],
     "diagnose": ["--count", "1", "--split", "motion"],
     "eval": ["--count", "1", "--processes", "1"],
@@ -57,7 +58,18 @@ VALID: dict[str, tuple[str, ...]] = {
     "expressions": ("the red circle", "a dog", "film.mp4", ""),
     "out": ("out", "out/deep/er", "words.txt", "frames", "/dev/full", "/proc/x", "-"),
     "save": ("rle", "masks", "overlay", "binary", "cutout"),
-    "model": ("model", "miniature", "model/config.json", "film.mp4", "owner/name", "absent", "tiny"),
+    "questions": ("What is happening here?", "which one ?", "<|end|>", "film.mp4", "red " * 10_000, ""),
+    "model": (
+        "model",
+        "talker",
+        "talker",
+        "miniature",
+        "model/config.json",
+        "film.mp4",
+        "owner/name",
+        "absent",
+        "tiny",
+    ),
     "models": ("model", "absent", "results.json", "owner/name"),
     "device": ("cpu", "cuda", "cuda:7", "mps", "meta", "banana"),
     "dtype": ("float32", "bfloat16", "float16"),
@@ -105,6 +117,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index, image in enumerate(layouts.drawn_videos("x", videos=1, frames=2)[0].clip.frames):
         layouts.write_image(root / "frames" / f"{index:03d}.png", image)
     write_samwise(root / "model")
+    write_videoglamm(root / "talker")
     layouts.write_mevis(root / "mevis", "valid_u", videos=1, frames=2)
     write_masks(root / "predictions", Part("mevis", root / "mevis", "valid_u").open().samples(), perfect)
     (root / "words.txt").write_text("the red circle\na dog\n")

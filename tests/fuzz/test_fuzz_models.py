@@ -35,7 +35,6 @@ from refervos.text.encoder import TextConfig, TextEncoder
 from refervos.text.pretrained import load_t5, load_text, save_text
 from refervos.text.t5 import T5TextEncoder
 from refervos.training.stages.language import train_byte_level
-from refervos.videoglamm.conversation import Conversation
 from refsam_models import SENTENCES, TINY, tiny_model, tokenizer
 from scenes import MICRO, MICRO_SAM2, micro_model, scene
 from spoil import Draw, odd_value, one_of, spoil_bytes, spoil_folder, spoil_tensors
@@ -109,15 +108,18 @@ def write_videoglamm(folder: Path) -> None:
 
 
 def converse(folder: Path) -> None:
-    """Load a model, ask it a question about a frame, and have it segment a phrase."""
+    """Load a model, ask it a question about a frame, have it segment a phrase, and follow a sentence."""
     model: Any = load(folder, device="cpu")
-    talk = Conversation(model, model.encode_video([FRAME]))
-    list(talk.ask("what is this ?", limit=3))
+    model.converse([FRAME]).ask("what is this ?", limit=3).finish()
     tokens = torch.zeros(1, model.config.sam2.hidden)
     place = model.placement(FRAME.shape[:2])
     pixels = place.place(torch.from_numpy(FRAME).permute(2, 0, 1))
     (predicted,) = model.segment([pixels], tokens)
     assert place.masks(predicted.mask_logits).shape == (1, *FRAME.shape[:2])
+    session = model.open([SENTENCES[0], Prompt(points=[[20, 20]])])
+    answer = session.step(FRAME)
+    assert answer.masks.shape == (2, *FRAME.shape[:2])
+    assert ((answer.presence >= 0) & (answer.presence <= 1)).all()
     model.describe()
 
 

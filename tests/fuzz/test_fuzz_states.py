@@ -25,12 +25,12 @@ from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.session.state_files import _DIGEST, _STATE, _digest
 from scenes import scene
 from spoil import Draw, one_of, spoil_bytes, spoil_tensors, spoil_value
-from test_fuzz_models import write_refsam, write_sam2, write_samwise
+from test_fuzz_models import write_refsam, write_sam2, write_samwise, write_videoglamm
 
 pytestmark = [POSIX, pytest.mark.usefixtures("one_thread")]
 
 FRAMES = scene(6, 48, 64)
-WRITERS = {"samwise": write_samwise, "refsam": write_refsam, "sam2": write_sam2}
+WRITERS = {"samwise": write_samwise, "refsam": write_refsam, "sam2": write_sam2, "videoglamm": write_videoglamm}
 SENTENCES = ("the red circle", "the big blue square")
 
 
@@ -65,7 +65,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory, model_of: Callable[[str], An
     def place(name: str, begun: bool) -> Path:
         if (name, begun) not in written:
             model = model_of(name)
-            click = name == "samwise" and not begun
+            click = name in ("samwise", "videoglamm") and not begun
             session = model.open(
                 prompts(model, click=click), keep_logits=True, on_cut="forget", on_repeat="reuse", borders="frame"
             )
