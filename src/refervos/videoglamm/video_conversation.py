@@ -7,7 +7,7 @@ memory does not grow with its length.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,7 @@ class Recording:
             video = np.asarray(video.convert("RGB"))
         elif isinstance(video, Iterable) and not isinstance(video, (str, np.ndarray)) and iter(video) is iter(video):
             if hasattr(video, "info"):
-                refuse_live(video)
+                refuse_live(cast(Source, video))
             video = list(video)
         if isinstance(video, np.ndarray) and (video.ndim == 2 or (video.ndim == 3 and video.shape[2] in (1, 3, 4))):
             video = video[None]
