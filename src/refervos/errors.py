@@ -81,6 +81,10 @@ class StateError(RefervosError):
     """State cannot be saved, or a state file is unreadable, damaged, or does not fit."""
 
 
+class UnknownWordsWarning(UserWarning):
+    """An expression has words that a model with a closed vocabulary was never trained on."""
+
+
 def require_installed(purpose: str, extra: str, *packages: str) -> None:
     """Check that optional packages are installed, before the work that needs them begins.
 

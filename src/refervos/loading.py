@@ -18,7 +18,7 @@ from refervos.checkpoints.weights import (
     read_header,
     read_tensors,
 )
-from refervos.errors import CheckpointError, ConfigError
+from refervos.errors import CheckpointError, ConfigError, RefervosError
 from refervos.models.registry import ASSETS, BY_NAME, MODELS, Bundled, bundled_folder, suggestion
 from refervos.ops.compilation import compile_stages
 from refervos.ops.linear import make_column_major
@@ -261,6 +261,24 @@ def _locate(model: str | os.PathLike[str]) -> Path:
             "owner/name, or a name that 'refervos models' lists."
         )
     return fetch(str(model), ["*.json", "*.txt", "*.safetensors"], "give a model folder, or a hub id owner/name")
+
+
+def trained_words(model: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return the closed vocabulary of a model without loading it.
+
+    Args:
+        model: See ``load``.
+
+    Returns:
+        The words; empty for an open vocabulary, and for a model that cannot be read, about which ``load`` says more.
+    """
+    try:
+        path = _locate(model)
+        config = read_header(path, CONVERT_FIRST).get("config") if path.is_dir() else None
+    except (RefervosError, OSError):
+        return ()
+    words = config.get("words") if isinstance(config, dict) else None
+    return tuple(word for word in words if isinstance(word, str)) if isinstance(words, list) else ()
 
 
 def _is_exported(path: Path) -> bool:

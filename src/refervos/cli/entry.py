@@ -23,6 +23,7 @@ from refervos.cli.failures import (
     flush_output,
     print_error,
     report_usage_error,
+    warnings_as_sentences,
 )
 from refervos.cli.models import models_app
 from refervos.cli.segment import segment
@@ -79,7 +80,7 @@ def main() -> None:
     """
     # transformers prints irrelevant warnings to standard error, for example about torchvision.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    with StopSignals() as signals:
+    with StopSignals() as signals, warnings_as_sentences():
         try:
             code = app(prog_name="refervos", standalone_mode=False, obj=signals) or 0
         except RefervosError as error:

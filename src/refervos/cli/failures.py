@@ -8,10 +8,13 @@ import os
 import sys
 import tempfile
 import traceback
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import typer
 
+from refervos.errors import UnknownWordsWarning
 from refervos.safe_text import printable
 
 USAGE_ERROR: Any = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
@@ -33,6 +36,32 @@ def print_error(sentence: str, code: int) -> int:
     with contextlib.suppress(OSError, ValueError):
         typer.echo(f"refervos: {printable(sentence)}", err=True)
     return code
+
+
+@contextlib.contextmanager
+def warnings_as_sentences() -> Iterator[None]:
+    """Print each warning about unknown words once, as a sentence without the line of the program."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UnknownWordsWarning)
+        show, shown = warnings.showwarning, set[str]()
+
+        def show_sentence(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, UnknownWordsWarning):
+                show(message, category, *where, **more)
+                return
+            sentence = printable(str(message))
+            if sentence not in shown:
+                shown.add(sentence)
+                print_warning(sentence)
+
+        warnings.showwarning = show_sentence
+        yield
+
+
+def print_warning(sentence: str) -> None:
+    """Print a warning to standard error, if possible."""
+    with contextlib.suppress(OSError, ValueError):
+        typer.echo(f"warning: {sentence}", err=True)
 
 
 def describe_unexpected(error: Exception) -> str:

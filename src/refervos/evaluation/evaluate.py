@@ -34,11 +34,12 @@ from refervos.evaluation.result_folder import ResultFolder, Settings
 from refervos.evaluation.summary import summarise
 from refervos.files.locks import FolderLock
 from refervos.files.writing import PartialFolder, prepare_folder
-from refervos.loading import load
+from refervos.loading import load, trained_words
 from refervos.processes import run_in_processes
 from refervos.progress import Bar
 from refervos.prompts import Prompt
 from refervos.segmenter import Segmenter
+from refervos.text.vocabulary import warn_of_unknown_words
 
 GROUP_SIZE = 8
 """Expressions segmented at once; frames are read once per group, and memory grows with its size."""
@@ -153,6 +154,9 @@ def evaluate(request: Request, *, processes: int = 1, show_progress: bool | None
     part, folder = request.part.open(), ResultFolder(request.root)
     if part.scoring != "worlds":
         require_sentences(part.samples())
+        # Here, because each process loads the model, and the warning must come once.
+        words = trained_words(request.model)
+        warn_of_unknown_words([sample.expression for sample in part.samples()] if words else (), words)
     prepare_folder(request.root)
     lock = FolderLock(request.root, "evaluating", EvaluationError)
     try:

@@ -6,6 +6,7 @@ Shapes: N clips or prompts, T frames of H x W pixels, K frames of one chunk, S =
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeGuard
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from refervos.errors import ConfigError
+from refervos.errors import ConfigError, UnknownWordsWarning
 from refervos.ops.borders import FrameGuide
 from refervos.placement import Placement, as_rgb
 from refervos.prompts import Prompt
@@ -145,7 +146,9 @@ def predict_video(
         PromptError: When the model does not support a prompt.
     """
     groups = [[prompt] for prompt in prompts] if segmenter.mixes_sentences else [prompts]
-    sessions = [Session(segmenter, group, keep_logits=keep_logits, border_cells=BORDER_CELLS) for group in groups]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownWordsWarning)  # given once, for the whole data set
+        sessions = [Session(segmenter, group, keep_logits=keep_logits, border_cells=BORDER_CELLS) for group in groups]
     for chunk in sessions[0].chunks(frames, clip_length):
         start = time.perf_counter()
         results = [session.clip(chunk) for session in sessions]

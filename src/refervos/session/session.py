@@ -22,6 +22,7 @@ from refervos.segmentation import Segmentation
 from refervos.segmenter import FramePrediction, Segmenter, check_numbers
 from refervos.session.scene_changes import FrameChanges, Picture
 from refervos.session.state_files import IN_MAIN_MEMORY, check_state, check_tensor, load_state, save_state
+from refervos.text.vocabulary import unknown_words, warn_of_unknown_words
 
 Item = TypeVar("Item")
 
@@ -101,6 +102,10 @@ class Session:
             upsamples masks as published; default as configured in the model.
         border_cells: Side of the neighbourhood used at borders, in cells: 3 is fast, 7 is finer.
 
+    Warns:
+        UnknownWordsWarning: When a sentence has words on which a model with a closed vocabulary was never trained; also
+            in ``add``, ``add_missing`` and ``set_prompt``, once for each word.
+
     Raises:
         ConfigError: When the model is in training mode, or an option has an unknown value.
         PromptError: When the model does not accept a prompt.
@@ -133,8 +138,9 @@ class Session:
         self.border_cells = border_cells
         self.on_cut, self.on_repeat = on_cut, on_repeat
         self._state = _State({}, FrameChanges(), StreamCounts())
-        for prompt in prompts:
-            self.add(prompt)
+        self._warned: set[str] = set()
+        followed = [self._begin(prompt) for prompt in prompts]
+        self._warn_of_unknown_words(followed)
 
     @property
     def frame_index(self) -> int:
@@ -172,8 +178,23 @@ class Session:
         Raises:
             PromptError: When the model does not accept the prompt.
         """
+        number = self._begin(prompt)
+        self._warn_of_unknown_words([number])
+        return number
+
+    def _begin(self, prompt: Prompt | str) -> int:
+        """Start a track and return its number."""
         prompt = _as_prompt(prompt)
         return self.follow(prompt, self.model.begin(prompt))
+
+    def _warn_of_unknown_words(self, tracks: Sequence[int]) -> None:
+        """Warn if the prompts of tracks have words that the model was never trained on, once about each word."""
+        words = getattr(getattr(self.model, "config", None), "words", ())
+        expressions = [self._tracks[number].prompt.expression or "" for number in tracks]
+        new = {word for expression in expressions for word in unknown_words(expression, words)} - self._warned
+        if new:
+            self._warned |= new
+            warn_of_unknown_words(expressions, words, stacklevel=3)
 
     def follow(self, prompt: Prompt, state: Any) -> int:
         """Follow an object from the next frame on for which the model has already started a track.
@@ -208,9 +229,10 @@ class Session:
         for prompt in map(_as_prompt, prompts):
             same = next((known for known in followed if known.equals(prompt)), None)
             if same is None:
-                new.append(self.add(prompt))
+                new.append(self._begin(prompt))
             else:
                 followed.remove(same)
+        self._warn_of_unknown_words(new)
         return new
 
     def drop(self, track: int) -> None:
@@ -235,6 +257,7 @@ class Session:
         followed, prompt = self._followed(track), _as_prompt(prompt)
         self.model.set_prompt(followed.state, prompt)
         followed.prompt = prompt
+        self._warn_of_unknown_words([track])
 
     def correct(
         self,

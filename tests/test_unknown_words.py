@@ -1,0 +1,165 @@
+"""A model with a closed vocabulary says which words of a sentence it was never trained on, and what to use instead."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+import layouts
+import refervos
+from refervos.cli.entry import main
+from refervos.errors import UnknownWordsWarning
+from refervos.loading import bundled_folder, trained_words
+from refervos.samwise.model import Samwise
+from refervos.text.vocabulary import unknown_words
+from refervos.worlds import known_words
+
+CLIP = Path(__file__).parents[1] / "examples" / "data" / "shapes.mp4"
+
+KNOWN = (
+    "the red circle",
+    "The Red Circle",
+    "THE RED CIRCLE!",
+    "the red circles",
+    "red circle",
+    "the blue star that moves to the right",
+    "the blue stars that move to the right.",
+    "a green triangle",
+    "an orange square?",
+    "the square's left side",
+    "the square\u2019s left side",
+    "the biggest of all shapes",
+    "the smaller one",
+    "the two yellow rings",
+    "the cross (on the right)",
+    "the shape which is behind the purple heart",
+    "the hearts that spin",
+    "the moon that stops; then it moves",
+    "the striped triangle in the middle",
+    "it has been there before: the pink disc",
+    "they should have been white squares",
+    "the circle and the square, both of them",
+    "everything that moves",
+    "the leftmost and the rightmost crescents",
+    "the thing that leaves the view",
+)
+
+UNKNOWN = {
+    "the horse": ("horse",),
+    "The Horse": ("horse",),
+    "a horse on the grass": ("horse", "grass"),
+    "the red car": ("car",),
+    "the red cars": ("cars",),
+    "the dog that jumps over the fence": ("dog", "jumps", "fence"),
+    "the man in the blue shirt": ("man", "shirt"),
+    "the woman's left hand": ("woman", "hand"),
+    "a zebra, a zebra and a zebra": ("zebra",),
+    "the circle that sings": ("sings",),
+    "the turquoise square": ("turquoise",),
+    "red-haired girl": ("haired", "girl"),
+    "the hexagon": ("hexagon",),
+    "the person holding an umbrella": ("person", "holding", "umbrella"),
+    "2 circles": ("2",),
+    "the player number 10": ("player", "number", "10"),
+    "café": ("café",),
+    "das rote Quadrat": ("das", "rote", "quadrat"),
+    "红色的圆": ("红色的圆",),
+    "the cat 🐈 on the left": ("cat",),
+    "a bus that turns left": ("bus",),
+    "the elephant's trunk": ("elephant", "trunk"),
+    "two dogs": ("dogs",),
+    "black": ("black",),
+    "skateboard!": ("skateboard",),
+}
+
+
+def test_fifty_sentences_are_tried() -> None:
+    assert len(set(KNOWN)) + len(UNKNOWN) == 50
+
+
+@pytest.mark.parametrize("model", ["miniature", "refsam-miniature"])
+def test_known_and_unknown_words_are_told_apart(model: str) -> None:
+    words = trained_words(model)
+    assert {sentence: found for sentence in KNOWN if (found := unknown_words(sentence, words))} == {}
+    assert {sentence: unknown_words(sentence, words) for sentence in UNKNOWN} == UNKNOWN
+
+
+def test_the_bundled_models_carry_the_words_of_the_worlds_and_an_open_vocabulary_has_all_words() -> None:
+    assert set(known_words()) == set(trained_words("miniature")) == set(trained_words("refsam-miniature"))
+    assert unknown_words("the horse", ()) == ()
+
+
+@pytest.fixture(scope="module")
+def miniature() -> Samwise:
+    model = refervos.load("miniature", device="cpu")
+    assert isinstance(model, Samwise)
+    return model
+
+
+def test_a_session_warns_once_about_each_word(miniature: Samwise) -> None:
+    with pytest.warns(UnknownWordsWarning) as first:
+        session = miniature.open(["the horse", "the red circle", "a brown dog"])
+    (warning,) = [str(each.message) for each in first]
+    assert "does not know horse, brown, dog (2 of 3 sentences)" in warning
+    assert "'refervos models fetch samwise-mevis'" in warning
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        session.add("the brown dog")
+        session.set_prompt(1, "the blue star")
+        session.add_missing(["the horse", "the red circles"])
+    with pytest.warns(UnknownWordsWarning, match="does not know cat:"):
+        session.set_prompt(1, "the cat")
+    with pytest.warns(UnknownWordsWarning, match="does not know car:"):
+        session.add("the car")
+
+
+def test_models_without_a_list_of_words_never_warn(miniature: Samwise, tmp_path: Path) -> None:
+    shutil.copytree(bundled_folder("miniature") or "", tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    del config["config"]["words"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    old = refervos.load(tmp_path / "old", device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        old.open(["the horse"])
+        miniature.open([refervos.Prompt("the red circle", points=[(10, 10)])])
+    assert trained_words(tmp_path / "old") == trained_words(tmp_path / "nowhere") == ()
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
+    """Run the command line in this process, and return what it says on standard error."""
+    monkeypatch.setattr(sys, "argv", ["refervos", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    return capsys.readouterr().err
+
+
+def test_segment_says_it_once_for_a_folder_of_videos(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clips").mkdir()
+    for name in ("one.mp4", "two.mp4"):
+        shutil.copy(CLIP, tmp_path / "clips" / name)
+    options = ("--frames", 1, "--save", "rle", "--device", "cpu", "--quiet")
+    out = ("--out", tmp_path / "out")
+    said = run(capsys, monkeypatch, "segment", tmp_path / "clips", "the horse", "the red circle", *out, *options)
+    assert said.count("warning: the model was trained on synthetic drawings only and does not know horse") == 1
+    assert said.count("\n") == 1
+    assert run(capsys, monkeypatch, "segment", CLIP, "The red circles!", "--out", tmp_path / "b", *options) == ""
+
+
+def test_eval_says_it_once_for_a_data_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layouts.write_mevis(tmp_path / "mevis")
+    for file in (tmp_path / "mevis").rglob("meta_expressions.json"):
+        file.write_text(file.read_text().replace('"exp": "', '"exp": "the zebra and '))
+    out = ("--out", tmp_path / "out", "--device", "cpu", "--quiet")
+    said = run(capsys, monkeypatch, "eval", "miniature", "mevis", tmp_path / "mevis", "--split", "valid_u", *out)
+    assert said.count("the model was trained on synthetic drawings only and does not know zebra") == 1
