@@ -448,7 +448,7 @@ def test_tracks_annotate_every_frame_and_brush_masks_only_the_drawn_frames(tmp_p
 def test_the_target_is_the_union_of_the_tracks_with_one_expression(tmp_path: Path) -> None:
     written = layouts.write_cvat(tmp_path / "shapes")
     file = tmp_path / "shapes" / "annotations.xml"
-    file.write_text(file.read_text().replace("the circle that moves", "a thing").replace("the square", "a thing"))
+    file.write_text(file.read_text().replace("the circle that moves", "a shape").replace("the square", "a shape"))
     (sample,) = read_cvat(tmp_path, "all", Problems()).samples
     assert sample.object_ids == ("0", "1")
     assert sample.ground_truth is not None

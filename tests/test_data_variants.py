@@ -156,9 +156,9 @@ def write_images(
         content["images"].append(
             {"id": 100 + index, "file_name": names[index], "width": WIDTH, "height": HEIGHT, "license": 1}
         )
-        for thing, masks in enumerate(clip.masks):
+        for obj, masks in enumerate(clip.masks):
             if masks[index].any():
-                fields = more(thing, index) if more else {}
+                fields = more(obj, index) if more else {}
                 content["annotations"].append(
                     annotation(len(content["annotations"]), 100 + index, masks[index], **fields)
                 )
@@ -231,9 +231,9 @@ def test_a_video_id_in_the_images_takes_precedence(tmp_path: Path) -> None:
 
 
 def test_expressions_and_tracks_of_annotations_are_read(tmp_path: Path) -> None:
-    def fields(thing: int, index: int) -> dict[str, Any]:
-        text = "the square" if thing else "the circle on the left" if index < 2 else "the circle on the right"
-        return {"attributes": {"expression": text, "track_id": thing, "occluded": False}}
+    def fields(obj: int, index: int) -> dict[str, Any]:
+        text = "the square" if obj else "the circle on the left" if index < 2 else "the circle on the right"
+        return {"attributes": {"expression": text, "track_id": obj, "occluded": False}}
 
     write_images(tmp_path, [f"{n}.jpg" for n in range(4)], "train.json", "images", fields)
     samples = {sample.expression: sample for sample in open_dataset("coco-video", tmp_path, "train").samples}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from refervos.videoglamm.model import VideoGlamm
 
 AUTOMATIC = "auto"
-"""The tokenizer that belongs to a checkpoint: RoBERTa's for SAMWISE, the one in its folder for VideoGLaMM."""
+"""Default tokenizer of a checkpoint: RoBERTa's for SAMWISE, the one in its folder for VideoGLaMM."""
 
 DEFAULT_TOKENIZER = "FacebookAI/roberta-base"
 """The tokenizer of every released SAMWISE checkpoint."""
@@ -36,14 +36,14 @@ def convert(
     """Convert an official checkpoint of SAMWISE or VideoGLaMM.
 
     Args:
-        checkpoint: A SAMWISE ``.pth``; or a VideoGLaMM folder or file, merged or as peft and DeepSpeed leave it.
+        checkpoint: A SAMWISE ``.pth``; or a VideoGLaMM folder or file, merged or in the layout of peft and DeepSpeed.
         folder: Output folder for ``config.json``, ``model.safetensors`` and the tokenizer's files.
-        tokenizer: A folder or hub id, or None to write none; default the one that belongs to the checkpoint.
-        clip: For VideoGLaMM, a folder or hub id of its image encoder; default OpenAI's, from the hub, where the
-            checkpoint leaves it out.
-        internvideo: For VideoGLaMM, InternVideo2's ``.pt``, where the checkpoint leaves it out.
-        sam2: For VideoGLaMM, a SAM2 checkpoint or hub id, where the checkpoint leaves it out.
-        config: For VideoGLaMM, every hyper-parameter, where it is not of the published size.
+        tokenizer: A folder or hub id, or None to write none; default the checkpoint's own.
+        clip: For VideoGLaMM, a folder or hub id of its image encoder; default OpenAI's, from the hub, if the
+            checkpoint lacks it.
+        internvideo: For VideoGLaMM, InternVideo2's ``.pt``, if the checkpoint lacks it.
+        sam2: For VideoGLaMM, a SAM2 checkpoint or hub id, if the checkpoint lacks it.
+        config: For VideoGLaMM, its configuration, if not of the published size.
         overwrite: Whether to write to a folder that is not empty.
 
     Returns:
@@ -63,7 +63,9 @@ def convert(
         parts = {"clip": clip, "internvideo": internvideo, "sam2": sam2, "config": config}
         given = [name for name, part in parts.items() if part is not None]
         if given:
-            raise ConfigError(f"{given[0]} is given and {source} is no VideoGLaMM checkpoint; leave it out.")
+            raise ConfigError(
+                f"{given[0]} applies only to VideoGLaMM, but {source} is not a VideoGLaMM checkpoint; omit it."
+            )
         chosen = DEFAULT_TOKENIZER if tokenizer == AUTOMATIC else tokenizer
         model = load_official(source, None if chosen is None else Tokenizer.from_pretrained(chosen))
     model.save_pretrained(target, overwrite=overwrite)

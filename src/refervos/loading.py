@@ -97,16 +97,16 @@ def load(
     Args:
         model: A folder written by ``save_pretrained``, ``refervos train`` or ``refervos convert``; a Hugging Face SAM2
             folder or Meta ``.pt`` file (for clicks, boxes and masks); a folder written by ``refervos export``; a hub id
-            ``owner/name``; or a name that ``refervos models`` lists, such as ``miniature``, which is bundled, or
-            ``samwise-mevis``, which is downloaded on first use. A folder of that name comes first.
+            ``owner/name``; or a name listed by ``refervos models``, such as ``miniature`` (bundled) or
+            ``samwise-mevis`` (downloaded on first use). A local folder of that name takes precedence.
         device: Device such as ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; default a GPU if available.
         dtype: Data type of the computation: ``torch.bfloat16``, ``torch.float16`` or their names; default float32.
         backend: ``onnx`` for exported folders, ``torch`` for all others; default the one that fits the model.
         compile: Whether to compile the stages with ``torch.compile``, which makes the first frames slow.
         memory_budget: Maximum size in bytes of one batch of expressions; default 1 GiB on a CPU and half of the free
             memory on a GPU.
-        bits: Store the weights of VideoGLaMM's language model in 8 or 4 bits, by bitsandbytes; the default data type is
-            then bfloat16.
+        bits: Quantise VideoGLaMM's language model to 8 or 4 bits with bitsandbytes; the default data type is then
+            bfloat16.
         **overrides: Fields of the model's configuration to change, such as ``protocol="published"``.
 
     Returns:
@@ -184,11 +184,11 @@ def _within(model: Model, memory_budget: int | None) -> Model:
 
 
 def _quantise(model: object, bits: Literal[4, 8]) -> None:
-    """Keep a language model's weights in fewer bits."""
+    """Quantise the weights of a language model."""
     from refervos.videoglamm.model import VideoGlamm
 
     if not isinstance(model, VideoGlamm):
-        raise ConfigError(f"bits is {bits}; only VideoGLaMM has a language model to keep in so many. Leave it out.")
+        raise ConfigError(f"bits is {bits}, which applies only to VideoGLaMM's language model; omit it.")
     model.quantise(bits)
 
 
@@ -237,7 +237,7 @@ def find_device(device: str | torch.device | None) -> torch.device:
 
 
 def _locate(model: str | os.PathLike[str]) -> Path:
-    """Return the folder or file of a model; one known by name or hub id is downloaded."""
+    """Return the folder or file of a model; a name or hub id is downloaded."""
     inside = bundled_folder(model)
     if inside is not None:
         return inside
@@ -258,7 +258,7 @@ def _locate(model: str | os.PathLike[str]) -> Path:
     if not is_hub_id(str(model)):
         raise CheckpointError(
             f"{model} does not exist{suggestion(str(model))}; give a model folder, a SAM2 checkpoint, a hub id "
-            "owner/name, or a name that 'refervos models' lists."
+            "owner/name, or a name listed by 'refervos models'."
         )
     return fetch(str(model), ["*.json", "*.txt", "*.safetensors"], "give a model folder, or a hub id owner/name")
 
@@ -361,7 +361,7 @@ def _read_videoglamm(path: Path, header: dict[str, Any], overrides: dict[str, An
 
     config = config_from_mapping(VideoGlammConfig, {**_config_of(header, path), **overrides}, str(path / CONFIG))
     tokenizer = ChatTokenizer.from_pretrained(path) if (path / "tokenizer.json").is_file() else None
-    # Made in its type at once: in float32 the published size would take 22 GB.
+    # Built directly in its data type: in float32 the published size would take 22 GB.
     return build_from_weights(
         lambda: VideoGlamm(config, tokenizer).to(dtype),
         read_tensors(path),

@@ -87,7 +87,7 @@ class Outcome:
     Attributes:
         fault: Violated requirement, or empty.
         refused: Whether it was refused with a sentence.
-        said: That sentence, or the printed output.
+        output: That sentence, or the printed output.
         seconds: Wall-clock time.
         memory: Peak memory in bytes above the idle process.
         stalled: Whether it timed out with little CPU time: it blocks, or the machine was busy.
@@ -95,7 +95,7 @@ class Outcome:
 
     fault: str
     refused: bool
-    said: str
+    output: str
     seconds: float
     memory: int
     stalled: bool = False
@@ -162,10 +162,10 @@ def tried(call: Callable[[], object], scratch: Path) -> Outcome:
         kind = "hangs" if late else f"ends the process with {how}"
         stalled = late and used.ru_utime + used.ru_stime < SECONDS / 2
         return Outcome(f"it {kind} after {seconds:.1f} s\n{text}", False, text, seconds, memory, stalled)
-    fault, refused, said = pickle.loads(report[8:])
+    fault, refused, output = pickle.loads(report[8:])
     if not fault and memory > MEMORY:
-        fault = f"it takes {memory / 2**20:.0f} MB above the idle process; it says: {said}"
-    return Outcome(fault, refused, said, seconds, memory)
+        fault = f"it takes {memory / 2**20:.0f} MB above the idle process; output: {output}"
+    return Outcome(fault, refused, output, seconds, memory)
 
 
 @functools.cache
@@ -190,15 +190,15 @@ def _use(call: Callable[[], object], printed: Path, writer: int) -> NoReturn:
         limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + ADDRESSES
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        fault, refused, said = "", False, ""
+        fault, refused, output = "", False, ""
         try:
-            said = str(call() or "")
+            output = str(call() or "")
         except RefervosError as error:
-            refused, said = True, str(error)
-            fault = sentence_fault(said)
+            refused, output = True, str(error)
+            fault = sentence_fault(output)
         except BaseException:
             fault = traceback.format_exc()
-        os.write(writer, pickle.dumps((fault, refused, said[:5000])))
+        os.write(writer, pickle.dumps((fault, refused, output[:5000])))
     finally:
         os._exit(0)
 
@@ -267,10 +267,10 @@ def command(*arguments: object) -> Callable[[], str]:
         if "Traceback" in printed or "an unexpected error occurred" in printed:
             raise AssertionError(f"{printed}\n{_logged(printed)}")
         if code == 2:
-            said = [line for line in printed.splitlines() if line.startswith(("refervos: ", "Error: "))]
-            if len(said) != 1 and "Usage:" not in printed and "problem" not in printed:
-                raise AssertionError(f"exit code 2 with {len(said)} sentences: {printed!r}")
-            raise RefervosError(said[0] if said else "the problems were listed.")
+            sentences = [line for line in printed.splitlines() if line.startswith(("refervos: ", "Error: "))]
+            if len(sentences) != 1 and "Usage:" not in printed and "problem" not in printed:
+                raise AssertionError(f"exit code 2 with {len(sentences)} sentences: {printed!r}")
+            raise RefervosError(sentences[0] if sentences else "the problems were listed.")
         if code not in (0, None) and not (code == 1 and " problem" in printed):
             raise AssertionError(f"exit code {code}: {printed!r}")
         return printed

@@ -35,10 +35,10 @@ def hold(size: int) -> int:
 
 def test_results_and_refusals_are_accepted(tmp_path: Path) -> None:
     result = tried(lambda: "a result", tmp_path)
-    assert (result.fault, result.refused, result.said) == ("", False, "a result")
+    assert (result.fault, result.refused, result.output) == ("", False, "a result")
     refusal = tried(refuse("a.png is damaged; give an image.\n  a.png"), tmp_path)
     assert (refusal.fault, refusal.refused) == ("", True)
-    assert refusal.said.startswith("a.png is damaged")
+    assert refusal.output.startswith("a.png is damaged")
 
 
 @pytest.mark.parametrize(
@@ -99,10 +99,10 @@ def test_an_input_that_blocks_is_tried_a_second_time(tmp_path: Path, monkeypatch
 
 
 def test_command_lines_are_judged_by_exit_code_and_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert tried(command("--version"), tmp_path).said.startswith("refervos ")
+    assert tried(command("--version"), tmp_path).output.startswith("refervos ")
     refused = tried(command("info", tmp_path / "absent"), tmp_path)
     assert (refused.fault, refused.refused) == ("", True)
-    assert "does not exist" in refused.said
+    assert "does not exist" in refused.output
     assert tried(command("info", "--no-such-option"), tmp_path).refused
     monkeypatch.setattr("refervos.loading.load", fail)
     unexpected = tried(command("info", tmp_path), tmp_path).fault

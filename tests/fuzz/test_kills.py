@@ -162,10 +162,10 @@ class Run:
             time.sleep(0.01)
         os.kill(self.child, signal.SIGKILL)
         os.waitpid(self.child, 0)
-        raise AssertionError(f"it runs for more than {PATIENCE} seconds: {self.said}")
+        raise AssertionError(f"it runs for more than {PATIENCE} seconds: {self.output}")
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """Its output."""
         return self._printed.read_text(errors="replace")
 
@@ -177,13 +177,13 @@ def again(job: Job, folder: Path) -> list[str]:
     for _ in range(2):
         run = Run(job, folder, more)
         code = run.end()
-        log.append(f"{more}: {code} {run.said}")
+        log.append(f"{more}: {code} {run.output}")
         if code == 0:
             return log
         assert code == 2, log
-        assert len(run.said.splitlines()) == 1, log
+        assert len(run.output.splitlines()) == 1, log
         # Of the two options that segment suggests, prefer the one that keeps results.
-        more = next(([option] for option in ("--resume", "--overwrite") if option in run.said), [])
+        more = next(([option] for option in ("--resume", "--overwrite") if option in run.output), [])
         assert more, f"the message suggests no option: {log}"
     raise AssertionError(log)
 
@@ -259,7 +259,7 @@ def test_a_killed_command_can_be_repeated(
     job, moments = JOBS[name], random.Random(name)
     whole = prepared(place, tmp_path / "killed", name)  # the same name, as results may contain it
     run = Run(job, whole, [])
-    assert run.end() == 0, run.said
+    assert run.end() == 0, run.output
     duration = time.monotonic() - run.begun
     expected = results(whole / "out")
     assert expected
@@ -272,10 +272,10 @@ def test_a_killed_command_can_be_repeated(
         time.sleep(moment)
         os.kill(run.child, how)
         code = run.end()
-        about = f"{name} after {moment:.2f} of {duration:.2f} s, {how.name}, ended with {code}: {run.said}"
+        about = f"{name} after {moment:.2f} of {duration:.2f} s, {how.name}, ended with {code}: {run.output}"
         # Training handles every signal like Ctrl-C: it ends after its step.
         assert code in (0, 128 + how, -how, *([128 + signal.SIGINT] if name == "train" else [])), about
-        assert "Traceback" not in run.said, about
+        assert "Traceback" not in run.output, about
         incomplete = incomplete_files(folder, allow_hidden=True)
         assert not incomplete, f"{about}: {incomplete}"
         if name == "save_pretrained":

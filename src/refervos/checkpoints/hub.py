@@ -10,14 +10,14 @@ from typing import Any
 from refervos.errors import CheckpointError, is_out_of_memory
 
 _FILES = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx", ".json", ".yaml", ".zip"})
-"""Suffixes of files; a name that ends with one is a path."""
+"""File suffixes; a name with one of them is a path."""
 
 
 def is_hub_id(name: str) -> bool:
-    """Return whether a name that is no existing path can be a hub id, ``owner/name``.
+    """Return whether a name that is not an existing path can be a hub id, ``owner/name``.
 
-    A misspelt path must not become a request. What ends like a weight file, or begins with a folder that exists here,
-    is a path.
+    A misspelt path must not become a request: a name with the suffix of a weight file, or with an existing parent
+    folder, counts as a path.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) or Path(name).suffix.lower() in _FILES:
         return False
@@ -41,16 +41,14 @@ def fetch(repository: str, patterns: Sequence[str], advice: str, *, revision: st
     """
     if not is_hub_id(repository):
         parent = Path(repository).parent
-        reason = (
-            f"the folder {parent} is here, so that it is taken for a path" if str(parent) != "." else "no owner/name"
-        )
-        raise CheckpointError(f"{repository} does not exist, and is no hub id ({reason}); {advice}.")
+        reason = f"the folder {parent} exists, so it counts as a path" if str(parent) != "." else "it is not owner/name"
+        raise CheckpointError(f"{repository} does not exist and is not a hub id ({reason}); {advice}.")
     from huggingface_hub import snapshot_download
 
     chosen: dict[str, Any] = {} if revision is None else {"revision": revision}
     try:
         return Path(snapshot_download(repository, allow_patterns=list(patterns), **chosen))
-    except Exception as error:  # those of the hub, its client, the network and the disk have no common base
+    except Exception as error:  # errors of the hub, its client, the network and the disk have no common base class
         if is_out_of_memory(error):
             raise
         raise CheckpointError(
@@ -67,7 +65,7 @@ def _reason(repository: str, error: Exception) -> str:
     if "No space left" in str(error):
         return f"no space is left on the disk of {constants.HF_HUB_CACHE}: free some, or set HF_HOME to another disk"
     if constants.HF_HUB_OFFLINE:
-        return "it is not in the cache and HF_HUB_OFFLINE forbids to fetch it: unset HF_HUB_OFFLINE"
+        return "it is not in the cache, and HF_HUB_OFFLINE is set: unset HF_HUB_OFFLINE"
     if isinstance(error, GatedRepoError):
         return (
             f"its owners grant access on request: ask at https://huggingface.co/{repository}, then run 'hf auth login'"

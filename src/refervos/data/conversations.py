@@ -22,7 +22,7 @@ GCG_QUESTION = (
 LONGEST_ANSWER = 100_000
 """Maximum number of characters of an annotated answer; published ones have a few hundred."""
 
-# No pattern begins anew inside of what it reads, so that no text makes either slow.
+# Matches cannot start inside a match, so parsing takes linear time.
 _MARKED = re.compile(r"\[([^\[\]]+)\]\(([^()]+)\)")
 _NUMBERED = re.compile(r"<p>([^<>]*)</p>\s*\[SEG:(\d{1,9})\]")
 

@@ -100,7 +100,7 @@ class _Object:
 
     @property
     def single(self) -> bool:
-        """True when it was drawn in only one frame, which says nothing about other frames."""
+        """True for a shape in only one frame, which gives no information about other frames."""
         return len(self.shapes) == 1
 
     def annotated(self, expression: str, numbers: Iterable[int], single_frames: frozenset[int]) -> set[int]:
