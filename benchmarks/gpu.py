@@ -1,6 +1,6 @@
 """Run all measurements and tests that need a GPU, and report them in one JSON and one Markdown file.
 
-    python benchmarks/gpu.py --out out/gpu                  # on a machine with a GPU: at most eight minutes
+    python benchmarks/gpu.py --out out/gpu                  # on a machine with a GPU: at most nine minutes
     python benchmarks/gpu.py --device cpu --quick           # the same parts, small, to test the script without a GPU
     python benchmarks/gpu.py --parts speed,memory           # some of them
 
@@ -34,6 +34,7 @@ PARTS = {
     Part("parity", "goldens in float32, bfloat16 against float32", 60): "on_gpu.checks",
     Part("speed", "SAMWISE against plain SAM2, by stage, compiled", 160): "on_gpu.speed",
     Part("memory", "peak over 500 frames", 60): "on_gpu.speed",
+    Part("videoglamm", "VideoGLaMM of the published size, random weights: milliseconds", 60): "on_gpu.videoglamm",
     Part("training", "one step of each published recipe", 60): "on_gpu.training",
     Part("resize", "frames resized before or after the upload", 15): "on_gpu.speed",
 }
@@ -112,7 +113,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out/gpu"), help="folder of gpu.json and gpu.md")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="small models and few frames, to test the script")
-    parser.add_argument("--minutes", type=float, default=8.0, help="time limit of all parts in total")
+    parser.add_argument("--minutes", type=float, default=9.0, help="time limit of all parts in total")
     parser.add_argument("--parts", type=parse_parts, default=parse_parts(every), help=f"default {every}")
     parser.add_argument("--commit", help="version of the project, if the folder has no .git")
     parser.add_argument("--part", help=argparse.SUPPRESS)

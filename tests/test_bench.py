@@ -19,6 +19,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.utils.flop_counter import FlopCounterMode
 
 import refsam_models
+import videoglamm_models
 from bench_process import DEADLY, FAULTY, take_memory
 from refervos.bench import measuring, memory
 from refervos.bench.cases import (
@@ -38,11 +39,14 @@ from refervos.bench.clock import (
     CME,
     CONDITION,
     DECODER,
+    LANGUAGE,
     PLACEMENT_METHODS,
+    REMEMBER,
     REST,
     STAGES,
     TEXT,
     TRACKING,
+    VISION,
     ClockTime,
     ProcessorTime,
     StageClock,
@@ -51,11 +55,12 @@ from refervos.bench.clock import (
 )
 from refervos.bench.families import FAMILIES, REFSAM_STAGES, SAMWISE_STAGES, preset_names
 from refervos.bench.machine import Machine, read_cpuinfo, this_machine
-from refervos.bench.measured_models import HashTokenizer, draw_inputs
+from refervos.bench.measured_models import draw_inputs
 from refervos.bench.measuring import flop_formulas, measure, peak_operations
 from refervos.bench.memory import peak_device_megabytes, peak_resident_megabytes, resident_megabytes
 from refervos.bench.plain_sam2 import PlainSam2
 from refervos.bench.processes import measure_in_processes
+from refervos.bench.random_models import HashTokenizer
 from refervos.bench.report import Report, as_json, as_markdown, machine_lines
 from refervos.cli import entry as cli
 from refervos.errors import ConfigError
@@ -373,6 +378,21 @@ def test_another_family_is_measured_through_the_same_session() -> None:
         measure(dataclasses.replace(case, mode=PLAIN_SAM2))
 
 
+def test_a_language_model_is_measured_when_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    presets = {"tiny-videoglamm": dataclasses.replace(videoglamm_models.SMALL, lora=None, ask_every=1)}
+    monkeypatch.setitem(FAMILIES, "videoglamm", dataclasses.replace(FAMILIES["videoglamm"], presets=presets))
+    case = dataclasses.replace(MINIATURE, model="tiny-videoglamm", mode="online", size=128, sentences=2)
+    result = measure(case)
+    assert isinstance(result, Measurement), result
+    assert (result.weights, result.image_size, result.frames, result.switches) == ("random", 128, 2, 0)
+    assert min(result.stages[stage] for stage in (VISION, LANGUAGE, REMEMBER)) > 0
+    monkeypatch.setitem(presets, "tiny-videoglamm", dataclasses.replace(presets["tiny-videoglamm"], ask_every=None))
+    seldom = measure(case)
+    assert isinstance(seldom, Measurement)
+    assert LANGUAGE not in seldom.stages  # asked in the first frame alone
+    assert seldom.stages[CONDITION] > 0
+
+
 def test_trained_weights_of_one_image_size_are_not_resized(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("refervos.bench.measured_models.load", lambda *_, **__: RefSam(refsam_models.TINY))
     with pytest.raises(ConfigError, match="the weights of own fit only images of side 64; leave out --size"):
@@ -380,7 +400,7 @@ def test_trained_weights_of_one_image_size_are_not_resized(monkeypatch: pytest.M
 
 
 def test_presets_of_all_families_are_listed() -> None:
-    assert preset_names() == ["tiny", "base-plus", "large", "vit-b", "vit-l", "vit-h"]
+    assert preset_names() == ["tiny", "base-plus", "large", "vit-b", "vit-l", "vit-h", "videoglamm-published"]
 
 
 def test_an_error_of_torch_is_a_failure_of_its_case(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,7 @@ def test_every_part_runs_on_a_cpu(tmp_path: Path) -> None:
     assert all(case["floor_milliseconds"] for case in cases["stages"])
     assert len(parts["memory"]["megabytes"]) == 5
     assert [recipe["loss"] > 0 for recipe in parts["training"]["recipes"].values()] == [True] * 5
+    assert parts["videoglamm"]["precisions"]["bfloat16"]["a token"] > 0
     assert set(parts["resize"]["frames"]) == {"854x480", "1920x1080"}
     page = (tmp_path / "gpu.md").read_text()
     assert page.strip() in result.stdout
@@ -130,7 +131,7 @@ def test_time_is_reserved_for_later_parts() -> None:
     assert runner.allowance(parts, 0, 50) == 50  # earlier parts have precedence
     assert runner.allowance(parts, 1, 14) is None
     assert runner.allowance(parts, 2, 14) == 14
-    assert sum(part.seconds for part in gpu.PARTS) <= 8 * 60
+    assert sum(part.seconds for part in gpu.PARTS) <= 9 * 60
 
 
 def test_a_part_that_no_longer_fits_is_not_run() -> None:

@@ -360,7 +360,7 @@ def test_an_official_folder_is_told_to_be_converted(converted: tuple[Path, Video
 
 def test_conversion_refuses_parts_that_have_no_place(tmp_path: Path) -> None:
     torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "other.pth")
-    with pytest.raises(ConfigError, match="clip is given"):
+    with pytest.raises(ConfigError, match="clip applies only to VideoGLaMM"):
         convert(tmp_path / "other.pth", tmp_path / "model", clip="owner/name")
     assert not (tmp_path / "model").exists()
 
@@ -404,7 +404,7 @@ def test_bits_that_there_are_not_are_one_sentence(converted: tuple[Path, VideoGl
         loaded(converted[0], bits=3)
     with pytest.raises(ConfigError, match="has 96 inputs"):
         loaded(converted[0], bits=4)
-    with pytest.raises(ConfigError, match="only VideoGLaMM"):
+    with pytest.raises(ConfigError, match="applies only to VideoGLaMM"):
         refervos.load("miniature", device="cpu", bits=4)
 
 

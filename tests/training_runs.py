@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from refervos.bench.measured_models import HashTokenizer
+from refervos.bench.random_models import HashTokenizer
 from refervos.samwise.model import Samwise
 from scenes import micro_model
 

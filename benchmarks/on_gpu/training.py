@@ -135,7 +135,6 @@ def published_stage(recipe: Any, context: Context) -> Any:
     """
     from refervos import load
     from refervos.bench.families import FAMILIES
-    from refervos.bench.measured_models import HashTokenizer
     from refervos.refsam.config import REFSAM_PRESETS
     from refervos.samwise.config import SAMWISE_PRESETS
     from refervos.training.stage import stage_class
@@ -163,7 +162,7 @@ def published_stage(recipe: Any, context: Context) -> Any:
             short_side=size.short_side,
         )
     with torch.device(context.device):  # drawing all weights takes long on a CPU
-        model = family.build(config, HashTokenizer(config.text.vocabulary, family.start, family.end))
+        model = family.random(config)
     if recipe.stage == "refsam":
         model.gradient_checkpointing = settings.gradient_checkpointing
     stage: Any = kind(settings, model.to(context.device))

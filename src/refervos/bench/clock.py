@@ -17,6 +17,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 PLACING = "placing the frame"
+VISION = "encoders"
+LANGUAGE = "language model"
 PATCHES = "patch embedding"
 EARLY_STAGES = "image stages 1-2"
 LATE_STAGES = "image stages 3-4"
@@ -35,6 +37,8 @@ REST = "rest"
 
 STAGES = (
     PLACING,
+    VISION,
+    LANGUAGE,
     PATCHES,
     EARLY_STAGES,
     LATE_STAGES,

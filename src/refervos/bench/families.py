@@ -23,18 +23,22 @@ from refervos.bench.clock import (
     DENSE,
     EARLY_STAGES,
     IMAGE,
+    LANGUAGE,
     LATE_STAGES,
     MASKS,
     PATCHES,
+    PLACING,
     PYRAMID,
     REMEMBER,
     TEXT,
     TRACKING,
+    VISION,
     StageMethod,
 )
 from refervos.refsam.config import REFSAM_PRESETS, RefSamConfig
 from refervos.samwise.config import SAMWISE_PRESETS, SamwiseConfig
 from refervos.text.tokenizer import Tokenizer
+from refervos.videoglamm.config import VIDEOGLAMM_PRESETS, VideoGlammConfig
 
 
 class PlainTracker(Protocol):
@@ -65,8 +69,7 @@ class Family:
         for_case: Changes a configuration to a case's image size and mode without changing the weights' shapes. Raises a
             ``ConfigError`` when the family has no model of that size.
         resizable: True if the weights fit any image size.
-        start: Token ids before a sentence.
-        end: Token ids after a sentence.
+        random: Builds a model from a configuration with random weights and a tokenizer for any text.
         stages: Methods of the stages.
         baseline: Builds the tracker that the family is based on, from a configuration, with random weights in a type
             and on a device; None if it has none.
@@ -76,8 +79,7 @@ class Family:
     build: Callable[[Any, Tokenizer | None], Any]
     for_case: Callable[[Any, Case], Any]
     resizable: bool
-    start: tuple[int, ...]
-    end: tuple[int, ...]
+    random: Callable[[Any], Any]
     stages: tuple[StageMethod, ...]
     baseline: Callable[[Any, torch.dtype, str], PlainTracker] | None
 
@@ -101,6 +103,12 @@ def _samwise(config: SamwiseConfig, tokenizer: Tokenizer | None) -> Any:
     return Samwise(config, tokenizer)
 
 
+def _random_samwise(config: SamwiseConfig) -> Any:
+    from refervos.bench.random_models import HashTokenizer
+
+    return _samwise(config, HashTokenizer(config.text.vocabulary, start=(0,), end=(2,)))
+
+
 def _samwise_for_case(config: SamwiseConfig, case: Case) -> SamwiseConfig:
     if case.size is not None and case.size != config.sam2.image_size:
         short_side = round(config.short_side * case.size / config.sam2.image_size)
@@ -111,28 +119,33 @@ def _samwise_for_case(config: SamwiseConfig, case: Case) -> SamwiseConfig:
     return dataclasses.replace(config, time="online" if case.mode == "online" else "clip")
 
 
-def _plain_sam2(config: SamwiseConfig, dtype: torch.dtype, device: str) -> PlainTracker:
+def _plain_sam2(config: SamwiseConfig | VideoGlammConfig, dtype: torch.dtype, device: str) -> PlainTracker:
     from refervos.bench.plain_sam2 import PlainSam2
 
     return PlainSam2(config.sam2, dtype=dtype, device=device)
 
 
-SAMWISE_STAGES = (
+TRACKER_STAGES = (
     StageMethod("tracker", "embed_patches", PATCHES),
     StageMethod("tracker", "encode_stage", (EARLY_STAGES, EARLY_STAGES, LATE_STAGES, LATE_STAGES)),
-    *(StageMethod(f"adapters.{index}", "forward", ADAPTERS) for index in range(3)),
-    StageMethod("text", "embed", TEXT),
-    StageMethod("text", "run_segment", TEXT),
-    StageMethod("text_prompt", "forward", TEXT),
-    StageMethod("motion_prompt", "forward", TEXT),
     StageMethod("tracker", "fine_level", PYRAMID),
     StageMethod("tracker", "coarse_levels", PYRAMID),
     StageMethod("tracker", "condition", CONDITION),
     StageMethod("tracker", "decode", DECODER),
     StageMethod("tracker", "pointer", DECODER),
-    StageMethod("cme", "forward", CME),
     StageMethod("tracker", "remember", REMEMBER),
     StageMethod("tracker", "upsample", MASKS),
+)
+"""Stages of SAM2, in every family that tracks with it."""
+
+SAMWISE_STAGES = (
+    *TRACKER_STAGES,
+    *(StageMethod(f"adapters.{index}", "forward", ADAPTERS) for index in range(3)),
+    StageMethod("text", "embed", TEXT),
+    StageMethod("text", "run_segment", TEXT),
+    StageMethod("text_prompt", "forward", TEXT),
+    StageMethod("motion_prompt", "forward", TEXT),
+    StageMethod("cme", "forward", CME),
 )
 
 # RefSAM.
@@ -142,6 +155,12 @@ def _refsam(config: RefSamConfig, tokenizer: Tokenizer | None) -> Any:
     from refervos.refsam.model import RefSam
 
     return RefSam(config, tokenizer)
+
+
+def _random_refsam(config: RefSamConfig) -> Any:
+    from refervos.bench.random_models import HashTokenizer
+
+    return _refsam(config, HashTokenizer(config.text.vocabulary, start=(), end=(1,)))
 
 
 def _refsam_for_case(config: RefSamConfig, case: Case) -> RefSamConfig:
@@ -168,14 +187,41 @@ REFSAM_STAGES = (
     StageMethod("tracking", "forward", TRACKING),
 )
 
+# VideoGLaMM.
+
+
+def _videoglamm(config: VideoGlammConfig, tokenizer: Any) -> Any:
+    from refervos.videoglamm.model import VideoGlamm
+
+    return VideoGlamm(config, tokenizer)
+
+
+def _random_videoglamm(config: VideoGlammConfig) -> Any:
+    from refervos.bench.random_models import PointingModel, chat_tokenizer
+
+    return PointingModel(config, chat_tokenizer(config))
+
+
+def _videoglamm_for_case(config: VideoGlammConfig, case: Case) -> VideoGlammConfig:
+    if case.size is not None:
+        config = dataclasses.replace(config, sam2=dataclasses.replace(config.sam2, image_size=case.size))
+    return dataclasses.replace(config, clip_length=1) if case.mode == "online" else config
+
+
+VIDEOGLAMM_STAGES = (
+    StageMethod("", "prepare", PLACING),
+    StageMethod("", "encode_views", VISION),
+    StageMethod("", "point_out", LANGUAGE),
+    *TRACKER_STAGES,
+)
+
 FAMILIES = {
     "samwise": Family(
         presets=SAMWISE_PRESETS,
         build=_samwise,
         for_case=_samwise_for_case,
         resizable=True,
-        start=(0,),
-        end=(2,),
+        random=_random_samwise,
         stages=SAMWISE_STAGES,
         baseline=_plain_sam2,
     ),
@@ -184,10 +230,18 @@ FAMILIES = {
         build=_refsam,
         for_case=_refsam_for_case,
         resizable=False,  # SAM's position embeddings have the size of its image
-        start=(),
-        end=(1,),
+        random=_random_refsam,
         stages=REFSAM_STAGES,
         baseline=None,
+    ),
+    "videoglamm": Family(
+        presets={"videoglamm-published": dataclasses.replace(VIDEOGLAMM_PRESETS["published"], lora=None)},
+        build=_videoglamm,
+        for_case=_videoglamm_for_case,
+        resizable=True,
+        random=_random_videoglamm,
+        stages=VIDEOGLAMM_STAGES,
+        baseline=_plain_sam2,
     ),
 }
 """Families that take sentences, by the ``model_type`` of their models."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import tokenizers
 import torch
-from tokenizers import models
 from torch import nn
 
 from refervos.bench.cases import PLAIN_SAM2, Case
@@ -21,7 +18,6 @@ from refervos.errors import ConfigError
 from refervos.loading import load
 from refervos.ops.compilation import compile_stages
 from refervos.prompts import Prompt
-from refervos.text.tokenizer import Tokenizer
 from refervos.worlds import WorldConfig, draw_clip, referring_expressions
 
 SCENE = 3
@@ -125,33 +121,6 @@ class BaselineTracker:
         return 0
 
 
-class HashTokenizer(Tokenizer):
-    """Tokenizer for models with random weights, which hashes each word to one id.
-
-    Args:
-        vocabulary: Number of ids.
-        start: Ids before a sentence.
-        end: Ids after a sentence.
-    """
-
-    def __init__(self, vocabulary: int, start: tuple[int, ...], end: tuple[int, ...]) -> None:
-        super().__init__(tokenizers.Tokenizer(models.BPE()))  # never used
-        self.vocabulary, self.start, self.end = vocabulary, start, end
-
-    def __len__(self) -> int:
-        """Return the number of ids."""
-        return self.vocabulary
-
-    def encode(
-        self, expression: str, verbs: Sequence[str] | None = None, *, find_motion: bool = False, limit: int = 512
-    ) -> tuple[list[int], list[bool]]:
-        """Encode each word as one id between start and end, and mark no word as motion."""
-        reserved = 4  # at most: start, padding, end, unknown
-        words = [reserved + zlib.crc32(word.encode()) % (self.vocabulary - reserved) for word in expression.split()]
-        ids = [*self.start, *words[: limit - len(self.start) - len(self.end)], *self.end]
-        return ids, [False] * len(ids)
-
-
 def open_model(case: Case, prompts: Sequence[Prompt]) -> MeasuredModel:
     """Build the model of a case."""
     return BaselineTracker(case) if case.mode == PLAIN_SAM2 else ReferringModel(case, prompts)
@@ -162,7 +131,7 @@ def random_model(family: Family, case: Case) -> Any:
     torch.manual_seed(0)
     config = family.for_case(family.presets[case.model], case)
     with torch.device(case.device):  # a GPU draws random weights much faster
-        model = family.build(config, HashTokenizer(config.text.vocabulary, family.start, family.end))
+        model = family.random(config)
     return model.to(getattr(torch, case.dtype)).to(case.device).eval()
 
 

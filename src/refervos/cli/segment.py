@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from refervos.cli.failures import print_error
-from refervos.cli.options import DeviceOption, ModelOption, Precision, ProtocolOption
+from refervos.cli.diagnose import parse_settings
+from refervos.cli.options import DeviceOption, ModelOption, Precision, ProtocolOption, SettingsOption
 from refervos.cli.stopping import INTERRUPTED, StopSignals
 from refervos.errors import EndOfVideoError, OutputError, PromptError, RefervosError, VideoError
 from refervos.files.locks import FolderClaim
@@ -112,6 +113,7 @@ def segment(
     ] = None,
     box: Annotated[str | None, typer.Option(help="Box 'x0,y0,x1,y1' around the object in the first frame.")] = None,
     protocol: ProtocolOption = None,
+    settings: SettingsOption = None,
     start: Annotated[
         int, typer.Option(min=0, help="First frame to process, counted from 0; results keep the video's frame numbers.")
     ] = 0,
@@ -195,7 +197,7 @@ def segment(
     if not prompts and not has_session and not resume:
         raise PromptError("there is no object to segment; give a sentence in quotes, or --point or --box.")
     policies: dict[str, Any] = {"live": live, "late": late and late.value, "deinterlace": deinterlace}
-    overrides: dict[str, Any] = {} if protocol is None else {"protocol": protocol}
+    overrides = parse_settings(settings or []) | ({} if protocol is None else {"protocol": protocol})
     load_model = functools.cache(lambda: load(model, device=device, dtype=dtype.value, **overrides))
 
     def segment_one(video: str, out: Path | None, session_file: Path | None, resume: bool) -> None:

@@ -281,10 +281,13 @@ def squash(image: Rgb, side: int) -> Rgb:
     left, before, after = _taps(image.shape[1], side)
     outside = (left < 0) | (left >= image.shape[1] - 1)  # OpenCV clamps the weights of columns, not of rows
     before[outside], after[outside] = _FIXED_POINT, 0
-    wide = image.astype(np.int32)
-    rows = _edged(wide, left, 1) * before[:, None] + _edged(wide, left + 1, 1) * after[:, None]  # (H, side, 3)
-    rows >>= 4
-    above, below = _edged(rows, top, 0), _edged(rows, top + 1, 0)  # (side, side, 3)
+
+    def between(rows: Rgb) -> npt.NDArray[np.int32]:
+        """Interpolate along rows: uint8 (side, W, 3) -> (side, side, 3) in units of 1 / 128."""
+        sides = [_edged(rows, left + shift, 1).astype(np.int32) for shift in (0, 1)]
+        return (sides[0] * before[:, None] + sides[1] * after[:, None]) >> 4
+
+    above, below = (between(_edged(image, top + shift, 0)) for shift in (0, 1))  # (side, side, 3)
     sums = ((above * upper[:, None, None]) >> 16) + ((below * lower[:, None, None]) >> 16)
     return ((sums + 2) >> 2).clip(0, 255).astype(np.uint8)
 
@@ -298,7 +301,7 @@ def _taps(length: int, side: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.
     return first.astype(np.intp), weights[0], weights[1]
 
 
-def _edged(values: npt.NDArray[np.int32], places: npt.NDArray[np.intp], axis: int) -> npt.NDArray[np.int32]:
+def _edged(values: Rgb, places: npt.NDArray[np.intp], axis: int) -> Rgb:
     """Gather along an axis with positions clamped to the edge."""
     return values.take(places, axis=axis, mode="clip")
 
