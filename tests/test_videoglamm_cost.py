@@ -1,4 +1,4 @@
-"""``benchmarks/videoglamm_cost.py``: its figures against formulas from the literature and against counted operations."""
+"""``benchmarks/videoglamm_cost.py``: figures compared with formulas from the literature and with counted operations."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from refervos.cli.failures import print_error
 from refervos.cli.diagnose import parse_settings
+from refervos.cli.failures import print_error
 from refervos.cli.options import DeviceOption, ModelOption, Precision, ProtocolOption, SettingsOption
 from refervos.cli.stopping import INTERRUPTED, StopSignals
 from refervos.errors import EndOfVideoError, OutputError, PromptError, RefervosError, VideoError

@@ -22,6 +22,8 @@ STAGES: Mapping[str, str] = {
     "images": "refervos.training.stages.samwise:ImagesStage",
     "video": "refervos.training.stages.samwise:VideoStage",
     "refsam": "refervos.training.stages.refsam:RefSamStage",
+    "vision": "refervos.training.stages.vision:VisionStage",
+    "conversation": "refervos.training.stages.videoglamm:ConversationStage",
 }
 """Stage names that a recipe may use, with the classes they stand for; imported only when used."""
 

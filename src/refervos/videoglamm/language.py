@@ -169,6 +169,49 @@ def embed(model: nn.Module, ids: Sequence[int], visual: Tensor | None) -> Tensor
     return splice(ids, table(looked_up), visual, 0.0 if visual is None else visual)
 
 
+# Packing.
+
+
+def read_packed(model: Any, beginnings: Sequence[Tensor], tails: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """Read several conversations that begin alike as one row each, the beginning only once.
+
+    A tail attends to its beginning and to itself, and its positions follow the beginning's, so that the states are
+    those of conversations read one by one.
+
+    Args:
+        model: The language model.
+        beginnings: Embeddings of the beginning of each of B rows, (P, D) each.
+        tails: For each row the embeddings of what follows in each conversation, (n, D) each, at least one.
+
+    Returns:
+        For each row the final hidden states of each conversation, the beginning included (P + n, D).
+    """
+    rows, places, owners = [], [], []
+    for beginning, own in zip(beginnings, tails, strict=True):
+        lengths = [len(tail) for tail in own]
+        rows.append(torch.cat([beginning, *own]))
+        start = len(beginning)
+        places.append(torch.cat([torch.arange(start), *[torch.arange(start, start + length) for length in lengths]]))
+        owners.append(torch.repeat_interleave(torch.arange(len(own) + 1), torch.tensor([start, *lengths])))
+    pad = nn.utils.rnn.pad_sequence
+    padded = pad(rows, batch_first=True)  # (B, S, D)
+    place = pad(places, batch_first=True).to(padded.device)  # (B, S)
+    owner = pad(owners, batch_first=True, padding_value=-1).to(padded.device)  # (B, S), 0 for the beginning
+    distance = place.unsqueeze(2) - place.unsqueeze(1)  # (B, S, S), of a query from a key
+    seen = (distance >= 0) & ((owner.unsqueeze(1) == 0) | (owner.unsqueeze(1) == owner.unsqueeze(2)))
+    window = model.config.sliding_window
+    if window is not None:
+        seen &= distance < window
+    states = model.model(
+        inputs_embeds=padded, attention_mask=seen.unsqueeze(1), position_ids=place, use_cache=False
+    ).last_hidden_state  # (B, S, D)
+    found = []
+    for row, beginning, own in zip(states, beginnings, tails, strict=True):
+        shared, *parts = row[: len(beginning) + sum(map(len, own))].split([len(beginning), *map(len, own)])
+        found.append([torch.cat([shared, part]) for part in parts])
+    return found
+
+
 # Decoding.
 
 

@@ -36,6 +36,7 @@ from refervos.videoglamm.language import (
     embed,
     find_run,
     read_on,
+    read_packed,
     splice,
 )
 from refervos.videoglamm.losses import Losses, LossWeights, pad_masks, sigmoid_bce_loss, sigmoid_dice_loss
@@ -105,12 +106,14 @@ class Example:
         conversations: Conversations about the video; their ``[SEG]`` tokens match the masks in order.
         frames: Placed frames for SAM2 (T, 3, S, S).
         masks: Ground truth at any size, 0 or 1, and -1 for ignored pixels (K, T, H, W).
+        image: True if the pixels are those of a single image, see ``encode_image``.
     """
 
     pixels: EncoderPixels | None
     conversations: Sequence[LabelledIds]
     frames: Tensor
     masks: Tensor
+    image: bool = False
 
 
 class VideoGlamm(ReferringSegmenter):
@@ -489,42 +492,87 @@ class VideoGlamm(ReferringSegmenter):
             The losses.
         """
         weights = weights or LossWeights()
-        rows: list[tuple[LabelledIds, VisualTokens | None]] = []
-        for example in batch:
-            visual = None if example.pixels is None else self.encode_pixels(example.pixels)
-            rows += [(conversation, visual) for conversation in example.conversations]
-        states, places = self._read_rows(rows)
-        text = self._text_loss(states, rows)
-        tokens = self.seg_projector(torch.cat([own[at] for own, at in zip(states, places, strict=True)]))  # (N, C)
-        counts = iter([len(at) for at in places])
-        per_video = [sum(next(counts) for _ in example.conversations) for example in batch]
-        logits, targets = [], []
-        for example, own in zip(batch, tokens.split(per_video), strict=True):
-            for predicted, wanted in self._paired(example, own, weights.padded_masks):
-                logits.append(predicted)
-                targets.append(wanted)
-        masks = sum(len(part) for part in logits)
-        zero = 0.0 * tokens.sum()  # keeps the projector in the graph if there is no mask
-        bce = sum((sigmoid_bce_loss(x, y, masks) for x, y in zip(logits, targets, strict=True)), zero)
-        dice = sum((sigmoid_dice_loss(x, y, masks) for x, y in zip(logits, targets, strict=True)), zero)
+        text, tokens = self.read_batch(batch)
+        bce, dice = self.mask_losses(batch, tokens, weights.padded_masks)
         parts = weights.text * text, weights.bce * bce, weights.dice * dice
         return Losses(parts[0] + parts[1] + parts[2], *parts)
 
-    def _read_rows(
-        self, rows: Sequence[tuple[LabelledIds, VisualTokens | None]]
-    ) -> tuple[list[Tensor], list[list[int]]]:
-        """Return the final hidden states of each row (S, D) and the positions that predict its ``[SEG]`` tokens."""
+    def read_batch(self, batch: Sequence[Example], *, packed: bool = False) -> tuple[Tensor, list[Tensor]]:
+        """Read the conversations of a training step.
+
+        Args:
+            batch: Videos with their conversations.
+            packed: Read the beginning that the conversations of a video share, its visual tokens, only once. The result
+                is the same; of long videos and short answers it costs a fraction.
+
+        Returns:
+            The cross-entropy of the answers, averaged over all supervised tokens of the batch; for each video the
+            prompt tokens of its ``[SEG]`` in order (N, C).
+        """
+        videos = [
+            None if example.pixels is None else self.encode_pixels(example.pixels, single=example.image)
+            for example in batch
+        ]
+        rows = [
+            (conversation, visual)
+            for example, visual in zip(batch, videos, strict=True)
+            for conversation in example.conversations
+        ]
+        states = self._packed_states(batch, videos) if packed else self._states(rows)
+        text = self._text_loss(states, rows)
+        places = [seg_places(row.ids, self.config.seg, 0 if v is None else len(v.tokens)) for row, v in rows]
+        before = [own[[place - 1 for place in at]] for own, at in zip(states, places, strict=True)]
+        tokens = self.seg_projector(torch.cat(before))  # (N, C)
+        counts = iter([len(at) for at in places])
+        per_video = [sum(next(counts) for _ in example.conversations) for example in batch]
+        return text, list(tokens.split(per_video))
+
+    def mask_losses(
+        self, batch: Sequence[Example], tokens: Sequence[Tensor], padded_masks: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Decode prompt tokens frame by frame, as in published training, and compare the masks with the ground truth.
+
+        Args:
+            batch: Videos with their masks.
+            tokens: The prompt tokens of each (N, C).
+            padded_masks: See ``LossWeights``.
+
+        Returns:
+            Binary cross-entropy and dice loss, without their weights.
+        """
+        logits, targets = [], []
+        for example, own in zip(batch, tokens, strict=True):
+            for predicted, wanted in self._paired(example, own, padded_masks):
+                logits.append(predicted)
+                targets.append(wanted)
+        masks = sum(len(part) for part in logits)
+        zero = 0.0 * torch.cat(list(tokens)).sum()  # keeps the projector in the graph where there is no mask
+        bce = sum((sigmoid_bce_loss(x, y, masks) for x, y in zip(logits, targets, strict=True)), zero)
+        dice = sum((sigmoid_dice_loss(x, y, masks) for x, y in zip(logits, targets, strict=True)), zero)
+        return bce, dice
+
+    def _states(self, rows: Sequence[tuple[LabelledIds, VisualTokens | None]]) -> list[Tensor]:
+        """Final hidden states of each row (S, D)."""
         embedded = [self._embedded(row.ids, visual) for row, visual in rows]
         padded = nn.utils.rnn.pad_sequence(embedded, batch_first=True)  # (B, S, D)
         lengths = torch.tensor([len(row) for row in embedded], device=padded.device)
         keep = torch.arange(padded.shape[1], device=padded.device) < lengths.unsqueeze(1)
         output = self.language.model(inputs_embeds=padded, attention_mask=keep.long(), use_cache=False)
-        states = [own[: len(row)] for own, row in zip(output.last_hidden_state, embedded, strict=True)]
-        places = []
-        for row, visual in rows:
-            found = seg_places(row.ids, self.config.seg, 0 if visual is None else len(visual.tokens))
-            places.append([place - 1 for place in found])
-        return states, places
+        return [own[: len(row)] for own, row in zip(output.last_hidden_state, embedded, strict=True)]
+
+    def _packed_states(self, batch: Sequence[Example], videos: Sequence[VisualTokens | None]) -> list[Tensor]:
+        """The same, of rows whose beginnings up to the visual tokens are read once for each video."""
+        beginnings, tails = [], []
+        for example, visual in zip(batch, videos, strict=True):
+            ids = [list(conversation.ids) for conversation in example.conversations]
+            shared = find_run(ids[0]).stop
+            if any(other[:shared] != ids[0][:shared] for other in ids):
+                raise PromptError(
+                    "the conversations of a video must begin alike, up to its images; read them without packing."
+                )
+            beginnings.append(self._embedded(ids[0][:shared], visual))
+            tails.append([self._embedded(own[shared:], None) for own in ids])
+        return [states for row in read_packed(self.language, beginnings, tails) for states in row]
 
     def _text_loss(self, states: Sequence[Tensor], rows: Sequence[tuple[LabelledIds, VisualTokens | None]]) -> Tensor:
         """Return the cross-entropy, averaged over all supervised tokens of the batch."""
