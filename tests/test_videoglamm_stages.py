@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -644,3 +646,26 @@ def test_the_miniatures_recipe_is_sound() -> None:
         settings: Any = config_from_mapping(stage_class(stage.stage).Settings, stage.settings)
         assert (settings.model.phi.vocabulary, settings.model.seg) == (len(drawn_tokenizer()), drawn_tokenizer().seg)
         assert settings.model.lora is None
+
+
+@pytest.mark.slow  # a process that draws all held-out clips several times
+def test_the_benchmark_of_conversations_scores_a_model_and_its_controls(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "model")
+    command = [sys.executable, str(RECIPES.parent / "benchmarks" / "conversations.py"), str(folder)]
+    command += ["--out", str(tmp_path / "out"), "--split", "captions", "--videos", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for variant in ("model", "other", "image"):
+        answers = list((tmp_path / "out" / "captions" / variant).rglob("answer.json"))
+        assert len(answers) == 2
+        assert (tmp_path / "out" / "captions" / f"{variant}.json").is_file()
+    texts = [
+        [
+            json.loads(path.read_text())["text"]
+            for path in sorted((tmp_path / "out" / "captions" / v).rglob("answer.json"))
+        ]
+        for v in ("model", "other")
+    ]
+    assert texts[0] == texts[1][::-1]  # of two clips, each is the other one
+    assert "model - other, set mIoU" in done.stdout
+    assert "model - image, true" in done.stdout
