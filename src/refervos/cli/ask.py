@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from refervos.cli.options import DeviceOption, ModelOption, Precision
-from refervos.cli.segment import Output, open_sinks, refuse_files, result_folder
-from refervos.cli.stopping import INTERRUPTED, StopSignals
+from refervos.cli.segment import Output, finish_run, open_sinks, refuse_files, result_folder
+from refervos.cli.stopping import StopSignals
 from refervos.errors import ConfigError, OutputError, PromptError
 from refervos.files.locks import FolderClaim
 from refervos.safe_text import one_line, printable
@@ -51,14 +51,13 @@ def ask(
     from refervos.loading import load
     from refervos.video import open_source
 
-    asked = questions or []
-    if not asked:
+    if not questions:
         raise PromptError("there is no question; ask one in quotes.")
-    refuse_files(asked)
+    refuse_files(questions)
     part: dict[str, Any] = {"start": start, "stop": None if frames is None else start + frames}
     with open_source(video, **part) as source:  # before a model is loaded for nothing
         target = out or result_folder(source.info.name)
-    folders = [target] if len(asked) == 1 else [target / str(number + 1) for number in range(len(asked))]
+    folders = [target] if len(questions) == 1 else [target / str(number + 1) for number in range(len(questions))]
     for folder in folders:
         refuse_results(folder, overwrite)
     loaded: Any = load(model, device=device, dtype=dtype.value)
@@ -68,9 +67,9 @@ def ask(
     with ExitStack() as stack:
         prepare_folder(target)
         stack.callback(FolderClaim(target, "writing results", OutputError).release)
-        for question, folder in zip(asked, folders, strict=True):
+        for question, folder in zip(questions, folders, strict=True):
             answer = talk.ask(question, limit=limit)
-            if len(asked) > 1:
+            if len(questions) > 1:
                 typer.echo(f"> {one_line(question)}")
             print_answer(answer)
             held = context.obj.held if isinstance(context.obj, StopSignals) else nullcontext
@@ -158,14 +157,4 @@ def write_results(
             )
         except PartlyWrittenError as error:
             failed, report = error, error.report
-    for warning in report.warnings:
-        typer.echo(f"warning: {printable(warning)}", err=True)
-    if not quiet:
-        lines = [f"{report.frames} frames{', interrupted' if report.interrupted else ''}"]
-        lines += [f"  {printable(e)}: seen in {visible} of {report.frames}" for e, visible in report.visible.items()]
-        lines += [f"  wrote {printable(str(path))}" for path in report.written]
-        typer.echo("\n".join(lines), err=True)
-    if failed is not None:
-        raise failed
-    if report.interrupted:
-        raise typer.Exit(INTERRUPTED)
+    finish_run(report, failed, quiet=quiet, err=True)

@@ -10,7 +10,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,9 @@ from refervos.errors import EndOfVideoError, OutputError, PromptError, RefervosE
 from refervos.files.locks import FolderClaim
 from refervos.files.plain_text import read_entries
 from refervos.safe_text import printable
+
+if TYPE_CHECKING:
+    from refervos.pipeline import PartlyWrittenError, RunReport
 
 
 class Output(StrEnum):
@@ -262,20 +265,7 @@ def segment(
                 session.save(session_file)
             if not to_stdout:
                 UnfinishedRun.write(target, session, first + report.frames if report.interrupted else None)
-        for warning in report.warnings:
-            typer.echo(f"warning: {printable(warning)}", err=True)
-        if not quiet:
-            dropped = f", {report.dropped} dropped because they arrived too fast" if report.dropped else ""
-            lines = [f"{report.frames} frames{dropped}{', interrupted' if report.interrupted else ''}"]
-            lines += [
-                f"  {printable(e)}: seen in {visible} of {report.frames}" for e, visible in report.visible.items()
-            ]
-            lines += [f"  wrote {printable(str(path))}" for path in report.written]
-            typer.echo("\n".join(lines), err=to_stdout)
-        if failed is not None:
-            raise failed
-        if report.interrupted:
-            raise typer.Exit(INTERRUPTED)
+        finish_run(report, failed, quiet=quiet, err=to_stdout)
 
     inside = videos_in(video)
     if not inside:
@@ -428,6 +418,33 @@ def result_name(name: str) -> str:
 def result_folder(name: str) -> Path:
     """Return the default folder for the results of a source."""
     return Path(f"{result_name(name)}_refervos")
+
+
+def finish_run(report: RunReport, failed: PartlyWrittenError | None, *, quiet: bool, err: bool) -> None:
+    """Print the warnings and the summary of a run, and end the command as the run ended.
+
+    Args:
+        report: The run.
+        failed: The error of the outputs that could not be written, if any.
+        quiet: Whether to leave out the summary; warnings are always printed.
+        err: Whether the summary goes to standard error, because standard output has the results.
+
+    Raises:
+        PartlyWrittenError: ``failed``.
+        typer.Exit: When the user stopped the run.
+    """
+    for warning in report.warnings:
+        typer.echo(f"warning: {printable(warning)}", err=True)
+    if not quiet:
+        dropped = f", {report.dropped} dropped because they arrived too fast" if report.dropped else ""
+        lines = [f"{report.frames} frames{dropped}{', interrupted' if report.interrupted else ''}"]
+        lines += [f"  {printable(e)}: seen in {visible} of {report.frames}" for e, visible in report.visible.items()]
+        lines += [f"  wrote {printable(str(path))}" for path in report.written]
+        typer.echo("\n".join(lines), err=err)
+    if failed is not None:
+        raise failed
+    if report.interrupted:
+        raise typer.Exit(INTERRUPTED)
 
 
 def open_sinks(outputs: list[Output], folder: Path, source: Any, overwrite: bool, resume: bool = False) -> list[Any]:

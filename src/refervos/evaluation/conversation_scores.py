@@ -347,28 +347,28 @@ def score_answer(
         EvaluationError: When phrases of the data set have no public masks, or a mask is damaged or of another size.
         MissingDependencyError: When SciPy is missing.
     """
-    asked = conversation.turns[turn]
+    reference = conversation.turns[turn]
     phrases = () if answer is None else answer.phrases
-    iou = phrase_ious(conversation, asked, answer)
-    texts = [asked.text_of(phrase) for phrase in asked.phrases], [phrase.text for phrase in phrases]
+    iou = phrase_ious(conversation, reference, answer)
+    texts = [reference.text_of(phrase) for phrase in reference.phrases], [phrase.text for phrase in phrases]
     text = "" if answer is None else answer.text
     return AnswerResult(
         video=conversation.video.id,
         conversation=conversation.id,
         turn=turn,
-        kind=asked.kind,
-        question=asked.question,
-        reference=asked.answer,
+        kind=reference.kind,
+        question=reference.question,
+        reference=reference.answer,
         text=text,
         missing=answer is None,
-        phrases=len(asked.phrases),
+        phrases=len(reference.phrases),
         predicted=len(phrases),
         # A missing answer is wrong even where nothing is to be grounded.
         set_miou=0.0 if answer is None else set_miou(iou),
         published_miou=published_miou(iou),
         found=found_phrases(iou),
         matched=len(published_matches(iou, similarity(*texts))),
-        is_true=None if asked.is_true is None else bool(text) and asked.is_true(_with_tags(text, phrases)),
+        is_true=None if reference.is_true is None else bool(text) and reference.is_true(_with_tags(text, phrases)),
     )
 
 

@@ -17,8 +17,8 @@ MOST_FRAMES = 1024
 
 
 @dataclass(frozen=True)
-class ClipConfig:
-    """Shape of the image encoder, CLIP's vision transformer. Defaults: ViT-L/14 at 336 pixels.
+class EncoderConfig:
+    """Shape of a vision transformer over the patches of a square.
 
     Attributes:
         width: Channels of a token.
@@ -30,12 +30,12 @@ class ClipConfig:
         patch: Side of a patch in pixels.
     """
 
-    width: int = 1024
-    feedforward: int = 4096
-    layers: int = 24
-    heads: int = 16
-    image_size: int = 336
-    patch: int = 14
+    width: int
+    feedforward: int
+    layers: int
+    heads: int
+    image_size: int
+    patch: int
 
     def __post_init__(self) -> None:
         check_range(self, width=WIDTH, feedforward=WIDTH, layers=(2, LAYERS[1]), heads=WIDTH)
@@ -50,17 +50,22 @@ class ClipConfig:
 
 
 @dataclass(frozen=True)
-class InternVideoConfig:
+class ClipConfig(EncoderConfig):
+    """Shape of the image encoder, CLIP's vision transformer. Defaults: ViT-L/14 at 336 pixels."""
+
+    width: int = 1024
+    feedforward: int = 4096
+    layers: int = 24
+    heads: int = 16
+    image_size: int = 336
+    patch: int = 14
+
+
+@dataclass(frozen=True)
+class InternVideoConfig(EncoderConfig):
     """Shape of the video encoder, InternVideo2. Defaults: Stage2-1B, four frames at 224 pixels.
 
     Attributes:
-        width: Channels of a token.
-        feedforward: Channels inside a block's feed-forward network.
-        layers: Blocks of the published encoder. The features are the output of the second-to-last block; the last
-            is neither built nor loaded.
-        heads: Attention heads.
-        image_size: Side of the square input in pixels.
-        patch: Side of a patch in pixels.
         frames: Frames per chunk. Attention is joint over a chunk; chunks are independent.
     """
 
@@ -73,15 +78,8 @@ class InternVideoConfig:
     frames: int = 4
 
     def __post_init__(self) -> None:
-        check_range(self, width=WIDTH, feedforward=WIDTH, layers=(2, LAYERS[1]), heads=WIDTH)
-        check_range(self, image_size=(1, LARGEST_IMAGE), patch=(1, LARGEST_IMAGE), frames=(1, MOST_FRAMES))
-        check_divides(self, "width", "heads")
-        check_divides(self, "image_size", "patch")
-
-    @property
-    def grid(self) -> int:
-        """Patches along a side."""
-        return self.image_size // self.patch
+        super().__post_init__()
+        check_range(self, frames=(1, MOST_FRAMES))
 
 
 @dataclass(frozen=True)

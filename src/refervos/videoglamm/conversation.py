@@ -168,11 +168,11 @@ def opening_ids(tokenizer: ChatTokenizer, question: str, frames: int, *, system:
         frames: Image placeholders before it: ``VisualTokens.placeholders``, or 0.
         system: System prompt.
     """
-    asked = QUESTION.format(question=question)
+    user_turn = QUESTION.format(question=question)
     if not frames:
-        return tokenizer.encode(OPENING.format(system=system) + asked, first=True)
+        return tokenizer.encode(OPENING.format(system=system) + user_turn, first=True)
     before = tokenizer.encode(OPENING.format(system=system), first=True)
-    return [*before, *[IMAGE] * frames, *tokenizer.encode("\n" + asked)]
+    return [*before, *[IMAGE] * frames, *tokenizer.encode("\n" + user_turn)]
 
 
 def next_ids(tokenizer: ChatTokenizer, question: str, *, ended: bool) -> list[int]:
@@ -270,15 +270,15 @@ class Conversation:
             PromptError: Immediately, before any computation, when the question is invalid or the conversation becomes
                 too long.
         """
-        asked = check_question(question)
+        question = check_question(question)
         if self._context is None:
             frames = 0 if self.visual is None else self.visual.placeholders
-            ids = opening_ids(self._tokenizer, asked, frames, system=self.system)
+            ids = opening_ids(self._tokenizer, question, frames, system=self.system)
             self._context = self.model.start(ids, self.visual)
         else:
-            self.model.add(self._context, next_ids(self._tokenizer, asked, ended=self._ended))
+            self.model.add(self._context, next_ids(self._tokenizer, question, ended=self._ended))
         self._ended = False
-        return self._write(self._context, asked, limit, sampling, rule)
+        return self._write(self._context, question, limit, sampling, rule)
 
     def _write(
         self, context: Context, question: str, limit: int, sampling: Sampling | None, rule: Rule | None

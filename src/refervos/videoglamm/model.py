@@ -576,13 +576,13 @@ class VideoGlamm(ReferringSegmenter):
 
     def _text_loss(self, states: Sequence[Tensor], rows: Sequence[tuple[LabelledIds, VisualTokens | None]]) -> Tensor:
         """Return the cross-entropy, averaged over all supervised tokens of the batch."""
-        asked, wanted = [], []
+        supervised, wanted = [], []
         for own, (row, visual) in zip(states, rows, strict=True):
             labels = spliced_labels(row, visual)[1:].to(own.device)
             counted = labels != IGNORED
-            asked.append(own[:-1][counted])
+            supervised.append(own[:-1][counted])
             wanted.append(labels[counted])
-        logits = self.language.lm_head(torch.cat(asked))  # (supervised, V)
+        logits = self.language.lm_head(torch.cat(supervised))  # (supervised, V)
         if not len(logits):
             return logits.sum()
         return F.cross_entropy(logits.float(), torch.cat(wanted))

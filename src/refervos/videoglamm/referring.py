@@ -257,11 +257,11 @@ class ReferringSegmenter(VideoSegmenterBase):
 
     def _ask(self, pixels: ClipFrames, at: int, tracks: Sequence[ReferringTrack]) -> None:
         """Ask the language model for the objects for which it is due at a frame of the clip."""
-        asked = [track for track in tracks if is_due(track)]
-        if not asked:
+        due = [track for track in tracks if is_due(track)]
+        if not due:
             return
         visual = self.encode_views(pixels.readable(at, self.config.frames))  # once for all of them
-        for track in asked:
+        for track in due:
             assert track.question is not None
             track.answer, track.token = self.point_out(track.question, visual)
             if track.token is None:

@@ -184,10 +184,10 @@ def labelled_ids(tokenizer: ChatTokenizer, turns: Sequence[tuple[str, str]], fra
     ids: list[int] = []
     labels: list[int] = []
     for question, answer in turns:
-        asked = next_ids(tokenizer, question, ended=True) if ids else opening_ids(tokenizer, question, frames)
+        question_ids = next_ids(tokenizer, question, ended=True) if ids else opening_ids(tokenizer, question, frames)
         answered = [*tokenizer.encode(answer), tokenizer.end]
-        ids += [*asked, *answered]
-        labels += [*[IGNORED] * len(asked), *answered]
+        ids += [*question_ids, *answered]
+        labels += [*[IGNORED] * len(question_ids), *answered]
     return LabelledIds(ids, labels)
 
 

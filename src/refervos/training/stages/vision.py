@@ -58,7 +58,7 @@ LEAST_AREA = 0.3
 """Cells that an object must cover, in all frames together, for its mean feature to be read."""
 
 RANKS = 6
-"""Places in the order of objects from left to right that are told apart."""
+"""Number of positions in the order of objects from left to right that have a class of their own."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ BACKGROUND, UNCLEAR_CELL = -1, -2
 """Cells without an object, and cells that are no object's clearly."""
 
 PARTS = 4
-"""Parts of a cell along each side whose cover is told apart."""
+"""Parts along each side of a cell for which coverage is labelled."""
 
 _COVERED, _FREE = 0.35, 0.02
 _FEWEST_PIXELS = 10
