@@ -85,7 +85,9 @@ def test_commands_of_the_readme_exist() -> None:
 def test_every_import_of_the_documentation_exists(page: Path) -> None:
     for snippet in re.findall(r"```python\n(.+?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         for line in re.findall(r"^(?:from|import) .+$", snippet, re.MULTILINE):
-            exec(compile(line, str(page), "exec"), {})
+            # Tools of the integrations are installed by extras of their own, and tested in files of their own.
+            if page.parent.name != "integrations" or "refervos" in line:
+                exec(compile(line, str(page), "exec"), {})
 
 
 def test_the_snippets_of_the_streams_guide_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Adapters to the tools people already use."""
