@@ -27,6 +27,7 @@ from refervos.cli.failures import (
 )
 from refervos.cli.models import models_app
 from refervos.cli.segment import segment
+from refervos.cli.serve import serve
 from refervos.cli.stopping import INTERRUPTED, StopSignals
 from refervos.cli.train import train
 from refervos.errors import RefervosError
@@ -69,6 +70,7 @@ app.command()(submit)
 app.command()(compare)
 app.command()(bench)
 app.command()(export)
+app.command()(serve)
 app.add_typer(models_app)
 app.add_typer(data_app)
 
