@@ -38,8 +38,8 @@ AllowFilesOption = Annotated[
 AllowSourcesOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="'camera' for the cameras of this machine, a HOST or HOST:PORT whose streams may be opened, or '*' for all "
-        "public hosts; repeat for several.",
+        help="'camera' for the cameras of this machine, a HOST or HOST:PORT whose streams may be opened, or '*' for "
+        "all public hosts; repeat for several.",
         show_default=False,
     ),
 ]
