@@ -43,6 +43,10 @@ AllowSourcesOption = Annotated[
         show_default=False,
     ),
 ]
+AllowWebhookOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Address to which alerts may be posted; repeat for several.", show_default=False),
+]
 AllowHostOption = Annotated[
     list[str] | None, typer.Option(help="Further name by which browsers address this server.", show_default=False)
 ]
@@ -70,6 +74,7 @@ def serve(
     token_file: TokenOption = None,
     allow_files: AllowFilesOption = None,
     allow_sources: AllowSourcesOption = None,
+    allow_webhook: AllowWebhookOption = None,
     allow_host: AllowHostOption = None,
     allow_origin: AllowOriginOption = None,
     limit: LimitOption = None,
@@ -80,7 +85,9 @@ def serve(
 
     Example: `refervos serve --model samwise-mevis --folder sessions`
     """
-    settings = server_settings(host, folder, token_file, allow_files, allow_sources, allow_host, allow_origin, limit)
+    settings = server_settings(
+        host, folder, token_file, allow_files, allow_sources, allow_webhook, allow_host, allow_origin, limit
+    )
     run_server(model, device, settings, host, port, certfile, keyfile)
 
 
@@ -90,6 +97,7 @@ def server_settings(
     token_file: Path | None,
     allow_files: list[Path] | None,
     allow_sources: list[str] | None,
+    allow_webhook: list[str] | None,
     allow_host: list[str] | None,
     allow_origin: list[str] | None,
     limit: list[str] | None,
@@ -103,6 +111,7 @@ def server_settings(
         token_file: File with the token.
         allow_files: Folders whose files may be opened.
         allow_sources: Allowed cameras and hosts.
+        allow_webhook: Addresses for alerts.
         allow_host: Further names of the server.
         allow_origin: Further origins.
         limit: Limits as NAME=VALUE.
@@ -115,7 +124,8 @@ def server_settings(
         MissingDependencyError: The extra is not installed.
         ConfigError: An option is invalid.
     """
-    require_installed("the server", "studio", "fastapi", "uvicorn", "websockets")
+    require_installed("the server", "studio", "fastapi", "uvicorn", "websockets", "httpx", "prometheus_client")
+    from refervos.serving.alerts import WebhookRules
     from refervos.serving.application import ServerSettings
     from refervos.serving.guard import AccessRules, is_loopback
     from refervos.serving.source_rules import SourceRules
@@ -138,6 +148,7 @@ def server_settings(
             cameras="camera" in names,
             hosts=frozenset(each.lower() for each in names - {"camera"}),
         ),
+        webhooks=WebhookRules(tuple(allow_webhook or ())),
         page=page,
     )
 

@@ -123,6 +123,23 @@ class Range(Command):
     last: Annotated[int | None, Field(alias="out", ge=0, le=10**9)] = None
 
 
+class SetAlert(Command):
+    """Raise an event when a track's presence is above or below a threshold for some frames."""
+
+    do: Literal["alert"]
+    track: TrackNumber
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    when: Literal["above", "below"] = "above"
+    frames: Annotated[int, Field(ge=1, le=100_000)] = 1
+
+
+class ClearAlerts(Command):
+    """Remove the alerts of a track."""
+
+    do: Literal["clear_alerts"]
+    track: TrackNumber
+
+
 class Ack(BaseModel):
     """Acknowledge a frame; it has no reply."""
 
@@ -132,7 +149,21 @@ class Ack(BaseModel):
 
 
 AnyCommand = Annotated[
-    Add | Drop | SetPrompt | Rename | Show | Correct | Undo | Play | Pause | Step | Seek | Range | Ack,
+    Add
+    | Drop
+    | SetPrompt
+    | Rename
+    | Show
+    | Correct
+    | Undo
+    | Play
+    | Pause
+    | Step
+    | Seek
+    | Range
+    | SetAlert
+    | ClearAlerts
+    | Ack,
     Field(discriminator="do"),
 ]
 _ADAPTER: TypeAdapter[Command | Ack] = TypeAdapter(AnyCommand)

@@ -12,11 +12,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refervos.errors import EndOfVideoError, VideoError
+from refervos.files.images import ImageArray
 from refervos.serving.decoder_process import LENGTH
 from refervos.serving.limits import Limits
 from refervos.video import Frame
@@ -180,6 +182,32 @@ class Decoder:
             "The video cannot be decoded within the limits of memory and time, or it crashes the decoder; re-encode it "
             "as H.264."
         )
+
+
+def read_frame(path: Path, index: int, named: str, limits: Limits) -> ImageArray:
+    """Read one frame of a file.
+
+    Args:
+        path: The file.
+        index: Index of the frame.
+        named: Name of the file in messages.
+        limits: Limits of the server.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        VideoError: There is no such frame, or it cannot be decoded.
+    """
+    decoder = Decoder(limits)
+    try:
+        decoder.open(str(path), index, named)
+        frame = decoder.next()
+    finally:
+        decoder.close()
+    if frame is None:
+        raise EndOfVideoError(f"'{named}' has no frame {index}.")
+    return frame.image
 
 
 class FrameFeed:

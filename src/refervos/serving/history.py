@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-EditKind = Literal["add", "set_prompt", "correct", "skip"]
+EditKind = Literal["add", "follow", "set_prompt", "correct", "skip"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Edit:
         points: Clicks of a correction as x, y and 1 (on the object) or 0, in pixels of the frame.
         box: Box of a correction as x0, y0, x1, y1.
         to: Frame to continue at, of ``skip``.
+        token: Prompt token of a phrase of a conversation, of ``follow``.
     """
 
     number: int
@@ -33,13 +34,21 @@ class Edit:
     points: tuple[tuple[float, float, int], ...] = ()
     box: tuple[float, float, float, float] | None = None
     to: int | None = None
+    token: tuple[float, ...] = ()
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Edit:
         """Rebuild an edit that ``dataclasses.asdict`` described."""
         points = tuple((float(x), float(y), int(label)) for x, y, label in values.get("points") or ())
         box = values.get("box")
-        return cls(**{**values, "points": points, "box": None if box is None else tuple(map(float, box))})
+        return cls(
+            **{
+                **values,
+                "points": points,
+                "token": tuple(values.get("token") or ()),
+                "box": None if box is None else tuple(map(float, box)),
+            }
+        )
 
 
 @dataclass

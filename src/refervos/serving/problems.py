@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -33,6 +34,10 @@ class Problem(RefervosError):
         self.status, self.code, self.retry_after = status, code, retry_after
 
 
+_PATH = re.compile(r"'/(?:[^'/]*/)*([^'/]*)'")
+"""An absolute path in quotes, of which clients see the last part only."""
+
+
 def unknown(kind: str, name: str) -> Problem:
     """Return the problem of a name that does not exist, such as a session's id."""
     return Problem(HTTPStatus.NOT_FOUND, f"unknown-{kind}", f"there is no {kind} {name[:40]!r}.")
@@ -52,7 +57,7 @@ def as_problem(error: BaseException) -> Problem:
     if isinstance(error, RefervosError):
         status = next((found for kind, found in _STATUS.items() if isinstance(error, kind)), None)
         code = type(error).__name__.removesuffix("Error").lower()
-        return Problem(status or HTTPStatus.UNPROCESSABLE_ENTITY, code, str(error))
+        return Problem(status or HTTPStatus.UNPROCESSABLE_ENTITY, code, _PATH.sub(r"'\1'", str(error)))
     if is_out_of_memory(error):
         sentence = "the server has not enough memory for this request; use smaller frames or fewer sentences."
         return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "out-of-memory", sentence, retry_after=10)

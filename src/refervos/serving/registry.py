@@ -15,13 +15,16 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from refervos.segmenter import Segmenter
+from refervos.errors import StateError
+from refervos.serving.alerts import WebhookSender
+from refervos.serving.archive import unpack_archive
 from refervos.serving.decoding import FrameFeed
+from refervos.serving.estimates import SpeedEstimates
 from refervos.serving.limits import Limits
 from refervos.serving.problems import Problem, unknown
 from refervos.serving.served_session import SESSION_FILE, Feed, ServedSession, SessionRecord, read_record
 from refervos.serving.source_rules import SourceRules
-from refervos.serving.videos import VideoStore
+from refervos.serving.videos import Video, VideoStore
 from refervos.serving.webcam import PushedFeed
 from refervos.video.addresses import described
 
@@ -38,18 +41,22 @@ class SessionRegistry:
         videos: The uploaded videos.
         sources: Which other sources are allowed.
         limits: Limits of the server.
+        webhooks: Posts the events of alerts.
     """
 
     def __init__(
         self,
         folder: Path,
-        models: dict[str, Segmenter[Any]],
+        models: dict[str, Any],
         videos: VideoStore,
         sources: SourceRules,
         limits: Limits,
+        webhooks: WebhookSender | None = None,
     ) -> None:
         self._folder, self._videos, self._sources, self._limits = folder, videos, sources, limits
-        self.models = models
+        self.models, self._webhooks = models, webhooks
+        self._estimates = SpeedEstimates()
+        self._freed_frames = 0
         self._lock = threading.Lock()
         self._open: dict[str, ServedSession] = {}
         self._addresses: dict[str, str] = {}  # of streams; never written, because they may contain passwords
@@ -60,6 +67,23 @@ class SessionRegistry:
         """The sessions in memory."""
         with self._lock:
             return list(self._open.values())
+
+    @property
+    def frames(self) -> int:
+        """Number of frames segmented in all sessions since the start."""
+        return self._freed_frames + sum(session.frames for session in self.open_sessions)
+
+    def model_name(self, name: str | None) -> str:
+        """Return the name of a model, or of the default one.
+
+        Raises:
+            Problem: The server does not run it.
+        """
+        chosen = next(iter(self.models)) if name is None else name
+        if chosen not in self.models:
+            sentence = f"this server does not run the model {chosen[:80]!r}; it runs {', '.join(self.models)}."
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "unknown-model", sentence)
+        return chosen
 
     def create(self, source: dict[str, Any], expressions: Sequence[str], model: str | None = None) -> ServedSession:
         """Open a session. Blocks for a moment.
@@ -75,13 +99,7 @@ class SessionRegistry:
         Raises:
             RefervosError: The source is not allowed, a sentence is not accepted, or a limit is reached.
         """
-        name = next(iter(self.models)) if model is None else model
-        if name not in self.models:
-            raise Problem(
-                HTTPStatus.UNPROCESSABLE_ENTITY,
-                "unknown-model",
-                f"this server does not run the model {name[:80]!r}; it runs {', '.join(self.models)}.",
-            )
+        name = self.model_name(model)
         record = SessionRecord(secrets.token_hex(16), name, {})
         address = self._describe(record, source)
         if address is not None:
@@ -99,6 +117,8 @@ class SessionRegistry:
         except BaseException:
             self.remove(record.id)
             raise
+        frames = record.source.get("frame_count")
+        session.estimate = self._estimates.estimate(name, self.models[name], list(expressions), frames)
         return session
 
     def get(self, session: str) -> ServedSession:
@@ -120,6 +140,44 @@ class SessionRegistry:
             raise unknown("session", session) from error
         return self._start(record)
 
+    def open_archive(self, source: Path) -> ServedSession:
+        """Open a session from one file. Blocks while it is checked.
+
+        Args:
+            source: A file that ``write_archive`` wrote.
+
+        Returns:
+            The session, under a new identifier.
+
+        Raises:
+            RefervosError: The file is damaged, or the server does not run its model.
+        """
+        name = secrets.token_hex(16)
+        folder = self._folder / name
+        folder.mkdir()
+        try:
+            record = unpack_archive(source, folder, name, self._limits, self._place_video)
+            record.send_images = not self._videos.get(record.source["video"]).playable
+            return self._start(record)
+        except StateError:
+            shutil.rmtree(folder, ignore_errors=True)
+            sentence = (
+                "the session was saved with other weights or another version of its model, or its state is damaged."
+            )
+            raise Problem(HTTPStatus.CONFLICT, "unknown-model", sentence) from None
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _place_video(self, video: Path | None, source: Any) -> dict[str, Any]:
+        """Move the video of an archive to the other videos, or find the one that the archive names."""
+        if not isinstance(source, dict) or not isinstance(source.get("video"), str):
+            sentence = "the session followed a live source, which cannot be opened again; its masks are in the file."
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "live-session", sentence)
+        if video is None:
+            return _shown(self._videos.get(source["video"]))
+        return _shown(self._videos.admit(self._videos.take(video), str(source.get("name", "video"))))
+
     def remove(self, session: str) -> None:
         """Close a session and delete its files.
 
@@ -130,6 +188,7 @@ class SessionRegistry:
             found = self._open.pop(session, None)
         if found is not None:
             found.close()
+            self._freed_frames += found.frames
         elif not _ID.fullmatch(session) or not (self._folder / session).is_dir():
             raise unknown("session", session)
         self._addresses.pop(session, None)
@@ -147,6 +206,7 @@ class SessionRegistry:
             freed = [self._open.pop(name) for name in idle]
         for session in freed:
             session.close()
+            self._freed_frames += session.frames
 
     async def free_idle_regularly(self) -> None:
         """Free idle sessions until cancelled."""
@@ -175,7 +235,8 @@ class SessionRegistry:
                 sentence = f"{len(self._open)} sessions are open, which is the limit; close one or try again later."
                 raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too-many-sessions", sentence, retry_after=30)
             model = self.models[record.model]
-            started = ServedSession(record, model, self._feed(record), self._folder / record.id, self._limits)
+            folder = self._folder / record.id
+            started = ServedSession(record, model, self._feed(record), folder, self._limits, self._webhooks)
             self._open[record.id] = started
             return started
 
@@ -183,8 +244,7 @@ class SessionRegistry:
         """Describe the source in the record, and return the address that must not be in it."""
         if "video" in source:
             video = self._videos.get(source["video"])
-            shown = {"video": video.id, "name": video.name, "frame_count": video.frame_count, "fps": video.fps}
-            record.source = {**shown, "width": video.width, "height": video.height}
+            record.source = _shown(video)
             record.send_images = not video.playable
             return None
         record.live, record.can_go_back, record.send_images = True, False, True
@@ -214,6 +274,12 @@ class SessionRegistry:
             raise Problem(HTTPStatus.CONFLICT, "address-not-saved", sentence)
         address = self._addresses[record.id]
         return lambda wake: FrameFeed(address, None, limits, wake)
+
+
+def _shown(video: Video) -> dict[str, Any]:
+    """Describe a video as the source of a session."""
+    names = ("name", "frame_count", "fps", "width", "height", "playable")
+    return {"video": video.id, **{name: getattr(video, name) for name in names}}
 
 
 def _adding(session: ServedSession, expression: str) -> Callable[[], Any]:

@@ -12,15 +12,18 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+import torch
 
 from refervos.errors import PromptError, RefervosError, VideoError
 from refervos.files.writing import write_atomically
 from refervos.prompts import Prompt
 from refervos.segmentation import Segmentation
 from refervos.segmenter import Segmenter
+from refervos.serving.alerts import Alert, WebhookSender, append_line
 from refervos.serving.decoding import DecodedInfo
-from refervos.serving.history import Edit, History
+from refervos.serving.history import Edit, EditKind, History
 from refervos.serving.limits import Limits
 from refervos.serving.mask_record import MaskRecord
 from refervos.serving.problems import Problem, as_problem, problem_document
@@ -28,6 +31,7 @@ from refervos.serving.snapshots import Snapshot, Snapshots
 from refervos.serving.viewers import Viewer
 from refervos.serving.wire import TrackMask, encode_frame, encode_jpeg
 from refervos.session.session import Session
+from refervos.text.grounded import Phrase
 from refervos.video import Frame, palette
 
 _LOG = logging.getLogger(__name__)
@@ -96,6 +100,7 @@ class SessionRecord:
         last: Last frame to segment; None for all.
         speed: Frames shown per frame of the source's own rate; None for as fast as the model.
         events: Corrections, switches, cuts, alerts and outages.
+        alerts: Rules by which alerts are raised.
     """
 
     id: str
@@ -110,6 +115,7 @@ class SessionRecord:
     last: int | None = None
     speed: float | None = None
     events: list[dict[str, Any]] = field(default_factory=list)
+    alerts: list[Alert] = field(default_factory=list)
 
 
 class ServedSession:
@@ -121,7 +127,7 @@ class ServedSession:
         feed: The source of frames; receives a function that wakes the session.
         folder: Folder of its files; exists.
         limits: Limits of the server.
-        on_frame: Called with the track numbers and presences of each new frame, for alerts.
+        webhooks: Posts the events of alerts.
     """
 
     def __init__(
@@ -131,11 +137,12 @@ class ServedSession:
         feed: Callable[[Callable[[], None]], Feed],
         folder: Path,
         limits: Limits,
-        on_frame: Callable[[ServedSession, Frame, Segmentation, list[int]], None] | None = None,
+        webhooks: WebhookSender | None = None,
     ) -> None:
         self.record, self.folder = record, folder
         self.used = time.monotonic()
-        self._model, self._limits, self._on_frame = model, limits, on_frame
+        self.estimate: dict[str, float | None] | None = None
+        self._model, self._limits, self._webhooks = model, limits, webhooks
         self._wake = threading.Condition()
         self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._viewers: list[Viewer] = []
@@ -144,12 +151,12 @@ class ServedSession:
         self._steps = 0
         self._goal = 0  # after a correction: the frame that had been reached before
         self._ended = False
-        self._outages = 0
+        self._outages = self._frames = 0
         self._due = 0.0  # when the next frame is shown
         self._spent: deque[float] = deque(maxlen=30)  # seconds between the last frames
         self._dirty, self._saved = True, time.monotonic()
         self._size: tuple[int, int] | None = None
-        self.masks = MaskRecord(folder / "masks.jsonl")
+        self.masks = MaskRecord(folder / MASKS_FILE)
         self._history = History()
         self._snapshots = Snapshots(folder, limits.snapshots)
         self._session = Session(model, on_cut="forget" if record.live else "ignore")
@@ -217,9 +224,19 @@ class ServedSession:
         return bool(self._viewers)
 
     @property
+    def viewer_count(self) -> int:
+        """Number of viewers."""
+        return len(self._viewers)
+
+    @property
+    def frames(self) -> int:
+        """Number of frames segmented since the session was opened, also those segmented again."""
+        return self._frames
+
+    @property
     def keeps_watch(self) -> bool:
         """Whether it has work to do without viewers, such as raising alerts."""
-        return False
+        return self._running and bool(self.record.alerts)
 
     @property
     def feed(self) -> Feed:
@@ -270,21 +287,35 @@ class ServedSession:
             "computed": _ranges(self.masks.frames),
             "tracks": tracks,
             "events": list(record.events),
+            "alerts": [asdict(alert) | {"webhook": alert.webhook is not None} for alert in list(record.alerts)],
+            "estimate": self.estimate,
         }
 
     # Commands, in the worker's thread only; their names are those of the WebSocket.
 
     def add(self, expression: str) -> dict[str, Any]:
         """Follow one more object from the next frame on."""
-        record = self.record
         self._check_sentence(expression)
+        return self._begin("add", expression)
+
+    def follow(self, phrase: str, token: tuple[float, ...]) -> dict[str, Any]:
+        """Follow a phrase of a conversation from the next frame on.
+
+        Args:
+            phrase: The phrase.
+            token: Its prompt token.
+        """
+        return self._begin("follow", phrase, token)
+
+    def _begin(self, kind: EditKind, expression: str, token: tuple[float, ...] = ()) -> dict[str, Any]:
+        record = self.record
         if len(record.tracks) >= self._limits.sentences:
             raise PromptError(f"the session has {len(record.tracks)} sentences, which is the limit; drop one first.")
         track = record.next_track
-        self._numbers[track] = self._session.add(expression)
-        self._note(Edit(self._history.count, self._position, "add", track, expression))
-        colour = palette(track + 1)[track]
-        record.tracks[track] = TrackView(track, expression, expression, colour)
+        edit = Edit(self._history.count, self._position, kind, track, expression, token=token)
+        self._repeat(edit)
+        self._note(edit)
+        record.tracks[track] = TrackView(track, expression, expression, palette(track + 1)[track])
         record.next_track += 1
         self._changed()
         return {"track": track}
@@ -298,6 +329,7 @@ class ServedSession:
             self._history.remove(index)
             self._snapshots.forget_edit(index)
         del self.record.tracks[track]
+        self.record.alerts[:] = [alert for alert in self.record.alerts if alert.track != track]
         self._drop_events(lambda event: event.get("track") == track)
         self._changed()
         return {}
@@ -412,6 +444,35 @@ class ServedSession:
         self._changed()
         return {}
 
+    def alert(
+        self,
+        track: int,
+        threshold: float = 0.5,
+        when: Literal["above", "below"] = "above",
+        frames: int = 1,
+        webhook: str | None = None,
+    ) -> dict[str, Any]:
+        """Raise an event when a track's presence is above or below a threshold for some frames.
+
+        The address of a webhook must be one that ``WebhookRules`` allows.
+        """
+        self._view(track)
+        alerts = self.record.alerts
+        if len(alerts) >= 4 * self._limits.sentences:
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY, "too-many-alerts", f"there are {len(alerts)} alerts already."
+            )
+        alerts.append(Alert(track, threshold, when, frames, webhook))
+        self._changed()
+        return {"alert": len(alerts) - 1}
+
+    def clear_alerts(self, track: int) -> dict[str, Any]:
+        """Remove the alerts of a track."""
+        self._view(track)
+        self.record.alerts[:] = [alert for alert in self.record.alerts if alert.track != track]
+        self._changed()
+        return {}
+
     # The worker.
 
     def _run(self) -> None:
@@ -490,6 +551,8 @@ class ServedSession:
         if frame is None:
             self._finish(self._feed.error)
             return
+        if self._feed.info is not None and self.record.live and not self._feed.info.live:
+            self.record.live, self.record.can_go_back = False, True  # an address of a recording
         last = self.record.last
         if last is not None and frame.index > last:
             self._finish(None)
@@ -517,7 +580,7 @@ class ServedSession:
         self.broadcast({"event": "end", "frame": self._position - 1})
         self._changed()
 
-    def _segment(self, frame: Frame) -> Segmentation:
+    def _segment(self, frame: Frame) -> None:
         """Segment a frame, record its masks and show them."""
         for edit in self._history.due(frame.index):
             self._repeat(edit)
@@ -538,10 +601,11 @@ class ServedSession:
             if switched:
                 self._event("switch", frame.index, by_number[number], time=frame.time)
         self._publish(frame, segmentation)
-        if self._on_frame is not None:
-            self._on_frame(self, frame, segmentation, [by_number[number] for number in segmentation.track_ids])
+        self._raise_alerts(
+            frame, {by_number[n]: float(p) for n, p in zip(segmentation.track_ids, segmentation.presence, strict=True)}
+        )
+        self._frames += 1
         self._dirty = True
-        return segmentation
 
     def _publish(self, frame: Frame, segmentation: Segmentation) -> None:
         """Record the masks of a frame and send it to the viewers."""
@@ -625,6 +689,12 @@ class ServedSession:
         """Carry out an edit again that was made at this frame before."""
         if edit.kind == "add" and edit.track is not None:
             self._numbers[edit.track] = self._session.add(edit.expression or "")
+        elif edit.kind == "follow" and edit.track is not None:
+            text = edit.expression or ""
+            phrase = Phrase(text, 0, len(text))
+            token = torch.tensor(edit.token, dtype=torch.float32, device=self._model.device)
+            state = self._model.begin_phrase(phrase, token)  # type: ignore[attr-defined]
+            self._numbers[edit.track] = self._session.follow(Prompt(text), state)
         elif edit.kind == "set_prompt" and edit.track is not None:
             self._session.set_prompt(self._number(edit.track), edit.expression or "")
         elif edit.kind == "correct":
@@ -671,6 +741,29 @@ class ServedSession:
             raise VideoError(f"a live source cannot {what}; its earlier frames are gone.")
 
     # Events.
+
+    def _raise_alerts(self, frame: Frame, presence: dict[int, float]) -> None:
+        """Raise the alerts of a frame."""
+        self._drop_events(lambda event: event["frame"] == frame.index and event["kind"] == "alert")
+        for alert in self.record.alerts:
+            if alert.track not in presence or not alert.update(presence[alert.track]):
+                continue
+            value = round(presence[alert.track], 4)
+            self._event("alert", frame.index, alert.track, time=frame.time, presence=value, when=alert.when)
+            event = {
+                "session": self.record.id,
+                "frame": frame.index,
+                "time": frame.time,
+                "track": alert.track,
+                "expression": self.record.tracks[alert.track].expression,
+                "presence": value,
+                "when": alert.when,
+                "threshold": alert.threshold,
+            }
+            append_line(self.folder / ALERTS_FILE, event)
+            self.broadcast({"event": "alert", **event})
+            if alert.webhook is not None and self._webhooks is not None:
+                self._webhooks.send(alert.webhook, event)
 
     def _event(self, kind: str, frame: int, track: int | None, **more: Any) -> None:
         self.record.events.append({"frame": frame, "track": track, "kind": kind, **more})
@@ -729,6 +822,12 @@ class ServedSession:
                 self._repeat(edit)
 
 
+MASKS_FILE = "masks.jsonl"
+"""Name of the file with the masks of a session."""
+
+ALERTS_FILE = "alerts.jsonl"
+"""Name of the file to which the events of alerts are appended."""
+
 SESSION_FILE = "session.json"
 """Name of the file with everything about a session but its masks and snapshots."""
 
@@ -748,7 +847,8 @@ def read_record(folder: Path) -> SessionRecord:
     """
     values = json.loads((folder / SESSION_FILE).read_bytes())["record"]
     tracks = [TrackView(**{**each, "colour": tuple(each["colour"])}) for each in values.pop("tracks")]
-    return SessionRecord(**values, tracks={track.id: track for track in tracks})
+    alerts = [Alert(**each) for each in values.pop("alerts")]
+    return SessionRecord(**values, tracks={track.id: track for track in tracks}, alerts=alerts)
 
 
 def _ranges(frames: list[int]) -> list[list[int]]:

@@ -6,7 +6,6 @@ import json
 import re
 import secrets
 import shutil
-import threading
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
@@ -62,8 +61,6 @@ class VideoStore:
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         self._folder, self._limits = folder, limits
-        self._lock = threading.Lock()
-        self._reserved = 0
         folder.mkdir(parents=True, exist_ok=True)
         for entry in folder.iterdir():  # uploads that an earlier process did not finish
             if entry.is_dir() and not (entry / _INFO).is_file():
@@ -123,8 +120,7 @@ class VideoStore:
                     if size > self._limits.upload_bytes:
                         raise self._too_large()
                     if used + size > self._limits.storage_bytes:
-                        sentence = "the server's storage is full; delete videos that are no longer needed."
-                        raise Problem(HTTPStatus.INSUFFICIENT_STORAGE, "storage-full", sentence)
+                        raise _full()
                     file.write(chunk)
             if not size:
                 raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "video", "the upload is empty; send a video file.")
@@ -140,6 +136,18 @@ class VideoStore:
         """Make a video of a file on this machine, without copying it, and return its folder for ``admit``."""
         folder = self._new_folder()
         (folder / "file").symlink_to(path)
+        return folder
+
+    def take(self, path: Path) -> Path:
+        """Make a video of a file by moving it, and return its folder for ``admit``.
+
+        Raises:
+            Problem: The server's storage is full.
+        """
+        if self._used() + path.stat().st_size > self._limits.storage_bytes:
+            raise _full()
+        folder = self._new_folder()
+        shutil.move(path, folder / "file")
         return folder
 
     def admit(self, folder: Path, name: str) -> Video:
@@ -212,6 +220,11 @@ class VideoStore:
     def _too_large(self) -> Problem:
         sentence = f"the upload is larger than the limit of {self._limits.upload_bytes} bytes; shorten the video."
         return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", sentence)
+
+
+def _full() -> Problem:
+    sentence = "the server's storage is full; delete videos that are no longer needed."
+    return Problem(HTTPStatus.INSUFFICIENT_STORAGE, "storage-full", sentence)
 
 
 def _shown(name: str) -> str:
