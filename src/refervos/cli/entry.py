@@ -10,6 +10,7 @@ import typer
 
 import refervos
 from refervos.cli.ask import ask
+from refervos.cli.batch import batch_app
 from refervos.cli.bench import bench
 from refervos.cli.convert import convert, info
 from refervos.cli.data import data_app
@@ -71,6 +72,7 @@ app.command()(compare)
 app.command()(bench)
 app.command()(export)
 app.command()(serve)
+app.add_typer(batch_app)
 app.add_typer(models_app)
 app.add_typer(data_app)
 

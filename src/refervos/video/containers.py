@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 
@@ -54,11 +54,11 @@ _SCHEME_OPTIONS = {
 }
 
 
-def open_input(address: str, *, device: str | None = None, options: dict[str, str] | None = None, **more: Any) -> Any:
+def open_input(address: str | BinaryIO, *, device: str | None = None, options: dict[str, str] | None = None, **more: Any) -> Any:
     """Open a container, ignoring metadata that is not UTF-8.
 
     Args:
-        address: Address for FFmpeg: ``file:`` and a path, a stream, or a device.
+        address: Address for FFmpeg: ``file:`` and a path, a stream, or a device; or an open file that can seek.
         device: FFmpeg's name of the device type, for devices.
         options: FFmpeg options.
         more: Further arguments of ``av.open``.
@@ -72,6 +72,8 @@ def open_input(address: str, *, device: str | None = None, options: dict[str, st
     known = {"max_pixels": str(MAX_PIXELS)}
     if device is not None:
         more["format"] = device
+    elif not isinstance(address, str):
+        known |= {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "data"}  # nothing but this file
     elif address.startswith("file:"):
         known |= {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
     else:

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 from av.error import FFmpegError
@@ -61,6 +61,12 @@ class _Opened:
     path: Path | None
     live: bool
     url: str | None = None
+    file: BinaryIO | None = None
+
+    @property
+    def whole(self) -> Path | BinaryIO | None:
+        """The media file, whose size can be compared with the one stored in it; None for devices and streams."""
+        return self.file if self.path is None else self.path
 
 
 class MediaReader(Reader):
@@ -96,7 +102,7 @@ class MediaReader(Reader):
         self._count: int | None = None  # number of frames, once the end has been reached
         try:
             self._stream = _video_stream(opened)
-            self._truncation = truncation_of(opened.path) if opened.path is not None else None
+            self._truncation = truncation_of(opened.whole) if opened.whole is not None else None
             codec = self._stream.codec_context
             refuse_large(self.described, codec.width, codec.height)
             # Frames that grow later are refused by the decoder before it allocates memory.
@@ -206,7 +212,7 @@ class MediaReader(Reader):
                         time.sleep(0.005)
                         continue
                 failures += 1
-                if self._opened.path is None or failures >= _DEMUX_ATTEMPTS:
+                if self._opened.whole is None or failures >= _DEMUX_ATTEMPTS:
                     self.end = error.strerror or "it broke off"
                     yield from self._flush()
                     return
@@ -346,6 +352,46 @@ def open_file(
         container.close()
         raise VideoError(f"{described} is a HEIF image; save it as JPEG, PNG, WebP or AVIF.")
     opened = _Opened(container, described, path.stem, path, live=False)
+    return MediaReader(opened, fps=fps, start=start, stop=stop, decoding=decoding)
+
+
+def open_binary(
+    file: BinaryIO, *, fps: Fraction | None, start: int, stop: int | None, decoding: DecodingOptions | None = None
+) -> MediaReader:
+    """Open a video from an open file, such as one on an object store.
+
+    Args:
+        file: A binary file, open for reading, that can seek; it stays open.
+        fps: Frame rate to assume if the stream has none.
+        start: First frame to yield.
+        stop: Frame before which to end; None for all.
+        decoding: Options for decoded frames.
+
+    Returns:
+        The source.
+
+    Raises:
+        VideoError: The file is empty or unreadable, has no video, or no frame can be decoded.
+    """
+    path = str(getattr(file, "name", None) or getattr(file, "path", None) or "file")
+    name = PurePosixPath(path.partition("?")[0]).name  # what follows may be a signature
+    described = f"'{name}'"
+    truncation = truncation_of(file)
+    try:
+        if not file.read(1):
+            raise VideoError(f"{described} is empty (0 bytes); give an {_VIDEO_KINDS} file.")
+        file.seek(0)
+        container = open_input(file)
+    except (OSError, ValueError) as error:  # errors of FFmpeg are also errors of the system
+        if truncation is not None:
+            raise VideoError(
+                f"{described} is truncated ({truncation}) and cannot be opened; get the complete file."
+            ) from error
+        reason = getattr(error, "strerror", None) or "it cannot be read"
+        raise VideoError(
+            f"{described} cannot be read as a video ({reason}); give an {_VIDEO_KINDS} file."
+        ) from error
+    opened = _Opened(container, described, PurePosixPath(name).stem, None, live=False, file=file)
     return MediaReader(opened, fps=fps, start=start, stop=stop, decoding=decoding)
 
 

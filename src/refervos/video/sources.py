@@ -8,7 +8,8 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Literal, get_args
+from io import IOBase
+from typing import BinaryIO, Literal, cast, get_args
 
 import numpy as np
 from PIL import Image
@@ -19,14 +20,20 @@ from refervos.video.addresses import check_address, file_of, is_url, without_sec
 from refervos.video.buffered import BufferedReader
 from refervos.video.frames import Frame, ImageArray, SourceInfo, frame_time, frames_text, rgb_from_array
 from refervos.video.live import LiveReader, ReconnectPolicy, await_connection
-from refervos.video.media import DecodingOptions, MediaReader, exact_fps, open_camera, open_file, open_url
+from refervos.video.media import DecodingOptions, MediaReader, exact_fps, open_binary, open_camera, open_file, open_url
 from refervos.video.reader import Reader, Source
 from refervos.video.stills import FolderReader, ImageFileReader, natural_key
 
 __all__ = ["DEFAULT_RECONNECT", "Late", "SourceSpec", "natural_key", "open_source", "read_video"]
 
 SourceSpec = (
-    str | Path | np.ndarray | Iterable[np.ndarray] | Iterable[Frame] | Iterable[np.ndarray | Image.Image | Frame]
+    str
+    | Path
+    | BinaryIO
+    | np.ndarray
+    | Iterable[np.ndarray]
+    | Iterable[Frame]
+    | Iterable[np.ndarray | Image.Image | Frame]
 )
 
 
@@ -59,6 +66,8 @@ def open_source(
             - an image file; the images of a TIFF stack or of an animated WebP, PNG or AVIF file are frames,
             - "camera:0", or "camera:" and the name of a device,
             - an rtsp://, http:// or https:// address, or a file:// address of a file,
+            - a video file that is already open in binary mode and can seek, such as one on an object store; it stays
+              open,
             - a uint8 array (T, H, W, 3), (T, H, W, 4), (T, H, W, 1) or (T, H, W),
             - any iterable of uint8 arrays (H, W, 3), (H, W, 4), (H, W, 1) or (H, W), of PIL images, or of
               ``Frame``.
@@ -128,6 +137,8 @@ def _open(
         return _open_path(spec, rate, start, stop, decoding)
     if isinstance(spec, np.ndarray):
         return _ArrayReader(spec, rate, start, stop)
+    if isinstance(spec, IOBase) or (hasattr(spec, "read") and hasattr(spec, "seek")):
+        return open_binary(cast(BinaryIO, spec), fps=rate, start=start, stop=stop, decoding=decoding)
     if isinstance(spec, Iterable) and not isinstance(spec, bytes):
         return _IterableReader(spec, rate, start, stop, live=bool(live))
     raise VideoError(

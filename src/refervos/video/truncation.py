@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,34 +27,45 @@ _MP4_BOXES = {
 _INDEX_BOXES = (b"moov", b"moof", b"meta")
 
 
-def truncation_of(path: Path) -> str | None:
+def truncation_of(source: Path | BinaryIO) -> str | None:
     """Describe how a media file is truncated.
 
     Decoders usually end a truncated file silently, so the size declared in the container is compared with the size of
     the file. MP4 and QuickTime, Matroska and WebM, AVI and GIF are supported.
 
     Args:
-        path: An existing file.
+        source: An existing file, or an open one, whose position is kept.
 
     Returns:
         A phrase to follow the file name and "is truncated: "; None if nothing is known to be missing.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(12)
-            if head[4:8] in _MP4_BOXES:
-                return _mp4_truncation(file, size)
-            if head[:4] == b"\x1a\x45\xdf\xa3":
-                return _shortfall(size, _matroska_end(file))
-            if head[:4] == b"RIFF" and len(head) == 12:
-                return _shortfall(size, 8 + struct.unpack("<I", head[4:8])[0])
-            if head[:4] == b"GIF8":
-                file.seek(max(0, size - 64))
-                ended = file.read().rstrip(b"\0").endswith(b";")
-                return None if ended else "its end mark is missing"
+        if isinstance(source, Path):
+            with source.open("rb") as file:
+                return _truncation(file)
+        position = source.tell()
+        try:
+            return _truncation(source)
+        finally:
+            source.seek(position)
     except (OSError, struct.error):
         return None
+
+
+def _truncation(file: BinaryIO) -> str | None:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(12)
+    if head[4:8] in _MP4_BOXES:
+        return _mp4_truncation(file, size)
+    if head[:4] == b"\x1a\x45\xdf\xa3":
+        return _shortfall(size, _matroska_end(file))
+    if head[:4] == b"RIFF" and len(head) == 12:
+        return _shortfall(size, 8 + struct.unpack("<I", head[4:8])[0])
+    if head[:4] == b"GIF8":
+        file.seek(max(0, size - 64))
+        ended = file.read().rstrip(b"\0").endswith(b";")
+        return None if ended else "its end mark is missing"
     return None
 
 

@@ -1,0 +1,123 @@
+"""Measure what a frame, a sentence and a video cost on this machine, by running a small job on a few of the videos."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+
+from refervos.batch.job import Job, Options, plan_units
+from refervos.batch.log import read_logs
+from refervos.batch.manifest import Entry
+from refervos.batch.run_local import run_local
+from refervos.batch.storage import open_store
+from refervos.batch.units import Cost, Unit
+from refervos.batch.worker import WorkerSettings
+from refervos.errors import DataError
+
+LENGTHS = (16, 64)
+"""Frames of the measured parts of videos: with two lengths, the cost of a video and that of a frame can be told apart."""
+
+_PER_WORKER = 4
+"""Measured videos per worker, each of them in both lengths."""
+
+
+def measure_cost(
+    entries: Sequence[Entry],
+    units: Sequence[Unit],
+    options: Options,
+    devices: Sequence[str | None],
+    lengths: tuple[int, int] = LENGTHS,
+) -> Cost:
+    """Measure the cost of the work by segmenting the beginnings of some videos, with as many workers as will run.
+
+    Args:
+        entries: The manifest.
+        units: Its units, with their numbers of frames.
+        options: Options of the masks.
+        devices: Device of each worker.
+        lengths: Frames of a short and of a long part.
+
+    Returns:
+        The cost.
+
+    Raises:
+        DataError: When no video is long enough or readable.
+    """
+    sample = _sample(entries, units, _PER_WORKER * len(devices), lengths)
+    with tempfile.TemporaryDirectory(prefix="refervos-") as folder:
+        fingerprint = options.load("cpu").fingerprint()
+        job = Job(open_store(folder), options, fingerprint, shard_seconds=0.0).begin()
+        job.add(plan_units(sample, job.stamp, job.cost))
+        run_local(job, WorkerSettings(), devices)
+        return fit_cost(job)
+
+
+def _sample(entries: Sequence[Entry], units: Sequence[Unit], count: int, lengths: tuple[int, int]) -> list[Entry]:
+    """Choose parts of videos: of many lengths, and with one sentence as well as with all."""
+    long = [entry for entry, unit in zip(entries, units, strict=True) if unit.frames >= lengths[1]]
+    if not long:
+        raise DataError(f"no video has {lengths[1]} frames to measure the speed with; give --fps.")
+    chosen = [long[index] for index in np.linspace(0, len(long) - 1, min(count, len(long))).astype(int)]
+    parts = []
+    for number, entry in enumerate(chosen):
+        for length in lengths:
+            few = entry.expressions[:1] if number % 2 else entry.expressions
+            parts.append(dataclasses.replace(entry, end=entry.start + length, expressions=few, frames=None))
+    return parts
+
+
+def fit_cost(job: Job) -> Cost:
+    """Fit the cost to a finished job whose shards have one unit each.
+
+    The time of a unit is that between two commits of its worker, so everything between them counts. The first unit of a
+    worker also warms it up, and counts as part of its start.
+
+    Args:
+        job: The job.
+
+    Returns:
+        The cost.
+
+    Raises:
+        DataError: When no video could be read.
+    """
+    units = {shard.name: shard.units[0] for shard in job.shards()}
+    records = {name: each[0] for name, each in job.records().items()}
+    rows: list[tuple[float, float, float, float]] = []
+    first: list[tuple[float, float, float]] = []
+    for _, lines in read_logs(job.store):
+        commits = [line for line in lines if line["event"] == "commit" and records[line["shard"]].status == "ok"]
+        starts = [line["time"] for line in lines if line["event"] == "start"]
+        for before, line in zip([None, *commits], commits, strict=False):
+            frames, sentences = records[line["shard"]].frames, len(units[line["shard"]].expressions)
+            if before is None:
+                first.append((line["time"] - starts[0], frames, sentences))
+            else:
+                rows.append((line["time"] - before["time"], 1.0, frames, frames * sentences))
+    if not rows:
+        raise DataError("none of the measured videos could be read; give --fps.")
+    table = np.array(rows)
+    overhead, shared, sentence = _fit(table[:, 1:], table[:, 0])
+    if len({row[3] / row[2] for row in rows}) == 1:
+        share = rows[0][3] / rows[0][2]  # all have the same number of sentences, so the two costs are not told apart
+        shared, sentence = (shared + sentence * share) / 2, (shared + sentence * share) / 2 / share
+    cost = Cost(0.0, overhead, shared, sentence)
+    load = float(np.mean([seconds - cost.seconds(int(frames), int(count)) for seconds, frames, count in first]))
+    return dataclasses.replace(cost, load=max(0.0, load))
+
+
+def _fit(columns: np.ndarray, seconds: np.ndarray) -> tuple[float, float, float]:
+    """Fit non-negative coefficients by least squares, weighted so that short and long units count alike."""
+    weights = 1 / seconds
+    used = list(range(columns.shape[1]))
+    while True:
+        found = np.linalg.lstsq(columns[:, used] * weights[:, None], seconds * weights, rcond=None)[0]
+        if (found >= 0).all() or len(used) == 1:
+            break
+        used.pop(int(found.argmin()))
+    coefficients = np.zeros(columns.shape[1])
+    coefficients[used] = np.maximum(found, 0)
+    return float(coefficients[0]), float(coefficients[1]), float(coefficients[2])
