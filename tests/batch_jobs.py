@@ -33,9 +33,16 @@ def draw_videos(folder: Path, frames: Sequence[int], width: int = 64, height: in
     return paths
 
 
-def write_manifest(path: Path, videos: Sequence[Path | str], expressions: Sequence[str] = SENTENCES[:1]) -> Path:
-    """Write a manifest of JSON lines, each video with the same sentences."""
-    rows = [{"video": str(video), "expressions": list(expressions)} for video in videos]
+def write_manifest(
+    path: Path,
+    videos: Sequence[Path | str],
+    expressions: Sequence[str] = SENTENCES[:1],
+    frames: Sequence[int] | None = None,
+) -> Path:
+    """Write a manifest of JSON lines, each video with the same sentences, and with its number of frames if given."""
+    rows: list[dict[str, Any]] = [{"video": str(video), "expressions": list(expressions)} for video in videos]
+    for row, count in zip(rows, frames or (), strict=False):
+        row["frames"] = count
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return path
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,18 @@ from pyarrow import parquet
 from pycocotools import mask as coco
 
 import refervos
-from batch_jobs import PATIENT, SENTENCES, begin, draw_videos, files, video_server, work, write_manifest
+from batch_jobs import (
+    PATIENT,
+    SENTENCES,
+    begin,
+    draw_videos,
+    files,
+    video_server,
+    work,
+    write_manifest,
+)
 from refervos.batch.decoding import Decoder, DecoderDiedError
-from refervos.batch.job import Job, latest_records
+from refervos.batch.job import Job, Options, latest_records
 from refervos.batch.leases import Leases
 from refervos.batch.merging import check, merge
 from refervos.batch.run_local import run_local
@@ -32,7 +42,29 @@ from refervos.batch.worker import LOST_LIMIT, WorkerSettings
 from refervos.cli.entry import main
 from refervos.errors import ConfigError, DataError, OutputError
 
-pytestmark = [pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.usefixtures("one_thread", "loaded_once")]
+
+FRAMES = (24, 10, 5, 3, 2)
+"""Frames of the videos of the undisturbed run."""
+
+
+_LOADED: dict[str, Any] = {}
+
+
+@pytest.fixture
+def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load the miniature once for all tests in this process."""
+    load = Options.load
+
+    def load_once(options: Options, device: str | None) -> Any:
+        if options.model != "miniature":
+            return load(options, device)
+        key = json.dumps(dict(options.settings), sort_keys=True)
+        if key not in _LOADED:
+            _LOADED[key] = load(options, device)
+        return _LOADED[key]
+
+    monkeypatch.setattr(Options, "load", load_once)
 
 
 def records_of(job: Job) -> dict[str, UnitRecord]:
@@ -45,13 +77,13 @@ def records_of(job: Job) -> dict[str, UnitRecord]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return a manifest of five videos and the folder of an undisturbed run."""
     root = tmp_path_factory.mktemp("batch")
-    manifest = write_manifest(root / "videos.jsonl", draw_videos(root / "videos", [24, 10, 5, 3, 2]), SENTENCES)
+    manifest = write_manifest(root / "videos.jsonl", draw_videos(root / "videos", FRAMES), SENTENCES, FRAMES)
     work(begin(root / "out", manifest, shard_seconds=0.5))
     return manifest, root / "out"
 
 
 def test_the_rows_are_the_masks_of_a_session(undisturbed: tuple[Path, Path]) -> None:
-    manifest, out = undisturbed
+    _, out = undisturbed
     job = Job.open(open_store(out))
     assert len(files(out)) == len(job.shards()) > 2
     model = refervos.load("miniature", device="cpu")
@@ -85,10 +117,12 @@ def test_units_have_rows_and_files_have_the_stamp(undisturbed: tuple[Path, Path]
     for name in files(out):
         stamp = json.loads(parquet.read_schema(out / "data" / name).metadata[b"refervos.stamp"])
         assert stamp == job.stamp
-    assert os.listdir(out / "_leases") == os.listdir(out / "_state") == []
+    assert job.store.names("_leases") == job.store.names("_state") == []
 
 
-def test_a_second_run_has_nothing_to_do_and_new_videos_are_added(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_second_run_has_nothing_to_do_and_new_videos_are_added(
+    undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
     manifest, out = undisturbed
     before = files(out)
     job = begin(out, manifest, shard_seconds=0.5)
@@ -107,7 +141,7 @@ def test_a_second_run_has_nothing_to_do_and_new_videos_are_added(undisturbed: tu
     ("change", "sentence"),
     [({"clip": 4}, "results with clip null, not 4"), ({"settings": {"cme": False}}, "results with")],
 )
-def test_a_folder_is_not_mixed(change: dict, sentence: str, undisturbed: tuple[Path, Path]) -> None:
+def test_a_folder_is_not_mixed(change: dict[str, Any], sentence: str, undisturbed: tuple[Path, Path]) -> None:
     manifest, out = undisturbed
     with pytest.raises(OutputError, match=sentence):
         begin(out, manifest, **change)
@@ -174,7 +208,7 @@ def test_failed_videos_are_repeated_on_request(tmp_path: Path) -> None:
     times = os.stat(videos[1])
     videos[1].write_bytes(bytes(len(content)))  # as a disk with a passing fault
     os.utime(videos[1], ns=(times.st_atime_ns, times.st_mtime_ns))
-    job = begin(tmp_path / "out", write_manifest(tmp_path / "m.jsonl", videos))
+    job = begin(tmp_path / "out", write_manifest(tmp_path / "m.jsonl", videos, frames=[2, 3]))
     work(job)
     assert records_of(job)["001.mp4"].status == "failed"
     assert len(files(tmp_path / "out")) == 1
@@ -231,13 +265,15 @@ class StopAfter:
         return self.left < 0
 
 
-def test_a_stopped_worker_saves_its_sessions_and_another_goes_on(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_stopped_worker_saves_its_sessions_and_another_goes_on(
+    undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
     manifest, out = undisturbed
     job = begin(tmp_path / "out", manifest, shard_seconds=0.5)
     continued = set()
     for calls in (12, 22, 30, 34, 38):
         work(job, stop=StopAfter(calls))
-        assert os.listdir(tmp_path / "out" / "_leases") == []
+        assert job.store.names("_leases") == []
         continued |= saved_units(job.store)
     assert continued
     work(job)
@@ -471,7 +507,8 @@ def test_the_command_runs_shows_and_merges(
     assert json.loads(capsys.readouterr().out)["done"] == 5
     assert command(monkeypatch, "merge", tmp_path / "out", tmp_path / "all.parquet") == 0
     merge(Job.open(open_store(out)), tmp_path / "other.parquet")
-    one, other = (parquet.read_table(tmp_path / name).sort_by([("unit", "ascending"), ("frame", "ascending"), ("track", "ascending")]) for name in ("all.parquet", "other.parquet"))
+    order = [(name, "ascending") for name in ("unit", "frame", "track")]
+    one, other = (parquet.read_table(tmp_path / name).sort_by(order) for name in ("all.parquet", "other.parquet"))
     assert one.equals(other)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -19,7 +19,7 @@ from refervos.errors import DataError
 
 def test_the_three_formats_say_the_same(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(
-        "video,expression,start,end\na.mp4,the dog,,\nb.mp4,\"a cat, asleep\",8,20\na.mp4,the ball,,\n"
+        'video,expression,start,end\na.mp4,the dog,,\nb.mp4,"a cat, asleep",8,20\na.mp4,the ball,,\n'
     )
     rows = [
         {"video": "a.mp4", "expressions": ["the dog", "the ball"]},
@@ -148,6 +148,7 @@ def test_work_is_estimated_from_frames_or_else_from_the_size() -> None:
     assert make_unit(Entry(1, "/a.mp4", ("x",), frames=7), FACTS, 100, {}, cost).frames == 7
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.1, 400), min_size=1, max_size=60), st.floats(1, 200))
 def test_shards_hold_every_unit_once_and_enough_work(works: list[float], seconds: float) -> None:
     units = [Unit(f"{index:03d}", "u", "v", 0, None, ("x",), 1, work) for index, work in enumerate(works)]

@@ -4,7 +4,7 @@ A folder of results (on a disk or an object store) holds all state, and any proc
 
     job.json                  the stamp: model fingerprint, version, options (``job.py``)
     _plan/<number>.parquet    units and their shards, written once (``units.py``, ``job.py``)
-    data/<shard>.parquet      masks of a finished shard; its appearance is the commit (``shard_files.py``, ``storage.py``)
+    data/<shard>.parquet      masks of a finished shard, the commit (``shard_files.py``, ``storage.py``)
     _units/<shard>.parquet    one row per unit of a finished shard
     _leases/<shard>.json      which worker is at work on a shard (``leases.py``)
     _state/<unit>.state       a unit that was interrupted, to be continued by any worker (``states.py``)

@@ -18,7 +18,7 @@ from refervos.batch.worker import WorkerSettings
 from refervos.errors import DataError
 
 LENGTHS = (16, 64)
-"""Frames of the measured parts of videos: with two lengths, the cost of a video and that of a frame can be told apart."""
+"""Frames of the measured parts of videos: two lengths tell the cost of a video and that of a frame apart."""
 
 _PER_WORKER = 4
 """Measured videos per worker, each of them in both lengths."""

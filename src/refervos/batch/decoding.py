@@ -74,7 +74,16 @@ class Decoder:
         return None
 
     def frames(
-        self, uri: str, start: int, end: int | None, *, version: str | None, patience: float, total: float, probe: bool = False, resumed: bool = False
+        self,
+        uri: str,
+        start: int,
+        end: int | None,
+        *,
+        version: str | None,
+        patience: float,
+        total: float,
+        probe: bool = False,
+        resumed: bool = False,
     ) -> Iterator[Frame]:
         """Decode a video.
 

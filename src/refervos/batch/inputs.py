@@ -22,7 +22,17 @@ LARGE = 2**30
 _LOOKUPS = 32
 """Number of concurrent requests for facts of remote videos."""
 
-_VERSION_FIELDS = ("ETag", "etag", "md5Hash", "md5", "Content-MD5", "generation", "LastModified", "last_modified", "mtime")
+_VERSION_FIELDS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "md5",
+    "Content-MD5",
+    "generation",
+    "LastModified",
+    "last_modified",
+    "mtime",
+)
 
 _MISSING = "missing"
 

@@ -87,7 +87,7 @@ class Job:
     options: Options
     fingerprint: str
     version: str = refervos.__version__
-    cost: Cost = Cost()
+    cost: Cost = field(default_factory=Cost)
     shard_seconds: float = SHARD_SECONDS
 
     @property
@@ -262,16 +262,19 @@ class Job:
         rows = [
             {
                 **dataclasses.asdict(record),
-                **{"uri": unit.uri, "start": unit.start, "end": unit.end, "expressions": list(unit.expressions)},
-                **{"shard": shard.name, "generation": shard.generation},
-                **{"fingerprint": self.fingerprint, "version": self.version},
+                "uri": unit.uri,
+                "start": unit.start,
+                "end": unit.end,
+                "expressions": list(unit.expressions),
+                "shard": shard.name,
+                "generation": shard.generation,
+                "fingerprint": self.fingerprint,
+                "version": self.version,
             }
             for shard, records in outcomes
             for unit, record in zip(shard.units, records, strict=True)
         ]
-        return encode_table(
-            pyarrow.Table.from_pylist(rows, schema=unit_schema()), {STAMP: canonical(self.stamp)}
-        )
+        return encode_table(pyarrow.Table.from_pylist(rows, schema=unit_schema()), {STAMP: canonical(self.stamp)})
 
 
 def latest_records(

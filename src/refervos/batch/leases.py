@@ -61,9 +61,7 @@ class Leases:
         lasts: Seconds after which a lease is void unless renewed.
     """
 
-    def __init__(
-        self, store: Store, worker: str, clock: Callable[[], float] = time.time, lasts: float = LASTS
-    ) -> None:
+    def __init__(self, store: Store, worker: str, clock: Callable[[], float] = time.time, lasts: float = LASTS) -> None:
         self._store, self._worker, self._clock, self._lasts = store, worker, clock, lasts
         self._renewed = 0.0
 
@@ -118,7 +116,7 @@ class Leases:
     def _void(self, lease: Lease) -> bool:
         if self._clock() - lease.renewed > self._lasts:
             return True
-        return lease.host == socket.gethostname() and lease.worker != self._worker and not _alive(lease)
+        return lease.host == socket.gethostname() and not _alive(lease)
 
 
 def _path(shard: str) -> str:

@@ -43,8 +43,8 @@ def merge(job: Job, path: Path, *, partial: bool = False, overwrite: bool = Fals
     missing = set(shards) - finished
     if missing and not partial:
         raise DataError(
-            f"{len(missing)} of the {len(shards)} shards of '{job.store.address}' are not finished; run the same refervos "
-            "batch command again, or merge what there is with --partial."
+            f"{len(missing)} of the {len(shards)} shards of '{job.store.address}' are not finished; run the same "
+            "refervos batch command again, or merge what there is with --partial."
         )
     prepare_folder(path.parent)
     records = job.records(finished & set(shards))
@@ -118,6 +118,8 @@ def _check_table(table: pyarrow.Table, shard: Shard, job: Job, where: str) -> No
     for outcome, unit in zip(outcomes, shard.units, strict=True):
         expected = outcome.frames * len(unit.expressions) if outcome.status == "ok" else 0
         if counted.pop(unit.name, 0) != expected:
-            raise DataError(f"'{where}' has not all rows of the unit {unit.name}; remove it, and run refervos batch again.")
+            raise DataError(
+                f"'{where}' has not all rows of the unit {unit.name}; remove it, and run refervos batch again."
+            )
     if counted:
         raise DataError(f"'{where}' has rows of the unit {next(iter(counted))}, which is not in its plan; remove it.")

@@ -56,8 +56,8 @@ def run_local(
                 deaths, finished = 1 if now > finished else deaths + 1, now
                 if deaths > _DEATHS_LIMIT:
                     raise EvaluationError(
-                        f"{deaths} workers died in a row ({signal.Signals(-code).name}), perhaps for lack of memory; the "
-                        "same command with fewer --workers continues."
+                        f"{deaths} workers died in a row ({signal.Signals(-code).name}), perhaps for lack of memory; "
+                        "the same command with fewer --workers continues."
                     )
                 workers[place] = _start(commands[place])
     finally:

@@ -42,9 +42,7 @@ class RayWorker:
         return {"shard": names, "finished": [self._worker.process_named(name) for name in names]}
 
 
-def run_ray(
-    job: Job, settings: WorkerSettings, *, workers: int, per_gpu: int = 1, address: str | None = None
-) -> int:
+def run_ray(job: Job, settings: WorkerSettings, *, workers: int, per_gpu: int = 1, address: str | None = None) -> int:
     """Process a job on a Ray cluster.
 
     Args:

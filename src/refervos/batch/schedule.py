@@ -37,7 +37,9 @@ class Schedule:
         return self.seconds * self.slots / 3600
 
 
-def simulate(work: Sequence[float], slots: int, load: float = 0.0, mean_uptime: float | None = None, seed: int = 0) -> Schedule:
+def simulate(
+    work: Sequence[float], slots: int, load: float = 0.0, mean_uptime: float | None = None, seed: int = 0
+) -> Schedule:
     """Simulate workers that take pieces of work from a queue, in the given order.
 
     Args:
@@ -45,7 +47,7 @@ def simulate(work: Sequence[float], slots: int, load: float = 0.0, mean_uptime: 
         slots: Number of workers.
         load: Seconds to start a worker, at its start and after each of its failures.
         mean_uptime: Mean seconds between two failures of a worker (exponentially distributed), each of which loses the
-            piece in work, which is then done again after all others; None for no failures.
+            piece in work, which is then done again before all others; None for no failures.
         seed: Seed of the failures.
 
     Returns:
@@ -68,7 +70,7 @@ def simulate(work: Sequence[float], slots: int, load: float = 0.0, mean_uptime: 
             failure = max(free, fails_at[slot])
             lost += failure - free
             fails_at[slot] = failure + uptime()
-            waiting.append(piece)
+            waiting.appendleft(piece)
             heapq.heappush(workers, (failure + load, slot))
             continue
         end = max(end, free + piece)
@@ -94,29 +96,31 @@ def pack_work(work: Sequence[float], seconds: float) -> list[float]:
     return sorted([*shards, begun] if begun else shards, reverse=True)
 
 
-def example_table(seed: int = 4) -> list[tuple[str, Schedule]]:
+def example_table(seed: int = 4, runs: int = 20) -> list[tuple[str, list[Schedule]]]:
     """Simulate the schedules of docs/batch.md: 100,000 videos on 100 machines with 4 GPUs each.
 
     Lengths are lognormal (median 12 s, sigma 1.3); 24 frames a second in the videos, 80 on a worker; 2 s for each
     video, 20 s to load the model.
 
     Args:
-        seed: Seed of the lengths and failures.
+        seed: Seed of the lengths.
+        runs: Simulations of each row that has failures.
 
     Returns:
-        A description and the schedule of each row.
+        A description of each row, and its schedules: one, or with failures several.
     """
     lengths = np.random.default_rng(seed).lognormal(np.log(12), 1.3, 100_000)
     work = list(lengths * 24 / 80 + 2)
     slots, load, day = 400, 20.0, 86_400.0
-    longest_first = sorted(work, reverse=True)
-    short, long = pack_work(work, 120), pack_work(work, 900)
-    return [
-        ("static, i % workers", simulate_static(work, slots, load)),
-        ("queue, in the manifest's order", simulate(work, slots, load)),
-        ("queue, longest first, single videos", simulate(longest_first, slots, load)),
-        (f"shards of at least 120 s ({len(short):,} files), longest first", simulate(short, slots, load)),
-        ("the same, each worker failing once in 24 h", simulate(short, slots, load, day, seed)),
-        (f"shards of at least 900 s ({len(long):,} files), longest first", simulate(long, slots, load)),
-        ("the same, each worker failing once in 24 h", simulate(long, slots, load, day, seed)),
+    rows = [
+        ("static: video i to worker i % 400", [simulate_static(work, slots, load)]),
+        ("queue in the manifest's order", [simulate(work, slots, load)]),
+        ("queue, longest first, single videos", [simulate(sorted(work, reverse=True), slots, load)]),
     ]
+    for seconds in (120, 900):
+        shards = pack_work(work, seconds)
+        name = f"shards of at least {seconds} s ({len(shards):,} files), longest first"
+        rows.append((name, [simulate(shards, slots, load)]))
+        failing = [simulate(shards, slots, load, day, run) for run in range(runs)]
+        rows.append(("the same, each worker failing once in 24 hours", failing))
+    return rows

@@ -161,9 +161,7 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=True)
 
 
-def encode_shard(
-    name: str, stamp: Mapping[str, Any], records: Sequence[UnitRecord], rows: Sequence[MaskRows]
-) -> bytes:
+def encode_shard(name: str, stamp: Mapping[str, Any], records: Sequence[UnitRecord], rows: Sequence[MaskRows]) -> bytes:
     """Write the file of a shard: the rows of masks, and the outcome of each unit in the metadata.
 
     Args:

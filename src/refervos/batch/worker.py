@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -36,13 +37,16 @@ ATTEMPTS = 3
 """Attempts at a unit before it counts as failed."""
 
 LOST_LIMIT = 5
-"""Workers that may die at a unit without getting further. More than ``ATTEMPTS``, since machines die for other reasons."""
+"""Workers that may die at a unit without getting further; more than ``ATTEMPTS``, as machines die for other reasons."""
 
 _UNEXPECTED_LIMIT = 5
 """Units in a row that may fail by an unexpected error, as of a broken GPU, before the worker gives up."""
 
 _WAITING = 2.0
 """Seconds between two looks for a shard while other workers hold all that are left."""
+
+_LEASES_LOOKED_AT = 4
+"""Leases of other workers that a worker looks at whenever it takes a shard."""
 
 _TIMES_EXPECTED = 10.0
 """A decoder is killed if its caller has waited so many times longer than the whole unit should take."""
@@ -158,7 +162,7 @@ class Worker:
             left = [shard for shard in shards if shard.name not in finished]
             if not left:
                 return None
-            for shard in sorted(left, key=lambda shard: shard.name in taken):  # those without a lease first
+            for shard in self._order(left, taken):
                 if self._stop():
                     raise _StoppedError
                 lease = self._leases.acquire(shard.name)
@@ -169,6 +173,15 @@ class Worker:
                 self._leases.release(shard.name)
             self._log.beat()
             time.sleep(_WAITING if not self._stop() else 0)
+
+    def _order(self, left: Sequence[Shard], taken: set[str]) -> list[Shard]:
+        """Order shards by work: those without a lease and a few with one, whose worker may be dead; then the rest.
+
+        A large shard of a dead worker must not wait until the end, but each worker cannot look at all leases each time.
+        """
+        leased = [shard.name for shard in left if shard.name in taken]
+        looked_at = set(random.sample(leased, min(_LEASES_LOOKED_AT, len(leased))))
+        return sorted(left, key=lambda shard: shard.name in taken and shard.name not in looked_at)
 
     def process(self, shard: Shard, lease: Lease) -> None:
         """Process a shard and commit its file.
@@ -229,7 +242,9 @@ class Worker:
         begun = time.monotonic()
         error: Exception
         if lost >= LOST_LIMIT:
-            error = WorkerDiedError(f"{lost} workers in a row died while they processed '{unit.uri}'; look at this video.")
+            error = WorkerDiedError(
+                f"{lost} workers in a row died while they processed '{unit.uri}'; look at this video."
+            )
             return self._failure(unit, error, lost, begun), MaskRows()
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -250,8 +265,8 @@ class Worker:
             self._unexpected += 1
             if self._unexpected >= _UNEXPECTED_LIMIT:
                 raise EvaluationError(
-                    f"{self._unexpected} videos in a row failed in the model ({record.reason}); check the model and the "
-                    "device."
+                    f"{self._unexpected} videos in a row failed in the model ({record.reason}); check the model and "
+                    "the device."
                 ) from error
         return record, MaskRows()
 
@@ -271,7 +286,10 @@ class Worker:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UnknownWordsWarning)  # given once, when the work is planned
                 session = self._model.open(  # type: ignore[attr-defined]
-                    unit.expressions, on_cut=options.on_cut, on_repeat=options.on_repeat, borders=options.borders,
+                    unit.expressions,
+                    on_cut=options.on_cut,
+                    on_repeat=options.on_repeat,
+                    borders=options.borders,
                     border_cells=7,
                 )
             rows, following = MaskRows(), unit.start

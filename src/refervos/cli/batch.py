@@ -13,7 +13,15 @@ import typer
 from typer.core import TyperGroup
 
 from refervos.cli.diagnose import parse_settings
-from refervos.cli.options import DeviceOption, ModelOption, OverwriteOption, Precision, ProtocolOption, QuietOption, SettingsOption
+from refervos.cli.options import (
+    DeviceOption,
+    ModelOption,
+    OverwriteOption,
+    Precision,
+    ProtocolOption,
+    QuietOption,
+    SettingsOption,
+)
 from refervos.cli.segment import Borders, OnCut, OnRepeat
 from refervos.errors import ConfigError, require_installed
 from refervos.safe_text import one_line, printable
@@ -68,7 +76,9 @@ def run(
     settings: SettingsOption = None,
     clip: Annotated[int | None, typer.Option(min=1, help="Frames per clip; default the model's.")] = None,
     on_cut: Annotated[OnCut, typer.Option(help="At a scene cut: forget the memory, or ignore the cut.")] = OnCut.ignore,
-    on_repeat: Annotated[OnRepeat, typer.Option(help="A repeated frame: segment it, or reuse masks.")] = OnRepeat.answer,
+    on_repeat: Annotated[
+        OnRepeat, typer.Option(help="A repeated frame: segment it, or reuse masks.")
+    ] = OnRepeat.answer,
     borders: Annotated[Borders | None, typer.Option(help="Mask borders; default the model's.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a worker; part of the options of the masks.")] = 1,
     workers: Annotated[
@@ -309,19 +319,25 @@ def plan(
         devices = worker_devices(device, None, 1)[: slots or None]
         slots = slots or len(devices)
         cost = measure_cost(entries, units, options, devices)
-        units = [
-            dataclasses.replace(unit, work=cost.seconds(unit.frames, len(unit.expressions))) for unit in units
-        ]
+        units = [dataclasses.replace(unit, work=cost.seconds(unit.frames, len(unit.expressions))) for unit in units]
     shards = pack(units, shard_seconds)
     schedule = simulate([sum(unit.work for unit in shard) for shard in shards], slots or 1, cost.load)
     longest = max(unit.work for unit in units)
     money = None if price is None else schedule.slot_hours * price
     if as_json:
         found = {
-            **{"videos": len(units), "frames": sum(unit.frames for unit in units), "files": len(shards)},
-            **{"slots": schedule.slots, "work_hours": schedule.work / 3600, "makespan_seconds": schedule.seconds},
-            **{"longest_seconds": longest, "utilisation": schedule.utilisation, "slot_hours": schedule.slot_hours},
-            **{"cost": money, "seconds": dataclasses.asdict(cost), "measured": fps is None},
+            "videos": len(units),
+            "frames": sum(unit.frames for unit in units),
+            "files": len(shards),
+            "slots": schedule.slots,
+            "work_hours": schedule.work / 3600,
+            "makespan_seconds": schedule.seconds,
+            "longest_seconds": longest,
+            "utilisation": schedule.utilisation,
+            "slot_hours": schedule.slot_hours,
+            "cost": money,
+            "seconds": dataclasses.asdict(cost),
+            "measured": fps is None,
         }
         typer.echo(json.dumps(found, indent=2))
         return
@@ -332,8 +348,8 @@ def plan(
         f"a video {cost.overhead:.2f} s, a start {cost.load:.1f} s ({origin})",
         f"files     {len(shards)} of at least {shard_seconds:g} s of work",
         f"work      {schedule.work / 3600:.2f} hours, the longest video {duration(longest)}",
-        f"makespan  {duration(schedule.seconds)} on {schedule.slots} workers, {schedule.utilisation:.0%} of their time used "
-        "(simulated)",
+        f"makespan  {duration(schedule.seconds)} on {schedule.slots} workers, {schedule.utilisation:.0%} of their time "
+        "used (simulated)",
         f"cost      {schedule.slot_hours:.2f} hours of workers" + ("" if money is None else f", {money:.2f}"),
     ]
     typer.echo("\n".join(lines))

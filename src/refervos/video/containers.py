@@ -54,7 +54,9 @@ _SCHEME_OPTIONS = {
 }
 
 
-def open_input(address: str | BinaryIO, *, device: str | None = None, options: dict[str, str] | None = None, **more: Any) -> Any:
+def open_input(
+    address: str | BinaryIO, *, device: str | None = None, options: dict[str, str] | None = None, **more: Any
+) -> Any:
     """Open a container, ignoring metadata that is not UTF-8.
 
     Args:

@@ -388,9 +388,7 @@ def open_binary(
                 f"{described} is truncated ({truncation}) and cannot be opened; get the complete file."
             ) from error
         reason = getattr(error, "strerror", None) or "it cannot be read"
-        raise VideoError(
-            f"{described} cannot be read as a video ({reason}); give an {_VIDEO_KINDS} file."
-        ) from error
+        raise VideoError(f"{described} cannot be read as a video ({reason}); give an {_VIDEO_KINDS} file.") from error
     opened = _Opened(container, described, PurePosixPath(name).stem, None, live=False, file=file)
     return MediaReader(opened, fps=fps, start=start, stop=stop, decoding=decoding)
 

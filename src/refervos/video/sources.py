@@ -6,9 +6,9 @@ from collections.abc import Callable, Generator, Iterable, Sized
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from io import IOBase
 from pathlib import Path
 from threading import Event
-from io import IOBase
 from typing import BinaryIO, Literal, cast, get_args
 
 import numpy as np
