@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from refervos.batch.job import Job, Options, plan_units
+from refervos.batch.job import Job, Options, begin_job
 from refervos.batch.manifest import read_manifest
-from refervos.batch.storage import open_store
 from refervos.batch.units import Cost
 from refervos.batch.worker import Worker, WorkerSettings
 from scenes import scene
@@ -49,12 +48,7 @@ def write_manifest(
 
 def begin(out: Path | str, manifest: Path, shard_seconds: float = 1.0, cost: Cost | None = None, **options: Any) -> Job:
     """Begin a job, or go on with it, as the command line does."""
-    chosen = Options(**options)
-    cost = cost or Cost(overhead=0.1)
-    fingerprint = chosen.load("cpu").fingerprint()
-    job = Job(open_store(out), chosen, fingerprint, cost=cost, shard_seconds=shard_seconds).begin()
-    job.add(plan_units(read_manifest(manifest), job.stamp, job.cost))
-    return job
+    return begin_job(out, read_manifest(manifest), Options(**options), cost or Cost(overhead=0.1), shard_seconds)
 
 
 def work(job: Job, settings: WorkerSettings = PATIENT, **more: Any) -> Worker:

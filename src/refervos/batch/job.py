@@ -24,10 +24,11 @@ from refervos.batch.shard_files import (
     read_table,
     unit_schema,
 )
-from refervos.batch.storage import LocalStore, Store, is_address
+from refervos.batch.storage import LocalStore, Store, is_address, open_store
 from refervos.batch.units import SHARD_SECONDS, Cost, Shard, Unit, make_unit, pack
 from refervos.errors import DataError, OutputError
 from refervos.processes import usable_cpus
+from refervos.text.vocabulary import warn_of_unknown_words
 
 if TYPE_CHECKING:
     from refervos.segmenter import Segmenter
@@ -318,6 +319,47 @@ def _read_plan(data: bytes, where: str) -> list[Shard]:
     except (KeyError, TypeError) as error:
         raise DataError(f"'{where}' is damaged; choose another folder.") from error
     return [Shard(name, tuple(units), generations[name]) for name, units in shards.items()]
+
+
+def begin_job(
+    out: str | Path,
+    entries: Sequence[Entry],
+    options: Options,
+    cost: Cost,
+    shard_seconds: float = SHARD_SECONDS,
+    *,
+    patience: float = 60.0,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Job:
+    """Begin a job, or go on with it: stamp or check its folder, and plan the videos that no plan has yet.
+
+    Args:
+        out: Folder of results, see ``open_store``.
+        entries: The manifest.
+        options: Options of the masks.
+        cost: Cost of the work.
+        shard_seconds: Least work of a shard.
+        patience: See ``plan_units``.
+        advance: See ``plan_units``.
+
+    Returns:
+        The job.
+
+    Warns:
+        UnknownWordsWarning: When sentences have words that the model does not know.
+
+    Raises:
+        OutputError: When the folder has results of another model, version or other options.
+        DataError: When no video can be found.
+    """
+    store = open_store(out)
+    model = options.load("cpu")
+    words = getattr(getattr(model, "config", None), "words", ())
+    warn_of_unknown_words([each for entry in entries for each in entry.expressions], words)
+    job = Job(store, options, model.fingerprint(), cost=cost, shard_seconds=shard_seconds).begin()
+    remove_leftovers(store)
+    job.add(plan_units(entries, job.stamp, job.cost, patience=patience, advance=advance))
+    return job
 
 
 def plan_units(

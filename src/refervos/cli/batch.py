@@ -27,8 +27,7 @@ from refervos.errors import ConfigError, require_installed
 from refervos.safe_text import one_line, printable
 
 if TYPE_CHECKING:
-    from refervos.batch.job import Job, Options
-    from refervos.batch.units import Cost
+    from refervos.batch.job import Job
 
 
 class _RunByDefault(TyperGroup):
@@ -111,10 +110,11 @@ def run(
     Example: `refervos batch videos.csv masks --workers 2`
     """
     require_installed("refervos batch", "batch", "pyarrow", "fsspec")
-    from refervos.batch.job import Options, local_path
+    from refervos.batch.job import Options, begin_job, local_path
     from refervos.batch.manifest import read_manifest
     from refervos.batch.units import Cost
     from refervos.batch.worker import WorkerSettings
+    from refervos.progress import Bar
 
     part = parse_shard(shard)
     if runner is Runner.slurm:
@@ -133,7 +133,9 @@ def run(
         borders=borders and borders.value,
         threads=threads,
     )
-    job = begin_job(out, entries, options, Cost.from_fps(fps), shard_seconds, timeout, quiet=quiet)
+    with Bar("videos looked up", total=len(entries), show=False if quiet else None) as bar:
+        cost = Cost.from_fps(fps)
+        job = begin_job(out, entries, options, cost, shard_seconds, patience=timeout, advance=bar.advance)
     if retry_failed:
         job.repeat_failed()
     worker = WorkerSettings(device=device, timeout=timeout, save_every=save_every, part=part or (0, 1))
@@ -171,27 +173,6 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
         raise ConfigError(f"--shard is {text!r}; write i/n with i from 1 to n, such as 1/4.")
     return int(first) - 1, int(count)
-
-
-def begin_job(
-    out: str, entries: list[Any], options: Options, cost: Cost, shard_seconds: float, timeout: float, *, quiet: bool
-) -> Job:
-    """Stamp or check the folder of results and plan the videos that no plan has yet."""
-    from refervos.batch.job import Job, plan_units, remove_leftovers
-    from refervos.batch.storage import open_store
-    from refervos.progress import Bar
-    from refervos.text.vocabulary import warn_of_unknown_words
-
-    store = open_store(out)
-    model = options.load("cpu")
-    words = getattr(getattr(model, "config", None), "words", ())
-    warn_of_unknown_words([each for entry in entries for each in entry.expressions], words, stacklevel=2)
-    job = Job(store, options, model.fingerprint(), cost=cost, shard_seconds=shard_seconds).begin()
-    remove_leftovers(store)
-    with Bar("videos looked up", total=len(entries), show=False if quiet else None) as bar:
-        units = plan_units(entries, job.stamp, job.cost, patience=timeout, advance=bar.advance)
-    job.add(units)
-    return job
 
 
 def run_here(job: Job, settings: Any) -> None:
