@@ -15,7 +15,7 @@ EXAMPLES ?= 100
 FINDINGS ?=
 OPTIONS ?=
 
-.PHONY: install demo test lowest install-and-test docs slow fuzz lint format parity gpu gpu-wheels clean
+.PHONY: install browser-tools demo test lowest install-and-test docs slow fuzz lint format parity gpu gpu-wheels clean
 
 install: $(STAMP)
 
@@ -27,13 +27,23 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e ".[dev]"
 	touch $(STAMP)
 
+# The checkers of types and of accessibility for the studio's page; tests/browser/package-lock.json pins them. Without npm
+# those tests are skipped.
+BROWSER_TOOLS := tests/browser/node_modules/.installed
+
+browser-tools: $(BROWSER_TOOLS)
+
+$(BROWSER_TOOLS): tests/browser/package.json tests/browser/package-lock.json
+	@if command -v npm > /dev/null; then npm ci --prefix tests/browser --no-audit --no-fund --silent && touch $@; \
+	else echo "npm is not installed: the types of the studio's page are not checked"; fi
+
 demo: install
 	$(BIN)/python examples/demo.py --out demo_output
 
 # Two processes of one thread each; the tests of a file stay together, because they share what is slow to build.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: install lint
+test: install browser-tools lint
 	$(PYTEST)
 
 # The same tests with the lowest versions that pyproject.toml allows, in an environment of its own.

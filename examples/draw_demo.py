@@ -13,6 +13,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
+import numpy.typing as npt
 
 from refervos.worlds import Motion, Scene, Thing, draw_scene
 
@@ -34,20 +36,29 @@ SCENE = Scene(
 )
 
 
-def main() -> None:
-    """Render the scene and write it as H.264 in yuv420p, which plays everywhere."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--video", type=Path, default=Path(__file__).parent / "data" / "shapes.mp4")
-    path = parser.parse_args().video
-    clip = draw_scene(SCENE, FRAMES, SIZE)
+def write_clip(path: Path, frames: npt.NDArray[np.uint8]) -> None:
+    """Write frames as H.264 in yuv420p, which plays everywhere.
+
+    Args:
+        path: The file.
+        frames: RGB (T, H, W, 3).
+    """
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(RATE))
         stream.height, stream.width = SIZE
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "20", "preset": "slow"}
-        for frame in clip.frames:
+        for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
+
+
+def main() -> None:
+    """Render the scene and write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--video", type=Path, default=Path(__file__).parent / "data" / "shapes.mp4")
+    path = parser.parse_args().video
+    write_clip(path, draw_scene(SCENE, FRAMES, SIZE).frames)
     print(f"{path}: {FRAMES} frames, {path.stat().st_size / 1000:.0f} kB")
 
 

@@ -30,6 +30,7 @@ from refervos.cli.models import models_app
 from refervos.cli.segment import segment
 from refervos.cli.serve import serve
 from refervos.cli.stopping import INTERRUPTED, StopSignals
+from refervos.cli.studio import studio
 from refervos.cli.train import train
 from refervos.errors import RefervosError
 
@@ -72,6 +73,7 @@ app.command()(compare)
 app.command()(bench)
 app.command()(export)
 app.command()(serve)
+app.command()(studio)
 app.add_typer(batch_app)
 app.add_typer(models_app)
 app.add_typer(data_app)

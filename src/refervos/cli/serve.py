@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -205,6 +206,7 @@ def run_server(
     certfile: Path | None = None,
     keyfile: Path | None = None,
     samples: Samples | None = None,
+    on_ready: Callable[[str], object] | None = None,
 ) -> None:
     """Load the model and serve it until interrupted.
 
@@ -217,6 +219,7 @@ def run_server(
         certfile: TLS certificate.
         keyfile: Its private key.
         samples: Clips that can be opened without an upload.
+        on_ready: Called with the server's address, which includes the token if there is one, once it answers.
 
     Raises:
         RefervosError: The model cannot be loaded, or the address is not available.
@@ -241,7 +244,8 @@ def run_server(
     shown = f"[{host}]" if ":" in host else host
     address = f"{scheme}://{shown}:{listening.getsockname()[1]}/"
     token = settings.access.token
-    typer.echo(f"refervos serves {model} at {address}{'' if token is None else f'#token={token}'}")
+    address += "" if token is None else f"#token={token}"
+    typer.echo(f"refervos serves {model} at {address}")
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -252,4 +256,13 @@ def run_server(
         timeout_graceful_shutdown=3,
         server_header=False,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+
+    class Server(uvicorn.Server):
+        """A server that reports when it answers."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if on_ready is not None and self.started:
+                on_ready(address)
+
+    Server(config).run(sockets=[listening])

@@ -1,0 +1,164 @@
+/** Starts the page: which screen is shown, the token, the theme and notices. */
+
+import { fetchModels, fetchSession, logIn, ProblemError } from "./api.js";
+import { byId, create, sentenceOf } from "./dom.js";
+import { Sources } from "./sources.js";
+import { Studio } from "./studio.js";
+import { Wall } from "./wall.js";
+
+/** @import {SessionState} from "./types.js" */
+
+const THEME = "refervos.theme";
+const NOTICE_SHOWN = 7000;
+const UNAUTHORISED = 401;
+
+const sources = new Sources();
+const studio = new Studio();
+const wall = new Wall();
+
+/**
+ * Show one of the screens.
+ *
+ * @param {"start" | "studio" | "wall"} screen
+ */
+function show(screen) {
+  for (const id of ["start", "studio", "wall"]) byId(id, HTMLElement).hidden = id !== screen;
+  byId("session-bar", HTMLDivElement).hidden = screen !== "studio";
+  document.body.dataset.screen = screen;
+}
+
+/**
+ * Show a sentence for a while.
+ *
+ * @param {string} sentence
+ */
+function notice(sentence) {
+  const close = () => toast.remove();
+  const toast = create("div", { class: "toast" }, create("p", {}, sentence));
+  toast.append(create("button", { type: "button", class: "quiet", "aria-label": "Dismiss", click: close }, "×"));
+  byId("toasts", HTMLDivElement).append(toast);
+  setTimeout(close, NOTICE_SHOWN);
+}
+
+/**
+ * @param {string} query
+ */
+function remember(query) {
+  history.pushState(null, "", query || location.pathname);
+}
+
+/** Show what the address names. */
+async function route() {
+  const query = new URLSearchParams(location.search);
+  const session = query.get("session");
+  const several = query.get("wall")?.split(",").filter(Boolean) ?? [];
+  studio.close();
+  wall.close();
+  try {
+    if (session) {
+      studio.open(await fetchSession(session));
+      show("studio");
+    } else if (several.length) {
+      wall.show(await Promise.all(several.map(fetchSession)));
+      show("wall");
+    } else {
+      show("start");
+      document.title = "refervos studio";
+    }
+  } catch (error) {
+    show("start");
+    remember("");
+    byId("start-problem", HTMLParagraphElement).textContent = sentenceOf(error);
+  }
+}
+
+/** Log in with the token of the address, or let the user type it where the server asks for one. */
+async function unlock() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (token) {
+    history.replaceState(null, "", location.pathname + location.search);
+    await logIn(token).catch((error) => notice(sentenceOf(error)));
+  }
+  for (;;) {
+    try {
+      studio.models = await fetchModels();
+      return;
+    } catch (error) {
+      if (!(error instanceof ProblemError) || error.status !== UNAUTHORISED) throw error;
+      await askForToken();
+    }
+  }
+}
+
+/** @returns {Promise<void>} */
+function askForToken() {
+  const dialog = byId("token-dialog", HTMLDialogElement);
+  const problem = byId("token-problem", HTMLParagraphElement);
+  dialog.showModal();
+  return new Promise((resolve) => {
+    byId("token-form", HTMLFormElement).addEventListener(
+      "submit",
+      async (event) => {
+        event.preventDefault();
+        try {
+          await logIn(byId("token", HTMLInputElement).value.trim());
+          dialog.close();
+          problem.textContent = "";
+        } catch (error) {
+          problem.textContent = sentenceOf(error);
+        }
+        resolve();
+      },
+      { once: true },
+    );
+  });
+}
+
+function setUpTheme() {
+  const stored = localStorage.getItem(THEME);
+  if (stored) document.documentElement.dataset.theme = stored;
+  byId("theme", HTMLButtonElement).addEventListener("click", () => {
+    const chosen = document.documentElement.dataset.theme;
+    const dark = chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    const theme = dark ? "light" : "dark";
+    document.documentElement.dataset.theme = theme;
+    localStorage.setItem(THEME, theme);
+    studio.timeline.schedule();
+  });
+}
+
+sources.addEventListener("open", (event) => {
+  const { state, ...options } = /** @type {CustomEvent} */ (event).detail;
+  remember(`?session=${state.id}`);
+  studio.open(state, options);
+  show("studio");
+  byId("sentence", HTMLInputElement).focus();
+});
+sources.addEventListener("wall", (event) => {
+  const states = /** @type {CustomEvent<SessionState[]>} */ (event).detail;
+  remember(`?wall=${states.map(({ id }) => id).join(",")}`);
+  wall.show(states);
+  show("wall");
+});
+for (const target of [studio, wall]) {
+  target.addEventListener("notice", (event) => notice(/** @type {CustomEvent} */ (event).detail));
+}
+for (const button of document.querySelectorAll("dialog [data-close]")) {
+  button.addEventListener("click", () => button.closest("dialog")?.close());
+}
+byId("home", HTMLAnchorElement).addEventListener("click", (event) => {
+  event.preventDefault();
+  remember("");
+  route();
+});
+addEventListener("popstate", route);
+setUpTheme();
+try {
+  await unlock();
+  await Promise.all([sources.load(), route()]);
+} catch (error) {
+  show("start");
+  byId("start-problem", HTMLParagraphElement).textContent = sentenceOf(error);
+}
+// For measurements and tests: when the newest masks were painted.
+Object.defineProperty(window, "refervosStudio", { value: { studio, wall } });

@@ -1,0 +1,220 @@
+/** The model of one session: its state, its masks and its connection. It knows no element of the page. */
+
+import { fetchMasks, fetchSession } from "./api.js";
+import { Connection } from "./connection.js";
+import { FrameTimes } from "./frame_times.js";
+import { MaskStore } from "./mask_store.js";
+import { decodeMaskLines } from "./messages.js";
+import { readState } from "./server_state.js";
+
+/** @import {FrameMessage} from "./messages.js" */
+/** @import {FrameMasks, SessionEvent, SessionState, Track} from "./types.js" */
+
+/** Presence from which an object counts as visible. */
+export const VISIBLE = 0.5;
+
+const MOST_LIVE_MASKS = 300;
+
+/**
+ * One session of the server.
+ *
+ * It dispatches `state` (anything but masks has changed), `masks` (masks that the page holds have changed), `frame` (a frame was
+ * segmented; detail: FrameMessage), `alert` (detail: the event), `notice` (detail: a sentence) and `connection` (detail: open, waiting or gone).
+ */
+export class Session extends EventTarget {
+  /**
+   * @param {SessionState} state
+   */
+  constructor(state) {
+    super();
+    this.state = state;
+    this.times = state.video ? new FrameTimes(state.video) : null;
+    this.masks = new MaskStore(
+      async (from, to) => decodeMaskLines(await fetchMasks(state.id, from, to)),
+      () => this.#tell("masks"),
+    );
+    /** @type {Map<number, [number, number][]>} */
+    this.presence = new Map();
+    this.#readPresence(state);
+    this.connection = new Connection(state.id, {
+      onFrame: (message) => this.#receiveFrame(message),
+      onEvent: (event) => this.#receiveEvent(event),
+      onStatus: (status) => this.#connectionChanged(status),
+    });
+  }
+
+  get id() {
+    return this.state.id;
+  }
+
+  get live() {
+    return this.state.live;
+  }
+
+  /** Newest computed frame, -1 before the first. */
+  get newest() {
+    return this.state.frame;
+  }
+
+  /** First and last frame of the part that is segmented. */
+  get range() {
+    return this.state.range;
+  }
+
+  /**
+   * @param {number} id
+   * @returns {Track | undefined}
+   */
+  track(id) {
+    return this.state.tracks.find((track) => track.id === id);
+  }
+
+  /**
+   * Return the presence of a track in a frame; null if it is not followed there, undefined if the frame is not computed.
+   *
+   * @param {number} track
+   * @param {number} frame
+   * @returns {number | null | undefined}
+   */
+  presenceAt(track, frame) {
+    if (frame > this.newest) return undefined;
+    const exact = this.masks.get(frame)?.tracks.find(({ id }) => id === track);
+    if (exact) return exact.presence;
+    const steps = this.presence.get(track) ?? [];
+    let low = 0;
+    let high = steps.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (steps[middle][0] <= frame) low = middle;
+      else high = middle - 1;
+    }
+    return high < 0 || steps[0][0] > frame ? null : steps[Math.max(0, low)][1];
+  }
+
+  /**
+   * Send a command; a failure is a notice, and the result then undefined.
+   *
+   * @param {string} command
+   * @param {Record<string, unknown>} [parameters]
+   * @returns {Promise<any>}
+   */
+  async do(command, parameters) {
+    try {
+      return await this.connection.do(command, parameters);
+    } catch (error) {
+      this.#tell("notice", error instanceof Error ? error.message : String(error));
+      return undefined;
+    }
+  }
+
+  close() {
+    this.connection.close();
+  }
+
+  /**
+   * @param {string} type
+   * @param {unknown} [detail]
+   */
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+
+  /**
+   * @param {FrameMessage} message
+   */
+  #receiveFrame(message) {
+    const { masks } = message;
+    // Of recordings every frame is kept, whether it is on view or not; a live view acknowledges what it has painted.
+    if (!this.live) this.connection.acknowledge(masks.frame);
+    this.masks.put(masks);
+    this.#addPresence(masks);
+    this.state.frame = Math.max(this.state.frame, masks.frame);
+    this.state.fps = message.fps || this.state.fps;
+    this.#tell("frame", message);
+  }
+
+  /**
+   * @param {{event: string} & Record<string, any>} event
+   */
+  #receiveEvent(event) {
+    switch (event.event) {
+      case "state":
+        this.#replaceState(readState(event, this.state.video));
+        return;
+      case "problem":
+        this.#tell("notice", event.problem.detail);
+        return;
+      case "alert":
+        this.#tell("alert", event);
+        return;
+      default:
+        // Cuts, outages and the end are in the next state, too.
+        this.#tell("masks");
+    }
+  }
+
+  /**
+   * @param {SessionState} state
+   */
+  #replaceState(state) {
+    // After a correction the session is at an earlier frame; the frames after it are computed again.
+    if (state.frame < this.state.frame) this.masks.forgetFrom(state.frame + 1);
+    this.state = state;
+    this.#readPresence(state);
+    this.#tell("state");
+  }
+
+  /**
+   * @param {SessionState} state
+   */
+  #readPresence(state) {
+    this.presence = new Map(state.tracks.map((track) => [track.id, track.presence.filter(([frame]) => frame <= state.frame)]));
+  }
+
+  /**
+   * @param {FrameMasks} masks
+   */
+  #addPresence(masks) {
+    for (const { id, presence } of masks.tracks) {
+      const steps = this.presence.get(id);
+      if (!steps) {
+        this.presence.set(id, [[masks.frame, presence]]);
+      } else if (!steps.length || steps[steps.length - 1][0] < masks.frame) {
+        steps.push([masks.frame, presence]);
+      }
+    }
+    if (this.live && masks.frame % MOST_LIVE_MASKS === 0) this.#forgetOldPresence(masks.frame - 20 * MOST_LIVE_MASKS);
+  }
+
+  /**
+   * @param {number} frame
+   */
+  #forgetOldPresence(frame) {
+    for (const [track, steps] of this.presence) {
+      const first = steps.findIndex(([start]) => start >= frame);
+      if (first > 0) this.presence.set(track, steps.slice(first));
+    }
+  }
+
+  /**
+   * @param {"open" | "waiting" | "gone"} status
+   */
+  async #connectionChanged(status) {
+    this.#tell("connection", status);
+    if (status !== "open") return;
+    try {
+      this.#replaceState(await fetchSession(this.id));
+    } catch (error) {
+      this.#tell("notice", error instanceof Error ? error.message : String(error));
+    }
+  }
+}
+
+/**
+ * Return the newest events first, at most so many.
+ *
+ * @param {SessionEvent[]} events
+ * @param {number} most
+ * @returns {SessionEvent[]}
+ */
+export const newestEvents = (events, most) => events.slice(-most).reverse();

@@ -1,0 +1,371 @@
+"""The studio in headless Chromium, from the upload to the export, as a user goes through it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from browser_tools import CHROMIUM, MODULES, needs_chromium, needs_npm_packages
+from studio_server import FRAMES, Camera, clip, running_studio
+
+pytest.importorskip("fastapi")
+sync_api = pytest.importorskip("playwright.sync_api")
+expect = sync_api.expect
+
+pytestmark = needs_chromium
+
+PATIENCE = 120_000  # milliseconds; the machines of CI are slow and busy
+WEBCAM = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+
+
+@pytest.fixture(scope="module")
+def camera() -> Iterator[Camera]:
+    camera = Camera()
+    yield camera
+    camera.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("studio")
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path, camera: Camera) -> Iterator[str]:
+    options = ["--allow-sources", camera.host, "--allow-files", str(folder), "--limit", "sessions=20"]
+    with running_studio(folder / "server", *options) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def video(folder: Path) -> Path:
+    return clip(folder / "clip.mp4")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *WEBCAM])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    yield from open_page(browser)
+
+
+second_page = page
+
+
+def open_page(browser: Any, **options: Any) -> Iterator[Any]:
+    """Open a page that collects its errors, and check at the end that there were none."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True, **options)
+    context.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.errors = errors
+    yield page
+    context.close()
+    assert not errors
+
+
+def upload(page: Any, address: str, video: Path) -> None:
+    page.goto(address)
+    expect(page.locator("#limits")).to_contain_text("Up to")  # the limits are shown before an upload begins
+    page.set_input_files("#file", video)
+    expect(page.locator("#studio")).to_be_visible()
+
+
+def ask(page: Any, sentence: str) -> None:
+    page.fill("#sentence", sentence)
+    page.press("#sentence", "Enter")
+
+
+def finished(page: Any) -> None:
+    expect(page.locator("#status")).to_contain_text("are done")
+
+
+def tracks(page: Any) -> Any:
+    return page.locator("#tracks li")
+
+
+def go_to(page: Any, frame: int) -> None:
+    page.keyboard.press("Home")
+    on_frame(page, 0)
+    for k in range(1, frame + 1):
+        page.keyboard.press("ArrowRight")
+        on_frame(page, k)
+
+
+def on_frame(page: Any, frame: int) -> None:
+    expect(page.locator("#stage-canvas")).to_have_attribute("data-frame", str(frame))
+
+
+def painted(page: Any, *ids: int) -> None:
+    """Wait until masks of exactly these tracks are painted."""
+    expect(page.locator("#stage-canvas")).to_have_attribute("data-masks", " ".join(map(str, ids)))
+
+
+def colour_at(page: Any, x: float, y: float) -> list[int]:
+    """Return the pixel of the mask layer at a place of the frame, from 0 to 1."""
+    script = """([x, y]) => {
+        const canvas = document.querySelector("#stage-canvas");
+        const [u, v] = [Math.floor(x * canvas.width), Math.floor(y * canvas.height)];
+        return [...canvas.getContext("2d").getImageData(u, v, 1, 1).data];
+    }"""
+    found: list[int] = page.evaluate(script, [x, y])
+    return found
+
+
+def click_at(page: Any, x: float, y: float, **options: Any) -> None:
+    box = page.locator("#stage-canvas").bounding_box()
+    page.locator("#stage-canvas").click(position={"x": x * box["width"], "y": y * box["height"]}, **options)
+
+
+CIRCLE, SQUARE = (0.27, 0.35), (0.73, 0.65)
+
+
+def test_a_video_is_uploaded_segmented_corrected_exported_and_reopened(
+    page: Any, address: str, video: Path, tmp_path: Path
+) -> None:
+    upload(page, address, video)
+    expect(page.locator("#video-facts")).to_contain_text(f"{FRAMES} frames")
+    expect(page.locator("#status")).to_contain_text("on this machine")  # an estimate before the start
+    assert re.search(r"\?session=\w{8}", page.url)
+
+    page.fill("#sentence", "the red circle")
+    page.click("#another")
+    expect(tracks(page)).to_have_count(1)
+    ask(page, "the yellow square")
+    expect(tracks(page)).to_have_count(2)
+    painted(page, 0, 1)  # masks appear as they are computed
+    finished(page)
+
+    go_to(page, 3)
+    painted(page, 0, 1)
+    assert colour_at(page, *CIRCLE)[3] > 0
+    assert colour_at(page, *SQUARE)[3] > 0
+    assert colour_at(page, 0.5, 0.05)[3] == 0
+    expect(page.locator("#stage-canvas")).to_have_attribute("aria-label", re.compile("the red circle: visible, \\d+ %"))
+
+    # The selected sentence is the last one. Its object is clicked away, then the click is taken back.
+    expect(page.locator("#undo")).to_be_disabled()
+    click_at(page, *SQUARE, modifiers=["Shift"])
+    expect(page.locator("#undo")).to_be_enabled()
+    expect(page.locator(".event.correction")).to_contain_text("the yellow square")
+    expect(page.locator("#stage-marks .remove")).to_have_count(1)
+    page.keyboard.press("z")
+    expect(page.locator("#undo")).to_be_disabled()
+    expect(page.locator("#events")).to_be_hidden()
+    finished(page)
+    painted(page, 0, 1)
+
+    # A click on the other object moves the sentence to it.
+    click_at(page, *CIRCLE)
+    expect(page.locator(".event.correction")).to_be_visible()
+    finished(page)
+
+    page.get_by_role("button", name="Drop the yellow square").click()
+    expect(tracks(page)).to_have_count(1)
+    painted(page, 0)
+
+    exported = export(page, "COCO run lengths", tmp_path)
+    lines = [json.loads(line) for line in exported.read_text().splitlines()]
+    assert len({line.get("frame", line.get("frame_index")) for line in lines}) == FRAMES
+    page.get_by_role("button", name="Close").click()
+
+    before = masks_of(page)
+    page.reload()
+    expect(tracks(page)).to_have_count(1)
+    finished(page)
+    painted(page, 0)
+    go_to(page, 3)
+    painted(page, 0)
+
+    page.keyboard.press("e")
+    with page.expect_download() as download:
+        page.click("#export-session")
+    saved = tmp_path / "saved.refervos"
+    download.value.save_as(saved)
+    old = page.url
+    page.goto(address)
+    page.set_input_files("#source-saved", saved)
+    expect(tracks(page)).to_have_count(1)
+    assert page.url != old
+    finished(page)
+    assert masks_of(page) == before
+
+
+def export(page: Any, name: str, folder: Path) -> Path:
+    """Export in a format and return the first file."""
+    page.keyboard.press("e")
+    page.get_by_label(name).check()
+    page.click("#export-start")
+    expect(page.locator("#export-status")).to_have_text("Ready.")
+    with page.expect_download() as download:
+        page.locator("#export-files a").first.click()
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    return path
+
+
+def masks_of(page: Any) -> str:
+    """Return all masks of the session on view, as the server has them."""
+    script = "async (id) => (await fetch(`/v1/sessions/${id}/masks`)).text()"
+    text: str = page.evaluate(script, page.url.split("session=")[1])
+    assert text.count("\n") == FRAMES
+    return text
+
+
+def test_two_browsers_see_the_same_session_and_a_closed_tab_stops_nothing(
+    browser: Any, page: Any, address: str, video: Path
+) -> None:
+    upload(page, address, video)
+    ask(page, "the red circle")
+    painted(page, 0)
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    expect(tracks(other)).to_have_count(1)
+    other.context.close()  # in mid run
+
+    for visitor in open_page(browser):
+        visitor.goto(page.url)
+        finished(visitor)
+        visitor.get_by_role("button", name="Show the red circle").click()
+        expect(page.get_by_role("button", name="Show the red circle")).to_have_attribute("aria-pressed", "false")
+    finished(page)
+
+
+def test_everything_can_be_done_by_keyboard(page: Any, address: str) -> None:
+    sent: list[str] = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda message: sent.append(str(message))))
+    page.goto(address)
+    page.locator(".card").first.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#sentence")).to_be_focused()
+    page.keyboard.type("the red circle")
+    page.keyboard.press("Enter")
+    painted(page, 0)
+    page.keyboard.press("Escape")
+    page.keyboard.press("Space")
+    expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    page.keyboard.press("Home")
+    on_frame(page, 0)
+    page.keyboard.press("c")
+    expect(page.locator("#stage-marks .crosshair")).to_have_count(1)
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Shift+Enter")
+    expect(page.locator(".event.correction")).to_contain_text("the red circle")
+    page.keyboard.press("Escape")
+    expect(page.locator("#stage-marks .crosshair")).to_have_count(0)
+    page.keyboard.press("z")
+    expect(page.locator(".event.correction")).to_have_count(0)
+    page.keyboard.press("v")
+    expect(page.get_by_role("button", name="Show the red circle")).to_have_attribute("aria-pressed", "false")
+    page.keyboard.press("?")
+    expect(page.locator("#keys-dialog")).to_be_visible()
+    page.locator("#keys-enabled").uncheck()
+    page.keyboard.press("Escape")
+    page.keyboard.press("v")  # single keys are commands no more
+    page.keyboard.press("Home")
+    on_frame(page, 0)
+    assert len([message for message in sent if '"do":"show"' in message]) == 1
+
+
+def test_a_webcam_is_segmented(page: Any, address: str) -> None:
+    page.goto(address)
+    page.click("#source-webcam")
+    expect(page.locator("#stage-canvas")).to_have_attribute("data-frame", re.compile("^[1-9]"))  # before any sentence
+    ask(page, "the green circle")
+    painted(page, 0)
+    first = int(page.locator("#stage-canvas").get_attribute("data-frame"))
+    expect(page.locator("#stage-canvas")).not_to_have_attribute("data-frame", str(first))
+    assert colour_at(page, 0.02, 0.02)[3] == 255  # the picture is painted on the canvas
+
+
+def test_a_camera_goes_away_and_comes_back(page: Any, address: str, camera: Camera) -> None:
+    page.goto(address)
+    page.click("#source-camera")
+    page.get_by_label("Network addresses").fill(camera.url)
+    page.get_by_label("What to look for").fill("the red circle")
+    page.get_by_role("button", name="Connect").click()
+    painted(page, 0)
+    page.get_by_label("When").select_option(label="the red circle")
+    page.get_by_role("button", name="Tell me").click()
+    expect(page.locator("#alert-list")).to_contain_text("the red circle: above 50 %")
+    expect(page.locator(".event.alert").first).to_be_visible()
+    camera.unplug()
+    try:
+        expect(page.locator("#status")).to_contain_text("does not answer")
+    finally:
+        camera.plug_in()
+    expect(page.locator("#status")).to_contain_text("frames per second")
+    expect(page.locator(".event.outage").first).to_be_visible()
+
+
+def test_problems_are_sentences(page: Any, address: str, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video" * 100)
+    page.goto(address)
+    page.set_input_files("#file", broken)
+    expect(page.locator("#start-problem")).to_contain_text(re.compile(r"\w.*\."))
+    expect(page.locator("#drop")).to_be_visible()
+    page.goto(f"{address}?session={'0' * 32}")
+    expect(page.locator("#start-problem")).to_contain_text(re.compile(r"\w.*\."))
+    # Chromium reports the two failed requests by itself.
+    page.errors[:] = [error for error in page.errors if "Failed to load resource" not in error]
+
+
+@needs_npm_packages
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(browser: Any, address: str, scheme: str) -> None:
+    for page in open_page(browser, color_scheme=scheme):
+        page.goto(address)
+        expect(page.locator(".card").first).to_be_visible()
+        check_accessibility(page)
+        page.locator(".card").first.click()
+        ask(page, "the red circle")
+        painted(page, 0)
+        check_accessibility(page)
+        page.keyboard.press("Escape")
+        page.set_viewport_size({"width": 390, "height": 844})
+        check_accessibility(page)
+        if scheme == "light":
+            page.set_viewport_size({"width": 1280, "height": 800})
+            for button in ("#export", "#keys", "#copy-python"):
+                page.click(button)
+                expect(page.locator("dialog[open]")).to_be_visible()
+                check_accessibility(page)
+                page.keyboard.press("Escape")
+
+
+def check_accessibility(page: Any) -> None:
+    """Run axe-core on the page; its rules are those of WCAG 2.2 A and AA."""
+    page.evaluate((MODULES / "axe-core" / "axe.min.js").read_text())
+    rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    found = page.evaluate("(tags) => axe.run({ runOnly: { type: 'tag', values: tags } })", rules)
+    assert len(found["passes"]) > 20
+    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]] == []
+
+
+def test_a_wall_shows_several_cameras_with_one_sentence(page: Any, address: str, camera: Camera) -> None:
+    page.goto(address)
+    page.click("#source-camera")
+    page.get_by_label("Network addresses").fill(f"{camera.url}\n{camera.url}?second")
+    page.get_by_label("What to look for").fill("the red circle")
+    page.get_by_role("button", name="Connect").click()
+    tiles = page.locator("#tiles canvas")
+    expect(tiles).to_have_count(2)
+    for k in range(2):
+        expect(tiles.nth(k)).to_have_attribute("aria-label", re.compile("the red circle: visible"))
+    page.get_by_role("button", name="Set for all cameras").click()
+    expect(page.locator("#wall-alerts li").first).to_contain_text("the red circle")
