@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
@@ -35,6 +36,12 @@ class Output(StrEnum):
     binary = "binary"
     rle = "rle"
     cutout = "cutout"
+    ytvis = "ytvis"
+    ytvos = "ytvos"
+    coco = "coco"
+    cvat = "cvat"
+    labelme = "labelme"
+    anylabeling = "anylabeling"
 
 
 class OnCut(StrEnum):
@@ -88,8 +95,9 @@ def segment(
         typer.Option(
             "--save",
             "-s",
-            help="Output: overlay (mp4), masks (indexed PNG), binary (0/255 PNG), rle (JSON lines) or cutout (PNG); "
-            "repeat for several; default overlay and rle.",
+            help="Output: overlay (mp4), masks (indexed PNG), binary (0/255 PNG), rle (JSON lines) or cutout (PNG); or "
+            "an export for other tools: ytvis, ytvos, coco, cvat, labelme or anylabeling. Repeat for several; default "
+            "overlay and rle.",
         ),
     ] = None,
     model: ModelOption = "miniature",
@@ -307,7 +315,9 @@ def videos_in(folder: str) -> list[Path]:
 
 def unique_names(videos: list[Path]) -> list[str]:
     """Return a unique folder name for each video: the name of the file, with its suffix if needed."""
-    names = [result_name(path.name) for path in videos]
+    from refervos.video.tracks import file_stem
+
+    names = [file_stem(path.name) for path in videos]
     return [
         name if names.count(name) == 1 else f"{name}_{path.suffix[1:]}"
         for name, path in zip(names, videos, strict=True)
@@ -409,15 +419,11 @@ def verbs_of(expressions: list[str], verbs: list[str] | None) -> list[tuple[str,
     return [(e, [v for v in verbs if v.lower() in sentence]) for e, sentence in zip(expressions, words, strict=True)]
 
 
-def result_name(name: str) -> str:
-    """Derive a short file name from a source's name, without folder, extension and special characters."""
-    stem = Path(name.rstrip("/")).stem or "result"
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in stem)[:100]
-
-
 def result_folder(name: str) -> Path:
     """Return the default folder for the results of a source."""
-    return Path(f"{result_name(name)}_refervos")
+    from refervos.video.tracks import file_stem
+
+    return Path(f"{file_stem(name)}_refervos")
 
 
 def finish_run(report: RunReport, failed: PartlyWrittenError | None, *, quiet: bool, err: bool) -> None:
@@ -455,21 +461,33 @@ def open_sinks(outputs: list[Output], folder: Path, source: Any, overwrite: bool
         folder: Folder to write to.
         source: The source; the overlay keeps its frame rate, size and sound.
         overwrite: Replace existing results.
-        resume: Continue existing results; an overlay video cannot be continued, so it starts a new file.
+        resume: Continue existing results; overlays and exports cannot be continued, so they start in a new folder.
 
     Returns:
         The sinks.
     """
+    from refervos.integrations.coco import CocoSink
+    from refervos.integrations.cvat.video import CvatSink
+    from refervos.integrations.labelme import LabelmeSink
+    from refervos.integrations.youtube_vis import YoutubeVisSink
+    from refervos.integrations.youtube_vos import YoutubeVosSink
     from refervos.video import BinarySink, CutoutSink, PaletteSink, RleSink, overlay_sink
 
-    makers = {
-        Output.overlay: lambda: overlay_sink(
-            next_resumed_folder(folder) if resume else folder, source.info, overwrite=overwrite
-        ),
+    new = next_resumed_folder(folder) if resume else folder
+    makers: dict[Output, Callable[[], Any]] = {
+        Output.overlay: lambda: overlay_sink(new, source.info, overwrite=overwrite),
         Output.masks: lambda: PaletteSink(folder / "masks", overwrite=overwrite, resume=resume),
         Output.binary: lambda: BinarySink(folder / "binary", overwrite=overwrite, resume=resume),
         Output.rle: lambda: RleSink(folder / "masks.jsonl", overwrite=overwrite, resume=resume, live=source.info.live),
         Output.cutout: lambda: CutoutSink(folder / "cutout", overwrite=overwrite, resume=resume),
+        Output.ytvis: lambda: YoutubeVisSink(new / "ytvis", source.info, overwrite=overwrite),
+        Output.ytvos: lambda: YoutubeVosSink(new / "ytvos", source.info, overwrite=overwrite),
+        Output.coco: lambda: CocoSink(new / "coco", source.info, overwrite=overwrite),
+        Output.cvat: lambda: CvatSink(new / "cvat", source.info, overwrite=overwrite),
+        Output.labelme: lambda: LabelmeSink(new / "labelme", source.info, overwrite=overwrite),
+        Output.anylabeling: lambda: LabelmeSink(
+            new / "anylabeling", source.info, shapes="polygon", overwrite=overwrite
+        ),
     }
     sinks: list[Any] = []
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from refervos.errors import VideoError
 from refervos.segmentation import Segmentation
@@ -42,6 +43,12 @@ class FrameNames:
             raise VideoError(f"Frame {frame.index} has the name {name!r} of an earlier frame; each needs its own.")
         self._used.add(name)
         return name
+
+
+def file_stem(name: str) -> str:
+    """Derive a short file name from a source's name, without folder, extension and special characters."""
+    stem = Path(name.rstrip("/")).stem.lstrip(".") or "result"
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in stem)[:100]
 
 
 def check_fit(frame: Frame, segmentation: Segmentation) -> None:
