@@ -80,3 +80,8 @@ def masks_of(video: list[tuple[Frame, Segmentation]]) -> dict[tuple[int, int], n
         for frame, segmentation in video
         for track, mask in zip(segmentation.track_ids, segmentation.masks, strict=True)
     }
+
+
+def visible_masks(video: list[tuple[Frame, Segmentation]]) -> dict[tuple[int, int], npt.NDArray[np.bool_]]:
+    """Return the masks that are not empty, bool (H, W), by frame index and track id."""
+    return {key: mask for key, mask in masks_of(video).items() if mask.any()}

@@ -55,7 +55,7 @@ def load_for_shapes(model: str, device: str | None) -> Any:
 
 
 def _load(model: str, device: str | None, prompts: Sequence[Prompt]) -> Any:
-    require_installed("CVAT's functions", "cvat", "cvat_sdk")
+    require_installed("a function of CVAT", "cvat", "cvat_sdk")
     import refervos
 
     loaded = refervos.load(model, device=device)
