@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import inspect
 import logging
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,6 +35,7 @@ from video_files import box_masks, numbered_frame, segmentation
 cvataa = pytest.importorskip("cvat_sdk.auto_annotation", reason="the extra 'cvat' installs cvat-sdk")
 common = pytest.importorskip("cvat_cli._internal.common", reason="the extra 'cvat' installs cvat-cli")
 
+from cvat_cli._internal import commands_all  # noqa: E402
 from cvat_sdk import models  # noqa: E402
 from cvat_sdk.auto_annotation import driver  # noqa: E402
 from cvat_sdk.masks import decode_mask, encode_mask  # noqa: E402
@@ -313,3 +319,25 @@ def test_an_interaction_without_a_positive_prompt_finds_nothing() -> None:
     assert model.opened == []
     nothing = CountingModel(np.zeros((1, 48, 64), bool))
     assert ClickSegmentation(nothing).detect(None, numbered_frame(0), Prompts([(1.0, 1.0)])) == []
+
+
+def page_commands() -> list[str]:
+    """The commands of ``cvat-cli`` on the page, with a number for ID."""
+    page = (Path(__file__).parents[1] / "docs" / "integrations" / "cvat.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^cvat-cli (.+)$", page.replace("\\\n", " "), re.MULTILINE)
+    return [re.sub(r"\bID\b", "7", command) for command in commands]
+
+
+@pytest.mark.parametrize("command", page_commands())
+def test_the_command_line_of_cvat_knows_the_commands_of_the_page(command: str) -> None:
+    parser = argparse.ArgumentParser()
+    common.configure_common_arguments(parser)
+    commands_all.COMMANDS.configure_parser(parser)
+    parsed = parser.parse_args(shlex.split(command))
+    if getattr(parsed, "function_module", None):
+        create = importlib.import_module(parsed.function_module).create
+        inspect.signature(create).bind_partial(**parsed.function_parameters)
+
+
+def test_the_page_has_commands() -> None:
+    assert len(page_commands()) == 6

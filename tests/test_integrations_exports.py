@@ -19,6 +19,8 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 from difficult_masks import EXPRESSIONS, HEIGHT, INDICES, TIMES, WIDTH, difficult_video, masks_of, visible_masks
+from refervos.cli import entry as cli
+from refervos.cli.segment import Output, open_sinks
 from refervos.data.files import Problems
 from refervos.data.layouts.coco_video import read_coco_video
 from refervos.data.layouts.cvat import read_cvat
@@ -32,13 +34,14 @@ from refervos.integrations.outlines import outlines_around_pixels, outlines_thro
 from refervos.integrations.youtube_vis import YoutubeVisSink
 from refervos.integrations.youtube_vos import YoutubeVosSink
 from refervos.segmentation import Segmentation
-from refervos.video import Frame, SourceInfo
+from refervos.video import Frame, SourceInfo, open_source
 from video_files import box_masks, numbered_frame, segmentation
 
 Mask = npt.NDArray[np.bool_]
 Pairs = list[tuple[Frame, Segmentation]]
 
 SOURCE = SourceInfo("clips/東京 dog.mp4", frame_count=20)
+EXAMPLE = Path(__file__).parents[1] / "examples" / "data" / "shapes.mp4"
 KINDS: list[type[ExportSink]] = [YoutubeVisSink, YoutubeVosSink, CocoSink, CvatSink, LabelmeSink]
 
 
@@ -510,3 +513,51 @@ def test_long_videos_are_kept_in_files_not_in_memory(tmp_path: Path, monkeypatch
     assert [int(line.split()[0]) for line in lines.of(1)] == list(range(1, 3000, 2))
     lines.close()
     assert list(tmp_path.iterdir()) == []
+
+
+# On the command line
+
+
+def rows_of(path: Path) -> dict[tuple[int, int], Mask]:
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    masks = {(row["frame"], row["track"]): coco.decode(row).astype(bool) for row in rows}
+    return {key: mask for key, mask in masks.items() if mask.any()}
+
+
+def test_the_command_line_writes_exports_with_the_masks_of_its_run_lengths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["segment", str(EXAMPLE), "the red circle", "--start", "5", "--frames", "4", "-o", "o", "-q"]
+    outputs = [f"--save={name}" for name in ("rle", "ytvis", "ytvos", "coco", "cvat", "labelme", "anylabeling")]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["refervos", *arguments, *outputs])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    expected = rows_of(tmp_path / "o/masks.jsonl")
+    assert {index for index, _ in expected} == {5, 6, 7, 8}
+    content = json.loads((tmp_path / "o/ytvis/annotations.json").read_text())
+    indices = content["videos"][0]["frame_indices"]
+    segmentations = content["annotations"][0]["segmentations"]
+    pairs = zip(indices, segmentations, strict=True)
+    assert_equal({(index, 0): coco.decode(rle).astype(bool) for index, rle in pairs}, expected)
+    for index, _ in expected:
+        with Image.open(tmp_path / f"o/ytvos/train/Annotations/shapes/{index:05d}.png") as image:
+            np.testing.assert_array_equal(np.asarray(image) == 1, expected[index, 0])
+        for folder in ("labelme", "anylabeling"):
+            assert json.loads((tmp_path / f"o/{folder}/{index:05d}.json").read_text())["frame_index"] == index
+    assert outside_frames(tmp_path / "o/cvat") == [[9]]
+    assert len(COCO(str(tmp_path / "o/coco/annotations/instances_all.json")).imgs) == 4
+
+
+def test_a_resumed_run_writes_exports_to_a_new_folder(tmp_path: Path) -> None:
+    with open_source(EXAMPLE) as source:
+        for resume in (False, True, True):
+            (sink,) = open_sinks([Output.cvat], tmp_path, source, False, resume)
+            write_one(sink)
+            sink.close()
+    assert sorted(path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("annotations.xml")) == [
+        "cvat",
+        "resumed-1/cvat",
+        "resumed-2/cvat",
+    ]
