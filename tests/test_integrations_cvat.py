@@ -24,11 +24,13 @@ from refervos.errors import PromptError
 from refervos.integrations.cvat.detection import SentenceDetection
 from refervos.integrations.cvat.interaction import ClickSegmentation
 from refervos.integrations.cvat.tracking import ShapeTracking
+from refervos.integrations.cvat.video import CvatSink
 from refervos.integrations.run_lengths import Box
 from refervos.prompts import Prompt
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.segmentation import Segmentation
+from refervos.video import Frame, SourceInfo
 from scenes import MICRO_SAM2
 from video_files import box_masks, numbered_frame, segmentation
 
@@ -43,7 +45,7 @@ from cvat_sdk.masks import decode_mask, encode_mask  # noqa: E402
 EXAMPLE = Path(__file__).parents[1] / "examples" / "data" / "shapes.mp4"
 
 
-class Prompts(cvataa.InteractionPrompts):  # type: ignore[misc]
+class Prompts:
     """Clicks and a box of a user."""
 
     def __init__(self, positive: Any = (), negative: Any = (), box: Any = None) -> None:
@@ -62,7 +64,7 @@ class Prompts(cvataa.InteractionPrompts):  # type: ignore[misc]
         return self._values[2]
 
 
-class ShapeContext(cvataa.TrackingFunctionShapeContext):  # type: ignore[misc]
+class ShapeContext:
     """The type of the shape that is tracked."""
 
     def __init__(self, kind: str) -> None:
@@ -329,7 +331,12 @@ def page_commands() -> list[str]:
 
 
 @pytest.mark.parametrize("command", page_commands())
-def test_the_command_line_of_cvat_knows_the_commands_of_the_page(command: str) -> None:
+def test_the_command_line_of_cvat_knows_the_commands_of_the_page(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with CvatSink("dog_refervos/cvat", SourceInfo("dog.mp4")) as sink:
+        sink.write(Frame(0, numbered_frame(0)), segmentation(0, box_masks(64, 48)))
     parser = argparse.ArgumentParser()
     common.configure_common_arguments(parser)
     commands_all.COMMANDS.configure_parser(parser)

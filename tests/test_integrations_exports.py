@@ -28,7 +28,7 @@ from refervos.data.layouts.ref_youtube_vos import read_ref_youtube_vos
 from refervos.errors import OutputError, VideoError
 from refervos.integrations.coco import CocoSink
 from refervos.integrations.cvat.video import CvatSink, label_of
-from refervos.integrations.exports import ExportSink
+from refervos.integrations.exports import ExportSink, ObjectLines
 from refervos.integrations.labelme import LabelmeSink
 from refervos.integrations.outlines import outlines_around_pixels, outlines_through_pixels
 from refervos.integrations.youtube_vis import YoutubeVisSink
@@ -500,16 +500,14 @@ def test_the_name_of_a_source_never_leaves_the_folder(name: str, tmp_path: Path)
     assert (tmp_path / "in/o/JPEGImages" / content["videos"][0]["file_names"][0]).is_file()
 
 
-def test_long_videos_are_kept_in_files_not_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from refervos.integrations import exports
-
-    rolled = []
-    lines = exports.ObjectLines(tmp_path)
-    for k in range(3000):
+def test_the_lines_of_long_videos_are_in_files_not_in_memory(tmp_path: Path) -> None:
+    lines = ObjectLines(tmp_path)
+    lines.append(0, "0 a line")
+    spooled: Any = lines._files[0]
+    assert not spooled._rolled
+    for k in range(1, 3000):
         lines.append(k % 2, f"{k} " + "x" * 1000)
-        rolled.append(lines._files[0]._rolled)
-    assert not rolled[0]
-    assert rolled[-1]
+    assert spooled._rolled
     assert [int(line.split()[0]) for line in lines.of(1)] == list(range(1, 3000, 2))
     lines.close()
     assert list(tmp_path.iterdir()) == []

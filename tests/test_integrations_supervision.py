@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,7 +20,7 @@ def test_detections_hold_the_masks_of_the_visible_objects(overlapping: bool) -> 
     video = difficult_video(overlapping=overlapping)
     found = {}
     for frame, result in video:
-        detections = to_detections(result, frame)
+        detections: Any = to_detections(result, frame)
         index = detections.metadata["frame_index"]
         assert detections.metadata["time"] == TIMES[INDICES.index(index)]
         for xyxy, mask, confidence, _, track, data in detections:
@@ -35,7 +38,7 @@ def test_detections_hold_the_masks_of_the_visible_objects(overlapping: bool) -> 
 def test_tracks_with_one_expression_are_one_class() -> None:
     masks = np.eye(3, dtype=bool).reshape(3, 1, 3)
     result = segmentation(4, masks, ids=(5, 8, 9))
-    detections = to_detections(result.__class__(**{**vars(result), "expressions": ("a", "b", "a")}))
+    detections: Any = to_detections(replace(result, expressions=("a", "b", "a")))
     assert detections.class_id.tolist() == [0, 1, 0]
     assert detections.tracker_id.tolist() == [5, 8, 9]
     assert detections.metadata == {"frame_index": 4, "time": None}
@@ -43,7 +46,7 @@ def test_tracks_with_one_expression_are_one_class() -> None:
 
 def test_a_frame_without_visible_objects_has_no_detections() -> None:
     for count in (0, 2):
-        detections = to_detections(segmentation(0, np.zeros((count, 6, 7), bool)))
+        detections: Any = to_detections(segmentation(0, np.zeros((count, 6, 7), bool)))
         assert len(detections) == 0
         assert detections.mask.shape == (0, 6, 7)
         assert supervision.MaskAnnotator().annotate(np.zeros((6, 7, 3), np.uint8), detections).max() == 0
@@ -51,7 +54,7 @@ def test_a_frame_without_visible_objects_has_no_detections() -> None:
 
 def test_annotators_filters_and_sinks_of_supervision_take_the_detections() -> None:
     frame, result = difficult_video()[2]
-    detections = to_detections(result, frame)
+    detections: Any = to_detections(result, frame)
     black = np.zeros_like(frame.image)
     painted = supervision.MaskAnnotator(color_lookup=supervision.ColorLookup.TRACK, opacity=1).annotate(
         black.copy(), detections

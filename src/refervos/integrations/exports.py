@@ -190,7 +190,7 @@ class ObjectLines:
 
 def _spooled_file(folder: Path) -> IO[str]:
     """Open a temporary text file that is in memory up to 1 MiB; removed when it is closed."""
-    return tempfile.SpooledTemporaryFile(2**20, "w+", encoding="utf-8", newline="\n", dir=folder)
+    return tempfile.SpooledTemporaryFile(2**20, "w+", encoding="utf-8", newline="\n", dir=str(folder))
 
 
 def json_text(content: Any) -> str:
