@@ -2,13 +2,19 @@
 
 Google Drive as gdown sees it: ``drive.google.com/uc`` shows a page to confirm a large file, or redirects a small one,
 to ``drive.usercontent.google.com/download``, which sends it, also from a byte on (``Range``).
+
+The hub as huggingface_hub sees it: repositories with branches and pull requests, listed and downloaded, created and
+committed to; weight files are uploaded before the commit, by Git LFS.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import random
+import re
+import socket
 import threading
 from argparse import Namespace
 from collections.abc import Iterator
@@ -17,7 +23,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import torch
@@ -46,7 +52,57 @@ MISSING = "<html><head><title>Not Found</title></head><body><h1>404. That's an e
 SIGN_IN = "<!DOCTYPE html><html><head><title>Sign in - Google Accounts</title></head><body>Sign in</body></html>"
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-"""Commit of every repository of the stand-in."""
+"""First commit of every repository of the stand-in."""
+
+TOKEN = "hf_writer"
+"""Access token with which the hub may be written."""
+
+
+@dataclass
+class Repository:
+    """A repository of the hub.
+
+    Attributes:
+        commits: Files by name, by commit.
+        refs: Commits by branch or pull request.
+        messages: Messages of the commits that were received.
+        private: Whether it was created as private.
+    """
+
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    refs: dict[str, str] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)
+    private: bool = False
+
+    @classmethod
+    def of(cls, files: dict[str, bytes]) -> Repository:
+        """Make a repository with one commit on its main branch."""
+        return cls({COMMIT: files}, {"main": COMMIT})
+
+    def commit_at(self, revision: str) -> str | None:
+        """Return the commit of a branch, a pull request or a commit itself."""
+        return revision if revision in self.commits else self.refs.get(revision)
+
+    def files(self, revision: str = "main") -> dict[str, bytes]:
+        """Return the files at a revision."""
+        return self.commits[self.refs.get(revision, revision)]
+
+    def receive(self, base: str, target: str, changes: list[dict[str, Any]], uploads: dict[str, bytes]) -> str:
+        """Commit the operations that huggingface_hub sends; return the commit."""
+        files = dict(self.files(base))
+        for change in changes:
+            value = change["value"]
+            if change["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif change["key"] == "lfsFile":
+                files[value["path"]] = uploads[value["oid"]]
+            elif change["key"] == "deletedFile":
+                del files[value["path"]]
+            else:
+                self.messages.append(value["summary"])
+        commit = hashlib.sha1(json.dumps([target, len(self.commits)]).encode()).hexdigest()
+        self.commits[commit], self.refs[target] = files, commit
+        return commit
 
 
 @dataclass
@@ -59,7 +115,8 @@ class World:
         breaks: For each of the next downloads, the number of bytes after which its connection breaks.
         hold: Number of bytes after which a download stands still; ``held`` is set then.
         ranges: Whether downloads can begin in the middle.
-        repositories: Files of the hub, by repository and name.
+        repositories: Repositories of the hub, by id.
+        uploads: Large files that were uploaded, by SHA-256.
         hub: Status of the hub: 200, 404, 403 for a gated repository, or 503.
         requests: Paths that were asked, with the range.
     """
@@ -69,7 +126,8 @@ class World:
     breaks: list[int] = field(default_factory=list)
     hold: int | None = None
     ranges: bool = True
-    repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    uploads: dict[str, bytes] = field(default_factory=dict)
     hub: int = 200
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     held: threading.Event = field(default_factory=threading.Event)
@@ -158,31 +216,123 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(content[start:])
 
+    def _json(self, status: int, value: Any, body: bool = True, **headers: str) -> None:
+        self._send(status, json.dumps(value).encode(), "application/json", body, **headers)
+
     def _hub(self, body: bool) -> None:
+        """Answer a listing or a download."""
         path, world = urlsplit(self.path).path, self.world
-        repository = next((each for each in world.repositories if each in path), None)
+        found = re.fullmatch(r"(?:/api/models)?/([^/]+/[^/]+)/(revision|tree|resolve)/([^/]+)/?(.*)", path)
+        repository = world.repositories.get(found[1]) if found else None
         codes = {403: "GatedRepo", 404: "RepoNotFound"}
-        if repository is None or world.hub != 200:
+        if found is None or repository is None or world.hub != 200:
             status = 404 if repository is None else world.hub
-            named = {"X_Error_Code": codes[status]} if status in codes else {}
-            self._send(status, b"{}", "application/json", body, **named)
+            self._json(status, {}, body, **({"X_Error_Code": codes[status]} if status in codes else {}))
             return
-        files = world.repositories[repository]
-        if path.startswith("/api/models/"):
-            listed: Any = [
-                {"type": "file", "path": name, "oid": hashlib.sha1(content).hexdigest(), "size": len(content)}
-                for name, content in files.items()
+        commit = repository.commit_at(unquote(found[3]))
+        if commit is None:
+            self._json(404, {}, body, X_Error_Code="RevisionNotFound")
+            return
+        files = repository.commits[commit]
+        if found[2] == "tree":
+            rows = [{"type": "file", "path": name, "oid": sha1(content), "size": len(content)}
+                    for name, content in files.items()]  # fmt: skip
+            self._json(200, rows, body)
+        elif found[2] == "revision":
+            siblings = [{"rfilename": name} for name in files]
+            self._json(200, {"id": found[1], "modelId": found[1], "sha": commit, "siblings": siblings}, body)
+        elif unquote(found[4]) not in files:
+            self._json(404, {}, body, X_Error_Code="EntryNotFound")
+        else:
+            content = files[unquote(found[4])]
+            start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
+            headers = {"ETag": f'"{sha1(content)}"', "X_Repo_Commit": commit, "Accept_Ranges": "bytes"}
+            self._send(206 if start else 200, content[start:], "application/octet-stream", body, **headers)
+
+    def _received(self) -> bytes:
+        """Read the body of a request, whole or in chunks."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def do_PUT(self) -> None:
+        """Keep a large file, under its SHA-256."""
+        content = self._received()
+        self.world.requests.append((self.path, None))
+        self.world.uploads[hashlib.sha256(content).hexdigest()] = content
+        self._json(200, {})
+
+    def do_POST(self) -> None:
+        """Answer a request that writes."""
+        content, world = self._received(), self.world
+        address = urlsplit(self.path)
+        world.requests.append((self.path, None))
+        if world.hub != 200:
+            self._json(world.hub, {"error": "refused"})
+        elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self._json(401, {"error": "Invalid username or password."})
+        elif address.path == "/api/validate-yaml":
+            self._json(200, {"errors": [], "warnings": []})
+        elif address.path == "/api/repos/create":
+            asked = json.loads(content)
+            name = f"{asked.get('organization') or 'someone'}/{asked['name']}"
+            known = name in world.repositories
+            if not known:
+                world.repositories[name] = Repository.of({".gitattributes": b""})
+                world.repositories[name].private = asked.get("visibility") == "private" or bool(asked.get("private"))
+            self._json(409 if known else 200, {"url": f"{self._address}/{name}"})
+        elif address.path.endswith(".git/info/lfs/objects/batch"):
+            objects = [
+                {**each, "actions": {"upload": {"href": f"{self._address}/upload/{each['oid']}"}}}
+                for each in json.loads(content)["objects"]
             ]
-            if "/tree/" not in path:
-                siblings = [{"rfilename": name} for name in files]
-                listed = {"id": repository, "modelId": repository, "sha": COMMIT, "siblings": siblings}
-            self._send(200, json.dumps(listed).encode(), "application/json", body)
+            self._json(200, {"transfer": "basic", "objects": objects})
+        else:
+            self._write(address.path, "create_pr" in address.query, content)
+
+    @property
+    def _address(self) -> str:
+        return f"http://127.0.0.1:{self.world.port}"
+
+    def _write(self, path: str, create_pr: bool, content: bytes) -> None:
+        """Answer a request that writes to one repository."""
+        found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(branch|preupload|commit)/([^/]+)", path)
+        assert found is not None, path
+        repository, revision = self.world.repositories[found[1]], unquote(found[3])
+        if found[2] == "branch":
+            known = revision in repository.refs
+            repository.refs.setdefault(revision, repository.refs["main"])
+            self._json(409 if known else 200, {})
             return
-        content = files[path.rsplit("/", 1)[1]]
-        etag = f'"{hashlib.sha1(content).hexdigest()}"'
-        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
-        headers = {"ETag": etag, "X_Repo_Commit": COMMIT, "Accept_Ranges": "bytes"}
-        self._send(206 if start else 200, content[start:], "application/octet-stream", body, **headers)
+        if found[2] == "preupload":
+            modes = [
+                {
+                    "path": each["path"],
+                    "uploadMode": "lfs" if each["path"].endswith(".safetensors") else "regular",
+                    "shouldIgnore": False,
+                }
+                for each in json.loads(content)["files"]
+            ]
+            self._json(200, {"files": modes})
+            return
+        number = 1 + sum(ref.startswith("refs/pr/") for ref in repository.refs)
+        target = f"refs/pr/{number}" if create_pr else revision
+        changes = [json.loads(line) for line in content.splitlines()]
+        commit = repository.receive(revision, target, changes, self.world.uploads)
+        answer = {"success": True, "commitOid": commit, "commitUrl": f"{self._address}/{found[1]}/commit/{commit}"}
+        if create_pr:
+            answer["pullRequestUrl"] = f"{self._address}/{found[1]}/discussions/{number}"
+        self._json(200, answer)
+
+
+def sha1(content: bytes) -> str:
+    """Return the SHA-1 of a file, as the hub's ETag."""
+    return hashlib.sha1(content).hexdigest()
 
 
 @contextmanager
@@ -228,6 +378,17 @@ def connect(patch: pytest.MonkeyPatch, port: int, home: Path) -> None:
     patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its protocol is not imitated; Git LFS is
+
+
+def forbid_requests(patch: pytest.MonkeyPatch) -> None:
+    """Let every connection fail the test."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a connection was opened")
+
+    patch.setattr(socket.socket, "connect", refuse)
+    patch.setattr(socket.socket, "connect_ex", refuse)
 
 
 SMALL_BASE_PLUS = Sam2Config(

@@ -46,7 +46,7 @@ def test_a_saved_model_loads_unchanged(folder: Path) -> None:
     make_column_major(model)  # as load does; with another memory layout, products differ in rounding on some processors
     assert np.array_equal(masks(model), masks(loaded))
     assert not loaded.training
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # both files have the same permissions
     assert sorted(path.name for path in folder.parent.iterdir()) == ["model"]  # no temporary files are left
 
@@ -196,7 +196,7 @@ def test_a_mounted_folder_is_written_in_place(folder: Path, monkeypatch: pytest.
     micro_model(cme=False).save_pretrained(folder, overwrite=True)
     again: Any = load(folder, device="cpu")
     assert again.config.cme is False
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
 def test_overrides_change_the_configuration(folder: Path) -> None:
@@ -226,7 +226,7 @@ def test_invalid_folders_are_refused_with_the_reason(folder: Path, tmp_path: Pat
     with pytest.raises(ConfigError, match=r"config.json.sam2: hiera_width is 'wide' where int is expected"):
         load(folder)
     edit(folder, lambda header: header.update(model_type="resnet"))
-    with pytest.raises(CheckpointError, match="has model_type 'resnet'; supported are samwise"):
+    with pytest.raises(CheckpointError, match="has model_type 'resnet'; supported are refervos-samwise"):
         load(folder)
     (folder / "config.json").write_text("{,}")
     with pytest.raises(CheckpointError, match=r"config.json is not valid JSON"):
@@ -267,41 +267,6 @@ def test_a_missing_model_is_refused_with_the_reason(tmp_path: Path, monkeypatch:
         CheckpointError, match="someone/something is not a local folder and cannot be downloaded from the hub"
     ):
         load("someone/something")
-
-
-def test_a_hub_id_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    requested: dict[str, Any] = {}
-
-    def download(repository: str, *, allow_patterns: list[str]) -> str:
-        requested.update(repository=repository, patterns=allow_patterns)
-        return str(folder)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert isinstance(load("someone/samwise", device="cpu"), Samwise)
-    assert requested["repository"] == "someone/samwise"
-    assert not any(pattern.endswith((".bin", ".pt", ".pth", ".py")) for pattern in requested["patterns"])
-
-
-def test_push_to_hub_uploads_a_loadable_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    uploaded: dict[str, Any] = {}
-
-    class Api:
-        def __init__(self, token: str | None = None) -> None:
-            uploaded["token"] = token
-
-        def create_repo(self, repository: str, private: bool, exist_ok: bool) -> None:
-            uploaded.update(repository=repository, private=private, exist_ok=exist_ok)
-
-        def upload_folder(self, repo_id: str, folder_path: Path) -> str:
-            uploaded["files"] = sorted(path.name for path in folder_path.iterdir())
-            assert isinstance(load(folder_path, device="cpu"), Samwise)
-            return f"https://huggingface.co/{repo_id}/commit/1"
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    address = load("miniature", device="cpu").push_to_hub("someone/samwise", private=True, token="t")
-    assert address == "https://huggingface.co/someone/samwise/commit/1"
-    assert uploaded["private"] is True
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(uploaded["files"])
 
 
 def test_a_saved_sam2_segmenter_loads_unchanged(tmp_path: Path) -> None:

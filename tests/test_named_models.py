@@ -36,7 +36,16 @@ from refervos.samwise.checkpoints import load_official
 from refervos.samwise.model import Samwise
 from refervos.text.tokenizer import Tokenizer
 from scenes import MICRO_SAM2
-from stand_ins import COMMIT, World, connect, serve, use_small_base_plus, write_small_release
+from stand_ins import (
+    COMMIT,
+    Repository,
+    World,
+    connect,
+    forbid_requests,
+    serve,
+    use_small_base_plus,
+    write_small_release,
+)
 
 MINIATURE = Path(refervos.__file__).parent / "assets" / "miniature"
 CLIP = Path(__file__).parents[1] / "examples" / "data" / "shapes.mp4"
@@ -72,7 +81,10 @@ def world(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     assert isinstance(origin, HubRepository)
     files = {path.name: path.read_bytes() for path in sam2.iterdir()}
     with serve(
-        World({drive_id(MEVIS): release.read_bytes()}, repositories={ROBERTA: tokenizer, origin.id: files})
+        World(
+            {drive_id(MEVIS): release.read_bytes()},
+            repositories={ROBERTA: Repository.of(tokenizer), origin.id: Repository.of(files)},
+        )
     ) as up:
         connect(monkeypatch, up.port, tmp_path / "home")
         use_small_base_plus(monkeypatch)
@@ -86,16 +98,6 @@ def run(*arguments: object) -> int:
         with pytest.raises(SystemExit) as end:
             main()
     return int(end.value.code or 0)
-
-
-def forbid_requests(patch: pytest.MonkeyPatch) -> None:
-    """Let every connection fail the test."""
-
-    def refuse(*_: Any) -> None:
-        raise AssertionError("a connection was opened")
-
-    patch.setattr(socket.socket, "connect", refuse)
-    patch.setattr(socket.socket, "connect_ex", refuse)
 
 
 def test_every_model_is_listed_with_its_origin_and_whether_it_is_on_disk(
@@ -479,7 +481,8 @@ def is_repaired(world: World) -> None:
     refervos.load(MEVIS, device="cpu")
     left = {str(path.relative_to(cache_folder())) for path in cache_folder().rglob("*") if path.is_file()}
     model = {
-        f"{MEVIS}/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+        f"{MEVIS}/{name}"
+        for name in ("README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
     }
     assert left - {f"downloads/{MEVIS}/.lock"} == model | {f"records/{MEVIS}.json"}
 

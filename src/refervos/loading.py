@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 import torch
 
-from refervos.checkpoints.hub import fetch, is_hub_id
+from refervos.checkpoints.card import CardDetails, read_details
+from refervos.checkpoints.hub import HubOptions, commit_of, fetch, is_hub_id
 from refervos.checkpoints.weights import (
     CONFIG,
+    TYPE_PREFIX,
     WEIGHTS,
     as_checkpoint_error,
     build_from_weights,
@@ -20,6 +23,7 @@ from refervos.checkpoints.weights import (
 )
 from refervos.errors import CheckpointError, ConfigError, RefervosError
 from refervos.models.registry import ASSETS, BY_NAME, MODELS, Bundled, bundled_folder, suggestion
+from refervos.models.store import HUB_FILES, find_on_disk
 from refervos.ops.compilation import compile_stages
 from refervos.ops.linear import make_column_major
 from refervos.typed_config import config_from_mapping
@@ -63,6 +67,11 @@ def load(
     compile: bool = ...,
     memory_budget: int | None = ...,
     bits: Literal[4, 8] | None = ...,
+    revision: str | None = ...,
+    token: str | bool | None = ...,
+    cache_dir: str | os.PathLike[str] | None = ...,
+    local_files_only: bool = ...,
+    subfolder: str = ...,
     **overrides: Any,
 ) -> Samwise | Sam2Segmenter | RefSam | VideoGlamm: ...
 
@@ -77,6 +86,11 @@ def load(
     compile: bool = ...,
     memory_budget: int | None = ...,
     bits: Literal[4, 8] | None = ...,
+    revision: str | None = ...,
+    token: str | bool | None = ...,
+    cache_dir: str | os.PathLike[str] | None = ...,
+    local_files_only: bool = ...,
+    subfolder: str = ...,
     **overrides: Any,
 ) -> OnnxSamwise: ...
 
@@ -90,6 +104,11 @@ def load(
     compile: bool = False,
     memory_budget: int | None = None,
     bits: Literal[4, 8] | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    subfolder: str = "",
     **overrides: Any,
 ) -> Samwise | Sam2Segmenter | RefSam | VideoGlamm | OnnxSamwise:
     """Load a model, ready for ``open``.
@@ -107,6 +126,12 @@ def load(
             memory on a GPU.
         bits: Quantise VideoGLaMM's language model to 8 or 4 bits with bitsandbytes; the default data type is then
             bfloat16.
+        revision: For a hub id, the branch, tag or commit; default the main branch. The commit is the model's
+            ``hub_commit``.
+        token: For a hub id, the access token, ``False`` for none; default the one stored by ``hf auth login``.
+        cache_dir: For a hub id, the cache to use; default huggingface_hub's, which ``HF_HOME`` moves.
+        local_files_only: Make no request: load only what is on disk. ``HF_HUB_OFFLINE=1`` does the same everywhere.
+        subfolder: Folder of the model inside the repository or folder.
         **overrides: Fields of the model's configuration to change, such as ``protocol="published"``.
 
     Returns:
@@ -123,8 +148,9 @@ def load(
         raise ConfigError(f"backend is {backend!r}; it must be 'torch' or 'onnx'.")
     if memory_budget is not None and memory_budget <= 0:
         raise ConfigError(f"memory_budget is {memory_budget}; it must be a positive number of bytes.")
+    options = HubOptions(revision, token, cache_dir, local_files_only, subfolder)
     with as_checkpoint_error(model):
-        path = _locate(model)
+        path = _locate(model, options)
         exported = _is_exported(path)
         if backend == "onnx" and not exported:
             raise CheckpointError(f"{path} is not an exported model; run 'refervos export {model} --out FOLDER' first.")
@@ -145,6 +171,8 @@ def load(
         if bits is not None:
             _quantise(loaded, bits)
         loaded = loaded.to(target).eval()
+        loaded.hub_commit = commit_of(path)
+        loaded.card = _card(model, path)
         make_column_major(loaded)
         if compile:
             compile_stages(loaded)
@@ -236,31 +264,58 @@ def find_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def _locate(model: str | os.PathLike[str]) -> Path:
+def _locate(model: str | os.PathLike[str], options: HubOptions | None = None) -> Path:
     """Return the folder or file of a model; a name or hub id is downloaded."""
+    options = options or HubOptions()
     inside = bundled_folder(model)
     if inside is not None:
-        return inside
+        return _part(inside, options)
     path = Path(model)
     if path.exists():
         if not (path.is_dir() or path.is_file()):
             raise CheckpointError(f"{model} is neither a folder nor a file; give a model folder or a SAM2 checkpoint.")
-        return path
+        return _part(path, options)
     if str(model) in UNPUBLISHED:
         raise CheckpointError(
             f"{model} has no published weights; train it with recipes/refsam-refcoco.yaml and give the folder, "
             "or use the bundled refsam-miniature."
         )
     if str(model) in BY_NAME:
-        from refervos.models.fetching import fetch_model
-
-        return fetch_model(str(model))
+        return _part(_fetch_named(str(model), options), options)
     if not is_hub_id(str(model)):
         raise CheckpointError(
             f"{model} does not exist{suggestion(str(model))}; give a model folder, a SAM2 checkpoint, a hub id "
             "owner/name, or a name listed by 'refervos models'."
         )
-    return fetch(str(model), ["*.json", "*.txt", "*.safetensors"], "give a model folder, or a hub id owner/name")
+    return fetch(str(model), HUB_FILES, "give a model folder, or a hub id owner/name", options)
+
+
+def _part(path: Path, options: HubOptions) -> Path:
+    """Return the subfolder of a model on disk, which has no revisions."""
+    if options.revision is not None:
+        raise CheckpointError(
+            f"revision is {options.revision!r}, but {path} is on this disk and has no revisions; omit it, or give a "
+            "hub id owner/name."
+        )
+    part = path / options.subfolder
+    if not part.exists():
+        raise CheckpointError(f"{path} has no folder {options.subfolder}; give a folder inside it, or no subfolder.")
+    return part
+
+
+def _fetch_named(name: str, options: HubOptions) -> Path:
+    """Return the folder of a model known by name, which is pinned to the revision of its first download."""
+    from refervos.models.fetching import fetch_model
+
+    if options.local_files_only and find_on_disk(BY_NAME[name]) is None:
+        raise CheckpointError(
+            f"{name} is not on disk, and local_files_only forbids to fetch it; run 'refervos models fetch {name}'."
+        )
+    if options.cache_dir is not None:
+        raise CheckpointError(
+            f"cache_dir is given, but {name} is kept in the cache of all models known by name; set HF_HOME instead."
+        )
+    return fetch_model(name)
 
 
 def trained_words(model: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -300,20 +355,30 @@ def _read(path: Path, overrides: dict[str, Any], dtype: torch.dtype) -> Samwise 
     kind = header.get("model_type")
     if kind in ("sam2_video", "sam2"):
         return _read_sam2(path, overrides)
-    if kind == "samwise":
+    if kind == "refervos-sam2":
+        return _read_own_sam2(path, header, overrides)
+    family = str(kind).removeprefix(TYPE_PREFIX)  # which the first folders lack
+    if family == "samwise":
         return _read_samwise(path, header, overrides)
-    if kind == "refsam":
+    if family == "refsam":
         return _read_refsam(path, header, overrides)
-    if kind == "videoglamm":
+    if family == "videoglamm":
         return _read_videoglamm(path, header, overrides, dtype)
     if kind == "VideoGPT+":
         raise CheckpointError(f"{path} is a checkpoint of the released VideoGLaMM code; {CONVERT_FIRST}.")
-    if kind == "refervos-sam2":
-        return _read_own_sam2(path, header, overrides)
     raise CheckpointError(
-        f"{path / CONFIG} has model_type {kind!r}; supported are samwise, refsam, videoglamm, refervos-sam2 and "
-        "sam2_video."
+        f"{path / CONFIG} has model_type {kind!r}; supported are refervos-samwise, refervos-refsam, "
+        "refervos-videoglamm, refervos-sam2 and sam2_video."
     )
+
+
+def _card(model: str | os.PathLike[str], path: Path) -> CardDetails:
+    """Return what is known about a model besides its weights: of its folder, or else of its name."""
+    stored = read_details(read_header(path, CONVERT_FIRST), str(path / CONFIG)) if path.is_dir() else CardDetails()
+    named = BY_NAME.get(str(model))
+    if named is None or stored.license is not None:
+        return stored
+    return replace(stored, license=named.licence.lower())
 
 
 def _read_sam2(path: Path, overrides: dict[str, Any]) -> Sam2Segmenter:

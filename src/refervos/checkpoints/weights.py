@@ -26,6 +26,18 @@ WEIGHTS = "model.safetensors"
 PICKLED_WEIGHTS = "pytorch_model.bin"
 CONFIG = "config.json"
 
+TYPE_PREFIX = "refervos-"
+"""Prefix of ``model_type`` in our folders, so that a family of that name in transformers is another type."""
+
+SHARD_BYTES = 5 * 10**9
+"""Largest weight file that is written; more weights are split into several, as the hub recommends."""
+
+WEIGHT_FILES = (
+    *(WEIGHTS, "model-*-of-*.safetensors", f"{WEIGHTS}.index.json"),
+    *(PICKLED_WEIGHTS, "pytorch_model-*-of-*.bin", f"{PICKLED_WEIGHTS}.index.json"),
+)
+"""Patterns of the weight files of a model folder; new ones replace all old ones."""
+
 NUMBERS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 """Data types accepted for weights; narrower types need scales that are stored elsewhere."""
 
@@ -374,7 +386,7 @@ def _right_type(value: Tensor, target: Tensor) -> bool:
 
 
 def _type_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    return _short_name(tensor.dtype)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -419,7 +431,7 @@ def model_folder(folder: Path, *, overwrite: bool = False) -> AbstractContextMan
     folders, an old one lacks its ``config.json``, and so is not a model, while its files are replaced.
 
     Args:
-        folder: The target, created if missing. Other files in it are kept.
+        folder: The target, created if missing. Other files in it are kept, except for old weights beside new ones.
         overwrite: Whether existing files may be replaced.
 
     Returns:
@@ -429,11 +441,22 @@ def model_folder(folder: Path, *, overwrite: bool = False) -> AbstractContextMan
         CheckpointError: When the folder has files and ``overwrite`` is False, another process is writing it, or it
             cannot be written.
     """
-    return atomic_folder(folder, overwrite=overwrite, keep=True, marker=CONFIG, error=CheckpointError)
+    return atomic_folder(
+        folder, overwrite=overwrite, keep=True, obsolete=WEIGHT_FILES, marker=CONFIG, error=CheckpointError
+    )
 
 
-def write_model(folder: Path, model: nn.Module, model_type: str, config: Any, dtype: torch.dtype | None = None) -> None:
-    """Write ``config.json`` and ``model.safetensors``.
+def write_model(
+    folder: Path,
+    model: nn.Module,
+    model_type: str,
+    config: Any,
+    dtype: torch.dtype | None = None,
+    *,
+    card: Mapping[str, Any] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write ``config.json`` and ``model.safetensors``, or several weight files and their index.
 
     Args:
         folder: An existing folder; see ``model_folder``.
@@ -441,37 +464,76 @@ def write_model(folder: Path, model: nn.Module, model_type: str, config: Any, dt
         model_type: Value of ``model_type`` in ``config.json``.
         config: Its configuration, a dataclass.
         dtype: Data type to round the weights to; default none.
+        card: Plain values for the field ``card`` of ``config.json``; default none.
+        shard_bytes: Largest size of the tensors in one file; a single tensor may be larger.
 
     Raises:
-        CheckpointError: When a weight is NaN or infinite, perhaps only after rounding.
+        CheckpointError: When a weight is NaN or infinite, perhaps only after rounding, or the size is not positive.
     """
-    from safetensors.torch import save_file
-
     import refervos
 
-    header = {
-        "model_type": model_type,
-        "refervos_version": refervos.__version__,
-        "config": dataclasses.asdict(config),
-    }
-    (folder / CONFIG).write_text(json.dumps(header, indent=2) + "\n")
-    tensors = {name: _rounded(tensor, dtype) for name, tensor in model.state_dict().items()}
-    infinite = [name for name, tensor in tensors.items() if not is_finite(tensor)]
+    if shard_bytes <= 0:
+        raise CheckpointError(f"the largest weight file has {shard_bytes} bytes; it must be a positive number.")
+    state = model.state_dict()
+    infinite = [name for name, tensor in state.items() if not is_finite(_rounded(tensor, dtype))]
     if infinite:
-        kind = "" if dtype is None else f" in {str(dtype).removeprefix('torch.')}"
+        kind = "" if dtype is None else f" in {_short_name(dtype)}"
         raise CheckpointError(
             f"the weights are not written: {_listed(infinite)} would have NaN or infinity{kind}; save a model with "
             "finite weights, in a data type with enough range."
         )
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    # safetensors creates files that only their owner can read; give this one the mode of its neighbour.
-    (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
+    header = {
+        "architectures": [type(model).__name__],
+        "model_type": model_type,
+        "dtype": _short_name(dtype or _main_dtype(state.values())),
+        "refervos_version": refervos.__version__,
+        **({"card": dict(card)} if card else {}),
+        "config": dataclasses.asdict(config),
+    }
+    (folder / CONFIG).write_text(json.dumps(header, indent=2) + "\n")
+    _write_weights(folder, state, dtype, shard_bytes)
+
+
+def _write_weights(folder: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None, shard_bytes: int) -> None:
+    """Write weights to one file, or to several with an index in transformers' format."""
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors.torch import save_file
+
+    outline = {name: _rounded_type(tensor, dtype) for name, tensor in state.items()}
+    split = split_torch_state_dict_into_shards(outline, max_shard_size=shard_bytes)
+    mode = (folder / CONFIG).stat().st_mode
+    for file, names in split.filename_to_tensors.items():
+        # Copied one file at a time: safetensors refuses shared storage.
+        save_file({name: _rounded(state[name], dtype).clone() for name in names}, folder / file, {"format": "pt"})
+        (folder / file).chmod(mode)  # safetensors creates files that only their owner can read
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
 def _rounded(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Return an independent copy (safetensors refuses shared storage), with floats in the requested data type."""
+    """Return a tensor in main memory, with floats in the requested data type."""
     rounded = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-    return rounded.detach().cpu().contiguous().clone()
+    return rounded.detach().cpu().contiguous()
+
+
+def _rounded_type(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Return a tensor without values that has the shape and data type of the rounded one."""
+    kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+    return torch.empty(tensor.shape, dtype=kind, device="meta")
+
+
+def _short_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _main_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
+    """Return the floating-point type of most values; position tables may have another one."""
+    sizes: dict[torch.dtype, int] = {}
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
+    return max(sizes, key=lambda kind: sizes[kind], default=torch.float32)
 
 
 def read_header(folder: Path, advice: str) -> dict[str, Any]:

@@ -63,7 +63,11 @@ def info(
     """
     from refervos.loading import load_to_describe
 
-    description = load_to_describe(model).describe()
+    described = load_to_describe(model)
+    description = described.describe()
+    commit = getattr(described, "hub_commit", None)
+    if commit is not None:
+        description = {**description, "hub": str(commit)}
     if as_json:
         typer.echo(json.dumps(description, indent=2))
     else:
@@ -72,7 +76,7 @@ def info(
 
 def print_description(description: dict[str, Any]) -> None:
     """Print a model's parts as a table and its settings as a list."""
-    typer.echo(description["family"])
+    typer.echo(description["family"] + (f", {description['hub']}" if "hub" in description else ""))
     width = max(len(name) for name in description["parts"])
     for name, count in description["parts"].items():
         typer.echo(f"  {name:<{width}} {count:>13,}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -87,7 +88,10 @@ class Request:
         if part.scoring != "worlds" and read is not None:  # reading worlds would draw all clips
             require_sentences(part.samples(), lambda text: read(text, ()))
         evaluator = Evaluator(segmenter, part, ResultFolder(self.root), clip_length_of(segmenter, self.mode))
-        Settings(self.model, self.part, self._binding(segmenter, evaluator)).claim(evaluator.folder)
+        commit = getattr(segmenter, "hub_commit", None)
+        binding = self._binding(segmenter, evaluator)
+        settings = Settings(self.model, self.part, binding, self.command, None if commit is None else str(commit))
+        settings.claim(evaluator.folder)
         groups = self.groups(part)
         return lambda work: evaluator.run(groups[work[0]][work[1]])
 
@@ -100,6 +104,20 @@ class Request:
         """Name and changed settings of the model."""
         set_to = "".join(f" {name}={json.dumps(value)}" for name, value in self.overrides.items())
         return f"{Path(self.model).name or self.model}{set_to}"
+
+    @property
+    def command(self) -> str:
+        """The equivalent command, which names local folders without the folders around them."""
+        part, model = self.part, Path(self.model)
+        words = ["refervos", "eval", model.name if model.exists() else self.model, part.name]
+        words += [] if part.folder is None else [part.folder.name]
+        words += [] if part.split is None else ["--split", part.split]
+        words += [] if part.videos is None else ["--count", str(part.videos)]
+        words += [] if self.mode == "clips" else ["--online"] if self.mode == "online" else ["--clip", str(self.mode)]
+        words += [] if self.dtype == "float32" else ["--dtype", self.dtype]
+        for name, value in self.overrides.items():
+            words += ["--set", f"{name}={json.dumps(value)}"]
+        return shlex.join(words)
 
     def _binding(self, model: Any, evaluator: Evaluator) -> dict[str, Any]:
         """Return the settings that the results depend on."""

@@ -82,11 +82,15 @@ class Settings:
         model: Name of the model.
         part: The data set; its folder and number of videos may differ between runs.
         binding: Values that must be the same in every run, by name.
+        command: The command, for the model card; None if it is unknown.
+        commit: Repository and commit of a model from the hub; None for others.
     """
 
     model: str
     part: Part
     binding: Mapping[str, Any]
+    command: str | None = None
+    commit: str | None = None
 
     def claim(self, folder: ResultFolder) -> None:
         """Write the settings, or check that those in the folder are the same.
@@ -97,7 +101,13 @@ class Settings:
         binding = json.loads(json.dumps(self.binding))  # as they would be read back
         if not folder.settings.exists():
             data = self.part.folder
-            values = {"model": self.model, "data": None if data is None else str(data.resolve()), "binding": binding}
+            values = {
+                "model": self.model,
+                "commit": self.commit,
+                "command": self.command,
+                "data": None if data is None else str(data.resolve()),
+                "binding": binding,
+            }
             save_json(values, folder.settings)
             return
         earlier = read_json(folder.settings)

@@ -9,7 +9,8 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Self
 
@@ -151,6 +152,8 @@ class PartialFolder:
     Args:
         folder: The final name; if it is a link to a folder, that folder is written.
         keep: Whether to keep files of an existing folder that are not written again.
+        obsolete: Patterns of files that are replaced together: a new file that matches one of them removes all old
+            ones that match.
         marker: Name of a file without which the folder is considered incomplete. If a file system cannot exchange two
             folders and ``keep`` is set, files are replaced one by one while the marker is absent.
         error: Type of error to raise.
@@ -163,9 +166,16 @@ class PartialFolder:
     """
 
     def __init__(
-        self, folder: Path, *, keep: bool = False, marker: str = "", error: type[RefervosError] = OutputError
+        self,
+        folder: Path,
+        *,
+        keep: bool = False,
+        obsolete: Sequence[str] = (),
+        marker: str = "",
+        error: type[RefervosError] = OutputError,
     ) -> None:
         self._folder, self._keep, self._marker, self._error = folder, keep, marker, error
+        self._obsolete = tuple(obsolete)
         self._lock: FolderLock | None = None
         try:
             self._target = folder.resolve()  # follows links
@@ -229,9 +239,10 @@ class PartialFolder:
         if not old.exists():
             os.replace(new, old)
             return
+        obsolete = self._matching(old) if self._matching(new) else []
         if self._keep:
             for other in old.iterdir():
-                if not (new / other.name).exists() and other != self._around:
+                if not (new / other.name).exists() and other != self._around and other not in obsolete:
                     _link(other, new / other.name)
         if _exchange(new, old):
             return
@@ -241,9 +252,16 @@ class PartialFolder:
             return
         if self._marker:
             (old / self._marker).unlink(missing_ok=True)
+        for other in obsolete:
+            other.unlink()
         for file in sorted(new.iterdir(), key=lambda file: file.name == self._marker):  # the marker last
             if not (old / file.name).is_dir():
                 os.replace(file, old / file.name)
+
+    def _matching(self, folder: Path) -> list[Path]:
+        """List the files of a folder that are replaced together."""
+        files = [file for file in folder.iterdir() if not file.is_dir()]
+        return [file for file in files if any(fnmatch(file.name, pattern) for pattern in self._obsolete)]
 
 
 def _staging_parent(folder: Path) -> Path:
@@ -433,6 +451,7 @@ def atomic_folder(
     *,
     overwrite: bool = True,
     keep: bool = False,
+    obsolete: Sequence[str] = (),
     marker: str = "",
     error: type[RefervosError] = OutputError,
 ) -> Iterator[Path]:
@@ -442,6 +461,7 @@ def atomic_folder(
         folder: The folder, created with its parents.
         overwrite: Whether a non-empty folder may be written.
         keep: See ``PartialFolder``.
+        obsolete: See ``PartialFolder``.
         marker: See ``PartialFolder``.
         error: Type of error to raise.
 
@@ -453,7 +473,7 @@ def atomic_folder(
             or it is not writable.
     """
     refuse_nonempty(folder, overwrite, error)
-    with PartialFolder(folder, keep=keep, marker=marker, error=error) as part:
+    with PartialFolder(folder, keep=keep, obsolete=obsolete, marker=marker, error=error) as part:
         try:
             yield part.temporary
         except OSError as problem:

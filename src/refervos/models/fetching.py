@@ -9,6 +9,7 @@ import time
 import zipfile
 from pathlib import Path
 
+from refervos.checkpoints.hub import HubOptions
 from refervos.checkpoints.hub import fetch as fetch_repository
 from refervos.checkpoints.weights import as_checkpoint_error
 from refervos.conversion import DEFAULT_TOKENIZER
@@ -95,7 +96,7 @@ def _fetch_snapshot(model: NamedModel, origin: HubRepository, quiet: bool) -> Pa
     """Download a repository of the hub into the hub's own cache, in the revision of the first download."""
     revision = read_record(model).get("revision")
     _say(f"fetching {model.name} from {origin}", quiet)
-    folder = fetch_repository(origin.id, HUB_FILES, "try again later", revision=revision)
+    folder = fetch_repository(origin.id, HUB_FILES, "try again later", HubOptions(revision=revision))
     write_record(model, revision=folder.name)
     _say(f"{model.name} is in {folder}; its revision {folder.name} is pinned in {record_file(model)}", quiet)
     return folder

@@ -52,6 +52,8 @@ class Sam2Segmenter(VideoSegmenterBase):
     """
 
     model_type = "refervos-sam2"
+    hub_tags = ("promptable-video-segmentation", "video-segmentation")
+    example_prompt = "refervos.Prompt(points=[(320, 180)])"
 
     def __init__(self, tracker: Sam2Tracker) -> None:
         super().__init__()

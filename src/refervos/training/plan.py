@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refervos.checkpoints.card import CARD
 from refervos.checkpoints.hub import fetch, is_hub_id
 from refervos.errors import TrainingError
 from refervos.files.writing import write_atomically
@@ -201,7 +202,9 @@ def _fingerprints(init: Mapping[str, Path]) -> dict[str, str]:
         if not folder.exists():
             continue
         digest = hashlib.sha256()
-        for path in sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else [folder]:
+        for path in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
+            if path.is_dir() or path.name == CARD:  # the model card may be edited at any time
+                continue
             with path.open("rb") as file:
                 digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         found[role] = digest.hexdigest()[:16]

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from refervos.checkpoints.card import CardDetails
 from refervos.checkpoints.weights import count_parameters
 from refervos.errors import CheckpointError, PromptError, require_installed
 from refervos.ops.compilation import Stage
@@ -197,12 +198,12 @@ class VideoGlamm(ReferringSegmenter):
         self.config = replace(self.config, lora=None)
         self._bits = bits
 
-    def _write(self, folder: Path, dtype: torch.dtype | None) -> None:
+    def _write(self, folder: Path, dtype: torch.dtype | None, max_shard_size: int, card: CardDetails) -> None:
         if self._bits is not None:
             raise CheckpointError(
                 f"a model with {self._bits}-bit weights cannot be saved; load it without quantisation to save it."
             )
-        super()._write(folder, dtype)
+        super()._write(folder, dtype, max_shard_size, card)
 
     @property
     def gradient_checkpointing(self) -> bool:
