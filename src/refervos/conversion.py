@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from refervos.checkpoints.card import CardDetails
 from refervos.errors import CheckpointError, ConfigError
 from refervos.samwise.checkpoints import load_official
 from refervos.samwise.model import Samwise
@@ -20,6 +21,9 @@ AUTOMATIC = "auto"
 
 DEFAULT_TOKENIZER = "FacebookAI/roberta-base"
 """The tokenizer of every released SAMWISE checkpoint."""
+
+VIDEOGLAMM = "https://github.com/mbzuai-oryx/VideoGLaMM"
+"""Repository of the released VideoGLaMM, which states the licences."""
 
 
 def convert(
@@ -91,7 +95,7 @@ def _videoglamm(
     from refervos.videoglamm.conversation import ChatTokenizer
 
     chosen = (source if source.is_dir() else None) if tokenizer == AUTOMATIC else tokenizer
-    return load_videoglamm(
+    model = load_videoglamm(
         source,
         clip=Path(clip) if clip is not None else CLIP,
         internvideo=None if internvideo is None else Path(internvideo),
@@ -100,3 +104,5 @@ def _videoglamm(
         config=config,
         dtype=None,
     )
+    model.card = CardDetails(license="other", license_name="licences of its parts", license_link=VIDEOGLAMM)
+    return model

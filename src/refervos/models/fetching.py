@@ -7,6 +7,7 @@ import os
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 from refervos.checkpoints.hub import HubOptions
@@ -142,7 +143,8 @@ def _fetch_official(
         raise
     try:
         write_record(model, sha256=digest, bytes=checkpoint.stat().st_size)
-        loaded.save_pretrained(target, overwrite=True)  # of a removal that was killed
+        details = replace(loaded.card, license=model.licence.lower())
+        loaded.save_pretrained(target, overwrite=True, card=details)  # of a removal that was killed
     except Exception as error:  # safetensors has its own errors
         if "No space left" in str(error):
             raise drive.full_disk(model, target) from error

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from refervos.checkpoints.card import CardDetails
 from refervos.checkpoints.weights import (
     Rules,
     as_checkpoint_error,
@@ -22,6 +23,7 @@ from refervos.checkpoints.weights import (
 )
 from refervos.errors import CheckpointError, ConfigError
 from refervos.sam2.checkpoints import infer_sam2_config, meta_names
+from refervos.sam2.config import SAM2_PRESETS, Sam2Config
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.text.encoder import TextConfig
@@ -190,6 +192,15 @@ def _load_official(path: Path, tokenizer: Tokenizer | None, overrides: dict[str,
         overrides["sam2"] = replace(config.sam2, image_size=size)
         overrides.setdefault("short_side", round(config.short_side * size / config.sam2.image_size))
     config = replace(config, **overrides)
-    return build_from_weights(
+    model = build_from_weights(
         lambda: Samwise(config, tokenizer), source, official_names, unused=_UNUSED, where=str(path)
     ).eval()
+    model.card = CardDetails(base_model=_base_models(config.sam2))
+    return model
+
+
+def _base_models(config: Sam2Config) -> tuple[str, ...]:
+    """Return the hub ids of the frozen parts: a SAM2, if its size is a published one, and RoBERTa."""
+    depth = config.stage_widths, config.hiera_blocks
+    sizes = [name for name, preset in SAM2_PRESETS.items() if (preset.stage_widths, preset.hiera_blocks) == depth]
+    return (*(f"facebook/sam2-hiera-{name}" for name in sizes), "FacebookAI/roberta-base")

@@ -47,8 +47,12 @@ def unknown_words(expression: str, words: Collection[str]) -> tuple[str, ...]:
     """
     if not words:
         return ()
-    found = [match.removesuffix("'s") for match in _WORD.findall(expression.lower().replace(_APOSTROPHE, "'"))]
-    return tuple(dict.fromkeys(word for word in found if not _is_known(word, words)))
+    return tuple(dict.fromkeys(word for word in words_of(expression) if not _is_known(word, words)))
+
+
+def words_of(expression: str) -> list[str]:
+    """Return the words of a sentence in order, in lower case and without the ending of the genitive."""
+    return [match.removesuffix("'s") for match in _WORD.findall(expression.lower().replace(_APOSTROPHE, "'"))]
 
 
 def _is_known(word: str, words: Collection[str]) -> bool:

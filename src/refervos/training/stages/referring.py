@@ -19,6 +19,7 @@ from refervos.errors import TrainingError
 from refervos.loading import load
 from refervos.model_base import ClipOutput, TrainableModel
 from refervos.text.encoder import pad_tokens
+from refervos.text.vocabulary import words_of
 from refervos.training.devices import read_back
 from refervos.training.losses import frame_losses, visible
 from refervos.training.stage import TRAIN, VALIDATION, Key, SampleSource, Stage
@@ -181,9 +182,22 @@ class ReferringStage(Stage):
             )
         self.settings = settings
         self.model = model
-        if not settings.data:  # a model trained on drawn worlds has a closed vocabulary, noted in its configuration
-            sprites = open_sprites(settings.world)
-            model.config = replace(model.config, words=known_words(() if sprites is None else sprites.subjects))
+        model.config = replace(model.config, words=self._vocabulary())
+
+    def _vocabulary(self) -> tuple[str, ...]:
+        """List the words that the model will have been trained on; none if its vocabulary is open.
+
+        Training on drawn worlds closes the vocabulary. A model with a closed one that is trained on data learns the
+        words of the data.
+        """
+        earlier: tuple[str, ...] = self.model.config.words
+        if not self.settings.data:
+            sprites = open_sprites(self.settings.world)
+            return known_words(() if sprites is None else sprites.subjects)
+        if not earlier:
+            return ()
+        samples = [sample for source in self.settings.data for sample in source.open().samples]
+        return tuple(sorted({*earlier, *(word for sample in samples for word in words_of(sample.expression))}))
 
     def frozen_parts(self) -> Sequence[nn.Module]:
         """Return the model's frozen parts."""

@@ -97,7 +97,8 @@ def build_refsam(config: RefSamConfig, init: Mapping[str, Path], seed: int) -> R
             )
         sam, text, tokenizer = donor.sam, donor.text, donor.tokenizer
     torch.manual_seed(seed)
-    model = RefSam(replace(config, sam=sam.config, text=text.config), tokenizer)
+    words = config.words or (() if earlier is None else earlier.config.words)
+    model = RefSam(replace(config, sam=sam.config, text=text.config, words=words), tokenizer)
     copy_weights(model.sam, sam.state_dict())
     copy_weights(model.text, text.state_dict())
     if earlier is not None:

@@ -218,6 +218,7 @@ def build_samwise(
             sam2=replace(tracker.config, object_score=has_score),
             text=text.config,
             cme=config.cme if cme is None else cme,
+            words=config.words or (() if earlier is None else earlier.config.words),
         ),
         tokenizer,
     )
