@@ -1,0 +1,252 @@
+"""Segmentation of recordings in hindsight: decide at the end which object a sentence means, then answer again.
+
+On a stream, a sentence such as "the one that turns back" is answered before it can be understood. A recording can be
+read more than once:
+
+1. *Search.* A session segments the recording frame by frame, as on a stream. Successive masks that overlap form
+   tracklets; the one with the most evidence over the whole recording shows the object that the sentence means.
+2. *Follow.* From the most certain frame of that tracklet, its mask as the prompt, the object is followed backwards to
+   the first frame and forwards to the last.
+3. *Answer.* Where both passes show the same object, the mask of the search is kept, because the sentence shaped it;
+   also where the object was lost and the search is certain. Elsewhere the followed mask replaces it.
+
+Only the contract of sessions is used, so that every model that accepts a sentence together with a mask has it. An
+extension of this project: no published protocol has it. Memory does not grow with the recording: frames are read again
+in blocks, and masks are kept in a temporary file.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+
+from refervos.errors import FrameError, PromptError, UnknownWordsWarning
+from refervos.prompts import Prompt
+from refervos.segmentation import Segmentation
+from refervos.session.answer_file import Answer, AnswerFile
+from refervos.session.session import Session
+from refervos.session.tracklets import SAME_OBJECT, Tracklet, TrackletSearch, overlap
+
+Item = TypeVar("Item")
+
+Read = Callable[[int, int | None], Iterable[Item]]
+"""Reads the frames of a recording from one index up to another, or to the end for None; is called several times."""
+
+OpenSession = Callable[[Iterable[Prompt]], Session]
+"""Opens a session with prompts, such as ``model.open``."""
+
+FOUND_AGAIN = 0.9
+"""Presence from which on the search is believed in frames in which the followed object is lost."""
+
+BLOCK_BYTES = 256 * 2**20
+"""Memory for frames that are read to be followed backwards."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Result of the search.
+
+    Attributes:
+        frames: Number of frames of the recording.
+        largest: Size of the largest frame in bytes.
+        chosen: For each prompt, the tracklet with the most evidence; None if no frame shows its object.
+    """
+
+    frames: int
+    largest: int
+    chosen: tuple[Tracklet | None, ...]
+
+
+def segment_in_hindsight(
+    read: Read[Item],
+    prompts: Sequence[Prompt | str],
+    open_session: OpenSession,
+    *,
+    image_of: Callable[[Item], Any] = lambda item: item,
+    clip_length: int | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[Item, Segmentation]]:
+    """Segment a recording in hindsight.
+
+    Args:
+        read: Reads the recording; must return the same frames each time.
+        prompts: At least one sentence.
+        open_session: Opens the sessions of all passes; they must be new.
+        image_of: Returns the image of an item of ``read``; by default items are images, uint8 RGB (H, W, 3).
+        clip_length: Frames per clip; default the model's.
+        advance: Called after each frame of the search, for a progress bar.
+
+    Yields:
+        Each item with its segmentation, in order, after the whole recording has been read.
+
+    Raises:
+        PromptError: When there is no sentence, a prompt has clicks, a box or a mask, or the model accepts no sentence
+            together with a mask.
+        FrameError: When there are no frames, or ``read`` returns fewer frames than before.
+    """
+    sentences = check_sentences(prompts)
+    search = open_session(sentences)
+    for sentence in sentences:  # before the search, which takes long
+        search.model.begin(replace(sentence, mask=np.ones((1, 1), dtype=np.bool_)))
+    with AnswerFile() as searched, AnswerFile() as followed:
+        findings = _search(search, (image_of(item) for item in read(0, None)), searched, clip_length, advance)
+        follow = partial(_follow, open_session, findings, sentences, image_of, clip_length)
+        for index, _, answers in follow(_read_backwards(read, findings)):
+            for row, answer in answers.items():
+                followed.write(index, row, answer)
+        index = -1
+        for index, item, answers in follow(enumerate(islice(read(0, None), findings.frames))):
+            settled = []
+            for row, tracklet in enumerate(findings.chosen):
+                if tracklet is not None and index < tracklet.frame:
+                    answers[row] = followed.read(index, row)
+                settled.append(settle(searched.read(index, row), answers.get(row)))
+            yield item, _segmentation(index, sentences, settled)
+        if index + 1 < findings.frames:
+            raise FrameError(_CHANGED.format(was=findings.frames, now=index + 1))
+
+
+def check_sentences(prompts: Sequence[Prompt | str]) -> list[Prompt]:
+    """Return the prompts as sentences; PromptError when there is none or one has clicks, a box or a mask."""
+    sentences = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    if not sentences:
+        raise PromptError("there is no sentence to segment in hindsight; give at least one.")
+    for sentence in sentences:
+        if sentence.geometric or sentence.expression is None:
+            raise PromptError(
+                f"hindsight decides which object a sentence means, but a prompt is marked by "
+                f"{replace(sentence, expression=None).description}; omit hindsight."
+            )
+    return sentences
+
+
+def settle(searched: Answer, followed: Answer | None) -> Answer:
+    """Choose between the answers of both passes for one frame.
+
+    Args:
+        searched: The answer of the search.
+        followed: The answer of following the chosen object; None if no frame shows it.
+
+    Returns:
+        One of them.
+    """
+    if followed is None:
+        return searched
+    if followed.mask.any():
+        agree = overlap(searched.mask, followed.mask) >= SAME_OBJECT
+    else:
+        agree = searched.presence >= FOUND_AGAIN
+    return searched if agree else followed
+
+
+def _search(
+    session: Session, images: Iterable[Any], searched: AnswerFile, clip_length: int | None, advance: Callable[[], None]
+) -> Findings:
+    """Segment the whole recording, store the answers, and choose a tracklet for each prompt."""
+    searches = [TrackletSearch() for _ in session.expressions]
+    frames = largest = 0
+    for clip in session.chunks(images, clip_length):
+        for segmentation in session.clip(clip):
+            for row, (mask, presence) in enumerate(zip(segmentation.masks, segmentation.presence, strict=True)):
+                searches[row].add(frames, mask, float(presence))
+                searched.write(frames, row, Answer(mask, float(presence)))
+            largest = max(largest, 3 * segmentation.masks[0].size)
+            frames += 1
+            advance()
+    if not frames:
+        raise FrameError("the recording has no frames; give at least one.")
+    return Findings(frames, largest, tuple(search.winner() for search in searches))
+
+
+def _follow(
+    open_session: OpenSession,
+    findings: Findings,
+    sentences: Sequence[Prompt],
+    image_of: Callable[[Item], Any],
+    clip_length: int | None,
+    frames: Iterable[tuple[int, Item]],
+) -> Iterator[tuple[int, Item, dict[int, Answer]]]:
+    """Follow the chosen objects from their most certain frames on.
+
+    Args:
+        open_session: Opens the session.
+        findings: Result of the search.
+        sentences: The prompts.
+        image_of: Returns the image of an item.
+        clip_length: Frames per clip; default the model's.
+        frames: Index and item of each frame, in ascending or descending order.
+
+    Yields:
+        Each frame with the answers for the prompts, by row, whose most certain frame has been reached.
+    """
+    session = open_session(())
+    starts: dict[int, list[int]] = {}
+    for row, tracklet in enumerate(findings.chosen):
+        if tracklet is not None:
+            starts.setdefault(tracklet.frame, []).append(row)
+    rows: list[int] = []  # of the session's tracks, in their order
+    for clip in _clips(session, frames, starts, clip_length):
+        for row in starts.get(clip[0][0], ()):
+            tracklet = findings.chosen[row]
+            assert tracklet is not None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UnknownWordsWarning)  # the search has given it
+                session.add(replace(sentences[row], mask=tracklet.mask))
+            rows.append(row)
+        if not rows:
+            yield from ((index, item, {}) for index, item in clip)
+            continue
+        segmentations = session.clip([image_of(item) for _, item in clip])
+        for (index, item), segmentation in zip(clip, segmentations, strict=True):
+            pairs = zip(segmentation.masks, segmentation.presence, strict=True)
+            answers = [Answer(mask, float(presence)) for mask, presence in pairs]
+            yield index, item, dict(zip(rows, answers, strict=True))
+
+
+def _clips(
+    session: Session, frames: Iterable[tuple[int, Item]], starts: Container[int], clip_length: int | None
+) -> Iterator[list[tuple[int, Item]]]:
+    """Split frames into clips, so that prompts start in the first frame of a clip."""
+    length = session.model.clip_length if clip_length is None else clip_length
+    clip: list[tuple[int, Item]] = []
+    for index, item in frames:
+        if clip and (len(clip) == length or index in starts):
+            yield clip
+            clip = []
+        clip.append((index, item))
+    if clip:
+        yield clip
+
+
+def _read_backwards(read: Read[Item], findings: Findings) -> Iterator[tuple[int, Item]]:
+    """Read the recording backwards from the last of the most certain frames, in blocks of bounded size."""
+    stop = max((tracklet.frame + 1 for tracklet in findings.chosen if tracklet is not None), default=0)
+    size = max(1, BLOCK_BYTES // findings.largest)
+    while stop > 0:
+        start = max(0, stop - size)
+        block = list(read(start, stop))
+        if len(block) < stop - start:
+            raise FrameError(_CHANGED.format(was=findings.frames, now=start + len(block)))
+        while block:
+            stop -= 1
+            yield stop, block.pop()
+
+
+def _segmentation(index: int, sentences: Sequence[Prompt], answers: Sequence[Answer]) -> Segmentation:
+    return Segmentation(
+        frame_index=index,
+        track_ids=tuple(range(len(sentences))),
+        expressions=tuple(sentence.description for sentence in sentences),
+        masks=np.stack([answer.mask for answer in answers]),
+        presence=np.array([answer.presence for answer in answers], dtype=np.float32),
+        switched=np.zeros(len(sentences), dtype=np.bool_),
+    )
+
+
+_CHANGED = "the recording had {was} frames and now has {now}; it must not change while it is segmented."
