@@ -905,6 +905,14 @@ def test_segment_keeps_every_frame_with_late_wait(run: Run, tmp_path: Path) -> N
     assert indices_in(tmp_path / "out" / "masks.jsonl") == list(range(12))
 
 
+def test_hindsight_refuses_a_network_camera(run: Run, tmp_path: Path) -> None:
+    with ImageServer(100_000, pause=0.005) as server:
+        code, out, err = run(server.url, "the red square", "--hindsight", "--out", "out")
+    assert (code, out) == (2, "")
+    assert "is live and can be read only once, but hindsight reads a recording twice" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_segment_follows_an_rtsp_stream(run: Run, tmp_path: Path) -> None:
     stream = transport(tmp_path / "v.ts", 12).read_bytes()
     with Rtsp(stream) as server:

@@ -8,6 +8,7 @@ from refervos.segmentation import Segmentation
 
 if TYPE_CHECKING:
     from refervos.loading import load
+    from refervos.pipeline import segment_in_hindsight
     from refervos.prompts import Prompt
     from refervos.segmenter import Segmenter
     from refervos.session.session import Session
@@ -15,7 +16,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Prompt", "Segmentation", "Segmenter", "Session", "__version__", "load", "open_source"]
+__all__ = [
+    "Prompt",
+    "Segmentation",
+    "Segmenter",
+    "Session",
+    "__version__",
+    "load",
+    "open_source",
+    "segment_in_hindsight",
+]
 
 _MODULES = {
     "load": "refervos.loading",
@@ -23,6 +33,7 @@ _MODULES = {
     "Segmenter": "refervos.segmenter",
     "Session": "refervos.session.session",
     "open_source": "refervos.video",
+    "segment_in_hindsight": "refervos.pipeline",
 }
 
 

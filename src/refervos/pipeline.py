@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from refervos.errors import OutputError, RefervosError
-from refervos.progress import progress
+from refervos.errors import OutputError, RefervosError, VideoError
+from refervos.ops.borders import Borders
+from refervos.progress import Bar, progress
+from refervos.prompts import Prompt
 from refervos.segmentation import Segmentation
-from refervos.session.session import Session
-from refervos.video import Frame, Sink, Source
+from refervos.session.hindsight import answer_in_hindsight, check_sentences
+from refervos.session.session import OnCut, OnRepeat, Session, SessionMixin
+from refervos.video import Frame, Sink, Source, SourceInfo, open_source
+from refervos.video.sources import SourceSpec
 
 
 @dataclass
@@ -124,12 +129,124 @@ def segment(
     """
     if clip_length is None and source.info.live:
         clip_length = 1
+    pairs = segment_frames(islice(source, limit), session, clip_length, hold_interrupts)
+    return write_all(source, pairs, sinks, limit=limit, show_progress=show_progress)
+
+
+def segment_in_hindsight(
+    model: SessionMixin,
+    recording: SourceSpec,
+    prompts: Sequence[Prompt | str] | str,
+    *,
+    start: int = 0,
+    limit: int | None = None,
+    clip_length: int | None = None,
+    deinterlace: bool | None = None,
+    on_cut: OnCut = "ignore",
+    on_repeat: OnRepeat = "answer",
+    borders: Borders | None = None,
+    border_cells: int = 7,
+    show_progress: bool | None = False,
+) -> Iterator[tuple[Frame, Segmentation]]:
+    """Segment a recording in hindsight: decide at its end which object each sentence means, then answer from its start.
+
+    See ``refervos.session.hindsight``. The recording is read at least twice, and nothing is returned before its end has
+    been reached.
+
+    Args:
+        model: The model.
+        recording: A file, folder, array or list of frames (see ``open_source``).
+        prompts: One sentence or several.
+        start: First frame to segment.
+        limit: Maximum number of frames to segment.
+        clip_length: Frames per clip; default the model's.
+        deinterlace: See ``open_source``.
+        on_cut: See ``Session``.
+        on_repeat: See ``Session``.
+        borders: See ``Session``.
+        border_cells: See ``Session``.
+        show_progress: True or False for a progress bar until the end has been reached; None if standard error is a
+            terminal.
+
+    Returns:
+        An iterator over each frame with its segmentation, in order; it reports neither switches of the memory nor cuts.
+
+    Raises:
+        VideoError: Immediately, when the source is live, can be read only once, or is unreadable.
+        PromptError: Immediately, when a prompt is not just a sentence; at the first frame, when the model refuses it.
+    """
+    if isinstance(recording, Iterator):
+        raise VideoError(
+            "the frames come from an iterator, which can be read only once, but hindsight reads a recording twice; "
+            "give a file, a folder, an array or a list."
+        )
+    end = None if limit is None else start + limit
+
+    def read(first: int, stop: int | None) -> Iterator[Frame]:
+        last = end if stop is None else start + stop
+        with open_source(recording, start=start + first, stop=last, deinterlace=deinterlace) as source:
+            yield from source
+
+    with open_source(recording, start=start, stop=end, deinterlace=deinterlace) as source:
+        info = source.info
+    refuse_live(info)
+    sentences = check_sentences([prompts] if isinstance(prompts, str) else prompts)
+    open_session = partial(model.open, on_cut=on_cut, on_repeat=on_repeat, borders=borders, border_cells=border_cells)
+
+    def answer() -> Iterator[tuple[Frame, Segmentation]]:
+        with Bar("frames", info.frame_count, show_progress, description=f"{info.name}, deciding") as bar:
+            pairs = answer_in_hindsight(
+                read,
+                sentences,
+                open_session,
+                image_of=lambda frame: frame.image,
+                clip_length=clip_length,
+                advance=bar.advance,
+            )
+            first = next(pairs)  # everything is decided before it
+        yield first
+        yield from pairs
+
+    return answer()
+
+
+def refuse_live(info: SourceInfo) -> None:
+    """Refuse to segment a live source in hindsight; VideoError when it is one."""
+    if info.live:
+        raise VideoError(
+            f"'{info.name}' is live and can be read only once, but hindsight reads a recording twice; omit hindsight."
+        )
+
+
+def write_all(
+    source: Source,
+    pairs: Iterable[tuple[Frame, Segmentation]],
+    sinks: Sequence[Sink],
+    *,
+    limit: int | None = None,
+    show_progress: bool | None = None,
+) -> RunReport:
+    """Write segmented frames to sinks, as ``segment`` does.
+
+    Args:
+        source: The source, for its name, its length and its warnings.
+        pairs: Its frames with their segmentations.
+        sinks: Outputs; closed at the end, also after an error.
+        limit: Maximum number of frames, for the progress bar.
+        show_progress: True or False; by default only if standard error is a terminal.
+
+    Returns:
+        Summary of the run.
+
+    Raises:
+        VideoError: When the source cannot be read.
+        PartlyWrittenError: When a sink failed, after the others have been finalised.
+    """
     report = RunReport()
     failures: dict[int, Exception] = {}  # by position among the sinks
     with ExitStack() as stack:
         for position, sink in reversed(list(enumerate(sinks))):  # the last one pushed is closed first
             stack.push(_closing(sink, position, report, failures))
-        pairs = segment_frames(islice(source, limit), session, clip_length, hold_interrupts)
         counts = [count for count in (source.info.frame_count, limit) if count is not None]
         disable = None if show_progress is None else not show_progress
         try:

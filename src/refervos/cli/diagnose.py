@@ -15,6 +15,7 @@ from refervos.cli.options import (
     ClipOption,
     DeviceOption,
     DtypeOption,
+    HindsightOption,
     OnlineOption,
     OverwriteOption,
     QuietOption,
@@ -54,6 +55,7 @@ def diagnose(
     ] = None,
     online: OnlineOption = False,
     clip: ClipOption = None,
+    hindsight: HindsightOption = False,
     controls: Annotated[
         bool,
         typer.Option(
@@ -127,8 +129,9 @@ def diagnose(
             splits,
             count,
             mode=mode,
+            hindsight=hindsight,
             batch=batch,
-            name=" ".join([Path(model).name, *(settings or [])]),
+            name=" ".join([Path(model).name, *(settings or []), *(["in hindsight"] if hindsight else [])]),
             progress=report,
             draw=draw,
         )
@@ -138,6 +141,7 @@ def diagnose(
                 splits,
                 count,
                 mode=mode,
+                hindsight=hindsight,
                 batch=batch,
                 progress=lambda case: bar.advance(case.result.frames, f"{case.result.split}, wrong sentence"),
                 draw=draw,

@@ -16,6 +16,7 @@ from refervos.cli.options import (
     ClipOption,
     DeviceOption,
     DtypeOption,
+    HindsightOption,
     OnlineOption,
     OverwriteOption,
     ProtocolOption,
@@ -60,6 +61,7 @@ def evaluate(
     count: VideosOption = None,
     clip: ClipOption = None,
     online: OnlineOption = False,
+    hindsight: HindsightOption = False,
     protocol: ProtocolOption = None,
     settings: SettingsOption = None,
     together: Annotated[int, typer.Option(min=1, help="Expressions segmented at once; more need more memory.")] = 8,
@@ -87,7 +89,15 @@ def evaluate(
 
     require_packages()
     request = Request(
-        model, Part(dataset, path, split, count, allow_outside), out, mode, together, device, dtype, overrides
+        model,
+        Part(dataset, path, split, count, allow_outside),
+        out,
+        mode,
+        together,
+        device,
+        dtype,
+        overrides,
+        hindsight,
     )
     with _stoppable("the same command continues from here"):
         evaluation = run(request, processes=processes, show_progress=False if quiet else None)

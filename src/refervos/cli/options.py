@@ -18,6 +18,12 @@ DeviceOption = Annotated[
 ]
 DtypeOption = Annotated[str, typer.Option(help="Floating-point precision: float32, bfloat16 or float16.")]
 ClipOption = Annotated[int | None, typer.Option(min=1, help="Frames processed as one clip; default the model's.")]
+HindsightOption = Annotated[
+    bool,
+    typer.Option(
+        "--hindsight", help="Decide at the end of each video which object is meant, and answer from its first frame on."
+    ),
+]
 OnlineOption = Annotated[
     bool, typer.Option("--online", help="Segment each frame as it comes, without later frames; same as --clip 1.")
 ]

@@ -169,6 +169,14 @@ def segment(
             help="Mask borders: frame follows the edges in the frame, bilinear is as published; default the model's."
         ),
     ] = None,
+    hindsight: Annotated[
+        bool,
+        typer.Option(
+            "--hindsight",
+            help="For recordings: read the video twice, decide at its end which object each sentence means, and answer "
+            "from the first frame on.",
+        ),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run into the same folder.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace existing results.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar and no summary.")] = False,
@@ -179,7 +187,7 @@ def segment(
     """
     from refervos.files.writing import prepare_folder
     from refervos.loading import load
-    from refervos.pipeline import PartlyWrittenError
+    from refervos.pipeline import PartlyWrittenError, refuse_live, segment_in_hindsight, write_all
     from refervos.pipeline import segment as run
     from refervos.prompts import Prompt, parse_box, parse_click
     from refervos.video import ReconnectPolicy, RleSink, open_source
@@ -201,6 +209,11 @@ def segment(
                 box=parse_box(box, "--box") if box else None,
             )
         ]
+    if hindsight and (session_file is not None or resume):
+        raise PromptError(
+            "--hindsight decides at the end of a recording, so that there is nothing to continue; omit --session and "
+            "--resume."
+        )
     to_stdout = out == Path("-")
     if to_stdout and (save not in (None, [], [Output.rle]) or resume):
         raise VideoError("--out - writes only run-length encoded masks to standard output; omit --save and --resume.")
@@ -228,21 +241,29 @@ def segment(
                 if interrupted is None:
                     raise
                 return interrupted.finish(quiet=quiet)
+            if hindsight:
+                refuse_live(source.info)
             target = out or result_folder(source.info.name)
             loaded = load_model()
+            forget = on_cut is OnCut.forget if on_cut else source.info.live
+            session_options: dict[str, Any] = {
+                "on_cut": "forget" if forget else "ignore",
+                "on_repeat": on_repeat.value,
+                "borders": borders and borders.value,
+                "border_cells": 3 if source.info.live else 7,  # a larger window is too slow for streams
+            }
+            options: dict[str, Any] = {"limit": frames, "show_progress": False if quiet else None}
             earlier = interrupted.session if interrupted else session_file
-            if earlier is not None and (has_session or interrupted):
+            session: Any = None
+            pairs: Any = None
+            if hindsight:
+                reading: dict[str, Any] = {"start": first, "clip_length": clip, "deinterlace": deinterlace}
+                pairs = segment_in_hindsight(loaded, video, prompts, **reading, **session_options, **options)
+            elif earlier is not None and (has_session or interrupted):
                 session = loaded.restore(earlier)
                 session.add_missing(prompts)
             else:
-                forget = on_cut is OnCut.forget if on_cut else source.info.live
-                session = loaded.open(
-                    prompts,
-                    on_cut="forget" if forget else "ignore",
-                    on_repeat=on_repeat.value,
-                    borders=borders and borders.value,
-                    border_cells=3 if source.info.live else 7,  # a larger window is too slow for streams
-                )
+                session = loaded.open(prompts, **session_options)
             # Before the first frame, check that all outputs can be written and that no other process writes there.
             if session_file is not None:
                 prepare_folder(session_file.parent)
@@ -259,9 +280,11 @@ def segment(
                 sinks = open_sinks(save or [Output.overlay, Output.rle], target, source, overwrite, resume)
             failed: PartlyWrittenError | None = None
             held = context.obj.held if isinstance(context.obj, StopSignals) else nullcontext
-            options: dict[str, Any] = {"clip_length": clip, "limit": frames, "show_progress": False if quiet else None}
             try:
-                report = run(source, session, sinks, **options, hold_interrupts=held)
+                if pairs is not None:
+                    report = write_all(source, pairs, sinks, **options)
+                else:
+                    report = run(source, session, sinks, clip_length=clip, hold_interrupts=held, **options)
             except EndOfVideoError:
                 if interrupted is None:
                     raise
@@ -272,7 +295,8 @@ def segment(
             if session_file is not None and session_file != (interrupted and interrupted.session):
                 session.save(session_file)
             if not to_stdout:
-                UnfinishedRun.write(target, session, first + report.frames if report.interrupted else None)
+                resumable = report.interrupted and not hindsight
+                UnfinishedRun.write(target, session, first + report.frames if resumable else None)
         finish_run(report, failed, quiet=quiet, err=to_stdout)
 
     inside = videos_in(video)

@@ -106,6 +106,7 @@ def run_controls(
     count: int | None = None,
     *,
     mode: Mode = "clips",
+    hindsight: bool = False,
     batch: int = 8,
     progress: Callable[[ScoredCase], None] | None = None,
     draw: Draw = diagnostic_cases,
@@ -126,7 +127,15 @@ def run_controls(
             yield case
 
     wrong = diagnose(
-        segmenter, splits, count, prompt_with="other", mode=mode, batch=batch, progress=progress, draw=draw_and_score
+        segmenter,
+        splits,
+        count,
+        prompt_with="other",
+        mode=mode,
+        hindsight=hindsight,
+        batch=batch,
+        progress=progress,
+        draw=draw_and_score,
     )
     return {WRONG_SENTENCE: wrong.cases, **{name: tuple(results) for name, results in by_rule.items()}}
 

@@ -42,6 +42,7 @@ def diagnose(
     *,
     prompt_with: PromptChoice = "target",
     mode: Mode = "clips",
+    hindsight: bool = False,
     batch: int = 8,
     name: str | None = None,
     progress: Callable[[ScoredCase], None] | None = None,
@@ -56,6 +57,7 @@ def diagnose(
         prompt_with: With ``other``, prompt with the sentence about another object but score against the original
             target: the score that remains does not come from language. Cases without either are left out.
         mode: How frames are grouped into clips.
+        hindsight: Decide at the end of each clip which object is meant (see ``refervos.session.hindsight``).
         batch: Clips segmented at once, where the model allows; it changes results by rounding only.
         name: Name of the model; default its family.
         progress: Called with each scored case, in the order of processing.
@@ -77,7 +79,7 @@ def diagnose(
         of_split: list[CaseResult] = []
         cases = (case for case in draw(split, count) if prompt_with == "target" or _has_other(case))
         for group in batch_by_shape(cases, batch):
-            for scored in _score_group(segmenter, group, prompt_with, clip_length):
+            for scored in _score_group(segmenter, group, prompt_with, clip_length, hindsight):
                 of_split.append(scored.result)
                 if progress is not None:
                     progress(scored)
@@ -125,7 +127,11 @@ def _has_other(case: DiagnosticCase) -> bool:
 
 
 def _score_group(
-    segmenter: Segmenter[Any], cases: Sequence[DiagnosticCase], prompt_with: PromptChoice, clip_length: int
+    segmenter: Segmenter[Any],
+    cases: Sequence[DiagnosticCase],
+    prompt_with: PromptChoice,
+    clip_length: int,
+    hindsight: bool,
 ) -> Iterator[ScoredCase]:
     """Segment a group of cases and score each."""
     expressions = [case.expression if prompt_with == "target" or case.other is None else case.other for case in cases]
@@ -133,7 +139,7 @@ def _score_group(
         PromptedClip(case.clip.frames, Prompt(r.text, verbs=list(r.verbs)))
         for case, r in zip(cases, expressions, strict=True)
     ]
-    predictions = predict_clips(segmenter, clips, clip_length)
+    predictions = predict_clips(segmenter, clips, clip_length, hindsight=hindsight)
     for case, expression, predicted in zip(cases, expressions, predictions, strict=True):
         result = score_case(
             case, predicted.masks, prompt=expression, switches=predicted.switches, seconds=predicted.seconds

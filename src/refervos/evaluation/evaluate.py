@@ -27,7 +27,7 @@ from refervos.data.sentences import require_sentences
 from refervos.errors import EvaluationError, PromptError
 from refervos.evaluation.datasets import OpenPart, Part
 from refervos.evaluation.expression_scores import read_json, save_json, score_expression
-from refervos.evaluation.inference import ChunkPrediction, Mode, clip_length_of, predict_video
+from refervos.evaluation.inference import ChunkPrediction, Mode, clip_length_of, predict_in_hindsight, predict_video
 from refervos.evaluation.matched import by_annotator, merged_png, score_matched, uses_matching
 from refervos.evaluation.predictions import mask_png
 from refervos.evaluation.report import Evaluation
@@ -62,6 +62,7 @@ class Request:
         device: Device, as for ``refervos.load``.
         dtype: Precision, as for ``refervos.load``.
         overrides: Fields of the model's configuration to change.
+        hindsight: Decide at the end of each video which object is meant (see ``refervos.session.hindsight``).
     """
 
     model: str
@@ -72,6 +73,7 @@ class Request:
     device: str | None = None
     dtype: str = "float32"
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    hindsight: bool = False
 
     def begin(self, part: OpenPart | None = None) -> Callable[[Work], Iterator[int]]:
         """Load the model, open the data set and claim the folder.
@@ -87,7 +89,8 @@ class Request:
         read = getattr(segmenter, "read", None)  # of models that take text prompts
         if part.scoring != "worlds" and read is not None:  # reading worlds would draw all clips
             require_sentences(part.samples(), lambda text: read(text, ()))
-        evaluator = Evaluator(segmenter, part, ResultFolder(self.root), clip_length_of(segmenter, self.mode))
+        clip_length = clip_length_of(segmenter, self.mode)
+        evaluator = Evaluator(segmenter, part, ResultFolder(self.root), clip_length, self.hindsight)
         commit = getattr(segmenter, "hub_commit", None)
         binding = self._binding(segmenter, evaluator)
         settings = Settings(self.model, self.part, binding, self.command, None if commit is None else str(commit))
@@ -114,6 +117,7 @@ class Request:
         words += [] if part.split is None else ["--split", part.split]
         words += [] if part.videos is None else ["--count", str(part.videos)]
         words += [] if self.mode == "clips" else ["--online"] if self.mode == "online" else ["--clip", str(self.mode)]
+        words += ["--hindsight"] if self.hindsight else []
         words += [] if self.dtype == "float32" else ["--dtype", self.dtype]
         for name, value in self.overrides.items():
             words += ["--set", f"{name}={json.dumps(value)}"]
@@ -128,6 +132,7 @@ class Request:
             "clip length": evaluator.clip_length,
             "together": self.group_size,
             "dtype": self.dtype,
+            **({"hindsight": True} if self.hindsight else {}),
             **({} if config is None else _flat(dataclasses.asdict(config))),
             "weights": weights_digest(model) if isinstance(model, torch.nn.Module) else model.fingerprint(),
             "version": refervos.__version__,
@@ -170,6 +175,10 @@ def evaluate(request: Request, *, processes: int = 1, show_progress: bool | None
         RefervosError: When the model, the data set or the folder is unusable.
     """
     part, folder = request.part.open(), ResultFolder(request.root)
+    if request.hindsight and uses_matching(part):
+        raise EvaluationError(
+            f"{part.dataset.name} is scored by mask logits, which hindsight does not give; evaluate without hindsight."
+        )
     if part.scoring != "worlds":
         require_sentences(part.samples())
         # Here, because each process loads the model, and the warning must come once.
@@ -183,6 +192,7 @@ def evaluate(request: Request, *, processes: int = 1, show_progress: bool | None
         lock.release()
     clip_length = read_json(folder.settings)["binding"]["clip length"]
     mode = "online" if clip_length == 1 else f"clips of {clip_length}"
+    mode += ", in hindsight" if request.hindsight else ""
     title = f"{request.title} on {part.dataset.name} {part.dataset.split}, {mode}"
     summary = summarise(title, part.scoring, folder.results(part), folder.matched_results(part))
     return Evaluation(summary, part, folder.predictions)
@@ -235,12 +245,14 @@ class Evaluator:
         part: The data set.
         folder: Folder of the results.
         clip_length: Frames processed as one clip.
+        hindsight: Decide at the end of each video which object is meant.
     """
 
     segmenter: Segmenter[Any]
     part: OpenPart
     folder: ResultFolder
     clip_length: int
+    hindsight: bool = False
 
     def run(self, group: Sequence[Sample]) -> Iterator[int]:
         """Segment and score the expressions of one group.
@@ -283,10 +295,17 @@ class Evaluator:
     def _chunks(self, group: Sequence[Sample], keep_logits: bool) -> Iterator[ChunkPrediction]:
         """Run the model on one group."""
         video = group[0].video
-        frames = (video.frames.read(number) for number in range(len(video)))
+
+        def read(start: int, stop: int | None) -> Iterator[Any]:
+            return (video.frames.read(number) for number in range(len(video))[start:stop])
+
         try:
             prompts = [Prompt(sample.expression) for sample in group]
-            yield from predict_video(self.segmenter, frames, prompts, self.clip_length, keep_logits=keep_logits)
+            if self.hindsight:
+                yield from predict_in_hindsight(self.segmenter, read, prompts, self.clip_length)
+            else:
+                frames = read(0, None)
+                yield from predict_video(self.segmenter, frames, prompts, self.clip_length, keep_logits=keep_logits)
         except PromptError as error:
             ids = ", ".join(sample.expression_id for sample in group)
             raise EvaluationError(f"one of the expressions {ids} about video {video.id}: {error}") from error

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias, TypeGuard
 
 import numpy as np
@@ -21,6 +22,7 @@ from refervos.ops.borders import FrameGuide
 from refervos.placement import Placement, as_rgb
 from refervos.prompts import Prompt
 from refervos.segmenter import BatchSegmenter, Segmenter, check_numbers
+from refervos.session.hindsight import Read, answer_in_hindsight
 from refervos.session.session import Session
 
 BORDER_CELLS = 7
@@ -74,13 +76,17 @@ def clip_length_of(segmenter: Segmenter[Any], mode: Mode) -> int:
     return mode
 
 
-def predict_clips(segmenter: Segmenter[Any], clips: Sequence[PromptedClip], clip_length: int) -> list[ClipPrediction]:
+def predict_clips(
+    segmenter: Segmenter[Any], clips: Sequence[PromptedClip], clip_length: int, *, hindsight: bool = False
+) -> list[ClipPrediction]:
     """Segment clips of one shape, in one batch where the model allows.
 
     Args:
         segmenter: The model, in evaluation mode.
         clips: N clips with the same number and size of frames, and their prompts.
         clip_length: Frames processed as one clip; with 1, each frame is segmented before the next is known.
+        hindsight: Decide at the end of each clip which object is meant (see ``refervos.session.hindsight``); clips are
+            then segmented one by one.
 
     Returns:
         One prediction per clip. Batching changes results by rounding only.
@@ -94,9 +100,9 @@ def predict_clips(segmenter: Segmenter[Any], clips: Sequence[PromptedClip], clip
     if clip_length < 1:
         raise ConfigError(f"clip_length is {clip_length}; it must be at least 1.")
     geometric = any(clip.prompt.geometric for clip in clips)
-    if len(clips) > 1 and not geometric and supports_batches(segmenter):
+    if len(clips) > 1 and not geometric and not hindsight and supports_batches(segmenter):
         return predict_batch(segmenter, clips, clip_length)
-    return [predict_clip(segmenter, clip, clip_length) for clip in clips]
+    return [predict_clip(segmenter, clip, clip_length, hindsight=hindsight) for clip in clips]
 
 
 def supports_batches(segmenter: Segmenter[Any]) -> TypeGuard[BatchSegmenter[Any]]:
@@ -145,10 +151,7 @@ def predict_video(
         ConfigError: When the model is in training mode or the clip length is below 1.
         PromptError: When the model does not support a prompt.
     """
-    groups = [[prompt] for prompt in prompts] if segmenter.mixes_sentences else [prompts]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnknownWordsWarning)  # given once, for the whole data set
-        sessions = [Session(segmenter, group, keep_logits=keep_logits, border_cells=BORDER_CELLS) for group in groups]
+    sessions = [_open(segmenter, group, keep_logits=keep_logits) for group in _groups(segmenter, prompts)]
     for chunk in sessions[0].chunks(frames, clip_length):
         start = time.perf_counter()
         results = [session.clip(chunk) for session in sessions]
@@ -161,15 +164,65 @@ def predict_video(
         )
 
 
+def predict_in_hindsight(
+    segmenter: Segmenter[Any], read: Read[Any], prompts: Sequence[Prompt], clip_length: int
+) -> Iterator[ChunkPrediction]:
+    """Segment one video with several sentences in hindsight (see ``refervos.session.hindsight``).
+
+    Args:
+        segmenter: The model, in evaluation mode.
+        read: Reads the frames from one index up to another, uint8 RGB (H, W, 3) each, all of one size.
+        prompts: The sentences. They share sessions where the model allows.
+        clip_length: Frames processed as one clip.
+
+    Yields:
+        The predictions, frame by frame. The first contains the time of the search.
+
+    Raises:
+        PromptError: When the model does not support a prompt in hindsight.
+    """
+    groups = [
+        answer_in_hindsight(read, group, partial(_open, segmenter), clip_length=clip_length)
+        for group in _groups(segmenter, prompts)
+    ]
+    start = time.perf_counter()
+    for pairs in zip(*groups, strict=True):
+        results = [[segmentation] for _, segmentation in pairs]
+        yield ChunkPrediction(
+            masks=_stack_sessions([[frame.masks for frame in own] for own in results]),
+            switches=_stack_sessions([[frame.switched for frame in own] for own in results]),
+            logits=None,
+            seconds=time.perf_counter() - start,
+        )
+        start = time.perf_counter()
+
+
+def _groups(segmenter: Segmenter[Any], prompts: Sequence[Prompt]) -> list[list[Prompt]]:
+    """Return the prompts that can share a session without changing each other's results."""
+    return [[prompt] for prompt in prompts] if segmenter.mixes_sentences else [list(prompts)]
+
+
+def _open(segmenter: Segmenter[Any], prompts: Iterable[Prompt], *, keep_logits: bool = False) -> Session:
+    """Open a session for recorded videos, without warnings of unknown words, given once for the whole data set."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownWordsWarning)
+        return Session(segmenter, prompts, keep_logits=keep_logits, border_cells=BORDER_CELLS)
+
+
 def _stack_sessions(sessions: Sequence[Sequence[Any]]) -> npt.NDArray[Any]:
     """Combine per-frame arrays of several sessions into one of shape (K, N, ...)."""
     stacked = [np.stack(frames) for frames in sessions]
     return stacked[0] if len(stacked) == 1 else np.concatenate(stacked, axis=1)
 
 
-def predict_clip(segmenter: Segmenter[Any], clip: PromptedClip, clip_length: int) -> ClipPrediction:
+def predict_clip(
+    segmenter: Segmenter[Any], clip: PromptedClip, clip_length: int, *, hindsight: bool = False
+) -> ClipPrediction:
     """Segment one clip through a session, as a user would (see ``predict_clips``)."""
-    chunks = list(predict_video(segmenter, clip.frames, [clip.prompt], clip_length))
+    if hindsight:
+        chunks = list(predict_in_hindsight(segmenter, lambda a, b: clip.frames[a:b], [clip.prompt], clip_length))
+    else:
+        chunks = list(predict_video(segmenter, clip.frames, [clip.prompt], clip_length))
     masks = np.concatenate([chunk.masks[:, 0] for chunk in chunks])
     switches = sum(int(chunk.switches.sum()) for chunk in chunks)
     return ClipPrediction(masks, switches, sum(chunk.seconds for chunk in chunks))

@@ -7,8 +7,9 @@ read more than once:
    tracklets; the one with the most evidence over the whole recording shows the object that the sentence means.
 2. *Follow.* From the most certain frame of that tracklet, its mask as the prompt, the object is followed backwards to
    the first frame and forwards to the last.
-3. *Answer.* Where both passes show the same object, the mask of the search is kept, because the sentence shaped it;
-   also where the object was lost and the search is certain. Elsewhere the followed mask replaces it.
+3. *Answer.* Where the masks of both passes overlap, the one whose area is closer to that of the chosen mask is
+   kept: the other shows one of several targets alone, or another candidate as well. Where the followed object is lost
+   but the search is certain, the search is kept. Elsewhere the followed mask replaces it.
 
 Only the contract of sessions is used, so that every model that accepts a sentence together with a mask has it. An
 extension of this project: no published protocol has it. Memory does not grow with the recording: frames are read again
@@ -17,6 +18,7 @@ in blocks, and masks are kept in a temporary file.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -63,7 +65,7 @@ class Findings:
     chosen: tuple[Tracklet | None, ...]
 
 
-def segment_in_hindsight(
+def answer_in_hindsight(
     read: Read[Item],
     prompts: Sequence[Prompt | str],
     open_session: OpenSession,
@@ -102,11 +104,11 @@ def segment_in_hindsight(
                 followed.write(index, row, answer)
         index = -1
         for index, item, answers in follow(enumerate(islice(read(0, None), findings.frames))):
-            settled = []
+            settled = [searched.read(index, row) for row in range(len(sentences))]
             for row, tracklet in enumerate(findings.chosen):
-                if tracklet is not None and index < tracklet.frame:
-                    answers[row] = followed.read(index, row)
-                settled.append(settle(searched.read(index, row), answers.get(row)))
+                if tracklet is not None:
+                    answer = followed.read(index, row) if index < tracklet.frame else answers[row]
+                    settled[row] = settle(settled[row], answer, float(tracklet.mask.mean()))
             yield item, _segmentation(index, sentences, settled)
         if index + 1 < findings.frames:
             raise FrameError(_CHANGED.format(was=findings.frames, now=index + 1))
@@ -126,23 +128,22 @@ def check_sentences(prompts: Sequence[Prompt | str]) -> list[Prompt]:
     return sentences
 
 
-def settle(searched: Answer, followed: Answer | None) -> Answer:
+def settle(searched: Answer, followed: Answer, share: float) -> Answer:
     """Choose between the answers of both passes for one frame.
 
     Args:
         searched: The answer of the search.
-        followed: The answer of following the chosen object; None if no frame shows it.
+        followed: The answer of following the chosen object.
+        share: Share of the frame that the chosen mask covers, above 0.
 
     Returns:
         One of them.
     """
-    if followed is None:
-        return searched
-    if followed.mask.any():
-        agree = overlap(searched.mask, followed.mask) >= SAME_OBJECT
-    else:
-        agree = searched.presence >= FOUND_AGAIN
-    return searched if agree else followed
+    if not followed.mask.any():
+        return searched if searched.presence >= FOUND_AGAIN else followed
+    if overlap(searched.mask, followed.mask) < SAME_OBJECT:
+        return followed
+    return min(searched, followed, key=lambda answer: abs(math.log(float(answer.mask.mean()) / share)))
 
 
 def _search(
