@@ -254,6 +254,7 @@ def test_the_pass_whose_mask_fits_the_chosen_one_is_kept() -> None:
         (good, narrower, 0.5, good),  # only a part was followed
         (elsewhere, good, 0.99, good),  # the search showed another object
         (nothing, good, 0.1, good),
+        (nothing, good, 0.04, nothing),  # the search is certain that it is absent
         (good, nothing, 0.95, good),  # lost, but the search is certain
         (good, nothing, 0.8, nothing),
         (nothing, nothing, 0.1, nothing),

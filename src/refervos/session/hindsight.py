@@ -8,8 +8,9 @@ read more than once:
 2. *Follow.* From the most certain frame of that tracklet, its mask as the prompt, the object is followed backwards to
    the first frame and forwards to the last.
 3. *Answer.* Where the masks of both passes overlap, the one whose area is closer to that of the chosen mask is
-   kept: the other shows one of several targets alone, or another candidate as well. Where the followed object is lost
-   but the search is certain, the search is kept. Elsewhere the followed mask replaces it.
+   kept: the other shows one of several targets alone, or another candidate as well. The search is also kept where it
+   is certain that the object is absent, and where it is certain to see the object, but following has lost it. Elsewhere
+   the followed mask replaces it.
 
 Only the contract of sessions is used, so that every model that accepts a sentence together with a mask has it. An
 extension of this project: no published protocol has it. Memory does not grow with the recording: frames are read again
@@ -45,6 +46,9 @@ OpenSession = Callable[[Iterable[Prompt]], Session]
 
 FOUND_AGAIN = 0.9
 """Presence from which on the search is believed in frames in which the followed object is lost."""
+
+CERTAINLY_ABSENT = 0.05
+"""Presence up to which the search is believed although the followed object seems to be visible."""
 
 BLOCK_BYTES = 256 * 2**20
 """Memory for frames that are read to be followed backwards."""
@@ -139,6 +143,8 @@ def settle(searched: Answer, followed: Answer, share: float) -> Answer:
     Returns:
         One of them.
     """
+    if searched.presence <= CERTAINLY_ABSENT:
+        return searched
     if not followed.mask.any():
         return searched if searched.presence >= FOUND_AGAIN else followed
     if overlap(searched.mask, followed.mask) < SAME_OBJECT:
