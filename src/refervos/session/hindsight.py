@@ -13,7 +13,7 @@ read more than once:
    the followed mask replaces it.
 
 Only the contract of sessions is used, so that every model that accepts a sentence together with a mask has it. An
-extension of this project: no published protocol has it. Memory does not grow with the recording: frames are read again
+extension of this project: no published protocol has it. Memory hardly grows with the recording: frames are read again
 in blocks, and masks are kept in a temporary file.
 """
 
