@@ -43,6 +43,7 @@ from video_files import (
     FolderServer,
     box_masks,
     decode,
+    file_size_limit,
     make_audio_codec_unknown,
     number_of,
     numbered_frame,
@@ -149,18 +150,6 @@ def test_overlay_pads_odd_sizes_with_the_edge(tmp_path: Path) -> None:
     (first, *_), _ = decode(tmp_path / "o.mp4")
     assert first.shape == (48, 64, 3)
     assert first.min() >= 190
-
-
-@contextlib.contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Limit the size of files, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def noise(count: int) -> Iterator[tuple[Frame, Segmentation]]:

@@ -42,6 +42,7 @@ class Output(StrEnum):
     cvat = "cvat"
     labelme = "labelme"
     anylabeling = "anylabeling"
+    rerun = "rerun"
 
 
 class OnCut(StrEnum):
@@ -96,7 +97,7 @@ def segment(
             "--save",
             "-s",
             help="Output: overlay (mp4), masks (indexed PNG), binary (0/255 PNG), rle (JSON lines) or cutout (PNG); or "
-            "an export for other tools: ytvis, ytvos, coco, cvat, labelme or anylabeling. Repeat for several; default "
+            "an export for other tools: ytvis, ytvos, coco, cvat, labelme, anylabeling or rerun. Repeat for several; default "
             "overlay and rle.",
         ),
     ] = None,
@@ -493,6 +494,7 @@ def open_sinks(outputs: list[Output], folder: Path, source: Any, overwrite: bool
     from refervos.integrations.coco import CocoSink
     from refervos.integrations.cvat.video import CvatSink
     from refervos.integrations.labelme import LabelmeSink
+    from refervos.integrations.rerun import RerunSink
     from refervos.integrations.youtube_vis import YoutubeVisSink
     from refervos.integrations.youtube_vos import YoutubeVosSink
     from refervos.video import BinarySink, CutoutSink, PaletteSink, RleSink, overlay_sink
@@ -511,6 +513,9 @@ def open_sinks(outputs: list[Output], folder: Path, source: Any, overwrite: bool
         Output.labelme: lambda: LabelmeSink(new / "labelme", source.info, overwrite=overwrite),
         Output.anylabeling: lambda: LabelmeSink(
             new / "anylabeling", source.info, shapes="polygon", overwrite=overwrite
+        ),
+        Output.rerun: lambda: RerunSink(
+            folder / "rerun", name=source.info.name, overwrite=overwrite, resume=resume
         ),
     }
     sinks: list[Any] = []

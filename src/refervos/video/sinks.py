@@ -67,29 +67,32 @@ class Sink(Protocol):
     ) -> None: ...
 
 
-class _FolderSink(Closing):
-    """Base class of sinks that write PNG files, each atomically."""
+class FolderSink(Closing):
+    """Base class of sinks that write several files into a folder, each atomically."""
 
-    # Existing files that count as output and must not be mixed with new files.
+    # Existing files that count as output and must not be mixed with new files, and what messages call them.
     _pattern = "*.png"
+    _contents = "images"
 
     def __init__(self, folder: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
         """Open the folder.
 
         Args:
             folder: Output folder; created with its parents.
-            overwrite: Whether to replace images of an earlier run: at the end none of them is left. Other files stay.
-            resume: Whether to keep images of an earlier run and add to them.
+            overwrite: Whether to replace the files of an earlier run: at the end none of them is left. Others stay.
+            resume: Whether to keep the files of an earlier run and add to them.
 
         Raises:
-            OutputError: It already has images, is a file, or is not writable.
+            OutputError: It already has such files, is a file, or is not writable.
         """
         self._folder = Path(folder)
         if self._folder.exists() and not self._folder.is_dir():
             raise OutputError(f"'{folder}' is a file; give a folder to write to.")
         self._earlier = set() if resume else set(self._folder.glob(self._pattern))
         if self._earlier and not overwrite:
-            raise OutputError(f"'{folder}' already has images; choose another folder or --overwrite (overwrite=True).")
+            raise OutputError(
+                f"'{folder}' already has {self._contents}; choose another folder or --overwrite (overwrite=True)."
+            )
         prepare_folder(self._folder)
         self._names = FrameNames()
         self._numbers = TrackNumbers()
@@ -98,7 +101,7 @@ class _FolderSink(Closing):
         self._closed = False
 
     def write(self, frame: Frame, segmentation: Segmentation) -> None:
-        """Write the images of one frame.
+        """Write one frame.
 
         Args:
             frame: Frame of the source.
@@ -113,10 +116,10 @@ class _FolderSink(Closing):
         self._write(frame, segmentation, self._names.of(frame))
 
     def close(self) -> list[Path]:
-        """Close the sink; all images are already in place. Safe to call twice.
+        """Close the sink; all files are in place. Safe to call twice.
 
         Returns:
-            The folder; empty if no image was written.
+            The folder; empty if no file was written.
         """
         if self._any and not self._closed:
             # Frames and tracks of an earlier, longer run would be mistaken for this one's.
@@ -130,25 +133,28 @@ class _FolderSink(Closing):
         return [self._folder] if self._any else []
 
     def abort(self) -> None:
-        """Close the sink; images already written stay."""
+        """Close the sink; files already written stay."""
         self._closed = True
 
     def _write(self, frame: Frame, segmentation: Segmentation, name: str) -> None:
         raise NotImplementedError
 
     def _save(self, image: Image.Image, path: Path) -> None:
-        if path.parent not in self._made:
-            prepare_folder(path.parent)
-            self._made.add(path.parent)
         data = io.BytesIO()
         # Low effort compresses masks about as well; with more, cut-outs would take longer than the model.
         image.save(data, format="PNG", compress_level=3)
-        write_atomically(path, data.getvalue())
+        self._put(data.getvalue(), path)
+
+    def _put(self, data: bytes, path: Path) -> None:
+        if path.parent not in self._made:
+            prepare_folder(path.parent)
+            self._made.add(path.parent)
+        write_atomically(path, data)
         self._earlier.discard(path)
         self._any = True
 
 
-class PaletteSink(_FolderSink):
+class PaletteSink(FolderSink):
     """Sink for one indexed PNG per frame, folder/<name>.png, with the palette of the DAVIS benchmark.
 
     Index 0 is background, k + 1 the k-th track in order of first appearance; where tracks overlap, the later one is on
@@ -172,7 +178,7 @@ class PaletteSink(_FolderSink):
         self._save(image, self._folder / f"{name}.png")
 
 
-class BinarySink(_FolderSink):
+class BinarySink(FolderSink):
     """Sink for one PNG per track and frame, folder/<track>/<name>.png, 255 inside and 0 outside of the mask.
 
     Tracks are numbered from 0 in order of first appearance.
@@ -186,7 +192,7 @@ class BinarySink(_FolderSink):
             self._save(image, self._folder / str(self._numbers.of(track)) / f"{name}.png")
 
 
-class CutoutSink(_FolderSink):
+class CutoutSink(FolderSink):
     """Sink for one PNG per track and frame, folder/<track>/<name>.png, the object on a transparent background.
 
     Tracks are numbered from 0 in order of first appearance. Pixels outside of the mask are erased, not just hidden.
