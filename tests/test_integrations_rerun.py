@@ -96,10 +96,12 @@ def test_more_than_255_tracks_are_told_apart(tmp_path: Path) -> None:
 def test_names_and_colours_are_those_of_the_overlay(tmp_path: Path) -> None:
     files = record(tmp_path / "out", difficult_video())
     context = rows(files, "/video")[-1]["AnnotationContext:context"][0]
-    assert {each["class_id"]: each["class_description"]["info"]["label"] for each in context} == {
+    background, *classes = ({"id": each["class_id"], **each["class_description"]["info"]} for each in context)
+    assert (background["id"], background["color"]) == (0, 0)  # transparent
+    assert {each["id"]: each["label"] for each in classes} == {
         number + 1: EXPRESSIONS[track] for track, number in NUMBERS.items()
     }
-    colours = [each["class_description"]["info"]["color"] >> 8 for each in context]
+    colours = [each["color"] >> 8 for each in classes]
     assert colours == [red << 16 | green << 8 | blue for red, green, blue in adapter.palette(3)]
 
 

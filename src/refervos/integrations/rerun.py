@@ -91,7 +91,9 @@ class RerunLogger:
         self._expressions |= expressions
         colours = palette(max(self._expressions) + 1)
         classes = [(number + 1, text, colours[number]) for number, text in self._expressions.items()]
-        recording.log("video", rr.AnnotationContext(classes), static=True)
+        # Without a colour of its own the background would be tinted.
+        context = rr.AnnotationContext([(0, "background", (0, 0, 0, 0)), *classes])
+        recording.log("video", context, static=True)
         for number in changed:
             line = rr.SeriesLines(names=expressions[number], colors=colours[number])
             recording.log(f"presence/{number}", line, static=True)
