@@ -136,7 +136,8 @@ def test_the_model_segments_what_a_reader_of_fiftyone_reads(adapter: Any, model:
 def test_sentences_come_from_the_samples_field(adapter: Any, model: Any) -> None:
     wrapped = adapter.SentenceModel(model, field="sentences")
     assert wrapped.needs_fields == {"sentences": "sentences"}
-    for value in (None, []):
+    without: list[Any] = [None, []]
+    for value in without:
         with pytest.raises(PromptError, match=r"shapes\.mp4' has no sentences; give some in its field 'sentences'"):
             wrapped.predict([], sample=fiftyone.Sample(filepath=str(VIDEO), sentences=value))
     single = fiftyone.Sample(filepath=str(VIDEO), sentences="the red circle")

@@ -11,7 +11,7 @@ from difficult_masks import EXPRESSIONS, HEIGHT, INDICES, TIMES, WIDTH, difficul
 from refervos.errors import MissingDependencyError, VideoError
 from refervos.integrations.napari import add_video, read_masks
 from refervos.video import Frame
-from video_files import segmentation
+from video_files import segmentation as segmentation_of
 
 components = pytest.importorskip("napari.components", reason="napari has 90 packages: install the extra 'napari'")
 
@@ -82,13 +82,13 @@ def test_what_a_user_paints_is_read_back(viewer: Any) -> None:
 def test_more_than_255_tracks_keep_their_labels(viewer: Any) -> None:
     masks = np.zeros((300, 2, 300), bool)
     masks[range(300), 1, range(300)] = True
-    layers = add_video(viewer, [(Frame(0, np.zeros((2, 300, 3), np.uint8)), segmentation(0, masks))])
+    layers = add_video(viewer, [(Frame(0, np.zeros((2, 300, 3), np.uint8)), segmentation_of(0, masks))])
     assert [layer.data.dtype for layer in layers] == [np.uint16]
     assert layers[0].data[0, 1].tolist() == list(range(1, 301))
 
 
 def test_a_video_without_tracks_has_an_empty_layer_to_paint_on(viewer: Any) -> None:
-    empty = segmentation(0, np.zeros((0, 4, 6), bool))
+    empty = segmentation_of(0, np.zeros((0, 4, 6), bool))
     (layer,) = add_video(viewer, [(Frame(0, np.zeros((4, 6, 3), np.uint8)), empty)])
     assert layer.data.shape == (1, 4, 6)
     assert list(read_masks([layer])) == [(0, {})]
@@ -98,7 +98,8 @@ def test_no_frames_and_frames_of_several_sizes_are_refused(viewer: Any) -> None:
     with pytest.raises(VideoError, match="there are no frames"):
         add_video(viewer, [])
     sizes = [
-        (Frame(k, np.zeros((4, 6 + k, 3), np.uint8)), segmentation(k, np.zeros((1, 4, 6 + k), bool))) for k in range(2)
+        (Frame(k, np.zeros((4, 6 + k, 3), np.uint8)), segmentation_of(k, np.zeros((1, 4, 6 + k), bool)))
+        for k in range(2)
     ]
     with pytest.raises(VideoError, match="frame 1 is 7x4, but the first is 6x4"):
         add_video(viewer, sizes)

@@ -17,7 +17,8 @@ from refervos.errors import MissingDependencyError, OutputError
 from refervos.integrations import rerun as adapter
 from refervos.integrations.rerun import RerunLogger, RerunSink
 from refervos.video import Frame
-from video_files import file_size_limit, segmentation
+from video_files import file_size_limit
+from video_files import segmentation as segmentation_of
 
 rr = pytest.importorskip("rerun", reason="rerun-sdk is 660 MB: install the extra 'rerun' to run these tests")
 
@@ -86,7 +87,7 @@ def test_more_than_255_tracks_are_told_apart(tmp_path: Path) -> None:
     masks = np.zeros((257, 2, 2), bool)
     masks[[0, 254, 256], 0, 1] = True
     with RerunSink(tmp_path / "out") as sink:
-        sink.write(Frame(0, np.zeros((2, 2, 3), np.uint8)), segmentation(0, masks))
+        sink.write(Frame(0, np.zeros((2, 2, 3), np.uint8)), segmentation_of(0, masks))
     for number, dtype in ((0, np.uint8), (254, np.uint8), (256, np.uint16)):
         (row,) = rows(list((tmp_path / "out").iterdir()), f"/video/masks/{number}")
         ids = np.array(row["SegmentationImage:buffer"][0], np.uint8).view(dtype)

@@ -97,8 +97,8 @@ def segment(
             "--save",
             "-s",
             help="Output: overlay (mp4), masks (indexed PNG), binary (0/255 PNG), rle (JSON lines) or cutout (PNG); or "
-            "an export for other tools: ytvis, ytvos, coco, cvat, labelme, anylabeling or rerun. Repeat for several; default "
-            "overlay and rle.",
+            "an export for other tools: ytvis, ytvos, coco, cvat, labelme, anylabeling or rerun. Repeat for several; "
+            "default overlay and rle.",
         ),
     ] = None,
     model: ModelOption = "miniature",
@@ -514,9 +514,7 @@ def open_sinks(outputs: list[Output], folder: Path, source: Any, overwrite: bool
         Output.anylabeling: lambda: LabelmeSink(
             new / "anylabeling", source.info, shapes="polygon", overwrite=overwrite
         ),
-        Output.rerun: lambda: RerunSink(
-            folder / "rerun", name=source.info.name, overwrite=overwrite, resume=resume
-        ),
+        Output.rerun: lambda: RerunSink(folder / "rerun", name=source.info.name, overwrite=overwrite, resume=resume),
     }
     sinks: list[Any] = []
     try:

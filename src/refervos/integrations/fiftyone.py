@@ -37,9 +37,9 @@ def to_sample(
         field: Name of the field of the sample and of its frames.
 
     Returns:
-        A sample whose frames have ``Detections`` (see ``to_detections``), and which itself has ``TemporalDetections``: for
-        each expression the intervals of frame numbers in which a mask is not empty. A frame that was not segmented ends
-        an interval.
+        A sample whose frames have ``Detections`` (see ``to_detections``), and which itself has ``TemporalDetections``:
+        for each track the intervals of frame numbers in which its mask is not empty. A frame that was not segmented
+        ends an interval.
 
     Raises:
         VideoError: A segmentation does not fit its frame.
@@ -74,8 +74,8 @@ def to_detections(
         instances: The instance of each track id, which links its detections in all frames; new ones are added.
 
     Returns:
-        A detection for each mask that is not empty: ``label`` is its expression, ``index`` its track id, ``confidence`` its
-        presence, ``bounding_box`` relative to the frame, and ``mask`` bool, the mask inside of the box.
+        A detection for each mask that is not empty: ``label`` is its expression, ``index`` its track id, ``confidence``
+        its presence, ``bounding_box`` relative to the frame, and ``mask`` bool, the mask inside of the box.
     """
     instances = {} if instances is None else instances
     detections = []

@@ -27,8 +27,8 @@ def add_video(viewer: ViewerModel, frames: Iterable[tuple[Frame, Segmentation]])
 
     The frames become an image layer named ``video`` and the masks a labels layer named ``masks``: 0 is background, and
     tracks are numbered from 1 in order of first appearance. A track that overlaps others in any frame is placed in a
-    further layer, so that no pixel is lost. The first axis is the frame's index in the video; it starts at the first frame
-    given, and frames that are missing in between are black and without masks.
+    further layer, so that no pixel is lost. The first axis is the frame's index in the video; it starts at the first
+    frame given, and frames that are missing in between are black and without masks.
 
     Args:
         viewer: A window, ``napari.Viewer()``, or a ``ViewerModel`` without one.
@@ -36,8 +36,8 @@ def add_video(viewer: ViewerModel, frames: Iterable[tuple[Frame, Segmentation]])
 
     Returns:
         The labels layers, at least one. ``features`` has a row per label: ``label``, ``track`` (its id in the session),
-        ``expression`` and ``presence`` (its mean). ``metadata["times"]`` has the time of each frame in seconds, None for
-        missing frames and sources without times.
+        ``expression`` and ``presence`` (its mean). ``metadata["times"]`` has the time of each frame in seconds, None
+        for missing frames and sources without times.
 
     Raises:
         VideoError: There are no frames, or their sizes differ.
@@ -119,8 +119,8 @@ class _Run:
             if frame.image.shape != shape:
                 size = "{1}x{0}".format(*frame.image.shape)
                 raise VideoError(
-                    f"frame {frame.index} is {size}, but the first is {shape[1]}x{shape[0]}; napari needs frames of one "
-                    "size."
+                    f"frame {frame.index} is {size}, but the first is {shape[1]}x{shape[0]}; napari needs frames of "
+                    "one size."
                 )
             k = frame.index - first
             run.images[k], run.times[k] = frame.image, frame.time
@@ -167,5 +167,6 @@ def _colormap(colours: dict[int, tuple[int, int, int]]) -> Any:
     """Return the colours of the labels, as in overlays; labels that a user adds are white."""
     from napari.utils.colormaps import DirectLabelColormap
 
-    known = {label: np.array([*colour, 255]) / 255 for label, colour in colours.items()}
-    return DirectLabelColormap(color_dict={None: np.ones(4), 0: np.zeros(4), **known})
+    color_dict: dict[int | None, npt.NDArray[Any]] = {None: np.ones(4), 0: np.zeros(4)}
+    color_dict.update({label: np.array([*colour, 255]) / 255 for label, colour in colours.items()})
+    return DirectLabelColormap(color_dict=color_dict)

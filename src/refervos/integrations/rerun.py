@@ -30,9 +30,9 @@ PART_SIZE = 64 * 2**20
 class RerunLogger:
     """Logs frames and their masks to a recording of Rerun.
 
-    The entities are ``video/image``; ``video/masks/<k>``, a segmentation image for each track, so that masks may overlap;
-    and ``presence/<k>``. Tracks are numbered from 0 in order of first appearance, and the class of track k is k + 1. The
-    timelines are ``frame``, the index in the video, and ``time``, in seconds, if the source has times.
+    The entities are ``video/image``; ``video/masks/<k>``, a segmentation image for each track, so that masks may
+    overlap; and ``presence/<k>``. Tracks are numbered from 0 in order of first appearance, and the class of track k is
+    k + 1. The timelines are ``frame``, the index in the video, and ``time``, in seconds, if the source has times.
     """
 
     def __init__(self) -> None:
