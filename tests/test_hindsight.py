@@ -403,4 +403,4 @@ def test_eval_in_hindsight_has_its_own_results(tmp_path: Path) -> None:
     assert decided.exit_code == 0, decided.output
     assert "miniature on worlds motion, online, in hindsight" in decided.output
     assert "hindsight" in str(run(*arguments, *ON_CPU).exception)
-    assert "--online --hindsight" in (tmp_path / "settings.json").read_text()
+    assert "--online --hindsight" in (tmp_path / "out" / "settings.json").read_text()
