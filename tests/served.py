@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from fastapi.testclient import TestClient
-from video_files import write_video
 
 import refervos
 from refervos.serving.application import create_app
@@ -19,6 +18,7 @@ from refervos.serving.guard import AccessRules
 from refervos.serving.limits import Limits
 from refervos.serving.server import ServerSettings
 from refervos.serving.wire import ReceivedFrame, decode_frame
+from video_files import write_video
 
 ORIGIN = "http://localhost"
 

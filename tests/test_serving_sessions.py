@@ -11,11 +11,11 @@ import pytest
 
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
-from served import drawn_frames, drawn_video, miniature, open_session, serving, upload, watching
 
 from refervos.serving.limits import Limits
 from refervos.serving.outputs import recorded_segmentation
 from refervos.video import read_video
+from served import drawn_frames, drawn_video, miniature, open_session, serving, upload, watching
 
 RED, BLUE = "the red circle", "the blue box"
 LAST = 11
@@ -113,7 +113,9 @@ def test_a_correction_of_an_earlier_frame_goes_back_and_on_again(client: TestCli
         for k in range(LAST + 1):
             assert np.array_equal(after[k][0], expected[k]), k
         events = client.get(f"/v1/sessions/{session}").json()["events"]
-        assert [(event["frame"], event["kind"]) for event in events if event["kind"] == "correction"] == [(4, "correction")]
+        assert [(event["frame"], event["kind"]) for event in events if event["kind"] == "correction"] == [
+            (4, "correction")
+        ]
 
         watcher.frames.clear()
         watcher.do("undo", track=0)

@@ -39,8 +39,8 @@ AllowFilesOption = Annotated[
 AllowSourcesOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="'camera' for the cameras of this machine, a HOST or HOST:PORT whose streams may be opened, or '*' for "
-        "all public hosts; repeat for several.",
+        help="'camera' for the cameras of this machine, or a HOST or HOST:PORT whose streams may be opened; repeat for "
+        "several.",
         show_default=False,
     ),
 ]
@@ -236,6 +236,7 @@ def run_server(
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen(128)  # from here on, whoever reads the address below can connect
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"{host}:{port} is not available ({reason}); choose another --host or --port.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -124,17 +125,20 @@ class Connection:
 
         state = self.request("GET", f"/v1/sessions/{session}")
         address = self._address.replace("http", "ws", 1) + f"/v1/sessions/{session}/ws"
+        stack = ExitStack()
         try:
-            socket = connect_socket(
-                address,
-                additional_headers=self._headers,
-                open_timeout=self._timeout,
-                max_size=None,
-                proxy=None,
+            socket = stack.enter_context(
+                connect_socket(
+                    address,
+                    additional_headers=self._headers,
+                    open_timeout=self._timeout,
+                    max_size=None,
+                    proxy=None,
+                )
             )
         except (OSError, WebSocketException) as error:
             raise ServerError(f"the session cannot be followed ({type(error).__name__}).") from error
-        return RemoteSession(self, socket, state, self._timeout)
+        return RemoteSession(self, socket, stack, state, self._timeout)
 
     def restore(self, path: str | Path) -> RemoteSession:
         """Open a session from a file that ``RemoteSession.save`` wrote.

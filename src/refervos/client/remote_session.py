@@ -7,6 +7,7 @@ import json
 import struct
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,7 +30,10 @@ class RemoteSession:
         state: The server's last description of it.
     """
 
-    def __init__(self, connection: Connection, socket: Any, state: dict[str, Any], timeout: float) -> None:
+    def __init__(
+        self, connection: Connection, socket: Any, closing: ExitStack, state: dict[str, Any], timeout: float
+    ) -> None:
+        self._closing = closing
         self._connection, self._socket, self._timeout = connection, socket, timeout
         self._count = 0
         self._frames: list[ReceivedFrame] = []
@@ -152,7 +156,7 @@ class RemoteSession:
 
     def close(self) -> None:
         """Stop following the session, which stays on the server until it is idle for long."""
-        self._socket.close()
+        self._closing.close()
 
     def delete(self) -> None:
         """Close the session and delete it on the server."""

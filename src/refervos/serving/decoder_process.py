@@ -68,7 +68,7 @@ class _Reader:
 
         if self._source is not None:
             self._source.close()
-        self._source = open_source(spec, start=start, reconnect=ReconnectPolicy(give_up=wait))
+        self._source = open_source(spec, start=start, reconnect=ReconnectPolicy(give_up=wait), redirects=False)
         self._frames = iter(self._source)
         info = self._source.info
         return {

@@ -20,6 +20,10 @@ COOKIE = "refervos_token"
 
 _OPEN = ("/health", "/ready", "/v1/login")
 _CLOSED = ("/v1/", "/metrics", "/openapi.json")
+_UPLOADS = ("/v1/videos", "/v1/sessions/open")
+_LONGEST_BODY = 1_000_000
+"""Longest body in bytes of a request that is no upload."""
+
 _CONTENT_SECURITY = "; ".join(
     [
         "default-src 'self'",
@@ -113,6 +117,8 @@ class Guard:
             if scope["type"] == "http" and not authorised and _needs_token(scope["path"]):
                 sentence = "the request needs the server's token; send it as 'Authorization: Bearer TOKEN'."
                 raise Problem(HTTPStatus.UNAUTHORIZED, "wrong-token", sentence)
+            if scope["type"] == "http" and scope["path"] not in _UPLOADS:
+                receive = _limited(receive, headers.get("content-length", ""))
         except Problem as problem:
             await _refuse(problem, scope, receive, send)
             return
@@ -151,6 +157,32 @@ def token_of(headers: Mapping[str, str]) -> str | None:
 
 def _needs_token(path: str) -> bool:
     return path not in _OPEN and path.startswith(_CLOSED)
+
+
+def _limited(receive: Receive, declared: str) -> Receive:
+    """Limit the body of a request, whether or not its length was announced.
+
+    Raises:
+        Problem: The announced length is too large.
+    """
+    if declared.isdigit() and int(declared) > _LONGEST_BODY:
+        raise _too_long()
+    left = _LONGEST_BODY
+
+    async def receive_limited() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise _too_long()
+        return message
+
+    return receive_limited
+
+
+def _too_long() -> Problem:
+    sentence = f"the content of the request is too long; at most {_LONGEST_BODY} bytes are allowed."
+    return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", sentence)
 
 
 def _headers(scope: Scope) -> dict[str, str]:

@@ -8,13 +8,14 @@ import io
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from refervos.files.writing import write_atomically
+from refervos.integrations.cvat.video import CvatSink
+from refervos.integrations.youtube_vis import YoutubeVisSink
 from refervos.segmentation import Segmentation
 from refervos.video import CutoutSink, Frame, OverlaySink, PaletteSink, RleSink, Sink, SourceInfo
 from refervos.video.closing import Closing
@@ -156,16 +157,10 @@ def open_sink(
         "png": lambda: PaletteSink(folder / "png"),
         "cutout": lambda: CutoutSink(folder / "cutout"),
         "events": lambda: EventsSink(folder / "events.csv", events),
-        "ytvis": lambda: _exported("youtube_vis", "YoutubeVisSink", folder / "youtube-vis", source),
-        "cvat": lambda: _exported("cvat.video", "CvatSink", folder / "cvat", source),
+        "ytvis": lambda: YoutubeVisSink(folder / "youtube-vis", source),
+        "cvat": lambda: CvatSink(folder / "cvat", source),
     }
     return makers[kind]()
-
-
-def _exported(module: str, sink: str, folder: Path, source: SourceInfo) -> Sink:
-    """Open a sink of ``refervos.integrations``, whose packages are loaded only when they are used."""
-    opened: Sink = getattr(import_module(f"refervos.integrations.{module}"), sink)(folder, source)
-    return opened
 
 
 def write_outputs(

@@ -41,6 +41,7 @@ _FORMATS = (
     *("mp3", "aac", "ac3", "eac3", "flac", "wav", "w64", "aiff", "caf", "au", "amr", "ape", "wv", "tta", "dts", "loas"),
 )
 _STREAMS = ("hls", "mpjpeg", "rtsp", "rtp", "sdp", "live_flv", "mpegtsraw")
+_LEADING_ON = ("hls", "sdp")
 _NETWORK = (
     *("http", "https", "httpproxy", "tcp", "tls", "udp", "udplite", "rtp", "srtp", "srt", "crypto", "data"),
     *("rtmp", "rtmpe", "rtmps", "rtmpt", "rtmpte", "rtmpts", "ffrtmphttp", "ffrtmpcrypt"),
@@ -55,7 +56,12 @@ _SCHEME_OPTIONS = {
 
 
 def open_input(
-    address: str | BinaryIO, *, device: str | None = None, options: dict[str, str] | None = None, **more: Any
+    address: str | BinaryIO,
+    *,
+    device: str | None = None,
+    options: dict[str, str] | None = None,
+    redirects: bool = True,
+    **more: Any,
 ) -> Any:
     """Open a container, ignoring metadata that is not UTF-8.
 
@@ -63,6 +69,7 @@ def open_input(
         address: Address for FFmpeg: ``file:`` and a path, a stream, or a device; or an open file that can seek.
         device: FFmpeg's name of the device type, for devices.
         options: FFmpeg options.
+        redirects: Whether a network address may lead to others, by an HTTP redirect or a playlist.
         more: Further arguments of ``av.open``.
 
     Returns:
@@ -79,7 +86,10 @@ def open_input(
     elif address.startswith("file:"):
         known |= {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
     else:
-        known |= {"format_whitelist": ",".join(_FORMATS + _STREAMS), "protocol_whitelist": ",".join(_NETWORK)}
+        streams = _STREAMS if redirects else tuple(kind for kind in _STREAMS if kind not in _LEADING_ON)
+        known |= {"format_whitelist": ",".join(_FORMATS + streams), "protocol_whitelist": ",".join(_NETWORK)}
+        if not redirects:
+            known["max_redirects"] = "0"
         known |= _SCHEME_OPTIONS.get(scheme_of(address), {})
     more["options"] = known | (options or {})
     try:

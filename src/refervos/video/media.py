@@ -407,6 +407,7 @@ def open_url(
     stop: int | None = None,
     live: bool | None = None,
     decoding: DecodingOptions | None = None,
+    redirects: bool = True,
 ) -> MediaReader:
     """Open a network stream.
 
@@ -417,6 +418,7 @@ def open_url(
         stop: Frame before which to end a recording, None for all; a live stream continues until closed.
         live: Whether the stream is live; None to decide by its scheme and format.
         decoding: Options for decoded frames.
+        redirects: Whether the address may lead to others.
 
     Returns:
         The source.
@@ -426,7 +428,7 @@ def open_url(
     """
     shown = described(url)
     try:
-        container = open_input(url, timeout=(_NETWORK_TIMEOUT, _NETWORK_TIMEOUT))
+        container = open_input(url, timeout=(_NETWORK_TIMEOUT, _NETWORK_TIMEOUT), redirects=redirects)
     except (FFmpegError, ValueError) as error:
         # The rest of the error may repeat the address with the password.
         reason = getattr(error, "strerror", None) or "it is malformed"

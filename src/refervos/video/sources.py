@@ -9,7 +9,7 @@ from functools import partial
 from io import IOBase
 from pathlib import Path
 from threading import Event
-from typing import BinaryIO, Literal, cast, get_args
+from typing import Any, BinaryIO, Literal, cast, get_args
 
 import numpy as np
 from PIL import Image
@@ -55,6 +55,7 @@ def open_source(
     ahead: int = 0,
     deinterlace: bool | None = None,
     square_pixels: bool = True,
+    redirects: bool = True,
 ) -> Source:
     """Open a source of frames.
 
@@ -86,6 +87,8 @@ def open_source(
         deinterlace: Whether to deinterlace all frames or none; None for frames that are marked as interlaced.
         square_pixels: Whether to stretch video with non-square pixels to its displayed size; if False, frames and
             masks have the stored size.
+        redirects: Whether an http address may lead to others, by a redirect or a playlist (HLS). A server that opens
+            addresses for others forbids it, because they could lead into its own network.
 
     Returns:
         The source; close it or use it as a context manager.
@@ -101,7 +104,8 @@ def open_source(
     if ahead < 0:
         raise VideoError(f"ahead is {ahead}; it must be at least 0 frames.")
     ended = Event()
-    reader = _open(spec, rate, start, stop, live, reconnect, ended, DecodingOptions(deinterlace, square_pixels))
+    decoding = DecodingOptions(deinterlace, square_pixels)
+    reader = _open(spec, rate, start, stop, live, reconnect, ended, decoding, redirects)
     late = late or ("drop" if reader.info.live else "wait")
     if late == "wait":
         return BufferedReader(reader, ahead, drops=False) if ahead and not reader.info.live else reader
@@ -117,6 +121,7 @@ def _open(
     reconnect: ReconnectPolicy | None,
     ended: Event,
     decoding: DecodingOptions,
+    redirects: bool,
 ) -> Reader:
     """Open a source without a buffer."""
     if isinstance(spec, str):
@@ -128,7 +133,8 @@ def _open(
             return _open_live(connect, reconnect, start, stop, ended)
         if is_url(spec):
             check_address(spec)
-            connect = partial(open_url, spec, fps=rate, start=start, stop=stop, live=live, decoding=decoding)
+            options: dict[str, Any] = {"live": live, "decoding": decoding, "redirects": redirects}
+            connect = partial(open_url, spec, fps=rate, start=start, stop=stop, **options)
             return _open_live(connect, reconnect, start, stop, ended)
     if live and isinstance(spec, (str, Path, np.ndarray)):
         named = "An array" if isinstance(spec, np.ndarray) else f"'{spec}'"

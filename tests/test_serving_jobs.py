@@ -1,0 +1,204 @@
+"""Jobs and exports: formats that read back to the same masks, ranges, effects, progress and cancellation."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("fastapi")
+from fastapi.testclient import TestClient
+
+from refervos.serving.jobs import Job, JobQueue
+from refervos.serving.limits import Limits
+from refervos.serving.mask_record import decode_counts
+from refervos.serving.problems import Problem
+from refervos.video import read_video
+from served import drawn_video, miniature, open_session, serving, upload, watching
+
+RED, BLUE = "the red circle", "the blue box"
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return drawn_video(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with serving(tmp_path_factory.mktemp("server")) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def session(client: TestClient, video: Path) -> str:
+    """A session with masks of frames 0 to 7."""
+    session = open_session(client, video, RED, BLUE)
+    with watching(client, session) as watcher:
+        watcher.do("step", frames=8)
+        watcher.until_frame(7)
+        watcher.do("rename", track=1, label="=box")
+        watcher.do("correct", track=0, frame=7, points=[[41, 40, 1]])
+    return session
+
+
+def finished(client: TestClient, job: str) -> dict[str, Any]:
+    """Follow a job by its event stream to its end."""
+    states = [
+        json.loads(line.removeprefix("data: "))
+        for line in client.get(f"/v1/jobs/{job}/events").text.splitlines()
+        if line.startswith("data: ")
+    ]
+    assert [state["done"] for state in states] == sorted(state["done"] for state in states)
+    last: dict[str, Any] = states[-1]
+    return last
+
+
+def exported(client: TestClient, session: str, **request: Any) -> bytes:
+    answer = client.post(f"/v1/sessions/{session}/exports", json=request)
+    assert answer.status_code == 202, answer.text
+    state = finished(client, answer.json()["job"])
+    assert state["status"] == "done", state
+    (name,) = state["files"]
+    return client.get(f"/v1/jobs/{state['id']}/files/{name}").content
+
+
+def masks_of(client: TestClient, session: str) -> dict[int, dict[int, np.ndarray]]:
+    found = {}
+    for text in client.get(f"/v1/sessions/{session}/masks").text.splitlines():
+        line = json.loads(text)
+        found[line["frame"]] = {t["id"]: decode_counts(t["counts"], *line["size"]) for t in line["tracks"]}
+    return found
+
+
+def test_run_lengths_read_back_to_the_same_masks(client: TestClient, session: str) -> None:
+    lines = [json.loads(line) for line in exported(client, session, format="rle", range=[2, 5]).splitlines()]
+    assert sorted({line["frame"] for line in lines}) == [2, 3, 4, 5]
+    masks = masks_of(client, session)
+    for line in lines:
+        assert np.array_equal(decode_counts(line["counts"], *line["size"]), masks[line["frame"]][line["track"]])
+    assert {line["expression"] for line in lines} == {RED, "=box"}
+
+
+def test_pictures_come_as_a_zip(client: TestClient, session: str) -> None:
+    masks = masks_of(client, session)
+    with zipfile.ZipFile(io.BytesIO(exported(client, session, format="png", tracks=[0], range=[0, 3]))) as archive:
+        names = sorted(archive.namelist())
+        assert len(names) == 4
+        for k, name in enumerate(names):
+            assert np.array_equal(np.asarray(Image.open(archive.open(name))) > 0, masks[k][0])
+    with zipfile.ZipFile(io.BytesIO(exported(client, session, format="cutout", range=[0, 1]))) as archive:
+        first = np.asarray(Image.open(archive.open(sorted(archive.namelist())[0])))
+        assert np.array_equal(first[..., 3] == 255, masks[0][0])
+
+
+@pytest.mark.parametrize(("kind", "name"), [("ytvis", "annotations.json"), ("cvat", "annotations.xml")])
+def test_exports_for_other_tools_come_as_a_zip(client: TestClient, session: str, kind: str, name: str) -> None:
+    with zipfile.ZipFile(io.BytesIO(exported(client, session, format=kind, range=[0, 3]))) as archive:
+        assert b"the red circle" in archive.read(name)
+
+
+def test_the_overlay_has_the_effects(client: TestClient, session: str, video: Path, tmp_path: Path) -> None:
+    effects = [{"kind": "cutout", "background": [0, 255, 0]}]
+    path = tmp_path / "overlay.mp4"
+    path.write_bytes(exported(client, session, format="overlay", effects=effects, tracks=[0]))
+    frames = read_video(path)
+    assert len(frames) == 8  # those with masks
+    masks = masks_of(client, session)
+    for k, frame in enumerate(frames.astype(int)):
+        outside = ~masks[k][0]
+        assert np.abs(frame[outside] - (0, 255, 0)).mean() < 12
+    path.write_bytes(exported(client, session, format="overlay", range=[0, 2]))
+    assert len(read_video(path)) == 3
+
+
+def test_the_table_of_events_is_safe_for_spreadsheets(client: TestClient, session: str) -> None:
+    rows = list(csv.DictReader(io.StringIO(exported(client, session, format="events").decode())))
+    assert {"frame", "time", "event", "track", "expression"} == set(rows[0])
+    assert ("7", "correction", "0") in [(row["frame"], row["event"], row["track"]) for row in rows]
+    assert not any(row["expression"].startswith("=") for row in rows)
+
+
+def test_a_job_segments_a_whole_video_like_a_plain_session(client: TestClient, video: Path) -> None:
+    request = {"video": upload(client, video), "expressions": [RED, BLUE], "outputs": ["overlay", "rle"]}
+    answer = client.post("/v1/jobs", json=request)
+    assert answer.status_code == 202, answer.text
+    state = finished(client, answer.json()["job"])
+    assert (state["status"], state["done"], state["total"]) == ("done", 12, 12)
+    assert state["files"] == ["overlay.mp4", "masks.jsonl"]
+    text = client.get(f"/v1/jobs/{state['id']}/files/masks.jsonl").text
+    lines = [json.loads(line) for line in text.splitlines()]
+    plain = miniature().open([RED, BLUE])
+    for k, segmentation in enumerate(plain.stream(read_video(video))):
+        for line in lines[2 * k : 2 * k + 2]:
+            expected = segmentation.masks[line["track"]]
+            assert np.array_equal(decode_counts(line["counts"], *line["size"]), expected)
+    assert client.delete(f"/v1/jobs/{state['id']}").status_code == 204
+    assert client.get(f"/v1/jobs/{state['id']}").status_code == 404
+
+
+def test_what_cannot_be_written_is_said(client: TestClient, session: str) -> None:
+    unknown = client.post(f"/v1/sessions/{session}/exports", json={"format": "rle", "tracks": [9]})
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown-track")
+    live = client.post("/v1/sessions", json={"source": {"webcam": True}}).json()["id"]
+    assert client.post(f"/v1/sessions/{live}/exports", json={"format": "rle"}).status_code == 409
+    wrong = {"format": "overlay", "effects": [{"kind": "blur", "strength": 3}]}
+    assert client.post(f"/v1/sessions/{session}/exports", json=wrong).status_code == 422
+    assert client.get("/v1/jobs/none/events").status_code == 404
+
+
+def run_until(queue: JobQueue, job: Job) -> None:
+    while not job.over:
+        threading.Event().wait(0.01)  # bounded by the timeout of the tests
+
+
+def test_a_job_is_cancelled_between_two_frames_and_leaves_nothing(tmp_path: Path) -> None:
+    queue = JobQueue(tmp_path / "jobs", Limits(jobs=2))
+    begun, go = threading.Event(), threading.Event()
+
+    def work(job: Job) -> list[Path]:
+        (job.folder / "part").write_bytes(b"x")
+        begun.set()
+        assert go.wait(30)
+        job.advance()
+        raise AssertionError("it goes on after it was cancelled")
+
+    job = queue.submit(work)
+    assert begun.wait(30)
+    waiting = [queue.submit(work) for _ in range(2)]
+    with pytest.raises(Problem, match="2 jobs wait"):
+        queue.submit(work)
+    queue.remove(waiting[0].id)
+    assert waiting[0].status == "cancelled"
+    queue.remove(waiting[1].id)
+    queue.remove(job.id)
+    go.set()
+    run_until(queue, job)
+    assert job.status == "cancelled"
+    queue.close()
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_a_failed_job_says_why_and_the_next_one_runs(tmp_path: Path) -> None:
+    queue = JobQueue(tmp_path / "jobs", Limits())
+
+    def fail(job: Job) -> list[Path]:
+        raise RuntimeError("secret")
+
+    failed = queue.submit(fail)
+    run_until(queue, failed)
+    assert failed.describe()["problem"]["code"] == "internal"
+    assert "secret" not in json.dumps(failed.describe())
+    done = queue.submit(lambda job: [])
+    run_until(queue, done)
+    assert done.status == "done"
+    queue.close()
