@@ -6,7 +6,9 @@ import dataclasses
 import json
 import os
 import random
+import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -32,9 +34,10 @@ from batch_jobs import (
 from refervos.batch.decoding import Decoder, DecoderDiedError
 from refervos.batch.job import Job, Options, latest_records
 from refervos.batch.leases import Leases
+from refervos.batch.manifest import read_manifest
 from refervos.batch.merging import check, merge
 from refervos.batch.run_local import run_local
-from refervos.batch.shard_files import UnitRecord
+from refervos.batch.shard_files import UnitRecord, mask_schema, unit_schema
 from refervos.batch.states import saved_units
 from refervos.batch.status import status_of
 from refervos.batch.storage import open_store
@@ -556,3 +559,71 @@ def test_local_processes_share_the_work_and_are_replaced_when_they_die(
     assert files(tmp_path / "out") == files(out)
     job.write_missing_records()
     assert len({record.worker for each in job.records().values() for record in each}) > 1
+
+
+PAGE = (Path(__file__).parents[1] / "docs" / "batch.md").read_text(encoding="utf-8")
+
+
+def test_the_pages_manifest_and_its_lines_of_python_work(
+    undisturbed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (table,) = re.findall(r"```csv\n(.+?)```", PAGE, re.DOTALL)
+    (tmp_path / "videos.csv").write_text(table)
+    street, park = read_manifest(tmp_path / "videos.csv")
+    assert street.expressions == ("the red car", "the woman with the umbrella")
+    assert (park.uri, park.start, park.end) == ("s3://films/park.mp4", 0, 240)
+    (snippet,) = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
+    merge(Job.open(open_store(undisturbed[1])), tmp_path / "masks.parquet")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(snippet, "batch.md", "exec"), names)
+    assert names["first"].shape == (48, 64)
+    assert names["first"].dtype == np.uint8
+
+
+def test_the_page_names_the_columns_of_the_files() -> None:
+    row = next(line for line in PAGE.splitlines() if line.startswith("| `data/<shard>.parquet`"))
+    assert re.findall(r"`(\w+)`", row) == mask_schema().names
+    row = next(line for line in PAGE.splitlines() if line.startswith("| `_units/<shard>.parquet`"))
+    assert set(re.findall(r"`(\w+)`", row)) - {"ok", "failed"} == set(unit_schema().names)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_commands_of_the_page_run_and_a_stopped_one_goes_on(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    manifest, out = undisturbed
+    videos = [json.loads(line)["video"] for line in manifest.read_text().splitlines()]
+    rows = [f"{video},{sentence}" for video in videos for sentence in SENTENCES]
+    (tmp_path / "videos.csv").write_text("\n".join(["video,expression", *rows]))
+    (block,) = re.findall(r"```bash\npip install 'refervos\[batch\]'\n(.+?)```", PAGE, re.DOTALL)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(line: str, *more: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", *line.partition("#")[0].split(), *more]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, **pipes)
+
+    plan, run, status, merging = block.strip().splitlines()
+    stopped = start(run, "--device", "cpu", "--shard-seconds", "0.5", "--save-every", "0")
+    while not list((tmp_path / "masks" / "_state").glob("*.state")):
+        assert stopped.poll() is None
+        time.sleep(0.1)
+    stopped.send_signal(signal.SIGTERM)
+    _, errors = stopped.communicate(timeout=300)
+    assert stopped.returncode == 143, errors
+    assert list((tmp_path / "masks" / "_leases").iterdir()) == []
+    for line, expected in ((run, "5 videos done, 0 failed, 0 left"), (status, "videos   5 done"), (merging, "wrote")):
+        process = start(line, *(("--device", "cpu", "--shard-seconds", "0.5") if line == run else ()))
+        printed = "".join(process.communicate(timeout=600))
+        assert process.returncode == 0, printed
+        assert expected in printed
+    tables = [
+        sorted(parquet.read_table(folder / "data").drop(["unit"]).to_pylist(), key=str)
+        for folder in (out, tmp_path / "masks")
+    ]
+    assert tables[0] == tables[1]
+    process = start(plan, "--device", "cpu")
+    printed = "".join(process.communicate(timeout=600))
+    assert process.returncode == 0, printed
+    assert "makespan" in printed
+    assert "measured here" in printed

@@ -6,11 +6,12 @@ import importlib.util
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from batch_jobs import PATIENT, SENTENCES, begin, draw_videos, files, work, write_manifest
 from refervos.batch.job import Job
-from refervos.batch.run_ray import run_ray
+from refervos.batch.run_ray import RayWorker, run_ray
 from refervos.batch.run_slurm import SlurmWorker, run_slurm
 from refervos.batch.worker import WorkerSettings
 
@@ -48,6 +49,17 @@ def test_submitit_runs_workers_in_processes(calm: tuple[Path, Path], tmp_path: P
     job = begin(tmp_path / "out", manifest, shard_seconds=0.4)
     run_slurm(job, PATIENT, workers=2, cluster="local")
     assert files(tmp_path / "out") == files(out)
+
+
+def test_an_actor_of_ray_processes_the_shards_that_it_gets(calm: tuple[Path, Path], tmp_path: Path) -> None:
+    manifest, out = calm
+    job = begin(tmp_path / "out", manifest, shard_seconds=0.4)
+    names = [shard.name for shard in job.shards()]
+    actor = RayWorker(job.store.address, PATIENT)
+    done = actor({"shard": np.array(names)})
+    assert done == {"shard": names, "finished": [True] * len(names)}
+    assert files(tmp_path / "out") == files(out)
+    assert actor({"shard": np.array(names[:1])})["finished"] == [True]  # repeated, as Ray does after a failure
 
 
 @pytest.mark.slow

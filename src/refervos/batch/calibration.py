@@ -17,8 +17,9 @@ from refervos.batch.units import Cost, Unit
 from refervos.batch.worker import WorkerSettings
 from refervos.errors import DataError
 
-LENGTHS = (16, 64)
-"""Frames of the measured parts of videos: two lengths tell the cost of a video and that of a frame apart."""
+LENGTH = 64
+"""Frames of the measured parts of videos, if they are so long; a quarter of it tells the cost of a video from that of a
+frame."""
 
 _PER_WORKER = 4
 """Measured videos per worker, each of them in both lengths."""
@@ -29,7 +30,6 @@ def measure_cost(
     units: Sequence[Unit],
     options: Options,
     devices: Sequence[str | None],
-    lengths: tuple[int, int] = LENGTHS,
 ) -> Cost:
     """Measure the cost of the work by segmenting the beginnings of some videos, with as many workers as will run.
 
@@ -38,15 +38,14 @@ def measure_cost(
         units: Its units, with their numbers of frames.
         options: Options of the masks.
         devices: Device of each worker.
-        lengths: Frames of a short and of a long part.
 
     Returns:
         The cost.
 
     Raises:
-        DataError: When no video is long enough or readable.
+        DataError: When no video could be read.
     """
-    sample = _sample(entries, units, _PER_WORKER * len(devices), lengths)
+    sample = _sample(entries, units, _PER_WORKER * len(devices))
     with tempfile.TemporaryDirectory(prefix="refervos-") as folder:
         fingerprint = options.load("cpu").fingerprint()
         job = Job(open_store(folder), options, fingerprint, shard_seconds=0.0).begin()
@@ -55,17 +54,16 @@ def measure_cost(
         return fit_cost(job)
 
 
-def _sample(entries: Sequence[Entry], units: Sequence[Unit], count: int, lengths: tuple[int, int]) -> list[Entry]:
-    """Choose parts of videos: of many lengths, and with one sentence as well as with all."""
-    long = [entry for entry, unit in zip(entries, units, strict=True) if unit.frames >= lengths[1]]
-    if not long:
-        raise DataError(f"no video has {lengths[1]} frames to measure the speed with; give --fps.")
+def _sample(entries: Sequence[Entry], units: Sequence[Unit], count: int) -> list[Entry]:
+    """Choose parts of videos, short and long, with one sentence and with all."""
+    length = min(LENGTH, max(unit.frames for unit in units))
+    long = [entry for entry, unit in zip(entries, units, strict=True) if unit.frames >= length]
     chosen = [long[index] for index in np.linspace(0, len(long) - 1, min(count, len(long))).astype(int)]
     parts = []
     for number, entry in enumerate(chosen):
-        for length in lengths:
+        for frames in {max(1, length // 4), length}:
             few = entry.expressions[:1] if number % 2 else entry.expressions
-            parts.append(dataclasses.replace(entry, end=entry.start + length, expressions=few, frames=None))
+            parts.append(dataclasses.replace(entry, end=entry.start + frames, expressions=few, frames=None))
     return parts
 
 

@@ -248,6 +248,11 @@ def status(out: OutArgument, price: PriceOption = None, as_json: JsonOption = Fa
     typer.echo(printable("\n".join(lines)))
 
 
+def workers_text(count: int) -> str:
+    """Write a number of workers."""
+    return "1 worker" if count == 1 else f"{count} workers"
+
+
 def duration(seconds: float) -> str:
     """Write a duration in hours and minutes, or in seconds if it is short."""
     if seconds < 90:
@@ -329,8 +334,8 @@ def plan(
         f"a video {cost.overhead:.2f} s, a start {cost.load:.1f} s ({origin})",
         f"files     {len(shards)} of at least {shard_seconds:g} s of work",
         f"work      {schedule.work / 3600:.2f} hours, the longest video {duration(longest)}",
-        f"makespan  {duration(schedule.seconds)} on {schedule.slots} workers, {schedule.utilisation:.0%} of their time "
-        "used (simulated)",
+        f"makespan  {duration(schedule.seconds)} on {workers_text(schedule.slots)}, "
+        f"{schedule.utilisation:.0%} of their time used (simulated)",
         f"cost      {schedule.slot_hours:.2f} hours of workers" + ("" if money is None else f", {money:.2f}"),
     ]
     typer.echo("\n".join(lines))
