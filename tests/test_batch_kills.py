@@ -75,7 +75,8 @@ def test_twenty_kills_leave_the_rows_of_an_undisturbed_run(tmp_path: Path) -> No
     (videos / "empty.mp4").write_bytes(b"")
     model = str(write_micro(tmp_path / "model"))
     with video_server(videos) as address:
-        everything = [*drawn, str(long), f"{address}/stalls.mp4", videos / "truncated.mp4", videos / "empty.mp4"]
+        bad = [f"{address}/stalls.mp4", f"{videos}/truncated.mp4", f"{videos}/empty.mp4"]
+        everything = [*drawn, str(long), *bad]
         manifest = write_manifest(tmp_path / "m.jsonl", everything)
         calm = begin(tmp_path / "calm", manifest, shard_seconds=4.0, model=model)
         work(calm, SETTINGS)

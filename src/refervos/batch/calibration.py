@@ -22,7 +22,7 @@ LENGTH = 64
 frame."""
 
 _PER_WORKER = 4
-"""Measured videos per worker, each of them in both lengths."""
+"""Measured videos per worker, each of them in two lengths; with fewer videos, each in more lengths."""
 
 
 def measure_cost(
@@ -43,7 +43,7 @@ def measure_cost(
         The cost.
 
     Raises:
-        DataError: When no video could be read.
+        DataError: When too few frames could be read.
     """
     sample = _sample(entries, units, _PER_WORKER * len(devices))
     with tempfile.TemporaryDirectory(prefix="refervos-") as folder:
@@ -59,12 +59,18 @@ def _sample(entries: Sequence[Entry], units: Sequence[Unit], count: int) -> list
     length = min(LENGTH, max(unit.frames for unit in units))
     long = [entry for entry, unit in zip(entries, units, strict=True) if unit.frames >= length]
     chosen = [long[index] for index in np.linspace(0, len(long) - 1, min(count, len(long))).astype(int)]
-    parts = []
-    for number, entry in enumerate(chosen):
-        for frames in {max(1, length // 4), length}:
-            few = entry.expressions[:1] if number % 2 else entry.expressions
-            parts.append(dataclasses.replace(entry, end=entry.start + frames, expressions=few, frames=None))
-    return parts
+    each = max(2, -(-2 * count // len(chosen)))
+    lengths = sorted({int(frames) for frames in np.linspace(max(1, length // 4), length, each)})
+    return [
+        dataclasses.replace(
+            entry,
+            end=entry.start + frames,
+            expressions=entry.expressions[:1] if number % 2 else entry.expressions,
+            frames=None,
+        )
+        for number, entry in enumerate(chosen)
+        for frames in lengths
+    ]
 
 
 def fit_cost(job: Job) -> Cost:
@@ -80,7 +86,7 @@ def fit_cost(job: Job) -> Cost:
         The cost.
 
     Raises:
-        DataError: When no video could be read.
+        DataError: When too few frames could be read.
     """
     units = {shard.name: shard.units[0] for shard in job.shards()}
     records = {name: each[0] for name, each in job.records().items()}
@@ -96,7 +102,7 @@ def fit_cost(job: Job) -> Cost:
             else:
                 rows.append((line["time"] - before["time"], 1.0, frames, frames * sentences))
     if not rows:
-        raise DataError("none of the measured videos could be read; give --fps.")
+        raise DataError("too few frames could be read to measure the speed; give --fps.")
     table = np.array(rows)
     overhead, shared, sentence = _fit(table[:, 1:], table[:, 0])
     if len({row[3] / row[2] for row in rows}) == 1:

@@ -352,14 +352,24 @@ def begin_job(
         OutputError: When the folder has results of another model, version or other options.
         DataError: When no video can be found.
     """
+    from refervos.loading import trained_words
+
     store = open_store(out)
-    model = options.load("cpu")
-    words = getattr(getattr(model, "config", None), "words", ())
-    warn_of_unknown_words([each for entry in entries for each in entry.expressions], words)
-    job = Job(store, options, model.fingerprint(), cost=cost, shard_seconds=shard_seconds).begin()
+    sentences = [expression for entry in entries for expression in entry.expressions]
+    warn_of_unknown_words(sentences, trained_words(options.model))
+    job = Job(store, options, _fingerprint(store, options), cost=cost, shard_seconds=shard_seconds).begin()
     remove_leftovers(store)
     job.add(plan_units(entries, job.stamp, job.cost, patience=patience, advance=advance))
     return job
+
+
+def _fingerprint(store: Store, options: Options) -> str:
+    """Return the model's fingerprint: that of the folder if it has the same options, which the workers will check."""
+    if JOB in store.names(""):
+        present = Job.open(store)
+        if present.options == options:
+            return present.fingerprint
+    return options.load("cpu").fingerprint()
 
 
 def plan_units(

@@ -48,7 +48,7 @@ def run_ray(job: Job, settings: WorkerSettings, *, workers: int, per_gpu: int = 
     Args:
         job: The job.
         settings: Settings of each worker.
-        workers: Number of actors.
+        workers: Largest number of actors; Ray starts as many as there is work and room for.
         per_gpu: Actors that share a GPU.
         address: Address of a cluster, such as ``auto``; None for a new one on this machine.
 
@@ -75,7 +75,8 @@ def run_ray(job: Job, settings: WorkerSettings, *, workers: int, per_gpu: int = 
         RayWorker,
         fn_constructor_args=(job.store.address, settings),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=workers),
+        # One shard at a time: a shard must not wait behind a long one while another actor is idle.
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, max_tasks_in_flight_per_actor=1),
         **resources,
     )
     return sum(row["finished"] for row in done.take_all())

@@ -189,7 +189,7 @@ class ObjectStore:
         self._appended: dict[str, bytes] = {}
 
     def _path(self, path: str) -> str:
-        return f"{self._root}/{path}"
+        return f"{self._root}/{path}".rstrip("/")
 
     def names(self, folder: str) -> list[str]:
         """See ``Store``."""

@@ -109,6 +109,7 @@ class Worker:
                 "choose another folder."
             )
         self._leases = Leases(self._store, self.name, lasts=settings.lease)
+        self._shards: dict[str, Shard] = {}
         self._held: tuple[Shard, Lease] | None = None
         self._decoder = Decoder(self._poll)
         self._unexpected = 0
@@ -148,7 +149,9 @@ class Worker:
             Whether it is finished, by this worker or another; False if this one must stop.
         """
         try:
-            found = self._next([shard for shard in self._job.shards() if shard.name == name])
+            if name not in self._shards:
+                self._shards = {shard.name: shard for shard in self._job.shards()}
+            found = self._next([self._shards[name]])
             if found is not None:
                 self.process(*found)
         except _StoppedError:
