@@ -1,16 +1,16 @@
-"""Segmentation of recordings in hindsight: decide at the end which object a sentence means, then answer again.
+"""Segmentation of recordings in hindsight: decide at the end which object a sentence means, then correct the past.
 
 On a stream, a sentence such as "the one that turns back" is answered before it can be understood. A recording can be
 read more than once:
 
 1. *Search.* A session segments the recording frame by frame, as on a stream. Successive masks that overlap form
-   tracklets; the one with the most evidence over the whole recording shows the object that the sentence means.
+   tracklets; the one with the largest sum of presence shows the object that the sentence means.
 2. *Follow.* From the most certain frame of that tracklet, its mask as the prompt, the object is followed backwards to
-   the first frame and forwards to the last.
-3. *Answer.* Where the masks of both passes overlap, the one whose area is closer to that of the chosen mask is
-   kept: the other shows one of several targets alone, or another candidate as well. The search is also kept where it
-   is certain that the object is absent, and where it is certain to see the object, but following has lost it. Elsewhere
-   the followed mask replaces it.
+   the first frame.
+3. *Answer.* From the most certain frame on, the masks of the search are kept: the sentence has been understood, and
+   finds an object again that a tracker loses. Before it, the followed masks replace them, except where the search is
+   certain that the object is absent, or where both overlap and the area of the search's mask is closer to that of the
+   chosen mask: the followed mask then shows one of several targets alone.
 
 Only the contract of sessions is used, so that every model that accepts a sentence together with a mask has it. An
 extension of this project: no published protocol has it. Memory hardly grows with the recording: frames are read again
@@ -23,7 +23,6 @@ import math
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -43,9 +42,6 @@ Read = Callable[[int, int | None], Iterable[Item]]
 
 OpenSession = Callable[[Iterable[Prompt]], Session]
 """Opens a session with prompts, such as ``model.open``."""
-
-FOUND_AGAIN = 0.9
-"""Presence from which on the search is believed in frames in which the followed object is lost."""
 
 CERTAINLY_ABSENT = 0.05
 """Presence up to which the search is believed although the followed object seems to be visible."""
@@ -83,7 +79,7 @@ def answer_in_hindsight(
     Args:
         read: Reads the recording; must return the same frames each time.
         prompts: At least one sentence.
-        open_session: Opens the sessions of all passes; they must be new.
+        open_session: Opens the sessions of both passes; they must be new.
         image_of: Returns the image of an item of ``read``; by default items are images, uint8 RGB (H, W, 3).
         clip_length: Frames per clip; default the model's.
         advance: Called after each frame of the search, for a progress bar.
@@ -100,20 +96,17 @@ def answer_in_hindsight(
     search = open_session(sentences)
     for sentence in sentences:  # before the search, which takes long
         search.model.begin(replace(sentence, mask=np.ones((1, 1), dtype=np.bool_)))
-    with AnswerFile() as searched, AnswerFile() as followed:
-        findings = _search(search, (image_of(item) for item in read(0, None)), searched, clip_length, advance)
-        follow = partial(_follow, open_session, findings, sentences, image_of, clip_length)
-        for index, _, answers in follow(_read_backwards(read, findings)):
-            for row, answer in answers.items():
-                followed.write(index, row, answer)
+    with AnswerFile() as answers:
+        findings = _search(search, (image_of(item) for item in read(0, None)), answers, clip_length, advance)
+        past = ((index, image_of(item)) for index, item in _read_backwards(read, findings))
+        for index, row, followed in _follow(open_session(()), findings.chosen, sentences, past, clip_length):
+            tracklet = findings.chosen[row]
+            assert tracklet is not None
+            if index < tracklet.frame:
+                answers.write(index, row, settle(answers.read(index, row), followed, float(tracklet.mask.mean())))
         index = -1
-        for index, item, answers in follow(enumerate(islice(read(0, None), findings.frames))):
-            settled = [searched.read(index, row) for row in range(len(sentences))]
-            for row, tracklet in enumerate(findings.chosen):
-                if tracklet is not None:
-                    answer = followed.read(index, row) if index < tracklet.frame else answers[row]
-                    settled[row] = settle(settled[row], answer, float(tracklet.mask.mean()))
-            yield item, _segmentation(index, sentences, settled)
+        for index, item in enumerate(islice(read(0, None), findings.frames)):
+            yield item, _segmentation(index, sentences, [answers.read(index, row) for row in range(len(sentences))])
         if index + 1 < findings.frames:
             raise FrameError(_CHANGED.format(was=findings.frames, now=index + 1))
 
@@ -133,7 +126,7 @@ def check_sentences(prompts: Sequence[Prompt | str]) -> list[Prompt]:
 
 
 def settle(searched: Answer, followed: Answer, share: float) -> Answer:
-    """Choose between the answers of both passes for one frame.
+    """Choose between the answers of both passes for a frame before the most certain one.
 
     Args:
         searched: The answer of the search.
@@ -145,15 +138,13 @@ def settle(searched: Answer, followed: Answer, share: float) -> Answer:
     """
     if searched.presence <= CERTAINLY_ABSENT:
         return searched
-    if not followed.mask.any():
-        return searched if searched.presence >= FOUND_AGAIN else followed
     if overlap(searched.mask, followed.mask) < SAME_OBJECT:
         return followed
     return min(searched, followed, key=lambda answer: abs(math.log(float(answer.mask.mean()) / share)))
 
 
 def _search(
-    session: Session, images: Iterable[Any], searched: AnswerFile, clip_length: int | None, advance: Callable[[], None]
+    session: Session, images: Iterable[Any], answers: AnswerFile, clip_length: int | None, advance: Callable[[], None]
 ) -> Findings:
     """Segment the whole recording, store the answers, and choose a tracklet for each prompt."""
     searches = [TrackletSearch() for _ in session.expressions]
@@ -162,7 +153,7 @@ def _search(
         for segmentation in session.clip(clip):
             for row, (mask, presence) in enumerate(zip(segmentation.masks, segmentation.presence, strict=True)):
                 searches[row].add(frames, mask, float(presence))
-                searched.write(frames, row, Answer(mask, float(presence)))
+                answers.write(frames, row, Answer(mask, float(presence)))
             largest = max(largest, 3 * segmentation.masks[0].size)
             frames += 1
             advance()
@@ -172,56 +163,47 @@ def _search(
 
 
 def _follow(
-    open_session: OpenSession,
-    findings: Findings,
+    session: Session,
+    chosen: Sequence[Tracklet | None],
     sentences: Sequence[Prompt],
-    image_of: Callable[[Item], Any],
+    frames: Iterable[tuple[int, Any]],
     clip_length: int | None,
-    frames: Iterable[tuple[int, Item]],
-) -> Iterator[tuple[int, Item, dict[int, Answer]]]:
+) -> Iterator[tuple[int, int, Answer]]:
     """Follow the chosen objects from their most certain frames on.
 
     Args:
-        open_session: Opens the session.
-        findings: Result of the search.
+        session: A new session without tracks.
+        chosen: A tracklet for each prompt, or None.
         sentences: The prompts.
-        image_of: Returns the image of an item.
+        frames: Index and image of each frame, in descending order.
         clip_length: Frames per clip; default the model's.
-        frames: Index and item of each frame, in ascending or descending order.
 
     Yields:
-        Each frame with the answers for the prompts, by row, whose most certain frame has been reached.
+        For each frame and each prompt whose most certain frame has been reached: their indices, and the answer.
     """
-    session = open_session(())
-    starts: dict[int, list[int]] = {}
-    for row, tracklet in enumerate(findings.chosen):
+    starts: dict[int, list[tuple[int, Prompt]]] = {}
+    for row, tracklet in enumerate(chosen):
         if tracklet is not None:
-            starts.setdefault(tracklet.frame, []).append(row)
+            starts.setdefault(tracklet.frame, []).append((row, replace(sentences[row], mask=tracklet.mask)))
     rows: list[int] = []  # of the session's tracks, in their order
     for clip in _clips(session, frames, starts, clip_length):
-        for row in starts.get(clip[0][0], ()):
-            tracklet = findings.chosen[row]
-            assert tracklet is not None
+        for row, prompt in starts.get(clip[0][0], ()):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UnknownWordsWarning)  # the search has given it
-                session.add(replace(sentences[row], mask=tracklet.mask))
+                session.add(prompt)
             rows.append(row)
-        if not rows:
-            yield from ((index, item, {}) for index, item in clip)
-            continue
-        segmentations = session.clip([image_of(item) for _, item in clip])
-        for (index, item), segmentation in zip(clip, segmentations, strict=True):
-            pairs = zip(segmentation.masks, segmentation.presence, strict=True)
-            answers = [Answer(mask, float(presence)) for mask, presence in pairs]
-            yield index, item, dict(zip(rows, answers, strict=True))
+        segmentations = session.clip([image for _, image in clip])
+        for (index, _), segmentation in zip(clip, segmentations, strict=True):
+            for row, mask, presence in zip(rows, segmentation.masks, segmentation.presence, strict=True):
+                yield index, row, Answer(mask, float(presence))
 
 
 def _clips(
-    session: Session, frames: Iterable[tuple[int, Item]], starts: Container[int], clip_length: int | None
-) -> Iterator[list[tuple[int, Item]]]:
+    session: Session, frames: Iterable[tuple[int, Any]], starts: Container[int], clip_length: int | None
+) -> Iterator[list[tuple[int, Any]]]:
     """Split frames into clips, so that prompts start in the first frame of a clip."""
     length = session.model.clip_length if clip_length is None else clip_length
-    clip: list[tuple[int, Item]] = []
+    clip: list[tuple[int, Any]] = []
     for index, item in frames:
         if clip and (len(clip) == length or index in starts):
             yield clip
