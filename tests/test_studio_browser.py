@@ -99,6 +99,7 @@ def tracks(page: Any) -> Any:
 
 
 def go_to(page: Any, frame: int) -> None:
+    page.keyboard.press("Escape")  # leaves the text field
     page.keyboard.press("Home")
     on_frame(page, 0)
     for k in range(1, frame + 1):

@@ -15,6 +15,7 @@ from refervos.serving.served_session import ServedSession
 TrackNumber = Annotated[int, Field(ge=0, le=10**6)]
 FrameNumber = Annotated[int, Field(ge=0, le=10**9)]
 Sentence = Annotated[str, Field(min_length=1, max_length=2000)]
+Byte = Annotated[int, Field(ge=0, le=255)]
 Coordinate = Annotated[float, Field(allow_inf_nan=False)]
 Click = tuple[Coordinate, Coordinate, Literal[0, 1]]
 Box = tuple[Coordinate, Coordinate, Coordinate, Coordinate]
@@ -33,10 +34,11 @@ class Command(BaseModel):
 
 
 class Add(Command):
-    """Follow one more object from the next frame on; the reply has its ``track``."""
+    """Follow one more object from the next frame, or of recordings from an earlier one, on; the reply has its ``track``."""
 
     do: Literal["add"]
     expression: Sentence
+    frame: FrameNumber | None = None
 
 
 class Drop(Command):
@@ -63,11 +65,12 @@ class Rename(Command):
 
 
 class Show(Command):
-    """Show or hide a track."""
+    """Show or hide a track, and change its colour if one is given."""
 
     do: Literal["show"]
     track: TrackNumber
     visible: bool
+    colour: tuple[Byte, Byte, Byte] | None = None
 
 
 class Correct(Command):

@@ -6,12 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from refervos.serving.commands import FrameNumber, Sentence, TrackNumber
+from refervos.serving.commands import Byte, FrameNumber, Sentence, TrackNumber
 from refervos.serving.outputs import OutputFormat
 from refervos.video.effects import Effect
 
 Identifier = Annotated[str, Field(max_length=64)]
-Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class Content(BaseModel):

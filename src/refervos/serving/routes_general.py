@@ -35,9 +35,11 @@ def general_routes(server: Server) -> APIRouter:
     def metrics() -> Response:
         return Response(metrics_text(server), media_type=METRICS)
 
-    @routes.get("/v1/limits", summary="Every limit of the server")
-    async def limits() -> dict[str, float]:
-        return asdict(server.settings.limits)
+    @routes.get("/v1/limits", summary="Every limit of the server, and which sources beside uploads are allowed")
+    async def limits() -> dict[str, Any]:
+        sources = server.settings.sources
+        allowed = {"files": bool(sources.files), "cameras": sources.cameras, "urls": bool(sources.hosts)}
+        return {**asdict(server.settings.limits), "allowed": allowed}
 
     @routes.get("/v1/models", summary="The models that sessions can run on")
     async def models() -> list[dict[str, Any]]:

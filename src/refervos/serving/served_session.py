@@ -293,9 +293,19 @@ class ServedSession:
 
     # Commands, in the worker's thread only; their names are those of the WebSocket.
 
-    def add(self, expression: str) -> dict[str, Any]:
-        """Follow one more object from the next frame on."""
+    def add(self, expression: str, frame: int | None = None) -> dict[str, Any]:
+        """Follow one more object from the next frame on, or from an earlier one; then the frames since are repeated.
+
+        Args:
+            expression: The sentence.
+            frame: First frame in which to follow it; None, or one that comes later, for the next one.
+        """
         self._check_sentence(expression)
+        self._check_count()
+        reached = self._position
+        if frame is not None and frame < reached:
+            self._go_to(max(frame, self.record.first))
+            self._goal = max(self._goal, reached)
         return self._begin("add", expression)
 
     def follow(self, phrase: str, token: tuple[float, ...]) -> dict[str, Any]:
@@ -309,8 +319,7 @@ class ServedSession:
 
     def _begin(self, kind: EditKind, expression: str, token: tuple[float, ...] = ()) -> dict[str, Any]:
         record = self.record
-        if len(record.tracks) >= self._limits.sentences:
-            raise PromptError(f"the session has {len(record.tracks)} sentences, which is the limit; drop one first.")
+        self._check_count()
         track = record.next_track
         edit = Edit(self._history.count, self._position, kind, track, expression, token=token)
         self._repeat(edit)
@@ -319,6 +328,11 @@ class ServedSession:
         record.next_track += 1
         self._changed()
         return {"track": track}
+
+    def _check_count(self) -> None:
+        count = len(self.record.tracks)
+        if count >= self._limits.sentences:
+            raise PromptError(f"the session has {count} sentences, which is the limit; drop one first.")
 
     def drop(self, track: int) -> dict[str, Any]:
         """Stop following an object and forget its masks."""
@@ -352,9 +366,11 @@ class ServedSession:
         self._changed()
         return {}
 
-    def show(self, track: int, visible: bool) -> dict[str, Any]:
-        """Show or hide a track."""
-        self._view(track).visible = visible
+    def show(self, track: int, visible: bool, colour: tuple[int, int, int] | None = None) -> dict[str, Any]:
+        """Show or hide a track, and change its colour if one is given."""
+        view = self._view(track)
+        view.visible = visible
+        view.colour = colour or view.colour
         self._changed()
         return {}
 
@@ -375,7 +391,8 @@ class ServedSession:
         segmentation = self._correct(edit)
         self._note(edit)
         self._drop_events(lambda event: event["kind"] == "correction" and event["number"] == edit.number)
-        self._event("correction", frame, track, number=edit.number)
+        time = None if self._last is None else self._last[0].time
+        self._event("correction", frame, track, number=edit.number, time=time, points=list(points), box=box)
         self._publish_last(segmentation)
         self._goal = max(self._goal, reached)
         self._changed()
@@ -654,7 +671,7 @@ class ServedSession:
         """
         if position == self._position and not again:
             return
-        if position > self._position or position <= self.record.first:
+        if position > self._position or position < self.record.first:
             raise VideoError(
                 f"frame {position - 1} has not been segmented yet; the frames segmented so far are "
                 f"{self.record.first} to {self._position - 1}."

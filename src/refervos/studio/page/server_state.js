@@ -39,7 +39,6 @@ function readTrack(raw, events) {
  * @returns {Status}
  */
 function readStatus(raw) {
-  if (raw.live && raw.connection && raw.connection !== "open") return raw.connection;
   if (raw.running) return "running";
   if (raw.ended) return "finished";
   return raw.frame === null ? "idle" : "paused";

@@ -14,12 +14,14 @@ import { readState } from "./server_state.js";
 export const VISIBLE = 0.5;
 
 const MOST_LIVE_MASKS = 300;
+/** A live source that sends no frame for so many milliseconds does not answer. */
+const SILENCE = 3000;
 
 /**
  * One session of the server.
  *
  * It dispatches `state` (anything but masks has changed), `masks` (masks that the page holds have changed), `frame` (a frame was
- * segmented; detail: FrameMessage), `alert` (detail: the event), `notice` (detail: a sentence) and `connection` (detail: open, waiting or gone).
+ * segmented; detail: FrameMessage), `silence` (a live source has begun or ceased not to answer), `alert` (detail: the event), `notice` (detail: a sentence) and `connection` (detail: open, waiting or gone).
  */
 export class Session extends EventTarget {
   /**
@@ -36,6 +38,9 @@ export class Session extends EventTarget {
     /** @type {Map<number, [number, number][]>} */
     this.presence = new Map();
     this.#readPresence(state);
+    /** Whether a live source sends no frames. */
+    this.silent = false;
+    this.#expectFrame();
     this.connection = new Connection(state.id, {
       onFrame: (message) => this.#receiveFrame(message),
       onEvent: (event) => this.#receiveEvent(event),
@@ -108,7 +113,29 @@ export class Session extends EventTarget {
   }
 
   close() {
+    clearTimeout(this.#silence);
     this.connection.close();
+  }
+
+  /**
+   * @type {ReturnType<typeof setTimeout> | undefined}
+   */
+  #silence;
+
+  #expectFrame() {
+    if (!this.live) return;
+    clearTimeout(this.#silence);
+    this.#silence = setTimeout(() => this.#setSilent(this.state.status === "running"), SILENCE);
+    this.#setSilent(false);
+  }
+
+  /**
+   * @param {boolean} silent
+   */
+  #setSilent(silent) {
+    if (silent === this.silent) return;
+    this.silent = silent;
+    this.#tell("silence");
   }
 
   /**
@@ -126,6 +153,7 @@ export class Session extends EventTarget {
     const { masks } = message;
     // Of recordings every frame is kept, whether it is on view or not; a live view acknowledges what it has painted.
     if (!this.live) this.connection.acknowledge(masks.frame);
+    else this.#expectFrame();
     this.masks.put(masks);
     this.#addPresence(masks);
     this.state.frame = Math.max(this.state.frame, masks.frame);

@@ -134,7 +134,7 @@ export class Stage extends EventTarget {
     });
     if (masks) this.painted = { frame: masks.frame, at: performance.now() };
     this.#canvas.dataset.frame = String(view.shown);
-    this.#canvas.dataset.masks = masks ? masks.tracks.map(({ id }) => id).join(" ") : "";
+    this.#canvas.dataset.masks = masks ? masks.tracks.filter(({ id }) => session.track(id)?.visible).map(({ id }) => id).join(" ") : "";
     this.#showMarks();
     this.#describe();
   }

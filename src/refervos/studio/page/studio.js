@@ -136,6 +136,7 @@ export class Studio extends EventTarget {
       view.frameComputed();
       this.#showProgress();
     });
+    session.addEventListener("silence", () => this.#showProgress());
     session.addEventListener("notice", (event) => this.#notice(/** @type {CustomEvent} */ (event).detail));
     session.addEventListener("alert", (event) => this.#notice(/** @type {CustomEvent} */ (event).detail.text));
     session.addEventListener("connection", (event) => this.#connected(/** @type {CustomEvent} */ (event).detail));
@@ -416,8 +417,9 @@ export function progressText(session) {
   const { state, live, newest } = session;
   const rate = `${state.fps >= 10 ? Math.round(state.fps) : state.fps.toFixed(1)} frames per second`;
   if (live) {
-    const texts = { lost: "The camera does not answer. Trying again.", connecting: "Connecting to the camera.", paused: "Paused." };
-    return /** @type {Record<string, string>} */ (texts)[state.status] ?? (state.tracks.length ? rate : "");
+    if (state.status === "paused") return "Paused.";
+    if (session.silent) return "The camera does not answer. Trying again.";
+    return newest < 0 ? "Connecting to the camera." : rate;
   }
   const [first, last] = session.range;
   const left = last - Math.max(newest, first - 1);

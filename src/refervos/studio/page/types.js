@@ -71,7 +71,7 @@
  * @property {"object" | "background"} area What is blurred or pixelated.
  * @property {number} strength From 0 to 1.
  *
- * @typedef {"idle" | "running" | "paused" | "finished" | "connecting" | "lost"} Status
+ * @typedef {"idle" | "running" | "paused" | "finished"} Status
  *
  * @typedef {object} SessionState
  * @property {string} id

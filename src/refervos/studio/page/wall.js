@@ -27,7 +27,7 @@ class Tile {
     const name = create("a", { href: `?session=${state.id}` }, state.source.name);
     this.element = create("li", { class: "tile" }, this.#canvas, create("div", { class: "tile-bar" }, name, this.#status));
     this.view.addEventListener("shown", () => requestAnimationFrame(() => this.#paint()));
-    this.session.addEventListener("state", () => this.#showStatus());
+    for (const event of ["state", "silence"]) this.session.addEventListener(event, () => this.#showStatus());
     this.session.addEventListener("connection", (event) => {
       if (/** @type {CustomEvent} */ (event).detail === "open") this.session.do("play");
     });
@@ -47,7 +47,7 @@ class Tile {
 
   #showStatus() {
     const { state } = this.session;
-    const text = state.status === "lost" ? "connection lost" : state.status === "connecting" ? "connecting" : `${state.fps.toFixed(1)} fps`;
+    const text = this.session.silent ? "no answer" : state.frame < 0 ? "connecting" : `${state.fps.toFixed(1)} frames per second`;
     if (this.#status.textContent !== text) this.#status.textContent = text;
   }
 
