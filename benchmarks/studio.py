@@ -2,8 +2,8 @@
 
     python benchmarks/studio.py
 
-runs ``refervos studio`` with the miniature, a drawn clip and the webcam that Chromium imitates at 30 frames per second, and
-prints a table in Markdown. Run it on a quiet machine: the server and the browser share its cores.
+runs ``refervos studio`` with the miniature, a drawn clip and the webcam that Chromium imitates at 30 frames per second,
+and prints a table in Markdown. Run it on a quiet machine: the server and the browser share its cores.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def live_latencies(page: Any, address: str, frames: int) -> tuple[list[float], l
     begin = page.evaluate("performance.now()")
     while page.evaluate("window.latencies.length") < frames:
         page.wait_for_timeout(200)
-    rate = page.evaluate("1000 * window.latencies.length / (performance.now() - %f)" % begin)
+    rate = page.evaluate(f"1000 * window.latencies.length / (performance.now() - {begin})")
     latencies = page.evaluate("window.latencies")
     clicks = []
     for _ in range(20):

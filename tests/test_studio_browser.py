@@ -100,6 +100,7 @@ def tracks(page: Any) -> Any:
 
 def go_to(page: Any, frame: int) -> None:
     page.keyboard.press("Escape")  # leaves the text field
+    page.keyboard.press("ArrowLeft")  # pauses
     page.keyboard.press("Home")
     on_frame(page, 0)
     for k in range(1, frame + 1):
@@ -259,8 +260,7 @@ def test_everything_can_be_done_by_keyboard(page: Any, address: str) -> None:
     page.keyboard.press("Escape")
     page.keyboard.press("Space")
     expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()
-    page.keyboard.press("Home")
-    on_frame(page, 0)
+    go_to(page, 1)
     page.keyboard.press("c")
     expect(page.locator("#stage-marks .crosshair")).to_have_count(1)
     page.keyboard.press("ArrowLeft")

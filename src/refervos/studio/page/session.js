@@ -21,7 +21,7 @@ const SILENCE = 3000;
  * One session of the server.
  *
  * It dispatches `state` (anything but masks has changed), `masks` (masks that the page holds have changed), `frame` (a frame was
- * segmented; detail: FrameMessage), `silence` (a live source has begun or ceased not to answer), `alert` (detail: the event), `notice` (detail: a sentence) and `connection` (detail: open, waiting or gone).
+ * segmented; detail: FrameMessage), `silence` (a live source has begun or ceased not to answer), `alert` (detail: a sentence), `notice` (detail: a sentence) and `connection` (detail: open, waiting or gone).
  */
 export class Session extends EventTarget {
   /**
@@ -173,12 +173,27 @@ export class Session extends EventTarget {
         this.#tell("notice", event.problem.detail);
         return;
       case "alert":
-        this.#tell("alert", event);
+      case "cut":
+      case "outage":
+        this.#addEvent(event.event, event);
         return;
       default:
-        // Cuts, outages and the end are in the next state, too.
+        // The end of a recording is also in the state that follows.
         this.#tell("masks");
     }
+  }
+
+  /**
+   * Add an event that the next state will have, too.
+   *
+   * @param {SessionEvent["kind"]} kind
+   * @param {Record<string, any>} event
+   */
+  #addEvent(kind, { frame, time = null, track = null, ...alert }) {
+    const text = kind === "alert" ? `${alert.when} ${Math.round(100 * alert.threshold)} %` : undefined;
+    this.state.events.push({ kind, frame, time, track, text });
+    this.#tell("state");
+    if (kind === "alert") this.#tell("alert", `${alert.expression}: ${text}`);
   }
 
   /**

@@ -138,7 +138,7 @@ export class Studio extends EventTarget {
     });
     session.addEventListener("silence", () => this.#showProgress());
     session.addEventListener("notice", (event) => this.#notice(/** @type {CustomEvent} */ (event).detail));
-    session.addEventListener("alert", (event) => this.#notice(/** @type {CustomEvent} */ (event).detail.text));
+    session.addEventListener("alert", (event) => this.#notice(/** @type {CustomEvent} */ (event).detail));
     session.addEventListener("connection", (event) => this.#connected(/** @type {CustomEvent} */ (event).detail));
     view.addEventListener("shown", () => this.#shown());
     view.addEventListener("playing", () => this.#update());

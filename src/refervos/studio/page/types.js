@@ -54,7 +54,7 @@
  * @typedef {object} SessionEvent
  * @property {"correction" | "switch" | "cut" | "alert" | "outage"} kind
  * @property {number} frame
- * @property {number} time Seconds.
+ * @property {number | null} time Seconds.
  * @property {number | null} track
  * @property {string} [text]
  * @property {[number, number, number][]} [points] Of a correction: x, y in pixels and 1 (on the object) or 0 (off it).

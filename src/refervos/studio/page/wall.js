@@ -89,8 +89,7 @@ export class Wall extends EventTarget {
     for (const tile of this.#tiles) {
       tile.session.addEventListener("alert", (event) => {
         tile.raiseAlert();
-        const { text } = /** @type {CustomEvent} */ (event).detail;
-        const line = `${tile.session.state.source.name}: ${text}`;
+        const line = `${tile.session.state.source.name}: ${/** @type {CustomEvent} */ (event).detail}`;
         this.#alerts.prepend(create("li", {}, line));
       });
       tile.session.addEventListener("notice", (event) => {

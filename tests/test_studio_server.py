@@ -1,0 +1,141 @@
+"""What the studio's page relies on in the server: earlier sentences, colours, clicks of corrections, the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from studio_server import clip
+
+pytest.importorskip("fastapi")
+
+from fastapi.testclient import TestClient
+
+import refervos
+from refervos.serving.application import create_app
+from refervos.serving.server import ServerSettings
+from refervos.serving.source_rules import SourceRules
+from refervos.studio import PAGE, samples
+
+FRAMES = 5
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    settings = ServerSettings(page=PAGE, sources=SourceRules(files=(tmp_path_factory.mktemp("files"),)))
+    app = create_app({"miniature": refervos.load(device="cpu")}, settings, samples())
+    with TestClient(app, base_url="http://localhost") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def video(client: TestClient, tmp_path_factory: pytest.TempPathFactory) -> str:
+    content = clip(tmp_path_factory.mktemp("video") / "clip.mp4", FRAMES).read_bytes()
+    return str(client.post("/v1/videos", content=content).json()["id"])
+
+
+class Talk:
+    """A WebSocket whose frames are acknowledged."""
+
+    def __init__(self, socket: Any) -> None:
+        self.socket, self.n = socket, 0
+        self.state: dict[str, Any] = {}
+
+    def receive(self) -> dict[str, Any]:
+        message = self.socket.receive()
+        if message.get("bytes") is not None:
+            length = int.from_bytes(message["bytes"][:4], "little")
+            header = json.loads(message["bytes"][4 : 4 + length])
+            self.socket.send_json({"do": "ack", "frame": header["frame"]})
+            return {}
+        content: dict[str, Any] = json.loads(message["text"])
+        if content.get("event") == "state":
+            self.state = content
+        return content
+
+    def do(self, command: str, **parameters: Any) -> Any:
+        self.n += 1
+        self.socket.send_json({"n": self.n, "do": command, **parameters})
+        while (reply := self.receive()).get("n") != self.n:
+            pass
+        return reply.get("ok", reply.get("problem"))
+
+    def finish(self) -> None:
+        while self.state["frame"] != FRAMES - 1:
+            self.receive()
+
+
+def opened(client: TestClient, video: str, *expressions: str) -> str:
+    answer = client.post("/v1/sessions", json={"source": {"video": video}, "expressions": list(expressions)})
+    return str(answer.json()["id"])
+
+
+def masks_of(client: TestClient, session: str) -> list[dict[str, Any]]:
+    lines = client.get(f"/v1/sessions/{session}/masks").text.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_a_sentence_added_from_the_start_is_as_if_it_had_been_there(client: TestClient, video: str) -> None:
+    first, second = "the red circle", "the yellow square"
+    together, later = opened(client, video, first, second), opened(client, video, first)
+    with client.websocket_connect(f"ws://localhost/v1/sessions/{together}/ws") as socket:
+        talk = Talk(socket)
+        talk.do("play")
+        talk.finish()
+    with client.websocket_connect(f"ws://localhost/v1/sessions/{later}/ws") as socket:
+        talk = Talk(socket)
+        talk.do("play")
+        talk.finish()
+        alone = masks_of(client, later)
+        assert talk.do("add", expression=second, frame=0) == {"track": 1}
+        talk.finish()
+    assert masks_of(client, later) == masks_of(client, together)
+    assert [line["tracks"][0]["id"] for line in alone] == [0] * FRAMES
+
+
+def test_a_sentence_added_from_a_frame_on_begins_there(client: TestClient, video: str) -> None:
+    session = opened(client, video, "the red circle")
+    with client.websocket_connect(f"ws://localhost/v1/sessions/{session}/ws") as socket:
+        talk = Talk(socket)
+        talk.do("play")
+        talk.finish()
+        talk.do("add", expression="the yellow square", frame=3)
+        talk.finish()
+    tracks = [[track["id"] for track in line["tracks"]] for line in masks_of(client, session)]
+    assert tracks == [[0], [0], [0], [0, 1], [0, 1]]
+
+
+def test_colours_and_clicks_are_in_the_state(client: TestClient, video: str) -> None:
+    session = opened(client, video, "the red circle")
+    with client.websocket_connect(f"ws://localhost/v1/sessions/{session}/ws") as socket:
+        talk = Talk(socket)
+        talk.do("step", frames=2)
+        while talk.state.get("frame") != 1:
+            talk.receive()
+        talk.do("show", track=0, visible=True, colour=[1, 2, 3])
+        talk.do("correct", track=0, frame=1, points=[[60.5, 50, 1]])
+        state = client.get(f"/v1/sessions/{session}").json()
+    assert state["tracks"][0]["colour"] == [1, 2, 3]
+    (event,) = state["events"]
+    assert (event["kind"], event["frame"], event["points"]) == ("correction", 1, [[60.5, 50, 1]])
+    assert event["time"] == pytest.approx(1 / 15, abs=1e-3)
+
+
+def test_the_page_knows_which_sources_are_allowed(client: TestClient) -> None:
+    assert client.get("/v1/limits").json()["allowed"] == {"files": True, "cameras": False, "urls": False}
+
+
+def test_the_page_and_its_gallery_are_served_with_a_strict_policy(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "unsafe" not in page.headers["content-security-policy"]
+    for sample in client.get("/v1/samples").json():
+        assert client.get(f"/{sample['poster']}").headers["content-type"] == "image/jpeg"
+        answer = client.post("/v1/videos", json={"sample": sample["id"]})
+        assert answer.status_code == 201
+        assert answer.json()["playable"]
+    assert Path(PAGE / "main.js").read_text() == client.get("/main.js").text
