@@ -327,7 +327,7 @@ def test_problems_are_sentences(page: Any, address: str, tmp_path: Path) -> None
 
 
 @needs_npm_packages
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_nothing(browser: Any, address: str, scheme: str) -> None:
     for page in open_page(browser, color_scheme=scheme):
         page.goto(address)
@@ -358,6 +358,7 @@ def check_accessibility(page: Any) -> None:
     assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]] == []
 
 
+@pytest.mark.slow
 def test_a_wall_shows_several_cameras_with_one_sentence(page: Any, address: str, camera: Camera) -> None:
     page.goto(address)
     page.click("#source-camera")
