@@ -34,7 +34,7 @@ class Command(BaseModel):
 
 
 class Add(Command):
-    """Follow one more object from the next frame on, or of a recording from an earlier one; replies with its ``track``."""
+    """Follow one more object, from the next frame on or from an earlier one; the reply has its ``track``."""
 
     do: Literal["add"]
     expression: Sentence
