@@ -60,6 +60,12 @@ LimitOption = Annotated[
         help="Limit to change, such as sessions=4; /v1/limits lists them; repeat for several.", show_default=False
     ),
 ]
+LabelStudioOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder with the media of Label Studio; its backend is then served at /label-studio.", show_default=False
+    ),
+]
 CertificateOption = Annotated[
     Path | None, typer.Option(help="File with a TLS certificate, for https.", show_default=False)
 ]
@@ -79,6 +85,7 @@ def serve(
     allow_host: AllowHostOption = None,
     allow_origin: AllowOriginOption = None,
     limit: LimitOption = None,
+    label_studio: LabelStudioOption = None,
     certfile: CertificateOption = None,
     keyfile: KeyOption = None,
 ) -> None:
@@ -89,6 +96,10 @@ def serve(
     settings = server_settings(
         host, folder, token_file, allow_files, allow_sources, allow_webhook, allow_host, allow_origin, limit
     )
+    if label_studio is not None:
+        if not label_studio.is_dir():
+            raise ConfigError(f"--label-studio {label_studio} is not a folder; give the folder of its media.")
+        settings = replace(settings, label_studio=label_studio)
     run_server(model, device, settings, host, port, certfile, keyfile)
 
 

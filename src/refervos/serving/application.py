@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 import refervos
 from refervos.errors import RefervosError
 from refervos.serving.commands import fault_sentence, malformed
-from refervos.serving.guard import AccessRules, Guard
+from refervos.serving.guard import LABEL_STUDIO, AccessRules, Guard
 from refervos.serving.problems import MEDIA_TYPE, Problem, as_problem, problem_document
 from refervos.serving.routes_general import general_routes
 from refervos.serving.routes_jobs import job_routes
@@ -66,6 +66,11 @@ def create_app(
     _answer_errors(app)
     for routes in (general_routes, video_routes, session_routes, job_routes):
         app.include_router(routes(server))
+    if settings.label_studio is not None:
+        from refervos.integrations.label_studio.backend import label_studio_router
+
+        model = next(iter(models.values()))
+        app.include_router(label_studio_router(model, settings.label_studio), prefix=LABEL_STUDIO)
     if settings.page is not None:
         from starlette.staticfiles import StaticFiles
 

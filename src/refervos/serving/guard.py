@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import ipaddress
 import json
@@ -18,12 +19,16 @@ from refervos.serving.problems import MEDIA_TYPE, Problem, problem_document
 COOKIE = "refervos_token"
 """Cookie with the token, for what a page cannot send a header with: media and event streams."""
 
+LABEL_STUDIO = "/label-studio"
+"""Where the backend of Label Studio is."""
+
 _OPEN = ("/health", "/ready", "/v1/login")
 _CLOSED = ("/v1/", "/metrics", "/openapi.json")
 _UPLOADS = ("/v1/videos", "/v1/sessions/open")
 _LONGEST_BODY = 1_000_000
 """Longest body in bytes of a request that is no upload."""
 
+_CLOSED = ("/v1/", "/metrics", "/openapi.json", LABEL_STUDIO)
 _CONTENT_SECURITY = "; ".join(
     [
         "default-src 'self'",
@@ -144,10 +149,15 @@ def is_loopback(host: str) -> bool:
 
 
 def token_of(headers: Mapping[str, str]) -> str | None:
-    """Return the token of a request, from its header or its cookie."""
+    """Return the token of a request, from its header or its cookie; Label Studio sends it as a password."""
     kind, _, token = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer" and token:
         return token.strip()
+    if kind.lower() == "basic":
+        try:
+            return base64.b64decode(token, validate=True).decode().partition(":")[2] or None
+        except ValueError:
+            return None
     try:
         cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
     except CookieError:

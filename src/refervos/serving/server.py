@@ -31,6 +31,7 @@ class ServerSettings:
         sources: Which sources beside uploads may be opened.
         webhooks: Addresses to which alerts may be posted.
         page: Folder with the files of a page to serve at ``/``; None for none.
+        label_studio: Folder with the media of Label Studio, whose backend is then served at ``/label-studio``.
     """
 
     folder: Path | None = None
@@ -39,6 +40,7 @@ class ServerSettings:
     sources: SourceRules = field(default_factory=SourceRules)
     webhooks: WebhookRules = field(default_factory=WebhookRules)
     page: Path | None = None
+    label_studio: Path | None = None
 
 
 class Server:

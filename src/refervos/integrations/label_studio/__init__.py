@@ -1,0 +1,1 @@
+"""Label Studio: results for its tasks, and its machine learning backend as routes of a server."""
