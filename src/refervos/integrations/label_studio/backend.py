@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -58,13 +59,10 @@ def label_studio_router(
             return compute()
         except RefervosError as error:
             busy = isinstance(error, BusyError)
-            problem = {
-                "title": "Busy" if busy else "Unprocessable",
-                "detail": str(error),
-                "status": 503 if busy else 422,
-            }
+            status = HTTPStatus.SERVICE_UNAVAILABLE if busy else HTTPStatus.UNPROCESSABLE_ENTITY
+            problem = {"title": status.phrase, "status": int(status), "detail": str(error)}
             headers = {"Retry-After": "10"} if busy else {}
-            return JSONResponse(problem, problem["status"], headers, media_type="application/problem+json")
+            return JSONResponse(problem, int(status), headers, media_type="application/problem+json")
 
     @router.get("/health", summary="Say that the backend is ready")
     def health() -> dict[str, Any]:
@@ -154,16 +152,16 @@ class Backend:
         if not isinstance(data, dict) or not isinstance(address, str):
             raise DataError(f"a task must have the address of its {config.kind} in data.{config.field}.")
         file = self._file(address)
-        names = {"from_name": config.from_name, "to_name": config.to_name}
+        rate = config.frame_rate(data)
         session = self._model.open(config.sentences)
         with open_source(file) as source:
             pairs = segment_frames(source, session)
             if config.kind == "image":
                 _, segmentation = next(pairs)
-                result = brush_results(segmentation, **names)
+                result = brush_results(segmentation, from_name=config.from_name, to_name=config.to_name)
             else:
                 limited = self._limited(pairs, source.info.frame_count, address)
-                result = video_results(limited, frame_rate=config.frame_rate(data), **names)
+                result = video_results(limited, from_name=config.from_name, to_name=config.to_name, frame_rate=rate)
         scores = [each["score"] or 0.0 for each in result]
         score = sum(scores) / len(scores) if scores else 0.0
         return {"model_version": self._version, "score": round(score, 6), "result": result}
