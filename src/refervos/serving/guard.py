@@ -23,12 +23,11 @@ LABEL_STUDIO = "/label-studio"
 """Where the backend of Label Studio is."""
 
 _OPEN = ("/health", "/ready", "/v1/login")
-_CLOSED = ("/v1/", "/metrics", "/openapi.json")
+_CLOSED = ("/v1/", "/metrics", "/openapi.json", LABEL_STUDIO)
 _UPLOADS = ("/v1/videos", "/v1/sessions/open")
 _LONGEST_BODY = 1_000_000
 """Longest body in bytes of a request that is no upload."""
 
-_CLOSED = ("/v1/", "/metrics", "/openapi.json", LABEL_STUDIO)
 _CONTENT_SECURITY = "; ".join(
     [
         "default-src 'self'",
