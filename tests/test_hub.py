@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -19,16 +21,18 @@ from safetensors.torch import load_file
 from torch import nn
 
 import refervos
+from layouts_images import write_json_lines
 from refervos.checkpoints.card import CardDetails, MeasuredResult
 from refervos.checkpoints.hub import HubCommit, commit_of
 from refervos.checkpoints.weights import weights_digest
 from refervos.cli.entry import main
-from refervos.errors import CheckpointError, ConfigError
+from refervos.errors import CheckpointError, ConfigError, EvaluationError, UnknownWordsWarning
+from refervos.evaluation.card_results import read_results
 from refervos.refsam.model import RefSam
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.samwise.model import Samwise
-from scenes import MICRO_SAM2, micro_model
+from scenes import MICRO_SAM2, micro_model, scene
 from stand_ins import COMMIT, TOKEN, Repository, World, connect, forbid_requests, serve
 
 ID = "someone/tiny-samwise"
@@ -491,3 +495,73 @@ def test_a_card_cannot_be_broken_by_its_details(tmp_path: Path, model: Samwise) 
     data = ModelCard.load(tmp_path / "model" / "README.md").data.to_dict()
     assert (data["license"], data["datasets"]) == (hostile.license, list(hostile.datasets))
     assert "evil" not in data
+
+
+# Results of evaluations, and the examples of the page.
+
+
+def write_results(folder: Path, model: nn.Module) -> None:
+    """Write the files of an evaluation that a card needs."""
+    folder.mkdir(parents=True)
+    binding = {"dataset": "mevis", "split": "valid_u", "weights": weights_digest(model)}
+    settings = {"model": "mine", "commit": None, "command": "refervos eval mine mevis", "binding": binding}
+    groups = [{"by": "all", "values": {"J&F": [49.5, 47.2, 51.8], "J": [45.0, 43.0, 47.0], "F": None}}]
+    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "summary.json").write_text(json.dumps({"groups": groups, "measures": {"N-acc": [70.0, 60.0, 80.0]}}))
+
+
+def test_results_are_read_from_the_folder_of_an_evaluation(tmp_path: Path, model: Samwise) -> None:
+    write_results(tmp_path / "results", model)
+    read = read_results(tmp_path / "results")
+    assert [(each.measure, each.value) for each in read] == [("J&F", 49.5), ("J", 45.0), ("N-acc", 70.0)]
+    assert read[0] == MeasuredResult(
+        "mevis", "valid_u", "J&F", 49.5, 47.2, 51.8, "refervos eval mine mevis", weights_digest(model)
+    )
+    with pytest.raises(EvaluationError, match="cannot be read"):
+        read_results(tmp_path)
+    damages: list[Any] = [{"groups": []}, {"groups": [{"values": {"J": [1]}}], "measures": {}}, []]
+    for damage in damages:
+        (tmp_path / "results" / "summary.json").write_text(json.dumps(damage))
+        with pytest.raises(EvaluationError, match="has no complete results of an evaluation; run 'refervos eval'"):
+            read_results(tmp_path / "results")
+
+
+def test_an_evaluation_records_the_commit_and_the_command(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json_lines(tmp_path / "clips")
+    monkeypatch.chdir(tmp_path)
+    load("miniature").push_to_hub(ID, token=TOKEN)
+    options = ("--split", "all", "--online", "--set", "cme=false", "--device", "cpu", "--quiet")
+    assert run("eval", ID, "json-lines", tmp_path / "clips", "--out", tmp_path / "out", *options) == 0
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings["commit"] == f"{ID}@{world.repositories[ID].refs['main']}"
+    assert settings["command"] == f"refervos eval {ID} json-lines clips --split all --online --set cme=false"
+    assert {each.measure for each in read_results(tmp_path / "out")} > {"J&F"}
+
+
+def test_the_examples_of_the_page_run(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
+    publishing, describing, using = snippets[1:4]
+    miniature = load("miniature")
+    write_results(tmp_path / "results" / "mevis", miniature)
+    with av.open(str(tmp_path / "x.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for image in scene(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for snippet in (publishing, describing):
+        exec(compile(snippet, "checkpoints.md", "exec"), {"model": miniature})
+    repository = world.repositories["owner/name"]
+    assert set(repository.refs) == {"main", "experiment", "refs/pr/1"}
+    card = ModelCard.load(tmp_path / "mine" / "README.md")
+    assert (card.data.license, card.data.datasets) == ("cc-by-4.0", ["owner/clips"])
+    names: dict[str, Any] = {}
+    with pytest.warns(UnknownWordsWarning):
+        exec(compile(using, "checkpoints.md", "exec"), names)
+    assert names["frame"][0]["label"] == "the dog"
+    assert names["session"].expressions == {0: "the dog"}
