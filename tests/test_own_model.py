@@ -25,9 +25,9 @@ SCRIPT, PAGE = ROOT / "examples" / "own_model.py", ROOT / "docs" / "own-model.md
 ID = "me/insects"
 
 
-def run_script(out: Path, world: World, home: Path) -> str:
-    """Run the script for two steps, with the stand-in as the hub; return what it prints."""
-    command = [sys.executable, str(SCRIPT), "--out", str(out), "--steps", "2", "--repository", ID, "--private"]
+def run_script(out: Path, world: World, home: Path, *options: str) -> str:
+    """Run the script with the stand-in as the hub; return what it prints."""
+    command = [sys.executable, str(SCRIPT), "--out", str(out), "--repository", ID, "--private", *options]
     hub = {
         "HF_ENDPOINT": f"http://127.0.0.1:{world.port}",
         "HF_HOME": str(home),
@@ -43,7 +43,7 @@ def run_script(out: Path, world: World, home: Path) -> str:
 def test_the_tutorial_runs_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "own"
     with serve(World()) as world:
-        printed = run_script(out, world, tmp_path / "home")
+        printed = run_script(out, world, tmp_path / "home", "--steps", "2")
         steps = re.findall(r"^(\d)\. (.+)$", printed, re.MULTILINE)
         assert [int(number) for number, _ in steps] == [1, 2, 3, 4, 5, 6]
         before, after = map(float, re.findall(r"J&F on the held-out clips: ([\d.]+)", printed))
@@ -86,6 +86,15 @@ def frozen(model: Samwise) -> list[torch.Tensor]:
 def headline(folder: Path) -> float:
     summary = json.loads((folder / "summary.json").read_text())
     return float(next(iter(summary["groups"][0]["values"].values()))[0])
+
+
+@pytest.mark.slow
+def test_the_whole_recipe_teaches_the_new_words(tmp_path: Path) -> None:
+    with serve(World()) as world:
+        printed = run_script(tmp_path / "own", world, tmp_path / "home")
+    before, after = map(float, re.findall(r"J&F on the held-out clips: ([\d.]+)", printed))
+    assert before < 30
+    assert after > 80
 
 
 def test_the_recipe_fits_the_model_that_it_starts_from() -> None:
