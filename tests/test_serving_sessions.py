@@ -189,6 +189,20 @@ def test_only_the_range_is_segmented(client: TestClient, video: Path) -> None:
         assert watcher.reply("range", **{"in": 6, "out": 3})["problem"]["code"] == "video"
 
 
+def test_a_range_that_is_extended_goes_on_without_a_hole(client: TestClient, video: Path) -> None:
+    session = open_session(client, video, RED)
+    with watching(client, session) as watcher:
+        watcher.do("range", **{"in": 0, "out": 3})
+        watcher.do("play")
+        watcher.until_event("end")
+        watcher.do("play")
+        watcher.until_event("end")  # nothing is left
+        watcher.do("range", **{"in": 0, "out": 5})
+        watcher.do("play")
+        watcher.until_event("end")
+        assert watcher.indices == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_frame_that_was_not_segmented_cannot_be_corrected(client: TestClient, video: Path) -> None:
     session = open_session(client, video, RED)
     with watching(client, session) as watcher:

@@ -64,7 +64,8 @@ def general_routes(server: Server) -> APIRouter:
         if not server.settings.access.knows(request.token):
             raise Problem(HTTPStatus.UNAUTHORIZED, "wrong-token", "this is not the server's token.")
         response = Response(status_code=204)
-        response.set_cookie(COOKIE, request.token, httponly=True, samesite="strict")
+        if server.settings.access.token is not None:  # otherwise any text is accepted, and none is needed
+            response.set_cookie(COOKIE, request.token, httponly=True, samesite="strict")
         return response
 
     return routes

@@ -422,6 +422,7 @@ class ServedSession:
     def play(self, speed: float | None = None) -> dict[str, Any]:
         """Advance by itself, as fast as the model or at a multiple of the source's own rate."""
         self.record.speed, self._running, self._steps = speed, True, 0
+        self._ended = False  # looked for again, since a range may have changed
         self._due = time.monotonic()
         self._changed()
         return {}
@@ -434,7 +435,7 @@ class ServedSession:
 
     def step(self, frames: int = 1) -> dict[str, Any]:
         """Advance by a number of frames, then pause."""
-        self._running, self._steps = False, self._steps + frames
+        self._running, self._steps, self._ended = False, self._steps + frames, False
         return {"frame": self._position + self._steps - 1}
 
     def seek(self, frame: int) -> dict[str, Any]:
@@ -564,16 +565,16 @@ class ServedSession:
 
     def _advance(self) -> None:
         """Segment one frame."""
+        last = self.record.last
+        if last is not None and self._position > last:
+            self._finish(None)
+            return
         frame = self._feed.take()
         if frame is None:
             self._finish(self._feed.error)
             return
         if self._feed.info is not None and self.record.live and not self._feed.info.live:
             self.record.live, self.record.can_go_back = False, True  # an address of a recording
-        last = self.record.last
-        if last is not None and frame.index > last:
-            self._finish(None)
-            return
         self._segment(frame)
         self._steps = max(0, self._steps - 1)
         if last is not None and frame.index == last:

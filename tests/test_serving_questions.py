@@ -1,0 +1,93 @@
+"""Questions over a session: a streamed answer whose phrases become tracks. The model is a small stand-in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("fastapi")
+from refervos.errors import PromptError
+from refervos.text.grounded import Phrase
+from served import drawn_video, miniature, open_session, serving, watching
+
+
+class Piece:
+    def __init__(self, text: str, phrase: Phrase | None = None) -> None:
+        self.text, self.phrase = text, phrase
+        self.prompt_token = None if phrase is None else torch.tensor([0.25, -1.5])
+
+
+class Talk:
+    def __init__(self, frames: list[Any]) -> None:
+        self.frames = frames
+        self.questions: list[str] = []
+
+    def ask(self, question: str) -> Iterator[Piece]:
+        if question == "?":
+            raise PromptError("the question has no words; ask one.")
+        self.questions.append(question)
+        return iter([Piece("There is "), Piece("a red circle", Phrase("a red circle", 9, 21)), Piece(".")])
+
+
+class Talking:
+    """The miniature, which answers every question alike; a phrase is followed like a sentence."""
+
+    def __init__(self) -> None:
+        self.talks: list[Talk] = []
+        self.tokens: list[list[float]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(miniature(), name)
+
+    def converse(self, frames: list[Any]) -> Talk:
+        self.talks.append(Talk(frames))
+        return self.talks[-1]
+
+    def begin_phrase(self, phrase: Phrase, token: torch.Tensor) -> Any:
+        from refervos.prompts import Prompt
+
+        self.tokens.append(token.tolist())
+        return miniature().begin(Prompt(phrase.text))
+
+
+def asked(client: Any, session: str, question: str) -> list[dict[str, Any]]:
+    answer = client.post(f"/v1/sessions/{session}/questions", json={"question": question})
+    assert answer.status_code == 200, answer.text
+    return [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line.startswith("data: ")]
+
+
+def test_an_answer_is_streamed_and_its_phrases_are_followed(tmp_path: Path) -> None:
+    video, model = drawn_video(tmp_path, 6), Talking()
+    with serving(tmp_path / "server", model=model) as client:
+        assert client.get("/v1/models").json()[0]["conversation"] is True
+        session = open_session(client, video)
+        with watching(client, session) as watcher:
+            pieces = asked(client, session, "What is there?")
+            assert "".join(piece.get("text", "") for piece in pieces) == "There is a red circle."
+            assert pieces[1]["track"] == 0
+            assert pieces[-1] == {"done": True, "question": "What is there?", "answer": "There is a red circle."}
+            assert len(model.talks[0].frames) == 6
+            watcher.do("step", frames=3)
+            watcher.until_frame(2)
+            first = watcher.frames[1].masks
+            asked(client, session, "And now?")  # the same conversation
+            assert model.talks[0].questions == ["What is there?", "And now?"]
+            watcher.do("correct", track=0, frame=1, points=[[23, 40, 1]])  # its token is kept for going back
+            watcher.until_frame(2)
+            assert model.tokens == [[0.25, -1.5]] * len(model.tokens)
+            assert len(model.tokens) >= 3
+            assert first.shape == watcher.frames[-1].masks.shape
+        refused = client.post(f"/v1/sessions/{session}/questions", json={"question": "?"})
+        assert refused.json()["detail"] == "the question has no words; ask one."
+
+
+def test_a_model_that_answers_no_questions_says_so(tmp_path: Path) -> None:
+    with serving(tmp_path / "server") as client:
+        session = open_session(client, drawn_video(tmp_path, 2))
+        refused = client.post(f"/v1/sessions/{session}/questions", json={"question": "What?"})
+        assert (refused.status_code, refused.json()["code"]) == (409, "no-conversation")
