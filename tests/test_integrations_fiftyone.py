@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,11 @@ import pytest
 
 import refervos
 from difficult_masks import EXPRESSIONS, HEIGHT, INDICES, WIDTH, difficult_video, masks_of
-from refervos.errors import MissingDependencyError, PromptError
+from refervos.errors import PromptError
 from refervos.integrations.run_lengths import Box
 from refervos.pipeline import segment_frames
 
 VIDEO = Path(__file__).parents[1] / "examples" / "data" / "shapes.mp4"
-
-
-def test_a_missing_fiftyone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fiftyone", None)
-    monkeypatch.delitem(sys.modules, "refervos.integrations.fiftyone", raising=False)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'refervos\[fiftyone\]'"):
-        import refervos.integrations.fiftyone  # noqa: F401
 
 
 fiftyone = pytest.importorskip("fiftyone", reason="fiftyone has 150 packages: install the extra 'fiftyone'")

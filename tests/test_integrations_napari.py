@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from difficult_masks import EXPRESSIONS, HEIGHT, INDICES, TIMES, WIDTH, difficult_video, masks_of
-from refervos.errors import MissingDependencyError, VideoError
+from refervos.errors import VideoError
 from refervos.integrations.napari import add_video, read_masks
 from refervos.video import Frame
 from video_files import segmentation as segmentation_of
@@ -104,9 +104,3 @@ def test_no_frames_and_frames_of_several_sizes_are_refused(viewer: Any) -> None:
     with pytest.raises(VideoError, match="frame 1 is 7x4, but the first is 6x4"):
         add_video(viewer, sizes)
     assert len(viewer.layers) == 0
-
-
-def test_a_missing_napari_is_named(viewer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refervos.errors._is_installed", lambda package: False)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'refervos\[napari\]'"):
-        add_video(viewer, difficult_video())

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from difficult_masks import EXPRESSIONS, HEIGHT, INDICES, TIMES, WIDTH, difficult_video, masks_of
-from refervos.errors import MissingDependencyError, OutputError
+from refervos.errors import OutputError
 from refervos.integrations import rerun as adapter
 from refervos.integrations.rerun import RerunLogger, RerunSink
 from refervos.video import Frame
@@ -199,10 +199,3 @@ def test_the_command_line_writes_a_recording(tmp_path: Path, monkeypatch: pytest
         ids = np.array(row["SegmentationImage:buffer"][0], np.uint8).reshape(layout["height"], layout["width"])
         with Image.open(tmp_path / "out" / "masks" / f"{row['frame']:05d}.png") as image:
             assert np.array_equal(ids, np.asarray(image))
-
-
-def test_a_missing_rerun_is_named_before_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("refervos.errors._is_installed", lambda package: False)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'refervos\[rerun\]'"):
-        RerunSink(tmp_path / "out")
-    assert not (tmp_path / "out").exists()
