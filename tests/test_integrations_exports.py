@@ -291,8 +291,8 @@ def test_labels_of_cvat_fit_into_its_limit_and_expressions_are_complete(tmp_path
     assert len(names[0]) <= 64
     assert [label["name"] for label in json.loads((folder / "labels.json").read_text())] == names
     assert [element.text for element in root.iterfind("meta/task/labels/label/name")] == names
-    told = root.findtext("track/mask/attribute[@name='expression']") or ""
-    assert told == "the dog & the <cat> that walk " + "very " * 20 + "slowly \ufffd\ufffd"
+    text = root.findtext("track/mask/attribute[@name='expression']") or ""
+    assert text == "the dog & the <cat> that walk " + "very " * 20 + "slowly \ufffd\ufffd"
 
 
 # labelme and X-AnyLabeling

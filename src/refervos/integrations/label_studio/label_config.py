@@ -16,7 +16,7 @@ MAX_CHARACTERS = 1_000_000
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """What a project asks for.
+    """Labelling configuration of a project, as far as it concerns masks and rectangles.
 
     Attributes:
         kind: ``image`` for brush masks, ``video`` for rectangles.
