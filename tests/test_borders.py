@@ -170,8 +170,8 @@ def test_batched_evaluation_gives_the_borders_of_single_clips() -> None:
 
 def test_every_family_supports_borders_that_follow_the_frame() -> None:
     frame = scene(1)[0]
-    refsam = load("refsam-miniature", device="cpu", borders="frame")
-    assert refsam.open(SENTENCE).borders == "frame"
+    refsam = load("refsam-miniature", device="cpu")
+    assert refsam.open(SENTENCE).borders == "frame"  # as configured
     models: list[Any] = [sam2_model(torch.float32), refsam]
     for model, prompt in zip(models, (Prompt(points=[(30, 40)]), Prompt(SENTENCE)), strict=True):
         plain, crisp = (

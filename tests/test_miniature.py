@@ -68,5 +68,5 @@ def test_the_refsam_miniature_reaches_its_documented_scores(refsam: RefSam) -> N
     """The scores are those of docs/training.md, with a margin for rounding on other machines."""
     diagnosis = diagnose(refsam)
     assert diagnosis.target_mean is not None
-    assert diagnosis.target_mean > 55
-    assert {split for split in TARGET_SPLITS if diagnosis.summary(split).j_and_f < 45} == {"motion", "occlusion"}
+    assert diagnosis.target_mean > 58
+    assert {split for split in TARGET_SPLITS if diagnosis.summary(split).j_and_f < 50} == {"motion", "occlusion"}
