@@ -326,6 +326,42 @@ def test_problems_are_sentences(page: Any, address: str, tmp_path: Path) -> None
     page.errors[:] = [error for error in page.errors if "Failed to load resource" not in error]
 
 
+ANSWER = """data: {"text": "It is "}
+
+data: {"text": "the red circle", "track": 0, "colour": [255, 106, 0]}
+
+data: {"text": " <b>only</b>."}
+
+data: {"done": true}
+
+"""
+
+
+def test_phrases_of_an_answer_have_the_colours_of_their_masks(page: Any, address: str, video: Path) -> None:
+    # The bundled models answer no questions, so that the two answers of the server are imitated.
+    models = [{"name": "miniature", "title": "", "closed_vocabulary": [], "conversation": True}]
+    page.route("**/v1/models", lambda route: route.fulfill(json=models))
+    page.route("**/questions", lambda route: route.fulfill(body=ANSWER, content_type="text/event-stream"))
+    upload(page, address, video)
+    page.fill("#conversation-question", "What moves?")
+    page.press("#conversation-question", "Enter")
+    expect(page.locator(".answer")).to_have_text("It is the red circle <b>only</b>.")
+    phrase = page.locator(".answer .phrase")
+    expect(phrase).to_have_text("the red circle")
+    expect(phrase).to_have_css("border-bottom-color", "rgb(255, 106, 0)")
+
+
+@pytest.mark.slow
+def test_a_recording_that_browsers_cannot_play_is_shown_frame_by_frame(page: Any, address: str, tmp_path: Path) -> None:
+    upload(page, address, clip(tmp_path / "clip.avi", 6))
+    expect(page.locator("#video")).to_be_hidden()
+    ask(page, "the red circle")
+    finished(page)
+    go_to(page, 3)
+    painted(page, 0)
+    assert colour_at(page, 0.02, 0.02)[3] == 255  # the picture is painted on the canvas
+
+
 @needs_npm_packages
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_nothing(browser: Any, address: str, scheme: str) -> None:
