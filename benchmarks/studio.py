@@ -125,13 +125,14 @@ def live_latencies(page: Any, address: str, frames: int) -> tuple[list[float], l
 
 
 def recorded_clicks(page: Any) -> list[float]:
-    """Wait until the clip of ``first_mask`` is finished, and click on its last frame."""
-    page.locator("#status", has_text=re.compile("are done")).wait_for(timeout=PATIENCE)
+    """Pause the clip of ``first_mask``, and click on the newest frame that has masks."""
     page.keyboard.press("Escape")
-    page.keyboard.press("End")
-    last = int(re.search(r"of (\d+)", page.locator("#position").inner_text()).group(1)) - 1  # type: ignore[union-attr]
-    page.locator(f'#stage-canvas[data-frame="{last}"]').wait_for(timeout=PATIENCE)
-    return [page.evaluate(CLICK, last) for _ in range(20)]
+    page.keyboard.press("ArrowLeft")
+    page.locator("#status", has_text=re.compile("Paused|are done")).wait_for(timeout=PATIENCE)
+    newest = page.evaluate("window.refervosStudio.studio.session.newest")
+    page.evaluate(f"window.refervosStudio.studio.seek({newest})")
+    page.locator(f'#stage-canvas[data-frame="{newest}"][data-masks="0"]').wait_for(timeout=PATIENCE)
+    return [page.evaluate(CLICK, newest) for _ in range(20)]
 
 
 def quantile(values: Sequence[float], share: float) -> float:
