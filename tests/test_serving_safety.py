@@ -514,6 +514,7 @@ def test_a_failure_of_the_server_tells_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::refervos.errors.UnknownWordsWarning")  # as the command does
 def test_a_thousand_calls_made_from_the_openapi_document(client: TestClient) -> None:
     import hypothesis
     import schemathesis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refervos.cli.options import DeviceOption, ModelOption
-from refervos.errors import ConfigError, require_installed
+from refervos.errors import ConfigError, UnknownWordsWarning, require_installed
 
 if TYPE_CHECKING:
     from refervos.serving.application import ServerSettings
