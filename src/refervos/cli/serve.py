@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -278,4 +278,7 @@ def run_server(
             if on_ready is not None and self.started:
                 on_ready(address)
 
-    Server(config).run(sockets=[listening])
+    with warnings.catch_warnings():
+        # Sentences of users do not belong in the log; /v1/models has the words that the model knows.
+        warnings.simplefilter("ignore", UnknownWordsWarning)
+        Server(config).run(sockets=[listening])
