@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--clicks", type=int, default=40)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        video = write_video(Path(folder) / "video.mp4", 9000)
+        video = write_video(Path(folder) / "video.mp4", 900)
         command = [sys.executable, "-m", "refervos", "serve", "--port", "0", "--folder", f"{folder}/server"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
