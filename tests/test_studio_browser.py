@@ -407,3 +407,26 @@ def test_a_wall_shows_several_cameras_with_one_sentence(page: Any, address: str,
         expect(tiles.nth(k)).to_have_attribute("aria-label", re.compile("the red circle: visible"))
     page.get_by_role("button", name="Set for all cameras").click()
     expect(page.locator("#wall-alerts li").first).to_contain_text("the red circle")
+
+
+@pytest.mark.slow
+def test_a_token_opens_the_page_and_does_not_stay_in_the_address(browser: Any, tmp_path: Path) -> None:
+    token = "a-token-for-this-test-only"
+    (tmp_path / "token").write_text(token)
+    with running_studio(tmp_path / "server", "--token-file", str(tmp_path / "token")) as address:
+        for page in open_page(browser):
+            page.goto(address)  # as printed, with the token
+            expect(page.locator(".card").first).to_be_visible()
+            assert token not in page.url
+            page.locator(".card").first.click()
+            expect(page.locator("#stage-canvas")).to_have_attribute("data-frame", "0")  # the video element, too
+        for page in open_page(browser):
+            page.goto(address.split("#")[0])
+            page.fill("#token", "something-else-entirely")
+            page.press("#token", "Enter")
+            expect(page.locator("#token-problem")).to_contain_text("token")
+            page.fill("#token", token)
+            page.press("#token", "Enter")
+            expect(page.locator(".card").first).to_be_visible()
+            # Chromium reports the refused requests by itself.
+            page.errors[:] = [error for error in page.errors if "Failed to load resource" not in error]
