@@ -76,10 +76,17 @@ def make_page(model: Any) -> gradio.Blocks:
                 text = gradio.Textbox(label="Sentences", lines=3, placeholder="the red circle")
                 button = gradio.Button("Segment", variant="primary")
             with gradio.Column():
-                overlay = gradio.Video(label="Masks")
+                overlay = gradio.Video(show_label=False)  # a label would cover the legend
                 table = gradio.Dataframe(headers=["sentence", "visible in frames"], label="Visible")
                 masks = gradio.File(label="Run-length encoded masks")
-        button.click(run, [video, text], [overlay, masks, table], concurrency_limit=1, api_name="segment")
+        button.click(
+            run,
+            [video, text],
+            [overlay, masks, table],
+            concurrency_limit=1,
+            show_progress_on=overlay,
+            api_name="segment",
+        )
         if EXAMPLE.exists():
             gradio.Examples([[str(EXAMPLE), "the red circle\nthe blue star"]], [video, text])
     return page
