@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from batch_jobs import SENTENCES, draw_videos, write_manifest
 from refervos.batch.calibration import fit_cost
 from refervos.batch.job import DATA, Job, Options
+from refervos.batch.planning import plan_job
 from refervos.batch.schedule import example_table, pack_work, simulate, simulate_static
 from refervos.batch.shard_files import MaskRows, UnitRecord, encode_shard
 from refervos.batch.storage import open_store
@@ -97,6 +99,20 @@ def test_costs_are_found_in_the_times_of_a_job(tmp_path: Path) -> None:
         assert getattr(found, name) == pytest.approx(getattr(cost, name), rel=1e-3), name
 
 
+def test_a_plan_has_the_shards_of_a_run_at_its_frame_rate() -> None:
+    cost = Cost(load=7.0, overhead=0.5, shared=0.01, sentence=0.03)
+    frames = [100, 900, 40, 2500, 300, 310, 20, 700]
+    units = [Unit(f"{n}", "u", "v", 0, None, SENTENCES[: 1 + n % 2], count, 0.0) for n, count in enumerate(frames)]
+    plan = plan_job(units, cost, 2, 20.0)
+    assert plan.cost.fps == pytest.approx(25)
+    run = Cost.from_fps(25, overhead=0.5)
+    works = [dataclasses.replace(unit, work=run.seconds(unit.frames, len(unit.expressions))) for unit in units]
+    assert plan.files == len(pack(works, 20.0))
+    assert plan.schedule.work == pytest.approx(sum(0.5 + n * (0.01 + 0.03 * (1 + k % 2)) for k, n in enumerate(frames)))
+    assert plan.longest == pytest.approx(0.5 + 2500 * 0.07)
+    assert plan.schedule.seconds >= 7 + plan.longest
+
+
 def test_the_command_plans_without_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,8 +128,8 @@ def test_the_command_plans_without_running(
             found = json.loads(printed)
             assert found["files"] == 3 - 2 + 1  # 100 s and 50 s make a shard of 120 s; 50 s are left
             assert found["makespan_seconds"] == pytest.approx(160)
-            assert found["slot_hours"] == pytest.approx(320 / 3600)
-            assert found["cost"] == pytest.approx(0.32)
+            assert found["worker_hours"] == pytest.approx(320 / 3600)
+            assert found["money"] == pytest.approx(0.32)
             assert found["measured"] is False
         else:
             assert "makespan  3 min on 2 workers, 62% of their time used (simulated)" in printed

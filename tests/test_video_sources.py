@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import shutil
 from collections.abc import Iterator
 from fractions import Fraction
@@ -443,6 +444,25 @@ def test_arrays_are_sources(shape: tuple[int, ...]) -> None:
 )
 def test_arrays_that_are_not_videos_are_refused(array: np.ndarray, words: str) -> None:
     assert words in fault(array)
+
+
+def test_open_files_are_sources(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mkv", 8)
+    for file in (path.open("rb"), io.BytesIO(path.read_bytes())):
+        with file, open_source(file, start=3) as source, open_source(path, start=3) as expected:
+            for frame, other in zip(source, expected, strict=True):
+                assert (frame.index, frame.time) == (other.index, other.time)
+                assert np.array_equal(frame.image, other.image)
+            assert source.warnings == []
+    cut = io.BytesIO(path.read_bytes()[:-900])
+    cut.name = "s3/clip.mkv?signature=secret"
+    with open_source(cut) as source:
+        assert 0 < len(list(source)) < 8
+        assert "'clip.mkv' is truncated" in source.warnings[0]
+        assert "secret" not in source.warnings[0]
+    for content, words in ((b"", "is empty"), (b"no video at all" * 9, "cannot be read as a video")):
+        with pytest.raises(VideoError, match=words):
+            open_source(io.BytesIO(content))
 
 
 def test_iterables_of_arrays_images_and_frames_are_sources() -> None:

@@ -41,6 +41,11 @@ class Cost:
         """Return the cost at a frame rate measured with one sentence, of which half is shared between sentences."""
         return cls(shared=0.5 / fps, sentence=0.5 / fps, **more)
 
+    @property
+    def fps(self) -> float:
+        """Frames per second with one sentence."""
+        return 1 / max(self.shared + self.sentence, 1e-9)
+
     def seconds(self, frames: int, sentences: int) -> float:
         """Return the seconds of work for one video."""
         return self.overhead + frames * (self.shared + self.sentence * sentences)

@@ -290,8 +290,8 @@ def plan(
     require_installed("refervos batch", "batch", "pyarrow", "fsspec")
     from refervos.batch.job import Options, local_path, plan_units
     from refervos.batch.manifest import read_manifest
-    from refervos.batch.schedule import simulate
-    from refervos.batch.units import Cost, pack
+    from refervos.batch.planning import plan_job
+    from refervos.batch.units import Cost
 
     entries = read_manifest(manifest)
     cost = Cost.from_fps(fps or 30.0, overhead=overhead, load=load)
@@ -305,35 +305,18 @@ def plan(
         devices = worker_devices(device, None, 1)[: slots or None]
         slots = slots or len(devices)
         cost = measure_cost(entries, units, options, devices)
-        units = [dataclasses.replace(unit, work=cost.seconds(unit.frames, len(unit.expressions))) for unit in units]
-    shards = pack(units, shard_seconds)
-    schedule = simulate([sum(unit.work for unit in shard) for shard in shards], slots or 1, cost.load)
-    longest = max(unit.work for unit in units)
-    money = None if price is None else schedule.slot_hours * price
+    found = plan_job(units, cost, slots or 1, shard_seconds)
+    money, schedule = found.money(price), found.schedule
     if as_json:
-        found = {
-            "videos": len(units),
-            "frames": sum(unit.frames for unit in units),
-            "files": len(shards),
-            "slots": schedule.slots,
-            "work_hours": schedule.work / 3600,
-            "makespan_seconds": schedule.seconds,
-            "longest_seconds": longest,
-            "utilisation": schedule.utilisation,
-            "slot_hours": schedule.slot_hours,
-            "cost": money,
-            "seconds": dataclasses.asdict(cost),
-            "measured": fps is None,
-        }
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps({**found.as_json(price), "measured": fps is None}, indent=2))
         return
     origin = "measured here" if fps is None else "given"
     lines = [
-        f"videos    {len(units)} with {sum(unit.frames for unit in units)} frames",
-        f"cost of   a frame {1000 * cost.shared:.1f} ms + {1000 * cost.sentence:.1f} ms per sentence, "
-        f"a video {cost.overhead:.2f} s, a start {cost.load:.1f} s ({origin})",
-        f"files     {len(shards)} of at least {shard_seconds:g} s of work",
-        f"work      {schedule.work / 3600:.2f} hours, the longest video {duration(longest)}",
+        f"videos    {found.videos} with {found.frames} frames",
+        f"seconds   {cost.shared:.4f} per frame + {cost.sentence:.4f} per frame and sentence, {cost.overhead:.2f} per "
+        f"video, {cost.load:.1f} per start ({origin})",
+        f"files     {found.files} of at least {shard_seconds:g} s of work (refervos batch --fps {cost.fps:.3g})",
+        f"work      {schedule.work / 3600:.2f} hours, the longest video {duration(found.longest)}",
         f"makespan  {duration(schedule.seconds)} on {workers_text(schedule.slots)}, "
         f"{schedule.utilisation:.0%} of their time used (simulated)",
         f"cost      {schedule.slot_hours:.2f} hours of workers" + ("" if money is None else f", {money:.2f}"),

@@ -1,0 +1,81 @@
+"""Plans: duration, cost and number of files of a job before anything is spent."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from refervos.batch.schedule import Schedule, simulate
+from refervos.batch.units import Cost, Unit, pack
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """Plan of a job.
+
+    Attributes:
+        videos: Number of videos.
+        frames: Number of frames to segment, in part estimated.
+        files: Number of shards, each a file of masks.
+        longest: Seconds of the longest video.
+        schedule: The simulated run.
+        cost: Cost of the work.
+    """
+
+    videos: int
+    frames: int
+    files: int
+    longest: float
+    schedule: Schedule
+    cost: Cost
+
+    def money(self, price: float | None) -> float | None:
+        """Return what all workers cost at a price for an hour of one; None without a price."""
+        return None if price is None else self.schedule.slot_hours * price
+
+    def as_json(self, price: float | None) -> dict[str, Any]:
+        """Return the plan as plain values."""
+        return {
+            "videos": self.videos,
+            "frames": self.frames,
+            "files": self.files,
+            "workers": self.schedule.slots,
+            "work_hours": self.schedule.work / 3600,
+            "makespan_seconds": self.schedule.seconds,
+            "longest_seconds": self.longest,
+            "utilisation": self.schedule.utilisation,
+            "worker_hours": self.schedule.slot_hours,
+            "money": self.money(price),
+            "fps": self.cost.fps,
+            "cost": dataclasses.asdict(self.cost),
+        }
+
+
+def plan_job(units: Sequence[Unit], cost: Cost, workers: int, shard_seconds: float) -> JobPlan:
+    """Plan a job.
+
+    Shards are packed as ``refervos batch`` does with the frame rate of this cost, and take the time of this cost.
+
+    Args:
+        units: The units.
+        cost: Cost of the work.
+        workers: Number of workers.
+        shard_seconds: Least work of a shard.
+
+    Returns:
+        The plan.
+    """
+    packing = Cost.from_fps(cost.fps, overhead=cost.overhead)
+    estimated = [dataclasses.replace(unit, work=packing.seconds(unit.frames, len(unit.expressions))) for unit in units]
+    shards = pack(estimated, shard_seconds)
+    work = [sum(cost.seconds(unit.frames, len(unit.expressions)) for unit in shard) for shard in shards]
+    return JobPlan(
+        videos=len(units),
+        frames=sum(unit.frames for unit in units),
+        files=len(shards),
+        longest=max(cost.seconds(unit.frames, len(unit.expressions)) for unit in units),
+        schedule=simulate(work, workers, cost.load),
+        cost=cost,
+    )
