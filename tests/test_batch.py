@@ -33,7 +33,7 @@ from batch_jobs import (
 )
 from refervos.batch.decoding import Decoder, DecoderDiedError
 from refervos.batch.job import Job, Options, latest_records
-from refervos.batch.leases import Leases
+from refervos.batch.leases import Lease, Leases
 from refervos.batch.manifest import read_manifest
 from refervos.batch.merging import check, merge
 from refervos.batch.run_local import run_local
@@ -329,7 +329,7 @@ def test_leases_are_taken_over_from_the_dead_and_count_them(tmp_path: Path) -> N
     now[0] += 61
     taken = other.acquire("shard")
     assert taken is not None
-    assert taken.lost == {"u": 1}
+    assert taken.lost == {"u": [1, 0]}
     other.release("shard")
     free = one.acquire("shard")
     assert free is not None
@@ -346,24 +346,38 @@ def test_a_lease_of_a_dead_process_of_this_machine_is_void_at_once(tmp_path: Pat
     assert Leases(store, "other").acquire("shard") is not None
 
 
-def test_a_video_at_which_workers_die_is_given_up(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("position", [0, -1])
+def test_a_video_at_which_workers_die_is_given_up(
+    position: int, undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
     manifest, _ = undisturbed
-    job = begin(tmp_path / "out", manifest, shard_seconds=0.5)
-    first = job.shards()[0]
+    job = begin(tmp_path / "out", manifest, shard_seconds=0.7)
+    shard = next(shard for shard in job.shards() if len(shard.units) > 1)
+    unit = shard.units[position]
     for _ in range(LOST_LIMIT):
         child = os.fork()
         if not child:
             leases = Leases(job.store, "dying")
-            lease = leases.acquire(first.name)
-            if lease is not None:
-                lease.unit = first.units[0].name
-                leases.renew(first.name, lease, now=True)
-            os._exit(9)
+            lease = leases.acquire(shard.name)
+            for each in shard.units:
+                if lease is not None:
+                    lease.unit, lease.frame = each.name, each.start
+                    leases.renew(shard.name, lease, now=True)
+                if each is unit:
+                    os._exit(9)
         os.waitpid(child, 0)
     work(job)
-    record = records_of(job)[Path(first.units[0].uri).name]
+    record = records_of(job)[Path(unit.uri).name]
     assert (record.status, record.error, record.attempts) == ("failed", "WorkerDiedError", LOST_LIMIT)
     assert status_of(job).done == 4
+
+
+def test_deaths_count_only_without_progress() -> None:
+    lease = Lease("w", "h", 1, 0, lost={"u": [4, 40]})
+    assert lease.deaths("u", 40) == 4
+    assert lease.deaths("other", 0) == 0
+    assert lease.deaths("u", 48) == 0
+    assert lease.lost == {}
 
 
 def killed_runs(kills: int, job: Job, number: int, seconds: Callable[[], float]) -> int:

@@ -32,8 +32,8 @@ class Lease:
         born: When the process started, in ticks since the machine did; 0 if the system does not report it.
         renewed: Time of the last renewal, in seconds since 1970.
         unit: The unit in work, empty between units.
-        lost: For each unit, how many workers in a row have died at it without getting further.
         frame: The frame from which the unit in work was begun.
+        lost: For each unit at which workers have died: how many, and the frame from which the last one had begun it.
     """
 
     worker: str
@@ -42,8 +42,21 @@ class Lease:
     born: int
     renewed: float = 0.0
     unit: str = ""
-    lost: dict[str, int] = field(default_factory=dict)
     frame: int = 0
+    lost: dict[str, list[int]] = field(default_factory=dict)
+
+    def deaths(self, unit: str, frame: int) -> int:
+        """Return how many workers in a row have died at a unit; none if its work has got further since.
+
+        Args:
+            unit: Name of the unit.
+            frame: The frame from which it will be begun.
+        """
+        count, begun = self.lost.get(unit, (0, frame))
+        if frame > begun:
+            self.lost.pop(unit, None)
+            return 0
+        return count
 
 
 def worker_name() -> str:
@@ -85,7 +98,8 @@ class Leases:
                 return None
             lease.lost = dict(present.lost)
             if present.unit:
-                lease.lost[present.unit] = lease.lost.get(present.unit, 0) + 1
+                before = present.deaths(present.unit, present.frame)
+                lease.lost[present.unit] = [before + 1, present.frame]
             # Two workers that do this at the same moment both get the lease; that costs time, nothing else.
             self._store.remove(_path(shard))
         lease.renewed = self._clock()

@@ -235,11 +235,8 @@ class Worker:
         saved = load_unit(self._store, unit.name, self._model) if has_state else None
         if saved is not None and saved.record is not None:
             return saved.record, saved.rows
-        lost = lease.lost.pop(unit.name, 0)
-        if saved is not None and saved.frame > lease.frame:  # the dead worker got further
-            lost = 0
-        lease.lost = {unit.name: lost} if lost else {}
         lease.unit, lease.frame = unit.name, saved.frame if saved else unit.start
+        lost = lease.deaths(unit.name, lease.frame)
         assert self._held is not None
         self._leases.renew(self._held[0].name, lease, now=True)
         begun = time.monotonic()

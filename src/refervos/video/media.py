@@ -337,22 +337,26 @@ def open_file(
     except FFmpegError as error:
         truncation = truncation_of(path)
         if truncation is not None:
-            raise VideoError(
-                f"{described} is truncated ({truncation}) and cannot be opened; get the complete file."
-            ) from error
+            raise _truncated(described, truncation) from error
         if isinstance(error, PermissionError):
             raise VideoError(f"{described} is not readable by this user; change its permissions.") from error
         if error.errno == errno.EINVAL:  # the detected format is not allowed
             problem = "is a playlist, and playlists in files are not read" if _is_list(path) else "has no video"
             raise VideoError(f"{described} {problem}; give an {_VIDEO_KINDS} file.") from error
-        raise VideoError(
-            f"{described} cannot be read as a video ({error.strerror}); give an {_VIDEO_KINDS} file."
-        ) from error
+        raise _unreadable(described, error.strerror) from error
     if is_heif_image(path):
         container.close()
         raise VideoError(f"{described} is a HEIF image; save it as JPEG, PNG, WebP or AVIF.")
     opened = _Opened(container, described, path.stem, path, live=False)
     return MediaReader(opened, fps=fps, start=start, stop=stop, decoding=decoding)
+
+
+def _truncated(described: str, truncation: str) -> VideoError:
+    return VideoError(f"{described} is truncated ({truncation}) and cannot be opened; get the complete file.")
+
+
+def _unreadable(described: str, reason: str) -> VideoError:
+    return VideoError(f"{described} cannot be read as a video ({reason}); give an {_VIDEO_KINDS} file.")
 
 
 def open_binary(
@@ -384,11 +388,9 @@ def open_binary(
         container = open_input(file)
     except (OSError, ValueError) as error:  # errors of FFmpeg are also errors of the system
         if truncation is not None:
-            raise VideoError(
-                f"{described} is truncated ({truncation}) and cannot be opened; get the complete file."
-            ) from error
+            raise _truncated(described, truncation) from error
         reason = getattr(error, "strerror", None) or "it cannot be read"
-        raise VideoError(f"{described} cannot be read as a video ({reason}); give an {_VIDEO_KINDS} file.") from error
+        raise _unreadable(described, reason) from error
     opened = _Opened(container, described, PurePosixPath(name).stem, None, live=False, file=file)
     return MediaReader(opened, fps=fps, start=start, stop=stop, decoding=decoding)
 
