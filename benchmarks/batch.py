@@ -25,6 +25,11 @@ from typing import Any
 import av
 import numpy as np
 
+from refervos.batch.calibration import fit_cost, measured_job
+from refervos.batch.job import Options, plan_units
+from refervos.batch.manifest import read_manifest
+from refervos.batch.planning import plan_job
+from refervos.batch.units import Cost
 from refervos.worlds import WorldConfig, draw_clip
 
 SENTENCE = "the red circle"
@@ -81,21 +86,23 @@ def work_seconds(folder: Path, out: str) -> float:
     return max(committed) - min(ready)
 
 
-def planned(folder: Path, workers: int, shard_seconds: float) -> dict[str, Any]:
-    """Plan the job with the speed measured here."""
-    command = ["batch", "plan", "videos.csv", "--slots", str(workers), "--device", "cpu", "--json"]
-    command += ["--shard-seconds", str(shard_seconds)]
-    printed = subprocess.run([sys.executable, "-m", "refervos", *command], check=True, cwd=folder, capture_output=True)
-    return json.loads(printed.stdout)
+def planned(folder: Path, workers: int, shard_seconds: float) -> dict[str, float]:
+    """Plan the job with the speed measured here, in wall-clock time and in processor time of the workers."""
+    entries = read_manifest(folder / "videos.csv")
+    units = plan_units(entries, {}, Cost())
+    with measured_job(entries, units, Options(), ["cpu"] * workers) as job:
+        plan = plan_job(units, fit_cost(job), workers, shard_seconds)
+        cost = fit_cost(job, "cpu")
+    cpu = workers * cost.load + sum(cost.seconds(unit.frames, len(unit.expressions)) for unit in units)
+    return {"planned": plan.schedule.seconds, "planned_cpu": cpu}
 
 
-def makespan(folder: Path, out: str) -> float:
-    """Return the seconds from the start of the first worker to the last commit."""
-    lines = [
-        json.loads(line) for path in (folder / out / "_log").glob("*.jsonl") for line in path.read_text().splitlines()
-    ]
-    started = min(line["time"] for line in lines if line["event"] == "start")
-    return max(line["time"] for line in lines if line["event"] == "commit") - started
+def measured(folder: Path, out: str) -> dict[str, float]:
+    """Return the makespan of a job, and the processor time of its workers."""
+    logs = [list(map(json.loads, path.read_text().splitlines())) for path in (folder / out / "_log").glob("*.jsonl")]
+    commits = [line for lines in logs for line in lines if line["event"] == "commit"]
+    makespan = max(line["time"] for line in commits) - min(lines[0]["time"] for lines in logs)
+    return {"makespan": makespan, "cpu": sum(lines[-1]["cpu"] - lines[0]["cpu"] for lines in logs)}
 
 
 def main() -> None:
@@ -116,16 +123,16 @@ def main() -> None:
         (folder / "videos.csv").write_text(f"video,expression\n{rows}")
         rounds: list[dict[str, float]] = []
         for number in range(given.rounds):
-            plan = planned(folder, 2, given.shard_seconds)
             two = batch(folder, 2, f"two{number}", given.shard_seconds)
             result = {
                 "load": os.getloadavg()[0],
                 "two_workers": two,
                 "two_workers_work": work_seconds(folder, f"two{number}"),
-                "planned": plan["makespan_seconds"],
-                "makespan": makespan(folder, f"two{number}"),
+                **planned(folder, 2, given.shard_seconds),
+                **measured(folder, f"two{number}"),
             }
             result["planned_over_measured"] = result["planned"] / result["makespan"]
+            result["planned_over_measured_cpu"] = result["planned_cpu"] / result["cpu"]
             if not given.plan:
                 result["one_worker"] = batch(folder, 1, f"one{number}", given.shard_seconds)
                 result["one_worker_work"] = work_seconds(folder, f"one{number}")

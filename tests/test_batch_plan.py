@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -84,19 +85,21 @@ def test_costs_are_found_in_the_times_of_a_job(tmp_path: Path) -> None:
     job.add(units)
     for worker, shards in enumerate((job.shards()[::2], job.shards()[1::2])):
         now = 1000.0 + 100 * worker
-        lines = [{"time": now, "event": "start", "frames": 0}]
+        lines: list[dict[str, Any]] = [{"time": now, "cpu": 0.0, "event": "start", "frames": 0}]
         now += cost.load
         for shard in shards:
             (unit,) = shard.units
             record = UnitRecord(unit.name, "ok", frames=unit.frames)
             job.store.create(f"{DATA}/{shard.name}.parquet", encode_shard(shard.name, {}, [record], [MaskRows()]))
             now += cost.seconds(unit.frames, len(unit.expressions))
-            lines.append({"time": now, "event": "commit", "frames": 0, "shard": shard.name})
+            cpu = (now - lines[0]["time"]) / 2
+            lines.append({"time": now, "cpu": cpu, "event": "commit", "frames": 0, "shard": shard.name})
         log = "".join(f"{json.dumps(line)}\n" for line in lines)
         job.store.append(f"_log/{worker}.jsonl", log.encode())
-    found = fit_cost(job)
+    found, half = fit_cost(job), fit_cost(job, "cpu")
     for name in ("load", "overhead", "shared", "sentence"):
         assert getattr(found, name) == pytest.approx(getattr(cost, name), rel=1e-3), name
+        assert getattr(half, name) == pytest.approx(getattr(cost, name) / 2, rel=1e-3), name
 
 
 def test_a_plan_has_the_shards_of_a_run_at_its_frame_rate() -> None:

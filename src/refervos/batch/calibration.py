@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 
@@ -31,7 +33,7 @@ def measure_cost(
     options: Options,
     devices: Sequence[str | None],
 ) -> Cost:
-    """Measure the cost of the work by segmenting the beginnings of some videos, with as many workers as will run.
+    """Measure the cost of the work with as many workers as will run.
 
     Args:
         entries: The manifest.
@@ -45,13 +47,26 @@ def measure_cost(
     Raises:
         DataError: When too few frames could be read.
     """
+    with measured_job(entries, units, options, devices) as job:
+        return fit_cost(job)
+
+
+@contextmanager
+def measured_job(
+    entries: Sequence[Entry], units: Sequence[Unit], options: Options, devices: Sequence[str | None]
+) -> Iterator[Job]:
+    """Segment the beginnings of some videos; see ``measure_cost``.
+
+    Yields:
+        The finished job, removed afterwards.
+    """
     sample = _sample(entries, units, _PER_WORKER * len(devices))
     with tempfile.TemporaryDirectory(prefix="refervos-") as folder:
         fingerprint = options.load("cpu").fingerprint()
         job = Job(open_store(folder), options, fingerprint, shard_seconds=0.0).begin()
         job.add(plan_units(sample, job.stamp, job.cost))
         run_local(job, WorkerSettings(), devices)
-        return fit_cost(job)
+        yield job
 
 
 def _sample(entries: Sequence[Entry], units: Sequence[Unit], count: int) -> list[Entry]:
@@ -73,7 +88,7 @@ def _sample(entries: Sequence[Entry], units: Sequence[Unit], count: int) -> list
     ]
 
 
-def fit_cost(job: Job) -> Cost:
+def fit_cost(job: Job, clock: Literal["time", "cpu"] = "time") -> Cost:
     """Fit the cost to a finished job whose shards have one unit each.
 
     The time of a unit is that between two commits of its worker, so everything between them counts. The first unit of a
@@ -81,6 +96,7 @@ def fit_cost(job: Job) -> Cost:
 
     Args:
         job: The job.
+        clock: ``cpu`` for the processor time of the workers, which other load on the machine does not change.
 
     Returns:
         The cost.
@@ -94,13 +110,13 @@ def fit_cost(job: Job) -> Cost:
     first: list[tuple[float, float, float]] = []
     for _, lines in read_logs(job.store):
         commits = [line for line in lines if line["event"] == "commit" and records[line["shard"]].status == "ok"]
-        starts = [line["time"] for line in lines if line["event"] == "start"]
+        starts = [line[clock] for line in lines if line["event"] == "start"]
         for before, line in zip([None, *commits], commits, strict=False):
             frames, sentences = records[line["shard"]].frames, len(units[line["shard"]].expressions)
             if before is None:
-                first.append((line["time"] - starts[0], frames, sentences))
+                first.append((line[clock] - starts[0], frames, sentences))
             else:
-                rows.append((line["time"] - before["time"], 1.0, frames, frames * sentences))
+                rows.append((line[clock] - before[clock], 1.0, frames, frames * sentences))
     if not rows:
         raise DataError("too few frames could be read to measure the speed; give --fps.")
     table = np.array(rows)

@@ -28,9 +28,10 @@ class WorkerLog:
         self.frames = 0
 
     def write(self, event: str, **more: Any) -> None:
-        """Write an event, with the time and the number of frames segmented so far."""
+        """Write an event, with the time, the processor time and the number of frames segmented so far."""
         self._beaten = time.monotonic()
-        line = {"time": round(time.time(), 3), "event": event, "frames": self.frames, **more}
+        times = {"time": round(time.time(), 3), "cpu": round(time.process_time(), 3)}
+        line = {**times, "event": event, "frames": self.frames, **more}
         self._store.append(f"{LOGS}/{self._worker}.jsonl", json.dumps(line).encode() + b"\n")
 
     def beat(self, **more: Any) -> None:
