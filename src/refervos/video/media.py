@@ -355,7 +355,7 @@ def _truncated(described: str, truncation: str) -> VideoError:
     return VideoError(f"{described} is truncated ({truncation}) and cannot be opened; get the complete file.")
 
 
-def _unreadable(described: str, reason: str) -> VideoError:
+def _unreadable(described: str, reason: str | None) -> VideoError:
     return VideoError(f"{described} cannot be read as a video ({reason}); give an {_VIDEO_KINDS} file.")
 
 
