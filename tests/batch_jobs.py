@@ -6,7 +6,7 @@ import contextlib
 import http.server
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,15 @@ def begin(out: Path | str, manifest: Path, shard_seconds: float = 1.0, cost: Cos
     return begin_job(out, read_manifest(manifest), Options(**options), cost or Cost(overhead=0.1), shard_seconds)
 
 
-def work(job: Job, settings: WorkerSettings = PATIENT, **more: Any) -> Worker:
-    """Process a job in this process."""
-    worker = Worker(job, settings, **more)
+def work(
+    job: Job, settings: WorkerSettings = PATIENT, stop_after: int | None = None, stop: Callable[[], bool] | None = None
+) -> Worker:
+    """Process a job in this process, and stop after so many frames or when ``stop`` says so."""
+
+    def stopped() -> bool:
+        return (stop_after is not None and worker.frames >= stop_after) or (stop is not None and stop())
+
+    worker = Worker(job, settings, stopped)
     worker.run()
     return worker
 

@@ -24,7 +24,7 @@ KILLS = 20
 LONG_FPS = 2
 """Frames per second of the video of twenty minutes, so that it has 2400 frames."""
 
-SETTINGS = dataclasses.replace(PATIENT, timeout=6.0, save_every=1.0)
+SETTINGS = dataclasses.replace(PATIENT, timeout=20.0, save_every=1.0)
 
 
 def write_micro(folder: Path) -> Path:

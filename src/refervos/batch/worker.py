@@ -36,7 +36,7 @@ STOPPED = 128 + signal.SIGTERM
 ATTEMPTS = 3
 """Attempts at a unit before it counts as failed."""
 
-LOST_LIMIT = 5
+LOST_LIMIT = 10
 """Workers that may die at a unit without getting further; more than ``ATTEMPTS``, as machines die for other reasons."""
 
 _UNEXPECTED_LIMIT = 5
@@ -114,6 +114,11 @@ class Worker:
         self._decoder = Decoder(self._poll)
         self._unexpected = 0
         self._log.write("ready")
+
+    @property
+    def frames(self) -> int:
+        """Number of frames segmented so far."""
+        return self._log.frames
 
     # Shards.
 
