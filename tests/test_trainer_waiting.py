@@ -44,8 +44,9 @@ def test_steps_read_no_scalars_and_rows_read_all_in_one_copy(tmp_path: Path, mon
     run(tmp_path, toy(steps=13, accumulate=2, validation_batches=0))
     assert steps.sizes == []
     assert steps.sized == []
-    # Loss and share of two batches, and the gradient norm; at rows (4, 8, 12, 13) and a checkpoint (10).
-    assert rows.sizes == [5 * count for count in (4, 4, 2, 2, 1)]
+    # Loss and share of two batches, and the gradient norm, each with its count; at rows (4, 8, 12, 13) and a checkpoint
+    # (10).
+    assert rows.sizes == [10 * count for count in (4, 4, 2, 2, 1)]
     assert [row["step"] for row in history(tmp_path / "toy") if "train" in row] == [4, 8, 12, 13]
 
 

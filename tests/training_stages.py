@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from refervos.training.distributed import mean_over_processes
 from refervos.training.stage import TRAIN, Key, SampleSource, Stage
 
 
@@ -31,6 +30,7 @@ class ToySettings:
             given to the "optimiser".
         nan_at: Step whose samples are NaN.
         kill_at: Step whose samples signal the process, if ``TOY_KILL`` names a signal.
+        idle: Have parameters that nothing uses.
     """
 
     width: int = 4
@@ -40,6 +40,7 @@ class ToySettings:
     leak: str = ""
     nan_at: int = -1
     kill_at: int = -1
+    idle: bool = False
 
 
 class ToyModel(nn.Module):
@@ -60,6 +61,7 @@ class ToyModel(nn.Module):
             nn.Conv2d(width, 1, 1),
         )
         self.sometimes = nn.Conv2d(1, 1, 1)
+        self.idle = nn.Conv2d(1, 1, 1) if settings.idle else None
 
     def forward(self, image: Tensor, more: bool) -> Tensor:
         out: Tensor = self.learns(self.frozen(image))
@@ -84,7 +86,7 @@ class ToySource(SampleSource):
         image = torch.from_numpy(np.random.default_rng([*key, step, index]).random((1, 8, 8), np.float32))
         if step == self.settings.nan_at and key[2] == TRAIN:
             image = image * float("nan")
-        return image, bool(np.random.default_rng([*key, step]).random() < 0.5)
+        return image, self.settings.idle or bool(np.random.default_rng([*key, step]).random() < 0.5)
 
     def collate(self, samples: list[tuple[Tensor, bool]]) -> dict[str, Any]:
         return {"image": torch.stack([image for image, _ in samples]), "more": samples[0][1]}
@@ -115,6 +117,9 @@ class ToyStage(Stage):
     def frozen_parts(self) -> Sequence[nn.Module]:
         return [self.model.frozen]
 
+    def trains_everything_always(self) -> bool:
+        return self.settings.idle  # a mistake; otherwise ``sometimes`` is used at some steps only
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         groups = super().parameter_groups()
         extra = [next(self.model.frozen.parameters())] if self.settings.leak == "optimiser" else []
@@ -136,5 +141,5 @@ class ToyStage(Stage):
             next(self.model.frozen.parameters()).data += 1e-3
         if self.settings.counted:
             counts = image > image.mean((1, 2, 3), keepdim=True) * 1.2
-            return {"loss": mean_over_processes((error * counts).sum(), counts.sum()), "share": counts.float().mean()}
+            return {"loss": self.mean("error", (error * counts).sum(), counts.sum()), "share": counts.float().mean()}
         return {"loss": error.mean()}

@@ -7,6 +7,9 @@ All processes must call them equally often and in the same order.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +20,12 @@ from refervos.errors import TrainingError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+TIMEOUT = timedelta(minutes=10)
+"""Time that a process waits for the others. A process that was killed is noticed at once, a lost machine after this."""
+
+_LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
+"""Parts of gloo's messages, which have no exception of their own."""
 
 
 def make_accelerator(precision: str | None = None) -> Accelerator:
@@ -31,7 +40,7 @@ def make_accelerator(precision: str | None = None) -> Accelerator:
     Raises:
         TrainingError: When this machine or this trainer does not support the requested setup.
     """
-    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedType
 
@@ -45,10 +54,13 @@ def make_accelerator(precision: str | None = None) -> Accelerator:
         accelerator = Accelerator(
             mixed_precision=precision,
             cpu=launched > 1 and (gpu is None or gpu.type == "mps"),
-            # Not every part runs on every batch (the conditional memory encoder needs long clips).
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            kwargs_handlers=[
+                # Buffers need no exchange: those that training changes are computed from the whole batch.
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=TIMEOUT),
+            ],
         )
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, dist.DistError) as error:
         raise TrainingError(f"accelerate cannot be set up ({' '.join(str(error).split())}).") from error
     sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA)
     if accelerator.distributed_type in sharded:
@@ -65,6 +77,56 @@ def make_accelerator(precision: str | None = None) -> Accelerator:
             "launch one for each GPU, or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on CPUs."
         )
     return accelerator
+
+
+@contextmanager
+def explain_lost_processes() -> Iterator[None]:
+    """Turn the failure of an exchange between processes into one sentence.
+
+    Raises:
+        TrainingError: When another process has ended, or has not answered for the time limit.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if process_count() == 1 or not (isinstance(error, dist.DistError) or any(s in str(error) for s in _LOST)):
+            raise
+        raise TrainingError(
+            f"process {dist.get_rank()} of {process_count()} lost its connection to another one, which has ended or has "
+            f"not answered for {TIMEOUT.total_seconds() / 60:g} minutes; see what that one reports, and the same command "
+            "resumes from the last checkpoint."
+        ) from error
+
+
+class GradientCheck:
+    """Check that every parameter of a stage gets a gradient, for which other processes would wait.
+
+    Args:
+        stage: The stage, before its first step.
+    """
+
+    def __init__(self, stage: nn.Module) -> None:
+        self.names = {parameter: name for name, parameter in stage.named_parameters() if parameter.requires_grad}
+        self.seen: set[Tensor] = set()
+        for parameter in self.names:
+            parameter.register_post_accumulate_grad_hook(self.seen.add)
+
+    def start(self) -> None:
+        """Forget the gradients so far, before the backward pass after which gradients are exchanged."""
+        self.seen.clear()
+
+    def check(self) -> None:
+        """Check after that backward pass.
+
+        Raises:
+            TrainingError: When a parameter got no gradient.
+        """
+        missing = [name for parameter, name in self.names.items() if parameter not in self.seen]
+        if missing:
+            raise TrainingError(
+                f"{len(missing)} parameters of the stage got no gradient, {missing[0]} among them, and several processes "
+                "would wait for it; freeze what the stage never uses, or let its trains_everything_always return False."
+            )
 
 
 def destroy_process_group() -> None:
@@ -113,7 +175,7 @@ def sum_over_processes(value: Tensor) -> Tensor:
 def mean_over_processes(total: Tensor, count: Tensor) -> Tensor:
     """Average over items whose number varies between processes, such as visible objects.
 
-    With gradient accumulation each accumulated batch has its own mean.
+    Losses of a stage use its ``mean`` instead, which also averages over accumulated batches.
 
     Args:
         total: A scalar, the sum over this process's items. Without items it must still be computed from the model's

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from refervos.errors import TrainingError
 from refervos.files.writing import write_atomically, write_error
 
@@ -84,10 +86,16 @@ class Means:
         for name, (total, count) in (sums or {}).items():
             self._sums[name] = [total, count]
 
-    def add(self, name: str, value: float) -> None:
-        """Add a value to the mean of that name."""
-        self._sums[name][0] += value
-        self._sums[name][1] += 1
+    def add(self, name: str, total: float, count: float = 1.0) -> None:
+        """Add the sum of some values, of which there are ``count``, to the mean of that name."""
+        self._sums[name][0] += total
+        self._sums[name][1] += count
+
+    def add_output(self, name: str, output: Tensor) -> None:
+        """Add an output of a stage: a scalar, or a ``step_means.ratio``, which may have no items."""
+        total, count = output.tolist() if output.ndim else (float(output), 1.0)
+        if count:
+            self.add(name, total, count)
 
     def merge(self, other: Means) -> None:
         """Add all values of another instance, such as another process's."""

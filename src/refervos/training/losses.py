@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refervos.training.distributed import mean_over_processes
+from refervos.training.step_means import Mean, mean_of_batch, ratio
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -163,6 +163,7 @@ def frame_losses(
     weight: Tensor | None = None,
     gated_logits: Tensor | None = None,
     void: Tensor | None = None,
+    mean: Mean = mean_of_batch,
 ) -> dict[str, Tensor]:
     """Compute focal and dice loss with every frame a row of its own, and the object score's cross-entropy.
 
@@ -179,10 +180,11 @@ def frame_losses(
         weight: Weight of each frame's mask, float (R, T), default 1; it does not apply to the object score.
         gated_logits: Logits of the masks that the IoU is computed from (R, T, H, W); default ``mask_logits``.
         void: Pixels to ignore, bool (R, T, H, W), default none; also ignored in deciding whether an object is visible.
+        mean: Averages over frames; called with ``focal``, ``dice`` and, with a score, ``presence``.
 
     Returns:
         ``focal``, ``dice`` and ``presence`` (zero without score), scalars; without gradient ``ious`` (R, T),
-        and ``iou``, their mean where the object is visible.
+        and ``iou``, the ``ratio`` of their mean where the object is visible.
     """
     rows = at_least_float32(mask_logits).flatten(0, 1).flatten(1)  # (R*T, H*W)
     ignored = None if void is None else void.flatten(0, 1).flatten(1)
@@ -193,19 +195,19 @@ def frame_losses(
     weights = torch.ones_like(rows[:, 0]) if weight is None else weight.flatten().to(rows.dtype)  # (R*T,)
     dice_weights = weights * seen
     losses = {
-        "focal": mean_over_processes((focal_of_rows(rows, target, void=ignored) * weights).sum(), weights.sum()),
+        "focal": mean("focal", (focal_of_rows(rows, target, void=ignored) * weights).sum(), weights.sum()),
         # Weighted instead of rows[seen], whose size would have to be read back from a GPU.
-        "dice": mean_over_processes((dice_of_rows(rows, target, ignored) * dice_weights).sum(), dice_weights.sum()),
+        "dice": mean("dice", (dice_of_rows(rows, target, ignored) * dice_weights).sum(), dice_weights.sum()),
         "presence": rows.new_zeros(()),
     }
     if score is not None:
         labelled = seen | (area == 0)
         scores = at_least_float32(score).flatten()
         entropy = F.binary_cross_entropy_with_logits(scores, seen.to(scores.dtype), reduction="none")
-        losses["presence"] = mean_over_processes((entropy * labelled).sum(), labelled.sum())
+        losses["presence"] = mean("presence", (entropy * labelled).sum(), labelled.sum())
     predicted = (mask_logits if gated_logits is None else gated_logits).detach() > 0
     ious = mask_ious(predicted if void is None else predicted & ~void, masks)
-    return losses | {"ious": ious, "iou": (ious.flatten() * seen).sum() / seen.sum().clamp(min=1)}
+    return losses | {"ious": ious, "iou": ratio((ious.flatten() * seen).sum(), seen.sum())}
 
 
 def mask_ious(predicted: Tensor, ground_truth: Tensor) -> Tensor:

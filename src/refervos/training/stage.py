@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 
 from refervos.errors import TrainingError
 from refervos.training.devices import read_back
+from refervos.training.history import Means
+from refervos.training.step_means import StepMeans
 
 STAGES: Mapping[str, str] = {
     "track": "refervos.training.stages.track:TrackStage",
@@ -67,11 +68,16 @@ class Stage(nn.Module, ABC):
         name: Name in recipes.
         Settings: A frozen dataclass; the recipe's ``settings:`` are read into it.
         model: The model to save at the end.
+        mean: Averages losses over items whose number varies between samples.
     """
 
     name: ClassVar[str]
     Settings: ClassVar[type]
     model: nn.Module
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = StepMeans()
 
     @classmethod
     @abstractmethod
@@ -111,18 +117,41 @@ class Stage(nn.Module, ABC):
         """Compute the loss of a batch.
 
         A loss should be a mean over samples, so that several processes and accumulated batches add up to the whole
-        batch; for means over items whose number varies use ``distributed.mean_over_processes``.
+        batch. For means over items whose number varies between samples use ``self.mean``.
 
         Args:
             batch: A batch from the source's ``collate``, on the device.
 
         Returns:
-            ``loss``, the scalar to minimise, and any other scalars to log.
+            ``loss``, the scalar to minimise, and any other scalars to log; those that are means over items whose number
+            varies are a ``step_means.ratio``.
         """
+
+    def counts(self, batch: Any) -> dict[str, Tensor] | None:
+        """Count the items that ``self.mean`` averages over, if that takes no model. Default None, for not known.
+
+        Gradients can be accumulated exactly only when the numbers of the whole step are known before its first
+        batch. Where they are not known, the trainer computes the losses of every accumulated batch twice.
+
+        Args:
+            batch: A batch from the source's ``collate``, on the CPU.
+
+        Returns:
+            The number of items of this batch by the name of the mean, scalars; empty if ``loss`` has no such means.
+        """
+        return None
 
     def frozen_parts(self) -> Sequence[nn.Module]:
         """Return the modules that must never change, which the trainer checks. Default none."""
         return ()
+
+    def trains_everything_always(self) -> bool:
+        """Return whether every trainable parameter gets a gradient from every batch. Default True.
+
+        Several processes then exchange each gradient as soon as it is computed; otherwise they must find out at each
+        step which ones there are.
+        """
+        return True
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimiser's parameter groups. Default: one group of everything that requires gradients.
@@ -133,23 +162,23 @@ class Stage(nn.Module, ABC):
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     @torch.no_grad()
-    def validate(self, batches: Iterable[Any]) -> dict[str, float]:
-        """Validate the stage in evaluation mode. Default: the mean of the scalars of ``forward`` over the batches.
+    def validate(self, batches: Iterable[Any]) -> Means:
+        """Validate the stage in evaluation mode. Default: the means of the scalars of ``forward`` over the batches.
 
-        Each of several processes gets an equal share of every batch, and the trainer averages their results.
+        Each of several processes gets an equal share of every batch, and the trainer merges their means.
 
         Args:
             batches: Batches of samples that training never draws, on the device, the same at each call.
 
         Returns:
-            Scalars by name.
+            Means of scalars by name.
         """
-        scalars: dict[str, list[float]] = defaultdict(list)
+        means = Means()
         for batch in batches:
             outputs = self(batch)
             for name, value in zip(outputs, read_back(list(outputs.values())), strict=True):
-                scalars[name].append(float(value))
-        return {name: sum(values) / len(values) for name, values in scalars.items()}
+                means.add_output(name, value)
+        return means
 
     def save(self, folder: Path) -> None:
         """Write the finished model.

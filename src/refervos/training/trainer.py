@@ -19,13 +19,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from refervos.errors import TrainingError, is_out_of_memory, require_installed
 from refervos.files.locks import FolderLock
@@ -39,7 +40,12 @@ from refervos.training.checkpoint import (
     write_checkpoint,
 )
 from refervos.training.devices import device_name, read_back
-from refervos.training.distributed import make_accelerator, synchronise_batch_norm
+from refervos.training.distributed import (
+    GradientCheck,
+    explain_lost_processes,
+    make_accelerator,
+    synchronise_batch_norm,
+)
 from refervos.training.frozen import FrozenGuard
 from refervos.training.history import History, Means
 from refervos.training.interruption import Interruption
@@ -50,6 +56,7 @@ from refervos.training.report import StageReport, draw_losses
 from refervos.training.sampler import ShareSampler, iterate_batches, make_loader, to_device
 from refervos.training.schedule import learning_rate
 from refervos.training.stage import TRAIN, VALIDATION, Stage
+from refervos.training.step_means import as_ratio
 
 BUILDING, STEPPING, RESUMING, VALIDATING = range(4)
 """Purposes of random numbers; each has its own seed."""
@@ -64,6 +71,7 @@ TIME_FOR_STEPS = 0.95
 """Share of the remaining time for steps; the rest is for the last validation and for writing the model."""
 
 
+@explain_lost_processes()
 def train(
     recipe: Recipe,
     out: Path,
@@ -154,11 +162,12 @@ class StageRun:
         wrapped: The stage wrapped for several processes, which is called.
         optimiser: The optimiser.
         guard: Guard of the frozen parts.
+        gradients: Check that several processes exchange all gradients; None if they need not.
         deadline: End of the time limit by the monotonic clock; None for no limit.
         step: Number of optimiser steps made.
         seconds: Duration of all steps, those of earlier runs included.
         means: Means of the training scalars since the last row of the history, in this process.
-        unread: Scalars not yet read from the device: number, names and values of each step.
+        unread: Scalars not yet read from the device: number, names and ratios (n, 2) of each step.
         history: Measurements of the run.
         board: TensorBoard writer; None except in the main process.
         progress: Progress bar or lines.
@@ -255,6 +264,14 @@ class StageRun:
         recipe = self.recipe.optimiser
         optimiser = optimiser_for(self.stage, lr=recipe.rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
         self.guard = FrozenGuard(self.stage, optimiser)
+        learnt = {parameter for group in optimiser.param_groups for parameter in group["params"]}
+        for parameter in set(self.stage.parameters()) - learnt:
+            parameter.requires_grad_(False)  # else gradients that nobody uses would be computed and exchanged
+        everything = self.stage.trains_everything_always()
+        if self.accelerator.ddp_handler is not None:
+            self.accelerator.ddp_handler.find_unused_parameters = not everything
+        several = self.accelerator.num_processes > 1
+        self.gradients = GradientCheck(self.stage) if several and everything else None
         self.wrapped, self.optimiser = self.accelerator.prepare(self.stage, optimiser)
         self._seed(STEPPING, self.accelerator.process_index)  # but different dropout in each process
 
@@ -330,25 +347,59 @@ class StageRun:
         rate = learning_rate(self.recipe, self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["rate_scale"]
+        parts = [next(batches) for _ in range(self.recipe.accumulate)]
         scalars: list[tuple[str, Tensor]] = []
-        for part in range(self.recipe.accumulate):
-            last = part == self.recipe.accumulate - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                scalars += self._add_gradients(next(batches))
+        with self._means_over(parts):
+            for number, batch in enumerate(parts):
+                last = number == len(parts) - 1
+                with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                    scalars += self._add_gradients(batch)
         scalars.append(("gradient_norm", self._clip_gradients()))
         # They stay on the device until a row is due: reading them now would wait for the step to finish.
-        values = torch.stack([value.detach().float().reshape(()) for _, value in scalars])
+        values = torch.stack([as_ratio(value) for _, value in scalars])
         self.unread.append((self.step + 1, [name for name, _ in scalars], values))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return self._in_any_process(self.interruption.requested)[0]
+
+    def _means_over(self, parts: Sequence[Any]) -> AbstractContextManager[None]:
+        """Let losses be means over all batches of a step, whose numbers of items must be known before the first."""
+        if len(parts) == 1:
+            return nullcontext()
+        counts = [self.stage.counts(batch) for batch in parts]
+        if any(known is None for known in counts):
+            counts = self._count_by_forward(parts)
+        device = self.accelerator.device
+        return self.stage.mean.over([{n: to_device(c, device) for n, c in (known or {}).items()} for known in counts])
+
+    def _count_by_forward(self, parts: Sequence[Any]) -> list[dict[str, Tensor] | None]:
+        """Count the items of batches by computing their losses, and leave no trace of that."""
+        random = random_state()
+        norms = [module for module in self.stage.modules() if isinstance(module, _BatchNorm)]
+        statistics = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
+        counts: list[dict[str, Tensor] | None] = []
+        for batch in parts:
+            with self.stage.mean.recording() as recorded:
+                # With gradients enabled and then dropped, so that the numbers are those of the second time.
+                self.stage(to_device(batch, self.accelerator.device))
+            counts.append(recorded)
+        with torch.no_grad():
+            for norm, saved in zip(norms, statistics, strict=True):
+                for buffer, value in zip(norm.buffers(), saved, strict=True):
+                    buffer.copy_(value)
+        restore_random_state(random)
+        return counts
 
     def _add_gradients(self, batch: Any) -> list[tuple[str, Tensor]]:
         """Accumulate a batch's gradients; return the scalars that the stage computed."""
         outputs: dict[str, Tensor] = self.wrapped(to_device(batch, self.accelerator.device))
         if "loss" not in outputs:
             raise TrainingError(f"the forward of {self.plan.kind.__name__} returns no 'loss'; the trainer needs it.")
+        if self.gradients is not None:
+            self.gradients.start()
         self.accelerator.backward(outputs["loss"] / self.recipe.accumulate)
+        if self.gradients is not None:
+            self.gradients.check()
         return list(outputs.items())
 
     def _clip_gradients(self) -> Tensor:
@@ -371,9 +422,9 @@ class StageRun:
         broken: tuple[int, str] | None = None
         read = read_back([values for _, _, values in self.unread])
         for (step, names, _), values in zip(self.unread, read, strict=True):
-            for name, value in zip(names, values.tolist(), strict=True):
-                if math.isfinite(value):  # an fp16 gradient may overflow; other scalars may have nothing to measure
-                    self.means.add(name, value)
+            for name, (total, count) in zip(names, values.tolist(), strict=True):
+                if math.isfinite(total) and count:  # an fp16 gradient may overflow; a ratio may have no items
+                    self.means.add(name, total, count)
                 elif name in watched and broken is None:
                     broken = step, name
         first, last = self.unread[0][0], self.unread[-1][0]
@@ -430,12 +481,9 @@ class StageRun:
             torch.no_grad(),
             self.accelerator.autocast(),
         ):
-            scalars = self.stage.validate(to_device(batch, self.accelerator.device) for batch in batches)
+            means = self.stage.validate(to_device(batch, self.accelerator.device) for batch in batches)
         self.stage.train()
         restore_random_state(before)
-        means = Means()
-        for name, value in scalars.items():
-            means.add(name, float(value))
         self._record("validation", self._mean_over_processes(means))
 
     def _mean_over_processes(self, means: Means) -> dict[str, float]:
@@ -496,6 +544,8 @@ class StageRun:
             self.means = Means(saved[index]["means"])
             restore_random_state(saved[index]["random"])
         else:
+            for process in saved if self.main else ():
+                self.means.merge(Means(process["means"]))
             self._seed(RESUMING, index, self.step)
             messages.append(
                 f"the checkpoint is of {len(saved)} processes, not {self.accelerator.num_processes}: "

@@ -5,6 +5,7 @@ Shapes: M masks, one for each phrase and frame, H x W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,16 @@ IGNORED_PIXEL = -1
 _DICE_SCALE = 1000.0
 _DICE_SMOOTH = 1e-6
 _COUNT_SMOOTH = 1e-8
+
+
+Mean = Callable[[str, Tensor, Tensor], Tensor]
+"""Divides a sum by a number of items, in distributed training over all processes. Arguments: the name of the mean, the
+sum and the number, both scalars."""
+
+
+def own_mean(name: str, total: Tensor, count: Tensor) -> Tensor:
+    """Average over the items of one batch; zero without any."""
+    return total / count.clamp(min=1)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,15 @@ from refervos.videoglamm.language import (
     read_packed,
     splice,
 )
-from refervos.videoglamm.losses import Losses, LossWeights, pad_masks, sigmoid_bce_loss, sigmoid_dice_loss
+from refervos.videoglamm.losses import (
+    Losses,
+    LossWeights,
+    Mean,
+    own_mean,
+    pad_masks,
+    sigmoid_bce_loss,
+    sigmoid_dice_loss,
+)
 from refervos.videoglamm.quantisation import Bits, quantise
 from refervos.videoglamm.referring import ReferringSegmenter
 
@@ -498,13 +506,16 @@ class VideoGlamm(ReferringSegmenter):
         parts = weights.text * text, weights.bce * bce, weights.dice * dice
         return Losses(parts[0] + parts[1] + parts[2], *parts)
 
-    def read_batch(self, batch: Sequence[Example], *, packed: bool = False) -> tuple[Tensor, list[Tensor]]:
+    def read_batch(
+        self, batch: Sequence[Example], *, packed: bool = False, mean: Mean = own_mean
+    ) -> tuple[Tensor, list[Tensor]]:
         """Read the conversations of a training step.
 
         Args:
             batch: Videos with their conversations.
             packed: Read the beginning that the conversations of a video share, its visual tokens, only once. The result
                 is the same; of long videos and short answers it costs a fraction.
+            mean: Averages over the supervised tokens; called with ``text``.
 
         Returns:
             The cross-entropy of the answers, averaged over all supervised tokens of the batch; for each video the
@@ -520,7 +531,7 @@ class VideoGlamm(ReferringSegmenter):
             for conversation in example.conversations
         ]
         states = self._packed_states(batch, videos) if packed else self._states(rows)
-        text = self._text_loss(states, rows)
+        text = self._text_loss(states, rows, mean)
         places = [seg_places(row.ids, self.config.seg, 0 if v is None else len(v.tokens)) for row, v in rows]
         before = [own[[place - 1 for place in at]] for own, at in zip(states, places, strict=True)]
         tokens = self.seg_projector(torch.cat(before))  # (N, C)
@@ -529,7 +540,11 @@ class VideoGlamm(ReferringSegmenter):
         return text, list(tokens.split(per_video))
 
     def mask_losses(
-        self, batch: Sequence[Example], tokens: Sequence[Tensor], padded_masks: int | None = None
+        self,
+        batch: Sequence[Example],
+        tokens: Sequence[Tensor],
+        padded_masks: int | None = None,
+        mean: Mean = own_mean,
     ) -> tuple[Tensor, Tensor]:
         """Decode prompt tokens frame by frame, as in published training, and compare the masks with the ground truth.
 
@@ -537,6 +552,7 @@ class VideoGlamm(ReferringSegmenter):
             batch: Videos with their masks.
             tokens: The prompt tokens of each (N, C).
             padded_masks: See ``LossWeights``.
+            mean: Averages over masks; called with ``bce`` and ``dice``.
 
         Returns:
             Binary cross-entropy and dice loss, without their weights.
@@ -546,11 +562,11 @@ class VideoGlamm(ReferringSegmenter):
             for predicted, wanted in self._paired(example, own, padded_masks):
                 logits.append(predicted)
                 targets.append(wanted)
-        masks = sum(len(part) for part in logits)
         zero = 0.0 * torch.cat(list(tokens)).sum()  # keeps the projector in the graph where there is no mask
-        bce = sum((sigmoid_bce_loss(x, y, masks) for x, y in zip(logits, targets, strict=True)), zero)
-        dice = sum((sigmoid_dice_loss(x, y, masks) for x, y in zip(logits, targets, strict=True)), zero)
-        return bce, dice
+        masks = zero.new_tensor(sum(len(part) for part in logits))
+        bce = sum((sigmoid_bce_loss(x, y, 1) for x, y in zip(logits, targets, strict=True)), zero)
+        dice = sum((sigmoid_dice_loss(x, y, 1) for x, y in zip(logits, targets, strict=True)), zero)
+        return mean("bce", bce, masks), mean("dice", dice, masks)
 
     def _states(self, rows: Sequence[tuple[LabelledIds, VisualTokens | None]]) -> list[Tensor]:
         """Final hidden states of each row (S, D)."""
@@ -575,8 +591,10 @@ class VideoGlamm(ReferringSegmenter):
             tails.append([self._embedded(own[shared:], None) for own in ids])
         return [states for row in read_packed(self.language, beginnings, tails) for states in row]
 
-    def _text_loss(self, states: Sequence[Tensor], rows: Sequence[tuple[LabelledIds, VisualTokens | None]]) -> Tensor:
-        """Return the cross-entropy, averaged over all supervised tokens of the batch."""
+    def _text_loss(
+        self, states: Sequence[Tensor], rows: Sequence[tuple[LabelledIds, VisualTokens | None]], mean: Mean
+    ) -> Tensor:
+        """Return the cross-entropy, averaged over all supervised tokens."""
         supervised, wanted = [], []
         for own, (row, visual) in zip(states, rows, strict=True):
             labels = spliced_labels(row, visual)[1:].to(own.device)
@@ -584,9 +602,8 @@ class VideoGlamm(ReferringSegmenter):
             supervised.append(own[:-1][counted])
             wanted.append(labels[counted])
         logits = self.language.lm_head(torch.cat(supervised))  # (supervised, V)
-        if not len(logits):
-            return logits.sum()
-        return F.cross_entropy(logits.float(), torch.cat(wanted))
+        total = F.cross_entropy(logits.float(), torch.cat(wanted), reduction="sum")
+        return mean("text", total, total.new_tensor(len(logits)))
 
     def _paired(self, example: Example, tokens: Tensor, padded: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield mask logits and ground truth of each frame (n, H, W); phrases and masks are matched in order.

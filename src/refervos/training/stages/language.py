@@ -26,11 +26,11 @@ from refervos.text.encoder import TextConfig, TextEncoder, pad_tokens
 from refervos.text.pretrained import load_t5, load_text, save_text
 from refervos.text.t5 import T5Config, T5TextEncoder
 from refervos.text.tokenizer import Tokenizer, unigram
-from refervos.training.distributed import mean_over_processes
 from refervos.training.initialisation import initialise
 from refervos.training.stage import SampleSource, Stage
 from refervos.training.stages.ranges import SHARE, WEIGHT
 from refervos.training.stages.word_meanings import MeaningHeads, WordMeanings, draw_word_sample, initialise_embeddings
+from refervos.training.step_means import ratio
 from refervos.typed_config import check_range
 from refervos.worlds import all_sentences
 from refervos.worlds.nouns import everyday_nouns
@@ -253,9 +253,9 @@ class LanguageStage(Stage):
         present = present.scatter(1, batch["ids"], 1.0)[:, self.word_ids]
         summary = self.kind.summarise(states, batch["inputs"] != self.model.config.pad)  # (N, width)
         in_summary = self.summary(summary)[:, self.word_ids]
-        guess_loss = mean_over_processes(entropy, known.sum())
+        guess_loss = self.mean("guess", entropy, known.sum())
         summary_loss = F.binary_cross_entropy_with_logits(in_summary, present, reduction="none").sum(1).mean()
-        right = ((logits.argmax(-1) == labels) & known).sum() / known.sum().clamp(min=1)
+        right = ratio(((logits.argmax(-1) == labels) & known).sum(), known.sum())
         losses = {
             "loss": guess_loss + self.settings.summary * summary_loss,
             "guess": guess_loss,
@@ -263,7 +263,7 @@ class LanguageStage(Stage):
             "right": right,
         }
         if self.meaning is not None:
-            losses |= self.meaning(states, summary, batch["in_word"], batch["word"])
+            losses |= self.meaning(states, summary, batch["in_word"], batch["word"], self.mean)
             losses["loss"] = losses["loss"] + self.settings.meaning * losses["meaning"]
         return losses
 

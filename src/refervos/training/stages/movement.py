@@ -20,8 +20,8 @@ from refervos.samwise.cmt import (
     for_each_sentence,
     out_of_patches,
 )
-from refervos.training.distributed import mean_over_processes
 from refervos.training.stages.world_tensors import MOVEMENT_CHANNELS
+from refervos.training.step_means import Mean, mean_of_batch
 
 
 class MovementHeads(nn.Module):
@@ -54,18 +54,19 @@ class MovementHeads(nn.Module):
 
         return hook
 
-    def forward(self, movements: Tensor) -> Tensor:
+    def forward(self, movements: Tensor, mean: Mean = mean_of_batch) -> Tensor:
         """Compute the loss of the movements predicted from the adapters' last forward pass, and clear its tokens.
 
         Args:
             movements: Targets (V, T, n, n, 6), NaN where there is none, see ``cell_movements``.
+            mean: Averages over the known movements; called with ``movement 0`` and so on, one for each adapter.
 
         Returns:
             A scalar: the smooth L1 loss, summed over the adapters.
         """
         videos, _, cells = movements.shape[:3]
         total = movements.new_zeros(())
-        for head, seen, side in zip(self.heads, self._seen, self._sides, strict=True):
+        for number, (head, seen, side) in enumerate(zip(self.heads, self._seen, self._sides, strict=True)):
             tokens = torch.cat(seen, dim=2)  # (N, P, T, S, A)
             seen.clear()
             count, patches, frames, _, _ = tokens.shape
@@ -76,5 +77,5 @@ class MovementHeads(nn.Module):
             target = for_each_sentence(movements, count)[:, -frames:] if count > videos else movements[:, -frames:]
             known = ~target.isnan()
             error = F.smooth_l1_loss(predicted, torch.where(known, target, predicted.detach()), reduction="none")
-            total = total + mean_over_processes((error * known).sum(), known.sum())
+            total = total + mean(f"movement {number}", (error * known).sum(), known.sum())
         return total

@@ -202,6 +202,10 @@ class PromptedStage(Stage):
         self.sprites = open_sprites(settings.world)
         self.recogniser = RecognitionHead(width, len(kind_names(self.sprites))) if settings.recognition else None
 
+    def trains_everything_always(self) -> bool:
+        """Return False: some parts serve only some kinds of prompts, ambiguity masks or later frames."""
+        return False
+
     @abstractmethod
     def predict(self, batch: dict[str, Any]) -> Predictions:
         """Predict masks for a batch of prompts, see ``PromptedSource``."""
@@ -223,7 +227,9 @@ class PromptedStage(Stage):
         predictions = self.predict(batch)
         occluded = around_occlusions(ground_truth, settings.least_area)  # (R, T)
         weight = torch.where(occluded, settings.hiding, 1.0)
-        losses = frame_losses(predictions.mask_logits, predictions.score, ground_truth, settings.least_area, weight)
+        losses = frame_losses(
+            predictions.mask_logits, predictions.score, ground_truth, settings.least_area, weight, mean=self.mean
+        )
         ious = losses.pop("ious")  # (R, T)
         losses["quality"] = (predictions.ious - ious).abs().mean()
         losses["loss"] = (
@@ -235,7 +241,7 @@ class PromptedStage(Stage):
         if predictions.score is not None:
             losses["present"] = ((predictions.score > 0) == visible(ground_truth, settings.least_area)).float().mean()
         if self.recogniser is not None:
-            losses["recognition"] = self.recogniser(predictions.cells, batch["cell_labels"].flatten(0, 1))
+            losses["recognition"] = self.recogniser(predictions.cells, batch["cell_labels"].flatten(0, 1), self.mean)
             losses["loss"] = losses["loss"] + settings.recognition * losses["recognition"]
         return losses
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refervos.training.distributed import mean_over_processes
 from refervos.training.stages.world_tensors import COLOUR_NAMES, TEXTURE_NAMES, UNLABELLED
+from refervos.training.step_means import Mean, mean_of_batch
 from refervos.worlds import KINDS
 
 GROUP_WEIGHTS = (1.0, 0.3, 0.3)
@@ -34,12 +34,13 @@ class RecognitionHead(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.names = nn.Linear(width, sum(self.groups))
 
-    def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, labels: Tensor, mean: Mean = mean_of_batch) -> Tensor:
         """Compute the cross-entropy of kind, colour and texture of each cell.
 
         Args:
             tokens: (N, g, g, width).
             labels: int64 (N, g, g, 3), see ``cell_labels``.
+            mean: Averages over the labelled cells; called with ``recognition 0`` to ``recognition 2``.
 
         Returns:
             A scalar.
@@ -55,5 +56,5 @@ class RecognitionHead(nn.Module):
             entropy = F.cross_entropy(logits, label, class_weights, ignore_index=UNLABELLED, reduction="sum")
             # Computed for all cells: the number of labelled ones would have to be read back from a GPU.
             weights = class_weights[label.clamp(min=0)] * (label != UNLABELLED)
-            total = total + weight * mean_over_processes(entropy, weights.sum())
+            total = total + weight * mean(f"recognition {group}", entropy, weights.sum())
         return total

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +20,7 @@ from refervos.model_base import ClipOutput, TrainableModel
 from refervos.text.encoder import pad_tokens
 from refervos.text.vocabulary import words_of
 from refervos.training.devices import read_back
+from refervos.training.history import Means
 from refervos.training.losses import frame_losses, visible
 from refervos.training.stage import TRAIN, VALIDATION, Key, SampleSource, Stage
 from refervos.training.stages.clip_sources import BenchmarkClips, BenchmarkSource, ClipSource, Sampling, WorldClips
@@ -269,6 +269,10 @@ class ReferringStage(Stage):
         """Compute the losses of a batch of clips, and the mean IoU over the frames in which the target is visible."""
         return self.losses_and_ious(batch)[0]
 
+    def counts(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
+        """Count nothing if the losses are the published ones, which are means over clips or frames."""
+        return {} if self.settings.published_losses else None
+
     def losses_and_ious(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
         """Compute the losses of a batch, and the IoU of each sentence in each predicted frame (N, T)."""
         settings = self.settings
@@ -283,7 +287,9 @@ class ReferringStage(Stage):
             times = torch.arange(first, frames, device=ground_truth.device)
             weight = (times >= batch["decidable"].unsqueeze(1)).to(logits.dtype)  # (N, T)
         gated = None if output.gated_logits is None else self.model.upsample(output.gated_logits)
-        losses = frame_losses(logits, output.score, ground_truth, settings.least_area, weight, gated, void)
+        losses = frame_losses(
+            logits, output.score, ground_truth, settings.least_area, weight, gated, void, mean=self.mean
+        )
         ious = losses.pop("ious")  # (N, T)
         if settings.published_losses:
             cropped = [
@@ -319,33 +325,29 @@ class ReferringStage(Stage):
         """
 
     def add_losses(self, losses: dict[str, Tensor], output: ClipOutput, batch: dict[str, Any]) -> None:
-        """Add the model's losses besides masks to the scalars, and to ``loss``. Default none.
-
-        A scalar that could not be computed is NaN, and is left out of the averages.
-        """
+        """Add the model's losses besides masks to the scalars, and to ``loss``. Default none."""
 
     @torch.no_grad()
-    def validate(self, batches: Iterable[Any]) -> dict[str, float]:
+    def validate(self, batches: Iterable[Any]) -> Means:
         """Compute the losses, and the IoU of each family as at inference, with gating by presence and with the CME.
 
         The losses are those of training, before gating: after it, a missed frame would cost hundreds of times as much.
         The IoU of sentences without a target is the share of frames that are correctly left empty.
         """
-        scalars: dict[str, list[float]] = defaultdict(list)
-        by_family: dict[str, list[float]] = defaultdict(list)
+        scalars, by_family = Means(), Means()
         for batch in batches:
             losses, ious = self.losses_and_ious(batch)
             seen = visible(batch["ground_truth"], self.settings.least_area)[:, -ious.shape[1] :]
             *loss_values, ious, seen = read_back([*losses.values(), ious, seen])
             for name, value in zip(losses, loss_values, strict=True):
-                if name == "loss" or not value.isnan():
-                    scalars[name].append(float(value))
+                scalars.add_output(name, value)
             for family, row, row_seen in zip(batch["families"], ious, seen.bool(), strict=True):
                 values = row if family == NO_TARGET else row[row_seen]
                 if len(values):
-                    by_family[family].append(float(values.mean()))
-        scalars |= {f"iou {name}": by_family[name] for name in sorted(by_family, key=_table_order)}
-        return {name: sum(values) / len(values) for name, values in scalars.items()}
+                    by_family.add(family, float(values.mean()))
+        for family, (total, count) in sorted(by_family.sums().items(), key=lambda item: _table_order(item[0])):
+            scalars.add(f"iou {family}", total, count)
+        return scalars
 
 
 def _table_order(family: str) -> tuple[int, str]:

@@ -22,11 +22,11 @@ from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise, SamwiseOutput
 from refervos.text.pretrained import load_text
 from refervos.text.tokenizer import Tokenizer
-from refervos.training.distributed import mean_over_processes
 from refervos.training.losses import mask_losses
 from refervos.training.stages.movement import MovementHeads
 from refervos.training.stages.ranges import SHARE, WEIGHT
 from refervos.training.stages.referring import ReferringSettings, ReferringStage, copy_weights, load_as
+from refervos.training.step_means import ratio
 from refervos.typed_config import check_range
 
 
@@ -95,6 +95,13 @@ class _SamwiseStage(ReferringStage):
         super().__init__(settings, model)
         for module in self._norms():
             module.momentum = settings.norm_momentum
+        # Only clips in which it can run train the CME, and it has a norm that is nowhere used.
+        runs = {settings.answered is None and length > model.config.cme_window + 1 for length in settings.frames}
+        if model.config.cme:
+            model.cme.requires_grad_(any(runs))
+            model.cme.norm2.requires_grad_(False)
+        # Not every batch has words about motion, for the motion prompt.
+        self.same_parts = model.motion_prompt is None and not (model.config.cme and len(runs) > 1)
         early: Any = model.adapters[:2]
         self.mover = MovementHeads(early, model.config.adapter_width) if settings.movement else None
 
@@ -103,6 +110,10 @@ class _SamwiseStage(ReferringStage):
         if self.mover is None:
             return None
         return 16, self.model.config.clip_length
+
+    def trains_everything_always(self) -> bool:
+        """Return False if the CME or the motion prompt learns from some batches only."""
+        return self.same_parts
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the groups of the trained parts, and one of the movement heads."""
@@ -133,22 +144,28 @@ class _SamwiseStage(ReferringStage):
         """Compute the losses with all frames of a clip in one row."""
         return mask_losses(logits, ground_truth, voids)
 
+    def counts(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
+        """Count nothing if the losses are the published ones; the labels of the CME depend on predictions."""
+        return None if self.mover is not None or self.model.config.cme else super().counts(batch)
+
     def add_losses(self, losses: dict[str, Tensor], output: Any, batch: dict[str, Any]) -> None:
         """Add the movement loss, the CME's cross-entropy, and the share of decisions labelled as switches.
 
-        The last two are NaN without labelled decisions: in short clips, and in validation.
+        The last two are ratios over the labelled decisions, of which short clips and validation have none.
         """
         if self.mover is not None and self.training:
-            losses["movement"] = self.mover(batch["movements"])
+            losses["movement"] = self.mover(batch["movements"], self.mean)
             losses["loss"] = losses["loss"] + self.settings.movement * losses["movement"]
         if not self.model.config.cme:
             return
         logits, labels = output.cme_logits, output.cme_labels
-        cme = cme_loss(logits, labels, mean_over_processes)
-        losses["loss"] = losses["loss"] + self.settings.cme_weight * cme
-        labelled = (labels != IGNORED_LABEL).sum()
-        losses["cme"] = torch.where(labelled > 0, cme.detach(), torch.nan)
-        losses["switches"] = (labels == 1).sum() / labelled
+
+        def mean(total: Tensor, weight: Tensor) -> Tensor:
+            losses["cme"] = ratio(total, weight)
+            return self.mean("cme", total, weight)
+
+        losses["loss"] = losses["loss"] + self.settings.cme_weight * cme_loss(logits, labels, mean)
+        losses["switches"] = ratio((labels == 1).sum(), (labels != IGNORED_LABEL).sum())
 
 
 class ImagesStage(_SamwiseStage):

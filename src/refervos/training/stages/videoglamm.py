@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from refervos.errors import TrainingError
 from refervos.sam2.following import predict_from_tokens, repeated
-from refervos.training.distributed import mean_over_processes
 from refervos.training.stage import TRAIN, VALIDATION, Key, SampleSource, Stage
 from refervos.training.stages.conversation_sources import (
     ConversationSource,
@@ -245,6 +244,35 @@ class ConversationStage(Stage):
         if "mask decoder" in trained:
             self.mask_decoder.requires_grad_(True)
 
+    def trains_everything_always(self) -> bool:
+        """Return False if some parts serve only some videos, or the mask decoder learns, of which some heads are unused."""
+        settings = self.settings
+        some_without_video = "projectors" in settings.trained and bool(settings.image_only or settings.data)
+        reads_tokens = bool(settings.bce or settings.dice or settings.pointing)
+        return "mask decoder" not in settings.trained and not some_without_video and reads_tokens
+
+    def counts(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Count the supervised tokens and the masks of a batch."""
+        settings = self.settings
+        seg = self.model.config.seg
+        labels = [label for sample in batch for one in sample["conversations"] for label in one.labels[1:]]
+        counts = {"text": sum(label != IGNORED for label in labels)}
+        if settings.pointing:
+            counts["pointing"] = sum(int((~sample["points"].isnan().any(1)).sum()) for sample in batch)
+        if settings.bce or settings.dice:
+            phrases = [sum(one.ids.count(seg) for one in sample["conversations"]) for sample in batch]
+            masks = [sample["masks"] for sample in batch]
+            if settings.decoding == "frames":
+                padded = settings.padded_masks
+                decoded = [min(n, len(m)) if padded is None else padded for n, m in zip(phrases, masks, strict=True)]
+                shown = sum(n * len(sample["frames"]) for n, sample in zip(decoded, batch, strict=True))
+            else:
+                counts["presence"] = sum(phrases)
+                firsts = [mask[:, 0].float() for mask in masks]
+                shown = sum(int((mask.flatten(1).sum(1) >= LEAST_PIXELS).sum()) for mask in firsts)
+            counts |= {"bce": shown, "dice": shown}
+        return {name: torch.tensor(float(count)) for name, count in counts.items()}
+
     @property
     def mask_decoder(self) -> nn.Module:
         """SAM2's mask decoder."""
@@ -303,7 +331,7 @@ class ConversationStage(Stage):
             )
             for sample in batch
         ]
-        text, tokens = model.read_batch(examples, packed=True)
+        text, tokens = model.read_batch(examples, packed=True, mean=self.mean)
         scalars = {"text": text.detach()}
         loss = settings.text * text
         if settings.pointing:
@@ -312,7 +340,7 @@ class ConversationStage(Stage):
             scalars["pointing"] = pointing.detach()
         if settings.bce or settings.dice:
             if settings.decoding == "frames":
-                bce, dice = model.mask_losses(examples, tokens, settings.padded_masks)
+                bce, dice = model.mask_losses(examples, tokens, settings.padded_masks, self.mean)
             else:
                 bce, dice, presence = self._prompted_losses(examples, tokens)
                 loss = loss + settings.presence * presence
@@ -331,7 +359,7 @@ class ConversationStage(Stage):
         with torch.no_grad():
             wanted = tracker.embed_points(clicks, labels)[:, 0]  # (N, C)
         distance = (torch.cat(list(tokens)).float() - wanted.float()).square().mean(1)
-        return mean_over_processes((distance * shown).sum(), shown.sum())
+        return self.mean("pointing", (distance * shown).sum(), shown.sum())
 
     def _prompted_losses(self, examples: Sequence[Example], tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Losses of the masks in the first frame, which is prompted as in use, and of the object score there."""
@@ -350,15 +378,20 @@ class ConversationStage(Stage):
             logits.append(F.interpolate(predicted.ungated.float(), size=wanted.shape[1:], mode="bilinear")[:, 0])
             targets.append(wanted)
             scores.append(predicted.score.float().flatten())
-        if not logits:
-            zero = 0.0 * torch.cat(list(tokens)).sum()
-            return zero, zero, zero
-        mask, target, score = torch.cat(logits), torch.cat(targets), torch.cat(scores)
-        there = target.flatten(1).sum(1) >= LEAST_PIXELS
-        count = float(there.sum())
-        bce = sigmoid_bce_loss(mask[there], target[there], count)
-        dice = sigmoid_dice_loss(mask[there], target[there], count)
-        return bce, dice, F.binary_cross_entropy_with_logits(score, there.float())
+        bce = dice = presence = 0.0 * torch.cat(list(tokens)).sum()  # a gradient for the projector without any mask
+        visible, prompted = bce.new_zeros(()), bce.new_tensor(sum(map(len, scores)))
+        if logits:
+            mask, target, score = torch.cat(logits), torch.cat(targets), torch.cat(scores)
+            there = target.flatten(1).sum(1) >= LEAST_PIXELS
+            visible = there.sum()
+            bce = bce + sigmoid_bce_loss(mask[there], target[there], 1)
+            dice = dice + sigmoid_dice_loss(mask[there], target[there], 1)
+            presence = presence + F.binary_cross_entropy_with_logits(score, there.float(), reduction="sum")
+        return (
+            self.mean("bce", bce, visible),
+            self.mean("dice", dice, visible),
+            self.mean("presence", presence, prompted),
+        )
 
     def save(self, folder: Path) -> None:
         """Write the model."""

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from refervos.errors import TrainingError
 from refervos.loading import load
-from refervos.training.distributed import mean_over_processes
 from refervos.training.stage import Key, SampleSource, Stage
 from refervos.training.stages.ranges import FRAMES, SHARE, WEIGHT
 from refervos.training.stages.videoglamm_parts import build_videoglamm
@@ -35,6 +34,7 @@ from refervos.training.stages.vision_labels import (
 )
 from refervos.training.stages.vit_teacher import VitTeacher, start_from_vit, vit_of
 from refervos.training.stages.world_tensors import COLOUR_NAMES, TEXTURE_NAMES, UNLABELLED
+from refervos.training.step_means import Mean, ratio, within
 from refervos.typed_config import check_not_empty, check_range
 from refervos.videoglamm.config import VIDEOGLAMM_PRESETS, VideoGlammConfig
 from refervos.videoglamm.frames import clip_pixels, encoder_frames, internvideo_pixels
@@ -165,16 +165,17 @@ class DenseHead(nn.Module):
         self.read = nn.Linear(width, sum(self.sizes))
         self.outlines = nn.Linear(width, PARTS**2)
 
-    def forward(self, features: Tensor, labels: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, features: Tensor, labels: Mapping[str, Tensor], mean: Mean) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss, and how much is read correctly.
 
         Args:
             features: (B, F, n*n, width).
             labels: See ``DenseLabels.padded``, stacked.
+            mean: Averages over the labelled cells, objects and claims.
 
         Returns:
-            A scalar, and shares by name: of cells for looks and ranks, balanced over true and false for claims about
-            motion; and the same of objects.
+            A scalar, and shares by name, most of them a ``ratio``: of cells for looks and ranks, balanced over true and
+            false for claims about motion; and the same of objects.
         """
         cells = labels["cells"].flatten(2)  # (B, F, n*n)
         on_object = cells >= 0
@@ -187,6 +188,7 @@ class DenseHead(nn.Module):
         looks = torch.where(on_object.unsqueeze(-1), labels["looks"][batch, owner], UNLABELLED)  # (B, F, n*n, 3)
         looks[..., 0] = torch.where(cells == BACKGROUND, len(KIND_NAMES), looks[..., 0])
         of_cells, shares = self._read(
+            within(mean, "cell"),
             features,
             looks,
             labels["places"][batch, owner, times].where(on_object.unsqueeze(-1), torch.nan),
@@ -199,6 +201,7 @@ class DenseHead(nn.Module):
         means = torch.einsum("bkft,bftw->bkw", cover, features.float()) / area.clamp(min=1e-6).unsqueeze(-1)
         shown = area >= LEAST_AREA
         of_objects, object_shares = self._read(
+            within(mean, "object"),
             means,
             labels["looks"].where(shown.unsqueeze(-1), UNLABELLED),
             labels["places"][:, :, 0].where(shown.unsqueeze(-1), torch.nan),
@@ -212,11 +215,19 @@ class DenseHead(nn.Module):
         return of_cells + of_objects + self.settings.outlines * outline, shares
 
     def _read(
-        self, features: Tensor, looks: Tensor, places: Tensor, ranks: Tensor, claims: Tensor, tracks: Tensor
+        self,
+        mean: Mean,
+        features: Tensor,
+        looks: Tensor,
+        places: Tensor,
+        ranks: Tensor,
+        claims: Tensor,
+        tracks: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and shares of features (..., width); labels that are missing or not a number do not count.
 
         Args:
+            mean: Averages over what is labelled.
             features: Of cells or of objects.
             looks: Kind, colour and pattern (..., 3).
             places: Place in the frame (..., 2).
@@ -229,9 +240,10 @@ class DenseHead(nn.Module):
         kinds, colours, textures, place, *whole = read.split(self.sizes, dim=-1)
         class_weights = torch.ones(self.looks[0], device=read.device)
         class_weights[-1] = BACKGROUND_WEIGHT
-        loss = _entropy(kinds, looks[..., 0], class_weights)
-        loss = loss + 0.5 * _entropy(colours, looks[..., 1]) + 0.5 * _entropy(textures, looks[..., 2])
-        loss = loss + settings.places * _distance(place, places)
+        loss = _entropy(within(mean, "kinds"), kinds, looks[..., 0], class_weights)
+        loss = loss + 0.5 * _entropy(within(mean, "colours"), colours, looks[..., 1])
+        loss = loss + 0.5 * _entropy(within(mean, "textures"), textures, looks[..., 2])
+        loss = loss + settings.places * _distance(within(mean, "places"), place, places)
         objects = looks[..., 0].where(looks[..., 0] < len(KIND_NAMES), UNLABELLED)
         shares = {
             "kinds": _correct(kinds[..., :-1], objects),
@@ -241,8 +253,9 @@ class DenseHead(nn.Module):
         if whole:
             rank, claim, track = whole
             ranks = torch.where(ranks < RANKS, ranks, UNLABELLED)
-            loss = loss + 0.5 * _entropy(rank, ranks) + settings.claims * _claim_loss(claim, claims)
-            distance = _distance(track, tracks)
+            loss = loss + 0.5 * _entropy(within(mean, "ranks"), rank, ranks)
+            loss = loss + settings.claims * _claim_loss(within(mean, "claims"), claim, claims)
+            distance = _distance(within(mean, "tracks"), track, tracks)
             loss = loss + 2 * settings.places * distance
             motion = list(MOTION_CLAIMS)
             shares["ranks"] = _correct(rank, ranks)
@@ -251,42 +264,43 @@ class DenseHead(nn.Module):
         return loss, shares
 
 
-def _entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy, averaged over the labelled cells of all processes."""
+def _entropy(mean: Mean, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy, averaged over what is labelled."""
     labels = labels.flatten()
     total = F.cross_entropy(logits.flatten(0, -2), labels, weights, ignore_index=UNLABELLED, reduction="sum")
     counted = (labels != UNLABELLED).float()
     if weights is not None:
         counted = counted * weights[labels.clamp(min=0)]
-    return mean_over_processes(total, counted.sum())
+    return mean("", total, counted.sum())
 
 
-def _claim_loss(logits: Tensor, claims: Tensor) -> Tensor:
+def _claim_loss(mean: Mean, logits: Tensor, claims: Tensor) -> Tensor:
     """Binary cross-entropy of what is true (1) or false (-1), averaged over what is either."""
     decided = claims != 0
     loss = F.binary_cross_entropy_with_logits(logits, (claims > 0).float(), reduction="none")
-    return mean_over_processes((loss * decided).sum(), decided.sum())
+    return mean("", (loss * decided).sum(), decided.sum())
 
 
-def _distance(places: Tensor, wanted: Tensor) -> Tensor:
+def _distance(mean: Mean, places: Tensor, wanted: Tensor) -> Tensor:
     """Mean distance of places along both axes, of those that are known."""
     known = ~wanted.isnan()
     distance = (places - torch.where(known, wanted, places.detach())).abs().sum()
-    return mean_over_processes(distance, known.sum())
+    return mean("", distance, known.sum())
 
 
 @torch.no_grad()
 def _correct(logits: Tensor, labels: Tensor) -> Tensor:
     labelled = labels != UNLABELLED
     right = (logits.argmax(-1) == labels) & labelled
-    return right.sum() / labelled.sum()
+    return ratio(right.sum(), labelled.sum())
 
 
 @torch.no_grad()
 def _balanced(logits: Tensor, claims: Tensor) -> Tensor:
     """Mean share of the true claims and of the false ones that are read correctly."""
     true, false = claims > 0, claims < 0
-    return (((logits > 0) & true).sum() / true.sum() + ((logits <= 0) & false).sum() / false.sum()) / 2
+    share = (((logits > 0) & true).sum() / true.sum() + ((logits <= 0) & false).sum() / false.sum()) / 2
+    return ratio(share.nan_to_num(), share.isfinite())
 
 
 class VisionStage(Stage):
@@ -312,6 +326,7 @@ class VisionStage(Stage):
         if "image" in settings.learns:
             self.image_head = DenseHead(model.config.clip.width, None, settings)
             model.image_encoder.requires_grad_(True)
+            model.image_encoder.clip.post_layernorm.requires_grad_(False)  # features come from before it
         if "video" in settings.learns and model.video_encoder is not None:
             assert model.config.internvideo is not None
             self.video_head = DenseHead(model.config.internvideo.width, model.config.frames, settings)
@@ -356,7 +371,7 @@ class VisionStage(Stage):
             states = clip(pixel_values=pixels.flatten(0, 1), output_hidden_states=True).hidden_states
             states = [state[:, 1:] for state in states[1:]]  # (B * F, n*n, width) after each block
             image = states[-1].unflatten(0, pixels.shape[:2])  # (B, F, n*n, width)
-            loss, shares = self.image_head(image, batch["image"])
+            loss, shares = self.image_head(image, batch["image"], within(self.mean, "image"))
             losses.append(loss)
             scalars |= {"image": loss.detach()} | {f"image_{name}": value for name, value in shares.items()}
             if self.teacher is not None:
@@ -368,7 +383,7 @@ class VisionStage(Stage):
             pixels = batch["internvideo"]  # (B, F, 3, s, s)
             chunks = pixels.unflatten(1, (-1, model.config.internvideo.frames)).flatten(0, 1)  # (B * F/f, f, 3, s, s)
             video = model.video_encoder(chunks).flatten(0, 1).unflatten(0, pixels.shape[:2])
-            loss, shares = self.video_head(video, batch["video"])
+            loss, shares = self.video_head(video, batch["video"], within(self.mean, "video"))
             losses.append(loss)
             scalars |= {"video": loss.detach()} | {f"video_{name}": value for name, value in shares.items()}
         return {"loss": torch.stack(losses).sum(), **scalars}

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.errors import TrainingError
@@ -59,12 +58,14 @@ class VitTeacher(nn.Module):
                 blocks, of which the last is compared with the teacher's last.
 
         Returns:
-            Mean squared difference relative to the variance, summed over the blocks.
+            Mean over the images of the mean squared difference, relative to the variance of the image's tokens, summed
+            over the blocks.
         """
         wanted = self(pixels)
         wanted = [*wanted[: len(states) - 1], wanted[-1]]
+        # Each image by itself, so that batches may be shared out.
         parts = [
-            F.mse_loss(state.float(), tokens.float()) / tokens.float().var()
+            ((state.float() - tokens.float()).square().mean((1, 2)) / tokens.float().var((1, 2))).mean()
             for state, tokens in zip(states, wanted, strict=True)
         ]
         return torch.stack(parts).sum()

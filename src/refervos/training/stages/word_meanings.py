@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from refervos.errors import MissingDependencyError, TrainingError
 from refervos.files.plain_text import read_entries
 from refervos.text.tokenizer import Tokenizer
-from refervos.training.distributed import mean_over_processes
+from refervos.training.step_means import Mean, mean_of_batch, ratio
 from refervos.worlds.nouns import everyday_nouns
 from refervos.worlds.shapes import COLOURS, KINDS
 from refervos.worlds.wording import PHRASES
@@ -118,7 +118,9 @@ class MeaningHeads(nn.Module):
         self.vectors: Tensor
         self.register_buffer("vectors", meanings.vectors, persistent=False)
 
-    def forward(self, states: Tensor, summary: Tensor, in_word: Tensor, word: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, states: Tensor, summary: Tensor, in_word: Tensor, word: Tensor, mean: Mean = mean_of_batch
+    ) -> dict[str, Tensor]:
         """Compute the cosine distance between the predicted word vectors and the teacher's.
 
         Args:
@@ -126,10 +128,11 @@ class MeaningHeads(nn.Module):
             summary: Summary vector of each sentence (N, width).
             in_word: Tokens of the word, bool (N, L).
             word: Index of the word, int64 (N,); -1 for none.
+            mean: Averages over the sentences with such a word; called with ``meaning``.
 
         Returns:
             ``meaning``, one minus the cosine, for the word's tokens plus half of that for the summary; ``nearest``, the
-            share of the words whose own vector is the nearest of all.
+            ``ratio`` of the words whose own vector is the nearest of all.
         """
         share = in_word / in_word.sum(1, keepdim=True).clamp(min=1)
         own = torch.einsum("nl,nlc->nc", share.to(states.dtype), states)
@@ -142,8 +145,8 @@ class MeaningHeads(nn.Module):
             right = ((predicted @ self.vectors.T).argmax(-1) == word).to(states.dtype)
         count = taught.sum()
         return {
-            "meaning": mean_over_processes((distance * taught).sum(), count),
-            "nearest": (right * taught).sum() / count.clamp(min=1),
+            "meaning": mean("meaning", (distance * taught).sum(), count),
+            "nearest": ratio((right * taught).sum(), count),
         }
 
 
