@@ -130,7 +130,7 @@ def test_gradient_checkpointing_does_not_change_the_gradients() -> None:
     for gradient_checkpointing in (False, True):
         stage = RefSamStage(settings(), tiny_model())
         stage.prepare_data(2, 0)
-        stage.model.gradient_checkpointing = gradient_checkpointing  # type: ignore[assignment]
+        stage.model.gradient_checkpointing = gradient_checkpointing
         stage.train()
         batch = stage.source().collate([stage.source().draw(0, index, (1, 0, 0)) for index in range(2)])
         stage(batch)["loss"].backward()

@@ -63,7 +63,7 @@ def test_validation_reads_each_batch_once() -> None:
         stage.source().collate([stage.source().draw(step, index, (1, 0, 1)) for index in range(3)]) for step in range(4)
     ]
     with torch.no_grad(), HostReads() as reads:
-        found = stage.eval().validate(batches)
+        found = stage.eval().validate(batches).values()
     assert reads.sizes == [2] * 4  # loss and share
     assert found["loss"] == sum(stage(batch)["loss"].item() for batch in batches) / 4
 
@@ -87,7 +87,7 @@ def test_validation_of_sentences_reads_each_batch_once() -> None:
         for _ in range(3)
     ]
     with HostReads() as reads:
-        found = ReferringStage.validate(stage, batches)
+        found = ReferringStage.validate(stage, batches).values()
     assert reads.sizes == [1 + 2 * 4 * 5] * 3
     assert reads.sized == []
     seen = [visible(batch["ground_truth"], 3) for batch in batches]

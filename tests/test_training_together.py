@@ -88,7 +88,7 @@ def count_exchanges() -> tuple[list[int], list[bool]]:
         run.wrapped.register_comm_hook(None, counted)
 
     counted.__annotations__.clear()  # strings, which DDP does not understand
-    trainer.StageRun._build = built  # type: ignore[method-assign]
+    trainer.StageRun._build = built  # type: ignore[assignment,method-assign]
     return exchanges, find_unused
 
 
@@ -174,7 +174,7 @@ def assert_same_training(one: Path, other: Path, kinds: Sequence[str] = ("train"
     weights, found_weights = trained(one), trained(other)
     assert weights.keys() == found_weights.keys()
     for name, value in weights.items():
-        torch.testing.assert_close(found_weights[name], value, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(found_weights[name], value, rtol=0, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("name", ["track", "refsam", "conversation"])

@@ -55,8 +55,7 @@ def make_accelerator(precision: str | None = None) -> Accelerator:
             mixed_precision=precision,
             cpu=launched > 1 and (gpu is None or gpu.type == "mps"),
             kwargs_handlers=[
-                # Buffers need no exchange: those that training changes are computed from the whole batch.
-                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy of the gradients
                 InitProcessGroupKwargs(timeout=TIMEOUT),
             ],
         )
@@ -92,9 +91,9 @@ def explain_lost_processes() -> Iterator[None]:
         if process_count() == 1 or not (isinstance(error, dist.DistError) or any(s in str(error) for s in _LOST)):
             raise
         raise TrainingError(
-            f"process {dist.get_rank()} of {process_count()} lost its connection to another one, which has ended or has "
-            f"not answered for {TIMEOUT.total_seconds() / 60:g} minutes; see what that one reports, and the same command "
-            "resumes from the last checkpoint."
+            f"process {dist.get_rank()} of {process_count()} lost its connection to another one, which has ended or "
+            f"has not answered for {TIMEOUT.total_seconds() / 60:g} minutes; see what that one reports, and the same "
+            "command resumes from the last checkpoint."
         ) from error
 
 
@@ -124,8 +123,9 @@ class GradientCheck:
         missing = [name for parameter, name in self.names.items() if parameter not in self.seen]
         if missing:
             raise TrainingError(
-                f"{len(missing)} parameters of the stage got no gradient, {missing[0]} among them, and several processes "
-                "would wait for it; freeze what the stage never uses, or let its trains_everything_always return False."
+                f"{len(missing)} parameters of the stage got no gradient, {missing[0]} among them, and several "
+                "processes would wait for it; freeze what the stage never uses, or let its trains_everything_always "
+                "return False."
             )
 
 

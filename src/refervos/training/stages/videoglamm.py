@@ -245,7 +245,7 @@ class ConversationStage(Stage):
             self.mask_decoder.requires_grad_(True)
 
     def trains_everything_always(self) -> bool:
-        """Return False if some parts serve only some videos, or the mask decoder learns, of which some heads are unused."""
+        """Return False if some parts serve only some videos, or the mask decoder learns, which has unused heads."""
         settings = self.settings
         some_without_video = "projectors" in settings.trained and bool(settings.image_only or settings.data)
         reads_tokens = bool(settings.bce or settings.dice or settings.pointing)
