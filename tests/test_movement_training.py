@@ -120,7 +120,7 @@ def test_answered_frames_are_the_last_ones_each_without_memory() -> None:
     assert whole.mask_logits.shape[1] == 5
     assert not torch.equal(whole.mask_logits[:, -1], answered.mask_logits[:, -1])
     assert stage(batch)["loss"].isfinite()
-    assert stage.validate([batch])["loss"] > 0
+    assert stage.validate([batch]).values()["loss"] > 0
 
 
 def test_mask_losses_start_at_the_first_decidable_frame() -> None:

@@ -11,7 +11,8 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,19 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     gpu = _gpu()
     if gpu is not None and gpu.__name__ == state["gpu_kind"]:
         gpu.set_rng_state(state["gpu"])
+
+
+@contextmanager
+def torch_random_state_kept() -> Iterator[None]:
+    """Restore torch's generators after the block, that of this process's GPU included."""
+    gpu = _gpu()
+    own, of_gpu = torch.get_rng_state(), None if gpu is None else gpu.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(own)
+        if gpu is not None:
+            gpu.set_rng_state(of_gpu)
 
 
 def _gpu() -> Any:

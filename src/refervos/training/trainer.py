@@ -37,6 +37,7 @@ from refervos.training.checkpoint import (
     read_newest,
     restore_random_state,
     seed_random,
+    torch_random_state_kept,
     write_checkpoint,
 )
 from refervos.training.devices import device_name, read_back
@@ -374,20 +375,19 @@ class StageRun:
 
     def _count_by_forward(self, parts: Sequence[Any]) -> list[dict[str, Tensor] | None]:
         """Count the items of batches by computing their losses, and leave no trace of that."""
-        random = random_state()
         norms = [module for module in self.stage.modules() if isinstance(module, _BatchNorm)]
         statistics = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
         counts: list[dict[str, Tensor] | None] = []
-        for batch in parts:
-            with self.stage.mean.recording() as recorded:
-                # With gradients enabled and then dropped, so that the numbers are those of the second time.
-                self.stage(to_device(batch, self.accelerator.device))
-            counts.append(recorded)
+        with torch_random_state_kept():
+            for batch in parts:
+                with self.stage.mean.recording() as recorded:
+                    # With gradients enabled and then dropped, so that the numbers are those of the second time.
+                    self.stage(to_device(batch, self.accelerator.device))
+                counts.append(recorded)
         with torch.no_grad():
             for norm, saved in zip(norms, statistics, strict=True):
                 for buffer, value in zip(norm.buffers(), saved, strict=True):
                     buffer.copy_(value)
-        restore_random_state(random)
         return counts
 
     def _add_gradients(self, batch: Any) -> list[tuple[str, Tensor]]:
