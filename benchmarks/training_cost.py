@@ -158,6 +158,7 @@ def published_sizes(frames: int = 8) -> list[Size]:
             ("RefSAM", RefSam(REFSAM_PRESETS["vit-h"]), None),
             ("VideoGLaMM", VideoGlamm(VIDEOGLAMM_PRESETS["published"]), None),
         ]
+        models[-1][1].choose_trained()
     return [size_of(*model) for model in models]
 
 
