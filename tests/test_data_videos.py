@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,13 @@ from layouts import (
     write_revos,
 )
 from refervos.data.catalogue import BENCHMARKS, open_dataset
+from refervos.data.frames import VideoDecoder, VideoFileFrames, require_frame_size
 from refervos.data.ground_truth import IndexedMasks
 from refervos.data.layouts.revos import RevosGroundTruth
 from refervos.data.sample import Dataset, Sample
 from refervos.errors import ConfigError, DataError
+from refervos.video import open_source
+from test_video_colours import write_anamorphic
 
 
 def masks_of(sample: Sample) -> np.ndarray:
@@ -280,3 +284,12 @@ def test_every_written_split_is_found(tmp_path: Path, name: str) -> None:
             dataset: Dataset = open_dataset(name, folder, split)
             assert dataset.split == split
             assert len(dataset) > 0
+
+
+def test_videos_with_non_square_pixels_are_read_at_the_stored_size_of_their_annotations(tmp_path: Path) -> None:
+    path = write_anamorphic(tmp_path / "v.mp4", Fraction(4, 3))
+    with open_source(path) as shown:
+        assert next(iter(shown)).image.shape == (48, 86, 3)
+    frames = VideoFileFrames(path, VideoDecoder())
+    assert require_frame_size(frames, 0, (48, 64), "the annotations") == (48, 64)
+    assert [frames.read(index).shape for index in range(len(frames.names))] == [(48, 64, 3)] * 3

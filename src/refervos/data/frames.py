@@ -94,6 +94,15 @@ def numbered_images(folder: Path, problems: Problems) -> ImageFrames:
     return ImageFrames(folder, files)
 
 
+def open_stored(path: Path) -> Source:
+    """Open a video file of a data set at its stored size.
+
+    Masks and boxes were drawn on frames as decoders return them, with pixels that are not square left as they are: the
+    published sets state that size, and the released code reads it.
+    """
+    return open_source(path, square_pixels=False)
+
+
 class VideoDecoder:
     """Decoder of video files that keeps one file open; all videos of a data set share it.
 
@@ -132,7 +141,7 @@ class VideoDecoder:
                 self._path = path
             with _as_data_error():
                 if self._source is None:
-                    self._source = open_source(path)
+                    self._source = open_stored(path)
                 while self._index < index:
                     frame = next(iter(self._source), None)
                     if frame is None:
@@ -155,7 +164,7 @@ class VideoDecoder:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Source]:
-    with _as_data_error(), open_source(path) as source:
+    with _as_data_error(), open_stored(path) as source:
         yield source
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from refervos.errors import DataError
@@ -55,6 +57,46 @@ def require_id(record: Any, name: str, where: str) -> str:
     """
     value = record.get(name) if isinstance(record, dict) else None
     return as_id(value, f"{where}: {name!r}")
+
+
+def records_of(content: Any, name: str, file: Path) -> Iterator[tuple[str, Any]]:
+    """List the records of a file, such as its ``annotations``.
+
+    Args:
+        content: The parsed file.
+        name: Name of the list, in the plural.
+        file: The file.
+
+    Yields:
+        The name of each record in error messages, such as "train.json, annotation 17", and the record.
+
+    Raises:
+        DataError: When there is no such list.
+    """
+    for number, record in enumerate(require_field(content, name, list, str(file))):
+        yield f"{file}, {name.removesuffix('s')} {number}", record
+
+
+def require_new_id(record: Any, known: Container[str], kind: str, file: Path, where: str) -> str:
+    """Read the ``id`` of a record, which no earlier record of its kind has.
+
+    Args:
+        record: The parsed record.
+        known: The ids of earlier records.
+        kind: What the record is, such as "annotation".
+        file: The file.
+        where: Name of the record in error messages.
+
+    Returns:
+        The identifier as text, a valid folder name.
+
+    Raises:
+        DataError: When it is missing, known already, or not a valid folder name.
+    """
+    id = require_id(record, "id", where)
+    if id in known:
+        raise DataError(f"{file} has {kind} {id} twice.")
+    return id
 
 
 def require_ids(record: Any, name: str, where: str) -> tuple[str, ...]:

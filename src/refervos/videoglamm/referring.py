@@ -383,7 +383,10 @@ class ReferringSegmenter(VideoSegmenterBase):
         check_restored(track, self.config.sam2, self.compute_dtype)
         if track.question is not None:
             self._ids(track.question)
-        check_state(track.due is None or (track.question is not None and track.due >= 0), "a question is due wrongly")
+        check_state(
+            track.due is None or (track.question is not None and track.due >= 0),
+            "the frame at which a track asks its question is negative, or it has no question",
+        )
         if track.token is not None:
             check_tensor(track.token, "a prompt token", (self.config.sam2.hidden,), self.compute_dtype)
         if track.geometry is not None:

@@ -24,7 +24,7 @@ from refervos.data.layouts.coco_objects import (
     expressions_of,
     folder_of,
 )
-from refervos.data.records import as_id, require_field, require_id, require_size
+from refervos.data.records import as_id, records_of, require_field, require_id, require_new_id, require_size
 from refervos.data.sample import Video
 from refervos.errors import DataError
 from refervos.video.sources import natural_key
@@ -109,16 +109,10 @@ def read_coco_images(
 
 def _images(content: Any, file: Path, problems: Problems) -> dict[str, _Image]:
     images: dict[str, _Image] = {}
-    for number, record in enumerate(require_field(content, "images", list, str(file))):
-        where = f"{file}, image {number}"
+    for where, record in records_of(content, "images", file):
         with problems.collect():
-            id, name, size = (
-                require_id(record, "id", where),
-                require_field(record, "file_name", str, where),
-                require_size(record, where),
-            )
-            if id in images:
-                raise DataError(f"{file} has image {id} twice.")
+            id = require_new_id(record, images, "image", file, where)
+            name, size = require_field(record, "file_name", str, where), require_size(record, where)
             path = PurePosixPath(name.replace("\\", "/"))  # written on Windows
             stem = _ROBOFLOW.sub("", path.stem)
             numbered = re.fullmatch(r"(.*?)(\d{0,18})", stem, re.ASCII | re.DOTALL)
@@ -181,13 +175,10 @@ def _objects(
     """Read the objects, with the annotations of a track merged."""
     categories = categories_of(content, file, problems)
     objects: dict[str, CocoObject] = {}
-    seen = set()
-    for number, record in enumerate(require_field(content, "annotations", list, str(file))):
-        where = f"{file}, annotation {number}"
+    seen: set[str] = set()
+    for where, record in records_of(content, "annotations", file):
         with problems.collect():
-            id, image = require_id(record, "id", where), require_id(record, "image_id", where)
-            if id in seen:
-                raise DataError(f"{file} has annotation {id} twice.")
+            id, image = require_new_id(record, seen, "annotation", file, where), require_id(record, "image_id", where)
             seen.add(id)
             if image not in frame_of:
                 raise DataError(f"{where} is about image {image}, which is missing or was not read.")

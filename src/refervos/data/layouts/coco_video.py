@@ -29,7 +29,7 @@ from refervos.data.layouts.coco_objects import (
     file_names_of,
     folder_of,
 )
-from refervos.data.records import require_field, require_id, require_ids, require_size
+from refervos.data.records import records_of, require_field, require_id, require_ids, require_new_id, require_size
 from refervos.data.sample import Dataset, Mask, Sample, Video
 from refervos.errors import DataError
 
@@ -132,12 +132,9 @@ def _videos(content: Any, file: Path, split: str, problems: Problems) -> dict[st
     """Read the videos by id."""
     root: Path | None = None
     videos: dict[str, CocoVideo] = {}
-    for number, record in enumerate(require_field(content, "videos", list, str(file))):
-        where = f"{file}, video {number}"
+    for where, record in records_of(content, "videos", file):
         with problems.collect():
-            id = require_id(record, "id", where)
-            if id in videos:
-                raise DataError(f"{file} has video {id} twice.")
+            id = require_new_id(record, videos, "video", file, where)
             videos[id] = CocoVideo(None)
             size, names = require_size(record, where), file_names_of(record, where)
             if "length" in record and record["length"] != len(names):
@@ -156,12 +153,10 @@ def _objects(content: Any, file: Path, videos: dict[str, CocoVideo], problems: P
     """Read the objects by id."""
     categories = categories_of(content, file, problems)
     objects: dict[str, CocoObject] = {}
-    for number, record in enumerate(require_field(content, "annotations", list, str(file))):
-        where = f"{file}, annotation {number}"
+    for where, record in records_of(content, "annotations", file):
         with problems.collect():
-            id, video = require_id(record, "id", where), require_id(record, "video_id", where)
-            if id in objects:
-                raise DataError(f"{file} has annotation {id} twice.")
+            id = require_new_id(record, objects, "annotation", file, where)
+            video = require_id(record, "video_id", where)
             if video not in videos:
                 raise DataError(f"{where} is about video {video}, which is missing.")
             segmentations, about = require_field(record, "segmentations", list, where), videos[video].video
@@ -179,8 +174,7 @@ def _listed_expressions(
     content: Any, file: Path, videos: dict[str, CocoVideo], objects: dict[str, CocoObject], problems: Problems
 ) -> Iterator[_Expression]:
     """Read the ``expressions`` of an export."""
-    for number, record in enumerate(require_field(content, "expressions", list, str(file))):
-        where = f"{file}, expression {number}"
+    for where, record in records_of(content, "expressions", file):
         with problems.collect():
             id, video = require_id(record, "id", where), require_id(record, "video_id", where)
             text = require_field(record, "expression", str, where)

@@ -18,7 +18,7 @@ from refervos.data.files import Problems, read_json
 from refervos.data.frames import ImageFrames, require_frame_size
 from refervos.data.ground_truth import StoredMasks, decode_segmentations
 from refervos.data.pickles import read_plain_pickle
-from refervos.data.records import require_field, require_id, require_ids, require_size
+from refervos.data.records import records_of, require_field, require_id, require_ids, require_new_id, require_size
 from refervos.data.sample import Dataset, Mask, Sample, Video
 from refervos.errors import DataError
 
@@ -130,20 +130,14 @@ def _distributed(file: Path, split: str, problems: Problems) -> _Annotations:
     wanted_images = {expression.image for expression in expressions}
     wanted_objects = {id for expression in expressions for id in expression.objects}
     images = {}
-    for number, image in enumerate(require_field(content, "images", list, str(instances))):
-        where = f"{instances}, image {number}"
+    for where, image in records_of(content, "images", instances):
         with problems.collect():
-            if (id := require_id(image, "id", where)) in wanted_images:
-                if id in images:
-                    raise DataError(f"{instances} has image {id} twice.")
+            if (id := require_new_id(image, images, "image", instances, where)) in wanted_images:
                 images[id] = require_field(image, "file_name", str, where), require_size(image, where)
     segmentations = {}
-    for number, annotation in enumerate(require_field(content, "annotations", list, str(instances))):
-        where = f"{instances}, annotation {number}"
+    for where, annotation in records_of(content, "annotations", instances):
         with problems.collect():
-            if (id := require_id(annotation, "id", where)) in wanted_objects:
-                if id in segmentations:
-                    raise DataError(f"{instances} has annotation {id} twice.")
+            if (id := require_new_id(annotation, segmentations, "annotation", instances, where)) in wanted_objects:
                 segmentations[id] = _segmentation_of(annotation, where)
     return _Annotations(instances, expressions, images, segmentations)
 
@@ -168,12 +162,10 @@ def _converted(file: Path, problems: Problems) -> _Annotations:
     content = read_json(file)
     captions: dict[str, tuple[str, str]] = {}
     images: dict[str, tuple[str, tuple[int, int]]] = {}
-    for number, entry in enumerate(require_field(content, "images", list, str(file))):
-        where = f"{file}, image {number}"
+    for where, entry in records_of(content, "images", file):
         with problems.collect():
-            id, image = require_id(entry, "id", where), require_id(entry, "original_id", where)
-            if id in captions:
-                raise DataError(f"{file} has image {id} twice.")
+            id = require_new_id(entry, captions, "image", file, where)
+            image = require_id(entry, "original_id", where)
             properties = require_field(entry, "file_name", str, where), require_size(entry, where)
             if images.setdefault(image, properties) != properties:
                 raise DataError(f"{where} differs in 'file_name' or size from an entry with the same 'original_id'.")

@@ -32,7 +32,7 @@ from refervos.data.files import Problems, read_json, require_inside
 from refervos.data.frames import ImageFrames, require_frame_size
 from refervos.data.ground_truth import StoredMasks, decode_segmentations
 from refervos.data.layouts.coco_objects import file_names_of
-from refervos.data.records import require_field, require_id, require_ids, require_size
+from refervos.data.records import records_of, require_field, require_ids, require_new_id, require_size
 from refervos.data.sample import Dataset, Mask, Video
 from refervos.errors import DataError
 
@@ -58,21 +58,15 @@ def read_video_gcg(folder: Path, split: str, problems: Problems) -> Dataset:
     file = folder / "video_gcg" / "instruction_data" / f"{split}.json"
     content = read_json(file)
     tracks: dict[str, list[Any]] = {}
-    for number, record in enumerate(require_field(content, "annotations", list, str(file))):
-        where = f"{file}, annotation {number}"
+    for where, record in records_of(content, "annotations", file):
         with problems.collect():
-            id = require_id(record, "id", where)
-            if id in tracks:
-                raise DataError(f"{file} has annotation {id} twice.")
+            id = require_new_id(record, tracks, "annotation", file, where)
             tracks[id] = require_field(record, "segmentations", list, where)
     conversations: dict[str, Conversation] = {}
     without_caption = 0
-    for number, record in enumerate(require_field(content, "videos", list, str(file))):
-        where = f"{file}, video {number}"
+    for where, record in records_of(content, "videos", file):
         with problems.collect():
-            id = require_id(record, "id", where)
-            if id in conversations:
-                raise DataError(f"{file} has video {id} twice.")
+            id = require_new_id(record, conversations, "video", file, where)
             caption = require_field(record, "dense_cap", dict, where)
             if caption.get("caption") is None:
                 without_caption += 1
