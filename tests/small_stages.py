@@ -57,7 +57,8 @@ class WithoutDropout(nn.Module):
 
     def train(self, mode: bool = True) -> Any:
         super().train(mode)
-        for module in self.modules():
+        modules: list[Any] = list(self.modules())
+        for module in modules:
             if hasattr(module, "dropout_p"):
                 module.dropout_p = 0.0
             if isinstance(module, nn.Dropout):

@@ -120,7 +120,7 @@ def run_as_two(folder: Path, jobs: Sequence[Job]) -> list[dict[str, Any]]:
     for process in both:
         process.start()
     for process in both:
-        process.join(600)
+        process.join(1500)
         process.kill()
     return [json.loads(path.read_text()) for path in sorted(folder.glob("seen-*.json"))]
 

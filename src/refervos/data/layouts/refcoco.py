@@ -129,12 +129,12 @@ def _distributed(file: Path, split: str, problems: Problems) -> _Annotations:
     content = read_json(instances)
     wanted_images = {expression.image for expression in expressions}
     wanted_objects = {id for expression in expressions for id in expression.objects}
-    images = {}
+    images: dict[str, tuple[str, tuple[int, int]]] = {}
     for where, image in records_of(content, "images", instances):
         with problems.collect():
             if (id := require_new_id(image, images, "image", instances, where)) in wanted_images:
                 images[id] = require_field(image, "file_name", str, where), require_size(image, where)
-    segmentations = {}
+    segmentations: dict[str, Any] = {}
     for where, annotation in records_of(content, "annotations", instances):
         with problems.collect():
             if (id := require_new_id(annotation, segmentations, "annotation", instances, where)) in wanted_objects:
