@@ -75,9 +75,9 @@ def stand_ins(tmp_path: Path) -> Path:
         [ "$*" = 'show hostnames node[1-2]' ] && echo node1 && echo node2
     """)
     (folder / "srun").write_text(
-        '#!/bin/bash\nprintf "%s\\n" "$OMP_NUM_THREADS" "$@" > srun.txt\n'
-        '[ -z "$WAIT" ] && exit 0\ntrap "echo saved > saved.txt; exit 143" TERM\n'
-        "while true; do sleep 0.1; done\n"
+        '#!/bin/bash\ntrap "echo saved > saved.txt; exit 143" TERM\n'
+        'printf "%s\\n" "$OMP_NUM_THREADS" "$@" > srun.txt\n'
+        '[ -z "$WAIT" ] || while true; do sleep 0.1; done\n'
     )
     for program in folder.iterdir():
         program.chmod(0o755)

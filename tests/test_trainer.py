@@ -136,7 +136,7 @@ def test_accumulated_batches_give_the_weights_of_the_whole_batch(tmp_path: Path)
 def test_shares_of_processes_cover_the_batch_once() -> None:
     samples = [sample for rank in range(3) for part in ShareSampler(range(5, 7), 12, 2, rank, 3) for sample in part]
     assert sorted(samples) == [(step, index) for step in (5, 6) for index in range(12)]
-    assert list(ShareSampler(range(5, 6), 12, 2, 1, 3)) == [[(5, 4), (5, 5)], [(5, 6), (5, 7)]]
+    assert list(ShareSampler(range(5, 6), 12, 2, 1, 3)) == [[(5, 2), (5, 3)], [(5, 8), (5, 9)]]
     assert len(ShareSampler(range(5, 7), 12, 2, 1, 3)) == 4
     with pytest.raises(TrainingError, match="a batch of 12 cannot be split equally over 5 processes"):
         ShareSampler(range(1), 12, 1, 0, 5)

@@ -26,7 +26,9 @@ its last step."""
 
 
 class ShareSampler(Sampler[list[tuple[int, int]]]):
-    """Samples of one process: for each step its contiguous share of the batch, split into accumulated batches.
+    """Samples of one process: for each step its contiguous share of each of the accumulated batches.
+
+    An accumulated batch has the same samples whatever the number of processes.
 
     Args:
         steps: Optimiser steps to draw for; a resumed run needs no other state.
@@ -48,13 +50,14 @@ class ShareSampler(Sampler[list[tuple[int, int]]]):
         self.steps = steps
         self.accumulate = accumulate
         self.size = batch // (processes * accumulate)
-        self.first = process * self.size * accumulate
+        self.first = process * self.size
+        self.together = processes * self.size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Yield lists of (step, index), ``accumulate`` of them for each step."""
         for step in self.steps:
             for part in range(self.accumulate):
-                first = self.first + part * self.size
+                first = self.first + part * self.together
                 yield [(step, index) for index in range(first, first + self.size)]
 
     def __len__(self) -> int:

@@ -102,10 +102,10 @@ class StepMeans:
             self._whole = {}
 
 
-def as_ratio(output: Tensor) -> Tensor:
-    """Return an output of ``forward`` as a ``ratio``: a scalar is the mean over one item."""
+def as_ratio(output: Tensor, share: float) -> Tensor:
+    """Return an output of ``forward`` as a ``ratio``; a scalar has the weight of its batch, its share in the step."""
     output = output.detach().float()
-    return output if output.ndim else torch.stack([output, torch.ones_like(output)])
+    return output if output.ndim else torch.stack([output * share, torch.full_like(output, share)])
 
 
 def ratio(total: Tensor, count: Tensor) -> Tensor:

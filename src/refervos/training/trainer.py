@@ -349,15 +349,17 @@ class StageRun:
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["rate_scale"]
         parts = [next(batches) for _ in range(self.recipe.accumulate)]
+        processes = self.accelerator.num_processes
         scalars: list[tuple[str, Tensor]] = []
         with self._means_over(parts):
             for number, batch in enumerate(parts):
                 last = number == len(parts) - 1
                 with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                    scalars += self._add_gradients(batch)
-        scalars.append(("gradient_norm", self._clip_gradients()))
+                    outputs = self._add_gradients(batch)
+                scalars += [(name, as_ratio(value, 1 / (processes * len(parts)))) for name, value in outputs.items()]
+        scalars.append(("gradient_norm", as_ratio(self._clip_gradients(), 1 / processes)))
         # They stay on the device until a row is due: reading them now would wait for the step to finish.
-        values = torch.stack([as_ratio(value) for _, value in scalars])
+        values = torch.stack([value for _, value in scalars])
         self.unread.append((self.step + 1, [name for name, _ in scalars], values))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -390,7 +392,7 @@ class StageRun:
                     buffer.copy_(value)
         return counts
 
-    def _add_gradients(self, batch: Any) -> list[tuple[str, Tensor]]:
+    def _add_gradients(self, batch: Any) -> dict[str, Tensor]:
         """Accumulate a batch's gradients; return the scalars that the stage computed."""
         outputs: dict[str, Tensor] = self.wrapped(to_device(batch, self.accelerator.device))
         if "loss" not in outputs:
@@ -400,7 +402,7 @@ class StageRun:
         self.accelerator.backward(outputs["loss"] / self.recipe.accumulate)
         if self.gradients is not None:
             self.gradients.check()
-        return list(outputs.items())
+        return outputs
 
     def _clip_gradients(self) -> Tensor:
         """Clip the total gradient as the recipe says; return its norm before."""
