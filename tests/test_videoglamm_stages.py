@@ -317,7 +317,7 @@ def test_reading_the_shared_beginning_once_changes_nothing(window: int | None) -
     ]  # fmt: skip
     gradients, texts, prompts = [], [], []
     for packed in (False, True):
-        text, tokens = stage.model.read_batch(examples, packed=packed)
+        text, tokens, _ = stage.model.read_batch(examples, packed=packed)
         (text + sum(own.square().sum() for own in tokens)).backward()
         gradients.append({n: p.grad.clone() for n, p in stage.named_parameters() if p.grad is not None})
         texts.append(text.item())
@@ -644,6 +644,8 @@ def test_the_miniatures_recipe_is_sound() -> None:
     recipe = read_recipe(RECIPES / "videoglamm-miniature.yaml")
     for stage in recipe.stages:
         settings: Any = config_from_mapping(stage_class(stage.stage).Settings, stage.settings)
+        if "model" in stage.init:  # which brings its own shape
+            continue
         assert (settings.model.phi.vocabulary, settings.model.seg) == (len(drawn_tokenizer()), drawn_tokenizer().seg)
         assert settings.model.lora is None
 

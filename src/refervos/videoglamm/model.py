@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -123,6 +123,20 @@ class Example:
     frames: Tensor
     masks: Tensor
     image: bool = False
+
+
+class BatchReading(NamedTuple):
+    """Result of reading the conversations of a training step.
+
+    Attributes:
+        text: The cross-entropy of the answers, averaged over all supervised tokens of the batch.
+        tokens: For each video the prompt tokens of its ``[SEG]`` in order (N, C).
+        states: The final hidden states from which these are projected (N, D).
+    """
+
+    text: Tensor
+    tokens: list[Tensor]
+    states: list[Tensor]
 
 
 class VideoGlamm(ReferringSegmenter):
@@ -501,30 +515,40 @@ class VideoGlamm(ReferringSegmenter):
             The losses.
         """
         weights = weights or LossWeights()
-        text, tokens = self.read_batch(batch)
+        text, tokens, _ = self.read_batch(batch)
         bce, dice = self.mask_losses(batch, tokens, weights.padded_masks)
         parts = weights.text * text, weights.bce * bce, weights.dice * dice
         return Losses(parts[0] + parts[1] + parts[2], *parts)
 
+    def encode_examples(self, batch: Sequence[Example]) -> list[VisualTokens | None]:
+        """Encode the videos of a training step; None for text-only conversations."""
+        return [
+            None if example.pixels is None else self.encode_pixels(example.pixels, single=example.image)
+            for example in batch
+        ]
+
     def read_batch(
-        self, batch: Sequence[Example], *, packed: bool = False, mean: Mean = own_mean
-    ) -> tuple[Tensor, list[Tensor]]:
+        self,
+        batch: Sequence[Example],
+        videos: Sequence[VisualTokens | None] | None = None,
+        *,
+        packed: bool = False,
+        mean: Mean = own_mean,
+    ) -> BatchReading:
         """Read the conversations of a training step.
 
         Args:
             batch: Videos with their conversations.
+            videos: Their visual tokens, see ``encode_examples``; default: they are encoded here.
             packed: Read the beginning that the conversations of a video share, its visual tokens, only once. The result
                 is the same; of long videos and short answers it costs a fraction.
             mean: Averages over the supervised tokens; called with ``text``.
 
         Returns:
-            The cross-entropy of the answers, averaged over all supervised tokens of the batch; for each video the
-            prompt tokens of its ``[SEG]`` in order (N, C).
+            The loss of the answers, and the prompt tokens with the hidden states before them.
         """
-        videos = [
-            None if example.pixels is None else self.encode_pixels(example.pixels, single=example.image)
-            for example in batch
-        ]
+        if videos is None:
+            videos = self.encode_examples(batch)
         rows = [
             (conversation, visual)
             for example, visual in zip(batch, videos, strict=True)
@@ -533,11 +557,11 @@ class VideoGlamm(ReferringSegmenter):
         states = self._packed_states(batch, videos) if packed else self._states(rows)
         text = self._text_loss(states, rows, mean)
         places = [seg_places(row.ids, self.config.seg, 0 if v is None else len(v.tokens)) for row, v in rows]
-        before = [own[[place - 1 for place in at]] for own, at in zip(states, places, strict=True)]
-        tokens = self.seg_projector(torch.cat(before))  # (N, C)
+        before = torch.cat([own[[place - 1 for place in at]] for own, at in zip(states, places, strict=True)])
+        tokens = self.seg_projector(before)  # (N, C)
         counts = iter([len(at) for at in places])
         per_video = [sum(next(counts) for _ in example.conversations) for example in batch]
-        return text, list(tokens.split(per_video))
+        return BatchReading(text, list(tokens.split(per_video)), list(before.split(per_video)))
 
     def mask_losses(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -20,8 +21,10 @@ from refervos.training.stages.world_tensors import frame_size
 from refervos.typed_config import check_not_empty, check_range
 from refervos.videoglamm.losses import IGNORED_PIXEL
 from refervos.worlds import WorldConfig
+from refervos.worlds.conversation_writer import Turn
 from refervos.worlds.conversations import ConversationClip, caption, draw_conversation
 from refervos.worlds.grammar import ABSENT_ANSWER, REFERRING_ANSWERS
+from refervos.worlds.judge import split_sentences
 
 Rgb = npt.NDArray[np.uint8]
 Masks = npt.NDArray[np.int8]
@@ -52,6 +55,19 @@ class Turns:
     masks: Masks
 
 
+@dataclass(frozen=True, eq=False)
+class DescribedObjects:
+    """Objects of a video and a sentence about each.
+
+    Attributes:
+        sentences: A sentence about each object, without tags.
+        masks: Their masks in all frames, bool (K, T, H, W).
+    """
+
+    sentences: tuple[str, ...]
+    masks: npt.NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class VideoWithTurns:
     """A video with conversations about it.
@@ -61,12 +77,14 @@ class VideoWithTurns:
         masked_frames: The T frames for SAM2, RGB (H, W, 3) each.
         conversations: Conversations, independent of each other.
         image: Whether it is a single image, which the model reads without the video encoder.
+        described: The objects that the caption describes, with their masks in all ``frames``; None if unknown.
     """
 
     frames: Sequence[Rgb]
     masked_frames: Sequence[Rgb]
     conversations: tuple[Turns, ...]
     image: bool = False
+    described: DescribedObjects | None = None
 
 
 class ConversationSource(Protocol):
@@ -118,6 +136,7 @@ class DrawnConversations:
         questions = [turns for turns in drawn.conversations if turns[0].kind != "description"][: self.questions]
         times = np.linspace(0, len(clip.frames) - 1, self.masked_frames).astype(int)
         shown = ConversationClip(clip.at(times), ())
+        described = caption(clip, rng, **style)
         return VideoWithTurns(
             frames=list(clip.frames),
             masked_frames=list(clip.frames[times]),
@@ -126,9 +145,27 @@ class DrawnConversations:
                     tuple((turn.question, turn.answer) for turn in turns),
                     np.concatenate([shown.masks(turn) for turn in turns]).astype(np.int8),
                 )
-                for turns in ((caption(clip, rng, **style),), *questions)
+                for turns in ((described,), *questions)
             ),
+            described=describe_objects(drawn, described),
         )
+
+
+def describe_objects(drawn: ConversationClip, caption: Turn) -> DescribedObjects:
+    """Split the caption of a clip into its sentences, each about the objects of its first phrase.
+
+    Args:
+        drawn: The clip.
+        caption: A caption of it.
+    """
+    masks, sentences, chosen, number = drawn.masks(caption), [], [], 0
+    for sentence in split_sentences(caption.answer):
+        first, *others = sentence.split("[SEG]")
+        if others:
+            chosen.append(number)
+            sentences.append(re.sub(r"</?p>", " ", first + others[0].split("<p>")[0]))
+        number += len(others)
+    return DescribedObjects(tuple(sentences), masks[chosen])
 
 
 @dataclass(frozen=True)

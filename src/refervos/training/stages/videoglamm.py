@@ -26,16 +26,18 @@ from refervos.training.stages.conversation_sources import (
     DataMix,
     DataShare,
     DrawnConversations,
+    VideoWithTurns,
 )
 from refervos.training.stages.ranges import ASPECTS, COUNT, FRAMES, SHARE, WEIGHT
 from refervos.training.stages.videoglamm_parts import build_videoglamm
+from refervos.training.stages.visual_alignment import CellLabels, VisualAlignment
 from refervos.typed_config import check_not_empty, check_range
 from refervos.videoglamm.config import VIDEOGLAMM_PRESETS, LoraConfig, VideoGlammConfig
 from refervos.videoglamm.conversation import ChatTokenizer, next_ids, opening_ids
-from refervos.videoglamm.frames import EncoderPixels, image_pixels, place_squashed, video_pixels
+from refervos.videoglamm.frames import EncoderPixels, encoder_frames, image_pixels, place_squashed, video_pixels
 from refervos.videoglamm.language import IGNORED, add_lora
 from refervos.videoglamm.losses import LossWeights, sigmoid_bce_loss, sigmoid_dice_loss
-from refervos.videoglamm.model import Example, LabelledIds, VideoGlamm
+from refervos.videoglamm.model import Example, LabelledIds, VideoGlamm, VisualTokens
 from refervos.worlds import WorldConfig
 from refervos.worlds.conversations import CONVERSATION_WORLD, FAMILY_WEIGHTS, KIND_WEIGHTS
 
@@ -72,6 +74,9 @@ class ConversationSettings:
         padded_masks: Masks that each video is cut and padded to, see ``LossWeights``; the released code has 4.
         pointing: Weight of the distance of prompt tokens from the embedding of a click on their object, in the first
             frame; for a tracker that only knows clicks. Not published.
+        alignment: Weight of the words and places that are read from visual tokens, see ``visual_alignment.py``; drawn
+            worlds only. Not published.
+        placing: Weight of the distance of the place that is read from the hidden state before ``[SEG]``. Not published.
         presence: Weight of the object score's cross-entropy, with decoding ``first``. Not published.
         trained: The parts that learn beside those of the released code, which are low-rank adaptation, token table,
             head and language-to-vision projector. ``projectors``: those of the encoders, as the paper says.
@@ -99,6 +104,8 @@ class ConversationSettings:
     dice: float = 0.5
     padded_masks: int | None = 4
     pointing: float = 0.0
+    alignment: float = 0.0
+    placing: float = 0.0
     presence: float = 0.0
     trained: tuple[Part, ...] = ()
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -110,6 +117,11 @@ class ConversationSettings:
         check_range(self, lengths=FRAMES, aspects=ASPECTS, questions=(0, COUNT[1]), masked_frames=FRAMES, detail=(0, 2))
         check_range(self, **dict.fromkeys(("variety", "image_only"), SHARE))
         check_range(self, **dict.fromkeys(("text", "bce", "dice", "pointing", "presence", "kinds", "families"), WEIGHT))
+        check_range(self, alignment=WEIGHT, placing=WEIGHT)
+        if self.data and (self.alignment or self.placing):
+            raise TrainingError(
+                "alignment and placing need masks of every frame, which only worlds have; with data, set them to 0."
+            )
         unknown = sorted(set(self.kinds) - set(KIND_WEIGHTS))
         if unknown:
             raise TrainingError(f"there is no kind {unknown[0]!r} of question; known are {', '.join(KIND_WEIGHTS)}.")
@@ -165,7 +177,17 @@ class ExampleSource(SampleSource):
             ),  # (T, 3, S, S)
             "masks": torch.from_numpy(masks),
             "points": points * torch.tensor([side / width, side / height]),  # in pixels of the square
+            "cells": self._cells(video),
         }
+
+    def _cells(self, video: VideoWithTurns) -> CellLabels | None:
+        """Label the cells of a video for the alignment, if that is trained."""
+        if video.described is None or not self.settings.alignment:
+            return None
+        frames = encoder_frames(len(video.frames), self.config.frames)
+        frames += frames[-1:] * (self.config.frames - len(frames))
+        cells = self.config.clip.grid // self.config.pooling
+        return CellLabels.of(video.described, frames, cells, self.tokenizer.encode)
 
     def collate(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Videos differ in the number of their masks and conversations, and stay apart."""
@@ -224,6 +246,9 @@ class ConversationStage(Stage):
         self.settings, self.model = settings, model
         self._choose_trained()
         model.gradient_checkpointing = settings.gradient_checkpointing
+        self.aligned: VisualAlignment | None = None
+        if settings.alignment or settings.placing:
+            self.aligned = VisualAlignment(model.language.get_input_embeddings())
         self.videos: dict[int, ConversationSource] = {}
 
     @classmethod
@@ -259,6 +284,13 @@ class ConversationStage(Stage):
         counts = {"text": sum(label != IGNORED for label in labels)}
         if settings.pointing:
             counts["pointing"] = sum(int((~sample["points"].isnan().any(1)).sum()) for sample in batch)
+        if self.aligned is not None:
+            counts["place"] = sum(int((~sample["points"].isnan().any(1)).sum()) for sample in batch)
+        if settings.alignment:
+            views = [1 if sample["internvideo"] is None else 2 for sample in batch]
+            labels_of = [sample["cells"] for sample in batch]
+            counts["words"] = sum(n * len(own.shown) for n, own in zip(views, labels_of, strict=True))
+            counts["cells"] = sum(n * int(own.known.sum()) for n, own in zip(views, labels_of, strict=True))
         if settings.bce or settings.dice:
             phrases = [sum(one.ids.count(seg) for one in sample["conversations"]) for sample in batch]
             masks = [sample["masks"] for sample in batch]
@@ -331,9 +363,13 @@ class ConversationStage(Stage):
             )
             for sample in batch
         ]
-        text, tokens = model.read_batch(examples, packed=True, mean=self.mean)
+        videos = model.encode_examples(examples)
+        text, tokens, states = model.read_batch(examples, videos, packed=True, mean=self.mean)
         scalars = {"text": text.detach()}
         loss = settings.text * text
+        if self.aligned is not None:
+            aligned, more = self._alignment(self.aligned, batch, videos, states)
+            loss, scalars = loss + aligned, scalars | more
         if settings.pointing:
             pointing = self._pointing(batch, tokens)
             loss = loss + settings.pointing * pointing
@@ -348,6 +384,24 @@ class ConversationStage(Stage):
             loss = loss + settings.bce * bce + settings.dice * dice
             scalars |= {"bce": bce.detach(), "dice": dice.detach()}
         return {"loss": loss, **scalars}
+
+    def _alignment(
+        self,
+        aligned: VisualAlignment,
+        batch: Sequence[Mapping[str, Any]],
+        videos: Sequence[VisualTokens | None],
+        states: Sequence[Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted losses of words and places in visual tokens, and of places in the states before ``[SEG]``."""
+        points = torch.cat([sample["points"] for sample in batch]) / self.model.config.sam2.image_size  # (N, 2)
+        place = aligned.distance(torch.cat(list(states)), points.to(self.model.device), "place", self.mean)
+        scalars = {"place": place.detach()}
+        loss = self.settings.placing * place
+        if self.settings.alignment:
+            words, cells = aligned(videos, [sample["cells"] for sample in batch], self.mean)
+            scalars |= {"words": words.detach(), "cells": cells.detach()}
+            loss = loss + self.settings.alignment * (words + cells)
+        return loss, scalars
 
     def _pointing(self, batch: Sequence[Mapping[str, Any]], tokens: Sequence[Tensor]) -> Tensor:
         """Mean squared distance of prompt tokens from the embeddings of clicks on their objects."""
