@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,10 +140,10 @@ def test_video_files_are_decoded_one_after_another(tmp_path: Path, monkeypatch: 
     write_a2d_sentences(tmp_path, videos=4)
     opened: list[int] = []
 
-    def slowly(path: Path) -> Source:
+    def slowly(path: Path, **options: Any) -> Source:
         opened.append(threading.get_ident())
         time.sleep(0.05)
-        return open_source(path)
+        return open_source(path, **options)
 
     monkeypatch.setattr(frames, "open_source", slowly)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)

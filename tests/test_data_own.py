@@ -267,9 +267,9 @@ def test_reading_in_order_opens_a_video_file_once(tmp_path: Path, monkeypatch: p
     opened: list[Path] = []
     ordinary = frames_module.open_source
 
-    def counting(path: Any) -> Any:
+    def counting(path: Any, **options: Any) -> Any:
         opened.append(path)
-        return ordinary(path)
+        return ordinary(path, **options)
 
     monkeypatch.setattr(frames_module, "open_source", counting)
     frames = VideoFileFrames(write_video(tmp_path / "a.mp4", 9), VideoDecoder())
@@ -286,8 +286,8 @@ def test_only_one_video_file_is_open_at_a_time(tmp_path: Path, monkeypatch: pyte
     sources: list[Any] = []
     ordinary = frames_module.open_source
 
-    def remembering(path: Any) -> Any:
-        sources.append(ordinary(path))
+    def remembering(path: Any, **options: Any) -> Any:
+        sources.append(ordinary(path, **options))
         return sources[-1]
 
     monkeypatch.setattr(frames_module, "open_source", remembering)

@@ -386,7 +386,12 @@ def one_step(plan: Plan, device: torch.device, dtype: torch.dtype | None = None)
     optimiser.step()
     changed = [not torch.equal(old, new) for old, new in zip(before, learning, strict=True)]
     assert sum(changed) > len(changed) / 2
-    return {name: float(loss.detach()) for name, loss in losses.items()}
+    return {name: value_of(loss.detach()) for name, loss in losses.items()}
+
+
+def value_of(output: torch.Tensor) -> float:
+    """Return a scalar output of a stage, or the quotient of a ``ratio``."""
+    return float(output if not output.ndim else output[0] / output[1].clamp(min=1e-9))
 
 
 @pytest.fixture(scope="module")

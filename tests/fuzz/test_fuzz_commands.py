@@ -50,6 +50,14 @@ QUICK: dict[str, list[str]] = {
 }
 """Options that keep a successful run short; the last value of a repeated option counts."""
 
+DISABLED = (
+    "refervos.bench.processes.measure_in_processes",
+    "refervos.export.onnx_export.export_onnx",
+    "uvicorn.Server.run",  # a server runs until it is stopped
+    "webbrowser.open",
+)
+"""Functions that take longer than an input may, or leave the process."""
+
 SLOW = {"compiled", "baseline", "flops", "processes"}
 """Options that take minutes or start other processes."""
 
@@ -163,7 +171,7 @@ def test_a_random_command_line_succeeds_or_is_refused_in_one_sentence(
     words: tuple[str, ...], good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for slow in ("refervos.bench.processes.measure_in_processes", "refervos.export.onnx_export.export_onnx"):
+    for slow in DISABLED:
         monkeypatch.setattr(slow, refuse)
     folder = fresh(tmp_path)
     shutil.copytree(good, folder)

@@ -116,7 +116,7 @@ class Job:
                 Cost(**written["cost"]),
                 written["shard_seconds"],
             )
-        except FileNotFoundError as error:
+        except OSError as error:
             raise OutputError(f"'{store.address}' holds no results of refervos batch; check the path.") from error
         except (KeyError, TypeError, ValueError) as error:
             raise OutputError(f"'{store.address}/{JOB}' is damaged; choose another folder.") from error
