@@ -177,6 +177,29 @@ def test_places_are_the_centres_of_visible_parts(clip: Clip, labels: DenseLabels
             assert place.tolist() == pytest.approx([(xs.mean() + 0.5) / 128, (ys.mean() + 0.5) / 128], abs=1e-5)
 
 
+def test_labels_of_the_centre_leave_out_what_is_beside_it() -> None:
+    facts = Facts.of(draw_clip(5, WorldConfig(frames=4, objects=(3, 3), width=256)))
+    whole, cropped = (DenseLabels.of(facts, [0, 3], 8, cropped=cropped) for cropped in (False, True))
+    middle = torch.from_numpy(facts.clip.masks[:, [0, 3], :, 64:192]).float()
+    torch.testing.assert_close(cropped.cover, torch.nn.functional.adaptive_avg_pool2d(middle, 8))
+    assert cropped.cover.sum() != whole.cover.sum()
+    torch.testing.assert_close(cropped.claims, whole.claims)  # what is true does not depend on what is seen
+
+
+def test_the_vision_stage_draws_clips_of_several_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: set[tuple[int, ...]] = set()
+
+    def remembered(image: Any, config: Any) -> Any:
+        shapes.add(image.shape)
+        return clip_pixels(image, config)
+
+    monkeypatch.setattr("refervos.training.stages.vision.clip_pixels", remembered)
+    stage = stage_of("vision", {"model": TINY, "learns": ["image"], "world": {"frames": 1}, "aspects": [1.0, 2.0]}, {})
+    shapes.clear()
+    assert torch.isfinite(stage(batch_of(stage, 6))["loss"])
+    assert shapes == {(128, 128, 3), (64, 128, 3)}
+
+
 def test_the_vision_stage_learns_and_leaves_the_rest_alone() -> None:
     stage = stage_of("vision", {"model": TINY, "world": {**EASY, "frames": 8}})
     frozen = {name: value.clone() for name, value in stage.model.state_dict().items() if "encoder." not in name[:14]}
@@ -644,7 +667,7 @@ def test_the_miniatures_recipe_is_sound() -> None:
     recipe = read_recipe(RECIPES / "videoglamm-miniature.yaml")
     for stage in recipe.stages:
         settings: Any = config_from_mapping(stage_class(stage.stage).Settings, stage.settings)
-        if "model" in stage.init:  # which brings its own shape
+        if isinstance(stage.init, dict) and "model" in stage.init:  # which brings its own shape
             continue
         assert (settings.model.phi.vocabulary, settings.model.seg) == (len(drawn_tokenizer()), drawn_tokenizer().seg)
         assert settings.model.lora is None

@@ -25,7 +25,7 @@ from test_videoglamm_stages import TINY, batch_of, losses_on, stage_of
 SETTINGS: dict[str, Any] = {
     "model": TINY, "trained": ["language", "projectors"], "masked_frames": 1, "decoding": "first",
     "padded_masks": None, "pointing": 1.0, "alignment": 0.5, "placing": 1.0, "bce": 0.0, "dice": 0.0,
-    "lengths": [6], "questions": 2, "image_only": 0.5,
+    "lengths": [6], "aspects": [1.0, 1.5], "questions": 2, "image_only": 0.5,
 }  # fmt: skip
 
 
@@ -60,6 +60,18 @@ def test_a_hidden_object_has_no_place() -> None:
     own = CellLabels.of(objects, [0, 1], 2, drawn_tokenizer().encode)
     assert own.places[1, 1].isnan().all()
     assert own.shown.tolist() == [0, 2, 4]
+
+
+def test_an_encoder_that_sees_the_centre_alone_cannot_know_places_in_a_wide_frame() -> None:
+    masks = np.zeros((1, 1, 8, 16), np.bool_)
+    masks[0, 0, :4, 4:8] = True
+    objects = DescribedObjects(("the red circle stays still.",), masks)
+    encode = drawn_tokenizer().encode
+    cropped, whole = (CellLabels.of(objects, [0], 2, encode, cropped=cropped) for cropped in (True, False))
+    assert cropped.cover[0, 0].tolist() == [[1.0, 0.0], [0.0, 0.0]]  # the columns 4 to 12
+    assert whole.cover[0, 0].tolist() == [[0.5, 0.0], [0.0, 0.0]]
+    assert not cropped.known.any()
+    torch.testing.assert_close(whole.place, torch.tensor([[0.375, 0.25]]))
 
 
 def test_each_sentence_of_a_caption_describes_the_object_of_its_first_phrase() -> None:
@@ -101,12 +113,12 @@ def test_tokens_that_resemble_the_words_for_what_they_show_have_a_small_loss() -
     table, own = torch.nn.Embedding(260, 64), labels()
     aligned = VisualAlignment(table)
     wanted = aligned_tokens(table, own)
-    near, _ = aligned([VisualTokens(wanted, 2)], [own], mean_of_batch)
-    far, _ = aligned([VisualTokens(torch.randn(8, 64), 2)], [own], mean_of_batch)
+    near, _ = aligned([VisualTokens(wanted, 2)], [(own, own)], mean_of_batch)
+    far, _ = aligned([VisualTokens(torch.randn(8, 64), 2)], [(own, own)], mean_of_batch)
     assert near < far - 3
-    both, _ = aligned([VisualTokens(torch.cat([wanted, wanted]), 2)], [own], mean_of_batch)  # two encoders
+    both, _ = aligned([VisualTokens(torch.cat([wanted, wanted]), 2)], [(own, own)], mean_of_batch)  # two encoders
     torch.testing.assert_close(both, near)
-    nothing, nowhere = aligned([None], [own], mean_of_batch)
+    nothing, nowhere = aligned([None], [(own, own)], mean_of_batch)
     assert nothing == nowhere == 0
 
 

@@ -167,7 +167,7 @@ def test_a_second_lock_in_the_same_process_is_refused(tmp_path: Path) -> None:
 def test_a_folder_never_mixes_the_files_of_two_writers(tmp_path: Path) -> None:
     """Two processes that write a folder in turns are either refused or hold it alone."""
     code = """
-import sys, time
+import random, sys, time
 from pathlib import Path
 from refervos.errors import OutputError
 from refervos.files.writing import atomic_folder
@@ -177,9 +177,9 @@ while not Path(sys.argv[3]).exists():
         with atomic_folder(Path(sys.argv[1])) as staged:
             for name in "abc":
                 (staged / name).write_text(sys.argv[2])
-        time.sleep(0.002)  # the other one's turn
     except OutputError as error:
         assert "another process is writing" in str(error), error
+    time.sleep(random.uniform(0, 0.01))  # the other one's turn; not in step with it
 """
     stop, out = tmp_path / "stop", tmp_path / "results" / "out"
     others = [start(code, out, name, stop) for name in ("one", "two")]

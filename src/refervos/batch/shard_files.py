@@ -192,7 +192,10 @@ def read_table(data: bytes, where: str) -> pyarrow.Table:
     from pyarrow import parquet
 
     try:
-        return parquet.read_table(io.BytesIO(data))
+        # parquet.read_table would scan with threads of Arrow. One that still holds the buffer of `data` when the
+        # interpreter ends aborts the process (seen with pyarrow 26).
+        with parquet.ParquetFile(io.BytesIO(data), pre_buffer=False) as file:
+            return file.read(use_threads=False)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0][:200]
         raise DataError(f"'{where}' is damaged ({reason}); delete it, and run the same command again.") from error

@@ -180,14 +180,17 @@ class ExampleSource(SampleSource):
             "cells": self._cells(video),
         }
 
-    def _cells(self, video: VideoWithTurns) -> CellLabels | None:
-        """Label the cells of a video for the alignment, if that is trained."""
+    def _cells(self, video: VideoWithTurns) -> tuple[CellLabels, CellLabels] | None:
+        """Label what the cells of a video show to either encoder, if the alignment is trained."""
         if video.described is None or not self.settings.alignment:
             return None
         frames = encoder_frames(len(video.frames), self.config.frames)
         frames += frames[-1:] * (self.config.frames - len(frames))
-        cells = self.config.clip.grid // self.config.pooling
-        return CellLabels.of(video.described, frames, cells, self.tokenizer.encode)
+        cells, encode = self.config.clip.grid // self.config.pooling, self.tokenizer.encode
+        return (
+            CellLabels.of(video.described, frames, cells, encode, cropped=True),
+            CellLabels.of(video.described, frames, cells, encode),
+        )
 
     def collate(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Videos differ in the number of their masks and conversations, and stay apart."""
@@ -287,10 +290,9 @@ class ConversationStage(Stage):
         if self.aligned is not None:
             counts["place"] = sum(int((~sample["points"].isnan().any(1)).sum()) for sample in batch)
         if settings.alignment:
-            views = [1 if sample["internvideo"] is None else 2 for sample in batch]
-            labels_of = [sample["cells"] for sample in batch]
-            counts["words"] = sum(n * len(own.shown) for n, own in zip(views, labels_of, strict=True))
-            counts["cells"] = sum(n * int(own.known.sum()) for n, own in zip(views, labels_of, strict=True))
+            views = [own for sample in batch for own in sample["cells"][: 1 if sample["internvideo"] is None else 2]]
+            counts["words"] = sum(len(own.shown) for own in views)
+            counts["cells"] = sum(int(own.known.sum()) for own in views)
         if settings.bce or settings.dice:
             phrases = [sum(one.ids.count(seg) for one in sample["conversations"]) for sample in batch]
             masks = [sample["masks"] for sample in batch]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from refervos.errors import TrainingError
 from refervos.loading import load
 from refervos.training.stage import Key, SampleSource, Stage
-from refervos.training.stages.ranges import FRAMES, SHARE, WEIGHT
+from refervos.training.stages.ranges import ASPECTS, FRAMES, SHARE, WEIGHT
 from refervos.training.stages.videoglamm_parts import build_videoglamm
 from refervos.training.stages.vision_labels import (
     BACKGROUND,
@@ -33,7 +33,7 @@ from refervos.training.stages.vision_labels import (
     DenseLabels,
 )
 from refervos.training.stages.vit_teacher import VitTeacher, start_from_vit, vit_of
-from refervos.training.stages.world_tensors import COLOUR_NAMES, TEXTURE_NAMES, UNLABELLED
+from refervos.training.stages.world_tensors import COLOUR_NAMES, TEXTURE_NAMES, UNLABELLED, frame_size
 from refervos.training.step_means import Mean, ratio, within
 from refervos.typed_config import check_not_empty, check_range
 from refervos.videoglamm.config import VIDEOGLAMM_PRESETS, VideoGlammConfig
@@ -70,6 +70,7 @@ class VisionSettings:
         learns: The encoders that learn. They need not see the same clips: the image encoder learns looks from many
             images, the video encoder movement from clips.
         world: Distribution of scenes.
+        aspects: Width over height of the clips; one is drawn for each clip.
         still: Share of the clips of which the encoders see one frame alone, repeated, as at the start of a stream.
         image_frames: Frames of each clip that the image encoder learns from; neighbouring frames say much the same.
         claims: Weight of the loss of what is true of the objects.
@@ -81,6 +82,7 @@ class VisionSettings:
     model: VideoGlammConfig = field(default_factory=lambda: VIDEOGLAMM_PRESETS["miniature"])
     learns: tuple[Literal["image", "video"], ...] = ("image", "video")
     world: WorldConfig = CONVERSATION_WORLD
+    aspects: tuple[float, ...] = (1.0,)
     still: float = 0.05
     image_frames: int = 2
     claims: float = 5.0
@@ -89,7 +91,8 @@ class VisionSettings:
     teacher: float = 3.0
 
     def __post_init__(self) -> None:
-        check_not_empty(self, "learns")
+        check_not_empty(self, "learns", "aspects")
+        check_range(self, aspects=ASPECTS)
         check_range(
             self, still=SHARE, image_frames=FRAMES, claims=WEIGHT, places=WEIGHT, outlines=WEIGHT, teacher=WEIGHT
         )
@@ -115,6 +118,8 @@ class VisionSource(SampleSource):
         seed = [*key, step, index]
         world = settings.world
         rng = np.random.default_rng([*seed, 2])
+        height, width = frame_size(max(world.height, world.width), float(rng.choice(settings.aspects)))
+        world = replace(world, height=height, width=width)
         if rng.random() < settings.still:
             world = replace(world, frames=1)
         clip = draw_clip([*seed, 1], world)
@@ -124,7 +129,7 @@ class VisionSource(SampleSource):
             chosen = sorted(rng.permutation(len(clip.frames))[: settings.image_frames].tolist())
             chosen += chosen[-1:] * (settings.image_frames - len(chosen))
             sample["clip"] = torch.stack([clip_pixels(clip.frames[index], config.clip) for index in chosen])
-            sample["image"] = DenseLabels.of(facts, chosen, config.clip.grid).padded()
+            sample["image"] = DenseLabels.of(facts, chosen, config.clip.grid, cropped=True).padded()
         if "video" in settings.learns and config.internvideo is not None:
             shown = encoder_frames(len(clip.frames), config.frames)
             shown += shown[-1:] * (config.frames - len(shown))

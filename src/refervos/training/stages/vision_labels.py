@@ -61,15 +61,18 @@ class DenseLabels:
     places: Tensor
 
     @classmethod
-    def of(cls, facts: Facts, shown: Sequence[int], cells: int) -> DenseLabels:
+    def of(cls, facts: Facts, shown: Sequence[int], cells: int, *, cropped: bool = False) -> DenseLabels:
         """Label a clip.
 
         Args:
             facts: Of the whole clip.
             shown: The frames that the encoders see.
             cells: Cells n along each side of the frame.
+            cropped: Whether the encoder sees the square in the centre alone; places are then those in the square.
         """
         masks = torch.from_numpy(facts.clip.masks[:, list(shown)])  # (K, F, H, W)
+        if cropped:
+            masks = centre_square(masks)
         cover = F.adaptive_avg_pool2d(masks.float(), cells)  # (K, F, n, n)
         return cls(
             _cells(cover),
@@ -93,6 +96,14 @@ class DenseLabels:
             "ranks": F.pad(self.ranks, (0, missing), value=UNLABELLED),
             "places": F.pad(self.places, (0, 0, 0, 0, 0, missing), value=torch.nan),
         }
+
+
+def centre_square(masks: Tensor) -> Tensor:
+    """Crop masks (..., H, W) to the square in their centre, as the image encoder's frames are."""
+    height, width = masks.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return masks[..., top : top + side, left : left + side]
 
 
 def _cells(cover: Tensor) -> Tensor:

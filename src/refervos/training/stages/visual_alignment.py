@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.training.stages.conversation_sources import DescribedObjects
+from refervos.training.stages.vision_labels import centre_square
 from refervos.training.step_means import Mean
 from refervos.videoglamm.model import VisualTokens
 
@@ -46,7 +47,13 @@ class CellLabels:
 
     @classmethod
     def of(
-        cls, described: DescribedObjects, frames: Sequence[int], cells: int, encode: Callable[[str], list[int]]
+        cls,
+        described: DescribedObjects,
+        frames: Sequence[int],
+        cells: int,
+        encode: Callable[[str], list[int]],
+        *,
+        cropped: bool = False,
     ) -> CellLabels:
         """Label the cells of a video.
 
@@ -55,13 +62,18 @@ class CellLabels:
             frames: The frames that the encoders see.
             cells: Pooled cells n along each side.
             encode: Splits a text into token ids.
+            cropped: Whether the encoder sees the square in the centre alone, from which places in the frame cannot be
+                known unless that is a square.
         """
         masks = torch.from_numpy(described.masks[:, list(frames)]).float()  # (K, F, H, W)
+        places = _centres(masks)
+        if cropped and masks.shape[2] != masks.shape[3]:
+            masks, places = centre_square(masks), torch.full_like(places, torch.nan)
         dropped = {id for word in UNINFORMATIVE for id in encode(word)}
         words = tuple(
             tuple(dict.fromkeys(id for id in encode(sentence) if id not in dropped)) for sentence in described.sentences
         )
-        return cls(F.adaptive_avg_pool2d(masks, cells), words, _centres(masks))
+        return cls(F.adaptive_avg_pool2d(masks, cells), words, places)
 
     @property
     def shown(self) -> Tensor:
@@ -123,13 +135,13 @@ class VisualAlignment(nn.Module):
         self._table = [table]  # in a list, so that it is not a part of this module
 
     def forward(
-        self, videos: Sequence[VisualTokens | None], labels: Sequence[CellLabels], mean: Mean
+        self, videos: Sequence[VisualTokens | None], labels: Sequence[Sequence[CellLabels]], mean: Mean
     ) -> tuple[Tensor, Tensor]:
         """Read words and places from visual tokens.
 
         Args:
             videos: Visual tokens of each video.
-            labels: What their cells show.
+            labels: What their cells show to the image encoder, and to the video encoder, whose tokens may be missing.
             mean: Averages over the tokens of objects; called with ``words`` and ``cells``.
 
         Returns:
@@ -137,14 +149,14 @@ class VisualAlignment(nn.Module):
         """
         table = self._table[0]
         tokens, words, places = [], [], []
-        for video, own in zip(videos, labels, strict=True):
-            if video is None or not len(own.words):
+        for video, views in zip(videos, labels, strict=True):
+            if video is None or not len(views[0].words):
                 continue
-            # One view by the image encoder, and one by the video encoder if it is used.
-            views = video.tokens.unflatten(0, (-1, own.cover[0].numel()))  # (views, P', D)
-            tokens.append(views[:, own.shown].flatten(0, 1))  # (views * p, D)
-            words.append(own.mixture(table.num_embeddings).repeat(len(views), 1))
-            places.append(own.place.repeat(len(views), 1))
+            parts = video.tokens.unflatten(0, (-1, views[0].cover[0].numel()))  # (encoders, P', D)
+            for part, own in zip(parts, views, strict=False):
+                tokens.append(part[own.shown])  # (p, D)
+                words.append(own.mixture(table.num_embeddings))
+                places.append(own.place)
         device = self.place.weight.device
         if not tokens:
             zero = 0.0 * self.place.weight.sum()
