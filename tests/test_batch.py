@@ -402,7 +402,7 @@ def test_kills_at_random_moments_leave_the_files_of_an_undisturbed_run(
     job = begin(tmp_path / "out", manifest, shard_seconds=0.5)
     draw = random.Random(5)
     records = Job.open(open_store(out)).records().values()
-    whole = sum(record.seconds for each in records for record in each)
+    whole = sum(record.seconds or 0.0 for each in records for record in each)
     assert killed_runs(6, job, signal.SIGKILL, lambda: draw.uniform(0.05, 0.4) * whole) >= 2
     work(job)
     job.write_missing_records()
