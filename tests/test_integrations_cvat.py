@@ -298,7 +298,7 @@ def test_the_command_line_loads_the_interaction_whose_masks_are_those_of_a_sessi
     parameters = {"model": sam2_folder, "device": "cpu"}
     function = common.FunctionLoader("refervos.integrations.cvat.interaction", None, parameters).load()
     picture = function.preprocess_image(None, image())
-    model = refervos.load(sam2_folder, device="cpu")
+    model = function._model  # a second copy in memory may differ in the last bits, and so in pixels on the border
     found_any = False
     for prompts, prompt in (
         (Prompts([(30.0, 20.0)]), Prompt(points=[(30, 20)])),
