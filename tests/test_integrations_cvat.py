@@ -265,7 +265,7 @@ def test_the_command_line_loads_the_tracking_whose_masks_are_those_of_a_session(
         ("mask", encode_mask(mask), Prompt(mask=mask)),
         ("rectangle", [10.0, 8.0, 40.0, 30.0], Prompt(box=(10, 8, 40, 30))),
     ):
-        session = refervos.load(sam2_folder, device="cpu").open([prompt])
+        session = function._model.open([prompt])
         session.step(frames[0])
         pictures = [function.preprocess_image(None, Image.fromarray(frame)) for frame in frames]
         shape = cvataa.TrackableShape(type=kind, points=points)
