@@ -81,7 +81,7 @@ class DenseLabels:
             _looks(facts.clip),
             torch.from_numpy(np.concatenate([_claims(facts), _shared_looks(facts)], axis=1)),
             _ranks(facts),
-            _places(masks),
+            centres(masks, _FEWEST_PIXELS),
         )
 
     def padded(self) -> dict[str, Tensor]:
@@ -155,13 +155,21 @@ def _ranks(facts: Facts) -> Tensor:
     return ranks
 
 
-def _places(masks: Tensor) -> Tensor:
-    """Centres of visible parts (K, F, 2), NaN where hardly anything is visible."""
+def centres(masks: Tensor, least: float) -> Tensor:
+    """Compute the centres of masks.
+
+    Args:
+        masks: 0 or 1, (K, F, H, W).
+        least: Pixels that a mask must have.
+
+    Returns:
+        x and y in [0, 1], float32 (K, F, 2); NaN for masks with fewer pixels.
+    """
     height, width = masks.shape[2:]
     seen = masks.float()
     area = seen.sum((2, 3))  # (K, F)
     x = (seen.sum(2) * (torch.arange(width) + 0.5)).sum(-1) / area / width
     y = (seen.sum(3) * (torch.arange(height) + 0.5)).sum(-1) / area / height
     places = torch.stack([x, y], dim=-1)
-    places[area < _FEWEST_PIXELS] = torch.nan
+    places[area < least] = torch.nan
     return places

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refervos.training.stages.conversation_sources import DescribedObjects
-from refervos.training.stages.vision_labels import centre_square
+from refervos.training.stages.vision_labels import centre_square, centres
 from refervos.training.step_means import Mean
 from refervos.videoglamm.model import VisualTokens
 
@@ -66,7 +66,7 @@ class CellLabels:
                 known unless that is a square.
         """
         masks = torch.from_numpy(described.masks[:, list(frames)]).float()  # (K, F, H, W)
-        places = _centres(masks)
+        places = centres(masks, LEAST_SEEN * masks.shape[2] * masks.shape[3])
         if cropped and masks.shape[2] != masks.shape[3]:
             masks, places = centre_square(masks), torch.full_like(places, torch.nan)
         dropped = {id for word in UNINFORMATIVE for id in encode(word)}
@@ -109,17 +109,6 @@ class CellLabels:
             row[list(ids)] = 1 / max(len(ids), 1)
         cells = self.cover.flatten(1)[:, self.shown]  # (K, p)
         return (cells / cells.sum(0)).T @ wanted
-
-
-def _centres(masks: Tensor) -> Tensor:
-    """Compute the centres of masks (K, F, H, W) in [0, 1]: (K, F, 2), NaN for masks that are almost empty."""
-    height, width = masks.shape[2:]
-    area = masks.sum((2, 3))  # (K, F)
-    x = (masks.sum(2) * (torch.arange(width) + 0.5)).sum(-1) / area / width
-    y = (masks.sum(3) * (torch.arange(height) + 0.5)).sum(-1) / area / height
-    centres = torch.stack([x, y], dim=-1)
-    centres[area < LEAST_SEEN * height * width] = torch.nan
-    return centres
 
 
 class VisualAlignment(nn.Module):
