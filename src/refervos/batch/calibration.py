@@ -20,8 +20,8 @@ from refervos.batch.worker import WorkerSettings
 from refervos.errors import DataError
 
 LENGTH = 64
-"""Frames of the measured parts of videos, if they are so long; a quarter of it tells the cost of a video from that of a
-frame."""
+"""Frames of the measured parts of videos, if they are so long; a quarter of it separates the cost of a video from
+that of a frame."""
 
 _PER_WORKER = 4
 """Measured videos per worker, each of them in two lengths; with fewer videos, each in more lengths."""
@@ -122,7 +122,7 @@ def fit_cost(job: Job, clock: Literal["time", "cpu"] = "time") -> Cost:
     table = np.array(rows)
     overhead, shared, sentence = _fit(table[:, 1:], table[:, 0])
     if len({row[3] / row[2] for row in rows}) == 1:
-        share = rows[0][3] / rows[0][2]  # all have the same number of sentences, so the two costs are not told apart
+        share = rows[0][3] / rows[0][2]  # all have the same number of sentences, so the two costs cannot be separated
         shared, sentence = (shared + sentence * share) / 2, (shared + sentence * share) / 2 / share
     cost = Cost(0.0, overhead, shared, sentence)
     load = float(np.mean([seconds - cost.seconds(int(frames), int(count)) for seconds, frames, count in first]))

@@ -142,7 +142,7 @@ def _encode(lease: Lease) -> bytes:
 
 
 def _born(pid: int) -> int:
-    """Return when a process started, so that a later one with the same number is told apart; 0 if unknown."""
+    """Return when a process started, which distinguishes it from a later one with the same number; 0 if unknown."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):

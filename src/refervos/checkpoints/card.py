@@ -46,7 +46,7 @@ _DRAWINGS = (
 
 @dataclass(frozen=True)
 class CardDetails:
-    """Facts about a model that its weights do not tell, named as in the hub's metadata.
+    """Facts about a model that do not follow from its weights, named as in the hub's metadata.
 
     They are kept in ``config.json``, so that a model that is loaded and saved again keeps them.
 

@@ -33,7 +33,7 @@ export class Session extends EventTarget {
     this.times = state.video ? new FrameTimes(state.video) : null;
     this.masks = new MaskStore(
       async (from, to) => decodeMaskLines(await fetchMasks(state.id, from, to)),
-      () => this.#tell("masks"),
+      () => this.#dispatch("masks"),
     );
     /** @type {Map<number, [number, number][]>} */
     this.presence = new Map();
@@ -107,7 +107,7 @@ export class Session extends EventTarget {
     try {
       return await this.connection.do(command, parameters);
     } catch (error) {
-      this.#tell("notice", error instanceof Error ? error.message : String(error));
+      this.#dispatch("notice", error instanceof Error ? error.message : String(error));
       return undefined;
     }
   }
@@ -135,14 +135,14 @@ export class Session extends EventTarget {
   #setSilent(silent) {
     if (silent === this.silent) return;
     this.silent = silent;
-    this.#tell("silence");
+    this.#dispatch("silence");
   }
 
   /**
    * @param {string} type
    * @param {unknown} [detail]
    */
-  #tell(type, detail) {
+  #dispatch(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
@@ -158,7 +158,7 @@ export class Session extends EventTarget {
     this.#addPresence(masks);
     this.state.frame = Math.max(this.state.frame, masks.frame);
     this.state.fps = message.fps || this.state.fps;
-    this.#tell("frame", message);
+    this.#dispatch("frame", message);
   }
 
   /**
@@ -170,7 +170,7 @@ export class Session extends EventTarget {
         this.#replaceState(readState(event, this.state.video));
         return;
       case "problem":
-        this.#tell("notice", event.problem.detail);
+        this.#dispatch("notice", event.problem.detail);
         return;
       case "alert":
       case "cut":
@@ -179,7 +179,7 @@ export class Session extends EventTarget {
         return;
       default:
         // The end of a recording is also in the state that follows.
-        this.#tell("masks");
+        this.#dispatch("masks");
     }
   }
 
@@ -192,8 +192,8 @@ export class Session extends EventTarget {
   #addEvent(kind, { frame, time = null, track = null, ...alert }) {
     const text = kind === "alert" ? `${alert.when} ${Math.round(100 * alert.threshold)} %` : undefined;
     this.state.events.push({ kind, frame, time, track, text });
-    this.#tell("state");
-    if (kind === "alert") this.#tell("alert", `${alert.expression}: ${text}`);
+    this.#dispatch("state");
+    if (kind === "alert") this.#dispatch("alert", `${alert.expression}: ${text}`);
   }
 
   /**
@@ -204,7 +204,7 @@ export class Session extends EventTarget {
     if (state.frame < this.state.frame) this.masks.forgetFrom(state.frame + 1);
     this.state = state;
     this.#readPresence(state);
-    this.#tell("state");
+    this.#dispatch("state");
   }
 
   /**
@@ -243,12 +243,12 @@ export class Session extends EventTarget {
    * @param {"open" | "waiting" | "gone"} status
    */
   async #connectionChanged(status) {
-    this.#tell("connection", status);
+    this.#dispatch("connection", status);
     if (status !== "open") return;
     try {
       this.#replaceState(await fetchSession(this.id));
     } catch (error) {
-      this.#tell("notice", error instanceof Error ? error.message : String(error));
+      this.#dispatch("notice", error instanceof Error ? error.message : String(error));
     }
   }
 }
