@@ -70,6 +70,7 @@ class VisionSettings:
         learns: The encoders that learn. They need not see the same clips: the image encoder learns looks from many
             images, the video encoder movement from clips.
         world: Distribution of scenes.
+        lengths: Frames of a clip, of which one is drawn for each; none for the world's own.
         aspects: Width over height of the clips; one is drawn for each clip.
         still: Share of the clips of which the encoders see one frame alone, repeated, as at the start of a stream.
         image_frames: Frames of each clip that the image encoder learns from; neighbouring frames say much the same.
@@ -82,6 +83,7 @@ class VisionSettings:
     model: VideoGlammConfig = field(default_factory=lambda: VIDEOGLAMM_PRESETS["miniature"])
     learns: tuple[Literal["image", "video"], ...] = ("image", "video")
     world: WorldConfig = CONVERSATION_WORLD
+    lengths: tuple[int, ...] = ()
     aspects: tuple[float, ...] = (1.0,)
     still: float = 0.05
     image_frames: int = 2
@@ -92,7 +94,7 @@ class VisionSettings:
 
     def __post_init__(self) -> None:
         check_not_empty(self, "learns", "aspects")
-        check_range(self, aspects=ASPECTS)
+        check_range(self, lengths=FRAMES, aspects=ASPECTS)
         check_range(
             self, still=SHARE, image_frames=FRAMES, claims=WEIGHT, places=WEIGHT, outlines=WEIGHT, teacher=WEIGHT
         )
@@ -120,6 +122,8 @@ class VisionSource(SampleSource):
         rng = np.random.default_rng([*seed, 2])
         height, width = frame_size(max(world.height, world.width), float(rng.choice(settings.aspects)))
         world = replace(world, height=height, width=width)
+        if settings.lengths:
+            world = replace(world, frames=int(rng.choice(settings.lengths)))
         if rng.random() < settings.still:
             world = replace(world, frames=1)
         clip = draw_clip([*seed, 1], world)
