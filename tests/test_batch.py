@@ -256,7 +256,7 @@ def test_a_crashing_decoder_is_an_error_of_the_video(tmp_path: Path) -> None:
     frames = decoder.frames(str(video), 0, None, version=None, patience=60, total=60)
     next(frames)
     assert decoder._child is not None
-    decoder._child.kill()
+    decoder._child.close()
     with pytest.raises(DecoderDiedError, match="killed by SIGKILL"):
         list(frames)
     # The next video gets a new process.

@@ -1,35 +1,30 @@
-"""Decoding in a child process, which can be killed when a damaged video hangs or crashes the decoder.
-
-The child (``python -m refervos.batch.decoding``) reads requests from its standard input and writes messages to its
-standard output: a header of JSON, and for frames their pixels. It ends when its parent does.
-"""
+"""Decoding of a job's videos in a child process: frames come ahead of the model, and within a time limit."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import queue
-import signal
-import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import Any
 
 from refervos.batch.inputs import facts_of, open_input
 from refervos.errors import EndOfVideoError, RefervosError, VideoError
 from refervos.video import Frame, Source
+from refervos.video.decoder_process import (
+    DecoderProcess,
+    Message,
+    answer_requests,
+    frame_message,
+    frame_of,
+    raise_error,
+)
 
 AHEAD = 32
 """Maximum number of decoded frames that wait for the model: four clips of the published length."""
 
 _POLL = 0.2
-_KILLED_WITHIN = 10.0
 
 
 class DecoderTimeoutError(VideoError):
@@ -53,7 +48,7 @@ class Decoder:
 
     def __init__(self, poll: Callable[[], None] = lambda: None) -> None:
         self._poll = poll
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: DecoderProcess | None = None
         self.warnings: list[str] = []
         self.counted: int | None = None
 
@@ -106,31 +101,27 @@ class Decoder:
         """
         self.warnings = []
         request = {"uri": uri, "start": start, "end": end, "version": version, "probe": probe, "resumed": resumed}
-        messages: queue.Queue[tuple[dict[str, Any], bytearray] | None] = queue.Queue(AHEAD)
-        child = self._running()
+        messages: queue.Queue[Message | None] = queue.Queue(AHEAD)
+        if self._child is None or not self._child.running:
+            self._child = DecoderProcess("refervos.batch.decoding")
+        child = self._child
         abandoned = threading.Event()
-        thread = threading.Thread(target=_receive, args=(child.stdout, messages, abandoned), daemon=True)
         finished = False
         try:
-            with contextlib.suppress(OSError):  # a dead child is reported below
-                assert child.stdin is not None
-                child.stdin.write(json.dumps(request).encode() + b"\n")
-                child.stdin.flush()
-            thread.start()
+            child.send(request)
+            threading.Thread(target=_receive, args=(child, messages, abandoned), daemon=True).start()
             waited = 0.0
             while True:
                 message, seconds = self._next(uri, messages, min(patience, max(patience, total) - waited), patience)
                 waited += seconds
                 if message is None:
-                    raise DecoderDiedError(f"'{uri}' ends the decoder's process ({_ending(child)}); re-encode it.")
-                header, pixels = message
-                if header["kind"] == "frame":
-                    image = np.frombuffer(pixels, np.uint8).reshape(header["shape"])
-                    yield Frame(header["index"], image, header["time"], header["name"])
+                    raise DecoderDiedError(f"'{uri}' ends the decoder's process ({child.ending()}); re-encode it.")
+                header = message[0]
+                if "shape" in header:
+                    yield frame_of(message)
                     continue
                 finished = True
-                if header["kind"] == "error":
-                    raise _ERRORS.get(header["class"], VideoError)(header["sentence"])
+                raise_error(header, InputChangedError)
                 self.warnings, self.counted = header["warnings"], header["counted"]
                 return
         finally:
@@ -139,8 +130,8 @@ class Decoder:
                 self.close()
 
     def _next(
-        self, uri: str, messages: queue.Queue[Any], limit: float, patience: float
-    ) -> tuple[tuple[dict[str, Any], bytearray] | None, float]:
+        self, uri: str, messages: queue.Queue[Message | None], limit: float, patience: float
+    ) -> tuple[Message | None, float]:
         """Wait for a message; return it and the time spent."""
         begun = time.monotonic()
         while True:
@@ -153,116 +144,41 @@ class Decoder:
                     "expected time); re-encode it, or give a longer --timeout."
                 )
 
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._child is None or self._child.poll() is not None:
-            command = [sys.executable, "-m", "refervos.batch.decoding"]
-            self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        return self._child
-
     def close(self) -> None:
         """Kill the child, if there is one."""
         child, self._child = self._child, None
         if child is not None:
-            child.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_KILLED_WITHIN)
-            for pipe in (child.stdin, child.stdout):
-                with contextlib.suppress(OSError):
-                    if pipe is not None:
-                        pipe.close()
+            child.close()
 
 
-_ERRORS: dict[str, type[VideoError]] = {"InputChangedError": InputChangedError}
-
-
-def _ending(child: subprocess.Popen[bytes]) -> str:
-    try:
-        code = child.wait(_KILLED_WITHIN)
-    except subprocess.TimeoutExpired:
-        return "it closed its output"
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return f"killed by {signal.Signals(-code).name}"
-    return f"exit code {code}"
-
-
-def _receive(
-    stream: BinaryIO, messages: queue.Queue[tuple[dict[str, Any], bytearray] | None], abandoned: threading.Event
-) -> None:
+def _receive(child: DecoderProcess, messages: queue.Queue[Message | None], abandoned: threading.Event) -> None:
     """Pass messages of one video on, None if the child ends before the last one."""
     last = False
     while not last and not abandoned.is_set():
-        message = None
-        with contextlib.suppress(OSError, ValueError):  # the pipe was closed
-            message = _read_message(stream)
-        last = message is None or message[0]["kind"] != "frame"
+        message = child.receive()
+        last = message is None or "shape" not in message[0]
         while not abandoned.is_set():
             with contextlib.suppress(queue.Full):
                 messages.put(message, timeout=_POLL)
                 break
 
 
-def _read_message(stream: BinaryIO) -> tuple[dict[str, Any], bytearray] | None:
-    head = stream.read(8)
-    if len(head) < 8:
-        return None
-    header_size, size = struct.unpack("<II", head)
-    header = stream.read(header_size)
-    pixels = bytearray(size)
-    filled, view = 0, memoryview(pixels)
-    while filled < size:
-        count = stream.readinto(view[filled:])  # type: ignore[attr-defined]
-        if not count:
-            return None
-        filled += count
-    return json.loads(header), pixels
-
-
-def _write_message(stream: BinaryIO, header: dict[str, Any], pixels: Any = b"") -> None:
-    text = json.dumps(header).encode()
-    stream.write(struct.pack("<II", len(text), memoryview(pixels).nbytes) + text)
-    stream.write(pixels)
-    stream.flush()
-
-
 # The child.
 
 
-def main() -> None:
-    """Answer requests until the parent closes the standard input."""
-    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not mix with messages
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal and Slurm signal all processes; the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    requests: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    while True:
-        _answer(requests.get(), output)
-
-
-def _listen(requests: queue.Queue[dict[str, Any]]) -> None:
-    for line in sys.stdin.buffer:
-        requests.put(json.loads(line))
-    os._exit(0)  # also when the decoder hangs
-
-
-def _answer(request: dict[str, Any], output: BinaryIO) -> None:
+def _answer(request: dict[str, Any]) -> Iterator[Message]:
     try:
         uri, version = request["uri"], request["version"]
         if version is not None and facts_of(uri).version not in (version, "missing"):
             raise InputChangedError(f"'{uri}' has changed since the work was planned; run the same command again.")
         with open_input(uri, request["start"], request["end"]) as source:
             for frame in () if request["probe"] else _frames_of(source, request["resumed"]):
-                header = {"kind": "frame", "index": frame.index, "time": frame.time, "name": frame.name}
-                _write_message(output, {**header, "shape": frame.image.shape}, np.ascontiguousarray(frame.image))
-            end = {"kind": "end", "warnings": [*source.notes, *source.warnings]}
-            _write_message(output, {**end, "counted": source.info.frame_count})
-    except BrokenPipeError:
-        os._exit(1)
+                yield frame_message(frame)
+            yield {"warnings": [*source.notes, *source.warnings], "counted": source.info.frame_count}, b""
+    except RefervosError:
+        raise
     except Exception as error:
-        known = isinstance(error, RefervosError)
-        sentence = str(error) if known else f"'{request['uri']}' cannot be decoded ({type(error).__name__}: {error})."
-        _write_message(output, {"kind": "error", "class": type(error).__name__, "sentence": sentence})
+        raise VideoError(f"'{request['uri']}' cannot be decoded ({type(error).__name__}: {error}).") from error
 
 
 def _frames_of(source: Source, resumed: bool) -> Iterator[Frame]:
@@ -274,4 +190,4 @@ def _frames_of(source: Source, resumed: bool) -> Iterator[Frame]:
 
 
 if __name__ == "__main__":
-    main()
+    answer_requests(_answer)

@@ -1,27 +1,32 @@
-"""Decoding in a process of its own, which can be killed and cannot use more memory or time than it is given."""
+"""Decoding in a child process, which can be killed and cannot use more memory or time than its limits."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import select
-import subprocess
+import math
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from av.error import FFmpegError
 
 from refervos.errors import EndOfVideoError, VideoError
 from refervos.files.images import ImageArray
-from refervos.serving.decoder_process import LENGTH
 from refervos.serving.limits import Limits
-from refervos.video import Frame
+from refervos.video import Frame, ReconnectPolicy, open_source
+from refervos.video.containers import open_input
+from refervos.video.decoder_process import (
+    DecoderProcess,
+    Message,
+    answer_requests,
+    frame_message,
+    frame_of,
+    raise_error,
+)
 
 _AHEAD = 4
 """Number of frames of a recording that are decoded ahead."""
@@ -49,7 +54,7 @@ class DecodedInfo:
 
 
 class Decoder:
-    """A decoding process.
+    """Child process that decodes one source.
 
     Args:
         limits: Limits of the server.
@@ -64,14 +69,12 @@ class Decoder:
         self._live = False
         self.outages = 0
         self.warnings: list[str] = []
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "refervos.serving.decoder_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # FFmpeg repeats addresses with their passwords
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        self._process = DecoderProcess(
+            "refervos.serving.decoding",
+            limits.decode_bytes,
+            limits.decode_seconds,
+            quiet=True,  # FFmpeg repeats addresses with their passwords
         )
-        self._send({"bytes": limits.decode_bytes, "seconds": limits.decode_seconds})
 
     def open(self, spec: str, start: int = 0, named: str | None = None) -> DecodedInfo:
         """Open a source, or open it again at another frame.
@@ -89,7 +92,7 @@ class Decoder:
         """
         self._live = False
         try:
-            header = self._ask({"do": "open", "spec": spec, "start": start, "wait": self._limits.camera_wait})
+            header, _ = self._ask({"do": "open", "spec": spec, "start": start, "wait": self._limits.camera_wait})
         except VideoError as error:
             if named is None:
                 raise
@@ -111,15 +114,12 @@ class Decoder:
         Raises:
             VideoError: Decoding failed or takes too long.
         """
-        header = self._ask({"do": "next"})
+        header, _ = message = self._ask({"do": "next"})
         if header.get("end"):
             self.warnings = header["warnings"]
             return None
-        height, width = header["h"], header["w"]
-        pixels = self._receive(height * width * 3)
         self.outages = header["outages"]
-        image = np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
-        return Frame(header["index"], image, header["time"], after_gap=header["after_gap"])
+        return frame_of(message)
 
     def times(self, path: str) -> dict[str, Any]:
         """Read the presentation times of a video file.
@@ -131,57 +131,23 @@ class Decoder:
             ``times``, seconds since the first frame or None; ``start_time``, the first frame's own time; and
             ``playable``, whether browsers play the file.
         """
-        return self._ask({"do": "times", "path": path})
+        return self._ask({"do": "times", "path": path})[0]
 
     def close(self) -> None:
         """End the process; safe to call twice, from any thread."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):  # a request that was not read
-                    pipe.close()
+        self._process.close()
 
-    def _send(self, request: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
-        except (OSError, ValueError) as error:
-            raise self._died() from error
-
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        self._send(request)
-        (length,) = LENGTH.unpack(self._receive(LENGTH.size))
-        header: dict[str, Any] = json.loads(self._receive(length))
-        if "error" in header:
-            kind = EndOfVideoError if header["error"] == "EndOfVideoError" else VideoError
-            raise kind(header["sentence"])
-        return header
-
-    def _receive(self, size: int) -> bytearray:
-        """Read exactly so many bytes, within the time limit unless the source is live."""
-        assert self._process.stdout is not None
-        content, view = bytearray(size), 0
-        while view < size:
-            try:
-                descriptor = self._process.stdout.fileno()
-                if not self._live and not select.select([descriptor], [], [], 2 * self._limits.decode_seconds)[0]:
-                    self._process.kill()
-                part = os.read(descriptor, min(size - view, 1 << 20))
-            except (OSError, ValueError) as error:
-                raise self._died() from error
-            if not part:
-                raise self._died()
-            content[view : view + len(part)] = part
-            view += len(part)
-        return content
-
-    def _died(self) -> VideoError:
-        return VideoError(
-            "The video cannot be decoded within the limits of memory and time, or it crashes the decoder; re-encode it "
-            "as H.264."
-        )
+    def _ask(self, request: dict[str, Any]) -> Message:
+        """Send a request and wait for its answer, within the time limit unless the source is live."""
+        self._process.send(request)
+        message = self._process.receive(None if self._live else 2 * self._limits.decode_seconds)
+        if message is None:
+            raise VideoError(
+                "The video cannot be decoded within the limits of memory and time, or it crashes the decoder; "
+                "re-encode it as H.264."
+            )
+        raise_error(message[0], EndOfVideoError)
+        return message
 
 
 def read_frame(path: Path, index: int, named: str, limits: Limits) -> ImageArray:
@@ -323,3 +289,90 @@ class FrameFeed:
                     self._frames.clear()
                 self._frames.append(frame)
             self._changed.notify_all()
+
+
+# The child.
+
+_PLAYABLE = {"mp4": {"h264", "av1", "vp9"}, "webm": {"vp8", "vp9", "av1"}}
+"""Codecs that browsers play, by container, in 8-bit 4:2:0."""
+
+_UNPLAYABLE = {"times": None, "playable": False, "start_time": 0.0, "media_type": "application/octet-stream"}
+
+
+class _Reader:
+    """The open source of the process."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._source: Any = None
+        self._frames: Iterator[Any] = iter(())
+
+    def answer(self, request: dict[str, Any]) -> Iterator[Message]:
+        """Answer one request."""
+        _limit_seconds(self._seconds)
+        yield getattr(self, f"_{request.pop('do')}")(**request)
+
+    def _open(self, spec: str, start: int, wait: float) -> Message:
+        if self._source is not None:
+            self._source.close()
+        self._source = open_source(spec, start=start, reconnect=ReconnectPolicy(give_up=wait), redirects=False)
+        self._frames = iter(self._source)
+        info = self._source.info
+        header = {name: getattr(info, name) for name in ("name", "width", "height", "frame_count", "live")}
+        return {**header, "fps": None if info.fps is None else float(info.fps)}, b""
+
+    def _next(self) -> Message:
+        frame = next(self._frames, None)
+        if frame is None:
+            return {"end": True, "warnings": self._source.warnings}, b""
+        return frame_message(frame, name=None, outages=self._source.losses.outages)
+
+    def _times(self, path: str) -> Message:
+        """Read the presentation times of all packets of a video file without decoding them."""
+        times: list[float] = []
+        try:
+            with open_input(f"file:{path}") as container:
+                stream = container.streams.best("video")
+                if stream is None or stream.codec_context is None:
+                    return dict(_UNPLAYABLE), b""
+                codec = stream.codec_context
+                names = set(container.format.name.split(","))
+                playable = codec.pix_fmt in ("yuv420p", "yuvj420p") and any(
+                    kind in names and codec.name.removeprefix("lib") in codecs for kind, codecs in _PLAYABLE.items()
+                )
+                for packet in container.demux(stream):
+                    if packet.pts is not None and packet.size:
+                        times.append(float(packet.pts * packet.time_base))
+        except (FFmpegError, ValueError, OSError):
+            return dict(_UNPLAYABLE), b""
+        times.sort()
+        start = times[0] if times else 0.0
+        relative = [round(each - start, 6) for each in times if math.isfinite(each)]
+        media_type = (
+            f"video/{next(kind for kind in _PLAYABLE if kind in names)}" if playable else "application/octet-stream"
+        )
+        return {"times": relative or None, "playable": playable, "start_time": start, "media_type": media_type}, b""
+
+
+def _limit_memory(size: int) -> None:
+    """Limit the address space of this process, where the system can."""
+    with contextlib.suppress(ImportError):  # Windows
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limit_seconds(seconds: float) -> None:
+    """Limit the processor time until the next request; the system ends the process beyond it."""
+    with contextlib.suppress(ImportError):
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        soft = math.ceil(used.ru_utime + used.ru_stime + seconds)
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+if __name__ == "__main__":
+    _limit_memory(int(sys.argv[1]))
+    answer_requests(_Reader(float(sys.argv[2])).answer)
