@@ -88,15 +88,23 @@ class ConversationWriter:
         variety: Probability of another wording than the plainest.
         families: Weight of each family of claims in questions.
         detail: Content of captions for each object, from 0 to 2.
+        vague: Share of objects of which captions say only that they are there, or that they move.
 
     Raises:
         ConfigError: When no object is recognisable.
     """
 
     def __init__(
-        self, facts: Facts, rng: np.random.Generator, variety: float, families: Mapping[str, float], detail: int = 2
+        self,
+        facts: Facts,
+        rng: np.random.Generator,
+        variety: float,
+        families: Mapping[str, float],
+        detail: int = 2,
+        vague: float = 0.0,
     ) -> None:
-        self.facts, self.rng, self.variety, self.families, self.detail = facts, rng, variety, families, detail
+        self.facts, self.rng, self.variety, self.families = facts, rng, variety, families
+        self.detail, self.vague = detail, vague
         self.clip = facts.clip
         self.things = self.clip.scene.objects
         self.targets = [int(index) for index in np.flatnonzero(self.facts.recognisable)]
@@ -264,6 +272,11 @@ class ConversationWriter:
         covered: set[int] = set()
         named = self._plain_names()
         movements = {index: self._movements(index, named)[: 2 if detail else 1] for index in self.targets}
+        vague = [index for index in self.targets if self.vague and self.rng.random() < self.vague]
+        for index in vague:
+            movements[index] = (
+                [Claim("moves")] if self._holds(Claim("moves"), index) and self.rng.random() < 0.5 else []
+            )
         for index in self.targets:
             for claim in movements[index]:  # this clause also covers the object in front, unless that one moves
                 front = None if claim.reference is None else self.facts.find_reference(claim.reference)
@@ -276,7 +289,7 @@ class ConversationWriter:
             if index in covered:
                 continue
             covered.add(index)
-            clauses.append(self._clause(index, movements[index], named, covered, detail))
+            clauses.append(self._clause(index, movements[index], named, covered, 0 if index in vague else detail))
         clauses = [clause for clause in clauses if clause]
         if detail and self._varies(0.4):
             clauses.insert(0, self._opening())

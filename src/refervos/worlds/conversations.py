@@ -157,7 +157,7 @@ def conversations(
     return ConversationWriter(Facts.of(clip), rng, variety, families, detail).conversations(count, kinds)
 
 
-def caption(clip: Clip, rng: np.random.Generator, *, variety: float = 0.3, detail: int = 2) -> Turn:
+def caption(clip: Clip, rng: np.random.Generator, *, variety: float = 0.3, detail: int = 2, vague: float = 0.0) -> Turn:
     """Describe a clip, with a phrase for every recognisable object and its movement.
 
     Args:
@@ -165,11 +165,12 @@ def caption(clip: Clip, rng: np.random.Generator, *, variety: float = 0.3, detai
         rng: Chooses the wording.
         variety: See ``conversations``.
         detail: See ``conversations``.
+        vague: Share of objects of which it says only that they are there, or that they move.
 
     Returns:
         A turn with the request for a description and the description.
     """
-    return ConversationWriter(Facts.of(clip), rng, variety, FAMILY_WEIGHTS, detail).caption()
+    return ConversationWriter(Facts.of(clip), rng, variety, FAMILY_WEIGHTS, detail, vague).caption()
 
 
 def held_out_conversation(index: int, config: WorldConfig = CONVERSATION_WORLD) -> ConversationClip:

@@ -23,6 +23,7 @@ from refervos.videoglamm.losses import IGNORED_PIXEL
 from refervos.worlds import WorldConfig
 from refervos.worlds.conversation_writer import Turn
 from refervos.worlds.conversations import ConversationClip, caption, draw_conversation
+from refervos.worlds.facts import Facts
 from refervos.worlds.grammar import ABSENT_ANSWER, REFERRING_ANSWERS
 from refervos.worlds.judge import split_sentences
 
@@ -78,6 +79,7 @@ class VideoWithTurns:
         conversations: Conversations, independent of each other.
         image: Whether it is a single image, which the model reads without the video encoder.
         described: The objects that the caption describes, with their masks in all ``frames``; None if unknown.
+        facts: Facts of a drawn clip, whose first conversation is its caption; None for other videos.
     """
 
     frames: Sequence[Rgb]
@@ -85,6 +87,7 @@ class VideoWithTurns:
     conversations: tuple[Turns, ...]
     image: bool = False
     described: DescribedObjects | None = None
+    facts: Facts | None = None
 
 
 class ConversationSource(Protocol):
@@ -109,7 +112,9 @@ class DrawnConversations:
         families: Weight of each family of claims in questions.
         variety: How often answers are worded otherwise than plainly.
         detail: How much captions say.
+        vague: Share of objects of which captions say only that they are there, or that they move.
         masked_frames: Number of frames for SAM2, evenly chosen; 1 for the first alone.
+        judged: Whether the facts of the clips are needed.
     """
 
     world: WorldConfig
@@ -121,7 +126,9 @@ class DrawnConversations:
     families: Mapping[str, float]
     variety: float
     detail: int
+    vague: float
     masked_frames: int
+    judged: bool = False
 
     def draw(self, step: int, index: int, key: Key) -> VideoWithTurns:
         """Draw a clip, describe it and ask about it."""
@@ -136,7 +143,9 @@ class DrawnConversations:
         questions = [turns for turns in drawn.conversations if turns[0].kind != "description"][: self.questions]
         times = np.linspace(0, len(clip.frames) - 1, self.masked_frames).astype(int)
         shown = ConversationClip(clip.at(times), ())
-        described = caption(clip, rng, **style)
+        written = described = caption(clip, rng, **style)
+        if self.vague:  # what can be seen of the objects is described in full
+            written = caption(clip, rng, vague=self.vague, **style)
         return VideoWithTurns(
             frames=list(clip.frames),
             masked_frames=list(clip.frames[times]),
@@ -145,9 +154,10 @@ class DrawnConversations:
                     tuple((turn.question, turn.answer) for turn in turns),
                     np.concatenate([shown.masks(turn) for turn in turns]).astype(np.int8),
                 )
-                for turns in ((described,), *questions)
+                for turns in ((written,), *questions)
             ),
             described=describe_objects(drawn, described),
+            facts=Facts.of(clip) if self.judged else None,
         )
 
 

@@ -28,14 +28,16 @@ from refervos.training.stages.conversation_sources import (
     DrawnConversations,
     VideoWithTurns,
 )
+from refervos.training.stages.judged_captions import advantages, reward_caption, sample_answers
 from refervos.training.stages.ranges import ASPECTS, COUNT, FRAMES, SHARE, WEIGHT
 from refervos.training.stages.videoglamm_parts import build_videoglamm
 from refervos.training.stages.visual_alignment import CellLabels, VisualAlignment
+from refervos.training.step_means import ratio
 from refervos.typed_config import check_not_empty, check_range
 from refervos.videoglamm.config import VIDEOGLAMM_PRESETS, LoraConfig, VideoGlammConfig
 from refervos.videoglamm.conversation import ChatTokenizer, next_ids, opening_ids
 from refervos.videoglamm.frames import EncoderPixels, encoder_frames, image_pixels, place_squashed, video_pixels
-from refervos.videoglamm.language import IGNORED, add_lora
+from refervos.videoglamm.language import IGNORED, add_lora, embed
 from refervos.videoglamm.losses import LossWeights, sigmoid_bce_loss, sigmoid_dice_loss
 from refervos.videoglamm.model import Example, LabelledIds, VideoGlamm, VisualTokens
 from refervos.worlds import WorldConfig
@@ -44,6 +46,9 @@ from refervos.worlds.conversations import CONVERSATION_WORLD, FAMILY_WEIGHTS, KI
 Decoding = Literal["frames", "first"]
 
 Part = Literal["language", "projectors", "mask decoder"]
+
+LONGEST_CAPTION = 72
+"""Maximum length of a sampled caption in tokens; those of worlds have at most 62 and the end."""
 
 LEAST_PIXELS = 10
 """A mask of fewer pixels cannot be pointed at."""
@@ -65,6 +70,7 @@ class ConversationSettings:
         families: Weight of each family of claims in questions about worlds.
         variety: How often the worlds' answers are worded otherwise than plainly.
         detail: How much the worlds' captions say, from 0 to 2.
+        vague: Share of objects of which the worlds' captions say only that they are there, or that they move.
         masked_frames: Frames for SAM2; the encoders see ``model.frames``.
         decoding: ``frames``: each frame by itself, as published. ``first``: the first frame alone, with the tokens and
             the choice among three masks with which SAM2 is prompted in use (published training differs from use there).
@@ -78,6 +84,10 @@ class ConversationSettings:
             worlds only. Not published.
         placing: Weight of the distance of the place that is read from the hidden state before ``[SEG]``. Not published.
         presence: Weight of the object score's cross-entropy, with decoding ``first``. Not published.
+        judged: Weight of the loss of captions that the model samples and the facts of the world judge, see
+            ``judged_captions.py``; drawn worlds only. Not published.
+        samples: Captions of each clip that are sampled for it.
+        imitated: Weight of the cross-entropy of captions in comparison with other answers.
         trained: The parts that learn beside those of the released code, which are low-rank adaptation, token table,
             head and language-to-vision projector. ``projectors``: those of the encoders, as the paper says.
             ``language``: the whole language model. ``mask decoder``: SAM2's.
@@ -97,6 +107,7 @@ class ConversationSettings:
     families: Mapping[str, float] = field(default_factory=lambda: dict(FAMILY_WEIGHTS))
     variety: float = 0.3
     detail: int = 2
+    vague: float = 0.0
     masked_frames: int = 8
     decoding: Decoding = "frames"
     text: float = 1.0
@@ -107,6 +118,9 @@ class ConversationSettings:
     alignment: float = 0.0
     placing: float = 0.0
     presence: float = 0.0
+    judged: float = 0.0
+    samples: int = 4
+    imitated: float = 1.0
     trained: tuple[Part, ...] = ()
     lora: LoraConfig = field(default_factory=LoraConfig)
     gradient_checkpointing: bool = False
@@ -117,10 +131,16 @@ class ConversationSettings:
         check_range(self, lengths=FRAMES, aspects=ASPECTS, questions=(0, COUNT[1]), masked_frames=FRAMES, detail=(0, 2))
         check_range(self, **dict.fromkeys(("variety", "image_only"), SHARE))
         check_range(self, **dict.fromkeys(("text", "bce", "dice", "pointing", "presence", "kinds", "families"), WEIGHT))
-        check_range(self, alignment=WEIGHT, placing=WEIGHT)
+        check_range(self, **dict.fromkeys(("alignment", "placing", "judged", "imitated"), WEIGHT))
+        check_range(self, vague=SHARE, samples=(2, COUNT[1]))
         if self.data and (self.alignment or self.placing):
             raise TrainingError(
                 "alignment and placing need masks of every frame, which only worlds have; with data, set them to 0."
+            )
+        if self.data and (self.judged or self.imitated != 1):
+            raise TrainingError(
+                "judged and imitated need captions that facts can judge, which only worlds have; with data, set judged "
+                "to 0 and imitated to 1."
             )
         unknown = sorted(set(self.kinds) - set(KIND_WEIGHTS))
         if unknown:
@@ -178,6 +198,8 @@ class ExampleSource(SampleSource):
             "masks": torch.from_numpy(masks),
             "points": points * torch.tensor([side / width, side / height]),  # in pixels of the square
             "cells": self._cells(video),
+            "facts": video.facts,
+            "seed": int(rng.integers(2**62)),
         }
 
     def _cells(self, video: VideoWithTurns) -> tuple[CellLabels, CellLabels] | None:
@@ -283,8 +305,8 @@ class ConversationStage(Stage):
         """Count the supervised tokens and the masks of a batch."""
         settings = self.settings
         seg = self.model.config.seg
-        labels = [label for sample in batch for one in sample["conversations"] for label in one.labels[1:]]
-        counts = {"text": sum(label != IGNORED for label in labels)}
+        rows = [one for sample in batch for one in self._imitated(sample["conversations"])]
+        counts = {"text": sum(label != IGNORED for one in rows if one.weights is None for label in one.labels[1:])}
         if settings.pointing:
             counts["pointing"] = sum(int((~sample["points"].isnan().any(1)).sum()) for sample in batch)
         if self.aligned is not None:
@@ -343,7 +365,9 @@ class ConversationStage(Stage):
             families=settings.families,
             variety=settings.variety,
             detail=settings.detail,
+            vague=settings.vague,
             masked_frames=settings.masked_frames,
+            judged=bool(settings.judged),
         )
         self.videos = {TRAIN: drawn, VALIDATION: drawn}
         return None
@@ -358,7 +382,7 @@ class ConversationStage(Stage):
         examples = [
             Example(
                 EncoderPixels(sample["clip"], sample["internvideo"]),
-                sample["conversations"],
+                self._imitated(sample["conversations"]),
                 sample["frames"],
                 sample["masks"],
                 image=sample["image"],
@@ -366,8 +390,20 @@ class ConversationStage(Stage):
             for sample in batch
         ]
         videos = model.encode_examples(examples)
-        text, tokens, states = model.read_batch(examples, videos, packed=True, mean=self.mean)
-        scalars = {"text": text.detach()}
+        scalars: dict[str, Tensor] = {}
+        read = examples
+        if settings.judged and self.training:
+            sampled, scalars = self._judged(batch, videos)
+            read = [
+                replace(example, conversations=[*example.conversations, *own])
+                for example, own in zip(examples, sampled, strict=True)
+            ]
+        text, tokens, states = model.read_batch(read, videos, packed=True, mean=self.mean)
+        # The masks of sampled phrases are not known.
+        phrases = [sum(one.ids.count(model.config.seg) for one in example.conversations) for example in examples]
+        tokens = [own[:number] for own, number in zip(tokens, phrases, strict=True)]
+        states = [own[:number] for own, number in zip(states, phrases, strict=True)]
+        scalars["text"] = text.detach()
         loss = settings.text * text
         if self.aligned is not None:
             aligned, more = self._alignment(self.aligned, batch, videos, states)
@@ -386,6 +422,55 @@ class ConversationStage(Stage):
             loss = loss + settings.bce * bce + settings.dice * dice
             scalars |= {"bce": bce.detach(), "dice": dice.detach()}
         return {"loss": loss, **scalars}
+
+    def _imitated(self, conversations: Sequence[LabelledIds]) -> list[LabelledIds]:
+        """Return the conversations of a video with the weight of its caption, which is the first."""
+        if self.settings.imitated == 1:
+            return list(conversations)
+        first = conversations[0]
+        return [replace(first, weights=[self.settings.imitated] * len(first.ids)), *conversations[1:]]
+
+    def _judged(
+        self, batch: Sequence[Mapping[str, Any]], videos: Sequence[VisualTokens | None]
+    ) -> tuple[list[list[LabelledIds]], dict[str, Tensor]]:
+        """Sample captions of the videos that both encoders see, and weight their tokens by what they are worth."""
+        model, settings = self.model, self.settings
+        end = model.config.phi.end
+        seen = [
+            (row, video, sample)
+            for row, (video, sample) in enumerate(zip(videos, batch, strict=True))
+            if video is not None and sample["facts"] is not None and sample["internvideo"] is not None
+        ]
+        found: list[list[LabelledIds]] = [[] for _ in batch]
+        rewards: list[float] = []
+        true: list[bool] = []
+        if seen:
+            # One request for all, so that the prompts have the same length.
+            asked = batch[seen[0][0]]["conversations"][0]
+            prompt = [int(id) for id, label in zip(asked.ids, asked.labels, strict=True) if label == IGNORED]
+            # In float32: one token at a time, a CPU is slower in mixed precision.
+            with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+                prompts = torch.stack([embed(model.language, prompt, video.tokens) for _, video, _ in seen])
+                prompts = prompts.to(model.language.get_input_embeddings().weight.dtype)  # (B, S, D)
+                sources = [torch.Generator(prompts.device).manual_seed(sample["seed"]) for _, _, sample in seen]
+                drawn = sample_answers(model.language, prompts, settings.samples, LONGEST_CAPTION, end, sources)
+            for (row, _, sample), answers in zip(seen, drawn, strict=True):
+                samples = [reward_caption(ids, model.tokenizer.decode, end, sample["facts"]) for ids in answers]
+                for one, weights in zip(samples, advantages(samples), strict=True):
+                    found[row].append(
+                        LabelledIds(
+                            [*prompt, *one.ids],
+                            [*[IGNORED] * len(prompt), *one.ids],
+                            [*[0.0] * len(prompt), *(settings.judged * weight for weight in weights)],
+                        )
+                    )
+                    rewards += dict(zip(one.sentences, one.rewards, strict=True)).values()
+                    true.append(all(reward > 0 for reward, n in zip(one.rewards, one.sentences, strict=True) if n >= 0))
+        count = torch.tensor(float(len(true)))
+        return found, {
+            "reward": ratio(torch.tensor(sum(rewards)), torch.tensor(float(len(rewards)))),
+            "all_true": ratio(torch.tensor(float(sum(true))), count),
+        }
 
     def _alignment(
         self,

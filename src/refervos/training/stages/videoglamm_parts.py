@@ -46,8 +46,9 @@ def build_videoglamm(config: VideoGlammConfig, init: Mapping[str, Path], seed: i
 
     Args:
         config: The shape; parts that are loaded bring their own.
-        init: ``model``: an earlier VideoGLaMM, which is taken whole. Otherwise ``image`` and ``video``: VideoGLaMMs of
-            which one encoder is taken; ``tracker``: any model over a SAM2, whose tracker is taken.
+        init: ``model``: an earlier VideoGLaMM, of which everything is taken that no other role replaces. ``image`` and
+            ``video``: VideoGLaMMs of which one encoder is taken; ``tracker``: any model over a SAM2, whose tracker is
+            taken.
         seed: Seed of new weights.
 
     Returns:
@@ -63,6 +64,9 @@ def build_videoglamm(config: VideoGlammConfig, init: Mapping[str, Path], seed: i
         model = load_as(VideoGlamm, init["model"])
         if "tracker" in init:
             copy_weights(model.tracker, load_tracker(init["tracker"]).state_dict())
+        for role in ("image", "video"):
+            if role in init:
+                copy_encoder(model, load_as(VideoGlamm, init[role]), role)
         return model
     image, video = (load_as(VideoGlamm, init[role]) if role in init else None for role in ("image", "video"))
     tracker = load_tracker(init["tracker"]) if "tracker" in init else None
@@ -82,12 +86,20 @@ def build_videoglamm(config: VideoGlammConfig, init: Mapping[str, Path], seed: i
     model = VideoGlamm(config, tokenizer)
     initialise_new(model)
     if image is not None:
-        copy_weights(model.image_encoder, image.image_encoder.state_dict())
-    if video is not None and video.video_encoder is not None and model.video_encoder is not None:
-        copy_weights(model.video_encoder, video.video_encoder.state_dict())
+        copy_encoder(model, image, "image")
+    if video is not None:
+        copy_encoder(model, video, "video")
     if tracker is not None:
         copy_weights(model.tracker, tracker.state_dict())
     return model
+
+
+def copy_encoder(model: VideoGlamm, other: VideoGlamm, role: str) -> None:
+    """Copy the weights of one encoder, ``image`` or ``video``, of another model, if both have it."""
+    pairs = {"image": (model.image_encoder, other.image_encoder), "video": (model.video_encoder, other.video_encoder)}
+    target, source = pairs[role]
+    if target is not None and source is not None:
+        copy_weights(target, source.state_dict())
 
 
 def load_tracker(folder: Path) -> Sam2Tracker:

@@ -1,0 +1,166 @@
+"""Captions that the model samples, judged by the facts of the scene. Not published.
+
+Cross-entropy teaches a small model to write the most usual sentence about an object even when it cannot see what the
+object does. Here the model writes captions itself, each sentence is judged by the facts of its clip, and the sentences
+that turn out better than the others about the same clip become more likely (REINFORCE with the mean of the samples as
+baseline; self-critical sequence training, Rennie et al. 2017, is the same with another baseline). A vague sentence that
+is true is worth less than a specific one and more than a wrong one, so that the model learns to say what it is sure of.
+
+Shapes: B videos, N samples of each, S positions of the prompt, D = the language model's width, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from refervos.worlds.facts import Facts
+from refervos.worlds.judge import JudgedSentence, Verdict, judge
+
+SPECIFIC, MOVING, PRESENT = 1.0, 0.75, 0.5
+"""Rewards of a true sentence about something new: with a specific claim, with "moves", and with "there is" alone."""
+
+WRONG = -1.0
+"""Reward of a sentence that is not true beyond doubt, or says nothing new, and of an unfinished caption."""
+
+MISSED = -0.3
+"""Reward of ending a caption, for each object that it does not mention."""
+
+_VAGUE = ((" moves.", MOVING), (" move.", MOVING))
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Sampled caption.
+
+    Attributes:
+        ids: Its token ids, including the one that ends it unless it is unfinished.
+        rewards: Reward of each token: that of its sentence; of the last one that of ending.
+        sentences: Index of the sentence of each token; -1 for the end.
+    """
+
+    ids: tuple[int, ...]
+    rewards: tuple[float, ...]
+    sentences: tuple[int, ...]
+
+
+@torch.no_grad()
+def sample_answers(
+    model: Any, prompts: Tensor, count: int, limit: int, end: Sequence[int], generators: Sequence[torch.Generator]
+) -> list[list[list[int]]]:
+    """Sample answers to prompts of equal length, all at once.
+
+    Args:
+        model: The language model, a causal model of transformers.
+        prompts: Embeddings of the prompts (B, S, D).
+        count: Answers N to each prompt.
+        limit: Maximum number of tokens of an answer.
+        end: Ids of the tokens that end an answer.
+        generators: Source of random numbers of each prompt, so that its answers do not depend on the other prompts.
+
+    Returns:
+        For each prompt the token ids of N answers; the last id is in ``end`` unless the limit ended the answer.
+    """
+    table = model.get_input_embeddings()
+    output = model.model(inputs_embeds=prompts, use_cache=True)
+    cache = output.past_key_values
+    cache.batch_repeat_interleave(count)
+    states = output.last_hidden_state[:, -1].repeat_interleave(count, 0)  # (B * N, D)
+    drawn: list[Tensor] = []
+    ended = torch.zeros(len(states), dtype=torch.bool, device=states.device)
+    ends = torch.tensor(list(end), device=states.device)
+    while len(drawn) < limit and not bool(ended.all()):
+        odds = model.lm_head(states).float().softmax(-1).unflatten(0, (-1, count))  # (B, N, V)
+        parts = [torch.multinomial(own, 1, generator=source) for own, source in zip(odds, generators, strict=True)]
+        token = torch.cat(parts)[:, 0]  # (B * N,)
+        drawn.append(token)
+        ended = ended | torch.isin(token, ends)
+        states = model.model(
+            inputs_embeds=table(token).unsqueeze(1), past_key_values=cache, use_cache=True
+        ).last_hidden_state[:, 0]
+    rows = torch.stack(drawn, dim=1).tolist()
+    answers = [_until_end(row, end) for row in rows]
+    return [answers[start : start + count] for start in range(0, len(answers), count)]
+
+
+def _until_end(ids: Sequence[int], end: Sequence[int]) -> list[int]:
+    for place, token in enumerate(ids):
+        if token in end:
+            return list(ids[: place + 1])
+    return list(ids)
+
+
+def reward_caption(
+    ids: Sequence[int], decode: Callable[[Sequence[int]], str], end: Sequence[int], facts: Facts
+) -> Sampled:
+    """Judge a caption sentence by sentence.
+
+    Args:
+        ids: Token ids of the caption.
+        decode: Joins token ids into a text.
+        end: Ids of the tokens that end an answer.
+        facts: Facts of the clip.
+
+    Returns:
+        The caption with the reward of each token.
+    """
+    finished = bool(ids) and ids[-1] in end
+    words = list(ids[:-1] if finished else ids)
+    mentioned: set[int] = set()
+    rewards: list[float] = []
+    sentences: list[int] = []
+    start = 0
+    for place, token in enumerate(words, 1):
+        if place < len(words) and not decode([token]).strip().endswith((".", "!", "?")):
+            continue
+        reward = WRONG
+        judged = judge(decode(words[start:place]), facts).sentences
+        if len(judged) == 1 and (finished or place < len(words)):
+            reward = _reward(judged[0], mentioned)
+        number = sentences[-1] + 1 if sentences else 0
+        rewards += [reward] * (place - start)
+        sentences += [number] * (place - start)
+        start = place
+    if finished:
+        missing = {int(index) for index in facts.recognisable.nonzero()[0]} - mentioned
+        rewards.append(MISSED * len(missing) if words else WRONG)
+        sentences.append(-1)
+    return Sampled(tuple(ids), tuple(rewards), tuple(sentences))
+
+
+def _reward(sentence: JudgedSentence, mentioned: set[int]) -> float:
+    """Reward a sentence, and add the objects that it mentions to ``mentioned``."""
+    objects = {index for phrase in sentence.phrases for index in phrase.objects or ()}
+    grounded = all(phrase.has_mask and phrase.objects for phrase in sentence.phrases)
+    new = objects - mentioned
+    mentioned |= objects
+    if sentence.verdict is not Verdict.TRUE or not new or not grounded:
+        return WRONG
+    if sentence.text.startswith("there "):
+        return PRESENT
+    return next((reward for ending, reward in _VAGUE if sentence.text.endswith(ending)), SPECIFIC)
+
+
+def advantages(samples: Sequence[Sampled]) -> list[list[float]]:
+    """Subtract from the rewards of several captions of a clip what its sentences and its endings achieve on average.
+
+    Args:
+        samples: Captions of the same clip.
+
+    Returns:
+        The advantage of each token of each caption.
+    """
+    own: dict[bool, list[float]] = {False: [], True: []}
+    for sample in samples:
+        per_sentence = dict(zip(sample.sentences, sample.rewards, strict=True))
+        for number, reward in per_sentence.items():
+            own[number < 0].append(reward)
+    means = {ending: sum(values) / max(len(values), 1) for ending, values in own.items()}
+    return [
+        [reward - means[number < 0] for number, reward in zip(sample.sentences, sample.rewards, strict=True)]
+        for sample in samples
+    ]
