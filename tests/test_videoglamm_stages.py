@@ -38,7 +38,7 @@ from refervos.training.stages.videoglamm import (
     point_inside,
 )
 from refervos.training.stages.videoglamm_parts import build_videoglamm, drawn_tokenizer
-from refervos.training.stages.vision import VisionStage
+from refervos.training.stages.vision import VisionSettings, VisionSource, VisionStage
 from refervos.training.stages.vision_labels import (
     BACKGROUND,
     CLAIM_WORDS,
@@ -198,6 +198,23 @@ def test_the_vision_stage_draws_clips_of_several_shapes(monkeypatch: pytest.Monk
     shapes.clear()
     assert torch.isfinite(stage(batch_of(stage, 6))["loss"])
     assert shapes == {(128, 128, 3), (64, 128, 3)}
+
+
+def test_the_vision_stage_draws_clips_of_several_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    def remembered(seed: Any, world: WorldConfig) -> Clip:
+        lengths.append(world.frames)
+        return draw_clip(seed, world)
+
+    monkeypatch.setattr("refervos.training.stages.vision.draw_clip", remembered)
+    settings = {"model": TINY, "learns": ["image"], "world": {**EASY, "frames": 6}, "still": 0.0}
+    for given, found in (({"lengths": [3, 5]}, {3, 5}), ({}, {6})):
+        source = VisionSource(config_from_mapping(VisionSettings, settings | given))
+        lengths.clear()
+        for index in range(8):
+            source.draw(0, index, (1, 0, TRAIN))
+        assert set(lengths) == found
 
 
 def test_the_vision_stage_learns_and_leaves_the_rest_alone() -> None:
@@ -419,6 +436,20 @@ def test_a_vocabulary_that_is_not_that_of_drawn_conversations_is_refused() -> No
     model = {**TINY, "phi": {**TINY["phi"], "vocabulary": 300}}
     with pytest.raises(TrainingError, match=r"phi\.vocabulary is 300"):
         stage_of("conversation", {"model": model})
+
+
+def test_encoders_of_other_models_replace_those_of_the_model(tmp_path: Path) -> None:
+    folders = {}
+    for seed, role in enumerate(("model", "image", "video")):
+        settings = config_from_mapping(ConversationSettings, {"model": TINY})
+        folders[role] = tmp_path / role
+        build_videoglamm(settings.model, {"tracker": TRACKER}, seed).save_pretrained(folders[role])
+    made = build_videoglamm(settings.model, folders, 5).state_dict()
+    sources = {role: load(folder).state_dict() for role, folder in folders.items()}
+    for name, value in made.items():
+        role = {"image_encoder": "image", "video_encoder": "video"}.get(name.split(".")[0], "model")
+        assert torch.equal(value, sources[role][name]), name
+    assert not torch.equal(sources["model"]["video_encoder.cls_token"], sources["video"]["video_encoder.cls_token"])
 
 
 def test_a_role_that_videoglamm_has_no_use_for_is_refused() -> None:

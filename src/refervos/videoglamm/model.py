@@ -100,13 +100,14 @@ class LabelledIds:
     Attributes:
         ids: Token ids with at most one run of image placeholders.
         labels: The id for supervised positions, -100 for all others.
-        weights: Factor of the loss at each position, for answers that are not to be imitated as they are; these do not
-            count in the mean over tokens. None for 1 everywhere.
+        weights: Factor of the loss at each position; None for 1 everywhere.
+        counted: Whether its supervised positions count in the mean over tokens.
     """
 
     ids: Sequence[int]
     labels: Sequence[int]
     weights: Sequence[float] | None = None
+    counted: bool = True
 
 
 @dataclass(frozen=True)
@@ -622,23 +623,20 @@ class VideoGlamm(ReferringSegmenter):
         self, states: Sequence[Tensor], rows: Sequence[tuple[LabelledIds, VisualTokens | None]], mean: Mean
     ) -> Tensor:
         """Return the cross-entropy, averaged over all supervised tokens."""
-        supervised, wanted, factors = [], [], []
-        imitated = 0
+        supervised, wanted, factors = [], [], list[float]()
+        number = 0
         for own, (row, visual) in zip(states, rows, strict=True):
             labels = spliced_labels(row, visual)[1:].to(own.device)
             counted = labels != IGNORED
             supervised.append(own[:-1][counted])
             wanted.append(labels[counted])
-            if row.weights is None:
-                imitated += len(wanted[-1])
-                factors.append(torch.ones(len(wanted[-1])))
-            else:
-                given = [weight for weight, label in zip(row.weights, row.labels, strict=True) if label != IGNORED]
-                factors.append(torch.tensor(given))
+            number += len(wanted[-1]) if row.counted else 0
+            weights = [1.0] * len(row.labels) if row.weights is None else row.weights
+            factors += [weight for weight, label in zip(weights, row.labels, strict=True) if label != IGNORED]
         logits = self.language.lm_head(torch.cat(supervised))  # (supervised, V)
         entropy = F.cross_entropy(logits.float(), torch.cat(wanted), reduction="none")
-        total = (entropy * torch.cat(factors).to(entropy)).sum()
-        return mean("text", total, total.new_tensor(float(imitated)))
+        total = (entropy * torch.tensor(factors).to(entropy)).sum()
+        return mean("text", total, total.new_tensor(float(number)))
 
     def _paired(self, example: Example, tokens: Tensor, padded: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield mask logits and ground truth of each frame (n, H, W); phrases and masks are matched in order.

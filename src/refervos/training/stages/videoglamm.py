@@ -305,8 +305,8 @@ class ConversationStage(Stage):
         """Count the supervised tokens and the masks of a batch."""
         settings = self.settings
         seg = self.model.config.seg
-        rows = [one for sample in batch for one in self._imitated(sample["conversations"])]
-        counts = {"text": sum(label != IGNORED for one in rows if one.weights is None for label in one.labels[1:])}
+        labels = [label for sample in batch for one in sample["conversations"] for label in one.labels[1:]]
+        counts = {"text": sum(label != IGNORED for label in labels)}
         if settings.pointing:
             counts["pointing"] = sum(int((~sample["points"].isnan().any(1)).sum()) for sample in batch)
         if self.aligned is not None:
@@ -462,6 +462,7 @@ class ConversationStage(Stage):
                             [*prompt, *one.ids],
                             [*[IGNORED] * len(prompt), *one.ids],
                             [*[0.0] * len(prompt), *(settings.judged * weight for weight in weights)],
+                            counted=False,
                         )
                     )
                     rewards += dict(zip(one.sentences, one.rewards, strict=True)).values()
