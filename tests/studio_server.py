@@ -109,6 +109,10 @@ class Camera:
         """Accept connections again."""
         self._plugged.set()
 
+    def plug_in_later(self, seconds: float) -> None:
+        """Accept connections again after some seconds."""
+        threading.Timer(seconds, self._plugged.set).start()
+
     def close(self) -> None:
         """Stop the server."""
         self.unplug()

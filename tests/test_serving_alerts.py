@@ -66,6 +66,9 @@ def test_an_alert_is_shown_written_and_posted(tmp_path: Path) -> None:
         refused = client.post(f"/v1/sessions/{session}/alerts", json={**rule, "webhook": "http://10.0.0.1/"})
         assert (refused.status_code, refused.json()["code"]) == (403, "forbidden-webhook")
         assert client.post(f"/v1/sessions/{session}/alerts", json={**rule, "track": 5}).status_code == 422
+        for malformed in ("http://[x", True, -1, 1):  # the last is the position of a second address
+            answer = client.post(f"/v1/sessions/{session}/alerts", json={**rule, "webhook": malformed})
+            assert answer.status_code in (403, 422), malformed
         address = f"{hooks.address}/alert?key=hunter2"
         assert client.post(f"/v1/sessions/{session}/alerts", json={**rule, "webhook": address}).status_code == 201
         with watching(client, session) as watcher:
@@ -81,6 +84,38 @@ def test_an_alert_is_shown_written_and_posted(tmp_path: Path) -> None:
         assert {"event": "alert", **json.loads(written)} == shown
         assert hooks.came.wait(30)
         assert hooks.posted == [("/alert?key=hunter2", json.loads(written))]
+
+
+def test_a_webhook_is_chosen_by_its_position_without_knowing_its_address(tmp_path: Path) -> None:
+    video = drawn_video(tmp_path, 2)
+    with Hooks() as hooks, serving(tmp_path / "server", webhooks=WebhookRules((f"{hooks.address}/secret",))) as client:
+        assert client.get("/v1/limits").json()["allowed"]["webhooks"] == [hooks.address]
+        session = open_session(client, video, "the red circle")
+        rule = {"track": 0, "threshold": 0.0, "webhook": 0}
+        assert client.post(f"/v1/sessions/{session}/alerts", json=rule).status_code == 201
+        with watching(client, session) as watcher:
+            watcher.do("step")
+            assert hooks.came.wait(30)
+        assert [path for path, _ in hooks.posted] == ["/secret"]
+
+
+def test_alerts_are_removed_one_by_one_by_track_or_all(tmp_path: Path) -> None:
+    with serving(tmp_path / "server") as client:
+        session = open_session(client, drawn_video(tmp_path, 2), "the red circle", "the blue box")
+        with watching(client, session) as watcher:
+            for track, frames in ((0, 1), (0, 2), (1, 3), (1, 4), (0, 5)):
+                watcher.do("alert", track=track, frames=frames)
+
+            def kept() -> list[int]:
+                return [alert["frames"] for alert in client.get(f"/v1/sessions/{session}").json()["alerts"]]
+
+            watcher.do("clear_alerts", alert=1)
+            assert kept() == [1, 3, 4, 5]
+            assert watcher.reply("clear_alerts", alert=4)["problem"]["code"] == "unknown-alert"
+            watcher.do("clear_alerts", track=1)
+            assert kept() == [1, 5]
+            watcher.do("clear_alerts")
+            assert kept() == []
 
 
 def test_a_webhook_that_redirects_is_not_followed() -> None:

@@ -89,6 +89,18 @@ def test_the_file_goes_on_like_the_session(saved: tuple[bytes, str, dict[str, An
     assert found[0] == found[1]
 
 
+def test_a_session_at_its_end_is_there_after_a_restart_and_in_its_file(tmp_path: Path, video: Path) -> None:
+    with serving(tmp_path) as client:
+        session = open_session(client, video, RED)
+        with watching(client, session) as watcher:
+            watcher.do("play")
+            watcher.until_event("end")
+        content = client.get(f"/v1/sessions/{session}/file").content
+    with serving(tmp_path) as client:
+        assert client.get(f"/v1/sessions/{session}").json()["ended"]
+        assert client.post("/v1/sessions/open", content=content).json()["ended"]
+
+
 def altered(content: bytes, name: str, change: Any) -> bytes:
     """The session file with one member changed."""
     out = io.BytesIO()
@@ -135,6 +147,7 @@ def extra_member(content: bytes) -> bytes:
         lambda c: altered(c, "session.json", lambda data: b"{}"),
         lambda c: altered(c, "session.json", lambda data: b"nonsense"),
         lambda c: altered(c, "session.json", record_with(first="x")),
+        lambda c: altered(c, "session.json", lambda data: json.dumps(json.loads(data) | {"end": "x"}).encode()),
         lambda c: altered(c, "session.json", record_with(events=[{"kind": "x"}])),
         lambda c: altered(c, "session.json", record_with(next_track=0)),
         lambda c: altered(c, "session.json", record_with(source={"url": "http://127.0.0.1/"})),
@@ -143,7 +156,7 @@ def extra_member(content: bytes) -> bytes:
         lambda c: altered(c, "state.session", lambda data: data[:-100]),
         lambda c: altered(c, "video", lambda data: b"hello"),
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_a_broken_session_file_is_one_sentence_and_leaves_nothing(
     saved: tuple[bytes, str, dict[str, Any]], tmp_path: Path, spoil: Any

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+import struct
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -18,12 +20,12 @@ from PIL import Image
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
-from refervos.serving.jobs import Job, JobQueue
+from refervos.serving.jobs import Job, JobQueue, Purpose
 from refervos.serving.limits import Limits
 from refervos.serving.mask_record import decode_counts
 from refervos.serving.problems import Problem
-from refervos.video import read_video
-from served import drawn_video, miniature, open_session, serving, upload, watching
+from refervos.video import open_source, read_video
+from served import Watcher, drawn_frames, drawn_video, miniature, open_session, serving, upload, watching
 
 RED, BLUE = "the red circle", "the blue box"
 
@@ -101,7 +103,17 @@ def test_pictures_come_as_a_zip(client: TestClient, session: str) -> None:
         assert np.array_equal(first[..., 3] == 255, masks[0][0])
 
 
-@pytest.mark.parametrize(("kind", "name"), [("ytvis", "annotations.json"), ("cvat", "annotations.xml")])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("ytvis", "annotations.json"),
+        ("ytvos", "train/meta.json"),
+        ("coco", "annotations/instances_all.json"),
+        ("cvat", "annotations.xml"),
+        ("labelme", "labels.txt"),
+        ("anylabeling", "labels.txt"),
+    ],
+)
 def test_exports_for_other_tools_come_as_a_zip(client: TestClient, session: str, kind: str, name: str) -> None:
     with zipfile.ZipFile(io.BytesIO(exported(client, session, format=kind, range=[0, 3]))) as archive:
         assert b"the red circle" in archive.read(name)
@@ -150,10 +162,140 @@ def test_what_cannot_be_written_is_said(client: TestClient, session: str) -> Non
     unknown = client.post(f"/v1/sessions/{session}/exports", json={"format": "rle", "tracks": [9]})
     assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown-track")
     live = client.post("/v1/sessions", json={"source": {"webcam": True}}).json()["id"]
-    assert client.post(f"/v1/sessions/{live}/exports", json={"format": "rle"}).status_code == 409
+    nothing = client.post(f"/v1/sessions/{live}/exports", json={"format": "rle"})
+    assert (nothing.status_code, nothing.json()["code"]) == (409, "not-recorded")
     wrong = {"format": "overlay", "effects": [{"kind": "blur", "strength": 3}]}
     assert client.post(f"/v1/sessions/{session}/exports", json=wrong).status_code == 422
     assert client.get("/v1/jobs/none/events").status_code == 404
+
+
+def test_a_live_session_exports_its_masks_and_the_pictures_that_were_recorded(
+    client: TestClient, tmp_path: Path
+) -> None:
+    live = client.post("/v1/sessions", json={"source": {"webcam": True}, "expressions": [RED]}).json()["id"]
+    images = drawn_frames(6)
+    with watching(client, live) as watcher:
+        watcher.do("play")
+        for k, image in enumerate(images):
+            if k in (2, 5):
+                watcher.do("record", on=k == 2)
+            push_picture(watcher, image, 1000 + 100 * k)
+            watcher.until_frame(k)
+    state = client.get(f"/v1/sessions/{live}").json()
+    assert (state["recording"], state["recorded"]) == (False, [[2, 4]])
+
+    lines = [json.loads(line) for line in exported(client, live, format="rle").splitlines()]
+    assert [line["frame"] for line in lines] == list(range(6))
+    masks = masks_of(client, live)
+    assert all(np.array_equal(decode_counts(line["counts"], *line["size"]), masks[line["frame"]][0]) for line in lines)
+
+    path = tmp_path / "overlay.mp4"
+    path.write_bytes(exported(client, live, format="overlay", effects=[{"kind": "outline"}]))
+    with open_source(str(path)) as source:
+        frames = list(source)
+    assert [frame.time for frame in frames] == pytest.approx([0, 0.1, 0.2], abs=1e-3)
+    for frame, image in zip(frames, images[2:5], strict=True):
+        assert np.abs(frame.image.astype(int) - image).mean() < 10
+    path.write_bytes(exported(client, live, format="overlay", range=[3, 9]))
+    assert len(read_video(path)) == 2
+
+    refused = client.post(f"/v1/sessions/{live}/exports", json={"format": "cutout", "range": [0, 1]})
+    assert (refused.status_code, refused.json()["code"]) == (409, "not-recorded")
+    assert "Record" in refused.json()["detail"]
+
+
+def push_picture(watcher: Watcher, image: np.ndarray, milliseconds: float) -> None:
+    """Send a frame as a browser's webcam does."""
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "JPEG", quality=95)
+    watcher.socket.send_bytes(struct.pack("<d", milliseconds) + content.getvalue())
+
+
+def test_recording_stops_at_its_limit_and_only_live_sources_are_recorded(tmp_path: Path, video: Path) -> None:
+    with serving(tmp_path, Limits(recording_bytes=3000)) as client:
+        live = client.post("/v1/sessions", json={"source": {"webcam": True}, "expressions": [RED]}).json()["id"]
+        with watching(client, live) as watcher:
+            watcher.do("record", on=True)
+            watcher.do("play")
+            for k, image in enumerate(drawn_frames(4)):
+                push_picture(watcher, image, 1000 + 100 * k)
+                watcher.until_frame(k)
+            problems = [event["problem"]["code"] for event in watcher.events if "problem" in event]
+        assert problems == ["recording-full"]
+        assert sum(path.stat().st_size for path in tmp_path.rglob("*.jpg")) <= 3000
+        assert not client.get(f"/v1/sessions/{live}").json()["recording"]
+        with watching(client, open_session(client, video, RED)) as watcher:
+            assert watcher.reply("record", on=True)["problem"]["code"] == "video"
+
+
+def test_a_webcam_that_is_opened_again_is_numbered_on(tmp_path: Path) -> None:
+    with serving(tmp_path) as client:
+        live = client.post("/v1/sessions", json={"source": {"webcam": True}, "expressions": [RED]}).json()["id"]
+        with watching(client, live) as watcher:
+            watcher.do("play")
+            for k, image in enumerate(drawn_frames(2)):
+                push_picture(watcher, image, 1000 + 100 * k)
+                watcher.until_frame(k)
+    with serving(tmp_path) as client:
+        with watching(client, live) as watcher:
+            watcher.do("play")
+            push_picture(watcher, drawn_frames(1)[0], 1000)
+            watcher.until(lambda w: bool(w.frames))
+        lines = [json.loads(line) for line in client.get(f"/v1/sessions/{live}/masks").text.splitlines()]
+    assert [line["frame"] for line in lines] == [0, 1, 2]
+    assert lines[0]["time"] < lines[1]["time"] < lines[2]["time"]
+
+
+def test_jobs_and_their_results_are_listed_again_after_a_restart(tmp_path: Path, video: Path) -> None:
+    with serving(tmp_path) as client:
+        session = open_session(client, video, RED)
+        with watching(client, session) as watcher:
+            watcher.do("step", frames=2)
+            watcher.until_frame(1)
+        first = exported(client, session, format="rle")
+        exported(client, session, format="events")
+        request = {"video": upload(client, video), "expressions": [RED], "outputs": ["rle"], "range": [0, 1]}
+        whole = finished(client, client.post("/v1/jobs", json=request).json()["job"])
+        before = client.get(f"/v1/sessions/{session}/exports").json()
+        assert [job["outputs"] for job in before] == [["events"], ["rle"]]
+    with serving(tmp_path) as client:
+        assert client.get(f"/v1/sessions/{session}/exports").json() == before
+        assert client.get(f"/v1/videos/{request['video']}/jobs").json() == [whole]
+        assert client.get(f"/v1/jobs/{before[1]['id']}/files/masks.jsonl").content == first
+        assert client.delete(f"/v1/jobs/{whole['id']}").status_code == 204
+        assert client.get(f"/v1/videos/{request['video']}/jobs").json() == []
+    with serving(tmp_path) as client:
+        assert client.get(f"/v1/jobs/{whole['id']}").status_code == 404
+
+
+def test_jobs_that_a_restart_interrupted_say_so_and_leave_no_files(tmp_path: Path) -> None:
+    folder, begun = tmp_path / "jobs", threading.Event()
+
+    def work(job: Job) -> list[Path]:
+        (job.folder / "part").write_bytes(b"x")
+        begun.set()
+        while True:
+            threading.Event().wait(0.01)
+            job.advance()
+
+    queue = JobQueue(folder, Limits())
+    names = [queue.submit(work, 5, Purpose(video="v", outputs=("rle",))).id for _ in range(2)]
+    assert begun.wait(30)
+    killed = tmp_path / "killed"
+    shutil.copytree(folder, killed)  # as kill -9 leaves it
+    queue.close()
+    (killed / "damaged.json").write_text("{")
+    (folder / "stray").mkdir()
+    for each in (folder, killed):
+        queue = JobQueue(each, Limits())
+        assert {job.id for job in queue.of(video="v")} == set(names)
+        for name in names:
+            state = queue.get(name).describe()
+            assert (state["status"], state["problem"]["code"], state["files"]) == ("interrupted", "interrupted", [])
+        assert {path.name for path in each.iterdir()} == {f"{name}.json" for name in names}
+        queue.remove(names[0])
+        queue.close()
+        assert {path.name for path in each.iterdir()} == {f"{names[1]}.json"}
 
 
 def run_until(queue: JobQueue, job: Job) -> None:

@@ -377,9 +377,9 @@ def test_a_password_of_a_camera_is_nowhere(tmp_path: Path, video: Path, caplog: 
 )
 def test_a_webhook_goes_only_where_the_operator_allows(tmp_path: Path, video: Path, address: str) -> None:
     rules = WebhookRules(("http://hooks.example/a",))
-    assert rules.check("http://hooks.example/a/b") == "http://hooks.example/a/b"
+    assert rules.find("http://hooks.example/a/b") == "http://hooks.example/a/b"
     with pytest.raises(Exception, match="not allowed"):
-        rules.check(address)
+        rules.find(address)
 
 
 # Messages.
@@ -389,7 +389,7 @@ def fuzzed_messages(count: int) -> Iterator[str | bytes]:
     """Messages that are almost commands."""
     draw = random.Random(7)
     names = ["add", "drop", "set_prompt", "rename", "show", "correct", "undo", "play", "pause", "step", "seek", "range"]
-    names += ["alert", "clear_alerts", "ack", "__init__", "close", "save", "follow", "_begin", "submit"]
+    names += ["alert", "clear_alerts", "record", "ack", "__init__", "close", "save", "follow", "_begin", "submit"]
     fields = ["track", "frame", "points", "box", "expression", "label", "visible", "speed", "frames", "in", "out", "n"]
     values: list[Any] = [None, True, -1, 0, 1, 2**31, 2**63, 1e308, 0.5, "", "a", "x" * 3000, [], {}, [[1, 2, 1]]]
     values += [[[0, 0, 2]], [0, 0, 1, 1], [1, 1, 0, 0], "\ud800", "\x00", {"a": [1]}, [[["b"]]], 10**30]

@@ -125,6 +125,20 @@ def test_a_correction_of_an_earlier_frame_goes_back_and_on_again(client: TestCli
         assert watcher.reply("undo", track=0)["problem"]["code"] == "prompt"
 
 
+@pytest.mark.parametrize("frame", [LAST, 4])
+def test_a_session_at_its_end_is_there_again_after_a_correction(client: TestClient, video: Path, frame: int) -> None:
+    session = open_session(client, video, RED)
+    with watching(client, session) as watcher:
+        watcher.do("play")
+        watcher.until_event("end")
+        watcher.do("correct", track=0, frame=frame, points=[[85, 70, 1]])
+        if frame < LAST:
+            watcher.until_event("end")
+        assert client.get(f"/v1/sessions/{session}").json()["ended"]
+        watcher.do("seek", frame=4)
+        assert not client.get(f"/v1/sessions/{session}").json()["ended"]
+
+
 def test_a_later_correction_is_repeated_when_the_session_goes_back_before_it(client: TestClient, video: Path) -> None:
     session = open_session(client, video, RED)
     with watching(client, session) as watcher:

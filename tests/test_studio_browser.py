@@ -38,6 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(folder: Path, camera: Camera) -> Iterator[str]:
     options = ["--allow-sources", camera.host, "--allow-files", str(folder), "--limit", "sessions=20"]
+    options += ["--allow-webhook", "http://127.0.0.1:9/secret"]  # where nobody listens
     with running_studio(folder / "server", *options) as address:
         yield address
 
@@ -293,7 +294,31 @@ def test_a_webcam_is_segmented(page: Any, address: str) -> None:
     assert colour_at(page, 0.02, 0.02)[3] == 255  # the picture is painted on the canvas
 
 
-def test_a_camera_goes_away_and_comes_back(page: Any, address: str, camera: Camera) -> None:
+def record_and_export(page: Any, folder: Path) -> None:
+    """Export a live source: without a recording the page says what is missing, with one there is a video."""
+    page.keyboard.press("e")
+    page.get_by_label("Video with the effect").check()
+    page.click("#export-start")
+    expect(page.locator("#export-status")).to_contain_text("press Record")
+    page.get_by_role("button", name="Close").click()
+    record = page.get_by_role("button", name="Record")
+    record.click()
+    expect(record).to_have_attribute("aria-pressed", "true")
+    first = int(page.locator("#stage-canvas").get_attribute("data-frame"))
+    page.wait_for_function(
+        "(first) => Number(document.querySelector('#stage-canvas').dataset.frame) > first + 1", arg=first
+    )
+    page.keyboard.press("r")
+    expect(record).to_have_attribute("aria-pressed", "false")
+    assert export(page, "Video with the effect", folder).stat().st_size > 1000
+    page.get_by_role("button", name="Close").click()
+    page.keyboard.press("e")
+    page.get_by_text("Earlier exports").click()
+    expect(page.locator("#export-earlier-list a")).to_have_text("overlay.mp4")
+    page.get_by_role("button", name="Close").click()
+
+
+def test_a_camera_goes_away_and_comes_back(page: Any, address: str, camera: Camera, tmp_path: Path) -> None:
     page.goto(address)
     page.click("#source-camera")
     page.get_by_label("Network addresses").fill(camera.url)
@@ -301,9 +326,13 @@ def test_a_camera_goes_away_and_comes_back(page: Any, address: str, camera: Came
     page.get_by_role("button", name="Connect").click()
     painted(page, 0)
     page.get_by_label("When").select_option(label="the red circle")
+    page.get_by_label("and post it to").select_option(label="http://127.0.0.1:9")
     page.get_by_role("button", name="Tell me").click()
-    expect(page.locator("#alert-list")).to_contain_text("the red circle: above 50 %")
+    expect(page.locator("#alert-list")).to_contain_text("the red circle: above 50 % for 5 frames, posted")
     expect(page.locator(".event.alert").first).to_be_visible()
+    page.get_by_role("button", name="Remove the alert").click()
+    expect(page.locator("#alert-list li")).to_have_count(0)
+    record_and_export(page, tmp_path)
     camera.unplug()
     try:
         expect(page.locator("#status")).to_contain_text("does not answer")

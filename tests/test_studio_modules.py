@@ -127,8 +127,8 @@ STATE = {
     "frame_count": 125,
     "range": [10, 79],
     "tracks": [
-        {"id": 0, "expression": "the red circle", "presence": [[10, 0.9]]},
-        {"id": 3, "expression": "the bird's nest", "presence": [[40, 0.9]]},
+        {"id": 0, "expression": "the red disc", "prompts": [[10, "the red circle"], [30, "the red disc"]]},
+        {"id": 3, "expression": "the bird's nest", "prompts": [[40, "the bird's nest"]]},
     ],
     "events": [
         {"kind": "cut", "frame": 5, "track": None},
@@ -155,6 +155,9 @@ def test_a_session_as_python_makes_the_same_calls() -> None:
         def add(self, expression: str) -> int:
             calls.append(("add", expression))
             return len(calls)
+
+        def set_prompt(self, track: int, expression: str) -> None:
+            calls.append(("set_prompt", track, expression))
 
         def step(self, image: int) -> Result:
             calls.append(("step", image))
@@ -189,10 +192,12 @@ def test_a_session_as_python_makes_the_same_calls() -> None:
         ("load", "miniature"),
         ("add", "the red circle"),
         ("open", 'my "clip" isn\'t.mp4', 10, 80),
+        ("set_prompt", circle, "the red disc"),
         ("add", "the bird's nest"),
         ("correct", nest, {"points": [(280.5, 115), (3, 4)], "labels": [1, 0]}),
         ("correct", circle, {"box": (1, 2, 30, 40)}),
     ]
+    assert calls[calls.index(("set_prompt", circle, "the red disc")) + 1] == ("step", 30)
     assert calls[calls.index(("add", "the bird's nest")) + 1] == ("step", 40)
 
 
@@ -200,11 +205,12 @@ def test_a_session_as_python_makes_the_same_calls() -> None:
 def test_a_session_as_a_command_is_quoted_and_says_what_it_leaves_out() -> None:
     command = run_modules('import { asCommand } from "./snippets.js"; answer(asCommand(given));', STATE)
     assert shlex.split(command["text"]) == [
-        *("refervos", "segment", 'my "clip" isn\'t.mp4', "the red circle", "the bird's nest", "--model", "miniature"),
+        *("refervos", "segment", 'my "clip" isn\'t.mp4', "the red disc", "the bird's nest", "--model", "miniature"),
         *("--start", "10", "--frames", "70", "--save", "overlay", "--out", "result"),
     ]
     assert "corrections" in command["left"]
-    plain = {**STATE, "events": [], "tracks": STATE["tracks"][:1]}  # type: ignore[index]
+    assert "changed" in command["left"]
+    plain = {**STATE, "events": [], "tracks": [{**STATE["tracks"][0], "prompts": [[10, "the red disc"]]}]}  # type: ignore[index]
     script = 'import { asCommand } from "./snippets.js"; answer(asCommand(given).left);'
     assert run_modules(script, plain) is None
 

@@ -109,6 +109,18 @@ def test_a_sentence_added_from_a_frame_on_begins_there(client: TestClient, video
     assert tracks == [[0], [0], [0], [0, 1], [0, 1]]
 
 
+def test_sentences_are_in_the_state_with_their_frames(client: TestClient, video: str) -> None:
+    session = opened(client, video, "the red circle")
+    with client.websocket_connect(f"ws://localhost/v1/sessions/{session}/ws") as socket:
+        talk = Talk(socket)
+        talk.do("step", frames=2)
+        while talk.state.get("frame") != 1:
+            talk.receive()
+        talk.do("set_prompt", track=0, expression="the red disc")
+        (track,) = client.get(f"/v1/sessions/{session}").json()["tracks"]
+    assert track["prompts"] == [[0, "the red circle"], [2, "the red disc"]]
+
+
 def test_colours_and_clicks_are_in_the_state(client: TestClient, video: str) -> None:
     session = opened(client, video, "the red circle")
     with client.websocket_connect(f"ws://localhost/v1/sessions/{session}/ws") as socket:
@@ -126,7 +138,8 @@ def test_colours_and_clicks_are_in_the_state(client: TestClient, video: str) -> 
 
 
 def test_the_page_knows_which_sources_are_allowed(client: TestClient) -> None:
-    assert client.get("/v1/limits").json()["allowed"] == {"files": True, "cameras": False, "urls": False}
+    allowed = client.get("/v1/limits").json()["allowed"]
+    assert allowed == {"files": True, "cameras": False, "urls": False, "webhooks": []}
 
 
 def test_the_page_and_its_gallery_are_served_with_a_strict_policy(client: TestClient) -> None:

@@ -146,6 +146,9 @@ def server_settings(
     for each in allow_files or []:
         if not each.is_dir():
             raise ConfigError(f"--allow-files {each} is not a folder; give the folder whose files may be opened.")
+    for address in allow_webhook or []:
+        if not address.lower().startswith(("http://", "https://")):
+            raise ConfigError("--allow-webhook needs a whole address that begins with http:// or https://.")
     names = set(allow_sources or [])
     token = None if is_loopback(host) and token_file is None else read_token(token_file)
     return ServerSettings(

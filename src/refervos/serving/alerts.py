@@ -13,6 +13,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from refervos.serving.problems import Problem
+from refervos.video.addresses import described
 
 _LOG = logging.getLogger(__name__)
 _WAITING = 1000
@@ -69,20 +70,41 @@ class WebhookRules:
 
     allowed: tuple[str, ...] = ()
 
-    def check(self, address: str) -> str:
+    def describe(self) -> list[str]:
+        """Return scheme and host of each address; the rest may be a secret."""
+        return [described(each).strip("'") for each in self.allowed]
+
+    def find(self, wanted: str | int) -> str:
         """Return an address that may be used.
+
+        Args:
+            wanted: The address, or the position of one of the allowed addresses.
 
         Raises:
             Problem: The operator has not allowed it.
         """
-        wanted = urlsplit(address)
+        if isinstance(wanted, int):
+            if wanted < len(self.allowed):
+                return self.allowed[wanted]
+            raise _forbidden()
+        return self._check(wanted)
+
+    def _check(self, address: str) -> str:
+        try:
+            wanted = urlsplit(address)
+        except ValueError:
+            raise _forbidden() from None
         for each in self.allowed:
             base = urlsplit(each)
             same = (wanted.scheme, wanted.netloc) == (base.scheme, base.netloc)
             if same and wanted.scheme in ("http", "https") and _is_below(wanted.path, base.path):
                 return address
-        sentence = "this webhook is not allowed; the operator allows addresses with --allow-webhook."
-        raise Problem(HTTPStatus.FORBIDDEN, "forbidden-webhook", sentence)
+        raise _forbidden()
+
+
+def _forbidden() -> Problem:
+    sentence = "this webhook is not allowed; the operator allows addresses with --allow-webhook."
+    return Problem(HTTPStatus.FORBIDDEN, "forbidden-webhook", sentence)
 
 
 def _is_below(path: str, base: str) -> bool:

@@ -137,6 +137,8 @@ def _checked_record(content: dict[str, Any], session: str, limits: Limits) -> Se
         raise _damaged("a sentence is longer than is allowed here")
     if any(edit.kind != "skip" and edit.track is None for edit in edits) or not isinstance(content["edit_count"], int):
         raise _damaged("an edit belongs to no track")
+    if not isinstance(content.get("end"), int | None):
+        raise _damaged("its end is not a frame")
     if not {"frame", "kind"} <= set.intersection(*[set(event) for event in record.events] or [{"frame", "kind"}]):
         raise _damaged("an event has no frame")
     if any(key >= record.next_track or key < 0 for key in record.tracks) or record.next_track > 10**6:

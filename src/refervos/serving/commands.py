@@ -137,10 +137,22 @@ class SetAlert(Command):
 
 
 class ClearAlerts(Command):
-    """Remove the alerts of a track."""
+    """Remove the alerts of a track, one alert by its position in the state, or without either all of them."""
 
     do: Literal["clear_alerts"]
-    track: TrackNumber
+    track: TrackNumber | None = None
+    alert: Annotated[int, Field(ge=0, le=10**6)] | None = None
+
+
+class Record(Command):
+    """Begin or stop to keep the pictures of a live source for exports."""
+
+    do: Literal["record"]
+    on: bool
+
+    def run(self, session: ServedSession) -> Any:
+        """Carry out the command, in the session's thread."""
+        return session.record_pictures(self.on)
 
 
 class Ack(BaseModel):
@@ -166,6 +178,7 @@ AnyCommand = Annotated[
     | Range
     | SetAlert
     | ClearAlerts
+    | Record
     | Ack,
     Field(discriminator="do"),
 ]

@@ -90,6 +90,12 @@ class History:
         made = [(edit.number, k) for k, edit in enumerate(self.edits) if edit.kind == "correct" and edit.track == track]
         return max(made)[1] if made else None
 
+    def prompts_of(self, track: int) -> list[tuple[int, str]]:
+        """Return the sentences of a track with the frame from which each holds, ascending."""
+        kinds = ("add", "follow", "set_prompt")
+        edits = [edit for edit in list(self.edits) if edit.track == track and edit.kind in kinds]
+        return [(edit.at, edit.expression or "") for edit in edits]
+
     def indices_of(self, track: int) -> list[int]:
         """Return the indices of all edits of a track, last first."""
         return [k for k, edit in reversed(list(enumerate(self.edits))) if edit.track == track]

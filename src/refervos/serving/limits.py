@@ -30,6 +30,7 @@ class Limits:
         unacknowledged: Number of frames sent to a viewer before it must acknowledge one.
         silence: Seconds without an acknowledgement after which a viewer is disconnected.
         autosave: Maximum seconds of work that are lost when the server is killed.
+        recording_bytes: Size of the recorded pictures of one live session.
         snapshots: Number of earlier states of a session that are kept on disk for going back.
         decode_bytes: Address space of a decoding process.
         decode_seconds: Processor seconds that decoding may need for one frame.
@@ -56,6 +57,7 @@ class Limits:
     unacknowledged: int = 2
     silence: float = 20.0
     autosave: float = 2.0
+    recording_bytes: int = 2 * 2**30
     snapshots: int = 24
     decode_bytes: int = 4 * 2**30
     decode_seconds: float = 30.0

@@ -14,16 +14,24 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from refervos.files.writing import write_atomically
+from refervos.integrations.coco import CocoSink
 from refervos.integrations.cvat.video import CvatSink
+from refervos.integrations.labelme import LabelmeSink
 from refervos.integrations.youtube_vis import YoutubeVisSink
+from refervos.integrations.youtube_vos import YoutubeVosSink
 from refervos.segmentation import Segmentation
 from refervos.video import CutoutSink, Frame, OverlaySink, PaletteSink, RleSink, Sink, SourceInfo
 from refervos.video.closing import Closing
 from refervos.video.effects import Effect, apply_effects
 from refervos.video.overlay import Colour
 
-OutputFormat = Literal["overlay", "rle", "png", "cutout", "ytvis", "cvat", "events"]
+OutputFormat = Literal[
+    "overlay", "rle", "png", "cutout", "ytvis", "ytvos", "coco", "cvat", "labelme", "anylabeling", "events"
+]
 OUTPUT_FORMATS: tuple[str, ...] = get_args(OutputFormat)
+
+FORMATS_WITHOUT_PICTURES = frozenset({"rle", "png", "cvat", "events"})
+"""Formats that are written from masks alone."""
 
 _PRESENT = 0.5
 """Presence from which an object counts as visible."""
@@ -158,7 +166,11 @@ def open_sink(
         "cutout": lambda: CutoutSink(folder / "cutout"),
         "events": lambda: EventsSink(folder / "events.csv", events),
         "ytvis": lambda: YoutubeVisSink(folder / "youtube-vis", source),
+        "ytvos": lambda: YoutubeVosSink(folder / "youtube-vos", source),
+        "coco": lambda: CocoSink(folder / "coco", source),
         "cvat": lambda: CvatSink(folder / "cvat", source),
+        "labelme": lambda: LabelmeSink(folder / "labelme", source),
+        "anylabeling": lambda: LabelmeSink(folder / "anylabeling", source, shapes="polygon"),
     }
     return makers[kind]()
 

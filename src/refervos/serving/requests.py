@@ -101,13 +101,16 @@ class JobRequest(Content):
 
 
 class AlertRequest(Content):
-    """When to raise an event: a track's presence above or below a threshold for some frames."""
+    """When to raise an event: a track's presence above or below a threshold for some frames.
+
+    The webhook is an address, or the position of one that ``/v1/limits`` lists.
+    """
 
     track: TrackNumber
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     when: Literal["above", "below"] = "above"
     frames: Annotated[int, Field(ge=1, le=100_000)] = 1
-    webhook: Annotated[str, Field(max_length=2000)] | None = None
+    webhook: Annotated[str, Field(max_length=2000)] | Annotated[int, Field(strict=True, ge=0)] | None = None
 
 
 class QuestionRequest(Content):

@@ -38,7 +38,12 @@ def general_routes(server: Server) -> APIRouter:
     @routes.get("/v1/limits", summary="Every limit of the server, and which sources beside uploads are allowed")
     async def limits() -> dict[str, Any]:
         sources = server.settings.sources
-        allowed = {"files": bool(sources.files), "cameras": sources.cameras, "urls": bool(sources.hosts)}
+        allowed = {
+            "files": bool(sources.files),
+            "cameras": sources.cameras,
+            "urls": bool(sources.hosts),
+            "webhooks": server.settings.webhooks.describe(),
+        }
         return {**asdict(server.settings.limits), "allowed": allowed}
 
     @routes.get("/v1/models", summary="The models that sessions can run on")

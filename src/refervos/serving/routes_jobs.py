@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
-from refervos.serving.jobs import Job
+from refervos.serving.jobs import Job, Purpose
 from refervos.serving.requests import JobRequest
 from refervos.serving.server import Server
 from refervos.serving.work import OutputPlan, segment_video
@@ -28,7 +28,12 @@ def job_routes(server: Server) -> APIRouter:
         plan = OutputPlan(tuple(request.outputs), *request.range, effects=effects)
         limits = server.settings.limits
         work = segment_video(video, server.videos.path(video.id), model, request.expressions, plan, limits)
-        return {"job": jobs.submit(work, plan.total(video)).id}
+        purpose = Purpose(video=video.id, outputs=plan.formats)
+        return {"job": jobs.submit(work, plan.total(video), purpose).id}
+
+    @routes.get("/v1/videos/{video}/jobs", summary="The jobs about a video, newest first")
+    async def of_video(video: str) -> list[dict[str, Any]]:
+        return [job.describe() for job in jobs.of(video=server.videos.get(video).id)]
 
     @routes.get("/v1/jobs/{job}", summary="How far a job is")
     async def describe(job: str) -> dict[str, Any]:

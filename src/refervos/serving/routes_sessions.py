@@ -22,6 +22,7 @@ from refervos.errors import RefervosError
 from refervos.serving.archive import write_archive
 from refervos.serving.commands import malformed, sentence_of
 from refervos.serving.decoding import read_frame
+from refervos.serving.jobs import Purpose
 from refervos.serving.outputs import recorded_segmentation
 from refervos.serving.problems import Problem, as_problem, problem_document, unknown
 from refervos.serving.requests import AlertRequest, EffectRequest, ExportRequest, QuestionRequest, SessionRequest
@@ -29,7 +30,7 @@ from refervos.serving.served_session import ALERTS_FILE
 from refervos.serving.server import Server
 from refervos.serving.socket import serve_socket
 from refervos.serving.wire import encode_jpeg
-from refervos.serving.work import OutputPlan, write_session
+from refervos.serving.work import OutputPlan, write_live_session, write_session
 from refervos.video.effects import apply_effects
 
 _EFFECTS = TypeAdapter(list[EffectRequest])
@@ -134,10 +135,6 @@ def session_routes(server: Server) -> APIRouter:
     @routes.post("/v1/sessions/{session}/exports", status_code=202, summary="Write masks of a session to files")
     def export(session: str, request: ExportRequest) -> dict[str, str]:
         found = registry.get(session)
-        source = found.record.source.get("video")
-        if source is None:
-            sentence = "the frames of a live source are gone; get its masks from /v1/sessions/{id}/masks."
-            raise Problem(HTTPStatus.CONFLICT, "live-session", sentence)
         tracks = {track.id: track for track in list(found.record.tracks.values())}
         for track in request.tracks or ():
             if track not in tracks:
@@ -151,14 +148,23 @@ def session_routes(server: Server) -> APIRouter:
             events=tuple(found.record.events),
         )
         names = {track.id: track.label for track in kept}
+        source, purpose = found.record.source.get("video"), Purpose(session=session, outputs=plan.formats)
+        if source is None:
+            name = next(iter(found.record.source))
+            work, total = write_live_session(name, found.recording, found.masks, names, plan)
+            return {"job": server.jobs.submit(work, total, purpose).id}
         video, limits = server.videos.get(source), server.settings.limits
         work = write_session(video, server.videos.path(source), found.masks, names, plan, limits)
-        return {"job": server.jobs.submit(work, plan.total(video)).id}
+        return {"job": server.jobs.submit(work, plan.total(video), purpose).id}
+
+    @routes.get("/v1/sessions/{session}/exports", summary="The exports of a session, newest first")
+    def exports(session: str) -> list[dict[str, Any]]:
+        return [job.describe() for job in server.jobs.of(session=registry.get(session).record.id)]
 
     @routes.post("/v1/sessions/{session}/alerts", status_code=201, summary="Raise an event by a sentence's presence")
     def alert(session: str, request: AlertRequest) -> dict[str, int]:
         found = registry.get(session)
-        webhook = None if request.webhook is None else server.settings.webhooks.check(request.webhook)
+        webhook = None if request.webhook is None else server.settings.webhooks.find(request.webhook)
         values = request.model_dump() | {"webhook": webhook}
         result: dict[str, int] = found.submit(lambda: found.alert(**values)).result()
         return result

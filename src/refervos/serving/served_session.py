@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -26,7 +26,8 @@ from refervos.serving.decoding import DecodedInfo
 from refervos.serving.history import Edit, EditKind, History
 from refervos.serving.limits import Limits
 from refervos.serving.mask_record import MaskRecord
-from refervos.serving.problems import Problem, as_problem, problem_document
+from refervos.serving.problems import Problem, as_problem, problem_document, unknown
+from refervos.serving.recording import Recording
 from refervos.serving.snapshots import Snapshot, Snapshots
 from refervos.serving.viewers import Viewer
 from refervos.serving.wire import TrackMask, encode_frame, encode_jpeg
@@ -99,6 +100,7 @@ class SessionRecord:
         first: First frame to segment.
         last: Last frame to segment; None for all.
         speed: Frames shown per frame of the source's own rate; None for as fast as the model.
+        recording: Whether the pictures of a live source are kept for exports.
         events: Corrections, switches, cuts, alerts and outages.
         alerts: Rules by which alerts are raised.
     """
@@ -114,6 +116,7 @@ class SessionRecord:
     first: int = 0
     last: int | None = None
     speed: float | None = None
+    recording: bool = False
     events: list[dict[str, Any]] = field(default_factory=list)
     alerts: list[Alert] = field(default_factory=list)
 
@@ -150,13 +153,14 @@ class ServedSession:
         self._running = False
         self._steps = 0
         self._goal = 0  # after a correction: the frame that had been reached before
-        self._ended = False
+        self._end: int | None = None  # the frame after the last one of the source or of the range, once it is known
         self._outages = self._frames = 0
         self._due = 0.0  # when the next frame is shown
         self._spent: deque[float] = deque(maxlen=30)  # seconds between the last frames
         self._dirty, self._saved = True, time.monotonic()
         self._size: tuple[int, int] | None = None
         self.masks = MaskRecord(folder / MASKS_FILE)
+        self.recording = Recording(folder / PICTURES, limits.recording_bytes)
         self._history = History()
         self._snapshots = Snapshots(folder, limits.snapshots)
         self._session = Session(model, on_cut="forget" if record.live else "ignore")
@@ -164,6 +168,7 @@ class ServedSession:
         self._position = record.first
         self._last: tuple[Frame, Segmentation] | None = None
         self._feed = feed(self.wake)
+        self._before: tuple[int, float] | None = None  # frames and seconds of a live source before it was opened again
         self._restore()
         if self._position and record.can_go_back:
             self._feed.seek(self._position)
@@ -248,6 +253,11 @@ class ServedSession:
         """Whether it advances by itself."""
         return self._running
 
+    @property
+    def ended(self) -> bool:
+        """Whether no frame follows; False again after going back, until the last frame is reached."""
+        return self._end is not None and self._position >= self._end
+
     def close(self) -> None:
         """Save the session and free its thread, its decoding process and its memory; safe to call twice."""
         with self._wake:
@@ -268,7 +278,12 @@ class ServedSession:
         fps = self._frames_per_second()
         count = record.source.get("frame_count") or (None if info is None else info.frame_count)
         tracks = [
-            {**asdict(track), "colour": list(track.colour), "presence": self.masks.presence(track.id)}
+            {
+                **asdict(track),
+                "colour": list(track.colour),
+                "prompts": self._history.prompts_of(track.id),
+                "presence": self.masks.presence(track.id),
+            }
             for track in list(record.tracks.values())
         ]
         return {
@@ -280,11 +295,13 @@ class ServedSession:
             "frame_count": count,
             "size": None if self._size is None else list(self._size),
             "running": self._running,
-            "ended": self._ended,
+            "ended": self.ended,
             "speed": record.speed,
             "fps": fps,
             "range": [record.first, record.last],
             "computed": _ranges(self.masks.frames),
+            "recording": record.recording,
+            "recorded": _ranges(self.recording.frames),
             "tracks": tracks,
             "events": list(record.events),
             "alerts": [asdict(alert) | {"webhook": alert.webhook is not None} for alert in list(record.alerts)],
@@ -422,7 +439,7 @@ class ServedSession:
     def play(self, speed: float | None = None) -> dict[str, Any]:
         """Advance by itself, as fast as the model or at a multiple of the source's own rate."""
         self.record.speed, self._running, self._steps = speed, True, 0
-        self._ended = False  # looked for again, since a range may have changed
+        self._end = None  # looked for again, since a range may have changed
         self._due = time.monotonic()
         self._changed()
         return {}
@@ -435,7 +452,7 @@ class ServedSession:
 
     def step(self, frames: int = 1) -> dict[str, Any]:
         """Advance by a number of frames, then pause."""
-        self._running, self._steps, self._ended = False, self._steps + frames, False
+        self._running, self._steps, self._end = False, self._steps + frames, None
         return {"frame": self._position + self._steps - 1}
 
     def seek(self, frame: int) -> dict[str, Any]:
@@ -456,9 +473,19 @@ class ServedSession:
         if last is not None and last < first:
             raise VideoError(f"the range ends at frame {last}, before it begins at {first}; exchange the two.")
         self.record.first, self.record.last = first, last
-        self._ended = False
+        self._end = None
         if self._position < first:
             self.seek(first)
+        self._changed()
+        return {}
+
+    def record_pictures(self, on: bool) -> dict[str, Any]:
+        """Begin or stop to keep the pictures of a live source, which exports with pictures need."""
+        if not self.record.live:
+            raise VideoError(
+                "a recording is exported with the pictures of its own file; only live sources are recorded."
+            )
+        self.record.recording = on
         self._changed()
         return {}
 
@@ -484,10 +511,18 @@ class ServedSession:
         self._changed()
         return {"alert": len(alerts) - 1}
 
-    def clear_alerts(self, track: int) -> dict[str, Any]:
-        """Remove the alerts of a track."""
-        self._view(track)
-        self.record.alerts[:] = [alert for alert in self.record.alerts if alert.track != track]
+    def clear_alerts(self, track: int | None = None, alert: int | None = None) -> dict[str, Any]:
+        """Remove the alerts of a track, one alert by its position in the state, or without either all of them."""
+        alerts = self.record.alerts
+        if alert is not None:
+            if alert >= len(alerts):
+                raise unknown("alert", str(alert))
+            del alerts[alert]
+        elif track is not None:
+            self._view(track)
+            alerts[:] = [each for each in alerts if each.track != track]
+        else:
+            alerts.clear()
         self._changed()
         return {}
 
@@ -531,7 +566,7 @@ class ServedSession:
     def _may_advance(self) -> bool:
         """Whether to look for a frame now."""
         wanted = self._running or self._steps or self._position < self._goal
-        if not wanted or self._ended:
+        if not wanted or self.ended:
             return False
         if not (self._feed.ready or self._feed.ended):
             return False
@@ -573,11 +608,13 @@ class ServedSession:
         if frame is None:
             self._finish(self._feed.error)
             return
+        if self._before is not None:
+            frame = _later(frame, *self._before)
         if self._feed.info is not None and self.record.live and not self._feed.info.live:
             self.record.live, self.record.can_go_back = False, True  # an address of a recording
         self._segment(frame)
         self._steps = max(0, self._steps - 1)
-        if last is not None and frame.index == last:
+        if frame.index == last or self.ended:
             self._finish(None)
         elif not (self._running or self._steps or self._position < self._goal):
             self._changed()
@@ -592,7 +629,7 @@ class ServedSession:
 
     def _finish(self, error: VideoError | None) -> None:
         """End at the last frame."""
-        self._running, self._steps, self._goal, self._ended = False, 0, 0, True
+        self._running, self._steps, self._goal, self._end = False, 0, 0, self._position
         if error is not None:
             self.broadcast({"event": "problem", "problem": problem_document(as_problem(error))})
         self.broadcast({"event": "end", "frame": self._position - 1})
@@ -634,6 +671,8 @@ class ServedSession:
         self._size = (height, width)
         self._last = (frame, segmentation)
         self.masks.append(frame.index, frame.time, (height, width), masks)
+        if self.record.recording:
+            self._record_picture(frame)
         if not self._viewers:
             return
         header = {
@@ -647,6 +686,14 @@ class ServedSession:
         message = encode_frame(header, masks, encode_jpeg(frame.image) if self.record.send_images else b"")
         for viewer in list(self._viewers):
             viewer.offer_frame(frame.index, message, newest_wins=self.record.live)
+
+    def _record_picture(self, frame: Frame) -> None:
+        try:
+            self.recording.add(frame.index, frame.image)
+        except RefervosError as error:
+            self.record.recording = False
+            self.broadcast({"event": "problem", "problem": problem_document(as_problem(error))})
+            self._changed()
 
     def _publish_last(self, segmentation: Segmentation) -> None:
         """Publish the last frame again, after a correction."""
@@ -680,7 +727,6 @@ class ServedSession:
         self._refuse_live("go back")
         self._snapshots.forget_beyond(position - 1)
         self._load(self._snapshots.before(position - 1))  # at least one frame is read again
-        self._ended = False
         self._feed.seek(self._position)
         while self._position < position and not self._closing:
             frame = self._feed.take(timeout=1.0)
@@ -820,6 +866,7 @@ class ServedSession:
             "edit_count": self._history.count,
             "snapshots": self._snapshots.to_json(),
             "running": self._running,
+            "end": self._end,
         }
         write_atomically(self.folder / SESSION_FILE, json.dumps(content, allow_nan=False).encode())
         self._dirty = False
@@ -832,16 +879,25 @@ class ServedSession:
         content = json.loads(path.read_bytes())
         edits = [Edit.from_json(each) for each in content["edits"]]
         self._history = History(edits, 0, int(content["edit_count"]))
+        self._end = content.get("end")
         known = [Snapshot.from_json(each) for each in content["snapshots"]]
         self._snapshots = Snapshots(self.folder, self._limits.snapshots, known)
         self._load(self._snapshots.newest)
         for edit in self._history.due(self._position):
             if edit.kind != "correct":
                 self._repeat(edit)
+        if self.record.live and self._position:
+            last = self.masks.read(self._position - 1) or {}
+            away = max(0.001, time.time() - path.stat().st_mtime)
+            self._before = self._position, (last.get("time") or 0.0) + away
+            self._session.mark_gap()
 
 
 MASKS_FILE = "masks.jsonl"
 """Name of the file with the masks of a session."""
+
+PICTURES = "pictures"
+"""Name of the folder with the recorded pictures of a live session."""
 
 ALERTS_FILE = "alerts.jsonl"
 """Name of the file to which the events of alerts are appended."""
@@ -867,6 +923,11 @@ def read_record(folder: Path) -> SessionRecord:
     tracks = [TrackView(**{**each, "colour": tuple(each["colour"])}) for each in values.pop("tracks")]
     alerts = [Alert(**each) for each in values.pop("alerts")]
     return SessionRecord(**values, tracks={track.id: track for track in tracks}, alerts=alerts)
+
+
+def _later(frame: Frame, frames: int, seconds: float) -> Frame:
+    """Number a frame on from those of an earlier connection."""
+    return replace(frame, index=frame.index + frames, time=None if frame.time is None else frame.time + seconds)
 
 
 def _ranges(frames: list[int]) -> list[list[int]]:

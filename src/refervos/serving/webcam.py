@@ -93,8 +93,7 @@ class PushedFeed:
             return frame
 
     def seek(self, start: int) -> None:
-        """Count frames on from here, after a restart of the server."""
-        self._count, self._gap = start, True
+        """Do nothing: frames that were not kept cannot come again."""
 
     def close(self) -> None:
         """Wake whoever waits; no frames follow."""

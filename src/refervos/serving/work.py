@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from refervos.pipeline import segment_frames
 from refervos.segmentation import Segmentation
@@ -14,7 +17,15 @@ from refervos.serving.decoding import Decoder
 from refervos.serving.jobs import Job
 from refervos.serving.limits import Limits
 from refervos.serving.mask_record import MaskRecord
-from refervos.serving.outputs import OutputFormat, open_sink, recorded_segmentation, write_outputs
+from refervos.serving.outputs import (
+    FORMATS_WITHOUT_PICTURES,
+    OutputFormat,
+    open_sink,
+    recorded_segmentation,
+    write_outputs,
+)
+from refervos.serving.problems import Problem
+from refervos.serving.recording import Recording
 from refervos.serving.videos import Video
 from refervos.session.session import Session
 from refervos.video import Frame, SourceInfo, palette
@@ -106,12 +117,71 @@ def write_session(
                     if record is None:
                         job.advance(frame)
                         continue
-                    record["tracks"] = [track for track in record["tracks"] if track["id"] in names]
-                    yield frame, recorded_segmentation(record, names)
+                    yield frame, _chosen(record, names)
 
             return _write(job, video, path, plan, pairs())
 
     return work
+
+
+def write_live_session(
+    name: str, recording: Recording, masks: MaskRecord, names: dict[int, str], plan: OutputPlan
+) -> tuple[Callable[[Job], list[Path]], int]:
+    """Return the work of writing the masks of a live session, with its recorded pictures where a format needs them.
+
+    Args:
+        name: Name of the source.
+        recording: The session's recorded pictures.
+        masks: The session's masks.
+        names: Name of each track to write.
+        plan: What to write.
+
+    Returns:
+        The work, and the number of frames; formats with pictures have the recorded frames only.
+
+    Raises:
+        Problem: A format needs pictures and none of the frames was recorded, or there are no masks.
+    """
+    bare = FORMATS_WITHOUT_PICTURES.issuperset(plan.formats)
+    computed = masks.frames
+    if not bare:
+        recorded = set(recording.frames)
+        computed = [frame for frame in computed if frame in recorded]
+    chosen = [frame for frame in computed if plan.first <= frame and (plan.last is None or frame <= plan.last)]
+    if not chosen:
+        raise _nothing_to_write(bare)
+
+    def pairs() -> Iterator[tuple[Frame, Segmentation]]:
+        for index in chosen:
+            record = masks.read(index)
+            if record is None:
+                continue
+            image = np.zeros((*record["size"], 3), np.uint8) if bare else recording.read(index)
+            if image is not None:
+                yield Frame(index, image, record["time"]), _chosen(record, names)
+
+    def work(job: Job) -> list[Path]:
+        source = SourceInfo(name, frame_count=len(chosen), live=True)
+        return _write_frames(job, source, plan, pairs())
+
+    return work, len(chosen)
+
+
+def _nothing_to_write(bare: bool) -> Problem:
+    if bare:
+        sentence = "the session has no masks in these frames; wait for some, or choose other frames."
+    else:
+        sentence = (
+            "this format needs pictures, and those of a live session are kept only while it is recorded: press Record "
+            f"(the command 'record') first, or export one of {', '.join(sorted(FORMATS_WITHOUT_PICTURES))}."
+        )
+    return Problem(HTTPStatus.CONFLICT, "not-recorded", sentence)
+
+
+def _chosen(record: dict[str, Any], names: dict[int, str]) -> Segmentation:
+    """Return the segmentation of a line of a mask record, with the named tracks only."""
+    tracks = [track for track in record["tracks"] if track["id"] in names]
+    return recorded_segmentation({**record, "tracks": tracks}, names)
 
 
 def _write(
@@ -122,6 +192,12 @@ def _write(
     source = SourceInfo(
         name, video.width, video.height, rate, video.frame_count, path=path, start_time=video.start_time
     )
+    return _write_frames(job, source, plan, pairs)
+
+
+def _write_frames(
+    job: Job, source: SourceInfo, plan: OutputPlan, pairs: Iterator[tuple[Frame, Segmentation]]
+) -> list[Path]:
     sinks = [
         open_sink(kind, job.folder, source, effects=plan.effects, colours=plan.colours, events=plan.events)
         for kind in dict.fromkeys(plan.formats)

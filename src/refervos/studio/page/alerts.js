@@ -1,7 +1,7 @@
 /** Alerts, and the list of events. */
 
 import { addAlert } from "./api.js";
-import { byId, clock, create, sentenceOf } from "./dom.js";
+import { byId, clock, create, icon, sentenceOf } from "./dom.js";
 import { newestEvents } from "./session.js";
 
 /** @import {Session} from "./session.js" */
@@ -16,6 +16,36 @@ const NAMES = {
   alert: "alert",
   outage: "connection lost",
 };
+
+/**
+ * Let alerts be posted to the webhooks that the operator allows.
+ *
+ * @param {string[]} hosts Their schemes and hosts.
+ */
+export function offerWebhooks(hosts) {
+  for (const label of document.querySelectorAll("label.webhook")) {
+    /** @type {HTMLLabelElement} */ (label).hidden = !hosts.length;
+    const nobody = create("option", { value: "" }, "nobody");
+    label.querySelector("select")?.replaceChildren(nobody, ...hosts.map((host, k) => create("option", { value: String(k) }, host)));
+  }
+}
+
+/**
+ * Read the condition of an alert from a form.
+ *
+ * @param {HTMLFormElement} form
+ * @returns {{when: string, threshold: number, frames: number, webhook: number | null}}
+ */
+export function conditionOf(form) {
+  const fields = new FormData(form);
+  const webhook = fields.get("webhook");
+  return {
+    when: String(fields.get("when")),
+    threshold: Number(fields.get("threshold")) / 100,
+    frames: Number(fields.get("frames")),
+    webhook: webhook ? Number(webhook) : null,
+  };
+}
 
 /** The panel with alerts and events. It dispatches `seek` with a frame, and `notice` with a sentence, as detail. */
 export class Alerts extends EventTarget {
@@ -49,16 +79,8 @@ export class Alerts extends EventTarget {
   async #add() {
     const { session } = this;
     if (!session) return;
-    const fields = new FormData(this.#form);
-    const track = Number(fields.get("track"));
-    const alert = {
-      track,
-      when: String(fields.get("when")),
-      threshold: Number(fields.get("threshold")) / 100,
-      frames: Number(fields.get("frames")),
-    };
     try {
-      await addAlert(session.id, alert);
+      await addAlert(session.id, { track: Number(this.#tracks.value), ...conditionOf(this.#form) });
     } catch (error) {
       this.dispatchEvent(new CustomEvent("notice", { detail: sentenceOf(error) }));
     }
@@ -68,7 +90,7 @@ export class Alerts extends EventTarget {
     const { session } = this;
     if (!session) return;
     const { tracks, events, alerts } = session.state;
-    const now = JSON.stringify([tracks.map(({ id, label, expression }) => [id, label ?? expression]), events.length, alerts ?? [], session.id]);
+    const now = JSON.stringify([tracks.map(({ id, label, expression }) => [id, label ?? expression]), events.length, (alerts ?? []).map(({ track, when, threshold, frames }) => [track, when, threshold, frames]), session.id]);
     if (now === this.#drawn) return;
     this.#drawn = now;
     this.#panel.hidden = !session.live || !tracks.length;
@@ -77,10 +99,13 @@ export class Alerts extends EventTarget {
     this.#tracks.replaceChildren(...tracks.map(({ id, label, expression }) => create("option", { value: String(id) }, label ?? expression)));
     if (chosen && session.track(Number(chosen))) this.#tracks.value = chosen;
     this.#list.replaceChildren(
-      ...(alerts ?? []).map((alert) => {
+      ...(alerts ?? []).map((alert, k) => {
         const name = session.track(alert.track)?.expression ?? "a dropped sentence";
-        const condition = `${alert.when} ${Math.round(100 * alert.threshold)} % for ${alert.frames} frames`;
-        return create("li", {}, `${name}: ${condition}`);
+        const posted = alert.webhook ? ", posted" : "";
+        const text = `${name}: ${alert.when} ${Math.round(100 * alert.threshold)} % for ${alert.frames} frames${posted}`;
+        const click = () => session.do("clear_alerts", { alert: k });
+        const remove = create("button", { type: "button", class: "quiet", "aria-label": `Remove the alert ${text}`, click }, icon("cross"));
+        return create("li", {}, create("span", {}, text), remove);
       }),
     );
     this.#events.replaceChildren(...newestEvents(events, MOST_EVENTS).map((event) => this.#row(event)));

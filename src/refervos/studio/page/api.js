@@ -197,6 +197,12 @@ export async function startExport(session, options) {
 }
 
 /**
+ * @param {string} session
+ * @returns {Promise<ExportJob[]>} The session's exports, newest first.
+ */
+export const fetchExports = (session) => get(`/v1/sessions/${session}/exports`);
+
+/**
  * @param {string} job
  * @returns {Promise<ExportJob>}
  */

@@ -1,13 +1,31 @@
 /** The dialog that exports masks, and the one that shows a session as Python or as a command. */
 
-import { cancelJob, fetchJob, jobFileAddress, sessionFileAddress, startExport } from "./api.js";
+import { cancelJob, fetchExports, fetchJob, jobFileAddress, sessionFileAddress, startExport } from "./api.js";
 import { byId, copyText, create, sentenceOf } from "./dom.js";
-import { asCommand, asPython } from "./snippets.js";
+import { asCommand, asPython, whatToComplete } from "./snippets.js";
 
 /** @import {Session} from "./session.js" */
 /** @import {Effect, ExportJob} from "./types.js" */
 
 const POLL = 300;
+
+/**
+ * @param {string} job
+ * @param {string} name
+ * @returns {HTMLAnchorElement}
+ */
+const fileLink = (job, name) => create("a", { href: jobFileAddress(job, name), download: name }, name);
+
+/**
+ * Say what of a live source can be exported.
+ *
+ * @param {number} recorded Number of recorded frames.
+ * @returns {string}
+ */
+export function recordingText(recorded) {
+  if (recorded) return `Videos and pictures have the ${recorded} recorded frames; masks and events have every frame.`;
+  return "Videos and pictures need a recording: press Record first. Run lengths, PNG masks, CVAT and events have every frame.";
+}
 
 /** The export dialog. */
 export class ExportDialog {
@@ -21,6 +39,9 @@ export class ExportDialog {
   #start = byId("export-start", HTMLButtonElement);
   #cancel = byId("export-cancel", HTMLButtonElement);
   #save = byId("export-session", HTMLAnchorElement);
+  #live = byId("export-live", HTMLParagraphElement);
+  #earlier = byId("export-earlier", HTMLDetailsElement);
+  #earlierList = byId("export-earlier-list", HTMLUListElement);
   /** @type {string | null} */ #job = null;
   /** @type {Session | null} */ #session = null;
   /** @type {Effect} */ #effect = { kind: "colour", area: "object", strength: 0.5 };
@@ -49,7 +70,26 @@ export class ExportDialog {
     this.#save.href = sessionFileAddress(session.id);
     this.#files.replaceChildren();
     this.#status.textContent = "";
+    this.#live.hidden = !session.live;
+    this.#live.textContent = recordingText(session.state.recorded);
     this.#dialog.showModal();
+    this.#showEarlier(session);
+  }
+
+  /**
+   * @param {Session} session
+   */
+  async #showEarlier(session) {
+    this.#earlier.hidden = true;
+    const exports = await fetchExports(session.id).catch(() => []);
+    if (this.#session !== session) return;
+    this.#earlier.hidden = !exports.length;
+    this.#earlierList.replaceChildren(
+      ...exports.map((job) => {
+        const links = job.files.map((name) => fileLink(job.id, name));
+        return create("li", {}, ...(links.length ? links : [`${job.outputs.join(", ")}: ${job.problem?.detail ?? job.status}`]));
+      }),
+    );
   }
 
   async #export() {
@@ -96,13 +136,13 @@ export class ExportDialog {
    * @param {ExportJob} job
    */
   #show(job) {
-    if (job.status === "failed") {
+    if (job.problem) {
       this.#status.textContent = job.problem?.detail ?? "The export failed.";
       return;
     }
     this.#status.textContent = job.status === "cancelled" ? "Cancelled." : "Ready.";
     this.#files.replaceChildren(
-      ...job.files.map((name) => create("li", {}, create("a", { href: jobFileAddress(job.id, name), download: name }, name))),
+      ...job.files.map((name) => create("li", {}, fileLink(job.id, name))),
     );
     this.#files.querySelector("a")?.focus();
   }
@@ -138,7 +178,8 @@ export class SnippetDialog {
     const command = asCommand(session.state);
     this.#title.textContent = kind === "python" ? "As Python" : "As a command";
     this.#text.textContent = kind === "python" ? asPython(session.state) : command.text;
-    this.#note.textContent = kind === "command" ? (command.left ?? "") : "";
+    const notes = [whatToComplete(session.state), kind === "command" ? command.left : null];
+    this.#note.textContent = notes.filter(Boolean).join(" ");
     this.#copied.textContent = "";
     this.#dialog.showModal();
     this.#copy();

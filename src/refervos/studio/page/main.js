@@ -1,5 +1,6 @@
 /** Starts the page: which screen is shown, the token, the theme and notices. */
 
+import { offerWebhooks } from "./alerts.js";
 import { fetchModels, fetchSession, logIn, ProblemError } from "./api.js";
 import { byId, create, sentenceOf } from "./dom.js";
 import { Sources } from "./sources.js";
@@ -156,6 +157,7 @@ setUpTheme();
 try {
   await unlock();
   await Promise.all([sources.load(), route()]);
+  offerWebhooks(sources.limits?.allowed?.webhooks ?? []);
 } catch (error) {
   show("start");
   byId("start-problem", HTMLParagraphElement).textContent = sentenceOf(error);

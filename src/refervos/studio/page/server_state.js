@@ -29,6 +29,7 @@ function readTrack(raw, events) {
     label: raw.label && raw.label !== raw.expression ? raw.label : null,
     colour: hex(raw.colour),
     visible: raw.visible,
+    prompts: raw.prompts,
     presence: raw.presence,
     corrections: events.filter(({ kind, track }) => kind === "correction" && track === raw.id).length,
   };
@@ -80,5 +81,7 @@ export function readState(raw, video) {
     tracks: raw.tracks.map((/** @type {any} */ track) => readTrack(track, raw.events)),
     events: raw.events,
     alerts: raw.alerts ?? [],
+    recording: raw.recording ?? false,
+    recorded: (raw.recorded ?? []).reduce((/** @type {number} */ sum, /** @type {[number, number]} */ part) => sum + part[1] - part[0] + 1, 0),
   };
 }

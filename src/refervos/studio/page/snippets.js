@@ -18,7 +18,13 @@ const shellWord = (text) => (/^[\w./:@%+=,-]+$/.test(text) ? text : `'${text.rep
  * @param {Track} track
  * @returns {number} The frame from which it is followed.
  */
-const firstFrame = (track) => track.presence[0]?.[0] ?? 0;
+const firstFrame = ({ prompts }) => prompts[0]?.[0] ?? 0;
+
+/**
+ * @param {Track} track
+ * @returns {string} The sentence with which it began.
+ */
+const firstPrompt = ({ prompts, expression }) => prompts[0]?.[1] ?? expression;
 
 /**
  * @param {SessionState} state
@@ -26,6 +32,18 @@ const firstFrame = (track) => track.presence[0]?.[0] ?? 0;
  */
 function sourceOf({ source }) {
   return source.address ?? source.name;
+}
+
+/**
+ * Say what to complete in a program or a command before it runs.
+ *
+ * @param {SessionState} state
+ * @returns {string | null}
+ */
+export function whatToComplete({ source }) {
+  if (source.kind === "video") return "The file is given by its name; add the folder where it is.";
+  if (source.kind === "url") return "The address is shown without its path, user and password; add them.";
+  return null;
 }
 
 /**
@@ -47,12 +65,18 @@ export function asPython(state) {
     "",
     `model = refervos.load(${pythonString(state.model)})`,
     "session = model.open()",
-    ...initial.map((track) => `${names.get(track.id)} = session.add(${pythonString(track.expression)})`),
+    ...initial.map((track) => `${names.get(track.id)} = session.add(${pythonString(firstPrompt(track))})`),
     `for frame in refervos.open_source(${pythonString(sourceOf(state))}${part}):`,
     ...later.flatMap((track) => [
       `    if frame.index == ${firstFrame(track)}:`,
-      `        ${names.get(track.id)} = session.add(${pythonString(track.expression)})`,
+      `        ${names.get(track.id)} = session.add(${pythonString(firstPrompt(track))})`,
     ]),
+    ...state.tracks.flatMap((track) =>
+      track.prompts.slice(1).flatMap(([frame, sentence]) => [
+        `    if frame.index == ${frame}:`,
+        `        session.set_prompt(${names.get(track.id)}, ${pythonString(sentence)})`,
+      ]),
+    ),
     "    result = session.step(frame.image)",
     ...corrections.flatMap((event) => [
       `    if frame.index == ${event.frame}:`,
@@ -104,6 +128,7 @@ export function asCommand(state) {
   words.push("--save overlay", "--out result");
   const left = [];
   if (state.events.some(({ kind }) => kind === "correction")) left.push("corrections");
+  if (state.tracks.some(({ prompts }) => prompts.length > 1)) left.push("the frames at which sentences were changed");
   if (!state.live && state.tracks.some((track) => firstFrame(track) > from)) left.push("the frames at which sentences were added");
   return { text: words.join(" "), left: left.length ? `A command has no place for ${left.join(" and ")}; the Python program has.` : null };
 }

@@ -50,6 +50,7 @@ export class Studio extends EventTarget {
   #position = byId("position", HTMLOutputElement);
   #status = byId("status", HTMLParagraphElement);
   #undo = byId("undo", HTMLButtonElement);
+  #record = byId("record", HTMLButtonElement);
   #speed = byId("speed", HTMLSelectElement);
   #effect = byId("effect", HTMLSelectElement);
   #strength = byId("strength", HTMLInputElement);
@@ -69,6 +70,7 @@ export class Studio extends EventTarget {
     byId("set-out", HTMLButtonElement).addEventListener("click", () => this.#setRange("out"));
     byId("clear-range", HTMLButtonElement).addEventListener("click", () => this.#setRange("all"));
     this.#undo.addEventListener("click", () => this.undo());
+    this.#record.addEventListener("click", () => this.#toggleRecording());
     for (const tool of document.querySelectorAll("input[name=tool]")) {
       tool.addEventListener("change", () => (this.stage.tool = /** @type {Tool} */ (/** @type {HTMLInputElement} */ (tool).value)));
     }
@@ -104,6 +106,7 @@ export class Studio extends EventTarget {
         i: () => this.#setRange("in"),
         o: () => this.#setRange("out"),
         z: () => this.undo(),
+        r: () => this.#toggleRecording(),
         v: () => this.#toggleVisible(),
         c: () => this.stage.toggleCrosshair(),
         e: () => this.export(),
@@ -290,6 +293,12 @@ export class Studio extends EventTarget {
     this.view?.seek(frame);
   }
 
+  /** Begin or stop to keep the pictures of a live source, for exports with pictures. */
+  #toggleRecording() {
+    const { session } = this;
+    if (session?.live) session.do("record", { on: !session.state.recording });
+  }
+
   /**
    * @param {Correction} correction
    */
@@ -395,6 +404,8 @@ export class Studio extends EventTarget {
     byId("empty", HTMLParagraphElement).hidden = state.tracks.length > 0;
     byId("clear-range", HTMLButtonElement).hidden = live || (session.range[0] === 0 && session.range[1] === (state.frame_count ?? 1) - 1);
     document.body.classList.toggle("live", live);
+    this.#record.hidden = !live;
+    this.#record.setAttribute("aria-pressed", String(state.recording));
     this.tracks.showPresence(view.shown);
     this.#showProgress();
   }

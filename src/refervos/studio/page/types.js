@@ -16,7 +16,8 @@
  * @property {number} sentences Sentences in a session.
  * @property {number} words Words in a sentence.
  * @property {number} sessions
- * @property {{files: boolean, cameras: boolean, urls: boolean}} [allowed] Sources that the operator allows besides uploads.
+ * @property {{files: boolean, cameras: boolean, urls: boolean, webhooks: string[]}} [allowed] Sources that the operator allows
+ *   besides uploads, and the hosts to which alerts may be posted.
  *
  * @typedef {object} Model
  * @property {string} name
@@ -46,6 +47,7 @@
  * @property {number} id
  * @property {string} expression
  * @property {string | null} label Name given by the user.
+ * @property {[number, string][]} prompts Its sentences with the frame from which each holds; the last is `expression`.
  * @property {string} colour As "#rrggbb".
  * @property {boolean} visible
  * @property {[number, number][]} presence Pairs of a frame and the presence from there to the next pair.
@@ -65,6 +67,7 @@
  * @property {number} threshold
  * @property {"above" | "below"} when
  * @property {number} frames
+ * @property {boolean} webhook Whether it is posted to a webhook.
  *
  * @typedef {object} Effect
  * @property {"colour" | "outline" | "blur" | "pixelate" | "spotlight" | "cutout"} kind
@@ -88,10 +91,13 @@
  * @property {Track[]} tracks
  * @property {SessionEvent[]} events
  * @property {Alert[]} alerts
+ * @property {boolean} recording Whether the pictures of a live source are kept for exports.
+ * @property {number} recorded Number of frames whose pictures are kept.
  *
  * @typedef {object} ExportJob
  * @property {string} id
- * @property {"queued" | "running" | "done" | "failed" | "cancelled"} status
+ * @property {"queued" | "running" | "done" | "failed" | "cancelled" | "interrupted"} status
+ * @property {string[]} outputs The formats that it writes.
  * @property {number} done Frames.
  * @property {number | null} total Frames.
  * @property {Problem | null} problem

@@ -1,5 +1,6 @@
 /** Several cameras side by side, each a session of its own. */
 
+import { conditionOf } from "./alerts.js";
 import { addAlert } from "./api.js";
 import { byId, create } from "./dom.js";
 import { Painter } from "./painter.js";
@@ -99,12 +100,7 @@ export class Wall extends EventTarget {
   }
 
   async #alertAll() {
-    const fields = new FormData(this.#form);
-    const common = {
-      when: String(fields.get("when")),
-      threshold: Number(fields.get("threshold")) / 100,
-      frames: Number(fields.get("frames")),
-    };
+    const common = conditionOf(this.#form);
     try {
       for (const { session } of this.#tiles) {
         for (const track of session.state.tracks) await addAlert(session.id, { track: track.id, ...common });
