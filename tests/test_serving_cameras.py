@@ -54,7 +54,7 @@ def test_a_camera_goes_away_and_comes_back(tmp_path: Path) -> None:
         assert times == sorted(times)
         after = next(frame for frame in watcher.frames if frame.header["frame"] > outage["frame"])
         before = [frame for frame in watcher.frames if frame.header["frame"] < outage["frame"]][-1]
-        assert after.header["time"] - before.header["time"] >= 1.0  # the outage is part of the time
+        assert after.header["time"] - before.header["time"] >= 0.8  # the outage of a second is part of the time
         assert watcher.frames[-1].masks.any()
     finally:
         camera.close()

@@ -39,6 +39,7 @@ export class ExportDialog {
   #start = byId("export-start", HTMLButtonElement);
   #cancel = byId("export-cancel", HTMLButtonElement);
   #save = byId("export-session", HTMLAnchorElement);
+  #snippets = new SnippetDialog();
   #live = byId("export-live", HTMLParagraphElement);
   #earlier = byId("export-earlier", HTMLDetailsElement);
   #earlierList = byId("export-earlier-list", HTMLUListElement);
@@ -54,6 +55,9 @@ export class ExportDialog {
     this.#cancel.addEventListener("click", () => {
       if (this.#job) cancelJob(this.#job).catch(() => {});
     });
+    for (const kind of /** @type {const} */ (["python", "command"])) {
+      byId(`export-${kind}`, HTMLButtonElement).addEventListener("click", () => this.openSnippet(this.#session, kind));
+    }
   }
 
   /**
@@ -74,6 +78,17 @@ export class ExportDialog {
     this.#live.textContent = recordingText(session.state.recorded);
     this.#dialog.showModal();
     this.#showEarlier(session);
+  }
+
+  /**
+   * Show a session as a program.
+   *
+   * @param {Session | null} session
+   * @param {"python" | "command"} kind
+   */
+  openSnippet(session, kind) {
+    this.#dialog.close();
+    if (session) this.#snippets.open(session, kind);
   }
 
   /**
@@ -159,7 +174,7 @@ export class ExportDialog {
 }
 
 /** The dialog with a session as Python and as a command. */
-export class SnippetDialog {
+class SnippetDialog {
   #dialog = byId("snippet-dialog", HTMLDialogElement);
   #title = byId("snippet-title", HTMLHeadingElement);
   #text = byId("snippet-text", HTMLPreElement);

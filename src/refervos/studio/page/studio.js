@@ -3,7 +3,7 @@
 import { Alerts } from "./alerts.js";
 import { Conversation } from "./conversation.js";
 import { byId, clock, create, duration, icon } from "./dom.js";
-import { ExportDialog, SnippetDialog } from "./export.js";
+import { ExportDialog } from "./export.js";
 import { listenForKeys, singleKeys } from "./keys.js";
 import { EFFECTS } from "./painter.js";
 import { Session } from "./session.js";
@@ -38,7 +38,6 @@ export class Studio extends EventTarget {
   alerts = new Alerts();
   conversation = new Conversation();
   #exports = new ExportDialog();
-  #snippets = new SnippetDialog();
 
   #form = byId("ask", HTMLFormElement);
   #sentence = byId("sentence", HTMLInputElement);
@@ -77,8 +76,8 @@ export class Studio extends EventTarget {
     this.#effect.append(...EFFECTS.map(([value, name]) => create("option", { value }, name)));
     for (const input of [this.#effect, this.#strength]) input.addEventListener("input", () => this.#setEffect());
     byId("export", HTMLButtonElement).addEventListener("click", () => this.export());
-    byId("copy-python", HTMLButtonElement).addEventListener("click", () => this.session && this.#snippets.open(this.session, "python"));
-    byId("copy-command", HTMLButtonElement).addEventListener("click", () => this.session && this.#snippets.open(this.session, "command"));
+    byId("copy-python", HTMLButtonElement).addEventListener("click", () => this.#exports.openSnippet(this.session, "python"));
+    byId("copy-command", HTMLButtonElement).addEventListener("click", () => this.#exports.openSnippet(this.session, "command"));
     this.stage.addEventListener("correct", (event) => this.#correct(/** @type {CustomEvent<Correction>} */ (event).detail));
     this.tracks.addEventListener("select", (event) => this.#selected(/** @type {CustomEvent} */ (event).detail));
     this.conversation.addEventListener("select", (event) => this.tracks.select(/** @type {CustomEvent} */ (event).detail));

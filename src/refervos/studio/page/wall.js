@@ -21,11 +21,13 @@ class Tile {
 
   /**
    * @param {SessionState} state
+   * @param {number} position Its position on the wall, from 0.
    */
-  constructor(state) {
+  constructor(state, position) {
     this.session = new Session(state);
     this.view = new LiveView(this.session);
-    const name = create("a", { href: `?session=${state.id}` }, state.source.name);
+    this.name = `${position + 1} · ${state.source.name}`;
+    const name = create("a", { href: `?session=${state.id}` }, this.name);
     this.element = create("li", { class: "tile" }, this.#canvas, create("div", { class: "tile-bar" }, name, this.#status));
     this.view.addEventListener("shown", () => requestAnimationFrame(() => this.#paint()));
     for (const event of ["state", "silence"]) this.session.addEventListener(event, () => this.#showStatus());
@@ -69,6 +71,7 @@ export class Wall extends EventTarget {
   /** @type {Tile[]} */ #tiles = [];
   #list = byId("tiles", HTMLUListElement);
   #form = byId("wall-form", HTMLFormElement);
+  #sentence = byId("wall-sentence", HTMLInputElement);
   #alerts = byId("wall-alerts", HTMLOListElement);
 
   constructor() {
@@ -77,6 +80,24 @@ export class Wall extends EventTarget {
       event.preventDefault();
       this.#alertAll();
     });
+    byId("wall-ask", HTMLFormElement).addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#askAll(this.#sentence.value.trim());
+    });
+  }
+
+  /**
+   * Look for one object in all cameras.
+   *
+   * @param {string} expression
+   */
+  async #askAll(expression) {
+    if (!expression) return;
+    for (const { session } of this.#tiles) {
+      const [track] = session.state.tracks;
+      if (track) await session.do("set_prompt", { track: track.id, expression });
+      else await session.do("add", { expression });
+    }
   }
 
   /**
@@ -84,13 +105,14 @@ export class Wall extends EventTarget {
    */
   show(states) {
     this.close();
-    this.#tiles = states.map((state) => new Tile(state));
+    this.#tiles = states.map((state, k) => new Tile(state, k));
+    this.#sentence.value = states[0]?.tracks[0]?.expression ?? "";
     this.#list.replaceChildren(...this.#tiles.map(({ element }) => element));
     this.#alerts.replaceChildren();
     for (const tile of this.#tiles) {
       tile.session.addEventListener("alert", (event) => {
         tile.raiseAlert();
-        const line = `${tile.session.state.source.name}: ${/** @type {CustomEvent} */ (event).detail}`;
+        const line = `${new Date().toLocaleTimeString()} · ${tile.name}: ${/** @type {CustomEvent} */ (event).detail}`;
         this.#alerts.prepend(create("li", {}, line));
       });
       tile.session.addEventListener("notice", (event) => {
@@ -101,6 +123,10 @@ export class Wall extends EventTarget {
 
   async #alertAll() {
     const common = conditionOf(this.#form);
+    if (!this.#tiles.some(({ session }) => session.state.tracks.length)) {
+      this.#sentence.focus();
+      return;
+    }
     try {
       for (const { session } of this.#tiles) {
         for (const track of session.state.tracks) await addAlert(session.id, { track: track.id, ...common });
