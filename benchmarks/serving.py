@@ -25,6 +25,8 @@ from refervos.video import Frame, OverlaySink
 
 WIDTH, HEIGHT = 480, 270
 MEBIBYTE = 2**20
+_EXPECTED_RATE = 12
+"""Frames per second of one session; one that is faster reaches the end of the video and is followed by another."""
 
 
 def main() -> None:
@@ -35,7 +37,7 @@ def main() -> None:
     parser.add_argument("--clicks", type=int, default=40)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        video = write_video(Path(folder) / "video.mp4", 900)
+        video = write_video(Path(folder) / "video.mp4", max(900, round(_EXPECTED_RATE * options.seconds)))
         command = [sys.executable, "-m", "refervos", "serve", "--port", "0", "--folder", f"{folder}/server"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
@@ -87,13 +89,15 @@ def click_latencies(session: RemoteSession, clicks: int) -> list[float]:
 
 
 def follow(server: Connection, video: str, seconds: float, frames: list[int], k: int) -> None:
-    """Follow a session for some seconds, or to the end of the video."""
+    """Follow a session for some seconds; at the end of the video another one is opened."""
     end = time.monotonic() + seconds
-    with server.open(["the red circle"], video=video) as session:
-        for _ in session.stream():
-            frames[k] += 1
-            if time.monotonic() >= end:
-                return
+    while time.monotonic() < end:
+        with server.open(["the red circle"], video=video) as session:
+            for _ in session.stream():
+                frames[k] += 1
+                if time.monotonic() >= end:
+                    return
+            session.delete()
 
 
 def write_video(path: Path, count: int) -> Path:

@@ -6,7 +6,7 @@ as H.264 at rtsp://USER:PASSWORD@127.0.0.1:PORT/stream, and prints ``ready``.
 
 import sys
 
-import gi  # of the system, for its Python
+import gi
 
 gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,29 @@ def test_a_session_is_left_attached_to_saved_and_restored(server: Connection, vi
         again.delete()
     with pytest.raises(ServerError, match="there is no session"):
         server.attach(name)
+
+
+def test_masks_are_exported_and_alerts_are_set(server: Connection, video: Path, tmp_path: Path) -> None:
+    with server.open([RED], video=video) as remote:
+        with pytest.raises(ServerError, match="wrote no file"):
+            remote.export(tmp_path / "none.jsonl", "rle")
+        remote.alert(0, 0.0, frames=2)
+        for _ in range(3):
+            remote.step()
+        remote.export(tmp_path / "masks.jsonl", "rle", frames=(1, None), tracks=[0])
+        lines = [json.loads(line) for line in (tmp_path / "masks.jsonl").read_text().splitlines()]
+        assert [line["frame"] for line in lines] == [1, 2]
+        state = server.request("GET", f"/v1/sessions/{remote.id}")
+        assert [event["frame"] for event in state["events"] if event["kind"] == "alert"] == [1]
+        with pytest.raises(ServerError, match="only live sources"):
+            remote.record()
+        with pytest.raises(ServerError, match="not allowed"):
+            remote.alert(0, webhook="http://10.0.0.1/")
+    with server.open([RED]) as live:
+        live.record()
+        live.step(drawn_frames(1)[0])
+        live.export(tmp_path / "live.mp4")
+        assert len(read_video(tmp_path / "live.mp4")) == 1
 
 
 def test_what_is_wrong_is_one_sentence(server: Connection, address: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ from refervos.client.remote_session import RemoteSession
 from refervos.errors import VideoError, require_installed
 
 _TIMEOUT = 60.0
+_POLL = 0.2
 _PIECE = 1 << 20
 
 
@@ -153,6 +155,25 @@ class Connection:
         except OSError as error:
             raise VideoError(f"'{path}' cannot be read ({error.strerror}); give a saved session.") from error
         return self.attach(state["id"])
+
+    def wait(self, job: str) -> dict[str, Any]:
+        """Wait until a job is done, and return the server's description of it, with the names of its ``files``.
+
+        Raises:
+            ServerError: It failed, was cancelled, or wrote nothing.
+        """
+        while True:
+            state: dict[str, Any] = self.request("GET", f"/v1/jobs/{job}")
+            if state["status"] not in ("queued", "running"):
+                break
+            time.sleep(_POLL)
+        if not state["files"]:
+            problem = state["problem"] or {
+                "detail": f"the job is {state['status']} and wrote no file.",
+                "code": "empty",
+            }
+            raise ServerError(problem["detail"], problem["code"])
+        return state
 
     def request(self, method: str, path: str, **options: Any) -> Any:
         """Send a request and return the JSON of its answer; None if there is none.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from PIL import Image
@@ -144,6 +144,64 @@ class RemoteSession:
             if self._ended:
                 return
             self._receive()
+
+    def record(self, on: bool = True) -> None:
+        """Keep the pictures of a live source from now on, which exports with pictures need, or stop keeping them.
+
+        Raises:
+            ServerError: The session has a recording as its source.
+        """
+        self._call("record", on=on)
+
+    def alert(
+        self,
+        track: int,
+        threshold: float = 0.5,
+        when: Literal["above", "below"] = "above",
+        frames: int = 1,
+        webhook: str | None = None,
+    ) -> None:
+        """Raise an event when a track's presence is above or below a threshold for some frames.
+
+        Args:
+            track: The track's number.
+            threshold: Presence to compare with, 0 to 1.
+            when: Whether to raise the event above or below it.
+            frames: Number of consecutive frames for which the condition must hold.
+            webhook: Address to which the server posts the event; it must be one that the operator allows.
+
+        Raises:
+            ServerError: There is no such track, or the address is not allowed.
+        """
+        rule = {"track": track, "threshold": threshold, "when": when, "frames": frames, "webhook": webhook}
+        self._connection.request("POST", f"/v1/sessions/{self.id}/alerts", json=rule)
+
+    def export(
+        self,
+        path: str | Path,
+        output: str = "overlay",
+        *,
+        frames: tuple[int, int | None] = (0, None),
+        tracks: Sequence[int] | None = None,
+        effects: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        """Write the masks so far to a file, and wait until it is complete.
+
+        Args:
+            path: The file to write.
+            output: The format, such as ``overlay``, ``rle`` or ``coco`` (see docs/serving.md); a folder comes as a zip.
+            frames: First and last frame; None for the last one.
+            tracks: Numbers of the tracks; None for all.
+            effects: Effects of ``overlay``, such as ``{"kind": "blur", "area": "background"}``.
+
+        Raises:
+            ServerError: The server cannot write them.
+            OutputError: The file cannot be written.
+        """
+        wanted = {"format": output, "range": frames, "tracks": tracks, "effects": list(effects)}
+        name = self._connection.request("POST", f"/v1/sessions/{self.id}/exports", json=wanted)["job"]
+        job = self._connection.wait(name)
+        self._connection.download(f"/v1/jobs/{name}/files/{job['files'][0]}", Path(path))
 
     def save(self, path: str | Path) -> None:
         """Save the session to one file: video, sentences, corrections and masks.

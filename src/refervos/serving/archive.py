@@ -145,7 +145,7 @@ def _checked_record(content: dict[str, Any], session: str, limits: Limits) -> Se
         raise _damaged("its tracks are not numbered")
     for alert in record.alerts:
         alert.webhook = None  # whoever wrote the file is not allowed to choose an address
-    record.live, record.can_go_back = False, True
+    record.live, record.can_go_back, record.recording = False, True, False
     return record
 
 
