@@ -107,7 +107,11 @@ def test_every_model_is_listed_with_its_origin_and_whether_it_is_on_disk(
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert {"miniature", "refsam-miniature", MEVIS, YOUTUBE, "samwise-refcoco", "videoglamm"} < set(rows)
     assert {f"{version}-{size}" for version in ("sam2", "sam2.1") for size in SAM2_PRESETS} < set(rows)
-    assert {name for name, row in rows.items() if row["on_disk"]} == {"miniature", "refsam-miniature"}
+    assert {name for name, row in rows.items() if row["on_disk"]} == {
+        "miniature",
+        "refsam-miniature",
+        "videoglamm-miniature",
+    }
     for row in rows.values():
         assert all(row[column] for column in ("task", "size", "licence", "results", "source", "origin")), row["name"]
     assert rows[MEVIS]["origin"] == "https://drive.google.com/file/d/1Molt2up2bP41ekeczXWQU-LWTskKJOV2"
@@ -444,7 +448,11 @@ def test_two_at_once_download_once(world: World) -> None:
 def test_what_is_in_the_package_cannot_be_removed() -> None:
     with pytest.raises(CheckpointError, match="miniature is part of the package"):
         remove_model("miniature")
-    assert [model.name for model in MODELS if find_on_disk(model)][:2] == ["miniature", "refsam-miniature"]
+    assert [model.name for model in MODELS if find_on_disk(model)][:3] == [
+        "miniature",
+        "refsam-miniature",
+        "videoglamm-miniature",
+    ]
 
 
 MOMENTS = {

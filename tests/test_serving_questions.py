@@ -70,18 +70,25 @@ def test_an_answer_is_streamed_and_its_phrases_are_followed(tmp_path: Path) -> N
             pieces = asked(client, session, "What is there?")
             assert "".join(piece.get("text", "") for piece in pieces) == "There is a red circle."
             assert pieces[1]["track"] == 0
-            assert pieces[-1] == {"done": True, "question": "What is there?", "answer": "There is a red circle."}
+            assert pieces[-1] == {
+                "done": True,
+                "question": "What is there?",
+                "answer": "There is a red circle.",
+                "unknown_words": [],
+            }
             assert len(model.talks[0].frames) == 6
             watcher.do("step", frames=3)
             watcher.until_frame(2)
             first = watcher.frames[1].masks
+            seen = len(watcher.frames)
             asked(client, session, "And now?")  # the same conversation
             assert model.talks[0].questions == ["What is there?", "And now?"]
+            watcher.until(lambda w: w.indices[seen:][-1:] == [2])  # once more, for the new phrase
             watcher.do("correct", track=0, frame=1, points=[[23, 40, 1]])  # its token is kept for going back
             watcher.until_frame(2)
             assert model.tokens == [[0.25, -1.5]] * len(model.tokens)
             assert len(model.tokens) >= 3
-            assert first.shape == watcher.frames[-1].masks.shape
+            assert watcher.frames[-1].masks.shape == (2, *first.shape[1:])
         refused = client.post(f"/v1/sessions/{session}/questions", json={"question": "?"})
         assert refused.json()["detail"] == "the question has no words; ask one."
 
@@ -91,3 +98,19 @@ def test_a_model_that_answers_no_questions_says_so(tmp_path: Path) -> None:
         session = open_session(client, drawn_video(tmp_path, 2))
         refused = client.post(f"/v1/sessions/{session}/questions", json={"question": "What?"})
         assert (refused.status_code, refused.json()["code"]) == (409, "no-conversation")
+
+
+def test_the_phrases_of_a_video_that_has_been_segmented_are_followed_from_its_first_frame(tmp_path: Path) -> None:
+    video = drawn_video(tmp_path, 4)
+    with serving(tmp_path / "server", model=Talking()) as client:
+        session = open_session(client, video)
+        with watching(client, session) as watcher:
+            asked(client, session, "What is there?")
+            watcher.do("step", frames=4)
+            watcher.until_frame(3)
+            seen = len(watcher.frames)
+            asked(client, session, "And now?")
+            watcher.until(lambda w: w.indices[seen:][-1:] == [3])
+            again = watcher.frames[seen:]
+            assert again[0].header["frame"] == 0
+            assert [len(frame.masks) for frame in again] == [2] * len(again)

@@ -96,6 +96,11 @@ def ask(page: Any, sentence: str) -> None:
     page.press("#sentence", "Enter")
 
 
+def ask_about(page: Any, question: str) -> None:
+    page.fill("#conversation-question", question)
+    page.press("#conversation-question", "Enter")
+
+
 def finished(page: Any) -> None:
     expect(page.locator("#status")).to_contain_text("are done")
 
@@ -368,23 +373,45 @@ data: {"text": "the red circle", "track": 0, "colour": [255, 106, 0]}
 
 data: {"text": " <b>only</b>."}
 
-data: {"done": true}
+data: {"done": true, "unknown_words": ["zebra", "moves"]}
 
 """
 
 
 def test_phrases_of_an_answer_have_the_colours_of_their_masks(page: Any, address: str, video: Path) -> None:
-    # The bundled models answer no questions, so that the two answers of the server are imitated.
+    # The answers of the server are imitated: that of a model would change with its weights.
     models = [{"name": "miniature", "title": "", "closed_vocabulary": [], "conversation": True}]
     page.route("**/v1/models", lambda route: route.fulfill(json=models))
     page.route("**/questions", lambda route: route.fulfill(body=ANSWER, content_type="text/event-stream"))
     upload(page, address, video)
-    page.fill("#conversation-question", "What moves?")
-    page.press("#conversation-question", "Enter")
-    expect(page.locator(".answer")).to_have_text("It is the red circle <b>only</b>.")
+    ask_about(page, "What moves?")
+    note = "The model does not know zebra, moves: this answer is a guess."
+    expect(page.locator(".answer")).to_have_text(f"It is the red circle <b>only</b>.{note}")
     phrase = page.locator(".answer .phrase")
     expect(phrase).to_have_text("the red circle")
     expect(phrase).to_have_css("border-bottom-color", "rgb(255, 106, 0)")
+
+
+@pytest.mark.slow
+def test_the_conversation_model_of_the_package_answers_beside_the_video(browser: Any, tmp_path: Path) -> None:
+    with running_studio(tmp_path / "server", "--model", "videoglamm-miniature") as address:
+        for page in open_page(browser):
+            upload(page, address, clip(tmp_path / "clip.mp4"))
+            ask_about(page, "What is happening here?")
+            phrases = page.locator(".answer .phrase")
+            expect(phrases.first).to_be_visible()
+            finished(page)  # the answer, and the masks of its phrases in every frame
+            names = phrases.all_inner_texts()
+            expect(tracks(page)).to_have_count(len(names))
+            for number, name in enumerate(names):
+                expect(tracks(page).nth(number)).to_contain_text(name)
+            go_to(page, 1)
+            page.screenshot(path="/tmp/h-ask2-answer.png")
+            ask_about(page, "Is there a zebra?")
+            expect(page.locator(".answer .hint")).to_contain_text("The model does not know zebra")
+            ask_about(page, "What is happening here?")  # of a video that has been segmented, from the first frame on
+            expect(page.locator(".answer")).to_have_count(3)
+            finished(page)
 
 
 @pytest.mark.slow

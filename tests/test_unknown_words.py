@@ -7,7 +7,9 @@ import shutil
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import layouts
@@ -99,6 +101,34 @@ def miniature() -> Samwise:
     model = refervos.load("miniature", device="cpu")
     assert isinstance(model, Samwise)
     return model
+
+
+def test_the_conversation_model_knows_the_words_of_its_tokenizer() -> None:
+    model: Any = refervos.load("videoglamm-miniature", device="cpu")
+    assert trained_words("videoglamm-miniature") == model.words
+    assert {"circle", "circles", "nothing", "enters"} <= set(model.words)
+    assert not {"<unk>", "<p>", "?", "seg"} & set(model.words)
+    assert model.unknown_words("Is the Horse red? No zebra, no \u7ea2 horse!") == ("horse", "zebra", "\u7ea2")
+    assert model.unknown_words("Whose red circle sings?") == ("sings",)
+    talk = model.converse(np.zeros((2, 96, 128, 3), np.uint8))
+    with pytest.warns(UnknownWordsWarning, match="does not know whose, horse, zebra: it cannot read these words, and"):
+        talk.ask("Whose horse is a zebra?", limit=1).finish()
+    with pytest.warns(UnknownWordsWarning, match="does not know horse: masks for these words are guesses"):
+        model.open(["the red horse"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        talk.ask("Is the zebra red?", limit=1).finish()  # each word once
+        talk.ask("What is happening here?", limit=1).finish()
+        model.open(["the red circle"])
+
+
+def test_a_tokenizer_that_reads_any_word_has_no_closed_vocabulary(tmp_path: Path) -> None:
+    shutil.copytree(bundled_folder("videoglamm-miniature") or "", tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy((bundled_folder("miniature") or Path()) / name, tmp_path / "model" / name)
+    assert trained_words(tmp_path / "model") == ()
+    (tmp_path / "model" / "tokenizer.json").write_text("{")
+    assert trained_words(tmp_path / "model") == ()
 
 
 def test_a_session_warns_once_about_each_word(miniature: Samwise) -> None:

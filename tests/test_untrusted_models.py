@@ -505,9 +505,15 @@ def test_an_unavailable_device_is_refused(device: Any) -> None:
         find_device(device)
 
 
+LARGEST_BUNDLED = 12 * 2**20
+"""Bytes of a bundled model at most: the whole package has to stay small."""
+
+
 def test_every_bundled_model_loads_completely() -> None:
     for name in BUNDLED:
         assert read_tensors(ASSETS / name)
+        size = sum(path.stat().st_size for path in (ASSETS / name).iterdir())
+        assert size <= LARGEST_BUNDLED, f"{name} has {size} bytes"
         loaded: Any = load(name, device="cpu")
         assert not any(value.is_meta for value in (*loaded.parameters(), *loaded.buffers()))
         assert loaded.open("the red circle").step(scene(1)[0]).masks.shape == (1, 96, 128)

@@ -17,7 +17,7 @@ import layouts_conversations
 from refervos import loading, open_source
 from refervos.cli import ask as ask_command
 from refervos.cli import entry as cli
-from refervos.errors import ConfigError, OutputError, PromptError, VideoError
+from refervos.errors import ConfigError, OutputError, PromptError, UnknownWordsWarning, VideoError
 from refervos.evaluation.answer_sink import AnswerSink
 from refervos.evaluation.conversation_inference import answer_conversations, conversations_with
 from refervos.evaluation.conversation_scores import score_conversations
@@ -183,7 +183,8 @@ def test_what_cannot_be_talked_about_is_one_sentence(frames: list[np.ndarray]) -
     for question, problem in (("  ", "is empty"), ("<|end|>", "contains <|end|>"), ("red " * 10_000, "at most 512")):
         with pytest.raises(PromptError, match=problem.replace("|", r"\|")):
             talk.ask(question)
-    assert talk.ask("ŁŁ ??? qqq").text == "it is."  # nonsense is answered
+    with pytest.warns(UnknownWordsWarning, match="does not know łł, qqq"):
+        assert talk.ask("ŁŁ ??? qqq").text == "it is."  # nonsense is answered
     with pytest.raises(ConfigError, match="need a session to be followed in"):
         talk.ask("what is this ?").follow()
 
@@ -243,6 +244,7 @@ def test_views_are_those_of_the_frames(frames: list[np.ndarray]) -> None:
 # Evaluation.
 
 
+@pytest.mark.filterwarnings("ignore::refervos.errors.UnknownWordsWarning")
 def test_the_answers_of_a_model_to_a_data_set_can_be_scored(tmp_path: Path) -> None:
     part = Part("mevis-gcg", layouts_conversations.write_mevis_gcg(tmp_path / "data", videos=1, frames=4), "valid_u")
     answer_conversations(conversations_with(scripted_model(TWO)), part, tmp_path / "out", show_progress=False)
@@ -310,7 +312,7 @@ def test_several_questions_are_a_conversation(run: Any, tmp_path: Path) -> None:
 
 
 def test_existing_answers_are_only_replaced_with_overwrite(run: Any, tmp_path: Path) -> None:
-    assert run("ask", "film.mp4", "What is this?", "-q")[2] == ""
+    assert run("ask", "film.mp4", "what is this ?", "-q")[2] == ""
     code, out, err = run("ask", "film.mp4", "What is this?")
     assert (code, out) == (2, "")
     assert "exists already" in err
@@ -364,8 +366,9 @@ def test_what_cannot_be_asked_is_one_sentence(run: Any, tmp_path: Path, argument
 
 def test_nonsense_and_an_image_get_an_answer(run: Any, tmp_path: Path) -> None:
     Image.fromarray(scene(1, *SIZE)[0]).save(tmp_path / "image.png")
-    code, out, _ = run("ask", "image.png", "xyzzy \u2603 ?! 42", "-o", "out", texts=(FOUND,))
+    code, out, err = run("ask", "image.png", "xyzzy \u2603 ?! 42", "-o", "out", texts=(FOUND,))
     assert (code, out) == (0, "it is.\n")
+    assert err.startswith("warning: the model was trained on synthetic drawings only and does not know xyzzy, 42: ")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"answer.json", "masks.jsonl", "overlay.png"}
 
 

@@ -11,6 +11,7 @@ import torch
 
 from refervos.checkpoints.card import CardDetails, read_details
 from refervos.checkpoints.hub import HubOptions, commit_of, fetch, is_hub_id
+from refervos.checkpoints.weight_files import read_settings
 from refervos.checkpoints.weights import (
     CONFIG,
     TYPE_PREFIX,
@@ -26,6 +27,7 @@ from refervos.models.registry import ASSETS, BY_NAME, MODELS, Bundled, bundled_f
 from refervos.models.store import HUB_FILES, find_on_disk
 from refervos.ops.compilation import compile_stages
 from refervos.ops.linear import make_column_major
+from refervos.text.vocabulary import word_level_words
 from refervos.typed_config import config_from_mapping
 
 if TYPE_CHECKING:
@@ -329,11 +331,23 @@ def trained_words(model: str | os.PathLike[str]) -> tuple[str, ...]:
     """
     try:
         path = _locate(model)
-        config = read_header(path, CONVERT_FIRST).get("config") if path.is_dir() else None
+        header = read_header(path, CONVERT_FIRST) if path.is_dir() else {}
+        config = header.get("config")
+        if str(header.get("model_type")).removeprefix(TYPE_PREFIX) == "videoglamm":
+            return _tokenizer_words(path / "tokenizer.json")
     except (RefervosError, OSError):
         return ()
     words = config.get("words") if isinstance(config, dict) else None
     return tuple(word for word in words if isinstance(word, str)) if isinstance(words, list) else ()
+
+
+def _tokenizer_words(file: Path) -> tuple[str, ...]:
+    """Return the words of a tokenizer file with a word-level vocabulary; none of another kind."""
+    settings = read_settings(file) if file.is_file() else {}
+    model = settings.get("model") if isinstance(settings, dict) else None
+    if not isinstance(model, dict) or model.get("type") != "WordLevel" or not isinstance(model.get("vocab"), dict):
+        return ()
+    return word_level_words(model["vocab"])
 
 
 def _is_exported(path: Path) -> bool:

@@ -223,7 +223,7 @@ class VideoSegmenterBase(SessionMixin, nn.Module):
         return replace(self.card, base_model=(origin,))
 
     def _card_text(self, repository: str | None) -> CardText:
-        words = getattr(self.config, "words", ())
+        words = self.words
         prompt = '"the red circle"' if words else self.example_prompt
         return CardText(self.describe(), self.hub_tags, prompt, words, repository)
 

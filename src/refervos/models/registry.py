@@ -140,6 +140,15 @@ MODELS = (
         "docs/evaluation.md; drawings only",
         Bundled(),
     ),
+    NamedModel(
+        "videoglamm-miniature",
+        CONVERSATION,
+        6.0,
+        "Apache-2.0",
+        "drawn conversations, see docs/training.md",
+        "docs/training.md; drawings only",
+        Bundled(),
+    ),
     _samwise("samwise-mevis", "MeViS valid 49.5, valid_u 57.1", "1Molt2up2bP41ekeczXWQU-LWTskKJOV2"),
     _samwise("samwise-ref-youtube-vos", "Ref-YouTube-VOS 69.2, Ref-DAVIS17 70.6", "17Ei9XU678tCiiV14c-9EB9ZqXVrj4qEw"),
     _samwise(

@@ -41,7 +41,8 @@ class Talks:
 
         Returns:
             An iterator over ``{"text": ...}`` for each piece of the answer, with ``track`` and ``colour`` where it is a
-            phrase with masks, and at the end ``{"done": true, "question": ..., "answer": ...}``.
+            phrase with masks, and at the end ``{"done": true, "question": ..., "answer": ..., "unknown_words":
+            [...]}`` with the words of the question that the model cannot read.
 
         Raises:
             RefervosError: The model answers no questions, or the question is invalid.
@@ -92,9 +93,12 @@ class Talks:
             token = tuple(float(value) for value in piece.prompt_token.float().cpu())
             track = _follow(session, piece.text.strip() or "the object", token)
             yield {"text": piece.text, "track": track, "colour": list(session.record.tracks[track].colour)}
-        yield {"done": True, "question": question, "answer": text}
+        unknown = list(getattr(answer, "unknown_words", ()))
+        yield {"done": True, "question": question, "answer": text, "unknown_words": unknown}
 
 
 def _follow(session: ServedSession, phrase: str, token: tuple[float, ...]) -> int:
-    track: int = session.submit(lambda: session.follow(phrase, token)).result()["track"]
+    """Follow a phrase from the first frame on: the answer is about the whole recording."""
+    first = session.record.first
+    track: int = session.submit(lambda: session.follow(phrase, token, first)).result()["track"]
     return track

@@ -53,7 +53,7 @@ def general_routes(server: Server) -> APIRouter:
                 "name": name,
                 "title": str(model.describe().get("family", name)),
                 "needs_download": False,
-                "closed_vocabulary": list(getattr(getattr(model, "config", None), "words", ()) or ()),
+                "closed_vocabulary": list(getattr(model, "words", ())),
                 "conversation": hasattr(model, "converse"),
                 "loaded": True,
             }

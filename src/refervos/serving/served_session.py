@@ -318,25 +318,27 @@ class ServedSession:
             frame: First frame in which to follow it; None, or one that comes later, for the next one.
         """
         self._check_sentence(expression)
-        self._check_count()
-        reached = self._position
-        if frame is not None and frame < reached:
-            self._go_to(max(frame, self.record.first))
-            self._goal = max(self._goal, reached)
-        return self._begin("add", expression)
+        return self._begin("add", expression, frame)
 
-    def follow(self, phrase: str, token: tuple[float, ...]) -> dict[str, Any]:
-        """Follow a phrase of a conversation from the next frame on.
+    def follow(self, phrase: str, token: tuple[float, ...], frame: int | None = None) -> dict[str, Any]:
+        """Follow a phrase of a conversation from the next frame on, or from an earlier one.
 
         Args:
             phrase: The phrase.
             token: Its prompt token.
+            frame: See ``add``.
         """
-        return self._begin("follow", phrase, token)
+        return self._begin("follow", phrase, frame, token)
 
-    def _begin(self, kind: EditKind, expression: str, token: tuple[float, ...] = ()) -> dict[str, Any]:
+    def _begin(
+        self, kind: EditKind, expression: str, frame: int | None, token: tuple[float, ...] = ()
+    ) -> dict[str, Any]:
         record = self.record
         self._check_count()
+        reached = self._position
+        if frame is not None and frame < reached:
+            self._go_to(max(frame, record.first))
+            self._goal = max(self._goal, reached)
         track = record.next_track
         edit = Edit(self._history.count, self._position, kind, track, expression, token=token)
         self._repeat(edit)

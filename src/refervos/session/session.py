@@ -22,7 +22,7 @@ from refervos.segmentation import Segmentation
 from refervos.segmenter import FramePrediction, Segmenter, check_numbers
 from refervos.session.scene_changes import FrameChanges, Picture
 from refervos.session.state_files import IN_MAIN_MEMORY, check_state, check_tensor, load_state, save_state
-from refervos.text.vocabulary import unknown_words, warn_of_unknown_words
+from refervos.text.vocabulary import unknown_words, warn_of_words
 
 Item = TypeVar("Item")
 
@@ -189,12 +189,14 @@ class Session:
 
     def _warn_of_unknown_words(self, tracks: Sequence[int]) -> None:
         """Warn if the prompts of tracks have words that the model was never trained on, once about each word."""
-        words = getattr(getattr(self.model, "config", None), "words", ())
-        expressions = [self._tracks[number].prompt.expression or "" for number in tracks]
-        new = {word for expression in expressions for word in unknown_words(expression, words)} - self._warned
+        find = getattr(self.model, "unknown_words", None)  # a model of one's own may lack it
+        if find is None:
+            return
+        unknown = [find(self._tracks[number].prompt.expression or "") for number in tracks]
+        new = {word for words in unknown for word in words} - self._warned
         if new:
             self._warned |= new
-            warn_of_unknown_words(expressions, words, stacklevel=3)
+            warn_of_words(unknown, stacklevel=3)
 
     def follow(self, prompt: Prompt, state: Any) -> int:
         """Follow an object from the next frame on for which the model has already started a track.
@@ -642,6 +644,15 @@ _STATE_TYPES = (_State, _Followed, Prompt, Placement, Segmentation, StreamCounts
 
 class SessionMixin:
     """Mixin that opens and restores sessions, and prepares frames for models that see nothing but the square."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Closed vocabulary, in lower case: the words on which the model was trained; empty for an open one."""
+        return tuple(getattr(getattr(self, "config", None), "words", ()))
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """List the words of a text on which the model was never trained, each once and in order."""
+        return unknown_words(text, self.words)
 
     def prepare(self, images: Sequence[Tensor], placements: Sequence[Placement], past: list[Any]) -> Any:
         """Place consecutive frames in the square, on the model's device (see ``Segmenter``).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from refervos.errors import UnknownWordsWarning
 
@@ -16,6 +16,18 @@ _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 _LISTED = 10
 """Maximum number of words in a warning."""
+
+FOR_SENTENCES = (
+    "masks for these words are guesses. Run 'refervos models fetch samwise-mevis' for weights trained on real videos, "
+    "then use --model samwise-mevis or refervos.load('samwise-mevis')."
+)
+"""Consequence of unknown words in a referring expression."""
+
+FOR_QUESTIONS = (
+    "it cannot read these words, and its answer is a guess. For questions about real videos convert the published "
+    "VideoGLaMM, see 'refervos models'."
+)
+"""Consequence of unknown words in a question."""
 
 _FUNCTION_WORDS = (
     "a about above across after against all along also am an and another any are around as at away be because been "
@@ -48,6 +60,11 @@ def unknown_words(expression: str, words: Collection[str]) -> tuple[str, ...]:
     if not words:
         return ()
     return tuple(dict.fromkeys(word for word in words_of(expression) if not _is_known(word, words)))
+
+
+def word_level_words(vocabulary: Iterable[str]) -> tuple[str, ...]:
+    """Return the words of a word-level tokenizer's vocabulary, without markup, in alphabetical order."""
+    return tuple(sorted(token for token in vocabulary if _WORD.fullmatch(token)))
 
 
 def words_of(expression: str) -> list[str]:
@@ -84,7 +101,17 @@ def warn_of_unknown_words(expressions: Iterable[str], words: Collection[str], *,
     if not words:
         return
     vocabulary = frozenset(words)
-    unknown = [unknown_words(expression, vocabulary) for expression in expressions]
+    warn_of_words([unknown_words(expression, vocabulary) for expression in expressions], stacklevel=stacklevel + 1)
+
+
+def warn_of_words(unknown: Sequence[Sequence[str]], *, advice: str = FOR_SENTENCES, stacklevel: int = 2) -> None:
+    """Warn once of unknown words, if there are any.
+
+    Args:
+        unknown: The unknown words of each sentence.
+        advice: What follows from them, and what to use instead.
+        stacklevel: See ``warn_of_unknown_words``.
+    """
     counts = Counter(word for each in unknown for word in each)
     if not counts:
         return
@@ -92,9 +119,8 @@ def warn_of_unknown_words(expressions: Iterable[str], words: Collection[str], *,
     more = f" and {len(counts) - len(listed)} more" if len(counts) > len(listed) else ""
     several = f" ({sum(map(bool, unknown))} of {len(unknown)} sentences)" if len(unknown) > 1 else ""
     warnings.warn(
-        f"the model was trained on synthetic drawings only and does not know {', '.join(listed)}{more}{several}: masks "
-        "for these words are guesses. Run 'refervos models fetch samwise-mevis' for weights trained on real videos, "
-        "then use --model samwise-mevis or refervos.load('samwise-mevis').",
+        f"the model was trained on synthetic drawings only and does not know {', '.join(listed)}{more}{several}: "
+        f"{advice}",
         UnknownWordsWarning,
         stacklevel=stacklevel + 1,
     )

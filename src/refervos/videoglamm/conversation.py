@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tokenizers.models import WordLevel
 from torch import Tensor
 
 from refervos.checkpoints.weight_files import read_settings
 from refervos.errors import CheckpointError, PromptError, is_out_of_memory, require_installed
 from refervos.text.grounded import SEG, Answer, Phrase, parse_answer, stable
+from refervos.text.vocabulary import word_level_words
 from refervos.videoglamm.language import IMAGE, Context, Sampling
 
 if TYPE_CHECKING:
@@ -76,6 +78,8 @@ class ChatTokenizer:
                 f"the tokenizer has no token {', '.join(missing)}; give the tokenizer of the checkpoint."
             )
         self.end, self.seg = known[END], known[SEG]
+        backend = getattr(tokenizer, "backend_tokenizer", None)  # slow tokenizers have none
+        self._unknown = backend.model.unk_token if isinstance(getattr(backend, "model", None), WordLevel) else None
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> ChatTokenizer:
@@ -129,6 +133,20 @@ class ChatTokenizer:
         """Decode token ids to text, with ``[SEG]`` and without special tokens."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text.removesuffix(END)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Words of a word-level vocabulary, without markup; empty for other tokenizers, which read any word."""
+        return word_level_words(self.tokenizer.get_vocab()) if self._unknown is not None else ()
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """List the words of a text that a word-level tokenizer reads as its unknown token, each once and in order."""
+        if self._unknown is None:
+            return ()
+        encoded = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        spans = [span for token, span in zip(encoded.tokens, encoded.offsets, strict=True) if token == self._unknown]
+        read = [text[start:stop].lower() for start, stop in spans]
+        return tuple(dict.fromkeys(word for word in read if any(letter.isalnum() for letter in word)))
 
 
 def check_question(question: str) -> str:

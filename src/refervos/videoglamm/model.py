@@ -24,6 +24,7 @@ from refervos.ops.compilation import Stage
 from refervos.ops.precision import keeping_float32
 from refervos.sam2.tracker import Sam2Tracker
 from refervos.segmenter import FramePrediction
+from refervos.text.vocabulary import FUNCTION_WORDS
 from refervos.videoglamm.config import VideoGlammConfig
 from refervos.videoglamm.decoding import PhraseTrack, begin_tracks, decode_frame, follow_phrases
 from refervos.videoglamm.encoders import ImageEncoder, VideoEncoder, pool, projector
@@ -244,6 +245,16 @@ class VideoGlamm(ReferringSegmenter):
         method = next(getattr(self.language, name) for name in names if hasattr(self.language, name))
         method(*([{"use_reentrant": False}] if on else []))
         self._gradient_checkpointing = on
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Vocabulary of a word-level tokenizer, in lower case; empty for other tokenizers, which read any word."""
+        return () if self.tokenizer is None else self.tokenizer.words
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """List the words that the tokenizer cannot read, except for function words, each once and in order."""
+        unread = () if self.tokenizer is None else self.tokenizer.unknown_words(text)
+        return tuple(word for word in unread if word not in FUNCTION_WORDS)
 
     @property
     def device(self) -> torch.device:

@@ -21,6 +21,7 @@ from refervos.prompts import Prompt
 from refervos.segmentation import Segmentation
 from refervos.session.session import Session
 from refervos.text.grounded import Phrase
+from refervos.text.vocabulary import FOR_QUESTIONS, warn_of_words
 from refervos.video import Frame, Source, open_source
 from refervos.video.tracks import FrameNames
 from refervos.videoglamm.conversation import AnswerPiece, Conversation, Pieces, Turn
@@ -119,6 +120,7 @@ class VideoConversation:
                 visual = self._read_recording(Recording(video, start, stop))
         self.conversation = Conversation(model, visual)
         self._last: VideoAnswer | None = None
+        self._warned: set[str] = set()
 
     def _read_session(self, session: Session) -> VisualTokens:
         if session.model is not self.model:
@@ -167,12 +169,22 @@ class VideoConversation:
         Returns:
             The answer, which is generated as it is iterated over. An earlier answer is first generated to its end.
 
+        Warns:
+            UnknownWordsWarning: When the question has words that a model with a closed vocabulary does not know, once
+                for each word.
+
         Raises:
             PromptError: When the question is invalid or the conversation becomes too long.
         """
         if self._last is not None:
             self._last.finish()
-        self._last = VideoAnswer(self, question, self.conversation.ask(question, limit=limit, sampling=sampling))
+        pieces = self.conversation.ask(question, limit=limit, sampling=sampling)
+        # With function words, such as "who": they decide what a question means.
+        unknown = self.model.tokenizer.unknown_words(question)
+        if set(unknown) - self._warned:
+            self._warned.update(unknown)
+            warn_of_words([unknown], advice=FOR_QUESTIONS)
+        self._last = VideoAnswer(self, question, pieces, unknown)
         return self._last
 
 
@@ -185,10 +197,13 @@ class VideoAnswer:
         talk: The conversation.
         question: The question.
         pieces: Increments of the answer, which end with a turn of the conversation.
+        unknown_words: Words of the question that the model cannot read; none with an open vocabulary.
     """
 
-    def __init__(self, talk: VideoConversation, question: str, pieces: Pieces) -> None:
-        self.question = question
+    def __init__(
+        self, talk: VideoConversation, question: str, pieces: Pieces, unknown_words: tuple[str, ...] = ()
+    ) -> None:
+        self.question, self.unknown_words = question, unknown_words
         self._talk, self._pieces = talk, pieces
         self._number = len(talk.turns)
 

@@ -6,7 +6,9 @@ import { hex } from "./server_state.js";
 
 /** @import {Session} from "./session.js" */
 
-/** The conversation beside the video. It dispatches `select` with a track's number as detail. */
+/**
+ * The conversation beside the video. It dispatches `select` with a track's number as detail, and `followed` after an answer with phrases.
+ */
 export class Conversation extends EventTarget {
   /** @type {Session | null} */ session = null;
   #panel = byId("conversation", HTMLElement);
@@ -40,11 +42,15 @@ export class Conversation extends EventTarget {
     const answer = create("p", { class: "answer" });
     this.#log.append(create("p", { class: "question" }, question), answer);
     try {
+      let phrases = 0;
       for await (const { event, data } of ask(this.session.id, question)) {
         if (event === "problem") throw new Error(data.detail);
         if (data.text) answer.append(data.track === undefined ? data.text : this.#phrase(data));
+        if (data.track !== undefined) phrases += 1;
+        if (data.unknown_words?.length) answer.append(create("span", { class: "hint" }, guess(data.unknown_words)));
         this.#log.scrollTop = this.#log.scrollHeight;
       }
+      if (phrases) this.dispatchEvent(new Event("followed"));
     } catch (error) {
       answer.append(create("span", { class: "problem" }, sentenceOf(error)));
     }
@@ -67,4 +73,9 @@ export class Conversation extends EventTarget {
       if (track) phrase.style.setProperty("--colour", track.colour);
     }
   }
+}
+
+/** @param {string[]} words The words of a question that the model cannot read. */
+function guess(words) {
+  return `The model does not know ${words.slice(0, 10).join(", ")}: this answer is a guess.`;
 }

@@ -80,6 +80,7 @@ export class Studio extends EventTarget {
     byId("copy-command", HTMLButtonElement).addEventListener("click", () => this.#exports.openSnippet(this.session, "command"));
     this.stage.addEventListener("correct", (event) => this.#correct(/** @type {CustomEvent<Correction>} */ (event).detail));
     this.tracks.addEventListener("select", (event) => this.#selected(/** @type {CustomEvent} */ (event).detail));
+    this.conversation.addEventListener("followed", () => this.#start());
     this.conversation.addEventListener("select", (event) => this.tracks.select(/** @type {CustomEvent} */ (event).detail));
     this.timeline.addEventListener("seek", (event) => this.seek(/** @type {CustomEvent} */ (event).detail));
     this.alerts.addEventListener("seek", (event) => this.seek(/** @type {CustomEvent} */ (event).detail));
