@@ -45,6 +45,17 @@ def test_the_demo_finds_two_objects_and_reports_the_third_absent(tmp_path: Path)
         assert sum(1 for _ in video.decode(video=0)) == total
 
 
+def test_a_description_is_drawn_with_a_verdict_on_each_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "describe.py"), "--out", str(tmp_path / "out" / "described.png")]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.splitlines()
+    verdicts = [line.strip().split(": ", 1) for line in lines[1:-1]]
+    assert " ".join(sentence for _, sentence in verdicts) == lines[0]
+    assert {verdict for verdict, _ in verdicts} <= {"true", "false", "undecidable", "not understood"}
+    with Image.open(tmp_path / "out" / "described.png") as picture:
+        assert picture.width == 6 * (256 + 4)
+        assert picture.height > 256
+
+
 def test_the_readmes_snippet_prints_its_comments(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
