@@ -78,8 +78,9 @@ class ChatTokenizer:
                 f"the tokenizer has no token {', '.join(missing)}; give the tokenizer of the checkpoint."
             )
         self.end, self.seg = known[END], known[SEG]
-        backend = getattr(tokenizer, "backend_tokenizer", None)  # slow tokenizers have none
-        self._unknown = backend.model.unk_token if isinstance(getattr(backend, "model", None), WordLevel) else None
+        backend: Any = getattr(tokenizer, "backend_tokenizer", None)  # slow tokenizers have none
+        word_level = isinstance(getattr(backend, "model", None), WordLevel)
+        self._unknown: str | None = backend.model.unk_token if word_level else None
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> ChatTokenizer:
