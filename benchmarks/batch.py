@@ -63,9 +63,9 @@ def run(arguments: Sequence[str], folder: Path) -> float:
     return time.perf_counter() - begun
 
 
-def batch(folder: Path, workers: int, out: str, shard_seconds: float) -> float:
+def batch(folder: Path, workers: int, out: str, packing: Sequence[str]) -> float:
     """Time a whole `refervos batch`, start and model loading included."""
-    options = ["--workers", str(workers), "--shard-seconds", str(shard_seconds), "--device", "cpu", "--quiet"]
+    options = ["--workers", str(workers), "--device", "cpu", "--quiet", *packing]
     return run(["batch", "videos.csv", out, *options], folder)
 
 
@@ -86,23 +86,28 @@ def work_seconds(folder: Path, out: str) -> float:
     return max(committed) - min(ready)
 
 
-def planned(folder: Path, workers: int, shard_seconds: float) -> dict[str, float]:
-    """Plan the job with the speed measured here, in wall-clock time and in processor time of the workers."""
+def planned(folder: Path, workers: int, shard_seconds: float) -> tuple[dict[str, float], list[str]]:
+    """Plan the job with the speed measured here, in wall-clock time and in processor time of the workers.
+
+    Returns:
+        Both times, and the options with which `refervos batch` packs the shards of the plan.
+    """
     entries = read_manifest(folder / "videos.csv")
     units = plan_units(entries, {}, Cost())
     with measured_job(entries, units, Options(), ["cpu"] * workers) as job:
         plan = plan_job(units, fit_cost(job), workers, shard_seconds)
         cost = fit_cost(job, "cpu")
-    cpu = workers * cost.load + sum(cost.seconds(unit.frames, len(unit.expressions)) for unit in units)
-    return {"planned": plan.schedule.seconds, "planned_cpu": cpu}
+    cpu = workers * cost.load + plan.files * cost.commit
+    cpu += sum(cost.seconds(unit.frames, len(unit.expressions)) for unit in units)
+    return {"planned": plan.schedule.seconds, "planned_cpu": cpu}, plan.options()
 
 
 def measured(folder: Path, out: str) -> dict[str, float]:
     """Return the makespan of a job, and the processor time of its workers."""
     logs = [list(map(json.loads, path.read_text().splitlines())) for path in (folder / out / "_log").glob("*.jsonl")]
     commits = [line for lines in logs for line in lines if line["event"] == "commit"]
-    makespan = max(line["time"] for line in commits) - min(lines[0]["time"] for lines in logs)
-    return {"makespan": makespan, "cpu": sum(lines[-1]["cpu"] - lines[0]["cpu"] for lines in logs)}
+    makespan = max(line["time"] for line in commits) - min(lines[0]["started"] for lines in logs)
+    return {"makespan": makespan, "cpu": sum(lines[-1]["cpu"] for lines in logs)}
 
 
 def main() -> None:
@@ -123,18 +128,19 @@ def main() -> None:
         (folder / "videos.csv").write_text(f"video,expression\n{rows}")
         rounds: list[dict[str, float]] = []
         for number in range(given.rounds):
-            two = batch(folder, 2, f"two{number}", given.shard_seconds)
+            plan, packing = planned(folder, 2, given.shard_seconds)
+            two = batch(folder, 2, f"two{number}", packing)
             result = {
                 "load": os.getloadavg()[0],
                 "two_workers": two,
                 "two_workers_work": work_seconds(folder, f"two{number}"),
-                **planned(folder, 2, given.shard_seconds),
+                **plan,
                 **measured(folder, f"two{number}"),
             }
             result["planned_over_measured"] = result["planned"] / result["makespan"]
             result["planned_over_measured_cpu"] = result["planned_cpu"] / result["cpu"]
             if not given.plan:
-                result["one_worker"] = batch(folder, 1, f"one{number}", given.shard_seconds)
+                result["one_worker"] = batch(folder, 1, f"one{number}", packing)
                 result["one_worker_work"] = work_seconds(folder, f"one{number}")
                 result["loop"] = loop(folder, videos, f"loop{number}")
                 result["two_over_one"] = result["one_worker"] / two

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from batch_jobs import SENTENCES, draw_videos, write_manifest
 from refervos.batch.calibration import fit_cost
-from refervos.batch.job import DATA, Job, Options
+from refervos.batch.job import DATA, Job, Options, plan_units
+from refervos.batch.manifest import read_manifest
 from refervos.batch.planning import plan_job
 from refervos.batch.schedule import example_table, pack_work, simulate, simulate_static
 from refervos.batch.shard_files import MaskRows, UnitRecord, encode_shard
@@ -75,7 +76,7 @@ def test_the_page_shows_the_simulated_table() -> None:
 
 
 def test_costs_are_found_in_the_times_of_a_job(tmp_path: Path) -> None:
-    cost = Cost(load=5.0, overhead=0.5, shared=0.02, sentence=0.03)
+    cost = Cost(load=5.0, overhead=0.5, commit=0.25, shared=0.02, sentence=0.03)
     job = Job(open_store(tmp_path), Options(), "f", shard_seconds=0.0).begin()
     units = [
         Unit(f"{frames}-{count}", "u", "v", 0, None, SENTENCES[:count], frames, frames)
@@ -85,35 +86,60 @@ def test_costs_are_found_in_the_times_of_a_job(tmp_path: Path) -> None:
     job.add(units)
     for worker, shards in enumerate((job.shards()[::2], job.shards()[1::2])):
         now = 1000.0 + 100 * worker
-        lines: list[dict[str, Any]] = [{"time": now, "cpu": 0.0, "event": "start", "frames": 0}]
-        now += cost.load
+        started, now = now, now + cost.load
+        start = {"time": started + 2.0, "cpu": 1.0, "event": "start", "frames": 0, "started": started}
+        lines: list[dict[str, Any]] = [start]
         for shard in shards:
             (unit,) = shard.units
             record = UnitRecord(unit.name, "ok", frames=unit.frames)
             job.store.create(f"{DATA}/{shard.name}.parquet", encode_shard(shard.name, {}, [record], [MaskRows()]))
-            now += cost.seconds(unit.frames, len(unit.expressions))
-            cpu = (now - lines[0]["time"]) / 2
-            lines.append({"time": now, "cpu": cpu, "event": "commit", "frames": 0, "shard": shard.name})
+            begun, now = now, now + cost.seconds(unit.frames, len(unit.expressions))
+            segmented, now = now, now + cost.commit
+            moments = [{"time": each, "cpu": (each - started) / 2} for each in (begun, segmented, now)]
+            commit = {"event": "commit", "frames": 0, "shard": shard.name}
+            lines.append({**moments[2], **commit, "begun": moments[0], "segmented": moments[1]})
         log = "".join(f"{json.dumps(line)}\n" for line in lines)
         job.store.append(f"_log/{worker}.jsonl", log.encode())
     found, half = fit_cost(job), fit_cost(job, "cpu")
-    for name in ("load", "overhead", "shared", "sentence"):
+    for name in ("load", "overhead", "commit", "shared", "sentence"):
         assert getattr(found, name) == pytest.approx(getattr(cost, name), rel=1e-3), name
         assert getattr(half, name) == pytest.approx(getattr(cost, name) / 2, rel=1e-3), name
 
 
 def test_a_plan_has_the_shards_of_a_run_at_its_frame_rate() -> None:
-    cost = Cost(load=7.0, overhead=0.5, shared=0.01, sentence=0.03)
+    cost = Cost(load=7.0, overhead=0.5, commit=0.25, shared=0.01, sentence=0.03)
     frames = [100, 900, 40, 2500, 300, 310, 20, 700]
     units = [Unit(f"{n}", "u", "v", 0, None, SENTENCES[: 1 + n % 2], count, 0.0) for n, count in enumerate(frames)]
     plan = plan_job(units, cost, 2, 20.0)
     assert plan.cost.fps == pytest.approx(25)
     run = Cost.from_fps(25, overhead=0.5)
     works = [dataclasses.replace(unit, work=run.seconds(unit.frames, len(unit.expressions))) for unit in units]
-    assert plan.files == len(pack(works, 20.0))
-    assert plan.schedule.work == pytest.approx(sum(0.5 + n * (0.01 + 0.03 * (1 + k % 2)) for k, n in enumerate(frames)))
+    assert plan.files == len(pack(works, 20.0)) > 2
+    seconds = sum(0.5 + n * (0.01 + 0.03 * (1 + k % 2)) for k, n in enumerate(frames))
+    assert plan.schedule.work == pytest.approx(seconds + 0.25 * plan.files)
     assert plan.longest == pytest.approx(0.5 + 2500 * 0.07)
     assert plan.schedule.seconds >= 7 + plan.longest
+
+
+@pytest.mark.parametrize("overhead", [0.1234567, 2.0, 30.0])
+def test_a_run_with_the_options_of_a_plan_packs_its_shards(
+    overhead: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [10 + 37 * index for index in range(12)]
+    manifest = write_manifest(tmp_path / "m.jsonl", draw_videos(tmp_path, [2] * 12), frames=frames)
+    cost = Cost(load=3.0, overhead=overhead, commit=0.1, shared=1 / 171, sentence=1 / 111)
+    plan = plan_job(plan_units(read_manifest(manifest), {}, cost), cost, 2, 9.0)
+    begun: list[Job] = []
+    monkeypatch.setattr("refervos.cli.batch.run_here", lambda job, settings: begun.append(job))
+    options = ["--device", "cpu", "--quiet", "--shard", "1/1", *plan.options()]
+    monkeypatch.setattr(sys, "argv", ["refervos", "batch", str(manifest), str(tmp_path / "out"), *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    shards = begun[0].shards()
+    assert len(shards) == plan.files
+    works = [cost.commit + sum(cost.seconds(unit.frames, 1) for unit in shard.units) for shard in shards]
+    assert simulate(works, 2, cost.load) == plan.schedule
 
 
 def test_the_command_plans_without_running(

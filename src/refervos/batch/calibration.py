@@ -91,8 +91,8 @@ def _sample(entries: Sequence[Entry], units: Sequence[Unit], count: int) -> list
 def fit_cost(job: Job, clock: Literal["time", "cpu"] = "time") -> Cost:
     """Fit the cost to a finished job whose shards have one unit each.
 
-    The time of a unit is that between two commits of its worker, so everything between them counts. The first unit of a
-    worker also warms it up, and counts as part of its start.
+    Everything between two commits of a worker counts: the time of the unit as its own, the rest as that of a shard. The
+    first unit of a worker also warms it up, and counts as part of its start.
 
     Args:
         job: The job.
@@ -108,15 +108,18 @@ def fit_cost(job: Job, clock: Literal["time", "cpu"] = "time") -> Cost:
     records = {name: each[0] for name, each in job.records().items()}
     rows: list[tuple[float, float, float, float]] = []
     first: list[tuple[float, float, float]] = []
+    between: list[float] = []
     for _, lines in read_logs(job.store):
         commits = [line for line in lines if line["event"] == "commit" and records[line["shard"]].status == "ok"]
-        starts = [line[clock] for line in lines if line["event"] == "start"]
+        started = lines[0]["started"] if clock == "time" else 0.0  # before Python and the packages were loaded
         for before, line in zip([None, *commits], commits, strict=False):
             frames, sentences = records[line["shard"]].frames, len(units[line["shard"]].expressions)
+            unit_seconds = line["segmented"][clock] - line["begun"][clock]
             if before is None:
-                first.append((line[clock] - starts[0], frames, sentences))
+                first.append((line[clock] - started, frames, sentences))
             else:
-                rows.append((line[clock] - before[clock], 1.0, frames, frames * sentences))
+                rows.append((unit_seconds, 1.0, frames, frames * sentences))
+                between.append(line[clock] - before[clock] - unit_seconds)
     if not rows:
         raise DataError("too few frames could be read to measure the speed; give --fps.")
     table = np.array(rows)
@@ -124,8 +127,9 @@ def fit_cost(job: Job, clock: Literal["time", "cpu"] = "time") -> Cost:
     if len({row[3] / row[2] for row in rows}) == 1:
         share = rows[0][3] / rows[0][2]  # all have the same number of sentences, so the two costs cannot be separated
         shared, sentence = (shared + sentence * share) / 2, (shared + sentence * share) / 2 / share
-    cost = Cost(0.0, overhead, shared, sentence)
-    load = float(np.mean([seconds - cost.seconds(int(frames), int(count)) for seconds, frames, count in first]))
+    cost = Cost(0.0, overhead, float(np.mean(between)), shared, sentence)
+    loads = [seconds - cost.commit - cost.seconds(int(frames), int(count)) for seconds, frames, count in first]
+    load = float(np.mean(loads))
     return dataclasses.replace(cost, load=max(0.0, load))
 
 

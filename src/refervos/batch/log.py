@@ -27,11 +27,15 @@ class WorkerLog:
         self._beaten = time.monotonic()
         self.frames = 0
 
+    @staticmethod
+    def clocks() -> dict[str, float]:
+        """Return the time in seconds since 1970, and the processor time of this process."""
+        return {"time": round(time.time(), 3), "cpu": round(time.process_time(), 3)}
+
     def write(self, event: str, **more: Any) -> None:
         """Write an event, with the time, the processor time and the number of frames segmented so far."""
         self._beaten = time.monotonic()
-        times = {"time": round(time.time(), 3), "cpu": round(time.process_time(), 3)}
-        line = {**times, "event": event, "frames": self.frames, **more}
+        line = {**self.clocks(), "event": event, "frames": self.frames, **more}
         self._store.append(f"{LOGS}/{self._worker}.jsonl", json.dumps(line).encode() + b"\n")
 
     def beat(self, **more: Any) -> None:

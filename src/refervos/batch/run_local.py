@@ -37,8 +37,8 @@ def run_local(
         RefervosError: When a worker cannot run; its own sentence is on standard error.
         KeyboardInterrupt: The same, after the workers have saved their work.
     """
-    commands = [worker_command(job.store.address, dataclasses.replace(settings, device=device)) for device in devices]
-    workers = [_start(command) for command in commands]
+    chosen = [dataclasses.replace(settings, device=device) for device in devices]
+    workers = [_start(job, each) for each in chosen]
     finished, deaths = len(job.finished()), 0
     try:
         while any(worker.poll() is None for worker in workers):
@@ -59,12 +59,13 @@ def run_local(
                         f"{deaths} workers died in a row ({signal.Signals(-code).name}), perhaps for lack of memory; "
                         "the same command with fewer --workers continues."
                     )
-                workers[place] = _start(commands[place])
+                workers[place] = _start(job, chosen[place])
     finally:
         _stop(workers)
 
 
-def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+def _start(job: Job, settings: WorkerSettings) -> subprocess.Popen[bytes]:
+    command = worker_command(job.store.address, dataclasses.replace(settings, started=time.time()))
     return subprocess.Popen(command, stdin=subprocess.PIPE)
 
 

@@ -102,7 +102,7 @@ def _speed(job: Job, now: float) -> tuple[int, float | None, float]:
         if not lines:
             continue
         last = lines[-1]
-        seconds += last["time"] - lines[0]["time"]
+        seconds += last["time"] - lines[0].get("started", lines[0]["time"])
         if last["event"] == "stop" or now - last["time"] > _RECENT:
             continue
         running += 1

@@ -27,12 +27,14 @@ class Cost:
     Attributes:
         load: Seconds to start a worker and load the model.
         overhead: Seconds per video.
+        commit: Seconds per shard, for its lease, its file and the log.
         shared: Seconds per frame for decoding and for what all sentences share.
         sentence: Seconds per frame and sentence.
     """
 
     load: float = 20.0
     overhead: float = 2.0
+    commit: float = 0.0
     shared: float = 0.5 / 30
     sentence: float = 0.5 / 30
 

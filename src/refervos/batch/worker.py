@@ -70,6 +70,7 @@ class WorkerSettings:
         save_every: Seconds of work on a unit after which its state is saved.
         lease: Seconds after which the shards of a worker that gives no sign are taken over.
         part: Share of the shards to process: ``(i, n)`` for each n-th from the i-th on.
+        started: When the worker's process was started, in seconds since 1970; None if unknown.
     """
 
     device: str | None = None
@@ -77,6 +78,7 @@ class WorkerSettings:
     save_every: float = 60.0
     lease: float = LASTS
     part: tuple[int, int] = (0, 1)
+    started: float | None = None
 
 
 class Worker:
@@ -94,12 +96,13 @@ class Worker:
     def __init__(
         self, job: Job, settings: WorkerSettings = WorkerSettings(), stop: Callable[[], bool] = lambda: False
     ) -> None:
+        started = settings.started or time.time()
         import torch
 
         self._job, self._store, self._settings, self._stop = job, job.store, settings, stop
         self.name = worker_name()
         self._log = WorkerLog(self._store, self.name)
-        self._log.write("start", host=socket.gethostname())
+        self._log.write("start", host=socket.gethostname(), started=round(started, 3))
         self._model = job.options.load(settings.device)
         if self._model.device.type == "cpu":
             torch.set_num_threads(job.options.threads)
@@ -200,11 +203,12 @@ class Worker:
         """
         self._held = shard, lease
         saved = saved_units(self._store)
+        begun = self._log.clocks()
         finished: dict[str, tuple[UnitRecord, MaskRows]] = {}
         try:
             for unit in shard.units:
                 finished[unit.name] = self._segment_unit(unit, lease, unit.name in saved)
-            self._commit(shard, finished)
+            self._commit(shard, finished, begun=begun, segmented=self._log.clocks())
         except _StoppedError:
             for name, (record, rows) in finished.items():
                 save_unit(self._store, name, SavedUnit(rows, 0, record.seconds or 0.0, record=record))
@@ -214,13 +218,14 @@ class Worker:
             self._held = None
             self._leases.release(shard.name)
 
-    def _commit(self, shard: Shard, finished: dict[str, tuple[UnitRecord, MaskRows]]) -> None:
+    def _commit(self, shard: Shard, finished: dict[str, tuple[UnitRecord, MaskRows]], **moments: Any) -> None:
+        """Write the file of a shard, and log the moments of its work, from which costs are measured."""
         records = [finished[unit.name][0] for unit in shard.units]
         rows = [finished[unit.name][1] for unit in shard.units]
         data = encode_shard(shard.name, self._job.stamp, records, rows)
         if self._store.create(f"{DATA}/{shard.name}.parquet", data):
             self._job.write_records(shard, records)
-            self._log.write("commit", shard=shard.name, units=len(records))
+            self._log.write("commit", shard=shard.name, units=len(records), **moments)
         for unit in shard.units:
             drop_unit(self._store, unit.name)
 

@@ -57,6 +57,9 @@ class Runner(StrEnum):
 
 OutArgument = Annotated[str, typer.Argument(help="Folder of results, or an address such as s3://bucket/masks.")]
 PriceOption = Annotated[float | None, typer.Option(min=0, help="Price of one worker for an hour.", show_default=False)]
+OverheadOption = Annotated[
+    float, typer.Option(min=0, help="Seconds that each video needs beside its frames, with --fps.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ManifestArgument = Annotated[
     Path, typer.Argument(help="CSV, JSON lines or Parquet file: video, expression or expressions, start, end, frames.")
@@ -98,6 +101,7 @@ def run(
     fps: Annotated[
         float, typer.Option(min=0.01, help="Frames per second of one worker, from which shards are packed.")
     ] = 30.0,
+    overhead: OverheadOption = 2.0,
     shard_seconds: Annotated[float, typer.Option(min=0, help="Least work of a shard in seconds.")] = 120.0,
     partition: Annotated[str | None, typer.Option(help="Slurm partition.")] = None,
     hours: Annotated[float, typer.Option(min=0.1, help="Time limit of a Slurm job in hours.")] = 24.0,
@@ -134,7 +138,7 @@ def run(
         threads=threads,
     )
     with Bar("videos looked up", total=len(entries), show=False if quiet else None) as bar:
-        cost = Cost.from_fps(fps)
+        cost = Cost.from_fps(fps, overhead=overhead)
         job = begin_job(out, entries, options, cost, shard_seconds, patience=timeout, advance=bar.advance)
     if retry_failed:
         job.repeat_failed()
@@ -271,7 +275,7 @@ def plan(
         float | None,
         typer.Option(min=0.01, help="Frames per second of a worker with one sentence; default measured here."),
     ] = None,
-    overhead: Annotated[float, typer.Option(min=0, help="Seconds per video, with --fps.")] = 2.0,
+    overhead: OverheadOption = 2.0,
     load: Annotated[float, typer.Option(min=0, help="Seconds to start a worker, with --fps.")] = 20.0,
     price: PriceOption = None,
     shard_seconds: Annotated[float, typer.Option(min=0, help="Least work of a shard in seconds.")] = 120.0,
@@ -314,8 +318,8 @@ def plan(
     lines = [
         f"videos    {found.videos} with {found.frames} frames",
         f"seconds   {cost.shared:.4f} per frame + {cost.sentence:.4f} per frame and sentence, {cost.overhead:.2f} per "
-        f"video, {cost.load:.1f} per start ({origin})",
-        f"files     {found.files} of at least {shard_seconds:g} s of work (refervos batch --fps {cost.fps:.3g})",
+        f"video, {cost.commit:.2f} per file, {cost.load:.1f} per start ({origin})",
+        f"files     {found.files} of at least {shard_seconds:g} s of work (refervos batch {' '.join(found.options())})",
         f"work      {schedule.work / 3600:.2f} hours, the longest video {duration(found.longest)}",
         f"makespan  {duration(schedule.seconds)} on {workers_text(schedule.slots)}, "
         f"{schedule.utilisation:.0%} of their time used (simulated)",
