@@ -479,6 +479,49 @@ def test_results_on_an_object_store_have_the_same_bytes(undisturbed: tuple[Path,
     assert status_of(job).done == 5
 
 
+@pytest.mark.parametrize(("call", "done"), [("ls", "listed"), ("pipe_file", "written"), ("cat_file", "read")])
+def test_an_object_store_that_fails_is_named(
+    call: str, done: str, undisturbed: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("unable to locate\ncredentials")  # the errors of object stores have classes of their own
+
+    if call == "cat_file":
+        begin("memory://failing", undisturbed[0])
+    monkeypatch.setattr(MemoryFileSystem, call, fail)
+    sentence = (
+        rf"'memory://failing.*' cannot be {done} \(unable to locate credentials\); check the address and the cred"
+    )
+    with pytest.raises(OutputError, match=sentence):
+        begin("memory://failing", undisturbed[0])
+
+
+def test_videos_behind_a_failing_server_are_not_just_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    manifest = write_manifest(tmp_path / "m.jsonl", ["memory://films/a.mp4"])
+    with pytest.raises(DataError, match=r"such as 'memory://films/a.mp4'; paths are relative"):
+        begin(tmp_path / "out", manifest)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("unable to locate credentials")
+
+    monkeypatch.setattr(MemoryFileSystem, "info", fail)
+    with pytest.raises(DataError, match=r"a.mp4' \(unable to locate credentials\); check the address"):
+        begin(tmp_path / "out", manifest)
+
+
+def test_a_merged_file_is_not_written_to_an_address(
+    undisturbed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match=r"'s3:/bucket/all.parquet' is an address; give a file of this machine"):
+        merge(Job.open(open_store(undisturbed[1])), Path("s3://bucket/all.parquet"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_status_tells_speed_and_remaining_time(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
     manifest, _ = undisturbed
     job = begin(tmp_path / "out", manifest, shard_seconds=0.5)

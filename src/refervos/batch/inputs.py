@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refervos.batch.storage import is_address, open_file_system
+from refervos.batch.storage import is_address, open_file_system, reason_of
 from refervos.errors import RefervosError, VideoError
 from refervos.video import Source, open_source
 
@@ -45,10 +45,12 @@ class InputFacts:
         version: Text that changes with the content: an entity tag, or size and time of modification; ``missing`` if the
             file cannot be found.
         size: Size in bytes; None if unknown.
+        problem: Why a server gave no facts, unless it answered that there is no such file; None without a problem.
     """
 
     version: str
     size: int | None = None
+    problem: str | None = None
 
     @property
     def missing(self) -> bool:
@@ -74,8 +76,10 @@ def facts_of(uri: str) -> InputFacts:
     file_system, path = open_file_system(uri)
     try:
         info = file_system.info(path)
-    except Exception:  # each file system has errors of its own; the worker will report this one
+    except FileNotFoundError:
         return InputFacts(_MISSING)
+    except Exception as error:  # each file system has errors of its own; the worker will report this one
+        return InputFacts(_MISSING, problem=reason_of(error))
     size = info.get("size")
     tags = [str(info[field]) for field in _VERSION_FIELDS if info.get(field)]
     version = tags[0] if tags else f"{size}-{info.get('created', '')}"
@@ -132,7 +136,10 @@ def _open_remote(uri: str) -> Iterator[Any]:
                 file_system.get_file(path, str(found))
         except RefervosError:
             raise
+        except FileNotFoundError as error:
+            raise VideoError(f"{name} does not exist; check the address.") from error
         except Exception as error:  # each file system has errors of its own
-            reason = " ".join(str(error).split())[:160] or type(error).__name__
-            raise VideoError(f"{name} cannot be read ({reason}); check the address and the credentials.") from error
+            raise VideoError(
+                f"{name} cannot be read ({reason_of(error)}); check the address and the credentials."
+            ) from error
         yield found

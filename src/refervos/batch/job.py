@@ -400,9 +400,11 @@ def plan_units(
     """
     facts = facts_of_all([entry.uri for entry in entries])
     if all(each.missing for each in facts):
+        reason = f" ({facts[0].problem})" if facts[0].problem else ""
+        hint = "check the address and the credentials" if reason else "paths are relative to the manifest's folder"
         raise DataError(
-            f"none of the {len(entries)} videos of the manifest can be found, such as '{entries[0].uri}'; "
-            "paths are relative to the manifest's folder."
+            f"none of the {len(entries)} videos of the manifest can be found, such as '{entries[0].uri}'{reason}; "
+            f"{hint}."
         )
     frames = _count_frames(entries, facts, patience, advance)
     identity = {"stamp": stamp}

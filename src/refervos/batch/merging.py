@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from refervos.batch.job import DATA, Job, latest_records
 from refervos.batch.shard_files import SHARD, STAMP, canonical, mask_schema, outcomes_of, read_table
 from refervos.batch.units import Shard
-from refervos.errors import DataError
+from refervos.errors import DataError, OutputError
 from refervos.files.writing import PartialFile, prepare_folder, refuse_existing, write_atomically, write_error
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ def merge(job: Job, path: Path, *, partial: bool = False, overwrite: bool = Fals
         OutputError: When a file exists already or cannot be written.
     """
     from pyarrow import parquet
+
+    if re.match(r"\w+:/", path.as_posix()) and not path.drive:
+        raise OutputError(f"'{path}' is an address; give a file of this machine, and copy it there.")
 
     units_path = path.with_name(f"{path.name.removesuffix('.parquet')}.units.parquet")
     for each in (path, units_path):

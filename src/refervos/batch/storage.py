@@ -99,6 +99,11 @@ def open_file_system(address: str) -> tuple[Any, str]:
     return file_system, root
 
 
+def reason_of(error: Exception) -> str:
+    """Return the reason of an error of a file system in one short line."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
 class LocalStore:
     """Folder of this machine or of a shared file system."""
 
@@ -198,11 +203,18 @@ class ObjectStore:
             found = self._files.ls(self._path(folder), detail=False)
         except FileNotFoundError:
             return []
+        except Exception as error:
+            raise self._error(folder, "listed", error) from error
         return sorted(name for name in (path.rstrip("/").rpartition("/")[2] for path in found) if name)
 
     def read(self, path: str) -> bytes:
         """See ``Store``."""
-        return self._files.cat_file(self._path(path))
+        try:
+            return self._files.cat_file(self._path(path))
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise self._error(path, "read", error) from error
 
     def create(self, path: str, data: bytes) -> bool:
         """See ``Store``.
@@ -220,19 +232,20 @@ class ObjectStore:
                 self._files.pipe_file(target, data)
         except FileExistsError:
             return False
-        except OSError as error:
+        except Exception as error:
             self._files.invalidate_cache()
-            if self._files.exists(target):  # how some stores report the failed condition
-                return False
-            raise OutputError(f"'{self.address}/{path}' cannot be written ({error}).") from error
+            with contextlib.suppress(Exception):
+                if self._files.exists(target):  # how some stores report the failed condition
+                    return False
+            raise self._error(path, "written", error) from error
         return True
 
     def replace(self, path: str, data: bytes) -> None:
         """See ``Store``."""
         try:
             self._files.pipe_file(self._path(path), data)
-        except OSError as error:
-            raise OutputError(f"'{self.address}/{path}' cannot be written ({error}).") from error
+        except Exception as error:
+            raise self._error(path, "written", error) from error
 
     def append(self, path: str, data: bytes) -> None:
         """See ``Store``; objects cannot grow, so the whole file is uploaded again."""
@@ -241,5 +254,10 @@ class ObjectStore:
 
     def remove(self, path: str) -> None:
         """See ``Store``."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):
             self._files.rm_file(self._path(path))
+
+    def _error(self, path: str, done: str, error: Exception) -> OutputError:
+        """Return the error of an operation; each file system has classes of its own."""
+        where = f"{self.address}/{path}".rstrip("/")
+        return OutputError(f"'{where}' cannot be {done} ({reason_of(error)}); check the address and the credentials.")
