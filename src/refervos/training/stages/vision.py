@@ -183,8 +183,8 @@ class DenseHead(nn.Module):
             mean: Averages over the labelled cells, objects and claims.
 
         Returns:
-            A scalar, and shares by name, most of them a ``ratio``: of cells for looks and ranks, balanced over true and
-            false for claims about motion; and the same of objects.
+            A scalar, and shares by name, most of them a ``ratio``: of cells for looks, ranks, and true and false claims
+            about motion; and the same of objects.
         """
         cells = labels["cells"].flatten(2)  # (B, F, n*n)
         on_object = cells >= 0
@@ -266,9 +266,11 @@ class DenseHead(nn.Module):
             loss = loss + settings.claims * _claim_loss(within(mean, "claims"), claim, claims)
             distance = _distance(within(mean, "tracks"), track, tracks)
             loss = loss + 2 * settings.places * distance
-            motion = list(MOTION_CLAIMS)
             shares["ranks"] = _correct(rank, ranks)
-            shares["motion"] = _balanced(claim[..., motion], claims[..., motion])
+            read_claims, wanted = (values[..., list(MOTION_CLAIMS)] for values in (claim, claims))
+            # Two ratios, because their mean would depend on the number of processes.
+            shares["motion_true"] = ratio(((read_claims > 0) & (wanted > 0)).sum(), (wanted > 0).sum())
+            shares["motion_false"] = ratio(((read_claims <= 0) & (wanted < 0)).sum(), (wanted < 0).sum())
             shares["tracks"] = distance.detach()
         return loss, shares
 
@@ -302,14 +304,6 @@ def _correct(logits: Tensor, labels: Tensor) -> Tensor:
     labelled = labels != UNLABELLED
     right = (logits.argmax(-1) == labels) & labelled
     return ratio(right.sum(), labelled.sum())
-
-
-@torch.no_grad()
-def _balanced(logits: Tensor, claims: Tensor) -> Tensor:
-    """Mean share of the true claims and of the false ones that are read correctly."""
-    true, false = claims > 0, claims < 0
-    share = (((logits > 0) & true).sum() / true.sum() + ((logits <= 0) & false).sum() / false.sum()) / 2
-    return ratio(share.nan_to_num(), share.isfinite())
 
 
 class VisionStage(Stage):
