@@ -23,12 +23,6 @@ FOR_SENTENCES = (
 )
 """Consequence of unknown words in a referring expression."""
 
-FOR_QUESTIONS = (
-    "it cannot read these words, and its answer is a guess. For questions about real videos convert the published "
-    "VideoGLaMM, see 'refervos models'."
-)
-"""Consequence of unknown words in a question."""
-
 _FUNCTION_WORDS = (
     "a about above across after against all along also am an and another any are around as at away be because been "
     "before behind being below beneath beside besides between beyond both but by can could did do does doing done "

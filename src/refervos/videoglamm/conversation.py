@@ -35,6 +35,12 @@ _WITHOUT_CLASS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 LONGEST_QUESTION = 100_000
 """Maximum length of a question in characters."""
 
+UNKNOWN_WORDS = (
+    "it cannot read these words, and its answer is a guess. For questions about real videos convert the published "
+    "VideoGLaMM, see 'refervos models'."
+)
+"""Consequence of words in a question that are not in a closed vocabulary."""
+
 DESCRIBE = (
     "Could you please give me a detailed description of the video? Please respond with interleaved segmentation masks "
     "for the corresponding parts of the answer."

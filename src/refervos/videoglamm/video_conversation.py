@@ -21,10 +21,10 @@ from refervos.prompts import Prompt
 from refervos.segmentation import Segmentation
 from refervos.session.session import Session
 from refervos.text.grounded import Phrase
-from refervos.text.vocabulary import FOR_QUESTIONS, warn_of_words
+from refervos.text.vocabulary import warn_of_words
 from refervos.video import Frame, Source, open_source
 from refervos.video.tracks import FrameNames
-from refervos.videoglamm.conversation import AnswerPiece, Conversation, Pieces, Turn
+from refervos.videoglamm.conversation import UNKNOWN_WORDS, AnswerPiece, Conversation, Pieces, Turn
 from refervos.videoglamm.frames import EncoderView, encoder_view, single_pixels
 from refervos.videoglamm.language import Sampling
 
@@ -183,7 +183,7 @@ class VideoConversation:
         unknown = self.model.tokenizer.unknown_words(question)
         if set(unknown) - self._warned:
             self._warned.update(unknown)
-            warn_of_words([unknown], advice=FOR_QUESTIONS)
+            warn_of_words([unknown], advice=UNKNOWN_WORDS)
         self._last = VideoAnswer(self, question, pieces, unknown)
         return self._last
 
