@@ -12,7 +12,7 @@ import gradio
 import refervos
 from refervos.errors import RefervosError
 from refervos.pipeline import segment
-from refervos.video import OverlaySink, RleSink
+from refervos.video import OverlaySink, RleSink, Sink
 
 MOST_FRAMES = 300
 """Longer videos are cut, because a free Space has two cores."""
@@ -45,7 +45,7 @@ def segment_video(model: Any, video: str | None, text: str) -> Iterator[Outcome]
         overlay, masks = Path(folder) / "overlay.mp4", Path(folder) / "masks.jsonl"
         try:
             with refervos.open_source(video, stop=MOST_FRAMES) as source:
-                sinks = [OverlaySink(overlay, source.info), RleSink(masks)]
+                sinks: list[Sink] = [OverlaySink(overlay, source.info), RleSink(masks)]
                 report = segment(source, model.open(sentences), sinks, show_progress=True)
         except RefervosError as error:
             raise gradio.Error(str(error), print_exception=False) from error
