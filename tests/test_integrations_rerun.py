@@ -26,6 +26,11 @@ NUMBERS = {4: 0, 9: 1, 7: 2}
 """Tracks in order of first appearance."""
 
 
+def _columns(batch: Any) -> Any:
+    """Leave out when things were logged, in nanoseconds, which pyarrow converts only with pandas."""
+    return batch.select([name for name in batch.schema.names if name != "log_time"])
+
+
 def rows(paths: Iterator[Path] | list[Path], entity: str) -> list[dict[str, Any]]:
     """Read the rows of an entity from the files of a recording, in the order of the frames; static ones first."""
     from rerun.chunk import RrdReader
@@ -35,7 +40,7 @@ def rows(paths: Iterator[Path] | list[Path], entity: str) -> list[dict[str, Any]
         for path in sorted(paths)
         for chunk in RrdReader(path).stream()
         if chunk.entity_path == entity
-        for row in chunk.to_record_batch().to_pylist()
+        for row in _columns(chunk.to_record_batch()).to_pylist()
     ]
     return sorted(found, key=lambda row: row.get("frame", -1))
 
