@@ -13,7 +13,9 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from refervos.serving.limits import Limits
+from refervos.serving.mask_record import MaskRecord
 from refervos.serving.outputs import recorded_segmentation
+from refervos.serving.wire import TrackMask
 from refervos.video import read_video
 from served import drawn_frames, drawn_video, miniature, open_session, serving, upload, watching
 
@@ -303,6 +305,20 @@ def test_a_webcam_sends_jpeg_and_gets_masks_of_the_newest_frame(client: TestClie
         watcher.until(lambda w: any("problem" in each for each in w.events))
         assert "JPEG" in watcher.events[-1]["problem"]["detail"]
         assert watcher.reply("seek", frame=0)["problem"]["status"] == 422
+
+
+def test_the_oldest_masks_of_a_live_source_are_forgotten(tmp_path: Path) -> None:
+    record = MaskRecord(tmp_path / "masks.jsonl", 3)
+    for frame in (0, 2, 3, 7, 9):
+        record.append(frame, None, (4, 4), [TrackMask(0, 0.5, np.ones((4, 4), bool))])
+    record.append(9, None, (4, 4), [TrackMask(0, 0.25, np.ones((4, 4), bool))])
+    record.close()
+    for each in (record, MaskRecord(tmp_path / "masks.jsonl", 3)):
+        assert each.frames == [3, 7, 9]
+        assert each.presence(0) == [(3, 0.5), (7, 0.5), (9, 0.25)]
+    assert each.read(2) is None
+    assert each.read(9) is not None
+    each.close()
 
 
 def test_a_refused_sentence_opens_no_session(client: TestClient, video: Path) -> None:

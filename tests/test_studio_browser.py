@@ -336,11 +336,15 @@ def test_a_camera_goes_away_and_comes_back(page: Any, address: str, camera: Came
     page.get_by_label("What to look for").fill("the red circle")
     page.get_by_role("button", name="Connect").click()
     painted(page, 0)
+    expect(page.get_by_label("Network addresses")).to_have_value("")  # it may contain a password
     page.get_by_label("When").select_option(label="the red circle")
     page.locator("#alert-form select[name=webhook]").select_option(label="http://127.0.0.1:9")
     page.get_by_role("button", name="Tell me").click()
     expect(page.locator("#alert-list")).to_contain_text("the red circle: above 50 % for 5 frames, posted")
     expect(page.locator(".event.alert").first).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Alerts so far").click()
+    assert '"expression": "the red circle"' in Path(download.value.path()).read_text()
     page.get_by_role("button", name="Remove the alert").click()
     expect(page.locator("#alert-list li")).to_have_count(0)
     if MODULES.is_dir():

@@ -18,7 +18,7 @@ class Limits:
         side: Width and height of a frame in pixels.
         pixels: Number of pixels of a frame.
         duration: Length of a recording in seconds.
-        frames: Number of frames of a recording.
+        frames: Number of frames of a recording, and of the newest frames of a live source whose masks are at hand.
         sentences: Number of sentences of a session.
         words: Number of words of a sentence.
         sessions: Number of sessions that are open at the same time.

@@ -22,9 +22,12 @@ class MaskRecord:
 
     Args:
         path: The file; created, or continued if it exists.
+        longest: Number of frames after which the oldest is forgotten, so that a camera can be watched for days without
+            filling the memory; its line stays in the file. None for no limit.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, longest: int | None = None) -> None:
+        self._longest = longest
         self._lock = threading.Lock()
         self._places: dict[int, tuple[int, int]] = {}  # offset and length of each frame's line
         self._presence: dict[int, dict[int, float]] = {}  # by track and frame
@@ -112,6 +115,11 @@ class MaskRecord:
             presences.pop(frame, None)
         for track in tracks:
             self._presence.setdefault(track["id"], {})[frame] = track["presence"]
+        if self._longest is not None and len(self._places) > self._longest:
+            oldest = next(iter(self._places))  # frames of live sources only ascend
+            del self._places[oldest]
+            for presences in self._presence.values():
+                presences.pop(oldest, None)
 
     def _read_existing(self) -> None:
         """Read the lines of an earlier process; an unfinished last line is removed."""

@@ -159,7 +159,7 @@ class ServedSession:
         self._spent: deque[float] = deque(maxlen=30)  # seconds between the last frames
         self._dirty, self._saved = True, time.monotonic()
         self._size: tuple[int, int] | None = None
-        self.masks = MaskRecord(folder / MASKS_FILE)
+        self.masks = MaskRecord(folder / MASKS_FILE, limits.frames if record.live else None)
         self.recording = Recording(folder / PICTURES, limits.recording_bytes)
         self._history = History()
         self._snapshots = Snapshots(folder, limits.snapshots)

@@ -1,6 +1,6 @@
 /** Alerts, and the list of events. */
 
-import { addAlert } from "./api.js";
+import { addAlert, alertsAddress } from "./api.js";
 import { byId, clock, create, icon, sentenceOf } from "./dom.js";
 import { newestEvents } from "./session.js";
 
@@ -54,6 +54,7 @@ export class Alerts extends EventTarget {
   #form = byId("alert-form", HTMLFormElement);
   #tracks = byId("alert-track", HTMLSelectElement);
   #list = byId("alert-list", HTMLUListElement);
+  #file = byId("alert-file", HTMLAnchorElement);
   #eventsPanel = byId("events", HTMLElement);
   #events = byId("event-list", HTMLOListElement);
   #drawn = "";
@@ -72,6 +73,7 @@ export class Alerts extends EventTarget {
   show(session) {
     this.session = session;
     this.#drawn = "";
+    this.#file.href = alertsAddress(session.id);
     session.addEventListener("state", () => this.#update());
     this.#update();
   }

@@ -233,6 +233,12 @@ export async function addAlert(session, alert) {
 }
 
 /**
+ * @param {string} session
+ * @returns {string} Address of the events of alerts as JSON lines.
+ */
+export const alertsAddress = (session) => `/v1/sessions/${session}/alerts`;
+
+/**
  * Ask a conversational model; the answer arrives in pieces.
  *
  * @param {string} session

@@ -163,13 +163,15 @@ export class Sources extends EventTarget {
   }
 
   async #openCameras() {
-    const fields = new FormData(byId("camera-form", HTMLFormElement));
+    const form = byId("camera-form", HTMLFormElement);
+    const fields = new FormData(form);
     const written = (/** @type {string} */ name) => String(fields.get(name) ?? "").split(/[\s,]+/).filter(Boolean);
     const sources = [...written("cameras").map((camera) => ({ camera })), ...written("addresses").map((url) => ({ url }))];
     const sentence = String(fields.get("sentence") ?? "").trim();
     if (!sources.length) throw new Error("Choose a camera, or write the address of one.");
     const states = [];
     for (const source of sources) states.push(await openSession(source, sentence ? [sentence] : []));
+    form.reset(); // the addresses may contain passwords
     if (states.length > 1) this.dispatchEvent(new CustomEvent("wall", { detail: states }));
     else this.#open(states[0], []);
   }
