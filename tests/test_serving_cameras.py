@@ -48,7 +48,8 @@ def test_a_camera_goes_away_and_comes_back(tmp_path: Path) -> None:
                 watcher.until(lambda w: len(w.frames) >= seen + 2)
                 state = client.get(f"/v1/sessions/{session}").json()
         assert (outage["count"], state["running"], state["ended"]) == (1, True, False)
-        assert [event["frame"] for event in state["events"] if event["kind"] == "outage"] == [outage["frame"]]
+        kept = [(event["frame"], event["time"]) for event in state["events"] if event["kind"] == "outage"]
+        assert kept == [(outage["frame"], outage["time"])]
         assert watcher.indices == sorted(set(watcher.indices))  # numbered on
         times = [frame.header["time"] for frame in watcher.frames]
         assert times == sorted(times)

@@ -24,6 +24,7 @@ from refervos.serving.jobs import Job, JobQueue, Purpose
 from refervos.serving.limits import Limits
 from refervos.serving.mask_record import decode_counts
 from refervos.serving.problems import Problem
+from refervos.serving.webcam import PushedFeed
 from refervos.video import open_source, read_video
 from served import Watcher, drawn_frames, drawn_video, miniature, open_session, serving, upload, watching
 
@@ -244,6 +245,40 @@ def test_a_webcam_that_is_opened_again_is_numbered_on(tmp_path: Path) -> None:
         lines = [json.loads(line) for line in client.get(f"/v1/sessions/{live}/masks").text.splitlines()]
     assert [line["frame"] for line in lines] == [0, 1, 2]
     assert lines[0]["time"] < lines[1]["time"] < lines[2]["time"]
+
+
+def test_only_the_viewer_that_sends_the_frames_can_be_lost(tmp_path: Path) -> None:
+    with serving(tmp_path) as client:
+        live = client.post("/v1/sessions", json={"source": {"webcam": True}, "expressions": [RED]}).json()["id"]
+        feed = client.app.state.server.sessions.get(live).feed  # type: ignore[attr-defined]
+        with watching(client, live) as watcher:
+            watcher.do("play")
+            push_picture(watcher, drawn_frames(1)[0], 1000)
+            watcher.until_frame(0)
+            with watching(client, live) as other:
+                other.do("rename", track=0, label="red")
+            assert feed.outages == 0
+        assert feed.outages == 1
+
+
+def test_the_times_of_a_webcam_ascend_even_if_its_browser_counts_anew(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    Image.fromarray(drawn_frames(1)[0]).save(content, "JPEG")
+    feed = PushedFeed(Limits(), lambda: None)
+    times = []
+    clocks = [5000.0, 5040.0, 10.0, 50.0, float("nan"), 60.0, 1e300, 70.0, -5.0]
+    for k, milliseconds in enumerate(clocks):
+        if k == 2:
+            feed.disconnected()  # the page is loaded again
+        feed.push(struct.pack("<d", milliseconds) + content.getvalue())
+        frame = feed.take()
+        assert frame is not None
+        assert frame.after_gap == (k == 2)
+        times.append(frame.time)
+    assert times[:2] == pytest.approx([0, 0.04])
+    assert times[3] - times[2] == pytest.approx(0.04)
+    assert times == sorted(times)
+    assert times[-1] < 10
 
 
 def test_jobs_and_their_results_are_listed_again_after_a_restart(tmp_path: Path, video: Path) -> None:

@@ -302,6 +302,9 @@ def test_a_webcam_is_segmented(page: Any, address: str) -> None:
     first = int(page.locator("#stage-canvas").get_attribute("data-frame"))
     expect(page.locator("#stage-canvas")).not_to_have_attribute("data-frame", str(first))
     assert colour_at(page, 0.02, 0.02)[3] == 255  # the picture is painted on the canvas
+    page.reload()  # the same tab goes on with its webcam
+    painted(page, 0)
+    expect(page.locator("#status")).to_contain_text("frames per second")
 
 
 def record_and_export(page: Any, folder: Path) -> None:

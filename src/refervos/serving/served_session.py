@@ -649,10 +649,10 @@ class ServedSession:
         if self._feed.outages > self._outages:
             self._outages = self._feed.outages
             self._event("outage", frame.index, None, time=frame.time)
-            self.broadcast({"event": "outage", "frame": frame.index, "count": self._outages})
+            self.broadcast({"event": "outage", "frame": frame.index, "time": frame.time, "count": self._outages})
         if segmentation.cut:
             self._event("cut", frame.index, None, time=frame.time)
-            self.broadcast({"event": "cut", "frame": frame.index})
+            self.broadcast({"event": "cut", "frame": frame.index, "time": frame.time})
         by_number = {number: track for track, number in self._numbers.items()}
         for number, switched in zip(segmentation.track_ids, segmentation.switched, strict=True):
             if switched:

@@ -56,7 +56,7 @@ async def serve_socket(
             await _receive(socket, session, viewer, limits)
         finally:
             session.unwatch(viewer)
-            if isinstance(session.feed, PushedFeed):
+            if viewer.sends_frames and isinstance(session.feed, PushedFeed):
                 session.feed.disconnected()
             sending.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
@@ -95,6 +95,7 @@ async def _receive(socket: WebSocket, session: ServedSession, viewer: Viewer, li
             await socket.close(_TOO_LARGE, "too-large")
             return
         if isinstance(content, bytes):
+            viewer.sends_frames = True
             problem = await asyncio.to_thread(_push, session, content)
             if problem is not None:
                 _reply(viewer, None, problem)

@@ -18,6 +18,9 @@ class Viewer:
         loop: The event loop that sends.
         window: Number of frames sent before one must be acknowledged.
         notify: Called after an acknowledgement, so that the session goes on.
+
+    Attributes:
+        sends_frames: Whether it has sent frames of a webcam.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, window: int, notify: Callable[[], None]) -> None:
@@ -27,6 +30,7 @@ class Viewer:
         self._in_flight: deque[int] = deque()
         self._newest: tuple[int, bytes] | None = None  # a live frame that waits for room
         self._heard = time.monotonic()
+        self.sends_frames = False
 
     @property
     def has_room(self) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import threading
+import time
 from collections.abc import Callable
 
 from PIL import Image
@@ -16,6 +18,8 @@ from refervos.serving.limits import Limits
 from refervos.video import Frame
 
 _TIME = struct.Struct("<d")
+_LONGEST_PAUSE = 86_400
+"""Seconds between two frames beyond which the sender's clock is not believed."""
 
 
 class PushedFeed:
@@ -37,7 +41,8 @@ class PushedFeed:
         self._changed = threading.Condition()
         self._newest: Frame | None = None
         self._count = 0
-        self._begin: float | None = None
+        self._seconds: float | None = None  # time of the last frame
+        self._offset = self._arrived = 0.0
         self._gap = False
         self.info: DecodedInfo | None = DecodedInfo("webcam", None, None, None, None, live=True)
         self.error: VideoError | None = None
@@ -63,14 +68,21 @@ class PushedFeed:
         except Exception as error:  # Pillow raises many kinds on a broken file
             raise VideoError("the frame is not a JPEG that can be read.") from error
         with self._changed:
-            if self._begin is None or not milliseconds >= self._begin:
-                self._begin = milliseconds if milliseconds == milliseconds else 0.0
-            seconds = (milliseconds - self._begin) / 1000
-            self._newest = Frame(self._count, image, seconds if 0 <= seconds < 1e9 else None, after_gap=self._gap)
+            self._newest = Frame(self._count, image, self._time_of(milliseconds), after_gap=self._gap)
             self._gap = False
             self._count += 1
             self._changed.notify_all()
         self._notify()
+
+    def _time_of(self, milliseconds: float) -> float:
+        """Return the time of a frame in seconds since the first; a sender that connects again may count anew."""
+        before, self._arrived = self._arrived, time.monotonic()
+        seconds, last = milliseconds / 1000 + self._offset, self._seconds
+        if self._gap or last is None or not last <= seconds < last + _LONGEST_PAUSE:
+            seconds = 0.0 if last is None else last + self._arrived - before
+            self._offset = seconds - milliseconds / 1000 if math.isfinite(milliseconds) else 0.0
+        self._seconds = seconds
+        return seconds
 
     def disconnected(self) -> None:
         """Record that the sender has gone; a later frame follows a gap."""

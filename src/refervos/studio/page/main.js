@@ -6,9 +6,11 @@ import { byId, create, sentenceOf } from "./dom.js";
 import { Sources } from "./sources.js";
 import { Studio } from "./studio.js";
 import { Wall } from "./wall.js";
+import { Webcam } from "./webcam.js";
 
 /** @import {SessionState} from "./types.js" */
 
+const WEBCAM = "refervos.webcam";
 const THEME = "refervos.theme";
 const NOTICE_SHOWN = 7000;
 const UNAUTHORISED = 401;
@@ -48,6 +50,20 @@ function remember(query) {
   history.pushState(null, "", query || location.pathname);
 }
 
+/**
+ * Ask for the webcam again, if this tab fed the session with it before it was loaded again.
+ *
+ * @param {SessionState} state
+ * @returns {Promise<Webcam | null>}
+ */
+async function webcamOf({ id, source }) {
+  if (source.kind !== "webcam" || sessionStorage.getItem(WEBCAM) !== id) return null;
+  return Webcam.open().catch((error) => {
+    notice(sentenceOf(error));
+    return null;
+  });
+}
+
 /** Show what the address names. */
 async function route() {
   const query = new URLSearchParams(location.search);
@@ -57,7 +73,8 @@ async function route() {
   wall.close();
   try {
     if (session) {
-      studio.open(await fetchSession(session));
+      const state = await fetchSession(session);
+      studio.open(state, { webcam: await webcamOf(state) });
       show("studio");
     } else if (several.length) {
       wall.show(await Promise.all(several.map(fetchSession)));
@@ -131,6 +148,7 @@ function setUpTheme() {
 sources.addEventListener("open", (event) => {
   const { state, ...options } = /** @type {CustomEvent} */ (event).detail;
   remember(`?session=${state.id}`);
+  if (options.webcam) sessionStorage.setItem(WEBCAM, state.id);
   studio.open(state, options);
   show("studio");
   byId("sentence", HTMLInputElement).focus();
