@@ -57,7 +57,7 @@ def running_studio(folder: Path, *options: str) -> Iterator[str]:
         yield line.split(" at ")[1].strip()
     finally:
         server.terminate()
-        server.wait(timeout=20)
+        server.wait(timeout=60)  # it saves its sessions, on a busy machine
 
 
 class Camera:
