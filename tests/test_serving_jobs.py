@@ -265,7 +265,7 @@ def test_the_times_of_a_webcam_ascend_even_if_its_browser_counts_anew(tmp_path: 
     content = io.BytesIO()
     Image.fromarray(drawn_frames(1)[0]).save(content, "JPEG")
     feed = PushedFeed(Limits(), lambda: None)
-    times = []
+    times: list[float] = []
     clocks = [5000.0, 5040.0, 10.0, 50.0, float("nan"), 60.0, 1e300, 70.0, -5.0]
     for k, milliseconds in enumerate(clocks):
         if k == 2:
@@ -273,6 +273,7 @@ def test_the_times_of_a_webcam_ascend_even_if_its_browser_counts_anew(tmp_path: 
         feed.push(struct.pack("<d", milliseconds) + content.getvalue())
         frame = feed.take()
         assert frame is not None
+        assert frame.time is not None
         assert frame.after_gap == (k == 2)
         times.append(frame.time)
     assert times[:2] == pytest.approx([0, 0.04])
