@@ -68,6 +68,7 @@ def per_sentence(sample: Sampled) -> list[float]:
         ("[the red circle] moves up.", [SPECIFIC, 2 * MISSED]),
         ("[the red circle] moves.", [MOVING, 2 * MISSED]),
         ("there is [a red circle].", [PRESENT, 2 * MISSED]),
+        ("there is [an red circle].", [WRONG, 2 * MISSED]),
         ("[the red circle] moves down.", [WRONG, 2 * MISSED]),
         ("[the red square] moves up.", [WRONG, 3 * MISSED]),
         ("the red circle moves up.", [WRONG, 3 * MISSED]),  # a phrase without a mask
@@ -101,13 +102,20 @@ def test_an_unfinished_sentence_is_wrong(facts: Facts) -> None:
     assert per_sentence(sample) == [SPECIFIC, WRONG]
 
 
-def test_advantages_compare_sentences_with_sentences_and_ends_with_ends() -> None:
+def test_advantages_compare_what_a_sentence_leads_to_with_the_other_captions() -> None:
     samples = [
-        Sampled((1, 2, 3, 9), (1.0, 1.0, -1.0, -0.3), (0, 0, 1, -1)),
-        Sampled((1, 9), (0.0, -0.9), (0, -1)),
+        Sampled((1, 2, 3, 9), (1.0, 1.0, 0.5, -0.5), (0, 0, 1, -1)),  # returns 1, 0, -0.5
+        Sampled((1, 9), (1.0, -1.0), (0, -1)),  # returns 0, -1: it ends where the other one goes on
     ]
-    assert advantages(samples) == [pytest.approx([1.0, 1.0, -1.0, 0.3]), pytest.approx([0.0, -0.3])]
-    assert advantages([Sampled((1,), (-1.0,), (0,))]) == [[0.0]]  # no end to compare
+    assert advantages(samples) == [pytest.approx([0.5, 0.5, 0.5, 0.0]), pytest.approx([-0.5, -0.5])]
+    assert advantages([Sampled((1,), (-1.0,), (0,))]) == [[0.0]]
+
+
+def test_a_sentence_of_little_worth_is_better_than_ending_without_it() -> None:
+    longer = Sampled((1, 2, 9), (SPECIFIC, PRESENT, 0.0), (0, 1, -1))
+    shorter = Sampled((1, 9), (SPECIFIC, MISSED), (0, -1))
+    (_, going_on, _), (_, ending) = advantages([longer, shorter])
+    assert going_on > 0 > ending
 
 
 def test_sampled_answers_are_those_of_the_model_and_of_their_seed() -> None:

@@ -11,6 +11,7 @@ Shapes: B videos, N samples of each, S positions of the prompt, D = the language
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,14 +22,16 @@ from torch import Tensor
 from refervos.worlds.facts import Facts
 from refervos.worlds.judge import JudgedSentence, Verdict, judge
 
-SPECIFIC, MOVING, PRESENT = 1.0, 0.75, 0.5
+SPECIFIC, MOVING, PRESENT = 1.0, 0.6, 0.25
 """Rewards of a true sentence about something new: with a specific claim, with "moves", and with "there is" alone."""
 
 WRONG = -1.0
-"""Reward of a sentence that is not true beyond doubt, or says nothing new, and of an unfinished caption."""
+"""Reward of a sentence that is not true beyond doubt, says nothing new, or is bad English, and of an empty caption."""
 
-MISSED = -0.3
+MISSED = -0.5
 """Reward of ending a caption, for each object that it does not mention."""
+
+_WRONG_ARTICLE = re.compile(r"\ba (?=[aeiou])|\ban (?=[^aeiou])")
 
 _VAGUE = ((" moves.", MOVING), (" move.", MOVING))
 
@@ -138,7 +141,7 @@ def _reward(sentence: JudgedSentence, mentioned: set[int]) -> float:
     grounded = all(phrase.has_mask and phrase.objects for phrase in sentence.phrases)
     new = objects - mentioned
     mentioned |= objects
-    if sentence.verdict is not Verdict.TRUE or not new or not grounded:
+    if sentence.verdict is not Verdict.TRUE or not new or not grounded or _WRONG_ARTICLE.search(sentence.text):
         return WRONG
     if sentence.text.startswith("there "):
         return PRESENT
@@ -146,7 +149,10 @@ def _reward(sentence: JudgedSentence, mentioned: set[int]) -> float:
 
 
 def advantages(samples: Sequence[Sampled]) -> list[list[float]]:
-    """Subtract from the rewards of several captions of a clip what its sentences and its endings achieve on average.
+    """Compare what each sentence leads to, its own reward and all later ones, with the other captions of the clip.
+
+    Wherever captions go on or end, the return from there is compared with the mean over the captions that have come so
+    far. So a sentence that is worth little is still better than an early end that is worth less.
 
     Args:
         samples: Captions of the same clip.
@@ -154,13 +160,14 @@ def advantages(samples: Sequence[Sampled]) -> list[list[float]]:
     Returns:
         The advantage of each token of each caption.
     """
-    own: dict[bool, list[float]] = {False: [], True: []}
+    returns = []
     for sample in samples:
-        per_sentence = dict(zip(sample.sentences, sample.rewards, strict=True))
-        for number, reward in per_sentence.items():
-            own[number < 0].append(reward)
-    means = {ending: sum(values) / max(len(values), 1) for ending, values in own.items()}
+        steps = list(dict(zip(sample.sentences, sample.rewards, strict=True)).values())
+        returns.append([sum(steps[place:]) for place in range(len(steps))])
+    longest = max(map(len, returns), default=0)
+    columns = [[own[place] for own in returns if place < len(own)] for place in range(longest)]
+    means = [sum(column) / len(column) for column in columns]
     return [
-        [reward - means[number < 0] for number, reward in zip(sample.sentences, sample.rewards, strict=True)]
-        for sample in samples
+        [own[number] - means[number % len(own)] for number in sample.sentences]
+        for own, sample in zip(returns, samples, strict=True)
     ]

@@ -465,8 +465,9 @@ class ConversationStage(Stage):
                             counted=False,
                         )
                     )
-                    rewards += dict(zip(one.sentences, one.rewards, strict=True)).values()
-                    true.append(all(reward > 0 for reward, n in zip(one.rewards, one.sentences, strict=True) if n >= 0))
+                    rewards.append(sum(dict(zip(one.sentences, one.rewards, strict=True)).values()))
+                    sentences = [reward for reward, n in zip(one.rewards, one.sentences, strict=True) if n >= 0]
+                    true.append(bool(sentences) and min(sentences) > 0)
         count = torch.tensor(float(len(true)))
         return found, {
             "reward": ratio(torch.tensor(sum(rewards)), torch.tensor(float(len(rewards)))),
