@@ -79,7 +79,8 @@ def loop(folder: Path, videos: Sequence[Path], name: str) -> float:
 
 def work_seconds(folder: Path, out: str) -> float:
     """Return the seconds from the first worker's being ready to the last commit: throughput without the start."""
-    ready, committed = [], []
+    ready: list[float] = []
+    committed: list[float] = []
     for path in (folder / out / "_log").glob("*.jsonl"):
         for line in map(json.loads, path.read_text().splitlines()):
             (ready if line["event"] == "ready" else committed if line["event"] == "commit" else []).append(line["time"])

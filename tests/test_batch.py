@@ -526,7 +526,7 @@ def test_the_status_tells_speed_and_remaining_time(undisturbed: tuple[Path, Path
     manifest, _ = undisturbed
     job = begin(tmp_path / "out", manifest, shard_seconds=0.5)
     lines = [
-        {"time": 1000.0, "event": "start", "frames": 0},
+        {"time": 1000.0, "event": "start", "frames": 0, "started": 985.0},
         {"time": 1010.0, "event": "ready", "frames": 0},
         {"time": 1030.0, "event": "beat", "frames": 200},
     ]
@@ -536,8 +536,8 @@ def test_the_status_tells_speed_and_remaining_time(undisturbed: tuple[Path, Path
     found = status_of(job, now=1040.0)
     assert (found.workers, found.frames_per_second) == (2, 20.0)
     assert found.seconds_left == (24 + 10 + 5 + 3 + 2) / 20
-    assert found.worker_hours == pytest.approx(60 / 3600)
-    assert found.cost(6.0) == pytest.approx(0.1)
+    assert found.worker_hours == pytest.approx(90 / 3600)  # from the start of the processes
+    assert found.cost(6.0) == pytest.approx(0.15)
     assert status_of(job, now=9000.0).seconds_left is None
 
 
