@@ -68,10 +68,11 @@ def per_sentence(sample: Sampled) -> list[float]:
         ("[the red circle] moves up.", [SPECIFIC, 2 * MISSED]),
         ("[the red circle] moves.", [MOVING, 2 * MISSED]),
         ("there is [a red circle].", [PRESENT, 2 * MISSED]),
-        ("there is [an red circle].", [WRONG, 2 * MISSED]),
-        ("[the red circle] moves down.", [WRONG, 2 * MISSED]),
+        ("there is [an red circle].", [WRONG, 3 * MISSED]),
+        ("[the red circle] moves down.", [WRONG, 3 * MISSED]),
         ("[the red square] moves up.", [WRONG, 3 * MISSED]),
         ("the red circle moves up.", [WRONG, 3 * MISSED]),  # a phrase without a mask
+        ("there are [three objects].", [WRONG, 3 * MISSED]),
         ("red the up.", [WRONG, 3 * MISSED]),
         ("[the red circle] moves up. [the red circle] moves up.", [SPECIFIC, WRONG, 2 * MISSED]),
         ("[the red circle] moves up. [the red circle] is on the left.", [SPECIFIC, WRONG, 2 * MISSED]),
@@ -79,7 +80,7 @@ def per_sentence(sample: Sampled) -> list[float]:
             "[the red circle] moves up. [the blue star] stays still. [the green ring] enters from the right.",
             [SPECIFIC, SPECIFIC, SPECIFIC, 0.0],
         ),
-        ("", [WRONG]),
+        ("", [WRONG + 3 * MISSED]),
     ],
 )
 def test_sentences_are_rewarded_for_what_is_true_specific_and_new(
@@ -94,20 +95,20 @@ def test_all_tokens_of_a_sentence_have_its_reward(facts: Facts) -> None:
     assert sample.rewards[: len(first)] == (SPECIFIC,) * len(first)
     assert set(sample.rewards[len(first) : -1]) == {WRONG}
     assert sample.ids[-1] == TOKENIZER.end
-    assert sample.rewards[-1] == pytest.approx(MISSED)  # both named objects are mentioned, whatever is said of them
+    assert sample.rewards[-1] == pytest.approx(2 * MISSED)  # nothing true is said of the star
 
 
 def test_an_unfinished_sentence_is_wrong(facts: Facts) -> None:
     sample = judged("[the red circle] moves up. [the blue star] stays still", facts, ended=False)
-    assert per_sentence(sample) == [SPECIFIC, WRONG]
+    assert per_sentence(sample) == pytest.approx([SPECIFIC, WRONG + 2 * MISSED])
 
 
 def test_advantages_compare_what_a_sentence_leads_to_with_the_other_captions() -> None:
     samples = [
-        Sampled((1, 2, 3, 9), (1.0, 1.0, 0.5, -0.5), (0, 0, 1, -1)),  # returns 1, 0, -0.5
-        Sampled((1, 9), (1.0, -1.0), (0, -1)),  # returns 0, -1: it ends where the other one goes on
+        Sampled((1, 2, 3, 9), (1.0, 1.0, 0.5, -1.0), (0, 0, 1, -1)),  # returns 1, 0, -1
+        Sampled((1, 9), (1.0, -2.0), (0, -1)),  # returns 0, -2: it ends where the other one goes on
     ]
-    assert advantages(samples) == [pytest.approx([0.5, 0.5, 0.5, 0.0]), pytest.approx([-0.5, -0.5])]
+    assert advantages(samples) == [pytest.approx([0.5, 0.5, 1.0, 0.0]), pytest.approx([-0.5, -1.0])]
     assert advantages([Sampled((1,), (-1.0,), (0,))]) == [[0.0]]
 
 

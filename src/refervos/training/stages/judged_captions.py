@@ -21,15 +21,23 @@ from torch import Tensor
 
 from refervos.worlds.facts import Facts
 from refervos.worlds.judge import JudgedSentence, Verdict, judge
+from refervos.worlds.nouns import plural
+from refervos.worlds.wording import GENERIC
 
 SPECIFIC, MOVING, PRESENT = 1.0, 0.6, 0.25
 """Rewards of a true sentence about something new: with a specific claim, with "moves", and with "there is" alone."""
 
 WRONG = -1.0
-"""Reward of a sentence that is not true beyond doubt, says nothing new, or is bad English, and of an empty caption."""
+"""Reward of a sentence that is not true beyond doubt, says nothing new, names no kind of object or is bad English; of
+an empty caption."""
 
-MISSED = -0.5
-"""Reward of ending a caption, for each object that it does not mention."""
+MISSED = -0.4
+"""Reward of ending a caption, for each object that it does not mention in a true sentence."""
+
+DISCOUNT = 0.5
+"""Factor of the rewards of each later sentence."""
+
+_GENERIC = re.compile(rf"\b(?:{'|'.join((*GENERIC, *map(plural, GENERIC)))})\b")
 
 _WRONG_ARTICLE = re.compile(r"\ba (?=[aeiou])|\ban (?=[^aeiou])")
 
@@ -128,21 +136,27 @@ def reward_caption(
         rewards += [reward] * (place - start)
         sentences += [number] * (place - start)
         start = place
+    missing = {int(index) for index in facts.recognisable.nonzero()[0]} - mentioned
+    ending = MISSED * len(missing) + (0 if words else WRONG)
     if finished:
-        missing = {int(index) for index in facts.recognisable.nonzero()[0]} - mentioned
-        rewards.append(MISSED * len(missing) if words else WRONG)
+        rewards.append(ending)
         sentences.append(-1)
+    else:
+        rewards = [
+            reward + (ending if number == sentences[-1] else 0)
+            for reward, number in zip(rewards, sentences, strict=True)
+        ]
     return Sampled(tuple(ids), tuple(rewards), tuple(sentences))
 
 
 def _reward(sentence: JudgedSentence, mentioned: set[int]) -> float:
-    """Reward a sentence, and add the objects that it mentions to ``mentioned``."""
+    """Reward a sentence and, unless it is wrong, add the objects that it mentions to ``mentioned``."""
     objects = {index for phrase in sentence.phrases for index in phrase.objects or ()}
     grounded = all(phrase.has_mask and phrase.objects for phrase in sentence.phrases)
-    new = objects - mentioned
-    mentioned |= objects
-    if sentence.verdict is not Verdict.TRUE or not new or not grounded or _WRONG_ARTICLE.search(sentence.text):
+    unsound = _GENERIC.search(sentence.text) or _WRONG_ARTICLE.search(sentence.text)
+    if sentence.verdict is not Verdict.TRUE or objects <= mentioned or not grounded or unsound:
         return WRONG
+    mentioned |= objects
     if sentence.text.startswith("there "):
         return PRESENT
     return next((reward for ending, reward in _VAGUE if sentence.text.endswith(ending)), SPECIFIC)
@@ -163,7 +177,10 @@ def advantages(samples: Sequence[Sampled]) -> list[list[float]]:
     returns = []
     for sample in samples:
         steps = list(dict(zip(sample.sentences, sample.rewards, strict=True)).values())
-        returns.append([sum(steps[place:]) for place in range(len(steps))])
+        own = list[float]()
+        for reward in reversed(steps):
+            own.insert(0, reward + DISCOUNT * (own[0] if own else 0.0))
+        returns.append(own)
     longest = max(map(len, returns), default=0)
     columns = [[own[place] for own in returns if place < len(own)] for place in range(longest)]
     means = [sum(column) / len(column) for column in columns]
