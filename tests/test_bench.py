@@ -378,6 +378,7 @@ def test_another_family_is_measured_through_the_same_session() -> None:
         measure(dataclasses.replace(case, mode=PLAIN_SAM2))
 
 
+@pytest.mark.filterwarnings("ignore::refervos.errors.UnknownWordsWarning")  # a tokenizer of few words
 def test_a_language_model_is_measured_when_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     presets = {"tiny-videoglamm": dataclasses.replace(videoglamm_models.SMALL, lora=None, ask_every=1)}
     monkeypatch.setitem(FAMILIES, "videoglamm", dataclasses.replace(FAMILIES["videoglamm"], presets=presets))

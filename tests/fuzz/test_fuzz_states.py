@@ -140,6 +140,7 @@ def spoil_state(draw: Draw, path: Path) -> str:
     return done
 
 
+@pytest.mark.filterwarnings("ignore::refervos.errors.UnknownWordsWarning")  # a tokenizer of few words
 @pytest.mark.parametrize("begun", [True, False], ids=["begun", "new"])
 @pytest.mark.parametrize("name", WRITERS)
 @inputs(6)
