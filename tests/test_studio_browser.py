@@ -491,6 +491,16 @@ def test_a_wall_shows_several_cameras_with_one_sentence(page: Any, address: str,
         check_accessibility(page)
 
 
+LATE_MODELS = """
+const fetched = window.fetch;
+window.fetch = async (address, ...rest) => {
+  if (String(address).includes("/v1/models")) await new Promise((resolve) => setTimeout(resolve, 700));
+  return fetched(address, ...rest);
+};
+"""
+"""Delays the list of models, so that a right token follows a wrong one before it has come."""
+
+
 @pytest.mark.slow
 def test_a_token_opens_the_page_and_does_not_stay_in_the_address(browser: Any, tmp_path: Path) -> None:
     token = "a-token-for-this-test-only"
@@ -503,6 +513,7 @@ def test_a_token_opens_the_page_and_does_not_stay_in_the_address(browser: Any, t
             page.locator(".card").first.click()
             expect(page.locator("#stage-canvas")).to_have_attribute("data-frame", "0")  # the video element, too
         for page in open_page(browser):
+            page.add_init_script(LATE_MODELS)
             page.goto(address.split("#")[0])
             page.fill("#token", "something-else-entirely")
             page.press("#token", "Enter")

@@ -112,23 +112,24 @@ async function unlock() {
 function askForToken() {
   const dialog = byId("token-dialog", HTMLDialogElement);
   const problem = byId("token-problem", HTMLParagraphElement);
+  const form = byId("token-form", HTMLFormElement);
   dialog.showModal();
   return new Promise((resolve) => {
-    byId("token-form", HTMLFormElement).addEventListener(
-      "submit",
-      async (event) => {
-        event.preventDefault();
-        try {
-          await logIn(byId("token", HTMLInputElement).value.trim());
-          dialog.close();
-          problem.textContent = "";
-        } catch (error) {
-          problem.textContent = sentenceOf(error);
-        }
-        resolve();
-      },
-      { once: true },
-    );
+    // It listens until a token is right: without a listener the browser would send the form itself and load the page anew.
+    const submit = async (/** @type {SubmitEvent} */ event) => {
+      event.preventDefault();
+      try {
+        await logIn(byId("token", HTMLInputElement).value.trim());
+      } catch (error) {
+        problem.textContent = sentenceOf(error);
+        return;
+      }
+      form.removeEventListener("submit", submit);
+      problem.textContent = "";
+      dialog.close();
+      resolve();
+    };
+    form.addEventListener("submit", submit);
   });
 }
 
