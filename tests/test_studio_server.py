@@ -64,6 +64,12 @@ class Talk:
             pass
         return reply.get("ok", reply.get("problem"))
 
+    def step_to_second(self) -> None:
+        """Segment two frames."""
+        self.do("step", frames=2)
+        while self.state.get("frame") != 1:
+            self.receive()
+
     def finish(self) -> None:
         while self.state["frame"] != FRAMES - 1:
             self.receive()
@@ -113,9 +119,7 @@ def test_sentences_are_in_the_state_with_their_frames(client: TestClient, video:
     session = opened(client, video, "the red circle")
     with client.websocket_connect(f"ws://localhost/v1/sessions/{session}/ws") as socket:
         talk = Talk(socket)
-        talk.do("step", frames=2)
-        while talk.state.get("frame") != 1:
-            talk.receive()
+        talk.step_to_second()
         talk.do("set_prompt", track=0, expression="the red disc")
         (track,) = client.get(f"/v1/sessions/{session}").json()["tracks"]
     assert track["prompts"] == [[0, "the red circle"], [2, "the red disc"]]
@@ -125,9 +129,7 @@ def test_colours_and_clicks_are_in_the_state(client: TestClient, video: str) -> 
     session = opened(client, video, "the red circle")
     with client.websocket_connect(f"ws://localhost/v1/sessions/{session}/ws") as socket:
         talk = Talk(socket)
-        talk.do("step", frames=2)
-        while talk.state.get("frame") != 1:
-            talk.receive()
+        talk.step_to_second()
         talk.do("show", track=0, visible=True, colour=[1, 2, 3])
         talk.do("correct", track=0, frame=1, points=[[60.5, 50, 1]])
         state = client.get(f"/v1/sessions/{session}").json()

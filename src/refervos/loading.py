@@ -333,12 +333,12 @@ def trained_words(model: str | os.PathLike[str]) -> tuple[str, ...]:
         path = _locate(model)
         header = read_header(path, CONVERT_FIRST) if path.is_dir() else {}
         config = header.get("config")
-        if str(header.get("model_type")).removeprefix(TYPE_PREFIX) == "videoglamm":
+        words = config.get("words") if isinstance(config, dict) else None
+        if not isinstance(words, list):
             return _tokenizer_words(path / "tokenizer.json")
     except (RefervosError, OSError):
         return ()
-    words = config.get("words") if isinstance(config, dict) else None
-    return tuple(word for word in words if isinstance(word, str)) if isinstance(words, list) else ()
+    return tuple(word for word in words if isinstance(word, str))
 
 
 def _tokenizer_words(file: Path) -> tuple[str, ...]:

@@ -329,11 +329,12 @@ def read_jobs(folder: Path) -> list[Job]:
             problem = Problem(HTTPStatus.SERVICE_UNAVAILABLE, "interrupted", sentence)
             job.status, job.files, job.problem = "interrupted", [], problem_document(problem)
         found.append(job)
+    known = {job.id for job in found}
     complete = {job.folder.name for job in found if job.status == "done"}
     for path in folder.iterdir():
         if path.is_dir() and path.name not in complete:
             shutil.rmtree(path, ignore_errors=True)
-        elif not path.is_dir() and path.stem not in {job.id for job in found}:
+        elif not path.is_dir() and path.stem not in known:
             path.unlink(missing_ok=True)
     return sorted(found, key=lambda job: job.created)
 

@@ -643,7 +643,8 @@ class VideoGlamm(ReferringSegmenter):
             wanted.append(labels[counted])
             number += len(wanted[-1]) if row.counted else 0
             weights = [1.0] * len(row.labels) if row.weights is None else row.weights
-            factors += [weight for weight, label in zip(weights, row.labels, strict=True) if label != IGNORED]
+            pairs = zip(weights[1:], row.labels[1:], strict=True)  # nothing predicts the first
+            factors += [weight for weight, label in pairs if label != IGNORED]
         logits = self.language.lm_head(torch.cat(supervised))  # (supervised, V)
         entropy = F.cross_entropy(logits.float(), torch.cat(wanted), reduction="none")
         total = (entropy * torch.tensor(factors).to(entropy)).sum()

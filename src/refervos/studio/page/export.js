@@ -152,7 +152,7 @@ export class ExportDialog {
    */
   #show(job) {
     if (job.problem) {
-      this.#status.textContent = job.problem?.detail ?? "The export failed.";
+      this.#status.textContent = job.problem.detail;
       return;
     }
     this.#status.textContent = job.status === "cancelled" ? "Cancelled." : "Ready.";

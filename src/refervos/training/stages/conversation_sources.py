@@ -17,7 +17,7 @@ from refervos.errors import TrainingError
 from refervos.training.stage import Key
 from refervos.training.stages.clip_sources import BenchmarkSource, sample_times
 from refervos.training.stages.ranges import COUNT, FRAMES, WEIGHT
-from refervos.training.stages.world_tensors import frame_size
+from refervos.training.stages.world_tensors import random_shape
 from refervos.typed_config import check_not_empty, check_range
 from refervos.videoglamm.losses import IGNORED_PIXEL
 from refervos.worlds import WorldConfig
@@ -133,8 +133,8 @@ class DrawnConversations:
     def draw(self, step: int, index: int, key: Key) -> VideoWithTurns:
         """Draw a clip, describe it and ask about it."""
         rng = np.random.default_rng([*key, step, index, 0])
-        height, width = frame_size(self.image_size, float(rng.choice(self.aspects)))
-        world = replace(self.world, height=height, width=width, frames=int(rng.choice(self.lengths)))
+        world = random_shape(self.world, self.aspects, self.image_size, rng)
+        world = replace(world, frames=int(rng.choice(self.lengths)))
         style: Any = {"variety": self.variety, "detail": self.detail}
         drawn = draw_conversation(
             [*key, step, index, 1], world, max(1, self.questions), kinds=self.kinds, families=self.families, **style

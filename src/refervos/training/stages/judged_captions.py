@@ -58,6 +58,17 @@ class Sampled:
     rewards: tuple[float, ...]
     sentences: tuple[int, ...]
 
+    @property
+    def steps(self) -> dict[int, float]:
+        """Reward of each sentence by its index, in order, and last of the end by -1 unless it is unfinished."""
+        return dict(zip(self.sentences, self.rewards, strict=True))
+
+    @property
+    def all_true(self) -> bool:
+        """Whether it has sentences, and each is true and new."""
+        own = [reward for number, reward in self.steps.items() if number >= 0]
+        return bool(own) and min(own) > 0
+
 
 @torch.no_grad()
 def sample_answers(
@@ -122,8 +133,7 @@ def reward_caption(
     finished = bool(ids) and ids[-1] in end
     words = list(ids[:-1] if finished else ids)
     mentioned: set[int] = set()
-    rewards: list[float] = []
-    sentences: list[int] = []
+    steps: list[tuple[int, float]] = []  # number of tokens and reward of each sentence, and of the end
     start = 0
     for place, token in enumerate(words, 1):
         if place < len(words) and not decode([token]).strip().endswith((".", "!", "?")):
@@ -132,21 +142,19 @@ def reward_caption(
         judged = judge(decode(words[start:place]), facts).sentences
         if len(judged) == 1 and (finished or place < len(words)):
             reward = _reward(judged[0], mentioned)
-        number = sentences[-1] + 1 if sentences else 0
-        rewards += [reward] * (place - start)
-        sentences += [number] * (place - start)
+        steps.append((place - start, reward))
         start = place
     missing = {int(index) for index in facts.recognisable.nonzero()[0]} - mentioned
     ending = MISSED * len(missing) + (0 if words else WRONG)
     if finished:
-        rewards.append(ending)
-        sentences.append(-1)
-    else:
-        rewards = [
-            reward + (ending if number == sentences[-1] else 0)
-            for reward, number in zip(rewards, sentences, strict=True)
-        ]
-    return Sampled(tuple(ids), tuple(rewards), tuple(sentences))
+        steps.append((1, ending))
+    elif steps:
+        length, reward = steps[-1]
+        steps[-1] = length, reward + ending
+    sentences = [number for number, (length, _) in enumerate(steps) for _ in range(length)]
+    if finished:
+        sentences[-1] = -1
+    return Sampled(tuple(ids), tuple(reward for length, reward in steps for _ in range(length)), tuple(sentences))
 
 
 def _reward(sentence: JudgedSentence, mentioned: set[int]) -> float:
@@ -176,9 +184,8 @@ def advantages(samples: Sequence[Sampled]) -> list[list[float]]:
     """
     returns = []
     for sample in samples:
-        steps = list(dict(zip(sample.sentences, sample.rewards, strict=True)).values())
         own = list[float]()
-        for reward in reversed(steps):
+        for reward in reversed(sample.steps.values()):
             own.insert(0, reward + DISCOUNT * (own[0] if own else 0.0))
         returns.append(own)
     longest = max(map(len, returns), default=0)

@@ -28,7 +28,7 @@ from refervos.training.stages.conversation_sources import (
     DrawnConversations,
     VideoWithTurns,
 )
-from refervos.training.stages.judged_captions import advantages, reward_caption, sample_answers
+from refervos.training.stages.judged_captions import Sampled, advantages, reward_caption, sample_answers
 from refervos.training.stages.ranges import ASPECTS, COUNT, FRAMES, SHARE, WEIGHT
 from refervos.training.stages.videoglamm_parts import build_videoglamm
 from refervos.training.stages.visual_alignment import CellLabels, VisualAlignment
@@ -442,8 +442,7 @@ class ConversationStage(Stage):
             if video is not None and sample["facts"] is not None and sample["internvideo"] is not None
         ]
         found: list[list[LabelledIds]] = [[] for _ in batch]
-        rewards: list[float] = []
-        true: list[bool] = []
+        judged: list[Sampled] = []
         if seen:
             # One request for all, so that the prompts have the same length.
             asked = batch[seen[0][0]]["conversations"][0]
@@ -456,6 +455,7 @@ class ConversationStage(Stage):
                 drawn = sample_answers(model.language, prompts, settings.samples, LONGEST_CAPTION, end, sources)
             for (row, _, sample), answers in zip(seen, drawn, strict=True):
                 samples = [reward_caption(ids, model.tokenizer.decode, end, sample["facts"]) for ids in answers]
+                judged += samples
                 for one, weights in zip(samples, advantages(samples), strict=True):
                     found[row].append(
                         LabelledIds(
@@ -465,13 +465,10 @@ class ConversationStage(Stage):
                             counted=False,
                         )
                     )
-                    rewards.append(sum(dict(zip(one.sentences, one.rewards, strict=True)).values()))
-                    sentences = [reward for reward, n in zip(one.rewards, one.sentences, strict=True) if n >= 0]
-                    true.append(bool(sentences) and min(sentences) > 0)
-        count = torch.tensor(float(len(true)))
+        count = torch.tensor(float(len(judged)))
         return found, {
-            "reward": ratio(torch.tensor(sum(rewards)), torch.tensor(float(len(rewards)))),
-            "all_true": ratio(torch.tensor(float(sum(true))), count),
+            "reward": ratio(torch.tensor(float(sum(sum(one.steps.values()) for one in judged))), count),
+            "all_true": ratio(torch.tensor(float(sum(one.all_true for one in judged))), count),
         }
 
     def _alignment(

@@ -33,7 +33,7 @@ from refervos.training.stages.vision_labels import (
     DenseLabels,
 )
 from refervos.training.stages.vit_teacher import VitTeacher, start_from_vit, vit_of
-from refervos.training.stages.world_tensors import COLOUR_NAMES, TEXTURE_NAMES, UNLABELLED, frame_size
+from refervos.training.stages.world_tensors import COLOUR_NAMES, TEXTURE_NAMES, UNLABELLED, random_shape
 from refervos.training.step_means import Mean, ratio, within
 from refervos.typed_config import check_not_empty, check_range
 from refervos.videoglamm.config import VIDEOGLAMM_PRESETS, VideoGlammConfig
@@ -118,10 +118,9 @@ class VisionSource(SampleSource):
         """Draw a clip and label its cells."""
         settings, config = self.settings, self.settings.model
         seed = [*key, step, index]
-        world = settings.world
         rng = np.random.default_rng([*seed, 2])
-        height, width = frame_size(max(world.height, world.width), float(rng.choice(settings.aspects)))
-        world = replace(world, height=height, width=width)
+        side = max(settings.world.height, settings.world.width)
+        world = random_shape(settings.world, settings.aspects, side, rng)
         if settings.lengths:
             world = replace(world, frames=int(rng.choice(settings.lengths)))
         if rng.random() < settings.still:

@@ -43,6 +43,21 @@ def frame_size(image_size: int, aspect: float) -> tuple[int, int]:
     return (round(image_size / aspect), image_size) if aspect >= 1 else (image_size, round(image_size * aspect))
 
 
+def random_shape(
+    world: WorldConfig, aspects: Sequence[float], image_size: int, rng: np.random.Generator
+) -> WorldConfig:
+    """Return a world whose clips have one of several aspect ratios.
+
+    Args:
+        world: Distribution of scenes; its size is replaced.
+        aspects: Width over height; one is chosen at random.
+        image_size: Side of the model's square, the clips' long side.
+        rng: Random generator.
+    """
+    height, width = frame_size(image_size, float(rng.choice(aspects)))
+    return replace(world, height=height, width=width)
+
+
 def draw_framed(
     seed: Sequence[int],
     world: WorldConfig,
@@ -65,8 +80,8 @@ def draw_framed(
         The clip.
     """
     rng = np.random.default_rng([*seed, 1])
-    height, width = frame_size(image_size, float(rng.choice(aspects)))
-    return draw_clip([*seed, 0], replace(world, height=height, width=width, frames=frames), sprites)
+    world = random_shape(replace(world, frames=frames), aspects, image_size, rng)
+    return draw_clip([*seed, 0], world, sprites)
 
 
 def jitter_colours(frames: npt.NDArray[np.uint8], strength: float, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
