@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from refervos.videoglamm.model import Example, LabelledIds
 from refervos.worlds import Facts, Motion, Scene, Thing, WorldConfig, draw_clip, draw_scene
 from refervos.worlds.conversations import caption
 from refervos.worlds.judge import judge
+from refervos.worlds.shapes import TEXTURES
 from test_videoglamm_stages import EASY, TINY, batch_of, stage_of
 
 TOKENIZER = drawn_tokenizer()
@@ -248,6 +250,28 @@ def test_data_sets_cannot_be_judged() -> None:
     data = {"data": [{"sources": [{"name": "mevis", "folder": "x"}]}], "judged": 1.0}
     with pytest.raises(TrainingError, match="judged and imitated need captions that facts can judge"):
         stage_of("conversation", data)
+
+
+def test_captions_name_the_pattern_of_every_object_if_wanted() -> None:
+    config = WorldConfig(frames=8, objects=(3, 4), near_misses=0.8)
+    named = plain = 0
+    for seed in range(12):
+        clip = draw_clip([seed, 5], config)
+        facts = Facts.of(clip)
+        if not facts.recognisable.any():
+            continue
+        for share in (1.0, 0.0):
+            text = caption(clip, np.random.default_rng(seed), variety=0.0, patterns=share).answer
+            assert judge(text, facts).all_true
+            phrases = re.findall(r"<p> (.*?) </p>", text)
+            with_pattern = [any(word in phrase for word in TEXTURES) for phrase in phrases]
+            if share:
+                assert all(with_pattern)
+                named += len(phrases)
+            else:
+                plain += len(phrases) - sum(with_pattern)
+    assert named > 20
+    assert plain > 10
 
 
 def test_vague_captions_are_true_and_say_less(facts: Facts) -> None:

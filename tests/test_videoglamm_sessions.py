@@ -89,6 +89,67 @@ def test_a_sentence_added_later_is_read_with_the_last_frames(model: ScriptedMode
     assert_same(logits(late), published(model, SENTENCES[0], frames[3:19], frames[18:]))
 
 
+def test_a_model_that_points_in_the_first_frame_reads_from_the_prompted_one_on() -> None:
+    model = scripted_model(reads="onwards").double()
+    frames = scene(20, *SIZE)
+    session = model.open(keep_logits=True)
+    for frame in frames[:16]:
+        session.step(frame)
+    session.add(SENTENCES[0])
+    late = list(session.clip(frames[16:]))
+    assert_same(logits(late), published(model, SENTENCES[0], frames[16:], frames[16:]))
+    around = published(model, SENTENCES[0], frames[4:], frames[16:])
+    assert np.abs(logits(late) - around).max() > 1e-3
+
+
+def see_nothing(model: VideoGlamm) -> None:
+    """Let SAM2 predict that no object is present."""
+    head: Any = model.tracker.sam.mask_decoder.pred_obj_score_head
+    torch.nn.init.constant_(head.proj_out.bias, -20.0)
+
+
+@pytest.mark.parametrize(("ask_every", "questions"), [(None, [0, 3, 6, 9]), (2, [0, 2, 4, 6, 8, 10])])
+def test_an_object_that_is_not_seen_where_it_is_prompted_is_asked_for_again(
+    ask_every: int | None, questions: list[int]
+) -> None:
+    model = scripted_model(retry_every=3, ask_every=ask_every)
+    see_nothing(model)
+    session = model.open([SENTENCES[0], Prompt(points=[(20, 20)])])
+    asked = []
+    for index, frame in enumerate(scene(11, *SIZE)):
+        before = len(getattr(model, "lengths", ()))
+        result = session.step(frame)
+        asked += [index] * (len(model.lengths) - before)
+        assert not result.masks.any()
+        assert not len(session._tracks[0].state.memory.conditioning_maps)
+        assert len(session._tracks[1].state.memory.conditioning_maps) == 1  # a click has no question to ask again
+    assert asked == questions
+
+
+def test_an_object_that_comes_late_is_followed_from_the_frame_in_which_it_is_seen() -> None:
+    model = scripted_model(retry_every=3, reads="onwards")
+    unseeing = scripted_model(retry_every=3, reads="onwards")
+    see_nothing(unseeing)
+    frames = scene(8, *SIZE)
+    session = unseeing.open(SENTENCES[0])
+    before = [session.step(frame).masks.any() for frame in frames[:3]]
+    unseeing.load_state_dict(model.state_dict())
+    found = [session.step(frame).masks[0] for frame in frames[3:]]
+    assert before == [False] * 3
+    fresh = model.open(SENTENCES[0])
+    assert np.array_equal(np.stack(found), np.stack([fresh.step(frame).masks[0] for frame in frames[3:]]))
+    assert np.stack(found).any()
+
+
+def test_as_published_an_object_that_is_not_seen_at_first_is_not_asked_for_again() -> None:
+    model = scripted_model()
+    see_nothing(model)
+    session = model.open(SENTENCES[0])
+    for frame in scene(20, *SIZE):
+        session.step(frame)
+    assert len(model.lengths) == 1
+
+
 def test_the_language_model_is_asked_once_for_an_object_that_it_finds() -> None:
     model = scripted_model()
     segment(model, SENTENCES[:2], scene(20, *SIZE))

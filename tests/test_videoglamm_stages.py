@@ -401,6 +401,25 @@ def test_the_conversation_stage_learns_words_and_masks() -> None:
         assert name not in frozen or torch.equal(value, frozen[name]), name
 
 
+@pytest.mark.parametrize("absent", [0.0, 0.5])
+def test_prompt_tokens_of_objects_that_the_first_frame_does_not_show_learn_to_be_no_point(absent: float) -> None:
+    stage = stage_of("conversation", {"model": TINY, "lengths": [4], "world": EASY, "pointing": 1.0, "absent": absent})
+    tracker = stage.model.tracker
+    clicks = torch.tensor([[20.0, 30.0], [torch.nan, torch.nan]])
+    batch = [{"points": clicks}]
+    exact = torch.stack(
+        [
+            tracker.embed_points(clicks[:1].unsqueeze(1), torch.ones(1, 1, dtype=torch.int64))[0, 0],
+            tracker.padding_points(1)[0, 0],
+        ]
+    )
+    assert stage._pointing(batch, [exact]).item() == pytest.approx(0.0, abs=1e-12)
+    elsewhere = exact + torch.tensor([[1.0], [3.0]])
+    expected = (1.0 + absent * 9.0) / (1.0 + absent)
+    assert stage._pointing(batch, [elsewhere]).item() == pytest.approx(expected, rel=1e-5)
+    assert stage._pointing_weights(clicks).tolist() == [1.0, absent]
+
+
 def test_the_mask_decoder_learns_only_where_it_is_asked_to() -> None:
     stage = stage_of("conversation", {"model": TINY, "lengths": [4], "trained": ["mask decoder"], "masked_frames": 2})
     learns = {name.split(".")[1] for name, value in stage.named_parameters() if value.requires_grad}

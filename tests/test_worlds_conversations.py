@@ -40,7 +40,7 @@ from refervos.worlds.conversations import (
     draw_conversation,
     held_out_conversation,
 )
-from refervos.worlds.grammar import parse_question, parse_sentence, verb_phrases
+from refervos.worlds.grammar import ABSENT_ANSWER, parse_question, parse_sentence, verb_phrases
 from refervos.worlds.judge import Verdict, judge, split_sentences
 from refervos.worlds.statements import QUESTION_KINDS
 from refervos.worlds.vocabulary import (
@@ -145,10 +145,22 @@ def test_the_ground_truth_of_a_phrase_is_the_union_of_its_objects_masks(
     assert several > 5
 
 
+def test_absent_expressions_are_asked_for_only_if_wanted() -> None:
+    asked = []
+    for seed in range(6):
+        sample = draw_conversation([seed, 3], count=3, kinds={"absent": 1.0})
+        for (turn,) in sample.conversations:
+            assert turn.answer == ABSENT_ANSWER
+            assert not turn.targets
+            asked.append(turn.question)
+    assert len(set(asked)) > 10
+    assert all("segment" in question or "masks" in question for question in asked)
+
+
 def test_every_kind_of_question_occurs_with_both_outcomes(conversation_clips: list[ConversationClip]) -> None:
     all_turns = [turn for sample in conversation_clips for turn, _ in turns(sample)]
     kinds = Counter(turn.kind for turn in all_turns)
-    assert set(kinds) == set(QUESTION_KINDS) == set(KIND_WEIGHTS)
+    assert set(kinds) == set(QUESTION_KINDS) == {kind for kind, weight in KIND_WEIGHTS.items() if weight}
     whether = [turn.answer.startswith("Yes") for turn in all_turns if turn.kind == "whether"]
     assert 0.3 < np.mean(whether) < 0.7
     assert {turn.motion for turn in all_turns if turn.kind == "which"} == {True, False}

@@ -151,6 +151,11 @@ class VideoGlammConfig:
             object out. A clip as long as the video reproduces the published inference on recordings.
         ask_every: Frames after which a session asks the language model again for an object; None to ask once, and
             again only for objects that it did not find. Not in the published model.
+        retry_every: Frames after which a session asks again for an object that SAM2 does not see in the prompted frame;
+            None to keep what SAM2 predicts then, as published.
+        reads: Frames that a session's language model reads before it points an object out: ``around``, the prompted
+            one, the rest of the clip and those before; ``onwards``, the prompted one and the rest of the clip, for a
+            model whose prompt tokens mean a place in the first frame that it reads.
         question: Published question about an expression: that of referring segmentation, or that of visual grounding.
     """
 
@@ -164,11 +169,13 @@ class VideoGlammConfig:
     pooling: int = 2
     clip_length: int = 16
     ask_every: int | None = None
+    retry_every: int | None = None
+    reads: Literal["around", "onwards"] = "around"
     question: Literal["referring", "grounding"] = "referring"
 
     def __post_init__(self) -> None:
         check_range(self, seg=(0, self.phi.vocabulary - 1), frames=(1, MOST_FRAMES), pooling=(1, LARGEST_IMAGE))
-        check_range(self, clip_length=(1, 2**20), ask_every=(1, 2**20))
+        check_range(self, **dict.fromkeys(("clip_length", "ask_every", "retry_every"), (1, 2**20)))
         for name, encoder in (("clip", self.clip), ("internvideo", self.internvideo)):
             if encoder is not None and encoder.grid % self.pooling:
                 raise ConfigError(

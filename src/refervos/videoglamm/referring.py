@@ -3,7 +3,7 @@
 Published: the language model reads frames sampled from the whole video, and the first ``[SEG]`` of its answer prompts
 SAM2 in the first frame. Ours: it reads the clip that a session passes and the frames just before it, so that streams
 work too, and it is asked again after a scene cut, on request (``set_prompt``), every ``config.ask_every`` frames, and
-for objects that it did not find.
+for objects that it did not find, or that SAM2 did not see where it was prompted (``config.retry_every``).
 
 Shapes: T frames, N tracks, C = SAM2's hidden width, g = SAM2's grid, S = image size.
 """
@@ -91,7 +91,12 @@ class ClipFrames:
         return len(self.images)
 
     def readable(self, at: int, window: int) -> Sequence[EncoderView]:
-        """Return what the language model reads at a frame: the window that ends with it, and the rest of the clip."""
+        """Return what the language model reads at a frame: the window that ends with it, and the rest of the clip.
+
+        Args:
+            at: Index of the frame in the clip.
+            window: Maximum length of the window; at least 1.
+        """
         earlier = len(self.views) - len(self.images) + at
         return self.views[max(0, earlier + 1 - window) :]
 
@@ -260,7 +265,8 @@ class ReferringSegmenter(VideoSegmenterBase):
         due = [track for track in tracks if is_due(track)]
         if not due:
             return
-        visual = self.encode_views(pixels.readable(at, self.config.frames))  # once for all of them
+        window = 1 if self.config.reads == "onwards" else self.config.frames
+        visual = self.encode_views(pixels.readable(at, window))  # once for all of them
         for track in due:
             assert track.question is not None
             track.answer, track.token = self.point_out(track.question, visual)
@@ -319,6 +325,8 @@ class ReferringSegmenter(VideoSegmenterBase):
         kinds = [prompt_kind(track) for track in tracks]
         prompted = [kind is not None for kind in kinds]
         prediction = segment_frame(self.tracker, frame, tracks, kinds, first, prompted)
+        if self.config.retry_every is not None:
+            _ask_again(tracks, prediction, self.config.retry_every)
         for track in tracks:
             track.token = track.geometry = None
         return prediction
@@ -421,3 +429,22 @@ def prompt_kind(track: ReferringTrack) -> str | int | None:
     if track.token is not None:
         return "token"
     return None if track.geometry is None else geometry_kind(track.geometry)
+
+
+def _ask_again(tracks: Sequence[ReferringTrack], prediction: FramePrediction, after: int) -> None:
+    """Forget objects that SAM2 did not see in the frame in which they were prompted, and ask for them again.
+
+    Args:
+        tracks: The N tracks, with the prompt tokens of that frame, which they have advanced by.
+        prediction: Its N predictions.
+        after: Number of frames after it.
+    """
+    prompted = [row for row, track in enumerate(tracks) if track.token is not None and track.question is not None]
+    if not prompted or prediction.score is None:
+        return
+    for row, seen in zip(prompted, (prediction.score[prompted] > 0).tolist(), strict=True):
+        track = tracks[row]
+        if not seen:
+            track.memory.clear()
+            again = track.frame - 1 + after
+            track.due = again if track.due is None else min(track.due, again)

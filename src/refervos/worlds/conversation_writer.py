@@ -89,6 +89,7 @@ class ConversationWriter:
         families: Weight of each family of claims in questions.
         detail: Content of captions for each object, from 0 to 2.
         vague: Share of objects of which captions say only that they are there, or that they move.
+        patterns: Share of captions that name the pattern of every object, also where nothing else looks like it.
 
     Raises:
         ConfigError: When no object is recognisable.
@@ -102,9 +103,11 @@ class ConversationWriter:
         families: Mapping[str, float],
         detail: int = 2,
         vague: float = 0.0,
+        patterns: float = 0.0,
     ) -> None:
         self.facts, self.rng, self.variety, self.families = facts, rng, variety, families
-        self.detail, self.vague = detail, vague
+        self.detail, self.vague, self.patterns = detail, vague, patterns
+        self.names_patterns = False
         self.clip = facts.clip
         self.things = self.clip.scene.objects
         self.targets = [int(index) for index in np.flatnonzero(self.facts.recognisable)]
@@ -195,7 +198,10 @@ class ConversationWriter:
     def _looks(self, index: int) -> list[Noun]:
         """List noun phrases with a kind that are true of an object, from general to specific."""
         thing = self.things[index]
-        nouns = [Noun(thing.colour, "", thing.kind), Noun(thing.colour, thing.texture, thing.kind)]
+        nouns = [Noun(thing.colour, thing.texture, thing.kind)]
+        if self.names_patterns:
+            return nouns
+        nouns.insert(0, Noun(thing.colour, "", thing.kind))
         if self._varies(0.5):
             nouns.insert(0, Noun(kind=thing.kind))
         return nouns
@@ -254,6 +260,7 @@ class ConversationWriter:
     def caption(self) -> Turn:
         """Describe the clip, with less detail if the caption would be too long."""
         question = self._question_wording(DESCRIPTION_QUESTIONS)
+        self.names_patterns = bool(self.patterns) and bool(self.rng.random() < self.patterns)
         state = self.rng.bit_generator.state
         answer = ""
         variety = self.variety
@@ -263,7 +270,7 @@ class ConversationWriter:
             answer = self._caption(detail)
             if count_tokens(answer) <= CAPTION_TOKENS:
                 break
-        self.variety = variety
+        self.variety, self.names_patterns = variety, False
         return self._turn("description", question, answer)
 
     def _caption(self, detail: int) -> str:
@@ -420,6 +427,7 @@ class ConversationWriter:
         first: dict[str, Callable[[], tuple[Turn, int | None] | None]] = {
             "description": lambda: (self.caption(), None),
             "referring": self._referring,
+            "absent": lambda: self._referring({"none": 1.0}),
             "which": self._which,
             "count": self._count,
             "colour": lambda: self._look("colour"),
@@ -441,9 +449,10 @@ class ConversationWriter:
                 return (turn, more)
         return (turn,)
 
-    def _referring(self) -> tuple[Turn, int | None] | None:
-        """Ask a published question about an expression."""
-        families = _REFERRING_FAMILIES if self.families != MOTION_ONLY else MOTION_ONLY
+    def _referring(self, families: Mapping[str, float] | None = None) -> tuple[Turn, int | None] | None:
+        """Ask a published question about an expression, of some families."""
+        if families is None:
+            families = _REFERRING_FAMILIES if self.families != MOTION_ONLY else MOTION_ONLY
         (expression,) = sample_expressions(self.clip, self.rng, 1, families, facts=self.facts)
         question = self._question_wording(REFERRING_QUESTIONS).format(expression.text)
         if not expression.targets:

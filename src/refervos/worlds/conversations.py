@@ -31,6 +31,7 @@ CASES = 320
 KIND_WEIGHTS: dict[str, float] = {
     "description": 0.34,
     "referring": 0.26,
+    "absent": 0.0,
     "which": 0.1,
     "count": 0.04,
     "colour": 0.03,
@@ -40,7 +41,7 @@ KIND_WEIGHTS: dict[str, float] = {
     "action": 0.05,
     "whether": 0.09,
 }
-"""Default weight of each kind of question."""
+"""Default weight of each kind of question; "absent" asks for the object of an expression without a target."""
 
 FAMILY_WEIGHTS: dict[str, float] = {"motion": 0.5, "place": 0.2, "relation": 0.2, "size": 0.1}
 """Default weight of each family of claims in questions of the kinds "which" and "whether"."""
@@ -157,7 +158,15 @@ def conversations(
     return ConversationWriter(Facts.of(clip), rng, variety, families, detail).conversations(count, kinds)
 
 
-def caption(clip: Clip, rng: np.random.Generator, *, variety: float = 0.3, detail: int = 2, vague: float = 0.0) -> Turn:
+def caption(
+    clip: Clip,
+    rng: np.random.Generator,
+    *,
+    variety: float = 0.3,
+    detail: int = 2,
+    vague: float = 0.0,
+    patterns: float = 0.0,
+) -> Turn:
     """Describe a clip, with a phrase for every recognisable object and its movement.
 
     Args:
@@ -166,11 +175,12 @@ def caption(clip: Clip, rng: np.random.Generator, *, variety: float = 0.3, detai
         variety: See ``conversations``.
         detail: See ``conversations``.
         vague: Share of objects of which it says only that they are there, or that they move.
+        patterns: Share of captions that name the pattern of every object, also where nothing else looks like it.
 
     Returns:
         A turn with the request for a description and the description.
     """
-    return ConversationWriter(Facts.of(clip), rng, variety, FAMILY_WEIGHTS, detail, vague).caption()
+    return ConversationWriter(Facts.of(clip), rng, variety, FAMILY_WEIGHTS, detail, vague, patterns).caption()
 
 
 def held_out_conversation(index: int, config: WorldConfig = CONVERSATION_WORLD) -> ConversationClip:
@@ -205,7 +215,11 @@ def held_out_conversation(index: int, config: WorldConfig = CONVERSATION_WORLD) 
     found: list[Conversation] = []
     for families in (rest, MOTION_ONLY):
         writer = ConversationWriter(facts, rng, 0.0, families)
-        kinds = [*KIND_WEIGHTS] if families is rest else ["which", "whether", "referring"]
+        kinds = (
+            [kind for kind, weight in KIND_WEIGHTS.items() if weight]
+            if families is rest
+            else ["which", "whether", "referring"]
+        )
         for kind in kinds:
             conversation = writer.conversation(kind)
             if conversation is not None and all(conversation[0].question != other[0].question for other in found):

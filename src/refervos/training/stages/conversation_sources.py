@@ -113,6 +113,7 @@ class DrawnConversations:
         variety: How often answers are worded otherwise than plainly.
         detail: How much captions say.
         vague: Share of objects of which captions say only that they are there, or that they move.
+        patterns: Share of captions that name the pattern of every object.
         masked_frames: Number of frames for SAM2, evenly chosen; 1 for the first alone.
         judged: Whether the facts of the clips are needed.
     """
@@ -127,6 +128,7 @@ class DrawnConversations:
     variety: float
     detail: int
     vague: float
+    patterns: float
     masked_frames: int
     judged: bool = False
 
@@ -136,6 +138,7 @@ class DrawnConversations:
         world = random_shape(self.world, self.aspects, self.image_size, rng)
         world = replace(world, frames=int(rng.choice(self.lengths)))
         style: Any = {"variety": self.variety, "detail": self.detail}
+        caption_style: Any = {**style, "patterns": self.patterns}
         drawn = draw_conversation(
             [*key, step, index, 1], world, max(1, self.questions), kinds=self.kinds, families=self.families, **style
         )
@@ -143,9 +146,9 @@ class DrawnConversations:
         questions = [turns for turns in drawn.conversations if turns[0].kind != "description"][: self.questions]
         times = np.linspace(0, len(clip.frames) - 1, self.masked_frames).astype(int)
         shown = ConversationClip(clip.at(times), ())
-        written = described = caption(clip, rng, **style)
+        written = described = caption(clip, rng, **caption_style)
         if self.vague:  # what can be seen of the objects is described in full
-            written = caption(clip, rng, vague=self.vague, **style)
+            written = caption(clip, rng, vague=self.vague, **caption_style)
         return VideoWithTurns(
             frames=list(clip.frames),
             masked_frames=list(clip.frames[times]),

@@ -71,6 +71,7 @@ class ConversationSettings:
         variety: How often the worlds' answers are worded otherwise than plainly.
         detail: How much the worlds' captions say, from 0 to 2.
         vague: Share of objects of which the worlds' captions say only that they are there, or that they move.
+        patterns: Share of the worlds' captions that name the pattern of every object, also where nothing looks like it.
         masked_frames: Frames for SAM2; the encoders see ``model.frames``.
         decoding: ``frames``: each frame by itself, as published. ``first``: the first frame alone, with the tokens and
             the choice among three masks with which SAM2 is prompted in use (published training differs from use there).
@@ -80,6 +81,8 @@ class ConversationSettings:
         padded_masks: Masks that each video is cut and padded to, see ``LossWeights``; the released code has 4.
         pointing: Weight of the distance of prompt tokens from the embedding of a click on their object, in the first
             frame; for a tracker that only knows clicks. Not published.
+        absent: Weight of an object that the first frame does not show in the same loss; its prompt token is compared
+            with SAM2's "not a point". Not published.
         alignment: Weight of the words and places that are read from visual tokens, see ``visual_alignment.py``; drawn
             worlds only. Not published.
         placing: Weight of the distance of the place that is read from the hidden state before ``[SEG]``. Not published.
@@ -108,6 +111,7 @@ class ConversationSettings:
     variety: float = 0.3
     detail: int = 2
     vague: float = 0.0
+    patterns: float = 0.0
     masked_frames: int = 8
     decoding: Decoding = "frames"
     text: float = 1.0
@@ -115,6 +119,7 @@ class ConversationSettings:
     dice: float = 0.5
     padded_masks: int | None = 4
     pointing: float = 0.0
+    absent: float = 0.0
     alignment: float = 0.0
     placing: float = 0.0
     presence: float = 0.0
@@ -132,7 +137,7 @@ class ConversationSettings:
         check_range(self, **dict.fromkeys(("variety", "image_only"), SHARE))
         check_range(self, **dict.fromkeys(("text", "bce", "dice", "pointing", "presence", "kinds", "families"), WEIGHT))
         check_range(self, **dict.fromkeys(("alignment", "placing", "judged", "imitated"), WEIGHT))
-        check_range(self, vague=SHARE, samples=(2, COUNT[1]))
+        check_range(self, vague=SHARE, patterns=SHARE, absent=WEIGHT, samples=(2, COUNT[1]))
         if self.data and (self.alignment or self.placing):
             raise TrainingError(
                 "alignment and placing need masks of every frame, which only worlds have; with data, set them to 0."
@@ -308,7 +313,7 @@ class ConversationStage(Stage):
         labels = [label for sample in batch for one in sample["conversations"] for label in one.labels[1:]]
         counts = {"text": sum(label != IGNORED for label in labels)}
         if settings.pointing:
-            counts["pointing"] = sum(int((~sample["points"].isnan().any(1)).sum()) for sample in batch)
+            counts["pointing"] = sum(float(self._pointing_weights(sample["points"]).sum()) for sample in batch)
         if self.aligned is not None:
             counts["place"] = sum(int((~sample["points"].isnan().any(1)).sum()) for sample in batch)
         if settings.alignment:
@@ -366,6 +371,7 @@ class ConversationStage(Stage):
             variety=settings.variety,
             detail=settings.detail,
             vague=settings.vague,
+            patterns=settings.patterns,
             masked_frames=settings.masked_frames,
             judged=bool(settings.judged),
         )
@@ -489,17 +495,22 @@ class ConversationStage(Stage):
             loss = loss + self.settings.alignment * (words + cells)
         return loss, scalars
 
+    def _pointing_weights(self, points: Tensor) -> Tensor:
+        """Weight each point (N, 2) in the loss of prompt tokens, (N,); it is NaN where there is nothing to click on."""
+        return torch.where(points.isnan().any(1), self.settings.absent, 1.0)
+
     def _pointing(self, batch: Sequence[Mapping[str, Any]], tokens: Sequence[Tensor]) -> Tensor:
-        """Mean squared distance of prompt tokens from the embeddings of clicks on their objects."""
+        """Mean squared distance of prompt tokens from the embeddings of clicks on their objects, or of no point."""
         points = torch.cat([sample["points"] for sample in batch]).to(self.model.device)  # (N, 2)
         shown = ~points.isnan().any(1)
+        weights = self._pointing_weights(points)
         tracker = self.model.tracker
         clicks = torch.nan_to_num(points).unsqueeze(1).to(tracker.sine_top)  # (N, 1, 2)
-        labels = torch.ones(clicks.shape[:2], dtype=torch.int64, device=clicks.device)
+        labels = torch.where(shown, 1, -1).unsqueeze(1)  # (N, 1)
         with torch.no_grad():
             wanted = tracker.embed_points(clicks, labels)[:, 0]  # (N, C)
         distance = (torch.cat(list(tokens)).float() - wanted.float()).square().mean(1)
-        return self.mean("pointing", (distance * shown).sum(), shown.sum())
+        return self.mean("pointing", (distance * weights).sum(), weights.sum())
 
     def _prompted_losses(self, examples: Sequence[Example], tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Losses of the masks in the first frame, which is prompted as in use, and of the object score there."""
