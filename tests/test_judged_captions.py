@@ -274,6 +274,19 @@ def test_captions_name_the_pattern_of_every_object_if_wanted() -> None:
     assert plain > 10
 
 
+def test_vague_captions_describe_objects_that_look_alike_together() -> None:
+    twins = [Thing("star", "blue", 0.1, Motion((x, y))) for x, y in ((0.2, 0.3), (0.8, 0.7))]
+    ring = Thing("ring", "green", 0.12, Motion((0.5, 0.9)))
+    facts = Facts.of(draw_scene(Scene((*twins, ring)), 8, (128, 128)))
+    apart, together = (
+        caption(facts.clip, np.random.default_rng(0), variety=0.0, detail=0, vague=share).answer for share in (0.0, 1.0)
+    )
+    assert "leftmost blue star" in apart or "blue star on the left" in apart
+    assert "<p> The two blue stars </p> [SEG] stay still." in together
+    assert judge(together, facts).all_true
+    assert "green ring" in together
+
+
 def test_vague_captions_are_true_and_say_less(facts: Facts) -> None:
     texts = [caption(facts.clip, np.random.default_rng(seed), variety=0.0, vague=1.0).answer for seed in range(30)]
     assert all(judge(text, facts).all_true for text in texts)

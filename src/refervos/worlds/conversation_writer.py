@@ -88,7 +88,8 @@ class ConversationWriter:
         variety: Probability of another wording than the plainest.
         families: Weight of each family of claims in questions.
         detail: Content of captions for each object, from 0 to 2.
-        vague: Share of objects of which captions say only that they are there, or that they move.
+        vague: Share of objects of which captions say only that they are there, or that they move, and of objects that
+            look like another one of which they describe both together.
         patterns: Share of captions that name the pattern of every object, also where nothing else looks like it.
 
     Raises:
@@ -295,12 +296,26 @@ class ConversationWriter:
         for index in sorted(self.targets, key=self._mean_x):
             if index in covered:
                 continue
+            together = self._vague_group(index, covered) if index in vague else ""
             covered.add(index)
-            clauses.append(self._clause(index, movements[index], named, covered, 0 if index in vague else detail))
+            level = 0 if index in vague else detail
+            clauses.append(together or self._clause(index, movements[index], named, covered, level))
         clauses = [clause for clause in clauses if clause]
         if detail and self._varies(0.4):
             clauses.insert(0, self._opening())
         return self._join([clause for clause in clauses if clause])
+
+    def _vague_group(self, index: int, covered: set[int]) -> str:
+        """Describe an object together with those that look like it; empty if its looks identify it."""
+        name = self._name(index)
+        if name is not None and name.claim is None:
+            return ""
+        together: set[int] = set()
+        clause = self._group_clause(index, together)
+        if not clause or together & covered:
+            return ""
+        covered |= together
+        return clause
 
     def _mean_x(self, index: int) -> float:
         """Return the mean x of an object while it is seen."""
