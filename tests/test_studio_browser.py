@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,216 @@ def test_everything_can_be_done_by_keyboard(page: Any, address: str) -> None:
     page.keyboard.press("Home")
     on_frame(page, 0)
     assert len([message for message in sent if '"do":"show"' in message]) == 1
+
+
+class Line:
+    """The connection between a page and the server; a test can hold what the server sends.
+
+    Args:
+        page: The page, before it opens a session.
+    """
+
+    def __init__(self, page: Any) -> None:
+        self.commands: list[dict[str, Any]] = []
+        self._held: list[Any] | None = None
+        page.route_web_socket(re.compile("/ws$"), self._connect)
+
+    def _connect(self, socket: Any) -> None:
+        server = socket.connect_to_server()
+
+        def send(message: Any) -> None:
+            if isinstance(message, str) and (command := json.loads(message))["do"] != "ack":
+                self.commands.append(command)
+            server.send(message)
+
+        def receive(message: Any) -> None:
+            if self._held is None:
+                socket.send(message)
+            else:
+                self._held.append(message)
+
+        self._socket = socket
+        socket.on_message(send)
+        server.on_message(receive)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold what the server sends, and pass it on at the end."""
+        self._held = []
+        yield
+        messages, self._held = self._held, None
+        for message in messages:
+            self._socket.send(message)
+
+    def sent(self, *names: str) -> list[dict[str, Any]]:
+        """Return the commands of these names that the page has sent, without their numbers."""
+        return [{k: v for k, v in each.items() if k != "n"} for each in self.commands if each["do"] in names]
+
+
+@pytest.fixture
+def line(page: Any) -> Line:
+    return Line(page)
+
+
+@pytest.fixture
+def paused(page: Any, line: Line, address: str, video: Path) -> Any:
+    """A page that is paused at the first frame, the only one with masks, of the red circle."""
+    upload(page, address, video)
+    page.fill("#sentence", "the red circle")
+    page.click("#another")
+    expect(tracks(page)).to_have_count(1)
+    page.evaluate("refervosStudio.studio.session.do('step', { to: 0 })")
+    painted(page, 0)
+    page.keyboard.press("Escape")  # leaves the text field
+    expect(page.locator("#status")).to_contain_text("Paused at frame 0;")
+    line.commands.clear()
+    return page
+
+
+def press_at_once(page: Any, *keys: str) -> None:
+    """Press keys one after another before anything else can happen in the page."""
+    script = """(keys) => {
+        for (const key of keys) {
+            document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+        }
+    }"""
+    page.evaluate(script, list(keys))
+
+
+def test_a_correction_before_the_masks_of_its_frame_waits_for_them(paused: Any, line: Line) -> None:
+    with line.held():
+        paused.keyboard.press("ArrowRight")
+        on_frame(paused, 1)
+        paused.keyboard.press("c")
+        paused.keyboard.press("Enter")
+        expect(paused.locator("#stage-marks .add")).to_have_count(1)
+        expect(paused.locator("#undo")).to_be_enabled()
+        expect(paused.locator(".event.correction")).to_have_count(0)
+    expect(paused.locator(".event.correction")).to_contain_text("the red circle")
+    expect(paused.locator("#stage-marks .add")).to_have_count(1)
+    assert [command["frame"] for command in line.sent("correct")] == [1]
+    paused.keyboard.press("z")
+    expect(paused.locator("#stage-marks .add")).to_have_count(0)
+    expect(paused.locator("#undo")).to_be_disabled()
+
+
+def test_a_correction_that_waits_can_be_taken_back(paused: Any, line: Line) -> None:
+    with line.held():
+        paused.keyboard.press("ArrowRight")
+        on_frame(paused, 1)
+        press_at_once(paused, "c", "Enter", "z")
+        expect(paused.locator("#undo")).to_be_disabled()
+    painted(paused, 0)
+    paused.keyboard.press("z")
+    expect(paused.locator(".toast")).to_contain_text("There is no correction to undo.")
+    assert line.sent("correct", "undo") == []
+
+
+def test_a_correction_on_its_way_can_be_undone(paused: Any, line: Line) -> None:
+    with line.held():
+        press_at_once(paused, "c", "Enter")
+        expect(paused.locator("#stage-marks .add")).to_have_count(1)
+        press_at_once(paused, "z")
+    expect(paused.locator("#undo")).to_be_disabled()
+    expect(paused.locator("#stage-marks .add")).to_have_count(0)
+    assert [command["do"] for command in line.sent("correct", "undo")] == ["correct", "undo"]
+
+
+def test_a_correction_without_masks_to_come_says_so(paused: Any, line: Line) -> None:
+    paused.keyboard.press("End")
+    on_frame(paused, FRAMES - 1)
+    press_at_once(paused, "c", "Enter")
+    expect(paused.locator(".toast")).to_contain_text("This frame has no masks yet")
+    expect(paused.locator("#stage-marks .add")).to_have_count(0)
+    assert line.sent("correct") == []
+
+
+def test_every_one_of_many_key_presses_counts(paused: Any, line: Line) -> None:
+    press_at_once(paused, "ArrowRight", "ArrowRight", "ArrowRight")
+    on_frame(paused, 3)
+    painted(paused, 0)
+    expect(paused.locator("#status")).to_contain_text("Paused at frame 3;")
+    press_at_once(paused, "Home", "ArrowRight", "i", "o")
+    on_frame(paused, 1)
+    press_at_once(paused, "v", "v", "v")
+    paused.evaluate("refervosStudio.studio.session.settled()")  # all commands have been answered
+    eye = paused.get_by_role("button", name="Show the red circle")
+    expect(eye).to_have_attribute("aria-pressed", "false")
+    expect(paused.locator("#clear-range")).to_be_visible()
+    assert [command["to"] for command in line.sent("step")] == [1, 2, 3]
+    assert [(command["in"], command["out"]) for command in line.sent("range")] == [(1, FRAMES - 1), (1, 1)]
+    assert [command["visible"] for command in line.sent("show")] == [False, True, False]
+
+
+MISSED_FRAMES = """
+const request = HTMLVideoElement.prototype.requestVideoFrameCallback;
+HTMLVideoElement.prototype.requestVideoFrameCallback = function (callback) {
+  return request.call(this, (...frame) => {
+    if (window.missed) this.requestVideoFrameCallback(callback);
+    else callback(...frame);
+  });
+};
+"""
+"""Leaves out callbacks of frames, as browsers do that are busy."""
+
+
+def test_a_frame_is_reached_although_the_browser_does_not_report_it(page: Any, address: str, video: Path) -> None:
+    page.add_init_script(MISSED_FRAMES)
+    upload(page, address, video)
+    on_frame(page, 0)
+    page.evaluate("window.missed = true")
+    go_to(page, 3)
+
+
+def test_playing_that_has_not_begun_can_be_paused(paused: Any, line: Line) -> None:
+    with line.held():
+        press_at_once(paused, " ")
+        expect(paused.get_by_role("button", name="Pause", exact=True)).to_be_visible()
+        press_at_once(paused, " ")
+        expect(paused.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    expect(paused.locator("#status")).to_contain_text("Paused at frame")
+    assert [command["do"] for command in line.sent("play", "pause")] == ["play", "pause"]
+    assert not paused.evaluate("refervosStudio.studio.view.playing")
+
+
+def test_a_sentence_is_not_lost_while_the_one_before_is_on_its_way(page: Any, line: Line, address: str) -> None:
+    page.goto(address)
+    page.locator(".card").first.click()
+    page.fill("#sentence", "the red circle")
+    with line.held():
+        page.click("#another")
+        page.fill("#sentence", "the blue star")
+        page.evaluate("document.querySelector('#ask').requestSubmit()")
+        page.fill("#sentence", "the yellow square")
+        page.keyboard.press("Escape")
+    expect(tracks(page)).to_have_count(2)
+    painted(page, 0, 1)
+    expect(page.locator("#sentence")).to_have_value("the yellow square")
+    assert [command["expression"] for command in line.sent("add")] == ["the red circle", "the blue star"]
+
+
+def test_a_sentence_that_was_refused_is_in_the_field_again(page: Any, line: Line, address: str) -> None:
+    page.goto(address)
+    page.locator(".card").first.click()
+    ask(page, "a " * 200)
+    expect(page.locator(".toast")).to_contain_text("words")
+    expect(page.locator("#sentence")).to_have_value(re.compile("^a a a"))
+    expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    assert line.sent("play") == []
+
+
+def test_the_crosshair_has_the_enter_key_until_another_button_is_reached(paused: Any, line: Line) -> None:
+    paused.click("#forward")
+    on_frame(paused, 1)
+    painted(paused, 0)
+    paused.keyboard.press("c")
+    paused.keyboard.press("Enter")  # marks, and does not press the button again
+    expect(paused.locator(".event.correction")).to_be_visible()
+    assert [command["frame"] for command in line.sent("correct")] == [1]
+    paused.keyboard.press("Tab")
+    paused.keyboard.press("Enter")  # "One frame back"
+    on_frame(paused, 0)
+    assert len(line.sent("correct")) == 1
 
 
 def test_a_webcam_is_segmented(page: Any, address: str) -> None:

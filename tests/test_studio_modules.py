@@ -238,3 +238,179 @@ def test_masks_are_fetched_once_and_those_computed_again_are_not_overwritten() -
         answer({ asked, fetched, kept: store.get(200).old, forgotten: store.get(100) !== undefined });
     """
     assert run_modules(script) == {"asked": [[100, 151], [200, 221]], "fetched": True, "kept": False, "forgotten": True}
+
+
+FAKE_SOCKETS = """
+globalThis.location = { href: "http://localhost/", protocol: "http:" };
+globalThis.sockets = [];
+globalThis.WebSocket = class extends EventTarget {
+    static CONNECTING = 0;
+    static OPEN = 1;
+    readyState = 0;
+    sent = [];
+    constructor() {
+        super();
+        sockets.push(this);
+    }
+    send(text) {
+        this.sent.push(JSON.parse(text));
+    }
+    close() {
+        this.readyState = 3;
+    }
+    open() {
+        this.readyState = 1;
+        this.dispatchEvent(new Event("open"));
+    }
+    lose() {
+        this.close();
+        this.dispatchEvent(Object.assign(new Event("close"), { code: 1006 }));
+    }
+    receive(message) {
+        this.dispatchEvent(Object.assign(new Event("message"), { data: JSON.stringify(message) }));
+    }
+};
+"""
+"""WebSockets that open, answer and close when the script says so."""
+
+SERVED = {
+    "id": "s",
+    "model": "miniature",
+    "source": {"webcam": True},
+    "live": False,
+    "frame": 0,
+    "frame_count": 30,
+    "running": False,
+    "ended": False,
+    "until": None,
+    "range": [0, 29],
+    "events": [],
+    "alerts": [],
+    "tracks": [{"id": 0, "expression": "it", "colour": [1, 2, 3], "visible": True, "prompts": [], "presence": []}],
+}
+"""A state as the server sends it."""
+
+
+def run_session(script: str) -> Any:
+    """Run a script with a ``session`` of ``SERVED``, its ``socket``, and ``pause``, which lets promises go on."""
+    prelude = """
+        import { Session } from "./session.js";
+        import { readState } from "./server_state.js";
+        const pause = () => new Promise((resolve) => setTimeout(resolve));
+        const notices = [];
+        const session = new Session(readState(given, null));
+        session.addEventListener("notice", ({ detail }) => notices.push(detail));
+        const [socket] = sockets;
+        const state = (changes) => socket.receive({ event: "state", ...given, ...changes });
+    """
+    return run_modules(FAKE_SOCKETS + prelude + script, SERVED)
+
+
+@needs_node
+def test_commands_wait_for_the_connection_that_is_being_made() -> None:
+    script = """
+        const done = session.do("add", { expression: "it" });
+        await pause();
+        const before = socket.sent.length;
+        socket.open();
+        await pause();
+        socket.receive({ n: 1, ok: { track: 0 } });
+        answer({ before, sent: socket.sent, result: await done, notices });
+    """
+    assert run_session(script) == {
+        "before": 0,
+        "sent": [{"n": 1, "do": "add", "expression": "it"}],
+        "result": {"track": 0},
+        "notices": [],
+    }
+
+
+@needs_node
+def test_commands_without_a_connection_say_so() -> None:
+    script = """
+        const waiting = session.do("add", { expression: "it" });
+        await pause();
+        socket.lose();
+        const results = [await waiting, await session.do("play")];
+        session.close();
+        answer({ results: results.map((result) => result === undefined), notices, sent: socket.sent });
+    """
+    found = run_session(script)
+    assert (found["results"], found["sent"]) == ([True, True], [])
+    assert found["notices"] == [
+        "The connection was lost before the server answered.",
+        "There is no connection to the server just now.",
+    ]
+
+
+@needs_node
+def test_a_command_is_chosen_after_those_before_it_have_been_answered() -> None:
+    script = """
+        socket.open();
+        const toggle = () => session.decide(() => ["show", { visible: !session.state.tracks[0].visible }]);
+        const first = toggle();
+        const second = toggle();
+        await pause();
+        const early = socket.sent.length;
+        state({ tracks: [{ ...given.tracks[0], visible: false }] });
+        socket.receive({ n: 1, ok: {} });
+        await first;
+        await pause();
+        socket.receive({ n: 2, ok: {} });
+        await second;
+        answer({ early, visible: socket.sent.map(({ visible }) => visible) });
+    """
+    assert run_session(script) == {"early": 1, "visible": [False, True]}
+
+
+@needs_node
+def test_whether_a_frame_will_have_masks_is_known_while_a_step_is_on_its_way() -> None:
+    script = """
+        socket.open();
+        const found = {};
+        found.nothing = await session.reach(1);
+        session.do("step", { to: 2 });
+        session.reach(1).then((reached) => (found.stepped = reached));
+        session.reach(2).then((reached) => (found.paused = reached));
+        await pause();
+        found.early = Object.keys(found);
+        state({ until: 2 });
+        socket.receive({ n: 1, ok: { frame: 2 } });
+        await pause();
+        found.underway = Object.keys(found).length;
+        state({ until: 2, frame: 1 });
+        await pause();
+        state({ frame: 1 });
+        await pause();
+        answer(found);
+    """
+    assert run_session(script) == {
+        "nothing": False,
+        "early": ["nothing"],
+        "underway": 2,
+        "stepped": True,
+        "paused": False,  # because nothing computes it any more
+    }
+
+
+@needs_node
+def test_masks_are_asked_for_again_if_frames_were_computed_in_the_meantime() -> None:
+    script = """
+        import { MaskStore } from "./mask_store.js";
+        let release;
+        const gate = new Promise((resolve) => (release = resolve));
+        let changes = 0;
+        const store = new MaskStore(async (from) => {
+            await gate;
+            return [{ frame: from }];
+        }, () => changes++);
+        const outdated = store.want(0, 50);
+        store.forgetFrom(20);
+        release();
+        await outdated;
+        const after = [changes, store.get(0) !== undefined];
+        await store.want(0, 30);
+        await store.want(7, 30); // has no masks on the server: it is not asked for over and over
+        answer([...after, changes, store.get(0) !== undefined]);
+    """
+    assert run_modules(script) == [1, False, 2, True]

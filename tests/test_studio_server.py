@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,55 @@ def test_the_page_and_its_gallery_are_served_with_a_strict_policy(client: TestCl
         assert answer.status_code == 201
         assert answer.json()["playable"]
     assert Path(PAGE / "main.js").read_text() == client.get("/main.js").text
+
+
+def test_a_step_to_a_frame_is_asked_for_twice_and_made_once(client: TestClient, video: str) -> None:
+    session = opened(client, video, "the red circle")
+    with client.websocket_connect(f"ws://localhost/v1/sessions/{session}/ws") as socket:
+        talk = Talk(socket)
+        assert talk.do("step", to=1) == {"frame": 1}
+        assert talk.do("step", to=1) == {"frame": 1}
+        while talk.state.get("until", 1) is not None:
+            talk.receive()
+        assert talk.state["frame"] == 1
+        talk.do("step", to=3)
+        assert (talk.state["until"], talk.state["running"]) == (3, False)  # said before the reply
+        talk.do("pause")
+        assert talk.state["until"] is None  # nothing follows until another command
+
+
+class Recorder:
+    """A viewer that keeps the events that it is sent."""
+
+    has_room, sends_frames = True, False
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def silent_for(self) -> float:
+        return 0.0
+
+    def offer_event(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+
+
+def test_the_state_for_a_new_viewer_is_not_older_than_the_changes_that_it_is_sent(
+    client: TestClient, video: str
+) -> None:
+    served = client.app.state.server.sessions.get(opened(client, video, "the red circle"))  # type: ignore[attr-defined]
+    begun, release = threading.Event(), threading.Event()
+    viewer: Any = Recorder()
+
+    def rename() -> None:
+        begun.set()
+        assert release.wait(60)
+        served.rename(0, "Mars")
+
+    renamed = served.submit(rename)
+    assert begun.wait(60)
+    served.watch(viewer)  # while the session is at work
+    release.set()
+    renamed.result(60)
+    served.submit(lambda: None).result(60)
+    served.unwatch(viewer)
+    assert [event["tracks"][0]["label"] for event in viewer.events] == ["Mars", "Mars"]

@@ -104,10 +104,11 @@ class Pause(Command):
 
 
 class Step(Command):
-    """Advance by a number of frames, then pause."""
+    """Advance by a number of frames, or to a frame, then pause."""
 
     do: Literal["step"]
     frames: Annotated[int, Field(ge=1, le=1000)] = 1
+    to: FrameNumber | None = None
 
 
 class Seek(Command):

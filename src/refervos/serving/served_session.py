@@ -207,13 +207,16 @@ class ServedSession:
         return future
 
     def watch(self, viewer: Viewer) -> None:
-        """Add a viewer."""
+        """Add a viewer, and send it the state."""
         with self._wake:
             if len(self._viewers) >= self._limits.viewers:
                 sentence = f"this session has {len(self._viewers)} viewers already; close one of them."
                 raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too-many-viewers", sentence, retry_after=10)
             self._viewers.append(viewer)
             self.used = time.monotonic()
+            # Described by the worker: a state from another thread could overtake one that is newer.
+            self._commands.append((lambda: viewer.offer_event({"event": "state", **self.state()}), Future()))
+            self._wake.notify_all()
 
     def unwatch(self, viewer: Viewer) -> None:
         """Remove a viewer; safe to call twice."""
@@ -295,6 +298,7 @@ class ServedSession:
             "frame_count": count,
             "size": None if self._size is None else list(self._size),
             "running": self._running,
+            "until": self._until(),
             "ended": self.ended,
             "speed": record.speed,
             "fps": fps,
@@ -307,6 +311,11 @@ class ServedSession:
             "alerts": [asdict(alert) | {"webhook": alert.webhook is not None} for alert in list(record.alerts)],
             "estimate": self.estimate,
         }
+
+    def _until(self) -> int | None:
+        """Return the last frame that a correction or a step is going to reach; None if no frame follows from them."""
+        goal = max(self._goal, self._position + self._steps)
+        return goal - 1 if goal > self._position else None
 
     # Commands, in the worker's thread only; their names are those of the WebSocket.
 
@@ -452,10 +461,20 @@ class ServedSession:
         self._changed()
         return {}
 
-    def step(self, frames: int = 1) -> dict[str, Any]:
-        """Advance by a number of frames, then pause."""
-        self._running, self._steps, self._end = False, self._steps + frames, None
-        return {"frame": self._position + self._steps - 1}
+    def step(self, frames: int = 1, to: int | None = None) -> dict[str, Any]:
+        """Advance by a number of frames, or to a frame, then pause.
+
+        Args:
+            frames: Number of frames, in addition to those of earlier steps.
+            to: Last frame to segment, in place of a number: to ask for the same frame twice is to ask for it once.
+        """
+        self._running, self._end = False, None
+        if to is None:
+            self._steps += frames
+            return {"frame": self._position + self._steps - 1}
+        self._goal = max(self._goal, to + 1)
+        self._changed()
+        return {"frame": to}
 
     def seek(self, frame: int) -> dict[str, Any]:
         """Go to a frame: back to a segmented one, or ahead without segmenting those in between."""

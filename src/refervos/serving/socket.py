@@ -52,7 +52,6 @@ async def serve_socket(
             return
         sending = asyncio.create_task(_send(socket, viewer))
         try:
-            viewer.offer_event({"event": "state", **session.state()})
             await _receive(socket, session, viewer, limits)
         finally:
             session.unwatch(viewer)

@@ -5,7 +5,7 @@ import { byId, clock, create, icon, sentenceOf } from "./dom.js";
 import { newestEvents } from "./session.js";
 
 /** @import {Session} from "./session.js" */
-/** @import {SessionEvent} from "./types.js" */
+/** @import {Alert, SessionEvent} from "./types.js" */
 
 const MOST_EVENTS = 50;
 
@@ -88,6 +88,19 @@ export class Alerts extends EventTarget {
     }
   }
 
+  /**
+   * Remove an alert, wherever it stands in the list by then.
+   *
+   * @param {Alert} removed
+   */
+  #remove(removed) {
+    const { session } = this;
+    session?.decide(() => {
+      const alert = session.state.alerts.findIndex((each) => JSON.stringify(each) === JSON.stringify(removed));
+      return alert < 0 ? null : ["clear_alerts", { alert }];
+    });
+  }
+
   #update() {
     const { session } = this;
     if (!session) return;
@@ -101,11 +114,11 @@ export class Alerts extends EventTarget {
     this.#tracks.replaceChildren(...tracks.map(({ id, label, expression }) => create("option", { value: String(id) }, label ?? expression)));
     if (chosen && session.track(Number(chosen))) this.#tracks.value = chosen;
     this.#list.replaceChildren(
-      ...(alerts ?? []).map((alert, k) => {
+      ...(alerts ?? []).map((alert) => {
         const name = session.track(alert.track)?.expression ?? "a dropped sentence";
         const posted = alert.webhook ? ", posted" : "";
         const text = `${name}: ${alert.when} ${Math.round(100 * alert.threshold)} % for ${alert.frames} frames${posted}`;
-        const click = () => session.do("clear_alerts", { alert: k });
+        const click = () => this.#remove(alert);
         const remove = create("button", { type: "button", class: "quiet", "aria-label": `Remove the alert ${text}`, click }, icon("cross"));
         return create("li", {}, create("span", {}, text), remove);
       }),

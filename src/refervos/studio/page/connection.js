@@ -23,6 +23,12 @@ const FORBIDDEN = 4401;
 export class Connection {
   /** @type {WebSocket | null} */ #socket = null;
   /** @type {Map<number, {resolve: (result: any) => void, reject: (error: Error) => void}>} */ #pending = new Map();
+  /**
+   * Commands that wait until the connection is made.
+   *
+   * @type {string[]}
+   */
+  #unsent = [];
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
   #next = 1;
   #pause = FIRST_PAUSE;
@@ -45,6 +51,7 @@ export class Connection {
     socket.binaryType = "arraybuffer";
     socket.addEventListener("open", () => {
       this.#pause = FIRST_PAUSE;
+      for (const text of this.#unsent.splice(0)) socket.send(text);
       this.listener.onStatus("open");
     });
     socket.addEventListener("message", ({ data }) => {
@@ -77,6 +84,7 @@ export class Connection {
       reject(new ProblemError({ detail: "The connection was lost before the server answered.", code: "lost" }));
     }
     this.#pending.clear();
+    this.#unsent = [];
     if (this.#closed) return;
     if (code === GONE || code === FORBIDDEN) {
       this.listener.onStatus("gone");
@@ -92,20 +100,23 @@ export class Connection {
   }
 
   /**
-   * Send a command and wait for its result.
+   * Send a command and wait for its result. While a connection is being made, the command waits for it.
    *
    * @param {string} command
    * @param {Record<string, unknown>} [parameters]
    * @returns {Promise<any>}
    */
   do(command, parameters = {}) {
-    if (!this.isOpen) {
+    const connecting = this.#socket?.readyState === WebSocket.CONNECTING;
+    if (!this.isOpen && !connecting) {
       return Promise.reject(new ProblemError({ detail: "There is no connection to the server just now.", code: "offline" }));
     }
     const n = this.#next++;
     return new Promise((resolve, reject) => {
       this.#pending.set(n, { resolve, reject });
-      this.#socket?.send(JSON.stringify({ n, do: command, ...parameters }));
+      const text = JSON.stringify({ n, do: command, ...parameters });
+      if (connecting) this.#unsent.push(text);
+      else this.#socket?.send(text);
     });
   }
 

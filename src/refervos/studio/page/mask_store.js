@@ -13,7 +13,7 @@ export class MaskStore {
 
   /**
    * @param {(from: number, to: number) => Promise<FrameMasks[]>} fetchFrames Fetches frames from one to before another.
-   * @param {() => void} onChange Called when fetched masks have arrived.
+   * @param {() => void} onChange Called when fetched masks have arrived, or may be fetched again.
    */
   constructor(fetchFrames, onChange) {
     this.fetchFrames = fetchFrames;
@@ -60,14 +60,16 @@ export class MaskStore {
     if (frame < 0 || frame > newest || this.#frames.has(frame) || this.#fetching.has(chunk)) return;
     this.#fetching.add(chunk);
     const generation = this.#generation;
+    /** @type {FrameMasks[]} */
+    let missing = [];
     try {
       const fetched = await this.fetchFrames(chunk * CHUNK, Math.min(newest + 1, (chunk + 1) * CHUNK));
-      // What the session has computed again in the meantime is newer than the answer.
-      if (generation !== this.#generation) return;
-      for (const masks of fetched) if (!this.#frames.has(masks.frame)) this.put(masks);
-      this.onChange();
+      missing = fetched.filter((masks) => !this.#frames.has(masks.frame));
     } finally {
       this.#fetching.delete(chunk);
     }
+    const outdated = generation !== this.#generation; // the session has computed frames again in the meantime
+    if (!outdated) for (const masks of missing) this.put(masks);
+    if (outdated || missing.length) this.onChange();
   }
 }

@@ -74,6 +74,7 @@ export function readState(raw, video) {
     live: raw.live,
     status: readStatus(raw),
     frame: raw.frame ?? -1,
+    until: raw.until ?? -1,
     frame_count: count,
     fps: raw.fps ?? 0,
     estimate: raw.estimate?.fps ?? null,

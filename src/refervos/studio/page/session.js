@@ -1,6 +1,6 @@
 /** The model of one session: its state, its masks and its connection. It knows no element of the page. */
 
-import { fetchMasks, fetchSession } from "./api.js";
+import { fetchMasks } from "./api.js";
 import { Connection } from "./connection.js";
 import { FrameTimes } from "./frame_times.js";
 import { MaskStore } from "./mask_store.js";
@@ -44,7 +44,7 @@ export class Session extends EventTarget {
     this.connection = new Connection(state.id, {
       onFrame: (message) => this.#receiveFrame(message),
       onEvent: (event) => this.#receiveEvent(event),
-      onStatus: (status) => this.#connectionChanged(status),
+      onStatus: (status) => this.#dispatch("connection", status), // the server sends the state first
     });
   }
 
@@ -97,26 +97,97 @@ export class Session extends EventTarget {
   }
 
   /**
-   * Send a command; a failure is a notice, and the result then undefined.
+   * Whether a frame without masks is going to have them without another command.
+   *
+   * @param {number} frame
+   * @returns {boolean}
+   */
+  computes(frame) {
+    const { status, until } = this.state;
+    return frame > this.newest && frame <= this.range[1] && (status === "running" || frame <= until);
+  }
+
+  /**
+   * Send a command once all commands before it have been answered.
    *
    * @param {string} command
    * @param {Record<string, unknown>} [parameters]
-   * @returns {Promise<any>}
+   * @returns {Promise<any>} Its result; undefined after a failure, which is a notice.
    */
-  async do(command, parameters) {
-    try {
-      return await this.connection.do(command, parameters);
-    } catch (error) {
-      this.#dispatch("notice", error instanceof Error ? error.message : String(error));
-      return undefined;
-    }
+  do(command, parameters = {}) {
+    return this.decide(() => [command, parameters]);
+  }
+
+  /**
+   * Send the command that a function chooses once all commands before it have been answered. What a command does may depend on
+   * the state, as in showing what is hidden; chosen earlier, a second press of a key would act on the state before the first.
+   *
+   * @param {() => [string, Record<string, unknown>] | null} choose Returns the command with its parameters, or null for none.
+   * @returns {Promise<any>} Its result; undefined without a command or after a failure, which is a notice.
+   */
+  decide(choose) {
+    const result = this.#answered.then(async () => {
+      const chosen = this.#closed ? null : choose();
+      return chosen === null ? undefined : this.connection.do(...chosen);
+    });
+    const reported = result.catch((error) => {
+      if (!this.#closed) this.notify(error instanceof Error ? error.message : String(error));
+    });
+    this.#answered = reported;
+    return reported;
+  }
+
+  /**
+   * Wait until all commands so far have been answered.
+   *
+   * @returns {Promise<void>}
+   */
+  settled() {
+    return this.#answered;
+  }
+
+  /**
+   * Wait until a frame has masks.
+   *
+   * @param {number} frame
+   * @returns {Promise<boolean>} Whether it has; false as soon as nothing is going to compute them.
+   */
+  async reach(frame) {
+    await this.#answered;
+    while (this.computes(frame)) await this.#change();
+    return frame <= this.newest;
+  }
+
+  /** Wait until the state or the newest frame changes. */
+  #change() {
+    const changed = new AbortController();
+    return new Promise((resolve) => {
+      for (const type of ["state", "frame"]) this.addEventListener(type, resolve, { signal: changed.signal });
+    }).finally(() => changed.abort());
+  }
+
+  /**
+   * Dispatch a notice.
+   *
+   * @param {string} sentence
+   */
+  notify(sentence) {
+    this.#dispatch("notice", sentence);
   }
 
   close() {
+    this.#closed = true;
     clearTimeout(this.#silence);
     this.connection.close();
   }
 
+  /**
+   * Resolved when the newest command has been answered.
+   *
+   * @type {Promise<any>}
+   */
+  #answered = Promise.resolve();
+  #closed = false;
   /**
    * @type {ReturnType<typeof setTimeout> | undefined}
    */
@@ -236,19 +307,6 @@ export class Session extends EventTarget {
     for (const [track, steps] of this.presence) {
       const first = steps.findIndex(([start]) => start >= frame);
       if (first > 0) this.presence.set(track, steps.slice(first));
-    }
-  }
-
-  /**
-   * @param {"open" | "waiting" | "gone"} status
-   */
-  async #connectionChanged(status) {
-    this.#dispatch("connection", status);
-    if (status !== "open") return;
-    try {
-      this.#replaceState(await fetchSession(this.id));
-    } catch (error) {
-      this.#dispatch("notice", error instanceof Error ? error.message : String(error));
     }
   }
 }

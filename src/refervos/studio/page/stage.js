@@ -23,6 +23,12 @@ const CROSSHAIR_STEP = 0.01;
  */
 
 /**
+ * A correction on its way to the server, which waits for the masks of its frame.
+ *
+ * @typedef {Correction & {frame: number, track: number | null, sent: boolean}} WaitingCorrection
+ */
+
+/**
  * Describe a track in a frame as text.
  *
  * @param {Track} track
@@ -45,6 +51,12 @@ export class Stage extends EventTarget {
   /** @type {number | null} */ selected = null;
   /** @type {Tool} */ tool = "add";
   /** @type {Effect} */ effect = { kind: "colour", area: "object", strength: 0.5 };
+  /**
+   * Corrections that the server has not made yet; they are marked, too.
+   *
+   * @type {WaitingCorrection[]}
+   */
+  waiting = [];
   /** Time of the last painted frame with masks, for measurements. */
   painted = { frame: -1, at: 0 };
 
@@ -88,6 +100,7 @@ export class Stage extends EventTarget {
   show(session, view) {
     this.session = session;
     this.view = view;
+    this.waiting = [];
     this.painted = { frame: -1, at: 0 };
     view.addEventListener("shown", () => this.schedule());
     session.addEventListener("masks", () => this.schedule());
@@ -149,7 +162,7 @@ export class Stage extends EventTarget {
     this.#canvas.setAttribute("aria-label", `Frame ${view.shown}. ${text}`);
     const ahead = tracks.length > 0 && !session.live && view.shown > session.newest;
     this.#hint.hidden = !ahead;
-    this.#hint.textContent = session.state.status === "running" ? "Masks are on their way" : "No masks here yet";
+    this.#hint.textContent = session.computes(view.shown) ? "Masks are on their way" : "No masks here yet";
     // While it plays, only appearing and disappearing is announced; otherwise every change.
     const said = view.playing ? text.replaceAll(/, \d+ %/g, "") : text;
     if (said !== this.#said) {
@@ -163,10 +176,11 @@ export class Stage extends EventTarget {
     const { view, session } = this;
     if (!view || !session) return;
     const marks = [];
-    for (const event of session.state.events) {
-      if (event.kind !== "correction" || event.frame !== view.shown || event.track !== this.selected) continue;
-      for (const [x, y, on] of event.points ?? []) marks.push(this.#mark(on ? "mark add" : "mark remove", x, y));
-      if (event.box) marks.push(this.#boxMark(event.box));
+    const made = session.state.events.filter(({ kind }) => kind === "correction");
+    for (const { frame, track, points, box } of [...made, ...this.waiting]) {
+      if (frame !== view.shown || track !== this.selected) continue;
+      for (const [x, y, on] of points ?? []) marks.push(this.#mark(on ? "mark add" : "mark remove", x, y));
+      if (box) marks.push(this.#boxMark(box));
     }
     if (this.#crosshair) {
       marks.push(this.#mark("mark crosshair", this.#crosshair[0] * view.width, this.#crosshair[1] * view.height));
@@ -290,6 +304,8 @@ export class Stage extends EventTarget {
     const shown = this.#crosshair !== null;
     this.cancel();
     this.#crosshair = shown ? null : [0.5, 0.5];
+    // Enter then marks, and does not press the button that was used last; Tab leads on to the buttons.
+    if (!shown) this.#canvas.focus({ preventScroll: true });
     this.#showMarks();
     this.#live.textContent = shown
       ? "Crosshair off."

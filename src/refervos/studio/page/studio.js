@@ -12,7 +12,7 @@ import { Timeline } from "./timeline.js";
 import { Tracks } from "./tracks.js";
 import { LiveView, PictureView, RecordingView } from "./views.js";
 
-/** @import {Correction, Tool} from "./stage.js" */
+/** @import {Correction, Tool, WaitingCorrection} from "./stage.js" */
 /** @import {Effect, Model, SessionState} from "./types.js" */
 /** @import {View} from "./views.js" */
 /** @import {Webcam} from "./webcam.js" */
@@ -30,6 +30,8 @@ export class Studio extends EventTarget {
    * @type {number[]}
    */
   #corrected = [];
+  /** Whether playing was asked for and the server has not answered yet. */
+  #starting = false;
   /** @type {Model[]} */ models = [];
 
   stage = new Stage();
@@ -131,6 +133,7 @@ export class Studio extends EventTarget {
     this.session = session;
     this.#webcam = webcam;
     this.#corrected = state.events.filter(({ kind }) => kind === "correction").map(({ track }) => track ?? 0);
+    this.#starting = false;
     const view = this.#viewOf(session);
     this.view = view;
     webcam?.feed(session);
@@ -226,17 +229,21 @@ export class Studio extends EventTarget {
     const { session, view } = this;
     if (!session || !view) return;
     const expression = this.#sentence.value.trim();
+    const frame = this.#from.value === "all" ? session.range[0] : view.target;
+    this.#sentence.value = ""; // at once: what is typed from now on is the next sentence
+    if (start) this.#setStarting(true);
     if (expression) {
-      const frame = session.live || !this.#started ? {} : { frame: this.#from.value === "all" ? session.range[0] : view.shown };
-      const added = await session.do("add", { expression, ...frame });
-      if (!added) return;
-      this.#sentence.value = "";
+      const added = await session.decide(() => ["add", { expression, ...(session.live || !this.#started ? {} : { frame }) }]);
+      if (!added && this.session === session && !this.#sentence.value) this.#sentence.value = expression;
     }
-    if (!expression && !session.state.tracks.length) {
-      this.#sentence.focus();
+    await session.settled();
+    if (!start || this.session !== session) return;
+    if (session.state.tracks.length) {
+      if (this.#starting) await this.#start();
       return;
     }
-    if (start) await this.#start();
+    this.#setStarting(false);
+    this.#sentence.focus();
   }
 
   /** Whether the session has been started before. */
@@ -244,25 +251,45 @@ export class Studio extends EventTarget {
     return (this.session?.newest ?? -1) >= 0;
   }
 
+  /**
+   * @param {boolean} starting
+   */
+  #setStarting(starting) {
+    this.#starting = starting;
+    this.#update();
+  }
+
+  /** Play, and compute what is missing. */
   async #start() {
     const { session, view } = this;
     if (!session || !view) return;
-    if (session.state.status !== "running") await session.do("play");
-    if (!session.live && !view.playing) view.play();
+    this.#setStarting(true);
+    await session.decide(() => {
+      const { tracks, status } = session.state;
+      const missing = session.live || (tracks.length > 0 && session.newest < session.range[1]);
+      return this.#starting && missing && status !== "running" ? ["play", {}] : null;
+    });
+    if (this.view !== view || !this.#starting) return;
+    this.#starting = false;
+    if (!view.playing) view.play();
+    this.#update();
+  }
+
+  #pause() {
+    const { session, view } = this;
+    if (!session || !view) return;
+    view.pause();
+    this.#setStarting(false);
+    session.decide(() => (session.state.status === "running" ? ["pause", {}] : null));
   }
 
   /** Play or pause; the model stops and goes on with the view. */
   toggle() {
     const { session, view } = this;
     if (!session || !view) return;
-    if (view.playing) {
-      view.pause();
-      if (!session.live && session.state.status === "running") session.do("pause");
-      return;
-    }
-    const unfinished = session.state.tracks.length > 0 && session.newest < session.range[1];
-    if (!session.live && unfinished) this.#start();
-    else view.play();
+    if (session.live) session.decide(() => [session.state.status === "running" ? "pause" : "play", {}]);
+    else if (view.playing || this.#starting) this.#pause();
+    else this.#start();
   }
 
   /**
@@ -273,17 +300,19 @@ export class Studio extends EventTarget {
   step(frames) {
     const { session, view } = this;
     if (!session || !view) return;
-    if (view.playing) this.toggle();
     if (session.live) {
+      this.#pause();
       if (frames > 0) session.do("step", { frames });
       return;
     }
-    const goal = Math.max(session.range[0], Math.min(session.range[1], view.shown + frames));
-    const missing = goal - session.newest;
-    if (missing > 0 && session.state.tracks.length && this.#started && session.state.status !== "running") {
-      session.do("step", { frames: missing });
-    }
-    view.seek(goal);
+    if (view.playing || this.#starting) this.#pause();
+    const to = Math.max(session.range[0], Math.min(session.range[1], view.target + frames));
+    session.decide(() => {
+      const { tracks, status } = session.state;
+      const missing = to > session.newest && tracks.length > 0 && this.#started;
+      return missing && status !== "running" ? ["step", { to }] : null;
+    });
+    view.seek(to);
   }
 
   /**
@@ -296,42 +325,81 @@ export class Studio extends EventTarget {
   /** Begin or stop to keep the pictures of a live source, for exports with pictures. */
   #toggleRecording() {
     const { session } = this;
-    if (session?.live) session.do("record", { on: !session.state.recording });
+    if (session?.live) session.decide(() => ["record", { on: !session.state.recording }]);
   }
 
   /**
+   * Correct the frame on view, as soon as it has masks.
+   *
    * @param {Correction} correction
    */
-  async #correct({ points, box }) {
+  async #correct(correction) {
     const { session, view } = this;
-    const track = this.tracks.selected;
     if (!session || !view) return;
+    /** @type {WaitingCorrection} */
+    const waiting = { ...correction, frame: view.shown, track: this.tracks.selected, sent: false };
+    if (waiting.track !== null && view.playing && !session.live) view.pause();
+    this.#showWaiting([...this.stage.waiting, waiting]);
+    const computed = await session.reach(waiting.frame);
+    await this.#send(session, waiting, computed);
+    if (this.session === session) this.#showWaiting(this.stage.waiting.filter((each) => each !== waiting));
+  }
+
+  /**
+   * Send a correction that has waited, unless it was taken back, or say why it cannot be made.
+   *
+   * @param {Session} session
+   * @param {WaitingCorrection} waiting
+   * @param {boolean} computed Whether its frame has masks.
+   */
+  async #send(session, waiting, computed) {
+    const withdrawn = () => !this.stage.waiting.includes(waiting);
+    if (withdrawn()) return;
+    const { points, box, frame } = waiting;
+    const track = waiting.track ?? this.tracks.selected; // the first sentence may have been on its way when it was made
     if (track === null) {
       this.#notice("Type a sentence first; then clicks correct its object.");
       this.#sentence.focus();
-      return;
-    }
-    if (view.shown > session.newest || view.shown < 0) {
+    } else if (!computed || frame < 0) {
       this.#notice("This frame has no masks yet; they can be corrected once they are there.");
-      return;
+    } else {
+      const made = await session.decide(() => {
+        if (withdrawn()) return null;
+        waiting.sent = true;
+        this.#corrected.push(track);
+        return ["correct", { track, frame, points, box }];
+      });
+      if (waiting.sent && made === undefined) this.#corrected.splice(this.#corrected.lastIndexOf(track), 1);
     }
-    if (view.playing && !session.live) view.pause();
-    this.#corrected.push(track);
-    const result = await session.do("correct", { track, frame: view.shown, points, box });
-    if (result === undefined) this.#corrected.splice(this.#corrected.lastIndexOf(track), 1);
+  }
+
+  /**
+   * @param {WaitingCorrection[]} waiting
+   */
+  #showWaiting(waiting) {
+    this.stage.waiting = waiting;
+    this.stage.schedule();
     this.#update();
   }
 
   /** Take back the last correction. */
   async undo() {
-    const { session } = this;
-    if (!session || this.#undo.disabled) return;
-    const correctable = (/** @type {number} */ id) => (session.track(id)?.corrections ?? 0) > 0;
-    const last = this.#corrected.findLast(correctable);
-    const track = last ?? session.state.tracks.find(({ id }) => correctable(id))?.id;
-    if (track === undefined) return;
-    if (last !== undefined) this.#corrected.splice(this.#corrected.lastIndexOf(track), 1);
-    await session.do("undo", { track });
+    const { session, stage } = this;
+    if (!session) return;
+    const waiting = stage.waiting.findLast(({ sent }) => !sent);
+    if (waiting) {
+      this.#showWaiting(stage.waiting.filter((each) => each !== waiting));
+      return;
+    }
+    await session.decide(() => {
+      const correctable = (/** @type {number} */ id) => (session.track(id)?.corrections ?? 0) > 0;
+      const last = this.#corrected.findLast(correctable);
+      const track = last ?? session.state.tracks.find(({ id }) => correctable(id))?.id;
+      if (last !== undefined) this.#corrected.splice(this.#corrected.lastIndexOf(last), 1);
+      if (track !== undefined) return ["undo", { track }];
+      this.#notice("There is no correction to undo.");
+      return null;
+    });
   }
 
   /**
@@ -343,8 +411,8 @@ export class Studio extends EventTarget {
   }
 
   #toggleVisible() {
-    const track = this.tracks.selected === null ? undefined : this.session?.track(this.tracks.selected);
-    if (track) this.session?.do("show", { track: track.id, visible: !track.visible });
+    if (this.tracks.selected !== null) this.tracks.toggleVisible(this.tracks.selected);
+    else this.#notice("There is no sentence whose object could be shown or hidden.");
   }
 
   /**
@@ -353,12 +421,13 @@ export class Studio extends EventTarget {
   #setRange(which) {
     const { session, view } = this;
     if (!session || !view || session.live) return;
-    const [first, last] = session.range;
-    const end = (session.state.frame_count ?? 1) - 1;
-    const frame = Math.max(0, view.shown);
-    if (which === "in") session.do("range", { in: frame, out: Math.max(frame, last) });
-    else if (which === "out") session.do("range", { in: Math.min(first, frame), out: frame });
-    else session.do("range", { in: 0, out: end });
+    const frame = Math.max(0, view.target);
+    session.decide(() => {
+      const [first, last] = session.range;
+      if (which === "in") return ["range", { in: frame, out: Math.max(frame, last) }];
+      if (which === "out") return ["range", { in: Math.min(first, frame), out: frame }];
+      return ["range", { in: 0, out: (session.state.frame_count ?? 1) - 1 }];
+    });
   }
 
   #setEffect() {
@@ -389,10 +458,10 @@ export class Studio extends EventTarget {
     const { session, view } = this;
     if (!session || !view) return;
     const { state, live } = session;
-    const running = view.playing || (live && state.status === "running");
+    const running = view.playing || this.#starting || (live && state.status === "running");
     this.#play.setAttribute("aria-label", running ? "Pause" : "Play");
     this.#play.replaceChildren(icon(running ? "pause" : "play"));
-    this.#undo.disabled = !state.tracks.some(({ corrections }) => corrections > 0);
+    this.#undo.disabled = !this.stage.waiting.length && !state.tracks.some(({ corrections }) => corrections > 0);
     const idle = !this.#started && state.status !== "running";
     this.#find.textContent = idle ? "Find it" : "Add";
     this.#another.hidden = !idle;

@@ -28,7 +28,7 @@ export class Tracks extends EventTarget {
   #dialog = byId("edit-dialog", HTMLDialogElement);
   #expression = byId("edit-expression", HTMLInputElement);
   #label = byId("edit-label", HTMLInputElement);
-  /** @type {number | null} */ #edited = null;
+  /** @type {Track | null} */ #edited = null;
 
   /**
    * @param {Timeline} timeline
@@ -75,6 +75,19 @@ export class Tracks extends EventTarget {
     if (!ids.length) return;
     const at = this.selected === null ? -1 : ids.indexOf(this.selected);
     this.select(ids[(at + direction + ids.length) % ids.length]);
+  }
+
+  /**
+   * Show a track that is hidden, or hide it.
+   *
+   * @param {number} id
+   */
+  toggleVisible(id) {
+    const { session } = this;
+    session?.decide(() => {
+      const track = session.track(id);
+      return track ? ["show", { track: id, visible: !track.visible }] : null;
+    });
   }
 
   /**
@@ -127,14 +140,17 @@ export class Tracks extends EventTarget {
    * @returns {Row}
    */
   #addRow({ id }) {
-    const send = (/** @type {string} */ command, /** @type {Record<string, unknown>} */ parameters = {}) =>
-      this.session?.do(command, { track: id, ...parameters });
-    const visible = () => this.session?.track(id)?.visible ?? true;
+    const send = (/** @type {string} */ command, /** @type {(track: Track) => Record<string, unknown>} */ parameters = () => ({})) =>
+      this.session?.decide(() => {
+        const track = this.session?.track(id);
+        return track ? [command, { track: id, ...parameters(track) }] : null; // it was dropped before
+      });
+    const recolour = (/** @type {[number, number, number]} */ colour) => send("show", ({ visible }) => ({ visible, colour }));
     const row = {
-      colour: create("input", { type: "color", change: () => send("show", { visible: visible(), colour: rgb(row.colour.value) }) }),
+      colour: create("input", { type: "color", change: () => recolour(rgb(row.colour.value)) }),
       name: create("button", { type: "button", class: "name", click: () => this.select(id) }),
       presence: create("span", { class: "presence" }),
-      eye: create("button", { type: "button", class: "quiet", click: () => send("show", { visible: !visible() }) }),
+      eye: create("button", { type: "button", class: "quiet", click: () => this.toggleVisible(id) }),
       edit: create("button", { type: "button", class: "quiet", click: () => this.edit(id) }, icon("pencil")),
       drop: create("button", { type: "button", class: "quiet", click: () => send("drop") }, icon("cross")),
       element: create("li"),
@@ -159,7 +175,7 @@ export class Tracks extends EventTarget {
   edit(id) {
     const track = this.session?.track(id);
     if (!track) return;
-    this.#edited = id;
+    this.#edited = track;
     this.#expression.value = track.expression;
     this.#label.value = track.label ?? "";
     this.#dialog.returnValue = "";
@@ -167,7 +183,7 @@ export class Tracks extends EventTarget {
   }
 
   #save() {
-    const track = this.#edited === null ? undefined : this.session?.track(this.#edited);
+    const track = this.#edited;
     if (!track || !this.session) return;
     const expression = this.#expression.value.trim();
     const label = this.#label.value.trim();

@@ -84,6 +84,7 @@
  * @property {boolean} live
  * @property {Status} status
  * @property {number} frame Newest frame with masks; -1 before the first.
+ * @property {number} until Last frame that a correction or a step is going to reach; -1 if none.
  * @property {number | null} frame_count
  * @property {number} fps Measured frames per second.
  * @property {number | null} estimate Frames per second to expect before any were measured.

@@ -21,6 +21,12 @@ class BaseView extends EventTarget {
   /** Time of that frame in seconds. */
   time = 0;
   playing = false;
+  /**
+   * Frame that was sought and is not on view yet.
+   *
+   * @type {number | null}
+   */
+  sought = null;
   speed = 1;
   /**
    * What effects work on.
@@ -68,6 +74,18 @@ class BaseView extends EventTarget {
     this.dispatchEvent(new Event("playing"));
   }
 
+  /** Frame from which to go on: the sought one, so that no key press is lost while it is being fetched, or the one on view. */
+  get target() {
+    return this.sought ?? this.shown;
+  }
+
+  /**
+   * @param {number | null} frame
+   */
+  setSought(frame) {
+    this.sought = frame;
+  }
+
   /** Whether frames of the session are being computed. */
   get computing() {
     return this.session.state.status === "running";
@@ -104,29 +122,41 @@ export class RecordingView extends BaseView {
     video.src = videoAddress(source.id);
     video.currentTime = this.start + this.times.insideOf(session.range[0]);
     video.addEventListener("ended", this.#ended);
+    video.addEventListener("seeked", this.#seeked);
     this.#listen();
   }
 
   #ended = () => this.pause();
 
+  // Browsers may leave out the callback of a frame that follows another one closely, and after a seek no other frame follows.
+  #seeked = () => this.#presentAt(this.video.currentTime - this.start);
+
   #listen() {
     this.video.requestVideoFrameCallback((_now, { mediaTime }) => {
       if (this.#closed) return;
-      const time = mediaTime - this.start;
-      this.present(this.times.frameAt(time), time);
+      this.#presentAt(mediaTime - this.start);
       if (this.playing) this.#keepPace();
       this.#listen();
     });
   }
 
+  /**
+   * @param {number} time Seconds.
+   */
+  #presentAt(time) {
+    const frame = this.times.frameAt(time);
+    if (frame === this.sought || !this.video.seeking) this.setSought(null);
+    this.present(frame, this.times.timeOf(frame));
+  }
+
   #keepPace() {
-    if (this.shown >= this.last) {
+    if (this.target >= this.last) {
       this.pause();
       return;
     }
     const { newest, state } = this.session;
     const { move, rate } = pace({
-      shown: this.shown,
+      shown: this.target,
       newest,
       computing: this.computing,
       fps: state.fps,
@@ -141,7 +171,7 @@ export class RecordingView extends BaseView {
       return;
     }
     if (!this.video.paused) this.video.pause();
-    if (move === "follow" && newest > this.shown) this.#follow(newest);
+    if (move === "follow" && newest > this.target) this.#follow(newest);
   }
 
   async #playVideo() {
@@ -159,6 +189,7 @@ export class RecordingView extends BaseView {
   #follow(frame) {
     if (this.#following) return;
     this.#following = true;
+    this.setSought(null);
     this.video.addEventListener("seeked", () => (this.#following = false), { once: true });
     this.video.currentTime = this.start + this.times.insideOf(frame);
   }
@@ -169,11 +200,10 @@ export class RecordingView extends BaseView {
   }
 
   play() {
-    if (this.shown >= this.last) this.seek(this.session.range[0]);
+    if (this.target >= this.last) this.seek(this.session.range[0]);
     this.#held = false;
     this.setPlaying(true);
-    if (this.computing || this.shown < this.last) this.#keepPace();
-    else this.#playVideo();
+    this.#keepPace();
   }
 
   pause() {
@@ -185,6 +215,7 @@ export class RecordingView extends BaseView {
    * @param {number} frame
    */
   seek(frame) {
+    this.setSought(frame === this.shown && !this.video.seeking ? null : frame);
     this.video.currentTime = this.start + this.times.insideOf(frame);
   }
 
@@ -199,6 +230,7 @@ export class RecordingView extends BaseView {
   close() {
     this.#closed = true;
     this.video.removeEventListener("ended", this.#ended);
+    this.video.removeEventListener("seeked", this.#seeked);
     this.video.pause();
     this.video.removeAttribute("src");
     this.video.load();
@@ -209,7 +241,6 @@ export class RecordingView extends BaseView {
 /** A recording that the browser cannot play; the server sends its frames as pictures. */
 export class PictureView extends BaseView {
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
-  #wanted = -1;
 
   /**
    * @param {Session} session
@@ -229,15 +260,20 @@ export class PictureView extends BaseView {
    * @param {number} frame
    */
   async seek(frame) {
-    this.#wanted = frame;
+    this.setSought(frame);
     const image = new Image();
     image.src = frameAddress(this.source.id, frame);
     try {
       await image.decode();
     } catch {
+      if (this.sought !== frame) return;
+      this.setSought(null);
+      this.pause();
+      this.session.notify(`The picture of frame ${frame} did not arrive.`);
       return;
     }
-    if (this.#wanted !== frame) return;
+    if (this.sought !== frame) return;
+    this.setSought(null);
     this.replacePicture(image);
     this.present(frame, this.times.timeOf(frame));
   }
@@ -245,14 +281,14 @@ export class PictureView extends BaseView {
   frameComputed() {}
 
   play() {
-    if (this.shown >= this.last) this.seek(this.session.range[0]);
+    if (this.target >= this.last) this.seek(this.session.range[0]);
     this.setPlaying(true);
     this.#tick();
   }
 
   async #tick() {
     const started = performance.now();
-    const next = this.shown + 1;
+    const next = this.target + 1;
     if (next > this.last) this.pause();
     else if (!this.computing || next <= this.session.newest) await this.seek(next);
     if (!this.playing) return;
@@ -289,7 +325,7 @@ async function pictureOf({ picture }) {
   }
 }
 
-/** A live source: each frame arrives with its picture. */
+/** A live source: each frame arrives with its picture; it plays while the session runs. */
 export class LiveView extends BaseView {
   /** @type {FrameMessage | null} */ #next = null;
   #decoding = false;
@@ -338,13 +374,9 @@ export class LiveView extends BaseView {
 
   frameComputed() {}
 
-  play() {
-    this.session.do("play");
-  }
+  play() {}
 
-  pause() {
-    this.session.do("pause");
-  }
+  pause() {}
 
   seek() {}
 

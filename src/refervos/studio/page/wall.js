@@ -91,12 +91,13 @@ export class Wall extends EventTarget {
    *
    * @param {string} expression
    */
-  async #askAll(expression) {
+  #askAll(expression) {
     if (!expression) return;
     for (const { session } of this.#tiles) {
-      const [track] = session.state.tracks;
-      if (track) await session.do("set_prompt", { track: track.id, expression });
-      else await session.do("add", { expression });
+      session.decide(() => {
+        const [track] = session.state.tracks;
+        return track ? ["set_prompt", { track: track.id, expression }] : ["add", { expression }];
+      });
     }
   }
 
