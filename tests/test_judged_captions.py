@@ -11,9 +11,10 @@ import torch
 
 from refervos.errors import TrainingError
 from refervos.training.stages.judged_captions import (
-    MISSED,
+    MENTIONED,
     MOVING,
     PRESENT,
+    REPEATED,
     SPECIFIC,
     WRONG,
     Sampled,
@@ -67,22 +68,24 @@ def per_sentence(sample: Sampled) -> list[float]:
 @pytest.mark.parametrize(
     ("text", "rewards"),
     [
-        ("[the red circle] moves up.", [SPECIFIC, 2 * MISSED]),
-        ("[the red circle] moves.", [MOVING, 2 * MISSED]),
-        ("there is [a red circle].", [PRESENT, 2 * MISSED]),
-        ("there is [an red circle].", [WRONG, 3 * MISSED]),
-        ("[the red circle] moves down.", [WRONG, 3 * MISSED]),
-        ("[the red square] moves up.", [WRONG, 3 * MISSED]),
-        ("the red circle moves up.", [WRONG, 3 * MISSED]),  # a phrase without a mask
-        ("there are [three objects].", [WRONG, 3 * MISSED]),
-        ("red the up.", [WRONG, 3 * MISSED]),
-        ("[the red circle] moves up. [the red circle] moves up.", [SPECIFIC, WRONG, 2 * MISSED]),
-        ("[the red circle] moves up. [the red circle] is on the left.", [SPECIFIC, WRONG, 2 * MISSED]),
+        ("[the red circle] moves up.", [MENTIONED + SPECIFIC, 0.0]),
+        ("[the red circle] moves.", [MENTIONED + MOVING, 0.0]),
+        ("there is [a red circle].", [MENTIONED + PRESENT, 0.0]),
+        ("there is [an red circle].", [WRONG, 0.0]),
+        ("[the red circle] moves down.", [WRONG, 0.0]),
+        ("[the red square] moves up.", [WRONG, 0.0]),
+        ("the red circle moves up.", [WRONG, 0.0]),  # a phrase without a mask
+        ("there are [three objects].", [WRONG, 0.0]),
+        ("red the up.", [WRONG, 0.0]),
+        ("[the red circle] moves up. [the red circle] moves up.", [MENTIONED + SPECIFIC, REPEATED, 0.0]),
+        ("[the red circle] moves up. [the red circle] is on the left.", [MENTIONED + SPECIFIC, REPEATED, 0.0]),
+        ("[the red circle] moves up. [the red circle] moves down.", [MENTIONED + SPECIFIC, WRONG, 0.0]),
         (
             "[the red circle] moves up. [the blue star] stays still. [the green ring] enters from the right.",
-            [SPECIFIC, SPECIFIC, SPECIFIC, 0.0],
+            [MENTIONED + SPECIFIC] * 3 + [0.0],
         ),
-        ("", [WRONG + 3 * MISSED]),
+        ("[the red circle] is left of [the blue star].", [2 * MENTIONED + SPECIFIC, 0.0]),
+        ("", [WRONG]),
     ],
 )
 def test_sentences_are_rewarded_for_what_is_true_specific_and_new(
@@ -94,15 +97,15 @@ def test_sentences_are_rewarded_for_what_is_true_specific_and_new(
 def test_all_tokens_of_a_sentence_have_its_reward(facts: Facts) -> None:
     sample = judged("[the red circle] moves up. [the blue star] spins.", facts)
     first = TOKENIZER.encode("<p> the red circle </p> [SEG] moves up.")
-    assert sample.rewards[: len(first)] == (SPECIFIC,) * len(first)
+    assert sample.rewards[: len(first)] == (MENTIONED + SPECIFIC,) * len(first)
     assert set(sample.rewards[len(first) : -1]) == {WRONG}
     assert sample.ids[-1] == TOKENIZER.end
-    assert sample.rewards[-1] == pytest.approx(2 * MISSED)  # nothing true is said of the star
+    assert sample.rewards[-1] == 0.0
 
 
 def test_an_unfinished_sentence_is_wrong(facts: Facts) -> None:
     sample = judged("[the red circle] moves up. [the blue star] stays still", facts, ended=False)
-    assert per_sentence(sample) == pytest.approx([SPECIFIC, WRONG + 2 * MISSED])
+    assert per_sentence(sample) == pytest.approx([MENTIONED + SPECIFIC, WRONG])
 
 
 def test_advantages_compare_what_a_sentence_leads_to_with_the_other_captions() -> None:
@@ -114,11 +117,28 @@ def test_advantages_compare_what_a_sentence_leads_to_with_the_other_captions() -
     assert advantages([Sampled((1,), (-1.0,), (0,))]) == [[0.0]]
 
 
-def test_a_sentence_of_little_worth_is_better_than_ending_without_it() -> None:
-    longer = Sampled((1, 2, 9), (SPECIFIC, PRESENT, 0.0), (0, 1, -1))
-    shorter = Sampled((1, 9), (SPECIFIC, MISSED), (0, -1))
-    (_, going_on, _), (_, ending) = advantages([longer, shorter])
-    assert going_on > 0 > ending
+def test_a_sentence_of_little_worth_is_better_than_ending_without_it(facts: Facts) -> None:
+    first = "[the red circle] moves up."
+    going_on, ending = (judged(text, facts) for text in (f"{first} there is [a blue star].", first))
+    worth = advantages([going_on, ending])
+    assert worth[0][-2] > 0 > worth[1][-1]
+
+
+def test_ending_is_better_than_repeating_or_guessing(facts: Facts) -> None:
+    first = "[the red circle] moves up."
+    for more in (first, "there is [a blue ring].", "[the blue star] moves."):
+        going_on, ending = judged(f"{first} {more}", facts), judged(first, facts)
+        worth = advantages([going_on, ending])
+        assert worth[0][-2] < 0 < worth[1][-1], more
+
+
+def test_a_guess_is_worth_more_than_saying_less_only_if_it_is_probably_right() -> None:
+    for claim, probability in ((MOVING, 6 / 7), (SPECIFIC, 3 / 4)):
+
+        def guessed(right: float, claim: float = claim) -> float:
+            return right * (MENTIONED + claim) + (1 - right) * WRONG
+
+        assert guessed(probability - 0.05) < MENTIONED + PRESENT < guessed(probability + 0.05)
 
 
 def test_sampled_answers_are_those_of_the_model_and_of_their_seed() -> None:
