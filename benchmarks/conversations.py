@@ -22,13 +22,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from refervos import load
+from refervos import Prompt, load
 from refervos.data.sample import Video
 from refervos.evaluation.bootstrap import paired_difference, span
 from refervos.evaluation.conversation_inference import Ask, SpokenAnswer, answer_conversations
 from refervos.evaluation.conversation_scores import AnswerResult, score_conversations
 from refervos.evaluation.datasets import Part
-from refervos.videoglamm.conversation import Conversation
+from refervos.videoglamm.conversation import Conversation, Turn
 from refervos.videoglamm.frames import video_pixels
 from refervos.videoglamm.model import VideoGlamm
 
@@ -53,18 +53,19 @@ def begin(model: VideoGlamm, other: dict[str, Video], *, image_only: bool, video
             pass
         turn = talk.turns[-1]
         spans = tuple((phrase.start, phrase.end) for phrase in turn.answer.phrases)
-        return SpokenAnswer(turn.answer.text, spans, masks_of(model, frames, turn.prompt_tokens))
+        return SpokenAnswer(turn.answer.text, spans, masks_of(model, frames, turn))
 
     return ask
 
 
-def masks_of(model: VideoGlamm, frames: list[Any], tokens: torch.Tensor) -> Iterator[npt.NDArray[np.bool_]]:
-    """Follow the objects of prompt tokens (N, C) through a clip: bool (N, H, W) for each frame."""
-    height, width = frames[0].shape[:2]
-    placement = model.placement((height, width))
-    placed = (placement.place(torch.tensor(frame).permute(2, 0, 1)) for frame in frames)
-    for prediction in model.segment(placed, tokens):
-        yield (placement.restore(prediction.mask_logits) > 0).numpy()
+def masks_of(model: VideoGlamm, frames: list[Any], turn: Turn) -> Iterator[npt.NDArray[np.bool_]]:
+    """Follow the phrases of an answer through a clip, as ``refervos ask`` does: bool (N, H, W) for each frame."""
+    session = model.open()
+    for phrase, token in zip(turn.answer.phrases, turn.prompt_tokens, strict=True):
+        session.follow(Prompt(phrase.text or "the object"), model.begin_phrase(phrase, token))
+    for start in range(0, len(frames), model.clip_length):
+        for segmentation in session.clip(frames[start : start + model.clip_length]):
+            yield segmentation.masks
 
 
 def by_clip(results: tuple[AnswerResult, ...], measure: str) -> dict[str, float]:

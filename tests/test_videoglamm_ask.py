@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ from refervos.segmentation import Segmentation
 from refervos.text.grounded import Phrase
 from refervos.video import Frame
 from refervos.videoglamm.conversation import Conversation
-from refervos.videoglamm.frames import encoder_view
+from refervos.videoglamm.frames import EncoderView, encoder_view
+from refervos.videoglamm.model import VisualTokens
 from refervos.videoglamm.video_conversation import MOST_VIEWS
 from scenes import scene
 from video_files import write_video
-from videoglamm_models import FOUND, NOT_FOUND, ScriptedModel, random_model, scripted_model
+from videoglamm_models import FOUND, NOT_FOUND, ScriptedModel, random_model, scripted_model, see_nothing
 
 SIZE = (48, 64)
 TWO = "<p> the red circle </p> [SEG] passes behind <p> the blue square </p> [SEG] . <|end|>"
@@ -62,6 +63,25 @@ def test_an_answer_comes_as_text_and_its_phrases_have_masks(frames: list[np.ndar
             rows, columns = np.nonzero(one)
             assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     assert talk.frame_names == tuple(f"{number:05d}" for number in range(6))
+
+
+def test_phrases_that_the_first_frame_does_not_show_are_looked_for_in_later_frames(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = scripted_model(TWO, FOUND, clip_length=6, retry_every=4, reads="onwards")
+    see_nothing(model)
+    read: list[int] = []
+    encode = model.encode_views
+
+    def encode_and_count(views: Sequence[EncoderView]) -> VisualTokens:
+        read.append(len(views))
+        return encode(views)
+
+    monkeypatch.setattr(model, "encode_views", encode_and_count)
+    answer = model.converse(scene(10, *SIZE)).ask("what is happening here ?")
+    assert not any(mask.any() for mask in answer.masks())
+    assert read == [10, 2, 2]  # the recording; frames 4 and 5 of the first clip, frames 8 and 9 of the second
+    assert len(model.lengths) == 1 + 2 * 2
 
 
 def test_an_answer_without_phrases_has_no_masks(frames: list[np.ndarray]) -> None:

@@ -20,7 +20,16 @@ from refervos.videoglamm.conversation import Conversation, referring_question
 from refervos.videoglamm.frames import encoder_view
 from refervos.videoglamm.model import VideoGlamm
 from scenes import scene
-from videoglamm_models import FOUND, NOT_FOUND, SMALL, ScriptedModel, random_model, script, scripted_model
+from videoglamm_models import (
+    FOUND,
+    NOT_FOUND,
+    SMALL,
+    ScriptedModel,
+    random_model,
+    script,
+    scripted_model,
+    see_nothing,
+)
 
 SIZE = (48, 64)
 SENTENCES = ("the red circle", "the blue square", "one that turns back")
@@ -100,12 +109,6 @@ def test_a_model_that_points_in_the_first_frame_reads_from_the_prompted_one_on()
     assert_same(logits(late), published(model, SENTENCES[0], frames[16:], frames[16:]))
     around = published(model, SENTENCES[0], frames[4:], frames[16:])
     assert np.abs(logits(late) - around).max() > 1e-3
-
-
-def see_nothing(model: VideoGlamm) -> None:
-    """Let SAM2 predict that no object is present."""
-    head: Any = model.tracker.sam.mask_decoder.pred_obj_score_head
-    torch.nn.init.constant_(head.proj_out.bias, -20.0)
 
 
 @pytest.mark.parametrize(("ask_every", "questions"), [(None, [0, 3, 6, 9]), (2, [0, 2, 4, 6, 8, 10])])

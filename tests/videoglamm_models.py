@@ -48,6 +48,12 @@ def random_model(config: VideoGlammConfig = MINIATURE, *, seed: int = 0, tokeniz
     return present(VideoGlamm(config, small_tokenizer(config) if tokenizer else None))
 
 
+def see_nothing(model: VideoGlamm) -> None:
+    """Let SAM2 predict that no object is present."""
+    head: Any = model.tracker.sam.mask_decoder.pred_obj_score_head
+    torch.nn.init.constant_(head.proj_out.bias, -20.0)
+
+
 def script(model: VideoGlamm, text: str) -> Rule:
     """Return a rule under which the model generates a text."""
     ids = model.tokenizer.encode(text)

@@ -7,6 +7,7 @@ memory does not grow with its length.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -255,7 +256,7 @@ class VideoAnswer:
         ]
 
     def segmentations(self) -> Iterator[tuple[Frame, Segmentation]]:
-        """Segment the phrases in every frame of the recording, in constant memory.
+        """Segment the phrases in every frame of the recording, clip by clip, in constant memory.
 
         Yields:
             Each frame with its segmentation: one mask and one presence for each phrase; nothing without a phrase.
@@ -271,8 +272,8 @@ class VideoAnswer:
         if not self.follow(session):
             return
         with recording.open() as source:
-            for frame in source:
-                yield frame, session.step(frame.image)
+            for clip in _clips(source, self._talk.model.clip_length):
+                yield from zip(clip, session.clip([frame.image for frame in clip]), strict=True)
 
     def masks(self) -> Iterator[npt.NDArray[np.bool_]]:
         """Segment the phrases; yield bool (phrases, H, W) for every frame (see ``segmentations``)."""
@@ -287,3 +288,10 @@ class VideoAnswer:
         """
         for masks in self.masks():
             yield boxes_around(masks)
+
+
+def _clips(frames: Iterable[Frame], length: int) -> Iterator[list[Frame]]:
+    """Split frames into clips of some length; the last one may be shorter."""
+    iterator = iter(frames)
+    while clip := list(islice(iterator, length)):
+        yield clip
