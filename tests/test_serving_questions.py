@@ -93,6 +93,53 @@ def test_an_answer_is_streamed_and_its_phrases_are_followed(tmp_path: Path) -> N
         assert refused.json()["detail"] == "the question has no words; ask one."
 
 
+KEPT = {
+    "question": "What is there?",
+    "parts": [
+        {"text": "There is ", "track": None, "colour": None},
+        {"text": "a red circle", "track": 0, "colour": [255, 106, 0]},
+        {"text": ".", "track": None, "colour": None},
+    ],
+    "unknown_words": [],
+    "problem": None,
+}
+
+
+def test_questions_are_kept_with_their_answers_over_a_restart_and_in_the_file(tmp_path: Path) -> None:
+    video, model = drawn_video(tmp_path, 3), Talking()
+    with serving(tmp_path / "server", model=model) as client:
+        session = open_session(client, video)
+        assert client.get(f"/v1/sessions/{session}/questions").json() == []
+        asked(client, session, "What is there?")
+        with watching(client, session) as watcher:
+            watcher.do("pause")  # is done after what was asked before
+        assert client.get(f"/v1/sessions/{session}/questions").json() == [KEPT]
+        saved = client.get(f"/v1/sessions/{session}/file").content
+    with serving(tmp_path / "server", model=model) as client:
+        assert client.get(f"/v1/sessions/{session}/questions").json() == [KEPT]
+        opened = client.post("/v1/sessions/open", content=saved).json()["id"]
+        assert client.get(f"/v1/sessions/{opened}/questions").json() == [KEPT]
+
+
+class Breaking(Talk):
+    def ask(self, question: str) -> Iterator[Piece]:
+        yield Piece("There is ")
+        raise PromptError("the answer is too long.")
+
+
+def test_an_answer_that_broke_off_is_kept_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Talking()
+    monkeypatch.setattr(model, "converse", Breaking, raising=False)
+    with serving(tmp_path / "server", model=model) as client:
+        session = open_session(client, drawn_video(tmp_path, 2))
+        asked(client, session, "What is there?")
+        with watching(client, session) as watcher:
+            watcher.do("pause")
+        (kept,) = client.get(f"/v1/sessions/{session}/questions").json()
+    assert [part["text"] for part in kept["parts"]] == ["There is "]
+    assert kept["problem"] == "the answer is too long."
+
+
 def test_a_model_that_answers_no_questions_says_so(tmp_path: Path) -> None:
     with serving(tmp_path / "server") as client:
         session = open_session(client, drawn_video(tmp_path, 2))

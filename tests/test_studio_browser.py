@@ -596,11 +596,47 @@ data: {"done": true, "unknown_words": ["zebra", "moves"]}
 """
 
 
-def test_phrases_of_an_answer_have_the_colours_of_their_masks(page: Any, address: str, video: Path) -> None:
-    # The answers of the server are imitated: that of a model would change with its weights.
+EARLIER = {
+    "question": "What moves?",
+    "parts": [{"text": "It is ", "track": None, "colour": None}, {"text": "it", "track": 0, "colour": [255, 106, 0]}],
+    "unknown_words": ["moves"],
+    "problem": None,
+}
+
+
+def imitate_conversation(page: Any, earlier: list[dict[str, Any]]) -> None:
+    """Imitate a model that answers questions, and the questions that were asked before."""
     models = [{"name": "miniature", "title": "", "closed_vocabulary": [], "conversation": True}]
     page.route("**/v1/models", lambda route: route.fulfill(json=models))
-    page.route("**/questions", lambda route: route.fulfill(body=ANSWER, content_type="text/event-stream"))
+
+    def answer(route: Any) -> None:
+        if route.request.method == "GET":
+            route.fulfill(json=earlier)
+        else:
+            route.fulfill(body=ANSWER, content_type="text/event-stream")
+
+    page.route("**/questions", answer)
+
+
+def test_a_page_that_is_loaded_again_shows_the_conversation(page: Any, address: str, video: Path) -> None:
+    earlier: list[dict[str, Any]] = []
+    imitate_conversation(page, earlier)
+    upload(page, address, video)
+    expect(page.locator("#conversation")).to_be_visible()
+    earlier += [EARLIER, {**EARLIER, "question": "And now?", "parts": [], "unknown_words": [], "problem": "It broke."}]
+    page.reload()
+    expect(page.locator(".question")).to_have_text(["What moves?", "And now?"])
+    answers = ["It is itThe model does not know moves: this answer is a guess.", "It broke."]
+    expect(page.locator(".answer")).to_have_text(answers)
+    expect(page.locator(".answer .phrase")).to_have_css("border-bottom-color", "rgb(255, 106, 0)")
+    ask_about(page, "What else?")
+    expect(page.locator(".question")).to_have_text(["What moves?", "And now?", "What else?"])
+    expect(page.locator(".answer").last).to_contain_text("It is the red circle")
+
+
+def test_phrases_of_an_answer_have_the_colours_of_their_masks(page: Any, address: str, video: Path) -> None:
+    # The answers of the server are imitated: that of a model would change with its weights.
+    imitate_conversation(page, [])
     upload(page, address, video)
     ask_about(page, "What moves?")
     note = "The model does not know zebra, moves: this answer is a guess."
@@ -630,6 +666,9 @@ def test_the_conversation_model_of_the_package_answers_beside_the_video(browser:
             ask_about(page, "What is happening here?")  # of a video that has been segmented, from the first frame on
             expect(page.locator(".answer")).to_have_count(3)
             finished(page)
+            answers = page.locator(".answer").all_inner_texts()
+            page.reload()
+            expect(page.locator(".answer")).to_have_text(answers)
 
 
 @pytest.mark.slow

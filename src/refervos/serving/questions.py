@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from refervos.errors import RefervosError
+from refervos.serving.asked_questions import AnswerPart, AskedQuestion
 from refervos.serving.decoding import Decoder
 from refervos.serving.limits import Limits
-from refervos.serving.problems import Problem
+from refervos.serving.problems import Problem, as_problem, problem_document
 from refervos.serving.served_session import ServedSession
 
 _FRAMES, _SIDE = 128, 640
@@ -84,17 +88,31 @@ class Talks:
 
     @staticmethod
     def _stream(answer: Any, session: ServedSession, question: str) -> Iterator[dict[str, Any]]:
-        text = ""
-        for piece in answer:
-            text += piece.text
-            if piece.phrase is None or piece.prompt_token is None:
-                yield {"text": piece.text}
-                continue
-            token = tuple(float(value) for value in piece.prompt_token.float().cpu())
-            track = _follow(session, piece.text.strip() or "the object", token)
-            yield {"text": piece.text, "track": track, "colour": list(session.record.tracks[track].colour)}
-        unknown = list(getattr(answer, "unknown_words", ()))
-        yield {"done": True, "question": question, "answer": text, "unknown_words": unknown}
+        asked = AskedQuestion(question)
+        _keep(session, asked)  # already now: a page that is loaded again shows the answer as far as it has come
+        try:
+            for piece in answer:
+                part = AnswerPart(piece.text)
+                if piece.phrase is not None and piece.prompt_token is not None:
+                    token = tuple(float(value) for value in piece.prompt_token.float().cpu())
+                    part.track = _follow(session, piece.text.strip() or "the object", token)
+                    part.colour = session.record.tracks[part.track].colour
+                asked.parts.append(part)
+                yield {name: value for name, value in asdict(part).items() if value is not None}
+            asked.unknown_words = list(getattr(answer, "unknown_words", ()))
+        except RefervosError as error:
+            asked.problem = problem_document(as_problem(error))["detail"]
+            raise
+        finally:
+            _keep(session, asked)
+        text = "".join(part.text for part in asked.parts)
+        yield {"done": True, "question": question, "answer": text, "unknown_words": asked.unknown_words}
+
+
+def _keep(session: ServedSession, asked: AskedQuestion) -> None:
+    """Keep a question with its answer so far, unless the session has been closed."""
+    with contextlib.suppress(Problem):
+        session.submit(lambda: session.keep_question(asked))
 
 
 def _follow(session: ServedSession, phrase: str, token: tuple[float, ...]) -> int:

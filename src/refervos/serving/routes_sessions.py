@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
@@ -182,6 +183,10 @@ def session_routes(server: Server) -> APIRouter:
         server.talks.keep({each.record.id for each in registry.open_sessions})
         answer = server.talks.ask(found, server.models[found.record.model], path, request.question)
         return StreamingResponse(_events(answer), media_type="text/event-stream")
+
+    @routes.get("/v1/sessions/{session}/questions", summary="The questions so far, with their answers")
+    def questions(session: str) -> list[dict[str, Any]]:
+        return [asdict(asked) for asked in list(registry.get(session).record.questions)]
 
     @routes.websocket("/v1/sessions/{session}/ws")
     async def socket(socket: WebSocket, session: str) -> None:

@@ -22,6 +22,7 @@ from refervos.prompts import Prompt
 from refervos.segmentation import Segmentation
 from refervos.segmenter import Segmenter
 from refervos.serving.alerts import Alert, WebhookSender, append_line
+from refervos.serving.asked_questions import AskedQuestion
 from refervos.serving.decoding import DecodedInfo
 from refervos.serving.history import Edit, EditKind, History
 from refervos.serving.limits import Limits
@@ -38,6 +39,8 @@ from refervos.video import Frame, palette
 _LOG = logging.getLogger(__name__)
 _EVENTS = 10_000
 """Number of events of a session that are kept."""
+_TURNS = 1_000
+"""Number of questions of a session that are kept with their answers."""
 
 
 class Feed(Protocol):
@@ -103,6 +106,7 @@ class SessionRecord:
         recording: Whether the pictures of a live source are kept for exports.
         events: Corrections, switches, cuts, alerts and outages.
         alerts: Rules by which alerts are raised.
+        questions: What was asked about the video, with the answers.
     """
 
     id: str
@@ -119,6 +123,7 @@ class SessionRecord:
     recording: bool = False
     events: list[dict[str, Any]] = field(default_factory=list)
     alerts: list[Alert] = field(default_factory=list)
+    questions: list[AskedQuestion] = field(default_factory=list)
 
 
 class ServedSession:
@@ -338,6 +343,13 @@ class ServedSession:
             frame: See ``add``.
         """
         return self._begin("follow", phrase, frame, token)
+
+    def keep_question(self, asked: AskedQuestion) -> None:
+        """Keep a question with its answer; once more when the answer has changed."""
+        if not any(each is asked for each in self.record.questions):
+            self.record.questions.append(asked)
+            del self.record.questions[:-_TURNS]
+        self._dirty = True
 
     def _begin(
         self, kind: EditKind, expression: str, frame: int | None, token: tuple[float, ...] = ()
@@ -943,7 +955,9 @@ def read_record(folder: Path) -> SessionRecord:
     values = json.loads((folder / SESSION_FILE).read_bytes())["record"]
     tracks = [TrackView(**{**each, "colour": tuple(each["colour"])}) for each in values.pop("tracks")]
     alerts = [Alert(**each) for each in values.pop("alerts")]
-    return SessionRecord(**values, tracks={track.id: track for track in tracks}, alerts=alerts)
+    questions = [AskedQuestion.from_json(each) for each in values.pop("questions", ())]
+    by_number = {track.id: track for track in tracks}
+    return SessionRecord(**values, tracks=by_number, alerts=alerts, questions=questions)
 
 
 def _later(frame: Frame, frames: int, seconds: float) -> Frame:

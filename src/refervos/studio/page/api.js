@@ -2,7 +2,7 @@
 
 import { readState } from "./server_state.js";
 
-/** @import {ExportJob, Limits, Model, Problem, Sample, SessionState, Video} from "./types.js" */
+/** @import {AskedQuestion, ExportJob, Limits, Model, Problem, Sample, SessionState, Video} from "./types.js" */
 
 /** An error that the server, or the connection to it, reported. */
 export class ProblemError extends Error {
@@ -237,6 +237,12 @@ export async function addAlert(session, alert) {
  * @returns {string} Address of the events of alerts as JSON lines.
  */
 export const alertsAddress = (session) => `/v1/sessions/${session}/alerts`;
+
+/**
+ * @param {string} session
+ * @returns {Promise<AskedQuestion[]>} The questions so far, with their answers.
+ */
+export const fetchQuestions = (session) => get(`/v1/sessions/${session}/questions`);
 
 /**
  * Ask a conversational model; the answer arrives in pieces.

@@ -104,6 +104,17 @@
  * @property {Problem | null} problem
  * @property {string[]} files Their names.
  *
+ * @typedef {object} AnswerPart
+ * @property {string} text
+ * @property {number | null} [track] Of a phrase with masks.
+ * @property {[number, number, number] | null} [colour] Red, green and blue from 0 to 255.
+ *
+ * @typedef {object} AskedQuestion
+ * @property {string} question
+ * @property {AnswerPart[]} parts The answer.
+ * @property {string[]} unknown_words Words of the question that the model cannot read.
+ * @property {string | null} problem What ended the answer, if anything did.
+ *
  * @typedef {object} TrackMask The mask of one track in one frame.
  * @property {number} id
  * @property {number} presence
