@@ -459,6 +459,7 @@ def test_playing_that_has_not_begun_can_be_paused(paused: Any, line: Line) -> No
         expect(paused.get_by_role("button", name="Pause", exact=True)).to_be_visible()
         press_at_once(paused, " ")
         expect(paused.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    paused.evaluate("refervosStudio.studio.session.settled()")
     expect(paused.locator("#status")).to_contain_text("Paused at frame")
     assert [command["do"] for command in line.sent("play", "pause")] == ["play", "pause"]
     assert not paused.evaluate("refervosStudio.studio.view.playing")
@@ -571,6 +572,48 @@ def test_a_camera_goes_away_and_comes_back(page: Any, address: str, camera: Came
         camera.plug_in()
     expect(page.locator("#status")).to_contain_text("frames per second")
     expect(page.locator(".event.outage").first).to_be_visible()
+
+
+def test_the_page_that_was_asked_for_last_is_shown(page: Any, address: str, video: Path) -> None:
+    upload(page, address, video)
+    first = page.url
+    last_request = page.evaluate("`/v1/videos/${refervosStudio.studio.session.state.video.id}`")
+    page.goto(address)
+    page.locator(".card").first.click()
+    expect(page.locator("#studio")).to_be_visible()
+    second = page.url
+    held: list[Any] = []
+    page.route(f"**/v1/sessions/{first.split('session=')[1]}", lambda route: held.append(route))
+    go = "(url) => { history.pushState(null, '', url); dispatchEvent(new PopStateEvent('popstate')); }"
+    with page.expect_request(f"**/v1/sessions/{first.split('session=')[1]}"):
+        page.evaluate(go, first)
+    page.evaluate(go, second)
+    expect(page.locator("#video-name")).to_have_text("shapes.mp4")
+    with page.expect_event("requestfinished", lambda request: request.url.endswith(last_request)):
+        held[0].continue_()
+    page.evaluate("fetch('/v1/limits').then((answer) => answer.text())")  # after which the first one would be shown
+    expect(page.locator("#video-name")).to_have_text("shapes.mp4")
+
+
+def test_an_export_is_cancelled_before_the_server_has_named_it(paused: Any) -> None:
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        if route.request.method == "POST":
+            held.append(route)
+        else:
+            route.continue_()
+
+    paused.route("**/exports", hold)
+    paused.keyboard.press("e")
+    with paused.expect_request(lambda request: request.method == "POST" and "/exports" in request.url):
+        paused.click("#export-start")
+    paused.click("#export-cancel")
+    expect(paused.locator("#export-status")).to_have_text("Cancelling")
+    with paused.expect_request(lambda request: request.method == "DELETE" and "/v1/jobs/" in request.url):
+        held[0].continue_()
+    expect(paused.locator("#export-status")).to_have_text("Cancelled.")
+    expect(paused.locator("#export-start")).to_be_enabled()
 
 
 def test_problems_are_sentences(page: Any, address: str, tmp_path: Path) -> None:

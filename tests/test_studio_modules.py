@@ -97,7 +97,16 @@ def test_each_frame_is_known_by_its_presentation_time(pts: list[float] | None) -
         assert start < inside < (starts[k + 1] if k < 4 else start + 0.04)
 
 
-PLAYING = {"shown": 10, "newest": 30, "computing": True, "fps": 12, "frameRate": 24, "speed": 1, "held": False}
+PLAYING = {
+    "shown": 10,
+    "newest": 30,
+    "computing": True,
+    "fps": 12,
+    "frameRate": 24,
+    "speed": 1,
+    "wentBack": False,
+    "held": False,
+}
 
 
 @needs_node
@@ -111,6 +120,7 @@ PLAYING = {"shown": 10, "newest": 30, "computing": True, "fps": 12, "frameRate":
         ({"newest": 13, "held": True}, "hold", 0),  # waits for a few frames before it goes on
         ({"newest": 14, "held": True}, "play", 0.5),
         ({"fps": 2}, "follow", 0),
+        ({"fps": 2, "wentBack": True}, "play", 0.1),  # from where the user went, as slowly as browsers can
         ({"fps": 100}, "play", 1),
         ({"fps": 100, "speed": 2, "newest": 100}, "play", 2),
     ],

@@ -43,7 +43,7 @@ export class ExportDialog {
   #live = byId("export-live", HTMLParagraphElement);
   #earlier = byId("export-earlier", HTMLDetailsElement);
   #earlierList = byId("export-earlier-list", HTMLUListElement);
-  /** @type {string | null} */ #job = null;
+  #cancelled = false;
   /** @type {Session | null} */ #session = null;
   /** @type {Effect} */ #effect = { kind: "colour", area: "object", strength: 0.5 };
 
@@ -53,7 +53,8 @@ export class ExportDialog {
       this.#export();
     });
     this.#cancel.addEventListener("click", () => {
-      if (this.#job) cancelJob(this.#job).catch(() => {});
+      this.#cancelled = true;
+      this.#status.textContent = "Cancelling";
     });
     for (const kind of /** @type {const} */ (["python", "command"])) {
       byId(`export-${kind}`, HTMLButtonElement).addEventListener("click", () => this.openSnippet(this.#session, kind));
@@ -113,51 +114,58 @@ export class ExportDialog {
     const fields = new FormData(this.#form);
     const onlyVisible = fields.get("which") === "visible";
     const visible = session.state.tracks.filter((track) => track.visible).map((track) => track.id);
+    this.#cancelled = false;
     this.#busy(true);
     this.#files.replaceChildren();
     this.#status.textContent = "Preparing";
     try {
-      this.#job = await startExport(session.id, {
+      const job = await startExport(session.id, {
         format: fields.get("format"),
         range: fields.get("part") === "part" && !this.#part.hidden ? session.range : [0, null],
         tracks: onlyVisible ? visible : null,
         effects: [this.#effect, ...(this.#effect.kind === "colour" ? [{ ...this.#effect, kind: "outline" }] : [])],
       });
-      this.#show(await this.#wait(this.#job));
+      this.#show(await this.#wait(job));
     } catch (error) {
       this.#status.textContent = sentenceOf(error);
     } finally {
-      this.#job = null;
       this.#busy(false);
     }
   }
 
   /**
+   * Wait until a job is over, or cancel it once the user wants that.
+   *
    * @param {string} id
-   * @returns {Promise<ExportJob>}
+   * @returns {Promise<ExportJob | null>} Null if it was cancelled here.
    */
   async #wait(id) {
     for (;;) {
+      if (this.#cancelled) {
+        await cancelJob(id);
+        return null;
+      }
       const job = await fetchJob(id);
       if (job.status !== "queued" && job.status !== "running") return job;
       const done = job.done / Math.max(1, job.total ?? 1);
       this.#progress.value = done;
-      this.#status.textContent = job.status === "queued" ? "Waiting for its turn" : `${Math.round(100 * done)} %`;
+      const progress = job.status === "queued" ? "Waiting for its turn" : `${Math.round(100 * done)} %`;
+      if (!this.#cancelled) this.#status.textContent = progress;
       await new Promise((resolve) => setTimeout(resolve, POLL));
     }
   }
 
   /**
-   * @param {ExportJob} job
+   * @param {ExportJob | null} job Null if it was cancelled.
    */
   #show(job) {
-    if (job.problem) {
+    if (job?.problem) {
       this.#status.textContent = job.problem.detail;
       return;
     }
-    this.#status.textContent = job.status === "cancelled" ? "Cancelled." : "Ready.";
+    this.#status.textContent = !job || job.status === "cancelled" ? "Cancelled." : "Ready.";
     this.#files.replaceChildren(
-      ...job.files.map((name) => create("li", {}, fileLink(job.id, name))),
+      ...(job ? job.files.map((name) => create("li", {}, fileLink(job.id, name))) : []),
     );
     this.#files.querySelector("a")?.focus();
   }

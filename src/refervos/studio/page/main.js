@@ -64,8 +64,12 @@ async function webcamOf({ id, source }) {
   });
 }
 
+/** Number of the screen that was asked for last; one that was asked for before it and arrives later is not shown. */
+let newestScreen = 0;
+
 /** Show what the address names. */
 async function route() {
+  const screen = ++newestScreen;
   const query = new URLSearchParams(location.search);
   const session = query.get("session");
   const several = query.get("wall")?.split(",").filter(Boolean) ?? [];
@@ -74,16 +78,24 @@ async function route() {
   try {
     if (session) {
       const state = await fetchSession(session);
-      studio.open(state, { webcam: await webcamOf(state) });
+      const webcam = await webcamOf(state);
+      if (screen !== newestScreen) {
+        webcam?.close();
+        return;
+      }
+      studio.open(state, { webcam });
       show("studio");
     } else if (several.length) {
-      wall.show(await Promise.all(several.map(fetchSession)));
+      const states = await Promise.all(several.map(fetchSession));
+      if (screen !== newestScreen) return;
+      wall.show(states);
       show("wall");
     } else {
       show("start");
       document.title = "refervos studio";
     }
   } catch (error) {
+    if (screen !== newestScreen) return;
     show("start");
     remember("");
     byId("start-problem", HTMLParagraphElement).textContent = sentenceOf(error);
@@ -148,6 +160,7 @@ function setUpTheme() {
 
 sources.addEventListener("open", (event) => {
   const { state, ...options } = /** @type {CustomEvent} */ (event).detail;
+  newestScreen++;
   remember(`?session=${state.id}`);
   if (options.webcam) sessionStorage.setItem(WEBCAM, state.id);
   studio.open(state, options);
@@ -156,6 +169,7 @@ sources.addEventListener("open", (event) => {
 });
 sources.addEventListener("wall", (event) => {
   const states = /** @type {CustomEvent<SessionState[]>} */ (event).detail;
+  newestScreen++;
   remember(`?wall=${states.map(({ id }) => id).join(",")}`);
   wall.show(states);
   show("wall");

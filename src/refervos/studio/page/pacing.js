@@ -12,6 +12,7 @@ const FOLLOW_BELOW = 0.25;
  * @property {number} fps Computed frames per second.
  * @property {number} frameRate Frames per second of the recording.
  * @property {number} speed Speed that the user chose, 1 for real time.
+ * @property {boolean} wentBack Whether the user went to another frame while it played, and has not caught up with the masks yet.
  * @property {boolean} held Whether the view was waiting for masks so far.
  */
 
@@ -24,10 +25,10 @@ const FOLLOW_BELOW = 0.25;
  * @param {Progress} progress
  * @returns {{move: "play" | "hold" | "follow", rate: number}}
  */
-export function pace({ shown, newest, computing, fps, frameRate, speed, held }) {
+export function pace({ shown, newest, computing, fps, frameRate, speed, wentBack, held }) {
   if (!computing) return { move: "play", rate: speed };
   const ahead = newest - shown;
-  if (fps > 0 && fps < FOLLOW_BELOW * frameRate * Math.min(1, speed) && ahead < frameRate) return { move: "follow", rate: 0 };
+  if (!wentBack && fps > 0 && fps < FOLLOW_BELOW * frameRate * Math.min(1, speed) && ahead < frameRate) return { move: "follow", rate: 0 };
   if (ahead <= 1 || (held && ahead < HELD_UNTIL)) return { move: "hold", rate: 0 };
   if (ahead > frameRate) return { move: "play", rate: speed };
   return { move: "play", rate: Math.min(speed, Math.max(SLOWEST, fps / frameRate)) };

@@ -101,6 +101,8 @@ class BaseView extends EventTarget {
 export class RecordingView extends BaseView {
   #held = false;
   #following = false;
+  /** Whether the user went to another frame while it played, and has not caught up with the masks yet. */
+  #wentBack = false;
   #closed = false;
 
   /**
@@ -162,8 +164,10 @@ export class RecordingView extends BaseView {
       fps: state.fps,
       frameRate: this.times.fps,
       speed: this.speed,
+      wentBack: this.#wentBack,
       held: this.#held,
     });
+    if (move === "hold") this.#wentBack = false;
     this.#held = move !== "play";
     if (move === "play") {
       if (this.video.playbackRate !== rate) this.video.playbackRate = rate;
@@ -202,6 +206,7 @@ export class RecordingView extends BaseView {
   play() {
     if (this.target >= this.last) this.seek(this.session.range[0]);
     this.#held = false;
+    this.#wentBack = false;
     this.setPlaying(true);
     this.#keepPace();
   }
@@ -215,6 +220,7 @@ export class RecordingView extends BaseView {
    * @param {number} frame
    */
   seek(frame) {
+    this.#wentBack = this.playing;
     this.setSought(frame === this.shown && !this.video.seeking ? null : frame);
     this.video.currentTime = this.start + this.times.insideOf(frame);
   }
