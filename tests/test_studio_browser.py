@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(folder: Path, camera: Camera) -> Iterator[str]:
-    options = ["--allow-sources", camera.host, "--allow-files", str(folder), "--limit", "sessions=20"]
+    options = ["--allow-sources", camera.host, "--allow-files", str(folder), "--limit", "sessions=40"]
     options += ["--allow-webhook", "http://127.0.0.1:9/secret"]  # where nobody listens
     with running_studio(folder / "server", *options) as address:
         yield address
@@ -344,7 +344,7 @@ def line(page: Any) -> Line:
 
 
 @pytest.fixture
-def paused(page: Any, line: Line, address: str, video: Path) -> Any:
+def paused(page: Any, line: Line, address: str, video: Path) -> Iterator[Any]:
     """A page that is paused at the first frame, the only one with masks, of the red circle."""
     upload(page, address, video)
     page.fill("#sentence", "the red circle")
@@ -355,7 +355,9 @@ def paused(page: Any, line: Line, address: str, video: Path) -> Any:
     page.keyboard.press("Escape")  # leaves the text field
     expect(page.locator("#status")).to_contain_text("Paused at frame 0;")
     line.commands.clear()
-    return page
+    yield page
+    # Many tests have such a page; the session ends here, so that they stay below the limit.
+    page.evaluate("fetch(`/v1/sessions/${refervosStudio.studio.session.id}`, { method: 'DELETE' })")
 
 
 def press_at_once(page: Any, *keys: str) -> None:
