@@ -711,7 +711,7 @@ def test_the_conversation_model_of_the_package_answers_beside_the_video(browser:
             ask_about(page, "What is happening here?")  # of a video that has been segmented, from the first frame on
             expect(page.locator(".answer")).to_have_count(3)
             finished(page)
-            answers = page.locator(".answer").all_inner_texts()
+            answers = page.locator(".answer").all_text_contents()
             page.reload()
             expect(page.locator(".answer")).to_have_text(answers)
 
