@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from refervos import Prompt, load
+from refervos import load
 from refervos.data.sample import Video
 from refervos.evaluation.bootstrap import paired_difference, span
 from refervos.evaluation.conversation_inference import Ask, SpokenAnswer, answer_conversations
@@ -31,6 +31,7 @@ from refervos.evaluation.datasets import Part
 from refervos.videoglamm.conversation import Conversation, Turn
 from refervos.videoglamm.frames import video_pixels
 from refervos.videoglamm.model import VideoGlamm
+from refervos.videoglamm.video_conversation import follow_answer
 
 LONGEST_ANSWER = 96
 """Tokens of an answer at most; captions of held-out clips have up to 62."""
@@ -61,11 +62,9 @@ def begin(model: VideoGlamm, other: dict[str, Video], *, image_only: bool, video
 def masks_of(model: VideoGlamm, frames: list[Any], turn: Turn) -> Iterator[npt.NDArray[np.bool_]]:
     """Follow the phrases of an answer through a clip, as ``refervos ask`` does: bool (N, H, W) for each frame."""
     session = model.open()
-    for phrase, token in zip(turn.answer.phrases, turn.prompt_tokens, strict=True):
-        session.follow(Prompt(phrase.text or "the object"), model.begin_phrase(phrase, token))
-    for start in range(0, len(frames), model.clip_length):
-        for segmentation in session.clip(frames[start : start + model.clip_length]):
-            yield segmentation.masks
+    follow_answer(session, model, turn)
+    for segmentation in session.stream(frames):
+        yield segmentation.masks
 
 
 def by_clip(results: tuple[AnswerResult, ...], measure: str) -> dict[str, float]:

@@ -16,7 +16,7 @@ from refervos.errors import RefervosError
 from refervos.serving.asked_questions import AnswerPart, AskedQuestion
 from refervos.serving.decoding import Decoder
 from refervos.serving.limits import Limits
-from refervos.serving.problems import Problem, as_problem, problem_document
+from refervos.serving.problems import Problem, as_problem
 from refervos.serving.served_session import ServedSession
 
 _FRAMES, _SIDE = 128, 640
@@ -101,7 +101,7 @@ class Talks:
                 yield {name: value for name, value in asdict(part).items() if value is not None}
             asked.unknown_words = list(getattr(answer, "unknown_words", ()))
         except RefervosError as error:
-            asked.problem = problem_document(as_problem(error))["detail"]
+            asked.problem = str(as_problem(error))
             raise
         finally:
             _keep(session, asked)

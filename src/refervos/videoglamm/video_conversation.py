@@ -7,7 +7,6 @@ memory does not grow with its length.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -249,11 +248,7 @@ class VideoAnswer:
         target = session or self._talk.session
         if target is None or target.model is not self._talk.model:
             raise ConfigError("the phrases need a session to be followed in, on the model that named them; give one.")
-        turn = self.finish()
-        return [
-            target.follow(Prompt(phrase.text or f"object {number + 1}"), self._talk.model.begin_phrase(phrase, token))
-            for number, (phrase, token) in enumerate(zip(turn.answer.phrases, turn.prompt_tokens, strict=True))
-        ]
+        return follow_answer(target, self._talk.model, self.finish())
 
     def segmentations(self) -> Iterator[tuple[Frame, Segmentation]]:
         """Segment the phrases in every frame of the recording, clip by clip, in constant memory.
@@ -272,7 +267,7 @@ class VideoAnswer:
         if not self.follow(session):
             return
         with recording.open() as source:
-            for clip in _clips(source, self._talk.model.clip_length):
+            for clip in session.chunks(source):
                 yield from zip(clip, session.clip([frame.image for frame in clip]), strict=True)
 
     def masks(self) -> Iterator[npt.NDArray[np.bool_]]:
@@ -290,8 +285,18 @@ class VideoAnswer:
             yield boxes_around(masks)
 
 
-def _clips(frames: Iterable[Frame], length: int) -> Iterator[list[Frame]]:
-    """Split frames into clips of some length; the last one may be shorter."""
-    iterator = iter(frames)
-    while clip := list(islice(iterator, length)):
-        yield clip
+def follow_answer(session: Session, model: VideoGlamm, turn: Turn) -> list[int]:
+    """Follow the phrases of an answer in a session from its next frame on.
+
+    Args:
+        session: A session on the model.
+        model: The model that answered.
+        turn: The question with its answer.
+
+    Returns:
+        Numbers of the tracks, one for each phrase.
+    """
+    return [
+        session.follow(Prompt(phrase.text or f"object {number}"), model.begin_phrase(phrase, token))
+        for number, (phrase, token) in enumerate(zip(turn.answer.phrases, turn.prompt_tokens, strict=True), 1)
+    ]

@@ -174,7 +174,8 @@ def caption(
         rng: Chooses the wording.
         variety: See ``conversations``.
         detail: See ``conversations``.
-        vague: Share of objects of which it says only that they are there, or that they move.
+        vague: Share of objects of which it says only that they are there, or that they move, and of objects that look
+            like another one of which it describes both together.
         patterns: Share of captions that name the pattern of every object, also where nothing else looks like it.
 
     Returns:
