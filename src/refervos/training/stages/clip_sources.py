@@ -20,7 +20,14 @@ from refervos.data.sample import Dataset, Mask, Sample
 from refervos.errors import DataError, TrainingError
 from refervos.placement import Placement
 from refervos.training.stage import Key
-from refervos.training.stages.world_tensors import cell_movements, draw_framed, place_frames, place_masks
+from refervos.training.stages.world_tensors import (
+    cell_labels,
+    cell_movements,
+    draw_framed,
+    kind_names,
+    place_frames,
+    place_masks,
+)
 from refervos.worlds import Sprites, WorldConfig, decidable_from, sample_expressions
 
 Item = TypeVar("Item")
@@ -71,6 +78,7 @@ class ReferringClip:
         decidable: First frame of each sentence from which the frames so far determine its target.
         movements: Movement of the contents of each cell, float32 (T, n, n, 6), see ``cell_movements``; None if unknown.
         void: Pixels to ignore, bool (M, T, S, S), none of them on a mask; None without any.
+        names: Index of the kind of object in each cell, int64 (T, n, n), see ``cell_labels``; None if unknown.
     """
 
     pixels: Tensor
@@ -82,6 +90,7 @@ class ReferringClip:
     decidable: tuple[int, ...]
     movements: Tensor | None = None
     void: Tensor | None = None
+    names: Tensor | None = None
 
 
 class ClipSource(Protocol):
@@ -114,6 +123,7 @@ class WorldClips:
         stride: Share of the clips in which every second frame is left out, so that slow events fit.
         decidable: Compute the frame from which each sentence is decidable, which takes a while.
         sprites: The world's cut-outs, if any.
+        names: Side in pixels of the cells whose kind of object is named; None to omit it.
     """
 
     world: WorldConfig
@@ -125,6 +135,7 @@ class WorldClips:
     stride: float = 0.0
     decidable: bool = False
     sprites: Sprites | None = None
+    names: int | None = None
 
     def draw(self, step: int, index: int, key: Key, frames: int, sentences: int) -> ReferringClip:
         """Draw a clip that fills the square's long side, and sentences about different objects where possible."""
@@ -146,6 +157,9 @@ class WorldClips:
             families=tuple(expression.family for expression in expressions),
             decidable=tuple(decidable_from(clip, expression) if self.decidable else 0 for expression in expressions),
             movements=None if self.movements is None else cell_movements(clip, self.image_size, *self.movements),
+            names=None
+            if self.names is None
+            else cell_labels(clip, self.image_size, self.names, kind_names(self.sprites))[..., 0],
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,8 +17,9 @@ from torch import Tensor
 from refervos.errors import ConfigError
 from refervos.training.losses import around_occlusions, frame_losses, visible
 from refervos.training.stage import SampleSource, Stage
+from refervos.training.stages.noun_states import load_nouns_of
 from refervos.training.stages.ranges import AREA, ASPECTS, COUNT, FRAMES, SHARE, WEIGHT
-from refervos.training.stages.recognition import RecognitionHead
+from refervos.training.stages.recognition import RecognitionHead, WordSpace
 from refervos.training.stages.simulated_prompts import PromptShares, simulate_prompts
 from refervos.training.stages.world_tensors import (
     cell_labels,
@@ -191,16 +193,31 @@ class PromptedStage(Stage):
         image_size: Side S of the model's square.
         cell: Side in pixels of a token of ``Predictions.cells``.
         width: Channels of such a token.
+        text: Folder of a text encoder in whose states of the nouns kinds are recognised, too, see ``load_nouns_of``.
+        parts: Channels of the parts of a token that are compared with these states.
     """
 
     Settings: ClassVar[type] = PromptedSettings
 
-    def __init__(self, settings: PromptedSettings, *, image_size: int, cell: int, width: int) -> None:
+    def __init__(
+        self,
+        settings: PromptedSettings,
+        *,
+        image_size: int,
+        cell: int,
+        width: int,
+        text: Path | None = None,
+        parts: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.image_size, self.cell = image_size, cell
         self.sprites = open_sprites(settings.world)
-        self.recogniser = RecognitionHead(width, len(kind_names(self.sprites))) if settings.recognition else None
+        self.recogniser: RecognitionHead | None = None
+        if settings.recognition:
+            kinds = kind_names(self.sprites)
+            words = None if text is None else WordSpace(parts, load_nouns_of(text, kinds))
+            self.recogniser = RecognitionHead(width, len(kinds), words)
 
     def trains_everything_always(self) -> bool:
         """Return False: some parts serve only some kinds of prompts, ambiguity masks or later frames."""

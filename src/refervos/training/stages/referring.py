@@ -126,7 +126,8 @@ class ReferringSource(SampleSource):
         frames, chunk = int(shape.choice(settings.frames)), settings.chunks[int(shape.integers(len(settings.chunks)))]
         clip = self.clips[key[-1]].draw(step, index, key, frames, settings.sentences)
         tokens = [self.preprocessor.read(text, verbs) for text, verbs in zip(clip.expressions, clip.verbs, strict=True)]
-        optional = {"movements": clip.movements, "void": clip.void}  # (T, n, n, 6) and (M, T, S, S)
+        # (T, n, n, 6), (M, T, S, S) and (T, n, n)
+        optional = {"movements": clip.movements, "void": clip.void, "names": clip.names}
         return {
             "pixels": clip.pixels,  # (T, 3, S, S)
             "ids": [torch.tensor(ids) for ids, _ in tokens],
@@ -157,6 +158,8 @@ class ReferringSource(SampleSource):
             batch["void"] = torch.cat(voids)  # (B*M, T, S, S)
         if "movements" in samples[0]:
             batch["movements"] = torch.stack([sample["movements"] for sample in samples])  # (B, T, n, n, 6)
+        if "names" in samples[0]:
+            batch["names"] = torch.stack([sample["names"] for sample in samples])  # (B, T, n, n)
         return batch
 
 
@@ -227,6 +230,7 @@ class ReferringStage(Stage):
                 stride=settings.stride,
                 decidable=settings.from_decidable,
                 sprites=open_sprites(settings.world),
+                names=self.naming_cell(),
             )
             self.clips: dict[int, ClipSource] = {TRAIN: worlds, VALIDATION: worlds}
             return None
@@ -257,6 +261,10 @@ class ReferringStage(Stage):
 
     def movement_cells(self) -> tuple[int, int] | None:
         """Return side in pixels and window in frames of the cells whose movement is trained. Default None, for none."""
+        return None
+
+    def naming_cell(self) -> int | None:
+        """Return the side in pixels of the cells whose kind of object is trained. Default None, for none."""
         return None
 
     def source(self) -> ReferringSource:

@@ -18,14 +18,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from refervos.errors import TrainingError
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.samwise.cme import IGNORED_LABEL, cme_loss
+from refervos.samwise.cmt import for_each_sentence
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise, SamwiseOutput
 from refervos.text.pretrained import load_text
 from refervos.text.tokenizer import Tokenizer
 from refervos.training.losses import mask_losses
 from refervos.training.stages.movement import MovementHeads
+from refervos.training.stages.naming import NamingLoss
 from refervos.training.stages.ranges import SHARE, WEIGHT
 from refervos.training.stages.referring import ReferringSettings, ReferringStage, copy_weights, load_as
+from refervos.training.stages.world_tensors import kind_names, open_sprites
 from refervos.training.step_means import ratio
 from refervos.typed_config import check_range
 
@@ -40,6 +43,7 @@ class SamwiseSettings(ReferringSettings):
         freeze_norms: Keep the running statistics of the adapters' batch norms.
         norm_momentum: Momentum of these statistics; small batches need a smaller one.
         movement: Weight of the auxiliary movement loss over the first two adapters, which must have HSA.
+        naming: Weight of the auxiliary naming loss inside the last two adapters, which must have HSA.
         answered: Number of frames at the end of each clip to predict, each without memory, which is cheap; default all
             frames, each with the memory of those before.
     """
@@ -49,13 +53,15 @@ class SamwiseSettings(ReferringSettings):
     freeze_norms: bool = False
     norm_momentum: float = 0.1
     movement: float = 0.0
+    naming: float = 0.0
     answered: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, cme_weight=WEIGHT, norm_momentum=SHARE, movement=WEIGHT)
-        if self.movement and (self.data or not self.model.hsa):
-            raise TrainingError("movement is trained on drawn worlds, in adapters with HSA; set movement to 0.")
+        check_range(self, cme_weight=WEIGHT, norm_momentum=SHARE, movement=WEIGHT, naming=WEIGHT)
+        for name in ("movement", "naming"):
+            if getattr(self, name) and (self.data or not self.model.hsa):
+                raise TrainingError(f"{name} is trained on drawn worlds, in adapters with HSA; set {name} to 0.")
         if self.answered is not None and not 1 <= self.answered <= min(self.frames):
             raise TrainingError(
                 f"answered is {self.answered}; it must be between 1 and the shortest clip's {min(self.frames)}."
@@ -104,12 +110,17 @@ class _SamwiseStage(ReferringStage):
         self.same_parts = model.motion_prompt is None and not (model.config.cme and len(runs) > 1)
         early: Any = model.adapters[:2]
         self.mover = MovementHeads(early, model.config.adapter_width) if settings.movement else None
+        self.namer = NamingLoss(model, kind_names(open_sprites(settings.world))) if settings.naming else None
 
     def movement_cells(self) -> tuple[int, int] | None:
         """Return cells of the size of the second adapter's tokens, and the model's window."""
         if self.mover is None:
             return None
         return 16, self.model.config.clip_length
+
+    def naming_cell(self) -> int | None:
+        """Return cells of the size of the second adapter's tokens."""
+        return None if self.namer is None else 16
 
     def trains_everything_always(self) -> bool:
         """Return False if the CME or the motion prompt learns from some batches only."""
@@ -146,16 +157,20 @@ class _SamwiseStage(ReferringStage):
 
     def counts(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
         """Count nothing if the losses are the published ones; the labels of the CME depend on predictions."""
-        return None if self.mover is not None or self.model.config.cme else super().counts(batch)
+        return None if self.mover or self.namer or self.model.config.cme else super().counts(batch)
 
     def add_losses(self, losses: dict[str, Tensor], output: Any, batch: dict[str, Any]) -> None:
-        """Add the movement loss, the CME's cross-entropy, and the share of decisions labelled as switches.
+        """Add the auxiliary losses, the CME's cross-entropy, and the share of decisions labelled as switches.
 
         The last two are ratios over the labelled decisions, of which short clips and validation have none.
         """
         if self.mover is not None and self.training:
             losses["movement"] = self.mover(batch["movements"], self.mean)
             losses["loss"] = losses["loss"] + self.settings.movement * losses["movement"]
+        if self.namer is not None and self.training:
+            names = for_each_sentence(batch["names"], len(batch["decidable"]))  # (N, T, n, n)
+            losses["naming"] = self.namer(names, self.mean)
+            losses["loss"] = losses["loss"] + self.settings.naming * losses["naming"]
         if not self.model.config.cme:
             return
         logits, labels = output.cme_logits, output.cme_labels

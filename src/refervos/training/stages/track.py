@@ -44,21 +44,26 @@ class TrackStage(PromptedStage):
     Args:
         settings: Settings of the stage.
         tracker: The tracker with its initial weights.
+        text: Folder of a text encoder, see ``PromptedStage``.
     """
 
     name: ClassVar[str] = "track"
     Settings: ClassVar[type] = TrackSettings
     model: Sam2Segmenter
 
-    def __init__(self, settings: TrackSettings, tracker: Sam2Tracker) -> None:
+    def __init__(self, settings: TrackSettings, tracker: Sam2Tracker, text: Path | None = None) -> None:
         shape = tracker.config  # the recognition head takes the tokens of Hiera's last two stages
-        super().__init__(settings, image_size=shape.image_size, cell=16, width=sum(shape.stage_widths[2:]))
+        parts = shape.stage_widths[2:]
+        super().__init__(settings, image_size=shape.image_size, cell=16, width=sum(parts), text=text, parts=parts)
         self.model = Sam2Segmenter(tracker)
         tracker.requires_grad_(True)
 
     @classmethod
     def build(cls, settings: TrackSettings, init: Mapping[str, Path], seed: int) -> TrackStage:
-        """Build the stage from an earlier one, a SAM2 or a model over one (``model``), or from random weights."""
+        """Build the stage from an earlier one, a SAM2 or a model over one (``model``), or from random weights.
+
+        With ``text``, a text encoder, recognition also compares the image tokens with its states of the kinds' nouns.
+        """
         torch.manual_seed(seed)
         if "model" in init:
             tracker = getattr(load(init["model"], device="cpu"), "tracker", None)
@@ -66,10 +71,10 @@ class TrackStage(PromptedStage):
                 raise TrainingError(
                     f"{init['model']} has no SAM2; the track stage starts from one, or from a model over one."
                 )
-            return cls(settings, tracker)
+            return cls(settings, tracker, init.get("text"))
         tracker = Sam2Tracker(settings.model)
         initialise(tracker)
-        return cls(settings, tracker)
+        return cls(settings, tracker, init.get("text"))
 
     @property
     def tracker(self) -> Sam2Tracker:
