@@ -1,4 +1,4 @@
-"""Segment a short video by three sentences with the miniature model.
+"""Segment a short video by four sentences with the miniature model.
 
     python examples/demo.py --out demo_output
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo_output"), help="folder for the results")
     out = parser.parse_args().out
 
-    prompts = json.loads((DATA / "shapes.json").read_text())
+    prompts = json.loads((DATA / "outing.json").read_text())
     sentences = [*prompts["sentences"], prompts["absent"]]
     model = refervos.load("miniature")
     session = model.open(sentences)
@@ -47,12 +47,12 @@ def main() -> None:
     seen = dict.fromkeys(sentences, 0)
     images: list[np.ndarray] = []
     with (
-        open_source(DATA / "shapes.mp4") as source,
+        open_source(DATA / "outing.mp4") as source,
         OverlaySink(out / "overlay.mp4", source.info, overwrite=True) as overlay,
         RleSink(out / "masks.jsonl", overwrite=True) as masks,
     ):
         total = source.info.frame_count or 1
-        for frame, result in progress(segment_frames(source, session), total, "shapes.mp4"):
+        for frame, result in progress(segment_frames(source, session), total, "outing.mp4"):
             overlay.write(frame, result)
             masks.write(frame, result)
             for sentence, mask in zip(sentences, result.masks, strict=True):
@@ -66,7 +66,7 @@ def main() -> None:
         print(f"  {sentence!r}: seen in {frames} frames")
     print(f"Results: {out / 'overlay.mp4'} and {out / 'contact_sheet.png'}.")
     print(
-        "\nThis is the MINIATURE model with 3.3 M parameters, trained by this project on drawn shapes only.\n"
+        "\nThis is the MINIATURE model with 4.7 M parameters, trained by this project on drawings only.\n"
         "For real videos convert an official SAMWISE checkpoint:\n"
         "  refervos convert final_model_mevis.pth samwise-mevis\n"
         '  refervos segment video.mp4 "the dog that jumps over the fence" --model samwise-mevis'

@@ -1,10 +1,10 @@
 """Teach a model words of your own: clips, fine-tuning, evaluation, publishing, and back by its hub id.
 
     python examples/own_model.py --out own_model
-    python examples/own_model.py --out own_model --repository me/insects --private
+    python examples/own_model.py --out own_model --repository me/toys --private
 
 The second command also publishes the model and loads it back. docs/own-model.md explains each step. The ten clips are
-drawn, with two kinds of insects that the miniature does not know; for films of your own, write expressions.jsonl
+drawn, with two toys whose names the miniature does not know; for films of your own, write expressions.jsonl
 instead of calling write_clips.
 """
 
@@ -33,14 +33,14 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "own-clips.yaml"
 CLIPS, HELD_OUT = 10, 3
 FRAMES, SIZE = 16, (128, 160)
 
-INSECTS = {"the ladybird": ("circle", "red", "dotted"), "the bee": ("circle", "yellow", "striped")}
+TOYS = {"the marble": ("circle", "blue", "striped"), "the domino": ("square", "white", "dotted")}
 """Your own words, and what they look like: kind, colour and texture of a drawing."""
 
-LOOK_ALIKES = (("circle", "red", "plain"), ("circle", "yellow", "plain"))
+LOOK_ALIKES = (("circle", "blue", "plain"), ("square", "white", "plain"))
 
 
 def draw_clip(number: int) -> Clip:
-    """Draw a clip of both insects among plain discs of the same colours, all of them moving."""
+    """Draw a clip of both toys among plain shapes of the same colours, all of them moving."""
     random = np.random.default_rng([2026, number])
     places = random.permutation([(0.25, 0.28), (0.95, 0.3), (0.3, 0.75), (1.0, 0.72)])
     things = [
@@ -51,7 +51,7 @@ def draw_clip(number: int) -> Clip:
             Motion(tuple(place), tuple(random.uniform(-0.02, 0.02, 2))),
             texture,
         )
-        for (kind, colour, texture), place in zip([*INSECTS.values(), *LOOK_ALIKES], places, strict=True)
+        for (kind, colour, texture), place in zip([*TOYS.values(), *LOOK_ALIKES], places, strict=True)
     ]
     return draw_scene(Scene(tuple(things), background_seed=number), FRAMES, SIZE)
 
@@ -80,7 +80,7 @@ def write_clips(folder: Path) -> None:
         clip, video = draw_clip(number), f"clip-{number}.mp4"
         write_video(folder / video, clip.frames)
         split = "val" if number >= CLIPS - HELD_OUT else "train"
-        for expression, masks in zip(INSECTS, clip.masks, strict=False):
+        for expression, masks in zip(TOYS, clip.masks, strict=False):
             entries = {str(frame): run_lengths(mask) if mask.any() else None for frame, mask in enumerate(masks)}
             lines.append({"video": video, "expression": expression, "split": split, "masks": entries})
     (folder / "expressions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -131,7 +131,7 @@ def main() -> None:
         return
 
     print("5. Publishing")
-    card = CardDetails(license="apache-2.0", datasets=("ten drawn clips of insects",))
+    card = CardDetails(license="apache-2.0", datasets=("ten drawn clips of toys",))
     model = refervos.load(folder)
     address = model.push_to_hub(
         arguments.repository, private=arguments.private, card=card, results=read_results(out / "after")
@@ -140,11 +140,11 @@ def main() -> None:
 
     print("6. Back by its id")
     published = refervos.load(arguments.repository)
-    session = published.open(list(INSECTS))
-    visible = dict.fromkeys(INSECTS, 0)
+    session = published.open(list(TOYS))
+    visible = dict.fromkeys(TOYS, 0)
     with refervos.open_source(out / "my-clips" / f"clip-{CLIPS - 1}.mp4") as source:
         for _, result in segment_frames(source, session):
-            for expression, mask in zip(INSECTS, result.masks, strict=True):
+            for expression, mask in zip(TOYS, result.masks, strict=True):
                 visible[expression] += bool(mask.any())
     for expression, count in visible.items():
         print(f"   {expression}: segmented in {count} of {FRAMES} frames")

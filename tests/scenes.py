@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,9 @@ MICRO = SamwiseConfig(
     adapter_heads=4,
     short_side=128,
 )
+
+FIRST_GENERATION = Path(__file__).parents[1] / "weights" / "miniature-1"
+"""The first ``miniature``: without movement features, so that it can also follow the published protocol."""
 
 CAPTION, SHORT_CAPTION = [0, 17, 23, 42, 61, 5, 2], [0, 33, 2]
 

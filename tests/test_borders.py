@@ -22,7 +22,7 @@ from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.session.session import Session
 from refervos.worlds import Clip, WorldConfig, draw_clip
-from scenes import CAPTION, SHORT_CAPTION, iou, micro_model, scene, session_of
+from scenes import CAPTION, FIRST_GENERATION, SHORT_CAPTION, iou, micro_model, scene, session_of
 
 SENTENCE = "the red circle"
 
@@ -190,4 +190,4 @@ def test_invalid_border_options_are_refused() -> None:
         Session(model, border_cells=4)
     with pytest.raises(ConfigError, match="borders is 'frame', which the published protocol does not have"):
         replace(SamwiseConfig(), borders="frame", protocol="published")
-    assert load(device="cpu", protocol="published", time="clip").open(SENTENCE).borders == "bilinear"
+    assert load(FIRST_GENERATION, device="cpu", protocol="published", time="clip").open(SENTENCE).borders == "bilinear"

@@ -37,6 +37,7 @@ from refervos.loading import load
 from refervos.processes import run_in_processes
 from refervos.prompts import Prompt
 from refervos.samwise.model import Samwise
+from scenes import FIRST_GENERATION
 from shared_work import begin_doubling, begin_dying, begin_failing, begin_meeting
 
 SIDE = 48
@@ -152,7 +153,7 @@ def test_an_expression_that_the_model_does_not_support_is_named(tmp_path: Path) 
 
 
 def test_the_published_protocol_segments_one_expression_at_a_time() -> None:
-    model: Any = load("miniature", device="cpu", protocol="published")
+    model: Any = load(FIRST_GENERATION, device="cpu", protocol="published")
     frames = [np.random.default_rng(n).integers(0, 255, (128, 128, 3), np.uint8) for n in range(3)]
     prompts = [Prompt("red one"), Prompt("the striped square that is left of the blue ring")]
     joint = [chunk.masks for chunk in predict_video(model, frames, prompts, 8, keep_logits=True)]

@@ -28,14 +28,14 @@ def numbers(line: str) -> list[float]:
     return [float(number) for number in re.findall(r"[\d.]+", line)]
 
 
-def test_the_demo_finds_two_objects_and_reports_the_third_absent(tmp_path: Path) -> None:
+def test_the_demo_finds_three_objects_and_reports_the_fourth_absent(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--out", str(tmp_path / "out")]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    prompts = json.loads((ROOT / "examples" / "data" / "shapes.json").read_text())
+    prompts = json.loads((ROOT / "examples" / "data" / "outing.json").read_text())
     seen = dict(re.findall(r"'(.+)': seen in (\d+) frames", result.stdout))
-    total = int(re.findall(r"(\d+) frames, 3 sentences", result.stdout)[0])
+    total = int(re.findall(r"(\d+) frames, 4 sentences", result.stdout)[0])
     assert set(seen) == {*prompts["sentences"], prompts["absent"]}
-    # Both objects are visible in more than half of the video, the third never is.
+    # The three objects are visible in more than half of the video, the fourth never is.
     assert all(int(seen[sentence]) > total / 2 for sentence in prompts["sentences"])
     assert int(seen[prompts["absent"]]) < total / 20
     assert "MINIATURE" in result.stdout
@@ -62,16 +62,19 @@ def test_the_readmes_snippet_prints_its_comments(
     (snippet,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
     first, last, corrected = re.findall(r"^# ((?:\d+ )?\[.+?\] \[.+?\])", snippet, re.MULTILINE)
     monkeypatch.chdir(ROOT)
-    exec(compile(snippet, "README.md", "exec"), {})
+    names: dict[str, Any] = {}
+    exec(compile(snippet, "README.md", "exec"), names)
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 75
+    assert len(printed) == 82
     for line, expected in ((printed[0], first), (printed[-2], last), (printed[-1], corrected)):
         found, wanted = numbers(line), numbers(expected)
         assert found[:-4] == wanted[:-4]  # the frame
         assert found[-4:-2] == pytest.approx(wanted[-4:-2], abs=0.11)  # presence, rounded to tenths, on any CPU
         assert found[-2:] == pytest.approx(wanted[-2:], rel=0.05)  # pixels
-    missed, found_again = numbers(last)[-2], numbers(corrected)[-2]
-    assert missed == 0 < found_again
+    session = names["session"]
+    assert names["result"].masks[1, 72, 318]
+    session.undo(1)
+    assert not session.step(names["frame"].image).masks[1, 72, 318]
 
 
 def test_links_and_make_targets_of_the_readme_exist() -> None:

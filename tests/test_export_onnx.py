@@ -41,19 +41,25 @@ FRAMES = 9
 
 
 def small_model(**changes: Any) -> Samwise:
-    """Make a model with a motion prompt, a tokenizer, and as few layers as possible, so that tracing is quick."""
+    """Make a model with motion, a tokenizer, and as few layers as possible, so that tracing is quick."""
+    tokenizer = Tokenizer.from_pretrained(MINIATURE_FOLDER)
     model = micro_model(
         sam2=replace(MICRO_SAM2, hiera_blocks=(1, 1, 2, 1), hiera_global_blocks=(3,), hiera_background=7),
         text=TextConfig(
-            vocabulary=724, width=32, layers=2, heads=2, feedforward=64, positions=66, segment_ends=(0, 1, 1, 2)
+            vocabulary=len(tokenizer),
+            width=32,
+            layers=2,
+            heads=2,
+            feedforward=64,
+            positions=66,
+            segment_ends=(0, 1, 1, 2),
         ),
         time="online",
         clip_length=4,
-        motion_prompt=True,
         cme_window=2,
-        **changes,
+        **{"motion_prompt": True, "motion_features": True, **changes},
     )
-    model.tokenizer = Tokenizer.from_pretrained(MINIATURE_FOLDER)
+    model.tokenizer = tokenizer
     return model
 
 
@@ -136,6 +142,35 @@ def test_graphs_compute_the_same_as_their_functions(few: tuple[Path, list[graphs
         assert isinstance(expected, torch.Tensor)
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
         assert list(graph.outputs) == [output.name for output in running.get_outputs()]
+
+
+class GraphFunctions:
+    """The graphs of a model, computed by their functions without an export, which takes minutes."""
+
+    def __init__(self, model: Samwise) -> None:
+        self.graphs = {graph.name: graph for graph in graphs.streaming_step(model)}
+
+    def run(self, name: str, outputs: Sequence[str], **inputs: torch.Tensor) -> list[torch.Tensor]:
+        graph = self.graphs[name]
+        assert inputs.keys() == graph.inputs.keys()
+        for key, shape in graph.inputs.items():
+            sizes = zip(shape, inputs[key].shape, strict=True)
+            assert all(isinstance(size, str) or size == found for size, found in sizes), key
+        found = graph.function(*(inputs[key] for key in graph.inputs))
+        values = dict(zip(graph.outputs, (found,) if isinstance(found, torch.Tensor) else found, strict=True))
+        return [values[output] for output in outputs]
+
+
+@pytest.mark.parametrize("motion_features", [False, True])
+@pytest.mark.parametrize("motion_prompt", [False, True])
+def test_the_loop_over_graphs_gives_the_masks_of_the_model(motion_features: bool, motion_prompt: bool) -> None:
+    model = small_model(motion_features=motion_features, motion_prompt=motion_prompt)
+    functions: Any = GraphFunctions(model)
+    assert ("compared" in functions.graphs["tracks"].inputs) == motion_features
+    described = model.describe()
+    looped = OnnxSamwise(model.config, model.tokenizer, functions, source="", description=described)
+    with torch.no_grad():
+        check_same(segment(looped, scene(FRAMES)), segment(model, scene(FRAMES)))
 
 
 POLICIES: list[dict[str, Any]] = [
@@ -223,11 +258,11 @@ def test_an_exported_model_refuses_clicks_and_corrections(folders: tuple[Path, P
 def test_an_exported_model_refuses_other_types_devices_and_exported_fields(folders: tuple[Path, Path]) -> None:
     with pytest.raises(CheckpointError, match="is not an exported model; run 'refervos export"):
         load(folders[0], backend="onnx")
-    with pytest.raises(CheckpointError, match="is an exported model; give the folder that it was exported from"):
+    with pytest.raises(CheckpointError, match="is an exported model; give the folder from which it was exported"):
         load(folders[1], backend="torch")
     unsupported: list[dict[str, Any]] = [{"dtype": "bfloat16"}, {"device": "cuda"}, {"compile": True}]
     for options in unsupported:
-        with pytest.raises(ConfigError, match="computes in float32 on the CPU and is not compiled"):
+        with pytest.raises(ConfigError, match="runs only in float32 on the CPU, without compilation"):
             load(folders[1], **options)
     with pytest.raises(ConfigError, match="clip_length is part of the exported graphs"):
         load(folders[1], clip_length=2)

@@ -17,10 +17,9 @@ from transformers import AutoConfig, AutoModel, pipeline
 import refervos
 import refervos.hf
 from refervos.errors import CheckpointError, ConfigError, MissingDependencyError, PromptError
-from refervos.loading import MINIATURE_FOLDER
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.sam2.tracker import Sam2Tracker
-from scenes import MICRO_SAM2, micro_model, scene
+from scenes import FIRST_GENERATION, MICRO_SAM2, micro_model, scene
 from stand_ins import TOKEN, World, connect, serve
 
 CLIP = Path(__file__).parents[1] / "examples" / "data" / "shapes.mp4"
@@ -68,10 +67,10 @@ def test_auto_classes_load_a_folder(folder: str, tmp_path: Path) -> None:
 
 
 def test_folders_with_the_first_names_of_types_load() -> None:
-    assert json.loads((MINIATURE_FOLDER / "config.json").read_text())["model_type"] == "samwise"
-    assert AutoConfig.from_pretrained(MINIATURE_FOLDER).model_type == "samwise"
-    expected: Any = refervos.load("miniature", device="cpu")
-    assert AutoModel.from_pretrained(MINIATURE_FOLDER).segmenter.fingerprint() == expected.fingerprint()
+    assert json.loads((FIRST_GENERATION / "config.json").read_text())["model_type"] == "samwise"
+    assert AutoConfig.from_pretrained(FIRST_GENERATION).model_type == "samwise"
+    expected: Any = refervos.load(FIRST_GENERATION, device="cpu")
+    assert AutoModel.from_pretrained(FIRST_GENERATION).segmenter.fingerprint() == expected.fingerprint()
 
 
 def test_other_families_load(tmp_path: Path) -> None:

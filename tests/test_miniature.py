@@ -60,7 +60,7 @@ def test_the_miniature_reaches_its_documented_scores(miniature: Samwise) -> None
     assert diagnosis.target_mean is not None
     assert diagnosis.summary("appearance").j_and_f > 80
     assert {split for split in TARGET_SPLITS if diagnosis.summary(split).j_and_f < 50} == {"motion"}
-    assert diagnosis.target_mean > 61
+    assert diagnosis.target_mean > 65
 
 
 @pytest.mark.slow

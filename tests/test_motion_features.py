@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from refervos.errors import ConfigError
-from refervos.loading import MINIATURE_FOLDER, load
+from refervos.loading import load
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
-from refervos.samwise.motion import MotionFeatures, small_frames
+from refervos.samwise.motion import MotionFeatures, compare_frames, small_frames
+from refervos.samwise.track import SamwiseTrack
 from refervos.session.session import Session
 from refervos.training.stages.samwise import build_samwise
-from scenes import CAPTION, SHORT_CAPTION, micro_model, prompt_of, scene, session_of
+from scenes import CAPTION, FIRST_GENERATION, SHORT_CAPTION, micro_model, prompt_of, scene, session_of
 
 FRAMES = 7
 
@@ -52,21 +54,41 @@ def test_a_frame_is_compared_with_three_earlier_frames() -> None:
     pixels = torch.rand(1, 6, 3, 32, 32, dtype=torch.float64)
     small = small_frames(pixels)
     assert small.shape == (1, 6, 3, 16, 16)
-    found = features(small)
+    found = features(compare_frames(small))
     assert found.shape == (6, 4, 4, 8)
     for time in range(6):
         earlier = [small[:, max(0, time - lag)] for lag in (1, 2, 4)]
         seen = torch.cat([small[:, time], *(small[:, time] - frame for frame in earlier)], dim=1)
         expected = features.third(torch.relu(features.second(torch.relu(features.first(seen)))))
         torch.testing.assert_close(found[time], expected[0].permute(1, 2, 0))
-    torch.testing.assert_close(features(small[:, 4:], small[:, :4]), found[4:])
+    torch.testing.assert_close(features(compare_frames(small[:, 4:], small[:, :4])), found[4:])
+
+
+class CalledOperations(TorchDispatchMode):
+    """Mode that records the names of operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_frames_are_compared_without_indices_which_a_gpu_would_wait_for() -> None:
+    with CalledOperations() as called:
+        compare_frames(torch.zeros(1, 2, 3, 16, 16), torch.zeros(1, 3, 3, 16, 16))
+    assert "aten::sub.Tensor" in called.names
+    assert not any(name.startswith("aten::index") for name in called.names)
 
 
 def test_untrained_movement_features_do_not_change_the_masks() -> None:
-    shipped = load(device="cpu")
+    shipped = load(FIRST_GENERATION, device="cpu")
     assert isinstance(shipped, Samwise)
+    assert not shipped.config.motion_features
     config = replace(shipped.config, motion_features=True)
-    model = build_samwise(config, {"model": MINIATURE_FOLDER}, seed=1, cme=True)
+    model = build_samwise(config, {"model": FIRST_GENERATION}, seed=1, cme=True)
     assert model.motion_features is not None
     assert sum(parameter.numel() for parameter in model.motion_features.parameters()) < 66_000
     assert "motion features" in model.trained_parts()
@@ -116,6 +138,39 @@ def test_a_new_track_has_no_earlier_frames_and_a_gap_clears_those_of_all() -> No
     session.step(frames[0])
 
 
+def test_a_track_that_starts_later_has_the_masks_that_it_would_have_alone() -> None:
+    """The windows here hold two frames, as many as both tracks have soon; small frames are kept longer."""
+    model, frames = moving_model(), scene(6)
+    both, alone = session_of(model, [CAPTION]), session_of(model, [SHORT_CAPTION])
+    for frame in frames[:3]:
+        both.step(frame)
+    both.add(prompt_of(SHORT_CAPTION))
+    for frame in frames[3:]:
+        together, separate = both.step(frame).logits, alone.step(frame).logits
+        assert together is not None
+        assert separate is not None
+        np.testing.assert_allclose(together[1], separate[0], atol=1e-4)
+
+
+def test_clips_of_several_videos_have_the_masks_of_each_alone() -> None:
+    """The videos have begun at different times, so that one lacks an earlier frame that the other has."""
+    model = moving_model()
+    videos = torch.stack([placed(model, seed) for seed in range(2)])  # (V, T, 3, S, S)
+    place, past = model.placement((96, 128)), (4, 3)
+
+    def begun() -> list[SamwiseTrack]:
+        tracks = [model.begin_tokens(CAPTION), model.begin_tokens(CAPTION)]
+        for video, track, frames in zip(videos, tracks, past, strict=True):
+            list(model.segment_clip(video[:frames], [track], [place] * frames))
+        return tracks
+
+    following = torch.stack([video[frames : frames + 1] for video, frames in zip(videos, past, strict=True)])
+    (together,) = model.segment_clips(following, begun())
+    for row, track in enumerate(begun()):
+        (alone,) = model.segment_clip(following[row], [track], [place])
+        torch.testing.assert_close(together.mask_logits[row], alone.mask_logits[0], atol=1e-8, rtol=1e-8)
+
+
 def test_a_restored_session_gives_identical_masks(tmp_path: Path) -> None:
     model = moving_model().float()
     session = session_of(model, [CAPTION, SHORT_CAPTION])
@@ -161,9 +216,9 @@ def test_movement_features_in_bfloat16_agree_with_float32() -> None:
     rounded.to(torch.bfloat16)
     assert exact.motion_features is not None
     assert rounded.motion_features is not None
-    small = small_frames(placed(exact).float().unsqueeze(0))
+    compared = compare_frames(small_frames(placed(exact).float().unsqueeze(0)))
     with torch.no_grad():
-        expected, found = exact.motion_features(small), rounded.motion_features(small)
+        expected, found = exact.motion_features(compared), rounded.motion_features(compared)
     assert found.dtype == torch.bfloat16
     assert expected.abs().max() > 0.1
     torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05 * float(expected.abs().max()))

@@ -16,13 +16,17 @@ from huggingface_hub import ModelCard
 
 import refervos
 from refervos.cli.entry import main
+from refervos.loading import trained_words
 from refervos.samwise.model import Samwise
+from refervos.text.vocabulary import unknown_words
 from refervos.training.recipe import read_recipe
 from stand_ins import TOKEN, World, connect, serve
 
 ROOT = Path(__file__).parents[1]
 SCRIPT, PAGE = ROOT / "examples" / "own_model.py", ROOT / "docs" / "own-model.md"
-ID = "me/insects"
+ID = "me/toys"
+NEW_WORDS = ("marble", "domino")
+"""What the tutorial teaches."""
 
 
 def run_script(out: Path, world: World, home: Path, *options: str) -> str:
@@ -47,9 +51,7 @@ def test_the_tutorial_runs_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         steps = re.findall(r"^(\d)\. (.+)$", printed, re.MULTILINE)
         assert [int(number) for number, _ in steps] == [1, 2, 3, 4, 5, 6]
         before, after = map(float, re.findall(r"J&F on the held-out clips: ([\d.]+)", printed))
-        assert all(
-            re.search(rf"the {insect}: segmented in \d+ of 16 frames", printed) for insect in ("ladybird", "bee")
-        )
+        assert all(re.search(rf"the {toy}: segmented in \d+ of 16 frames", printed) for toy in NEW_WORDS)
         repository = world.repositories[ID]
         assert repository.private
         assert f"/{ID}/commit/{repository.refs['main']}" in printed
@@ -62,7 +64,7 @@ def test_the_tutorial_runs_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not torch.equal(trained.state_dict()[NAME], start.state_dict()[NAME])  # the adapters have learnt
     assert all(torch.equal(one, other) for one, other in zip(frozen(trained), frozen(start), strict=True))
     new = set(back.config.words) - set(start.config.words)
-    assert new == {"ladybird", "bee"}
+    assert new == set(NEW_WORDS)
 
     card: Any = ModelCard(repository.files()["README.md"].decode())
     assert card.data.license == "apache-2.0"
@@ -95,6 +97,11 @@ def test_the_whole_recipe_teaches_the_new_words(tmp_path: Path) -> None:
     before, after = map(float, re.findall(r"J&F on the held-out clips: ([\d.]+)", printed))
     assert before < 30
     assert after > 80
+
+
+def test_the_miniature_does_not_know_the_words_that_the_tutorial_teaches() -> None:
+    words = trained_words("miniature")
+    assert unknown_words("the marble and the domino", words) == NEW_WORDS
 
 
 def test_the_recipe_fits_the_model_that_it_starts_from() -> None:

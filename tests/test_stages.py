@@ -26,12 +26,13 @@ from refervos.training.stages.samwise import ImagesSettings, VideoSettings, Vide
 from refervos.training.stages.simulated_prompts import PADDING, PromptShares, roughen, simulate_prompts
 from refervos.training.stages.track import TrackSettings, TrackStage
 from refervos.training.trainer import train
-from refervos.worlds import WorldConfig, draw_clip
+from refervos.worlds import WorldConfig, draw_clip, known_words
 from refsam_models import tiny_model
 from scenes import MICRO_SAM2
 from training_runs import trainable_micro_model, training_losses
 
 ROOT = Path(__file__).parents[1]
+FIRST_GENERATION = Path("weights/miniature-1")
 SIDE = 64
 
 
@@ -376,14 +377,30 @@ def test_scalars_of_the_cme_are_left_out_without_labelled_decisions() -> None:
     assert 0 <= losses[7]["switches"][0] <= losses[7]["switches"][1] > 0
 
 
-def test_the_recipe_of_the_second_generation_is_valid(tmp_path: Path) -> None:
-    """All settings are valid, and every stage starts from an earlier one or from the packaged model."""
+def test_the_recipe_of_the_second_generation_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All settings are valid, and every stage starts from an earlier one or from the first generation."""
+    monkeypatch.chdir(ROOT)
     recipe = read_recipe(ROOT / "recipes" / "miniature-2.yaml")
     plans = make_plans(recipe, tmp_path)
     assert [plan.stage.name for plan in plans][:2] == ["track-gap", "track-hidden-2"]
     for plan in plans:
         for folder in plan.init.values():
-            assert folder == MINIATURE_FOLDER or folder.is_relative_to(tmp_path), plan.stage.name
+            assert folder == FIRST_GENERATION or folder.is_relative_to(tmp_path), plan.stage.name
+
+
+@pytest.mark.parametrize("name", ["ablation", "videoglamm-miniature"])
+def test_recipes_over_the_first_generation_find_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They keep their results when the packaged model changes."""
+    monkeypatch.chdir(ROOT)
+    plans = make_plans(read_recipe(ROOT / "recipes" / f"{name}.yaml"), tmp_path)
+    assert any(FIRST_GENERATION in plan.init.values() for plan in plans)
+    assert not any(MINIATURE_FOLDER in plan.init.values() for plan in plans)
+
+
+def test_the_first_generation_is_a_model() -> None:
+    model: Any = load(ROOT / FIRST_GENERATION, device="cpu")
+    assert model.config.text.width == 96
+    assert set(model.config.words) == set(known_words())
 
 
 def test_weights_of_another_shape_are_refused_or_keep_their_initial_values() -> None:

@@ -20,6 +20,7 @@ from refervos.loading import bundled_folder, trained_words
 from refervos.samwise.model import Samwise
 from refervos.text.vocabulary import unknown_words
 from refervos.worlds import known_words
+from refervos.worlds.nouns import everyday_nouns
 
 CLIP = Path(__file__).parents[1] / "examples" / "data" / "shapes.mp4"
 
@@ -52,32 +53,43 @@ KNOWN = (
 )
 
 UNKNOWN = {
-    "the horse": ("horse",),
-    "The Horse": ("horse",),
-    "a horse on the grass": ("horse", "grass"),
-    "the red car": ("car",),
-    "the red cars": ("cars",),
-    "the dog that jumps over the fence": ("dog", "jumps", "fence"),
-    "the man in the blue shirt": ("man", "shirt"),
+    "the walrus": ("walrus",),
+    "The Walrus": ("walrus",),
+    "a walrus on the grass": ("walrus", "grass"),
+    "the red wagon": ("wagon",),
+    "the red wagons": ("wagons",),
+    "the lynx that jumps over the fence": ("lynx", "jumps", "fence"),
+    "the man in the blue sweater": ("man", "sweater"),
     "the woman's left hand": ("woman", "hand"),
-    "a zebra, a zebra and a zebra": ("zebra",),
+    "a puffin, a puffin and a puffin": ("puffin",),
     "the circle that sings": ("sings",),
     "the turquoise square": ("turquoise",),
     "red-haired girl": ("haired", "girl"),
     "the hexagon": ("hexagon",),
-    "the person holding an umbrella": ("person", "holding", "umbrella"),
+    "the person holding a pebble": ("person", "holding", "pebble"),
     "2 circles": ("2",),
     "the player number 10": ("player", "number", "10"),
     "café": ("café",),
     "das rote Quadrat": ("das", "rote", "quadrat"),
     "红色的圆": ("红色的圆",),
-    "the cat 🐈 on the left": ("cat",),
-    "a bus that turns left": ("bus",),
-    "the elephant's trunk": ("elephant", "trunk"),
-    "two dogs": ("dogs",),
+    "the iguana 🦎 on the left": ("iguana",),
+    "a tank that turns left": ("tank",),
+    "the iguana's tail": ("iguana", "tail"),
+    "two pebbles": ("pebbles",),
     "black": ("black",),
-    "skateboard!": ("skateboard",),
+    "trampoline!": ("trampoline",),
 }
+"""Sentences with the words that neither miniature nor refsam-miniature knows."""
+
+ONLY_SHAPES = {
+    "the horse": ("horse",),
+    "The red cars!": ("cars",),
+    "a zebra behind the elephant": ("zebra", "elephant"),
+    "two dogs": ("dogs",),
+    "the cat's umbrella": ("cat", "umbrella"),
+    "the butterfly that is turning": ("butterfly",),
+}
+"""Sentences that miniature knows, with the words that refsam-miniature does not know: it learned only shapes."""
 
 
 def test_fifty_sentences_are_tried() -> None:
@@ -91,8 +103,15 @@ def test_known_and_unknown_words_are_told_apart(model: str) -> None:
     assert {sentence: unknown_words(sentence, words) for sentence in UNKNOWN} == UNKNOWN
 
 
+def test_everyday_nouns_are_known_to_the_miniature_alone() -> None:
+    shapes, nouns = trained_words("refsam-miniature"), trained_words("miniature")
+    assert {sentence: unknown_words(sentence, shapes) for sentence in ONLY_SHAPES} == ONLY_SHAPES
+    assert {sentence: found for sentence in ONLY_SHAPES if (found := unknown_words(sentence, nouns))} == {}
+
+
 def test_the_bundled_models_carry_the_words_of_the_worlds_and_an_open_vocabulary_has_all_words() -> None:
-    assert set(known_words()) == set(trained_words("miniature")) == set(trained_words("refsam-miniature"))
+    assert set(trained_words("refsam-miniature")) == set(known_words())
+    assert set(trained_words("miniature")) == set(known_words(tuple(everyday_nouns())))
     assert unknown_words("the horse", ()) == ()
 
 
@@ -133,19 +152,19 @@ def test_a_tokenizer_that_reads_any_word_has_no_closed_vocabulary(tmp_path: Path
 
 def test_a_session_warns_once_about_each_word(miniature: Samwise) -> None:
     with pytest.warns(UnknownWordsWarning) as first:
-        session = miniature.open(["the horse", "the red circle", "a brown dog"])
+        session = miniature.open(["the walrus", "the red circle", "a beige lynx"])
     (warning,) = [str(each.message) for each in first]
-    assert "does not know horse, brown, dog (2 of 3 sentences)" in warning
+    assert "does not know walrus, beige, lynx (2 of 3 sentences)" in warning
     assert "'refervos models fetch samwise-mevis'" in warning
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        session.add("the brown dog")
+        session.add("the beige lynx")
         session.set_prompt(1, "the blue star")
-        session.add_missing(["the horse", "the red circles"])
-    with pytest.warns(UnknownWordsWarning, match="does not know cat:"):
-        session.set_prompt(1, "the cat")
-    with pytest.warns(UnknownWordsWarning, match="does not know car:"):
-        session.add("the car")
+        session.add_missing(["the walrus", "the red circles"])
+    with pytest.warns(UnknownWordsWarning, match="does not know iguana:"):
+        session.set_prompt(1, "the iguana")
+    with pytest.warns(UnknownWordsWarning, match="does not know wagon:"):
+        session.add("the wagon")
 
 
 def test_models_without_a_list_of_words_never_warn(miniature: Samwise, tmp_path: Path) -> None:
@@ -156,7 +175,7 @@ def test_models_without_a_list_of_words_never_warn(miniature: Samwise, tmp_path:
     old = refervos.load(tmp_path / "old", device="cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        old.open(["the horse"])
+        old.open(["the walrus"])
         miniature.open([refervos.Prompt("the red circle", points=[(10, 10)])])
     assert trained_words(tmp_path / "old") == trained_words(tmp_path / "nowhere") == ()
 
@@ -178,8 +197,8 @@ def test_segment_says_it_once_for_a_folder_of_videos(
         shutil.copy(CLIP, tmp_path / "clips" / name)
     options = ("--frames", 1, "--save", "rle", "--device", "cpu", "--quiet")
     out = ("--out", tmp_path / "out")
-    said = run(capsys, monkeypatch, "segment", tmp_path / "clips", "the horse", "the red circle", *out, *options)
-    assert said.count("warning: the model was trained on synthetic drawings only and does not know horse") == 1
+    said = run(capsys, monkeypatch, "segment", tmp_path / "clips", "the walrus", "the red circle", *out, *options)
+    assert said.count("warning: the model was trained on synthetic drawings only and does not know walrus") == 1
     assert said.count("\n") == 1
     assert run(capsys, monkeypatch, "segment", CLIP, "The red circles!", "--out", tmp_path / "b", *options) == ""
 
@@ -189,7 +208,7 @@ def test_eval_says_it_once_for_a_data_set(
 ) -> None:
     layouts.write_mevis(tmp_path / "mevis")
     for file in (tmp_path / "mevis").rglob("meta_expressions.json"):
-        file.write_text(file.read_text().replace('"exp": "', '"exp": "the zebra and '))
+        file.write_text(file.read_text().replace('"exp": "', '"exp": "the puffin and '))
     out = ("--out", tmp_path / "out", "--device", "cpu", "--quiet")
     said = run(capsys, monkeypatch, "eval", "miniature", "mevis", tmp_path / "mevis", "--split", "valid_u", *out)
-    assert said.count("the model was trained on synthetic drawings only and does not know zebra") == 1
+    assert said.count("the model was trained on synthetic drawings only and does not know puffin") == 1

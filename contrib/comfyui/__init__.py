@@ -33,7 +33,7 @@ class LoadRefervos(io.ComfyNode):
                 io.String.Input(
                     "model",
                     default="miniature",
-                    tooltip="Name, such as samwise-mevis; a folder; or a hub id. The miniature knows drawn shapes.",
+                    tooltip="Name, such as samwise-mevis; a folder; or a hub id. The miniature knows drawings.",
                 ),
                 io.String.Input("device", default="", tooltip="cpu or cuda; empty for a GPU if there is one."),
             ],

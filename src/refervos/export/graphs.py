@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from refervos.sam2.memory import MemoryTensors
 from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
 from refervos.samwise.model import Samwise
+from refervos.samwise.motion import COMPARED_CHANNELS
 
 ADAPTERS = 3
 """Number of adapters, and of a track's windows."""
@@ -71,6 +72,8 @@ def streaming_step(model: Samwise) -> list[Graph]:
     score: dict[str, Shape] = {"score": ("sentences",)} if sam2.object_score else {}
     image: dict[str, Shape] = {"second": (1, 2 * grid, 2 * grid, sam2.stage_widths[1])}
     sentence: dict[str, Shape] = {"ids": ("sentences", "tokens")}
+    if config.motion_features:
+        sentence["compared"] = (1, 1, COMPARED_CHANNELS, side // 2, side // 2)
     if config.motion_prompt:
         sentence["verbs"] = ("sentences", "tokens")
     past = {
@@ -136,12 +139,13 @@ class _Windows:
 
 def _tracks(model: Samwise, second: Tensor, ids: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """Compute the rest of early fusion for one frame."""
-    verbs, windows = others[:-ADAPTERS], _Windows(others[-ADAPTERS:])
-    stages, text = model.encode_stages(second.unsqueeze(0), ids, windows=windows)
+    optional, windows = list(others[:-ADAPTERS]), _Windows(others[-ADAPTERS:])
+    motion = None if model.motion_features is None else model.motion_features(optional.pop(0))
+    stages, text = model.encode_stages(second.unsqueeze(0), ids, windows=windows, motion=motion)
     levels = model.tracker.coarse_levels(*(stage[:, 0] for stage in stages))
     prompts = [model.tracker.padding_points(text.shape[0]), model.text_prompt(text[:, :1])]  # (N, 2, C), (N, 1, C)
     if model.motion_prompt is not None:
-        moving = verbs[0].to(text.dtype).unsqueeze(1)  # (N, 1, L)
+        moving = optional.pop().to(text.dtype).unsqueeze(1)  # (N, 1, L)
         mean = (moving @ text) / moving.sum(dim=2, keepdim=True).clamp(min=1)  # (N, 1, D)
         prompts.append(model.motion_prompt(mean))  # (N, 1, C), dropped by the caller for sentences without a verb
     return *levels, torch.cat(prompts, dim=1), *windows.inside

@@ -75,8 +75,6 @@ def _check_exportable(model: Any) -> None:
             "the model attends over clips, and only the online step can be exported; "
             "load it with time='online' (--time online)."
         )
-    if model.config.motion_features:
-        raise ConfigError("the model has movement features, which cannot be exported yet; load one without them.")
     if model.training:
         raise ConfigError("the model is in training mode; call model.eval() before exporting it.")
     if model.device.type != "cpu" or {p.dtype for p in model.parameters()} != {torch.float32}:

@@ -18,6 +18,7 @@ from refervos.prompts import Prompt
 from refervos.sam2.memory import MemoryReading
 from refervos.sam2.tracker import Decoded, FrameFeatures, Sam2Tracker
 from refervos.samwise.config import SamwiseConfig
+from refervos.samwise.motion import compare_frames, small_frames
 from refervos.samwise.streamer import ClipFeatures, SamwiseStreamer
 from refervos.samwise.track import SamwiseTrack, TrackWindows
 from refervos.segmenter import FramePrediction
@@ -290,27 +291,33 @@ class OnnxSamwise(SamwiseStreamer, SessionMixin):
         """Always the CPU."""
         return torch.device("cpu")
 
-    def encode_shared(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_shared(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """See ``SamwiseStreamer``; one video (1, T, 3, S, S)."""
         frames = [self.graphs.run("shared", ["fine", "second"], pixels=frame) for frame in pixels[0].split(1)]
-        fine, second = (torch.cat(outputs).unsqueeze(0) for outputs in zip(*frames, strict=True))
-        return fine, second
+        shared = tuple(torch.cat(outputs).unsqueeze(0) for outputs in zip(*frames, strict=True))
+        return (*shared, small_frames(pixels)) if self.config.motion_features else shared
 
     def encode_tracks(
         self, shared: Sequence[Tensor], ids: Tensor, verbs: Tensor, tracks: Sequence[SamwiseTrack] = ()
     ) -> ClipFeatures:
         """See ``SamwiseStreamer``; frame by frame, which is equivalent online."""
-        fine, second = shared
+        fine, second, *small = shared
         windows = TrackWindows(tracks, videos=1)
         clip = ClipFeatures([], [], [])
         for time in range(fine.shape[1]):
             past = self._past(windows)
+            compared = {}
+            if small:
+                frame = small[0][:, time : time + 1]
+                compared["compared"] = compare_frames(frame, windows.pictures())
+                windows.keep_pictures(frame)
             middle, top, prompts, *inside = self.graphs.run(
                 "tracks",
                 ["middle", "top", "prompts", *(f"inside_{index}" for index in range(len(past)))],
                 second=second[:, time],
                 ids=ids,
                 **({"verbs": verbs.long()} if self.config.motion_prompt else {}),
+                **compared,
                 **past,
             )
             for index, tokens in enumerate(inside):

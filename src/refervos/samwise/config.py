@@ -113,7 +113,10 @@ class SamwiseConfig:
         if self.borders == "frame" and self.protocol == "published":
             raise ConfigError("borders is 'frame', which the published protocol does not have; use 'bilinear'.")
         if self.motion_features and self.protocol == "published":
-            raise ConfigError("motion_features are on, which the published protocol does not have; leave them off.")
+            raise ConfigError(
+                "motion_features are on, which the published protocol does not have; use protocol 'default', or "
+                "a model without them, such as samwise-mevis."
+            )
         if self.time == "online" and self.protocol == "published":
             raise ConfigError("time is 'online', which the published protocol does not have; use 'clip'.")
         if not 0 < self.presence_threshold < 1:

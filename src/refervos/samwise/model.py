@@ -26,7 +26,7 @@ from refervos.sam2.tracker import FrameFeatures, Sam2Tracker
 from refervos.samwise.cme import ConditionalMemoryEncoder, cme_labels
 from refervos.samwise.cmt import Adapted, CrossModalTemporalAdapter, for_each_sentence
 from refervos.samwise.config import SamwiseConfig
-from refervos.samwise.motion import MotionFeatures, small_frames
+from refervos.samwise.motion import MotionFeatures, compare_frames, small_frames
 from refervos.samwise.streamer import ClipFeatures, SamwiseStreamer, TrackedFrame, TrackGroup
 from refervos.samwise.track import Lookback, SamwiseTrack, TrackWindows
 from refervos.segmenter import FramePrediction, batch_budget
@@ -192,13 +192,14 @@ class Samwise(SamwiseStreamer, TrainableModel):
         fine, second, *small = shared
         frames, count = fine.shape[1], len(ids)
         padded = self._padded(ids, tracks)
+        windows = TrackWindows(tracks, len(second)) if tracks and self.config.time == "online" else None
         stages, text = self.encode_stages(
             second,
             ids,
             padded=padded,
             text=self._initial_text(ids, padded, tracks),
-            windows=TrackWindows(tracks, len(second)) if tracks and self.config.time == "online" else None,
-            motion=self._motion_of(small[0], tracks) if small else None,
+            windows=windows,
+            motion=self._motion_of(small[0], windows) if small else None,
             unadapted=[row for row, track in enumerate(tracks) if track.manually_corrected],
         )
         features = [
@@ -293,17 +294,13 @@ class Samwise(SamwiseStreamer, TrainableModel):
             windows.keep(index, adapted.inside)
         return adapted
 
-    def _motion_of(self, small: Tensor, tracks: Sequence[SamwiseTrack]) -> Tensor:
+    def _motion_of(self, small: Tensor, windows: TrackWindows | None) -> Tensor:
         """Compute movement features of small frames (V, T, 3, s, s); earlier ones are in the tracks' windows."""
         assert self.motion_features is not None
-        past = None
-        if tracks and self.config.time == "online":
-            sharing = len(tracks) // len(small)
-            known = [torch.stack(list(track.windows.pictures)) for track in tracks[::sharing] if track.windows.pictures]
-            past = torch.stack(known) if known else None  # (V, P, 3, s, s)
-            for number, track in enumerate(tracks):
-                track.windows.pictures.extend(small[number // sharing])
-        motion: Tensor = self.motion_features(small, past)
+        compared = compare_frames(small, None if windows is None else windows.pictures())
+        if windows is not None:
+            windows.keep_pictures(small)
+        motion: Tensor = self.motion_features(compared)
         return motion
 
     def _padded(self, ids: Tensor, tracks: Sequence[SamwiseTrack]) -> bool:

@@ -404,9 +404,9 @@ class SamwiseStreamer(ABC):
         channels = 3 * sam2.stage_widths[1] + 2 * self.config.adapter_width
         one = frames * cells * channels * self.compute_dtype.itemsize
         size = max(1, batch_budget(self.device, self.memory_budget) // one) if len(tracks) > 1 else 1
-        groups: dict[int, list[int]] = {}
+        groups: dict[tuple[int, int], list[int]] = {}
         for index, track in enumerate(tracks):
-            groups.setdefault(track.windows.length, []).append(index)
+            groups.setdefault(track.windows.lengths, []).append(index)
         return [members[start : start + size] for members in groups.values() for start in range(0, len(members), size)]
 
     def text_batch(self, tracks: Sequence[SamwiseTrack]) -> tuple[Tensor, Tensor]:

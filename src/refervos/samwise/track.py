@@ -43,6 +43,11 @@ class AdapterWindows:
         """Number of frames in the windows."""
         return len(self.frames[-1])
 
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Numbers of frames in the windows and of small frames, which must agree within a batch."""
+        return self.length, len(self.pictures)
+
     def append(self, adapter: int, inside: Tensor) -> None:
         """Append an adapter's tokens of T frames, (T, P, S, A)."""
         self.frames[adapter].extend(inside)
@@ -153,6 +158,18 @@ class TrackWindows:
             return None
         stacked = [torch.stack(list(window), dim=1) for window in windows[::sharing]]  # (P, W, S, A) each
         return stacked[0].unsqueeze(0) if len(stacked) == 1 else torch.stack(stacked)
+
+    def pictures(self) -> Tensor | None:
+        """Return the earlier small frames (V, P, 3, s, s), or None without any; tracks of a video share them."""
+        sharing = len(self.tracks) // self.videos
+        known = [track.windows.pictures for track in self.tracks[::sharing]]
+        return torch.stack([torch.stack(list(pictures)) for pictures in known]) if known[0] else None
+
+    def keep_pictures(self, small: Tensor) -> None:
+        """Store small frames (V, T, 3, s, s)."""
+        sharing = len(self.tracks) // self.videos
+        for number, track in enumerate(self.tracks):
+            track.windows.pictures.extend(small[number // sharing])
 
     def keep(self, adapter: int, inside: Tensor) -> None:
         """See ``Lookback``; frames beyond the window are dropped."""
