@@ -21,6 +21,7 @@ import torch
 
 import refervos
 from refervos.errors import UnknownWordsWarning
+from refervos.metrics.visual_grounding import boxes_around
 from refervos.prompts import Prompt
 from refervos.sam2.segmenter import Sam2Segmenter
 from refervos.samwise.model import Samwise
@@ -62,10 +63,9 @@ def measure(model: Samwise, world: WorldConfig, sprites: Sprites | None, images:
                 right = ious[target] > 0.1 and max(ious) == ious[target]
                 scores[expression.family].append((ious[target], right))
         for mask in masks:
-            rows, columns = np.nonzero(mask)
-            if len(rows) >= SMALLEST:
-                box = [float(v) for v in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)]
-                boxed.append(iou(tracker.open([Prompt(box=box)]).step(clip.frames[0]).masks[0], mask))
+            if mask.sum() >= SMALLEST:
+                prompt = Prompt(box=boxes_around(mask).tolist())
+                boxed.append(iou(tracker.open([prompt]).step(clip.frames[0]).masks[0], mask))
     cells = []
     for family in FAMILIES:
         rows_of = scores[family]

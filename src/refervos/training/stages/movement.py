@@ -69,13 +69,20 @@ class MovementHeads(nn.Module):
         for number, (head, seen, side) in enumerate(zip(self.heads, self._seen, self._sides, strict=True)):
             tokens = torch.cat(seen, dim=2)  # (N, P, T, S, A)
             seen.clear()
-            count, patches, frames, _, _ = tokens.shape
-            grid = round((patches * side * side) ** 0.5)
-            tokens = out_of_patches(tokens.transpose(1, 2).flatten(0, 1), side, grid, grid)  # (N*T, g, g, A)
-            tokens = F.avg_pool2d(tokens.permute(0, 3, 1, 2), grid // cells).permute(0, 2, 3, 1)  # (N*T, n, n, A)
+            count, _, frames, _, _ = tokens.shape
+            tokens = image_of(tokens, side)  # (N*T, g, g, A)
+            tokens = F.avg_pool2d(tokens.permute(0, 3, 1, 2), tokens.shape[1] // cells).permute(
+                0, 2, 3, 1
+            )  # (N*T, n, n, A)
             predicted = head(tokens).unflatten(0, (count, frames))  # (N, T, n, n, 6)
             target = for_each_sentence(movements, count)[:, -frames:] if count > videos else movements[:, -frames:]
             known = ~target.isnan()
             error = F.smooth_l1_loss(predicted, torch.where(known, target, predicted.detach()), reduction="none")
             total = total + mean(f"movement {number}", (error * known).sum(), known.sum())
         return total
+
+
+def image_of(tokens: Tensor, side: int) -> Tensor:
+    """Reorder the tokens of a square image from patches into rows and columns: (N, P, T, S, A) -> (N*T, g, g, A)."""
+    grid = round((tokens.shape[1] * side * side) ** 0.5)
+    return out_of_patches(tokens.transpose(1, 2).flatten(0, 1), side, grid, grid)

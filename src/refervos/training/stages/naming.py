@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from refervos.samwise.cmt import HierarchicalSelectiveAttention, out_of_patches
+from refervos.samwise.cmt import HierarchicalSelectiveAttention
 from refervos.samwise.model import Samwise
+from refervos.training.stages.movement import image_of
 from refervos.training.stages.noun_states import TEMPLATES, noun_states
 from refervos.training.stages.world_tensors import UNLABELLED
 from refervos.training.step_means import Mean, mean_of_batch
@@ -87,8 +88,6 @@ class NamingLoss(nn.Module):
 
 def _cells(tokens: Tensor, side: int, labels: Tensor) -> Tensor:
     """Bring tokens in patches (N, P, T, S, A) onto the grid of the labels (N, T, n, n): (N*T*n*n, A)."""
-    patches, cells = tokens.shape[1], labels.shape[-1]
-    grid = round((patches * side * side) ** 0.5)
-    image = out_of_patches(tokens.transpose(1, 2).flatten(0, 1), side, grid, grid)  # (N*T, g, g, A)
-    repeats = cells // grid
+    image = image_of(tokens, side)  # (N*T, g, g, A)
+    repeats = labels.shape[-1] // image.shape[1]
     return image.repeat_interleave(repeats, dim=1).repeat_interleave(repeats, dim=2).flatten(0, 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from refervos.errors import TrainingError
+from refervos.errors import CheckpointError, TrainingError
 from refervos.loading import load
 from refervos.samwise.model import FIRST_ADAPTED_STAGE, Samwise
 from refervos.text.encoder import TextEncoder, pad_tokens
@@ -32,14 +32,19 @@ def load_nouns_of(folder: Path, names: Sequence[str]) -> list[list[Tensor]]:
         For each template, the states at the input of the second and third adapter, float32 (W, D) each.
 
     Raises:
-        TrainingError: When the SAMWISE has no tokenizer.
+        CheckpointError: When the folder is no model.
+        TrainingError: When the model has no such text encoder, or no tokenizer.
     """
-    if not (folder / "tokenizer.json").is_file() or (folder / "config.json").read_text("utf-8").find('"sam2"') >= 0:
+    try:
+        text, tokenizer = load_text(folder)
+    except CheckpointError as error:
         model = load(folder, device="cpu")
         if not isinstance(model, Samwise) or model.tokenizer is None:
-            raise TrainingError(f"{folder} has no text encoder and tokenizer of SAMWISE or of a language stage.")
-        return noun_states(model.text, model.tokenizer, names)
-    return noun_states(*load_text(folder), names)
+            raise TrainingError(
+                f"{folder} has no text encoder and tokenizer of SAMWISE or of a language stage."
+            ) from error
+        text, tokenizer = model.text, model.tokenizer
+    return noun_states(text, tokenizer, names)
 
 
 @torch.no_grad()

@@ -60,7 +60,7 @@ class RecognitionHead(nn.Module):
     Args:
         width: Channels of a token.
         kinds: Number of kinds of objects.
-        words: Classifiers of the kinds instead of free ones.
+        words: Classifiers of the kinds in addition to the free ones; default none.
     """
 
     def __init__(self, width: int, kinds: int = len(KINDS), words: WordSpace | None = None) -> None:
@@ -85,12 +85,7 @@ class RecognitionHead(nn.Module):
         all_logits = self.names(tokens)  # (N*g*g, sum of groups)
         labels = labels.flatten(0, -2)  # (N*g*g, 3)
         total = tokens.new_zeros(())
-        groups = [
-            (group, logits, weight)
-            for group, (logits, weight) in enumerate(
-                zip(all_logits.split(self.groups, dim=1), GROUP_WEIGHTS, strict=True)
-            )
-        ]
+        groups = list(zip(range(3), all_logits.split(self.groups, dim=1), GROUP_WEIGHTS, strict=True))
         if self.words is not None:
             by_words = self.words(tokens)
             groups += [(0, logits, 1 / len(by_words)) for logits in by_words]
