@@ -78,6 +78,8 @@ class Watcher:
         self.frames: list[ReceivedFrame] = []
         self.events: list[dict[str, Any]] = []
         self.count = 0
+        self.sent = 0  # events that came before the newest command was sent
+        self.seen: dict[str, int] = {}  # position after the last event returned, by kind
 
     @property
     def indices(self) -> list[int]:
@@ -99,10 +101,16 @@ class Watcher:
             self.receive()
 
     def until_event(self, kind: str) -> dict[str, Any]:
-        """Receive until a new event of a kind."""
-        seen = len(self.events)
-        self.until(lambda w: any(each.get("event") == kind for each in w.events[seen:]))
-        return next(each for each in self.events[seen:] if each.get("event") == kind)
+        """Receive until an event of a kind that came after the newest command was sent, and was not returned before.
+
+        The event that a command causes may overtake the reply to it.
+        """
+        while True:
+            for number in range(max(self.sent, self.seen.get(kind, 0)), len(self.events)):
+                if self.events[number].get("event") == kind:
+                    self.seen[kind] = number + 1
+                    return self.events[number]
+            self.receive()
 
     def until_frame(self, index: int) -> None:
         """Receive until the newest frame is this one and all is quiet."""
@@ -111,6 +119,7 @@ class Watcher:
     def reply(self, do: str, **fields: Any) -> dict[str, Any]:
         """Send a command and return the whole reply."""
         self.count += 1
+        self.sent = len(self.events)
         self.socket.send_text(json.dumps({"n": self.count, "do": do, **fields}))
         self.until(lambda w: bool(w.events) and any(each.get("n") == self.count for each in w.events))
         return next(each for each in self.events if each.get("n") == self.count)
@@ -129,6 +138,7 @@ def watching(client: TestClient, session: str, **options: Any) -> Iterator[Watch
         watcher = Watcher(socket, **options)
         watcher.receive()
         assert watcher.events[0]["event"] == "state"
+        watcher.sent = 1
         yield watcher
 
 
