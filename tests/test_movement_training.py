@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from refervos.errors import TrainingError
+from refervos.errors import ConfigError, TrainingError
 from refervos.samwise.config import SamwiseConfig
 from refervos.samwise.model import Samwise
 from refervos.training.stages.clip_sources import WorldClips
-from refervos.training.stages.samwise import VideoSettings, VideoStage
+from refervos.training.stages.samwise import SamwiseMix, VideoSettings, VideoStage
 from refervos.training.stages.world_tensors import cell_movements
 from refervos.worlds import (
     Claim,
@@ -121,6 +121,49 @@ def test_answered_frames_are_the_last_ones_each_without_memory() -> None:
     assert not torch.equal(whole.mask_logits[:, -1], answered.mask_logits[:, -1])
     assert stage(batch)["loss"].isfinite()
     assert stage.validate([batch]).values()["loss"] > 0
+
+
+def test_kinds_of_clips_take_turns() -> None:
+    images = SamwiseMix(share=1.0, clips=3, frames=(1,), families={"colour": 1.0}, world=WorldConfig(objects=(2, 2)))
+    moving = SamwiseMix(share=2.0, frames=(5,), answered=2, sentences=3)
+    never = SamwiseMix(share=0.0, frames=(9,))
+    stage = stage_of(mix=(images, moving, never))
+    source = stage.source()
+    batches = [source.collate([source.draw(step, index, (1, 2, 0)) for index in range(2)]) for step in range(30)]
+    kinds = [batch["kind"] for batch in batches]
+    assert set(kinds) == {0, 1}
+    assert kinds.count(1) > kinds.count(0)
+    image, clip = batches[kinds.index(0)], batches[kinds.index(1)]
+    assert image["pixels"].shape[:2] == (6, 1)
+    assert len({pixels.numpy().tobytes() for pixels in image["pixels"]}) == 6  # all are different
+    assert len(image["ids"]) == 12  # two sentences, as for the stage
+    assert set(image["families"]) <= {"colour", "none"}  # near misses have no target
+    assert clip["pixels"].shape[:2] == (2, 5)
+    assert len(clip["ids"]) == 6
+    assert set(clip["families"]) == {"motion"}
+    assert stage.predict(image).mask_logits.shape[:2] == (12, 1)
+    assert stage.predict(clip).mask_logits.shape[:2] == (6, 2)
+    assert stage.validate([image, clip]).values()["iou colour"] >= 0
+
+
+def test_a_stage_of_one_kind_draws_what_it_drew_before() -> None:
+    alone, mixed = (stage_of(mix=mix).source() for mix in ((), (SamwiseMix(),)))
+    [clip], [first] = alone.draw(3, 1, (1, 2, 0)), mixed.draw(3, 1, (1, 2, 0))
+    assert torch.equal(clip["pixels"], first["pixels"])
+    assert torch.equal(clip["ground_truth"], first["ground_truth"])
+
+
+def test_a_mix_that_cannot_be_is_refused() -> None:
+    with pytest.raises(TrainingError, match="share above 0"):
+        VideoSettings(mix=(SamwiseMix(share=0.0),))
+    with pytest.raises(TrainingError, match="other sprites"):
+        VideoSettings(mix=(SamwiseMix(world=WorldConfig(sprites="elsewhere")),))
+    with pytest.raises(TrainingError, match="answered is 6"):
+        VideoSettings(mix=(SamwiseMix(frames=(5,), answered=6),))
+    with pytest.raises(TrainingError, match="no family 'looks'"):
+        VideoSettings(mix=(SamwiseMix(families={"looks": 1.0}),))
+    with pytest.raises(ConfigError, match="frames is empty"):
+        SamwiseMix(frames=())
 
 
 def test_mask_losses_start_at_the_first_decidable_frame() -> None:

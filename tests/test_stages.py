@@ -338,13 +338,14 @@ def test_void_pixels_are_ignored_in_losses_and_validation(stage_of: Any, publish
     stage.settings = replace(stage.settings, published_losses=published)
     source = stage.source()
     plain = [source.draw(0, index, (1, 0, 0)) for index in range(2)]
-    void = torch.zeros_like(plain[1]["ground_truth"])
+    [second] = plain[1]
+    void = torch.zeros_like(second["ground_truth"])
     void[..., ::3, :] = True
     without = source.collate(plain)
     assert "void" not in without  # drawn worlds have none
     results = []
-    for masks in (plain[1]["ground_truth"] & ~void, plain[1]["ground_truth"] | void):
-        batch = source.collate([plain[0], {**plain[1], "ground_truth": masks, "void": void}])
+    for masks in (second["ground_truth"] & ~void, second["ground_truth"] | void):
+        batch = source.collate([plain[0], [{**second, "ground_truth": masks, "void": void}]])
         assert not batch["void"][: len(void)].any()
         assert torch.equal(batch["void"][len(void) :], void)
         with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,14 @@ from refervos.training.devices import read_back
 from refervos.training.history import Means
 from refervos.training.losses import frame_losses, visible
 from refervos.training.stage import TRAIN, VALIDATION, Key, SampleSource, Stage
-from refervos.training.stages.clip_sources import BenchmarkClips, BenchmarkSource, ClipSource, Sampling, WorldClips
+from refervos.training.stages.clip_sources import (
+    BenchmarkClips,
+    BenchmarkSource,
+    ClipSource,
+    ReferringClip,
+    Sampling,
+    WorldClips,
+)
 from refervos.training.stages.ranges import ASPECTS, COUNT, FRAMES, SHARE, WEIGHT
 from refervos.training.stages.world_tensors import open_sprites
 from refervos.typed_config import check_not_empty, check_range
@@ -33,6 +40,36 @@ Model = TypeVar("Model")
 
 NO_TARGET = "none"
 """Family of the sentences without a target."""
+
+
+@dataclass(frozen=True)
+class ClipMix:
+    """One kind of training clips among several that a stage mixes; each step has clips of one kind.
+
+    Attributes:
+        share: Share of the steps, relative to the other kinds.
+        clips: Clips in place of each clip of a batch: several short clips cost as much as a long one.
+        frames: Lengths of the clips; default those of the stage, like all that follows.
+        world: Distribution of scenes.
+        families: Relative frequency of each family of sentences.
+        pairs: Share of the sentences that are followed by their near miss.
+        stride: Share of the clips in which every second frame is left out.
+        sentences: Sentences about each clip.
+    """
+
+    share: float = 1.0
+    clips: int = 1
+    frames: tuple[int, ...] | None = None
+    world: WorldConfig | None = None
+    families: Mapping[str, float] | None = None
+    pairs: float | None = None
+    stride: float | None = None
+    sentences: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.frames is not None:
+            check_not_empty(self, "frames")
+        check_range(self, share=WEIGHT, clips=COUNT, frames=FRAMES, sentences=COUNT, pairs=SHARE, stride=SHARE)
 
 
 @dataclass(frozen=True)
@@ -63,6 +100,7 @@ class ReferringSettings:
         dice: Weight of the dice loss.
         presence: Weight of the object score's cross-entropy.
         rates: Factors of the learning rate of some of the model's trained parts, by their names.
+        mix: Kinds of worlds' clips that take turns at random; default only one, as set above.
     """
 
     world: WorldConfig = field(default_factory=WorldConfig)
@@ -84,6 +122,7 @@ class ReferringSettings:
     dice: float = 1.0
     presence: float = 0.5
     rates: Mapping[str, float] = field(default_factory=dict)
+    mix: tuple[ClipMix, ...] = ()
 
     def __post_init__(self) -> None:
         check_not_empty(self, "frames", "chunks", "aspects")
@@ -98,11 +137,26 @@ class ReferringSettings:
             **dict.fromkeys(("flip", "pairs", "stride"), SHARE),
             **dict.fromkeys(("focal", "dice", "presence", "rates"), WEIGHT),
         )
-        unknown = sorted(set(self.families) - set(FAMILIES))
+        unknown = sorted({*self.families, *(name for kind in self.mix for name in kind.families or ())} - set(FAMILIES))
         if unknown:
             raise TrainingError(f"there is no family {unknown[0]!r} of sentences; known are {', '.join(FAMILIES)}.")
         if self.validation and not self.data:
             raise TrainingError("validation names a benchmark, but data does not; worlds are validated on worlds.")
+        if self.mix and (self.data or not any(kind.share for kind in self.mix)):
+            raise TrainingError("mix is for drawn worlds, without data, and needs a kind with a share above 0.")
+        own = self.world.sprites, self.world.designs
+        if any(kind.world.sprites and (kind.world.sprites, kind.world.designs) != own for kind in self.kinds):
+            raise TrainingError("mix has a world with other sprites or designs than world; all must have the same.")
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """The settings of each kind of clips, of the class of these; one if nothing is mixed."""
+        changes = [
+            {each.name: getattr(kind, each.name) for each in fields(kind) if each.name not in ("share", "clips")}
+            for kind in self.mix
+        ]
+        given = [{name: value for name, value in change.items() if value is not None} for change in changes]
+        return tuple(replace(self, mix=(), **change) for change in given) or (self,)
 
 
 @dataclass(frozen=True)
@@ -111,20 +165,29 @@ class ReferringSource(SampleSource):
 
     Attributes:
         settings: Settings of the stage.
-        clips: Sources of clips for ``TRAIN`` and ``VALIDATION``.
+        clips: Sources of clips for ``TRAIN`` and ``VALIDATION``, one for each kind of clips.
         preprocessor: Tokenizes sentences, see ``preprocessor_of``.
     """
 
     settings: ReferringSettings
-    clips: Mapping[int, ClipSource]
+    clips: Mapping[int, Sequence[ClipSource]]
     preprocessor: TrainableModel
 
-    def draw(self, step: int, index: int, key: Key) -> dict[str, Any]:
-        """Draw a clip with its sentences."""
-        settings = self.settings
+    def draw(self, step: int, index: int, key: Key) -> list[dict[str, Any]]:
+        """Draw a clip with its sentences, or several where the kind of clips says so."""
         shape = np.random.default_rng([*key, step])  # what all clips of the step share
+        kind, clips = 0, 1
+        if self.settings.mix:
+            shares = np.array([kind.share for kind in self.settings.mix])
+            kind = int(shape.choice(len(shares), p=shares / shares.sum()))
+            clips = self.settings.mix[kind].clips
+        settings = self.settings.kinds[kind]
         frames, chunk = int(shape.choice(settings.frames)), settings.chunks[int(shape.integers(len(settings.chunks)))]
-        clip = self.clips[key[-1]].draw(step, index, key, frames, settings.sentences)
+        source = self.clips[key[-1]][kind]
+        drawn = [source.draw(step, clips * index + n, key, frames, settings.sentences) for n in range(clips)]
+        return [self._as_tensors(clip, settings.sentences) | {"chunk": chunk, "kind": kind} for clip in drawn]
+
+    def _as_tensors(self, clip: ReferringClip, sentences: int) -> dict[str, Any]:
         tokens = [self.preprocessor.read(text, verbs) for text, verbs in zip(clip.expressions, clip.verbs, strict=True)]
         # (T, n, n, 6), (M, T, S, S) and (T, n, n)
         optional = {"movements": clip.movements, "void": clip.void, "names": clip.names}
@@ -133,14 +196,16 @@ class ReferringSource(SampleSource):
             "ids": [torch.tensor(ids) for ids, _ in tokens],
             "verbs": [torch.tensor(verbs) for _, verbs in tokens],
             "ground_truth": clip.masks,  # (M, T, S, S)
-            "frame_sizes": [clip.frame_size] * settings.sentences,
+            "frame_sizes": [clip.frame_size] * sentences,
             "families": clip.families,
             "decidable": torch.tensor(clip.decidable),  # (M,)
-            "chunk": chunk,
         } | {name: tensor for name, tensor in optional.items() if tensor is not None}
 
-    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Stack clips; the sentences of all clips, M each, become one axis."""
+    def collate(self, samples: list[list[dict[str, Any]]]) -> dict[str, Any]:
+        """Stack the clips of all samples; the sentences of all clips, M each, become one axis."""
+        return self._stack([clip for sample in samples for clip in sample])
+
+    def _stack(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         ids = [row for sample in samples for row in sample["ids"]]
         verbs = [row for sample in samples for row in sample["verbs"]]
         batch = {
@@ -152,6 +217,7 @@ class ReferringSource(SampleSource):
             "families": [family for sample in samples for family in sample["families"]],
             "decidable": torch.cat([sample["decidable"] for sample in samples]),  # (B*M,)
             "chunk": samples[0]["chunk"],
+            "kind": samples[0]["kind"],
         }
         if any("void" in sample for sample in samples):
             voids = [sample.get("void", torch.zeros_like(sample["ground_truth"])) for sample in samples]
@@ -220,19 +286,22 @@ class ReferringStage(Stage):
         """Open the benchmarks, if any, and check their sentences."""
         settings = self.settings
         if not settings.data:
-            worlds = WorldClips(
-                settings.world,
-                settings.aspects,
-                settings.families,
-                self.model.image_size,
-                settings.pairs,
-                movements=self.movement_cells(),
-                stride=settings.stride,
-                decidable=settings.from_decidable,
-                sprites=open_sprites(settings.world),
-                names=self.naming_cell(),
-            )
-            self.clips: dict[int, ClipSource] = {TRAIN: worlds, VALIDATION: worlds}
+            worlds = [
+                WorldClips(
+                    kind.world,
+                    kind.aspects,
+                    kind.families,
+                    self.model.image_size,
+                    kind.pairs,
+                    movements=self.movement_cells(),
+                    stride=kind.stride,
+                    decidable=kind.from_decidable,
+                    sprites=open_sprites(kind.world),
+                    names=self.naming_cell(),
+                )
+                for kind in settings.kinds
+            ]
+            self.clips: dict[int, Sequence[ClipSource]] = {TRAIN: worlds, VALIDATION: worlds}
             return None
         if validation_batches and not settings.validation:
             raise TrainingError(
@@ -248,11 +317,11 @@ class ReferringStage(Stage):
         )
         train = benchmarks([source.open() for source in settings.data], flip=settings.flip)
         require_sentences(train.samples, self._tokens)
-        self.clips = {TRAIN: train}
+        self.clips = {TRAIN: [train]}
         if validation_batches:
             held_out = benchmarks([source.open() for source in settings.validation], flip=0.0)
             require_sentences(held_out.samples, self._tokens)
-            self.clips[VALIDATION] = held_out
+            self.clips[VALIDATION] = [held_out]
         return len(train)
 
     def _tokens(self, sentence: str) -> object:

@@ -53,15 +53,16 @@ class RefSamStage(ReferringStage):
 
     def __init__(self, settings: RefSamSettings, model: RefSam) -> None:
         super().__init__(settings, model)
+        self._lengths = {length for kind in settings.kinds for length in kind.frames}
         decoder = model.sam.mask_decoder
         for unused in (decoder.iou_prediction_head, decoder.output_hypernetworks_mlps[1:]):
             unused.requires_grad_(False)
         if model.tracking is not None:
-            model.tracking.requires_grad_(max(settings.frames) > 1)
+            model.tracking.requires_grad_(max(self._lengths) > 1)
 
     def trains_everything_always(self) -> bool:
         """Return False if there are clips of one frame, which do not train the tracking, beside longer ones."""
-        return self.model.tracking is None or len({length > 1 for length in self.settings.frames}) == 1
+        return self.model.tracking is None or len({length > 1 for length in self._lengths}) == 1
 
     @classmethod
     def build(cls, settings: RefSamSettings, init: Mapping[str, Path], seed: int) -> RefSamStage:

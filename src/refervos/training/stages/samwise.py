@@ -27,10 +27,21 @@ from refervos.training.losses import mask_losses
 from refervos.training.stages.movement import MovementHeads
 from refervos.training.stages.naming import NamingLoss
 from refervos.training.stages.ranges import SHARE, WEIGHT
-from refervos.training.stages.referring import ReferringSettings, ReferringStage, copy_weights, load_as
+from refervos.training.stages.referring import ClipMix, ReferringSettings, ReferringStage, copy_weights, load_as
 from refervos.training.stages.world_tensors import kind_names, open_sprites
 from refervos.training.step_means import ratio
 from refervos.typed_config import check_range
+
+
+@dataclass(frozen=True)
+class SamwiseMix(ClipMix):
+    """One kind of training clips among several that a stage mixes.
+
+    Attributes:
+        answered: Number of frames at the end of each clip to predict; default that of the stage.
+    """
+
+    answered: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,7 @@ class SamwiseSettings(ReferringSettings):
     movement: float = 0.0
     naming: float = 0.0
     answered: int | None = None
+    mix: tuple[SamwiseMix, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,7 +114,11 @@ class _SamwiseStage(ReferringStage):
         for module in self._norms():
             module.momentum = settings.norm_momentum
         # Only clips in which it can run train the CME, and it has a norm that is nowhere used.
-        runs = {settings.answered is None and length > model.config.cme_window + 1 for length in settings.frames}
+        runs = {
+            kind.answered is None and length > model.config.cme_window + 1
+            for kind in settings.kinds
+            for length in kind.frames
+        }
         if model.config.cme:
             model.cme.requires_grad_(any(runs))
             model.cme.norm2.requires_grad_(False)
@@ -133,9 +149,8 @@ class _SamwiseStage(ReferringStage):
 
     def predict(self, batch: dict[str, Any]) -> SamwiseOutput:
         """Run the model on a batch; return only the last frames if the settings say so."""
-        return self.model(
-            batch["pixels"], batch["ids"], batch["verbs"], chunk=batch["chunk"], final_frames=self.settings.answered
-        )
+        answered = self.settings.kinds[batch["kind"]].answered
+        return self.model(batch["pixels"], batch["ids"], batch["verbs"], chunk=batch["chunk"], final_frames=answered)
 
     def _norms(self) -> list[Any]:
         # _BatchNorm includes torch's SyncBatchNorm, which is no BatchNorm2d.
