@@ -140,7 +140,7 @@ def test_kinds_of_clips_take_turns() -> None:
     assert set(image["families"]) <= {"colour", "none"}  # near misses have no target
     assert clip["pixels"].shape[:2] == (2, 5)
     assert len(clip["ids"]) == 6
-    assert set(clip["families"]) == {"motion"}
+    assert "motion" in clip["families"]
     assert stage.predict(image).mask_logits.shape[:2] == (12, 1)
     assert stage.predict(clip).mask_logits.shape[:2] == (6, 2)
     assert stage.validate([image, clip]).values()["iou colour"] >= 0

@@ -28,11 +28,13 @@ from refervos.text.t5 import T5Config, T5TextEncoder
 from refervos.text.tokenizer import Tokenizer, unigram
 from refervos.training.initialisation import initialise
 from refervos.training.stage import SampleSource, Stage
-from refervos.training.stages.ranges import SHARE, WEIGHT
+from refervos.training.stages.ranges import ASPECTS, SHARE, WEIGHT
+from refervos.training.stages.track import load_tracker
+from refervos.training.stages.word_looks import NamedCells, WordLooks
 from refervos.training.stages.word_meanings import MeaningHeads, WordMeanings, draw_word_sample, initialise_embeddings
 from refervos.training.step_means import ratio
-from refervos.typed_config import check_range
-from refervos.worlds import all_sentences
+from refervos.typed_config import check_not_empty, check_range
+from refervos.worlds import WorldConfig, all_sentences
 from refervos.worlds.nouns import everyday_nouns
 
 RARE_TOKEN_LOGIT = -5.0
@@ -42,6 +44,9 @@ ROBERTA_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 T5_TOKENS = ("<pad>", "</s>", "<unk>", "<extra_id_0>")
 """Special tokens of a new tokenizer in the published order of ids (T5's sentinels come after the words); the last is
 the mask token."""
+
+LOOKS = 7
+"""Part of the seed of the images whose objects are looked at."""
 
 MAX_TOKENS = 1_000_000
 """Largest vocabulary of a new tokenizer, which allocates memory for all tokens in advance."""
@@ -65,6 +70,11 @@ class LanguageSettings:
         hidden: Share of the words that are masked.
         summary: Weight of a second task: to predict the sentence's tokens from the vector that prompts are made from
             (a RoBERTa's first token, the mean of a T5's tokens).
+        looks: Weight of a third task, for a RoBERTa: to predict from the states of nouns the image tokens of their
+            objects in a tracker, which is named under ``init``; see ``WordLooks``.
+        world: Distribution of the scenes of these objects.
+        aspects: Width over height of these images; one is drawn for each.
+        images: Number of these images, drawn once.
     """
 
     kind: Literal["roberta", "t5"] = "roberta"
@@ -79,6 +89,10 @@ class LanguageSettings:
     about_words: float = 0.5
     hidden: float = 0.2
     summary: float = 1.0
+    looks: float = 0.0
+    world: WorldConfig = field(default_factory=WorldConfig)
+    aspects: tuple[float, ...] = (1.0, 4 / 3, 16 / 9, 3 / 4)
+    images: int = 6000
 
     def __post_init__(self) -> None:
         check_range(
@@ -88,7 +102,13 @@ class LanguageSettings:
             about_words=SHARE,
             meaning=WEIGHT,
             summary=WEIGHT,
+            looks=WEIGHT,
+            aspects=ASPECTS,
+            images=(1, 10**6),
         )
+        check_not_empty(self, "aspects")
+        if self.looks and self.kind != "roberta":
+            raise TrainingError(f"looks is trained in a RoBERTa, not in a {self.kind}; set looks to 0.")
 
 
 @dataclass(frozen=True)
@@ -172,6 +192,7 @@ class LanguageStage(Stage):
         tokenizer: The encoder's tokenizer.
         sentences: Sentences to train on.
         meanings: Word vectors of a teacher, if any.
+        cells: Image tokens with the nouns of their objects, if looks are trained.
     """
 
     name: ClassVar[str] = "language"
@@ -185,6 +206,7 @@ class LanguageStage(Stage):
         tokenizer: Tokenizer,
         sentences: Sequence[str],
         meanings: WordMeanings | None = None,
+        cells: NamedCells | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings
@@ -199,6 +221,7 @@ class LanguageStage(Stage):
         nn.init.constant_(self.summary.bias, RARE_TOKEN_LOGIT)  # else thousands of absent words dominate at first
         self.taught = () if meanings is None else meanings.words
         self.meaning = None if meanings is None else MeaningHeads(width, meanings)
+        self.looks = None if cells is None else WordLooks(cells, tokenizer, width, encoder.config.pad, meanings)
         self.kind = KINDS[settings.kind]
         self.mask = tokenizer.id_of(self.kind.special_tokens[-1])
         # On the CPU, for the data workers.
@@ -209,22 +232,32 @@ class LanguageStage(Stage):
 
     @classmethod
     def build(cls, settings: LanguageSettings, init: Mapping[str, Path], seed: int) -> LanguageStage:
-        """Build the stage from an earlier language stage (``model``), or from random weights and a new tokenizer."""
+        """Build the stage from an earlier language stage (``model``), or from random weights and a new tokenizer.
+
+        The looks of nouns are those in ``tracker``, a SAM2 or a model over one.
+        """
         torch.manual_seed(seed)
         sentences, kind = read_sentences(settings.sentences, nouns=settings.nouns), KINDS[settings.kind]
         meanings: WordMeanings | None = None
         if settings.teacher is not None:
             words = None if settings.words is None else Path(settings.words).expanduser()
             meanings = WordMeanings.from_teacher(Path(settings.teacher).expanduser(), words)
+        cells: NamedCells | None = None
+        if settings.looks:
+            if "tracker" not in init:
+                raise TrainingError("looks needs the image encoder of a tracker; name one under init, as tracker.")
+            cells = NamedCells.draw(
+                load_tracker(init["tracker"]), settings.world, settings.aspects, settings.images, (seed, LOOKS)
+            )
         if "model" in init:
-            return cls(settings, *kind.load(init["model"]), sentences, meanings)
+            return cls(settings, *kind.load(init["model"]), sentences, meanings, cells)
         known = [] if meanings is None else [f"the {word}" for word in meanings.words for _ in range(2)]
         tokenizer = kind.train_tokenizer([*sentences, *known], settings.vocabulary)
         torch.manual_seed(seed)
         encoder = kind.new_encoder(settings, len(tokenizer))
         if meanings is not None and isinstance(encoder, TextEncoder):
             initialise_embeddings(encoder.roberta.embeddings.word_embeddings, tokenizer, meanings)
-        return cls(settings, encoder, tokenizer, sentences, meanings)
+        return cls(settings, encoder, tokenizer, sentences, meanings, cells)
 
     def source(self) -> SentenceSource:
         """Return the source of sentences with masked words."""
@@ -265,6 +298,11 @@ class LanguageStage(Stage):
         if self.meaning is not None:
             losses |= self.meaning(states, summary, batch["in_word"], batch["word"], self.mean)
             losses["loss"] = losses["loss"] + self.settings.meaning * losses["meaning"]
+        if self.looks is not None:
+            assert isinstance(self.model, TextEncoder)
+            found = self.looks(self.model)
+            losses |= found
+            losses["loss"] = losses["loss"] + self.settings.looks * sum(found.values())
         return losses
 
     def save(self, folder: Path) -> None:

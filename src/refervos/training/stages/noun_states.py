@@ -1,8 +1,9 @@
-"""States of nouns inside a frozen text encoder, for auxiliary tasks that compare images with nouns."""
+"""States of nouns inside a text encoder, for auxiliary tasks that compare images with nouns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -47,6 +48,53 @@ def load_nouns_of(folder: Path, names: Sequence[str]) -> list[list[Tensor]]:
     return noun_states(text, tokenizer, names)
 
 
+@dataclass(frozen=True)
+class NounTokens:
+    """Tokens of W nouns in one sentence each.
+
+    Attributes:
+        ids: Token ids, int64 (W, L).
+        own: The noun's own tokens, bool (W, L).
+        pad: Id of the padding token.
+    """
+
+    ids: Tensor
+    own: Tensor
+    pad: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, names: Sequence[str], template: str, pad: int) -> NounTokens:
+        """Tokenize nouns inside a sentence, one of ``TEMPLATES``."""
+        before, _ = template.split("{}")
+        start = len(tokenizer.encode(before.strip())[0]) - 1  # without the closing token
+        ids = pad_tokens([torch.tensor(tokenizer.encode(template.format(name))[0]) for name in names], pad)
+        ends = torch.tensor([len(tokenizer.encode(before + name)[0]) - 1 for name in names])
+        position = torch.arange(ids.shape[1])
+        return cls(ids, (position >= start) & (position < ends.unsqueeze(1)), pad)
+
+    def states(self, text: TextEncoder, rows: Tensor) -> list[Tensor]:
+        """Compute the mean states of some nouns' own tokens.
+
+        Args:
+            text: The text encoder.
+            rows: Indices of w nouns, int64 (w,), on the CPU.
+
+        Returns:
+            The states at the input of the second and third adapter, float32 (w, D) each.
+        """
+        device = next(text.parameters()).device
+        ids, own = self.ids[rows].to(device), self.own[rows].to(device).float().unsqueeze(-1)
+        length = int((ids != self.pad).sum(1).max())
+        ids, own = ids[:, :length], own[:, :length]
+        keep = ids != self.pad
+        states, parts = text.embed(ids), []
+        for segment in range(4):
+            states = text.run_segment(segment, states, keep)
+            if segment > FIRST_ADAPTED_STAGE:
+                parts.append((states * own).sum(1) / own.sum(1))
+        return parts
+
+
 @torch.no_grad()
 def noun_states(text: TextEncoder, tokenizer: Tokenizer, names: Sequence[str]) -> list[list[Tensor]]:
     """Compute the mean state of each noun's own tokens in several sentences.
@@ -59,24 +107,9 @@ def noun_states(text: TextEncoder, tokenizer: Tokenizer, names: Sequence[str]) -
     Returns:
         For each template, the states at the input of the second and third adapter, float32 (W, D) each.
     """
-    device = next(text.parameters()).device
     found = []
     for template in TEMPLATES:
-        before, _ = template.split("{}")
-        start = len(tokenizer.encode(before.strip())[0]) - 1  # without the closing token
-        parts: list[list[Tensor]] = [[], []]
-        for first in range(0, len(names), _BATCH):
-            some = names[first : first + _BATCH]
-            ids = [torch.tensor(tokenizer.encode(template.format(name))[0]) for name in some]
-            ends = torch.tensor([len(tokenizer.encode(before + name)[0]) - 1 for name in some], device=device)
-            batch = pad_tokens(ids, text.config.pad).to(device)  # (w, L)
-            keep = batch != text.config.pad
-            position = torch.arange(batch.shape[1], device=device)
-            own = ((position >= start) & (position < ends.unsqueeze(1))).float().unsqueeze(-1)  # (w, L, 1)
-            states = text.embed(batch)
-            for segment in range(4):
-                states = text.run_segment(segment, states, keep)
-                if segment > FIRST_ADAPTED_STAGE:
-                    parts[segment - FIRST_ADAPTED_STAGE - 1].append((states * own).sum(1) / own.sum(1))
-        found.append([torch.cat(part) for part in parts])
+        tokens = NounTokens.of(tokenizer, names, template, text.config.pad)
+        batches = [tokens.states(text, rows) for rows in torch.arange(len(names)).split(_BATCH)]
+        found.append([torch.cat(part) for part in zip(*batches, strict=True)])
     return found

@@ -66,12 +66,7 @@ class TrackStage(PromptedStage):
         """
         torch.manual_seed(seed)
         if "model" in init:
-            tracker = getattr(load(init["model"], device="cpu"), "tracker", None)
-            if not isinstance(tracker, Sam2Tracker):
-                raise TrainingError(
-                    f"{init['model']} has no SAM2; the track stage starts from one, or from a model over one."
-                )
-            return cls(settings, tracker, init.get("text"))
+            return cls(settings, load_tracker(init["model"]), init.get("text"))
         tracker = Sam2Tracker(settings.model)
         initialise(tracker)
         return cls(settings, tracker, init.get("text"))
@@ -134,6 +129,21 @@ class TrackStage(PromptedStage):
             dense = torch.where(given, self.tracker.embed_mask(masks.unsqueeze(1).to(features.top.dtype)), nothing)
         sparse = self.tracker.embed_points(batch["points"][:, time], batch["labels"][:, time])
         return self.tracker.decode(conditioned, features, sparse, dense=dense, multimask=batch["multimask"])
+
+
+def load_tracker(folder: Path) -> Sam2Tracker:
+    """Load the SAM2 of a model.
+
+    Args:
+        folder: Folder of a SAM2, or of a model over one.
+
+    Raises:
+        TrainingError: When it has none.
+    """
+    tracker = getattr(load(folder, device="cpu"), "tracker", None)
+    if not isinstance(tracker, Sam2Tracker):
+        raise TrainingError(f"{folder} has no SAM2; this stage starts from one, or from a model over one.")
+    return tracker
 
 
 def _cells(stages: Sequence[Tensor]) -> Tensor:
