@@ -72,6 +72,7 @@ class LanguageSettings:
             (a RoBERTa's first token, the mean of a T5's tokens).
         looks: Weight of a third task, for a RoBERTa: to predict from the states of nouns the image tokens of their
             objects in a tracker, which is named under ``init``; see ``WordLooks``.
+        other_words: Weight of the same for other words, from the nouns near them, relative to that of the nouns.
         world: Distribution of the scenes of these objects.
         aspects: Width over height of these images; one is drawn for each.
         images: Number of these images, drawn once.
@@ -90,6 +91,7 @@ class LanguageSettings:
     hidden: float = 0.2
     summary: float = 1.0
     looks: float = 0.0
+    other_words: float = 1.0
     world: WorldConfig = field(default_factory=WorldConfig)
     aspects: tuple[float, ...] = (1.0, 4 / 3, 16 / 9, 3 / 4)
     images: int = 6000
@@ -103,6 +105,7 @@ class LanguageSettings:
             meaning=WEIGHT,
             summary=WEIGHT,
             looks=WEIGHT,
+            other_words=WEIGHT,
             aspects=ASPECTS,
             images=(1, 10**6),
         )
@@ -302,7 +305,9 @@ class LanguageStage(Stage):
             assert isinstance(self.model, TextEncoder)
             found = self.looks(self.model)
             losses |= found
-            losses["loss"] = losses["loss"] + self.settings.looks * sum(found.values())
+            losses["loss"] = losses["loss"] + self.settings.looks * found["looks"]
+            if "words" in found:
+                losses["loss"] = losses["loss"] + self.settings.looks * self.settings.other_words * found["words"]
         return losses
 
     def save(self, folder: Path) -> None:

@@ -36,9 +36,9 @@ _CELL = 16  # side in pixels, that of a token of Hiera's third stage at stride 1
 _IMAGES = 20  # in a batch of the image encoder
 _CELLS = 1024  # in a step
 _NOUNS = 256  # compared in a step
-_WORDS = 96  # other words in a step
-_LEAST_SIMILARITY = 0.5  # of a word to the nearest noun, by the teacher
-_SHARPNESS = 20.0  # of the weights of the nouns near a word
+_WORDS = 192  # other words in a step
+_LEAST_SIMILARITY = 0.35  # of a word to the nearest noun, by the teacher
+_SHARPNESS = 40.0  # of the weights of the nouns near a word
 _SCALE = 0.25  # of the logits, as in an adapter's attention with heads of 16 channels
 
 
@@ -96,7 +96,7 @@ def _on_grid(tokens: Tensor, cells: int) -> Tensor:
 class WordLooks(nn.Module):
     """Contrastive loss between image tokens of objects and the text encoder's states of their nouns.
 
-    A few words that no image shows are taught by the nouns that are similar to them, if there is a teacher of meanings.
+    Words that no image shows are taught by the nouns that are similar to them, if there is a teacher of meanings.
 
     Args:
         cells: Image tokens with their nouns.
@@ -195,9 +195,7 @@ def _any_of(first: np.ndarray, noun: int) -> int:
 
 
 def _similar_nouns(names: Sequence[str], meanings: WordMeanings | None) -> tuple[tuple[str, ...], Tensor]:
-    """Find the taught words that are similar to some nouns but no names of these.
-
-    Synonyms that training never uses are left out.
+    """Find the taught words that are similar to some nouns but no names that training uses for these.
 
     Returns:
         The words, O of them, and the weights of the nouns, float32 (O, W).
@@ -205,7 +203,7 @@ def _similar_nouns(names: Sequence[str], meanings: WordMeanings | None) -> tuple
     if meanings is None:
         return (), torch.zeros(0, len(names))
     used = {each for name in names for each in _names_of(name)}
-    used |= {each for noun in everyday_nouns().values() for each in (noun.word, *noun.synonyms, *noun.unseen)}
+    used |= {each for noun in everyday_nouns().values() for each in (noun.word, *noun.synonyms)}
     index = {word: number for number, word in enumerate(meanings.words)}
     known = [number for number, name in enumerate(names) if name in index]
     vectors = meanings.vectors[[index[names[number]] for number in known]]  # (k, D)
