@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from refervos.errors import TrainingError
 from refervos.sam2.segmenter import Sam2Segmenter
-from refervos.text.encoder import TextConfig
+from refervos.text.encoder import TextConfig, TextEncoder
+from refervos.text.pretrained import load_text
 from refervos.training.stages.language import LOOKS, LanguageSettings, LanguageStage, train_byte_level
 from refervos.training.stages.noun_states import TEMPLATES, NounTokens, noun_states
-from refervos.training.stages.word_looks import NamedCells, WordLooks, _similar_nouns
-from refervos.training.stages.word_meanings import WordMeanings
+from refervos.training.stages.word_looks import NamedCells, WordLooks, names_of
+from refervos.training.stages.word_meanings import WordMeanings, take_nearest
 from refervos.training.stages.world_tensors import UNLABELLED, cell_labels, draw_framed, place_frames
 from refervos.worlds import KINDS, WorldConfig
 from refervos.worlds.nouns import everyday_nouns
@@ -68,38 +70,46 @@ def test_states_of_some_nouns_are_those_of_all() -> None:
             torch.testing.assert_close(some[part], together[part][[2, 0]])
 
 
-def looks_of(cells: NamedCells, meanings: WordMeanings | None = None) -> tuple[WordLooks, Any]:
+def looks_of(cells: NamedCells) -> tuple[WordLooks, Any]:
     torch.manual_seed(0)
     model = trainable_micro_model()
     model.text.requires_grad_(True)
     assert model.tokenizer is not None
-    looks = WordLooks(cells, model.tokenizer, model.text.config.width, model.text.config.pad, meanings, shared=16)
+    looks = WordLooks(cells, model.tokenizer, model.text.config.width, model.text.config.pad, shared=16)
     return looks, model.text
 
 
-def test_the_loss_compares_the_cells_with_the_nouns(cells: NamedCells) -> None:
+def test_the_loss_compares_the_cells_with_the_nouns(cells: NamedCells, monkeypatch: pytest.MonkeyPatch) -> None:
     """All kinds are compared, since they are fewer than the nouns of a step."""
     looks, text = looks_of(cells)
     looks.eval()
+    rows: list[Tensor] = []
+    states = NounTokens.states
+
+    def noted(self: NounTokens, text: Any, own: Tensor) -> list[Tensor]:
+        rows.append(own)
+        return states(self, text, own)
+
+    monkeypatch.setattr(NounTokens, "states", noted)
     torch.manual_seed(5)
     found = looks(text)
     torch.manual_seed(5)
     chosen = torch.randint(len(cells.labels), (1024,))
     torch.randperm(len(cells.names))
     template = int(torch.randint(len(TEMPLATES), ()))
-    # Which of its names each noun has is what the module wrote down.
+    noun_of = np.repeat(np.arange(len(cells.names)), [len(names) for names in looks.variants])
+    nouns = [int(noun_of[row]) for row in rows[0]]
+    assert sorted(nouns) == list(range(len(cells.names)))
+    firsts = int(np.isin(rows[0].numpy(), looks.first[:-1]).sum())
+    assert len(nouns) / 4 < firsts < len(nouns)  # the others go by a synonym
+    words = looks.nouns[template].states(text, rows[0])
     expected = 0.0
     for part in range(2):
         image = looks.image_heads[part](cells.tokens[part][chosen].float())
-        logits = 0.25 * image @ looks.looks[part].T
-        expected += float(F.cross_entropy(logits, cells.labels[chosen]).detach()) / 2
-    assert float(found["looks"].detach()) == pytest.approx(expected, rel=1e-5)
-    assert set(found) == {"looks"}
-    names = [names[0] for names in looks.variants]
-    states = looks.nouns[template].states(text, torch.from_numpy(looks.first[:-1]))
-    own = looks.text_heads[0](states[0]).detach()  # (W, 16), of the first name of each noun
-    same = (own - looks.looks[0]).abs().amax(1) < 1e-5
-    assert len(names) / 4 < int(same.sum()) < len(names)  # about half of them: others go by a synonym
+        logits = 0.25 * image @ looks.text_heads[part](words[part]).T
+        target = torch.tensor([nouns.index(int(label)) for label in cells.labels[chosen]])
+        expected += float(F.cross_entropy(logits, target).detach()) / 2
+    assert float(found.detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_training_lets_the_states_of_nouns_tell_their_objects_apart(cells: NamedCells) -> None:
@@ -107,7 +117,7 @@ def test_training_lets_the_states_of_nouns_tell_their_objects_apart(cells: Named
     optimiser = torch.optim.AdamW([*looks.parameters(), *text.parameters()], 3e-3)
     values = []
     for _ in range(40):
-        loss = looks(text)["looks"]
+        loss = looks(text)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -116,47 +126,57 @@ def test_training_lets_the_states_of_nouns_tell_their_objects_apart(cells: Named
     assert not any("looks" in name for name in text.state_dict())
 
 
-def test_other_words_learn_from_the_nouns_near_them(cells: NamedCells) -> None:
-    rng = torch.Generator().manual_seed(3)
-    words = (*KINDS, "hoop", "banner")
-    vectors = F.normalize(torch.randn(len(words), 24, generator=rng), dim=1)
-    vectors[len(KINDS)] = F.normalize(vectors[2] + 0.1 * vectors[5], dim=0)  # a hoop is much like the third shape
-    meanings = WordMeanings(words, vectors)
-    others, near = _similar_nouns(tuple(KINDS), meanings)
-    assert others == ("hoop",)  # the other word is like no shape
-    assert near.argmax(1).tolist() == [2]
-    assert near.sum(1).tolist() == pytest.approx([1.0])
-    looks, text = looks_of(cells, meanings)
-    looks.looks.normal_(generator=rng)
-    torch.manual_seed(5)
-    losses = looks(text)
-    assert set(losses) == {"looks", "words"}
-    # The template follows the choice of cells and nouns.
-    torch.manual_seed(5)
-    torch.randint(len(cells.labels), (1024,))
-    torch.randperm(len(cells.names))
-    template = int(torch.randint(len(TEMPLATES), ()))
-    states = looks.words[template].states(text, torch.tensor([0]))
-    own = [looks.text_heads[part](states[part])[0] for part in range(2)]
-    cosines = [float(F.cosine_similarity(own[part].detach(), near[0] @ looks.looks[part], dim=0)) for part in range(2)]
-    assert float(losses["words"].detach()) == pytest.approx(1 - sum(cosines) / 2, abs=1e-5)
-    losses["words"].backward()
-    assert looks.text_heads[0].weight.grad is not None
-
-
 def test_synonyms_that_test_a_model_are_compared_with_no_image() -> None:
-    """They are known by the teacher only, like any other word of a list."""
-    unseen = sorted({name for noun in everyday_nouns().values() for name in noun.unseen})
-    names = tuple(everyday_nouns())
-    words = (*names, *unseen, "something else")
-    alike = F.normalize(torch.ones(len(words), 4), dim=1)  # all are similar to all
-    others, weights = _similar_nouns(names, WordMeanings(words, alike))
-    assert others == (*unseen, "something else")
-    assert (weights == weights[:, :1]).all()  # nothing but the teacher says which noun is meant
-    tokenizer = train_byte_level([f"the {word}" for word in words for _ in range(2)], 4000)
-    cells = NamedCells((torch.zeros(2, 4), torch.zeros(2, 8)), torch.zeros(2, dtype=torch.int64), names)
-    looks = WordLooks(cells, tokenizer, 32, 1)
-    assert not {name for variants in looks.variants for name in variants} & set(unseen)
+    unseen = {name for noun in everyday_nouns().values() for name in noun.unseen}
+    assert unseen
+    assert not {name for noun in everyday_nouns() for name in names_of(noun)} & unseen
+    assert names_of("rabbit")[0] == "rabbit"
+
+
+def test_words_without_an_image_take_the_embedding_of_the_nearest_noun() -> None:
+    words = ("rabbit", "bicycle", "bunny", "bike", "blanket", "hot air balloon", "dirigible", "hare")
+    vectors = torch.eye(3)[[0, 1, 0, 1, 2, 2, 2, 0]].clone()
+    vectors[2] = torch.tensor([0.8, 0.6, 0.0])
+    vectors[4] = torch.tensor([0.3, 0.0, 0.95])
+    meanings = WordMeanings(words, vectors)
+    tokenizer = train_byte_level([text for word in words for text in (word, f"the {word}") for _ in range(2)], 600)
+    embeddings = torch.nn.Embedding(len(tokenizer), 4)
+    before = embeddings.weight.detach().clone()
+    count = take_nearest(embeddings, tokenizer, meanings, ["the rabbit", "the bike", "the hare", "the bicycle"], 0.5)
+
+    def row(text: str) -> Tensor:
+        [token] = tokenizer.encode(text)[0][1:-1]
+        return embeddings.weight[token]
+
+    def inside(word: str) -> Tensor:
+        return embeddings.weight[tokenizer.encode(f"the {word}")[0][-2]]
+
+    assert torch.equal(row("bunny"), row("rabbit"))
+    assert torch.equal(inside("bunny"), inside("rabbit"))
+    assert not torch.equal(inside("bunny"), row("bunny"))
+    for kept in (
+        "bike",
+        "blanket",
+        "rabbit",
+        "dirigible",
+    ):  # in a sentence, near no noun, a noun, near one of two tokens
+        token = tokenizer.encode(f"the {kept}")[0][-2]
+        assert torch.equal(embeddings.weight[token], before[token]), kept
+    assert count == 1
+
+
+def test_a_language_stage_writes_the_embeddings_of_the_nearest_nouns(tmp_path: Path) -> None:
+    sentences = ["the rabbit", "the circle"]
+    tokenizer = train_byte_level([*sentences, *sentences, "the bunny", "the bunny"], 600)
+    meanings = WordMeanings(("rabbit", "bunny"), torch.ones(2, 1))
+    for nearest in (None, 0.5):
+        torch.manual_seed(0)
+        encoder = TextEncoder(replace(SHAPE, vocabulary=len(tokenizer)))
+        settings = LanguageSettings(model=SHAPE, nearest=nearest)
+        LanguageStage(settings, encoder, tokenizer, sentences, meanings).save(tmp_path / str(nearest))
+        weight = load_text(tmp_path / str(nearest))[0].get_parameter("roberta.embeddings.word_embeddings.weight")
+        bunny, rabbit = (weight[tokenizer.encode(f"the {word}")[0][-2]] for word in ("bunny", "rabbit"))
+        assert torch.equal(bunny, rabbit) == (nearest is not None)
 
 
 def test_a_language_stage_learns_looks(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ class EverydayNoun:
     Attributes:
         word: The noun.
         synonyms: Other words with the same meaning.
-        unseen: Synonyms that no sentence about an image uses in training; they test whether a model understands words that
-            it knows from a teacher of meanings at most.
+        unseen: Synonyms that no sentence about an image uses in training; they test whether a model understands words
+            that it knows from a teacher of meanings at most.
         drawings: Code points of its emoji drawings, such as ``1f436`` and ``1f415``; several are joined by ``-``.
         plural: Its plural.
         plural_only: Whether the noun itself is a plural, such as "scissors".

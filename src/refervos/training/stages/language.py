@@ -31,7 +31,13 @@ from refervos.training.stage import SampleSource, Stage
 from refervos.training.stages.ranges import ASPECTS, SHARE, WEIGHT
 from refervos.training.stages.track import load_tracker
 from refervos.training.stages.word_looks import NamedCells, WordLooks
-from refervos.training.stages.word_meanings import MeaningHeads, WordMeanings, draw_word_sample, initialise_embeddings
+from refervos.training.stages.word_meanings import (
+    MeaningHeads,
+    WordMeanings,
+    draw_word_sample,
+    initialise_embeddings,
+    take_nearest,
+)
 from refervos.training.step_means import ratio
 from refervos.typed_config import check_not_empty, check_range
 from refervos.worlds import WorldConfig, all_sentences
@@ -72,7 +78,8 @@ class LanguageSettings:
             (a RoBERTa's first token, the mean of a T5's tokens).
         looks: Weight of a third task, for a RoBERTa: to predict from the states of nouns the image tokens of their
             objects in a tracker, which is named under ``init``; see ``WordLooks``.
-        other_words: Weight of the same for other words, from the nouns near them, relative to that of the nouns.
+        nearest: At the end, let each distilled word that no sentence of the worlds has take the embedding of the noun
+            that is nearest to it by the teacher, if their cosine is at least this; default none does.
         world: Distribution of the scenes of these objects.
         aspects: Width over height of these images; one is drawn for each.
         images: Number of these images, drawn once.
@@ -91,7 +98,7 @@ class LanguageSettings:
     hidden: float = 0.2
     summary: float = 1.0
     looks: float = 0.0
-    other_words: float = 1.0
+    nearest: float | None = None
     world: WorldConfig = field(default_factory=WorldConfig)
     aspects: tuple[float, ...] = (1.0, 4 / 3, 16 / 9, 3 / 4)
     images: int = 6000
@@ -105,7 +112,7 @@ class LanguageSettings:
             meaning=WEIGHT,
             summary=WEIGHT,
             looks=WEIGHT,
-            other_words=WEIGHT,
+            nearest=SHARE,
             aspects=ASPECTS,
             images=(1, 10**6),
         )
@@ -222,9 +229,10 @@ class LanguageStage(Stage):
         )
         self.summary = nn.Linear(width, vocabulary)
         nn.init.constant_(self.summary.bias, RARE_TOKEN_LOGIT)  # else thousands of absent words dominate at first
+        self.meanings = meanings
         self.taught = () if meanings is None else meanings.words
         self.meaning = None if meanings is None else MeaningHeads(width, meanings)
-        self.looks = None if cells is None else WordLooks(cells, tokenizer, width, encoder.config.pad, meanings)
+        self.looks = None if cells is None else WordLooks(cells, tokenizer, width, encoder.config.pad)
         self.kind = KINDS[settings.kind]
         self.mask = tokenizer.id_of(self.kind.special_tokens[-1])
         # On the CPU, for the data workers.
@@ -303,15 +311,15 @@ class LanguageStage(Stage):
             losses["loss"] = losses["loss"] + self.settings.meaning * losses["meaning"]
         if self.looks is not None:
             assert isinstance(self.model, TextEncoder)
-            found = self.looks(self.model)
-            losses |= found
-            losses["loss"] = losses["loss"] + self.settings.looks * found["looks"]
-            if "words" in found:
-                losses["loss"] = losses["loss"] + self.settings.looks * self.settings.other_words * found["words"]
+            losses["looks"] = self.looks(self.model)
+            losses["loss"] = losses["loss"] + self.settings.looks * losses["looks"]
         return losses
 
     def save(self, folder: Path) -> None:
         """Write the encoder and its tokenizer."""
+        if self.settings.nearest is not None and self.meanings is not None and isinstance(self.model, TextEncoder):
+            embeddings = self.model.roberta.embeddings.word_embeddings
+            take_nearest(embeddings, self.tokenizer, self.meanings, self.sentences, self.settings.nearest)
         save_text(self.model, self.tokenizer, folder)
 
 

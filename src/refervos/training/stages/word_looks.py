@@ -20,7 +20,6 @@ from refervos.sam2.tracker import Sam2Tracker
 from refervos.text.encoder import TextEncoder
 from refervos.text.tokenizer import Tokenizer
 from refervos.training.stages.noun_states import TEMPLATES, NounTokens
-from refervos.training.stages.word_meanings import WordMeanings
 from refervos.training.stages.world_tensors import (
     UNLABELLED,
     cell_labels,
@@ -36,9 +35,6 @@ _CELL = 16  # side in pixels, that of a token of Hiera's third stage at stride 1
 _IMAGES = 20  # in a batch of the image encoder
 _CELLS = 1024  # in a step
 _NOUNS = 256  # compared in a step
-_WORDS = 192  # other words in a step
-_LEAST_SIMILARITY = 0.35  # of a word to the nearest noun, by the teacher
-_SHARPNESS = 40.0  # of the weights of the nouns near a word
 _SCALE = 0.25  # of the logits, as in an adapter's attention with heads of 16 channels
 
 
@@ -96,26 +92,15 @@ def _on_grid(tokens: Tensor, cells: int) -> Tensor:
 class WordLooks(nn.Module):
     """Contrastive loss between image tokens of objects and the text encoder's states of their nouns.
 
-    Words that no image shows are taught by the nouns that are similar to them, if there is a teacher of meanings.
-
     Args:
         cells: Image tokens with their nouns.
         tokenizer: The text encoder's tokenizer.
         width: Channels of the text encoder.
         pad: Id of its padding token.
-        meanings: A teacher's vectors of words, if any.
         shared: Channels in which both are compared, those of an adapter.
     """
 
-    def __init__(
-        self,
-        cells: NamedCells,
-        tokenizer: Tokenizer,
-        width: int,
-        pad: int,
-        meanings: WordMeanings | None = None,
-        shared: int = 64,
-    ) -> None:
+    def __init__(self, cells: NamedCells, tokenizer: Tokenizer, width: int, pad: int, shared: int = 64) -> None:
         super().__init__()
         self.cells = cells
         # As in an adapter: to a few channels, a norm, ReLU, and the projection of queries.
@@ -129,27 +114,21 @@ class WordLooks(nn.Module):
             for tokens in cells.tokens
         )
         self.text_heads = nn.ModuleList(nn.Linear(width, shared) for _ in cells.tokens)
-        self.variants = [_names_of(name) for name in cells.names]
+        self.variants = [names_of(name) for name in cells.names]
         self.first = np.cumsum([0, *(len(names) for names in self.variants)])
         every = [name for names in self.variants for name in names]
         self.nouns = [NounTokens.of(tokenizer, every, template, pad) for template in TEMPLATES]
-        self.others, self.near = _similar_nouns(cells.names, meanings)
-        self.words = [NounTokens.of(tokenizer, self.others, template, pad) for template in TEMPLATES if self.others]
-        # What the text heads said of each noun when it was last compared: targets for the other words.
-        self.looks: Tensor
-        self.register_buffer("looks", torch.zeros(len(cells.tokens), len(cells.names), shared), persistent=False)
 
-    def forward(self, text: TextEncoder) -> dict[str, Tensor]:
-        """Compute the losses for random cells, nouns and words.
+    def forward(self, text: TextEncoder) -> Tensor:
+        """Compute the loss of random cells and nouns.
 
         Args:
             text: The text encoder, which is trained.
 
         Returns:
-            ``looks``, the cross-entropy of the cells' nouns among those compared, mean over both stages; and ``words``,
-            the cosine distance between other words and what the nouns near them look like, if there are any.
+            A scalar: the cross-entropy of the cells' nouns among those compared, mean over both stages.
         """
-        device = self.looks.device
+        device = next(self.parameters()).device
         chosen = torch.randint(len(self.cells.labels), (_CELLS,))
         labels = self.cells.labels[chosen]
         order = torch.cat([labels, torch.randperm(len(self.cells.names))])
@@ -163,23 +142,15 @@ class WordLooks(nn.Module):
         template = int(torch.randint(len(TEMPLATES), ()))
         rows = torch.tensor([_any_of(self.first, int(noun)) for noun in nouns])
         states = self.nouns[template].states(text, rows)  # (w, D) each
-        losses = {"looks": torch.zeros((), device=device)}
+        loss = torch.zeros((), device=device)
         for part, (tokens, own) in enumerate(zip(self.cells.tokens, states, strict=True)):
             image = self.image_heads[part](tokens[chosen].to(device).float())  # (cells, shared)
             words = self.text_heads[part](own)  # (w, shared)
-            losses["looks"] = losses["looks"] + F.cross_entropy(_SCALE * image @ words.T, target) / len(states)
-            self.looks[part, nouns.to(device)] = words.detach()
-        if self.others:
-            some = torch.randint(len(self.others), (_WORDS,))
-            near = self.near[some].to(device)  # (words, W)
-            losses["words"] = torch.zeros((), device=device)
-            for part, own in enumerate(self.words[template].states(text, some)):
-                distance = 1 - F.cosine_similarity(self.text_heads[part](own), near @ self.looks[part], dim=-1)
-                losses["words"] = losses["words"] + distance.mean() / len(states)
-        return losses
+            loss = loss + F.cross_entropy(_SCALE * image @ words.T, target) / len(states)
+        return loss
 
 
-def _names_of(name: str) -> tuple[str, ...]:
+def names_of(name: str) -> tuple[str, ...]:
     """List the names of a kind of object that training uses: the noun first, then its synonyms."""
     if name in KINDS:
         return tuple(dict.fromkeys((name, *KINDS[name])))
@@ -192,24 +163,3 @@ def _any_of(first: np.ndarray, noun: int) -> int:
     count = int(first[noun + 1] - first[noun])
     chosen = int(torch.randint(count, ())) if torch.rand(()) < 0.5 else 0
     return int(first[noun]) + chosen
-
-
-def _similar_nouns(names: Sequence[str], meanings: WordMeanings | None) -> tuple[tuple[str, ...], Tensor]:
-    """Find the taught words that are similar to some nouns but no names that training uses for these.
-
-    Returns:
-        The words, O of them, and the weights of the nouns, float32 (O, W).
-    """
-    if meanings is None:
-        return (), torch.zeros(0, len(names))
-    used = {each for name in names for each in _names_of(name)}
-    used |= {each for noun in everyday_nouns().values() for each in (noun.word, *noun.synonyms)}
-    index = {word: number for number, word in enumerate(meanings.words)}
-    known = [number for number, name in enumerate(names) if name in index]
-    vectors = meanings.vectors[[index[names[number]] for number in known]]  # (k, D)
-    others = [number for number, word in enumerate(meanings.words) if word not in used]
-    similar = meanings.vectors[others] @ vectors.T  # (o, k)
-    near = similar.amax(1) >= _LEAST_SIMILARITY
-    weights = torch.zeros(int(near.sum()), len(names))
-    weights[:, known] = (similar[near] * _SHARPNESS).softmax(1)
-    return tuple(meanings.words[number] for number, kept in zip(others, near, strict=True) if kept), weights

@@ -177,6 +177,47 @@ def initialise_embeddings(embeddings: nn.Embedding, tokenizer: Tokenizer, meanin
     return count
 
 
+@torch.no_grad()
+def take_nearest(
+    embeddings: nn.Embedding, tokenizer: Tokenizer, meanings: WordMeanings, sentences: Sequence[str], least: float
+) -> int:
+    """Let words that no sentence has take the embedding of the noun that is nearest to them.
+
+    A word that is one token is then understood as that noun. Nothing changes for the sentences.
+
+    Args:
+        embeddings: Embeddings of the tokens (V, C), changed in place.
+        tokenizer: The encoder's tokenizer.
+        meanings: The words' vectors (W, D), those of the nouns included.
+        sentences: Sentences whose tokens must keep their embeddings.
+        least: Least cosine of a word and a noun.
+
+    Returns:
+        Number of words that took another embedding.
+    """
+    used = {token for text in sentences for token in tokenizer.encode(text)[0]}
+
+    def token_of(text: str, word: str) -> int | None:
+        ids, in_word = tokenizer.encode(text, [word])
+        own = [token for token, within in zip(ids, in_word, strict=True) if within]
+        return own[0] if len(own) == 1 else None
+
+    nouns = [word for word in everyday_nouns() if word in meanings.words and token_of(f"the {word}", word) is not None]
+    index = {word: number for number, word in enumerate(meanings.words)}
+    similar = meanings.vectors @ meanings.vectors[[index[noun] for noun in nouns]].T  # (W, nouns)
+    count = 0
+    for word, row in zip(meanings.words, similar, strict=True):
+        nearest = nouns[int(row.argmax())]
+        if float(row.max()) < least or nearest == word:
+            continue
+        for text, other in ((word, nearest), (f"the {word}", f"the {nearest}")):  # tokens differ at the start
+            token, source = token_of(text, word), token_of(other, nearest)
+            if token is not None and source is not None and token not in used:
+                embeddings.weight[token] = embeddings.weight[source]
+                count += text != word
+    return count
+
+
 def draw_word_sample(words: Sequence[str], tokenizer: Tokenizer, limit: int, rng: np.random.Generator) -> Any:
     """Draw a sentence about one of the words: its token ids (L,), the word's own tokens bool (L,), the word's index."""
     index = int(rng.integers(len(words)))
