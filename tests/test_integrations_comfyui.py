@@ -96,7 +96,7 @@ def test_the_schemas_fit_the_functions(nodes: dict[str, Any]) -> None:
 
 
 def test_masks_are_those_of_a_session(nodes: dict[str, Any]) -> None:
-    with refervos.open_source(VIDEO, start=44, stop=56) as source:
+    with refervos.open_source(VIDEO, start=64, stop=76) as source:
         video = list(source)
     (model,) = nodes["LoadRefervos"].execute(model="miniature", device="cpu").args
     frames = torch.from_numpy(np.stack([frame.image for frame in video])).float() / 255

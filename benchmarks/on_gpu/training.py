@@ -187,6 +187,7 @@ def random_batch(stage: Any, clips: int) -> Any:
         "families": ["random"] * settings.sentences,
         "decidable": torch.zeros(settings.sentences, dtype=torch.long),
         "chunk": None,
+        "kind": 0,
     }
     source = ReferringSource(settings, {}, model)
-    return source.collate([{**sample, "pixels": torch.randn(frames, 3, side, side)} for _ in range(clips)])
+    return source.collate([[{**sample, "pixels": torch.randn(frames, 3, side, side)}] for _ in range(clips)])
