@@ -32,7 +32,7 @@ from refervos.session.hindsight import answer_in_hindsight, settle
 from refervos.session.tracklets import TrackletSearch
 from refervos.video import SourceInfo, open_source
 from refervos.worlds.benchmark import diagnostic_case
-from scenes import Uncorrectable, iou
+from scenes import FIRST_GENERATION, Uncorrectable, iou
 
 SIDE, LENGTH = 32, 12
 RED, GREEN = 0, 1
@@ -313,7 +313,6 @@ def test_a_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # A trained model on a drawn clip.
 
-FIRST_GENERATION = Path(__file__).parents[1] / "weights" / "miniature-1"
 CASE = ("motion", 42)
 """Split and index of a clip in which that model finds the target only after some frames."""
 

@@ -29,7 +29,7 @@ from refervos.worlds import (
     decidable_from,
     draw_scene,
 )
-from training_runs import trainable_micro_model
+from training_runs import batch_of, trainable_micro_model
 
 FRAMES = 12
 NARROW = WorldConfig(objects=(2, 3), twins=0.9)
@@ -99,11 +99,6 @@ def stage_of(**changes: Any) -> VideoStage:
     stage = VideoStage(replace(settings, **changes), model)
     stage.prepare_data(2, 0)
     return stage
-
-
-def batch_of(stage: VideoStage) -> dict[str, Any]:
-    source = stage.source()
-    return source.collate([source.draw(0, index, (1, 2, 0)) for index in range(2)])
 
 
 def test_answered_frames_are_the_last_ones_each_without_memory() -> None:

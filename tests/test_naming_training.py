@@ -23,7 +23,7 @@ from refervos.training.stages.samwise import ImagesSettings, ImagesStage, VideoS
 from refervos.training.stages.track import TrackSettings, TrackStage
 from refervos.training.stages.world_tensors import UNLABELLED, cell_labels, draw_framed
 from refervos.worlds import KINDS, WorldConfig
-from training_runs import trainable_micro_model
+from training_runs import batch_of, trainable_micro_model
 
 WORLD = WorldConfig(objects=(2, 3), radius=(0.2, 0.3))
 
@@ -34,11 +34,6 @@ def stage_of(**changes: Any) -> ImagesStage:
     stage = ImagesStage(replace(ImagesSettings(world=WORLD, sentences=2), **changes), model)
     stage.prepare_data(2, 0)
     return stage
-
-
-def batch_of(stage: ImagesStage) -> dict[str, Any]:
-    source = stage.source()
-    return source.collate([source.draw(0, index, (1, 2, 0)) for index in range(2)])
 
 
 def test_the_states_of_a_noun_are_those_of_its_own_tokens() -> None:

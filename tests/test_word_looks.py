@@ -18,11 +18,11 @@ from refervos.text.encoder import TextConfig, TextEncoder
 from refervos.text.pretrained import load_text
 from refervos.training.stages.language import LOOKS, LanguageSettings, LanguageStage, train_byte_level
 from refervos.training.stages.noun_states import TEMPLATES, NounTokens, noun_states
-from refervos.training.stages.word_looks import NamedCells, WordLooks, names_of
+from refervos.training.stages.word_looks import NamedCells, WordLooks
 from refervos.training.stages.word_meanings import WordMeanings, take_nearest
 from refervos.training.stages.world_tensors import UNLABELLED, cell_labels, draw_framed, place_frames
 from refervos.worlds import KINDS, WorldConfig
-from refervos.worlds.nouns import everyday_nouns
+from refervos.worlds.nouns import everyday_nouns, names_of
 from training_runs import trainable_micro_model
 
 WORLD = WorldConfig(objects=(2, 3), radius=(0.2, 0.3))

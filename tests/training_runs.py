@@ -18,6 +18,13 @@ def trainable_micro_model(**changes: Any) -> Samwise:
     return model
 
 
+def batch_of(stage: Any) -> dict[str, Any]:
+    """Draw a batch of two training samples of a stage."""
+    source = stage.source()
+    batch: dict[str, Any] = source.collate([source.draw(0, index, (1, 2, 0)) for index in range(2)])
+    return batch
+
+
 def history(folder: Path) -> list[dict[str, Any]]:
     """Read the history in a stage's folder."""
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]

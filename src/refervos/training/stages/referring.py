@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -148,7 +148,7 @@ class ReferringSettings:
         if any(kind.world.sprites and (kind.world.sprites, kind.world.designs) != own for kind in self.kinds):
             raise TrainingError("mix has a world with other sprites or designs than world; all must have the same.")
 
-    @property
+    @cached_property
     def kinds(self) -> tuple[Any, ...]:
         """The settings of each kind of clips, of the class of these; one if nothing is mixed."""
         changes = [

@@ -28,8 +28,8 @@ from refervos.training.stages.world_tensors import (
     open_sprites,
     place_frames,
 )
-from refervos.worlds import KINDS, WorldConfig
-from refervos.worlds.nouns import everyday_nouns
+from refervos.worlds import WorldConfig
+from refervos.worlds.nouns import names_of
 
 _CELL = 16  # side in pixels, that of a token of Hiera's third stage at stride 16
 _IMAGES = 20  # in a batch of the image encoder
@@ -83,10 +83,7 @@ class NamedCells:
 
 def _on_grid(tokens: Tensor, cells: int) -> Tensor:
     """Repeat or average tokens (N, g, g, C) so that there is one for each of n x n cells: (N, n, n, C)."""
-    image = tokens.permute(0, 3, 1, 2)  # (N, C, g, g)
-    if image.shape[-1] > cells:
-        image = F.avg_pool2d(image, image.shape[-1] // cells)
-    return F.interpolate(image, size=(cells, cells), mode="nearest").permute(0, 2, 3, 1)
+    return F.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2), cells).permute(0, 2, 3, 1)
 
 
 class WordLooks(nn.Module):
@@ -114,7 +111,7 @@ class WordLooks(nn.Module):
             for tokens in cells.tokens
         )
         self.text_heads = nn.ModuleList(nn.Linear(width, shared) for _ in cells.tokens)
-        self.variants = [names_of(name) for name in cells.names]
+        self.variants = [tuple(dict.fromkeys(names_of(name))) for name in cells.names]
         self.first = np.cumsum([0, *(len(names) for names in self.variants)])
         every = [name for names in self.variants for name in names]
         self.nouns = [NounTokens.of(tokenizer, every, template, pad) for template in TEMPLATES]
@@ -131,9 +128,8 @@ class WordLooks(nn.Module):
         device = next(self.parameters()).device
         chosen = torch.randint(len(self.cells.labels), (_CELLS,))
         labels = self.cells.labels[chosen]
-        order = torch.cat([labels, torch.randperm(len(self.cells.names))])
-        nouns = torch.from_numpy(np.unique(order[: len(labels)].numpy()))
-        rest = order[len(labels) :]
+        nouns = labels.unique()
+        rest = torch.randperm(len(self.cells.names))
         rest = rest[~torch.isin(rest, nouns)][: max(0, _NOUNS - len(nouns))]
         nouns = torch.cat([nouns, rest])  # (w,)
         position = torch.zeros(len(self.cells.names), dtype=torch.int64)
@@ -148,14 +144,6 @@ class WordLooks(nn.Module):
             words = self.text_heads[part](own)  # (w, shared)
             loss = loss + F.cross_entropy(_SCALE * image @ words.T, target) / len(states)
         return loss
-
-
-def names_of(name: str) -> tuple[str, ...]:
-    """List the names of a kind of object that training uses: the noun first, then its synonyms."""
-    if name in KINDS:
-        return tuple(dict.fromkeys((name, *KINDS[name])))
-    noun = everyday_nouns().get(name)
-    return (name,) if noun is None else (name, *noun.synonyms)
 
 
 def _any_of(first: np.ndarray, noun: int) -> int:

@@ -169,10 +169,9 @@ def initialise_embeddings(embeddings: nn.Embedding, tokenizer: Tokenizer, meanin
         count = 0
         for word, vector in zip(meanings.words, reduced, strict=True):
             for text in (word, f"the {word}"):  # a word has different tokens at the start of a sentence and inside it
-                ids, in_word = tokenizer.encode(text, [word])
-                own = [token for token, within in zip(ids, in_word, strict=True) if within]
-                if len(own) == 1:
-                    embeddings.weight[own[0], : len(vector)] = vector
+                token = _single_token(tokenizer, text, word)
+                if token is not None:
+                    embeddings.weight[token, : len(vector)] = vector
                     count += text != word
     return count
 
@@ -197,13 +196,9 @@ def take_nearest(
     """
     used = {token for text in sentences for token in tokenizer.encode(text)[0]}
 
-    def token_of(text: str, word: str) -> int | None:
-        ids, in_word = tokenizer.encode(text, [word])
-        own = [token for token, within in zip(ids, in_word, strict=True) if within]
-        return own[0] if len(own) == 1 else None
-
-    nouns = [word for word in everyday_nouns() if word in meanings.words and token_of(f"the {word}", word) is not None]
     index = {word: number for number, word in enumerate(meanings.words)}
+    known = [noun for noun in everyday_nouns() if noun in index]
+    nouns = [noun for noun in known if _single_token(tokenizer, f"the {noun}", noun) is not None]
     similar = meanings.vectors @ meanings.vectors[[index[noun] for noun in nouns]].T  # (W, nouns)
     count = 0
     for word, row in zip(meanings.words, similar, strict=True):
@@ -211,11 +206,18 @@ def take_nearest(
         if float(row.max()) < least or nearest == word:
             continue
         for text, other in ((word, nearest), (f"the {word}", f"the {nearest}")):  # tokens differ at the start
-            token, source = token_of(text, word), token_of(other, nearest)
+            token, source = _single_token(tokenizer, text, word), _single_token(tokenizer, other, nearest)
             if token is not None and source is not None and token not in used:
                 embeddings.weight[token] = embeddings.weight[source]
                 count += text != word
     return count
+
+
+def _single_token(tokenizer: Tokenizer, text: str, word: str) -> int | None:
+    """Return the token of a word inside a text, or None if it has several."""
+    ids, in_word = tokenizer.encode(text, [word])
+    own = [token for token, within in zip(ids, in_word, strict=True) if within]
+    return own[0] if len(own) == 1 else None
 
 
 def draw_word_sample(words: Sequence[str], tokenizer: Tokenizer, limit: int, rng: np.random.Generator) -> Any:
